@@ -45,6 +45,15 @@ pub const SHA256_IV: State = [
 pub trait Sha256: Send + Sync {
     /// Compresses `blocks`, in order, into `state`. No block: nothing changes.
     fn compress(&self, state: &mut State, blocks: &[Block]);
+
+    /// Compresses `blocks[i]` into `states[i]`, for each i. The pairs are independent of each other
+    /// and of any number, so that a kernel with lanes can take several at once; written for
+    /// throughput. The slices have the same length; what one has more than the other is left alone.
+    fn compress_many(&self, states: &mut [State], blocks: &[Block]) {
+        for (state, block) in states.iter_mut().zip(blocks) {
+            self.compress(state, core::slice::from_ref(block));
+        }
+    }
 }
 
 /// A 32-byte function applied again and again to its own output.

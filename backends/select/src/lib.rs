@@ -22,7 +22,9 @@ pub struct SelectError(String);
 pub fn select(function: WorkFunction, forced: Option<&str>) -> Result<Selection, SelectError> {
     match forced {
         None | Some(Generic::NAME) => Ok(Selection { function }),
-        Some(name) => Err(SelectError(format!("unknown backend {name:?}: there is generic"))),
+        Some(name) => Err(SelectError(format!(
+            "unknown backend {name:?}: there is generic"
+        ))),
     }
 }
 
