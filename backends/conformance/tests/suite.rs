@@ -78,13 +78,13 @@ fn rejects_a_wrong_one() {
         }
     });
     assert_one_rejected("one hash too many", |right, digest, n| {
-        right.one(digest, n + 1)
+        right.one(digest, n + 1);
     });
     assert_one_rejected("one hash too few", |right, digest, n| {
         right.one(digest, n.saturating_sub(1));
     });
     assert_one_rejected("n = 0 hashes", |right, digest, n| {
-        right.one(digest, n.max(1))
+        right.one(digest, n.max(1));
     });
     assert_one_rejected("unrolled twice, the odd hash lost", |right, digest, n| {
         right.one(digest, n & !1);
@@ -128,7 +128,7 @@ fn rejects_a_wrong_many() {
         });
     }
     assert_many_rejected("one hash too many", |right, digests, n| {
-        right.many(digests, n + 1)
+        right.many(digests, n + 1);
     });
     assert_many_rejected("one hash too few", |right, digests, n| {
         right.many(digests, n.saturating_sub(1));
