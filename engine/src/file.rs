@@ -77,9 +77,9 @@ impl FileLog {
         };
         let expected = header.encode(hash);
         let mut found = Vec::with_capacity(LogHeader::BYTES);
-        (&log.file)
-            .take(HEADER_BYTES)
-            .read_to_end(&mut found)
+        log.file
+            .rewind()
+            .and_then(|()| (&log.file).take(HEADER_BYTES).read_to_end(&mut found))
             .map_err(|source| log.error("read", source))?;
         if let Ok(found) = <&[u8; LogHeader::BYTES]>::try_from(found.as_slice()) {
             LogHeader::decode(hash, found)

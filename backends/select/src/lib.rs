@@ -35,7 +35,12 @@ impl Selection {
     /// When `depth` is out of range.
     pub fn work(&self, depth: u32) -> Result<Work, DepthError> {
         let g = Generic::get();
-        let kernels = Kernels { sha256: g, chain: g, wide_sha256: g, wide_chain: g };
+        let kernels = Kernels {
+            sha256: g,
+            chain: g,
+            wide_sha256: g,
+            wide_chain: g,
+        };
         Work::new(self.function, depth, kernels)
     }
 }
