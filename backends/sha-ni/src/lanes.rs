@@ -82,40 +82,13 @@ macro_rules! lanes_kernel {
             }
         }
 
-        /// `n` hashes of the digests whose words are `lanes`.
-        #[target_feature(enable = $features)]
-        fn chains(lanes: &mut [[u32; LANES]; 8], n: u32) {
-            let mut state = lanes.map(|lane| load(&lane));
-            let padding = PADDING.map(|word| splat(word));
-            let start = IV.map(|word| splat(word));
-            for _ in 0..n {
-                let mut block = [splat(0); 16];
-                block[..8].copy_from_slice(&state);
-                block[8..].copy_from_slice(&padding);
-                state = rounds(start, block);
-            }
-            for (lane, word) in lanes.iter_mut().zip(state) {
-                *lane = store(word);
-            }
-        }
-
-        /// Compresses the blocks whose words are `message` into the states.
-        #[target_feature(enable = $features)]
-        fn compress(lanes: &mut [[u32; LANES]; 8], message: &[[u32; LANES]; 16]) {
-            let state = lanes.map(|lane| load(&lane));
-            let mut block = [splat(0); 16];
-            for (word, lane) in block.iter_mut().zip(message) {
-                *word = load(lane);
-            }
-            for (lane, word) in lanes.iter_mut().zip(rounds(state, block)) {
-                *lane = store(word);
-            }
-        }
-
-        /// The compression function. `w` holds the last 16 words of the schedule.
-        #[inline]
-        #[target_feature(enable = $features)]
-        fn rounds(start: [V; 8], mut w: [V; 16]) -> [V; 8] {
+        /// The compression function. A macro and not a function, so that the compiler sees which
+        /// words are constants.
+        macro_rules! rounds {
+            ($start:expr, $block:expr) => {{
+            let start: [V; 8] = $start;
+            // The last 16 words of the schedule.
+            let mut w: [V; 16] = $block;
             let [mut a, mut b, mut c, mut d, mut e, mut f, mut g, mut h] = start;
             macro_rules! round {
                 ($a:ident $b:ident $c:ident $d:ident $e:ident $f:ident $g:ident $h:ident $t:expr) => {
@@ -161,6 +134,35 @@ macro_rules! lanes_kernel {
                 *word = add(*word, start);
             }
             state
+        }};
+        }
+
+        /// `n` hashes of the digests whose words are `lanes`.
+        #[target_feature(enable = $features)]
+        fn chains(lanes: &mut [[u32; LANES]; 8], n: u32) {
+            let mut state = lanes.map(|lane| load(&lane));
+            for _ in 0..n {
+                let [a, b, c, d, e, f, g, h] = state;
+                let [i, j, k, l, m, n, o, p] = PADDING.map(|word| splat(word));
+                let block = [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p];
+                state = rounds!(IV.map(|word| splat(word)), block);
+            }
+            for (lane, word) in lanes.iter_mut().zip(state) {
+                *lane = store(word);
+            }
+        }
+
+        /// Compresses the blocks whose words are `message` into the states.
+        #[target_feature(enable = $features)]
+        fn compress(lanes: &mut [[u32; LANES]; 8], message: &[[u32; LANES]; 16]) {
+            let state = lanes.map(|lane| load(&lane));
+            let mut block = [splat(0); 16];
+            for (word, lane) in block.iter_mut().zip(message) {
+                *word = load(lane);
+            }
+            for (lane, word) in lanes.iter_mut().zip(rounds!(state, block)) {
+                *lane = store(word);
+            }
         }
     };
 }

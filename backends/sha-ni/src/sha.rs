@@ -72,8 +72,9 @@ macro_rules! sha_kernel {
             }
 
             fn compress_many(&self, states: &mut [State], blocks: &[Block]) {
-                let (states, last_states) = states.as_chunks_mut::<INTERLEAVED>();
-                let (blocks, last_blocks) = blocks.as_chunks();
+                let pairs = states.len().min(blocks.len());
+                let (states, last_states) = states[..pairs].as_chunks_mut::<INTERLEAVED>();
+                let (blocks, last_blocks) = blocks[..pairs].as_chunks();
                 for (states, blocks) in states.iter_mut().zip(blocks) {
                     // SAFETY: as in `compress`.
                     unsafe { compress(states, core::slice::from_ref(blocks)) };
