@@ -39,7 +39,7 @@ impl FileLog {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(LogError::Locked { path: name }),
-            Err(TryLockError::Error(source)) => return Err(io_error("lock", &name, cause)),
+            Err(TryLockError::Error(cause)) => return Err(io_error("lock", &name, cause)),
         }
         let log = Self::with_file(file, name, header, hash)?;
         // A file that was just created is durable only when its directory is.
