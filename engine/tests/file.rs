@@ -1,5 +1,7 @@
 //! The log as a file: whatever is done to it, it is either used rightly or refused with a reason.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;

@@ -1,5 +1,7 @@
 //! The engine against the golden vectors and its own invariants, on every kernel of this CPU.
 
+#![allow(clippy::unwrap_used)]
+
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use poet_conformance::{reference, vectors};

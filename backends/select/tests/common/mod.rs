@@ -1,5 +1,7 @@
 //! The kernels that the engine's tests run on.
 
+#![allow(clippy::unwrap_used)]
+
 use poet_backend_generic::Generic;
 use poet_engine::{Kernels, Work, WorkFunction};
 
