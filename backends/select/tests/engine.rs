@@ -26,7 +26,7 @@ fn grow(work: &Work, statement: &[u8], leaves: u64, k: u32) -> (Tree, Vec<Node>)
     let progress = AtomicU64::new(0);
     let target = AtomicU64::new(leaves);
     run(&mut tree, subtree_height(k), &target, &progress, |root| {
-        log.push(root)
+        log.push(root);
     });
     assert_eq!(progress.load(Relaxed), leaves);
     assert_eq!(log.len() as u64, leaves >> k);
