@@ -15,12 +15,14 @@ struct Arguments {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    Backends(cli::backends::Args),
     Prove(cli::prove::Args),
     Verify(cli::verify::Args),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
+        Command::Backends(args) => cli::backends::run(&args),
         Command::Prove(args) => cli::prove::run(&args),
         Command::Verify(args) => cli::verify::run(&args),
     };
