@@ -7,7 +7,7 @@ use poet_bench::calibration::{Samples, cycles};
 use poet_bench::synthetic::{self, MAINNET_LEAVES, MAINNET_SUBTREE_HEIGHT, STATEMENT};
 use poet_bench::work::Counting;
 use poet_bench::{is_measuring, kernels, peers, pin, work};
-use poet_engine::{Chain, LABEL_DEPTH, SubtreeHeight, T, Tree, Work, WorkFunction, verify};
+use poet_engine::{Chain, LABEL_DEPTH, SubtreeHeight, T, Tree, Work, WorkFunction, resume, verify};
 
 /// Turns of everything; a sample and its two calibrations take about 0.3 ms.
 const ROUNDS: usize = 400;
@@ -20,6 +20,13 @@ const MANY_HASHES: u32 = 6_000;
 
 /// ... and leaves of the work loop.
 const LEAVES: u64 = 8;
+
+/// Entries of a sample of the pass over a log: some chunks, and a part of one.
+const LOG_ENTRIES: u64 = 20_001;
+
+fn mainnet_height() -> SubtreeHeight {
+    SubtreeHeight::new(MAINNET_SUBTREE_HEIGHT).expect("12 is a height")
+}
 
 /// Something that is measured.
 struct Subject {
@@ -80,8 +87,7 @@ impl Subject {
 
     /// A proof of a mainnet round.
     fn verification(work: &Work) -> Self {
-        let height = SubtreeHeight::new(MAINNET_SUBTREE_HEIGHT).expect("a subtree height");
-        let proof = synthetic::proof(work.kernels(), MAINNET_LEAVES, height);
+        let proof = synthetic::proof(work.kernels(), MAINNET_LEAVES, mainnet_height());
         let work = synthetic::work(work.kernels());
         let verified = {
             let proof = proof.clone();
@@ -91,10 +97,35 @@ impl Subject {
         wrong.proof_nodes[0][0] ^= 1;
         assert!(verify(&work, &STATEMENT, MAINNET_LEAVES, T, &wrong).is_err());
         let hashes = Counting::count(&work, |work| assert_eq!(verified(work), Ok(())));
-        Self::new("verification".into(), hashes, move || {
-            let mut result = Ok(());
-            let taken = cycles(|| result = verified(&work));
-            assert_eq!(result, Ok(()));
+        Self::new(
+            "verification of a mainnet proof".into(),
+            hashes,
+            move || {
+                let mut result = Ok(());
+                let taken = cycles(|| result = verified(&work));
+                assert_eq!(result, Ok(()));
+                taken
+            },
+        )
+    }
+
+    /// The pass over a log.
+    fn pass(work: &Work) -> Self {
+        let height = mainnet_height();
+        let leaves = LOG_ENTRIES << height.get();
+        let mut log = synthetic::Log::new(leaves, height);
+        let expected = synthetic::tree(work, leaves);
+        let mut passed = move |work: &Work| {
+            let tree = resume(work, &STATEMENT, height, &mut log);
+            tree.expect("the log can be read")
+        };
+        let hashes = Counting::count(work, |work| drop(passed(work)));
+        let (work, name) = (*work, format!("pass over {LOG_ENTRIES} entries of a log"));
+        Self::new(name, hashes, move || {
+            let mut tree = None;
+            let taken = cycles(|| tree = Some(passed(&work)));
+            let tree = tree.expect("it has been made");
+            assert_eq!(tree.parked(), expected.parked(), "the pass is wrong");
             taken
         })
     }
@@ -140,11 +171,12 @@ fn main() {
         Subject::prover("mainnet", synthetic::tree(&work, MAINNET_LEAVES)),
     ];
     let mut verification = Subject::verification(&work);
+    let mut pass = Subject::pass(&work);
 
     let mut clock = Samples::default();
     for _ in 0..rounds {
         let subjects = one.iter_mut().chain(&mut many).chain(&mut provers);
-        for subject in subjects.chain([&mut verification]) {
+        for subject in subjects.chain([&mut verification, &mut pass]) {
             if let Some((cycles, hz)) = (subject.sample)() {
                 subject.cycles_per_hash.push(cycles / subject.hashes as f64);
                 clock.push(hz);
@@ -184,16 +216,23 @@ fn main() {
         );
     }
 
-    let cycles = verification.median() * verification.hashes as f64;
-    println!("\nVerification of a mainnet proof, with {throughput} for many chains:");
+    println!("\nThe engine with {throughput} for many chains:");
     println!(
-        "{:.2} M cycles, {:.3} ms; {} hashes of {:.1} cycles; kept, spread: {}",
-        cycles / 1e6,
-        1e3 * cycles / hz,
-        verification.hashes,
-        verification.median(),
-        quality(&verification.cycles_per_hash),
+        "{:34} {:>10} {:>10} {:>8} {:>12} {:>6} {:>7}",
+        "", "M cycles", "ms", "hashes", "cycles/hash", "kept", "spread"
     );
+    for subject in [&verification, &pass] {
+        let cycles = subject.median() * subject.hashes as f64;
+        println!(
+            "{:34} {:>10.3} {:>10.3} {:>8} {:>12.2} {}",
+            subject.name,
+            cycles / 1e6,
+            1e3 * cycles / hz,
+            subject.hashes,
+            subject.median(),
+            quality(&subject.cycles_per_hash),
+        );
+    }
 }
 
 /// `reference`: the cycles for a hash of sha2's `compress256`.
