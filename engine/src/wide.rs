@@ -41,15 +41,18 @@ impl NodeHasher {
 
     /// The parent of each pair. The two slices have the same length.
     pub(crate) fn parents(&self, pairs: &[[Node; 2]], parents: &mut [Node]) {
-        let mut blocks: [[Block; LANES]; MAX_BLOCKS] = [[[0; 64]; LANES]; MAX_BLOCKS];
+        // Only the children differ from message to message, so everything else is written once.
+        let lanes = pairs.len().min(LANES);
+        let mut blocks = [[[0; 64]; LANES]; MAX_BLOCKS];
+        for (blocks, template) in blocks.iter_mut().zip(self.template.as_chunks().0) {
+            blocks[..lanes].fill(*template);
+        }
         for (pairs, parents) in pairs.chunks(LANES).zip(parents.chunks_mut(LANES)) {
-            for (lane, pair) in pairs.iter().enumerate() {
-                let mut message = self.template;
-                message[self.children_at..self.children_at + 64]
-                    .copy_from_slice(pair.as_flattened());
-                for (blocks, block) in blocks.iter_mut().zip(message.as_chunks().0) {
-                    blocks[lane] = *block;
-                }
+            let [first, second, _] = &mut blocks;
+            for ((first, second), pair) in first.iter_mut().zip(second).zip(pairs) {
+                let (head, tail) = pair.as_flattened().split_at(64 - self.children_at);
+                first[self.children_at..].copy_from_slice(head);
+                second[..self.children_at].copy_from_slice(tail);
             }
             let mut states = [self.state; LANES];
             let states = &mut states[..pairs.len()];
