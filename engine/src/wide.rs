@@ -1,4 +1,7 @@
-//! Inner nodes that do not depend on each other, several at once.
+//! Inner nodes and other messages that do not depend on each other, several at once.
+
+use alloc::vec::Vec;
+use core::cmp::Reverse;
 
 use crate::sha256::{Hasher, digest};
 use crate::{Block, Node, Sha256, State};
@@ -64,4 +67,28 @@ impl NodeHasher {
             }
         }
     }
+}
+
+/// The digests of padded messages of any lengths, all of which continue from `state`.
+pub(crate) fn digests(sha256: &dyn Sha256, state: State, messages: &[&[Block]]) -> Vec<Node> {
+    // Longest first, so that those with a further block are always the first ones.
+    let mut order: Vec<_> = (0..messages.len()).collect();
+    order.sort_unstable_by_key(|&i| Reverse(messages[i].len()));
+    let mut states = alloc::vec![state; messages.len()];
+    let mut blocks = Vec::with_capacity(messages.len());
+    let mut at = 0;
+    loop {
+        blocks.clear();
+        blocks.extend(order.iter().map_while(|&i| messages[i].get(at)));
+        if blocks.is_empty() {
+            break;
+        }
+        sha256.compress_many(&mut states[..blocks.len()], &blocks);
+        at += 1;
+    }
+    let mut digests = alloc::vec![Node::default(); messages.len()];
+    for (i, state) in order.into_iter().zip(&states) {
+        digests[i] = digest(state);
+    }
+    digests
 }
