@@ -18,7 +18,9 @@ use crate::{Node, Proof, ZERO};
 /// The most threads that [`prove`] may be asked to use.
 pub const MAX_THREADS: usize = 1024;
 
-/// Subtrees that are recomputed side by side by one thread.
+/// Subtrees that one of several threads recomputes side by side: few, so that none has to wait long
+/// for the last thread.
+#[cfg(feature = "std")]
 const LANES: usize = 16;
 
 /// Why no proof was made.
@@ -362,23 +364,17 @@ impl Lane {
 
 /// Recomputes subtrees side by side.
 fn recompute(lanes: &mut [Lane], k: u32, progress: &ProveProgress) -> Result<(), ProveError> {
-    let mut digests = Vec::with_capacity(lanes.len());
+    let Some(first) = lanes.first() else {
+        return Ok(());
+    };
+    let work = *first.tree.work();
     loop {
         let running = || |lane: &&mut Lane| lane.is_running();
-        digests.clear();
-        digests.extend(
-            lanes
-                .iter_mut()
-                .filter(running())
-                .map(|lane| lane.tree.first_digest()),
-        );
-        let Some(lane) = lanes.first() else {
-            return Ok(());
-        };
+        let trees = lanes.iter_mut().filter(running());
+        let mut digests = Tree::first_digests(trees.map(|lane| &mut lane.tree));
         if digests.is_empty() {
             return Ok(());
         }
-        let work = *lane.tree.work();
         work.finish_labels(&mut digests);
         for (lane, label) in lanes.iter_mut().filter(running()).zip(&digests) {
             if lane.push(*label, k) {
@@ -391,24 +387,25 @@ fn recompute(lanes: &mut [Lane], k: u32, progress: &ProveProgress) -> Result<(),
     }
 }
 
-/// Recomputes all subtrees, in batches that keep every thread equally busy.
+/// Recomputes all subtrees: on one thread all side by side, on several in batches that keep every
+/// thread equally busy.
 fn recompute_all(
     lanes: &mut [Lane],
     k: u32,
     threads: usize,
     progress: &ProveProgress,
 ) -> Result<(), ProveError> {
-    let rounds = lanes.len().div_ceil(threads * LANES).max(1);
-    let batch = lanes.len().div_ceil(threads * rounds).max(1);
     #[cfg(feature = "std")]
     if threads > 1 {
+        let rounds = lanes.len().div_ceil(threads * LANES).max(1);
+        let batch = lanes.len().div_ceil(threads * rounds).max(1);
         return in_parallel(lanes.chunks_mut(batch), threads, |lanes| {
             recompute(lanes, k, progress)
         });
     }
-    lanes
-        .chunks_mut(batch)
-        .try_for_each(|lanes| recompute(lanes, k, progress))
+    #[cfg(not(feature = "std"))]
+    let _ = threads;
+    recompute(lanes, k, progress)
 }
 
 /// Calls `each` with every item, on up to `threads` threads, the calling one among them.
