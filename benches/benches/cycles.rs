@@ -7,7 +7,11 @@ use poet_bench::calibration::{Samples, cycles};
 use poet_bench::synthetic::{self, MAINNET_LEAVES, MAINNET_SUBTREE_HEIGHT, STATEMENT};
 use poet_bench::work::Counting;
 use poet_bench::{is_measuring, kernels, peers, pin, work};
-use poet_engine::{Chain, LABEL_DEPTH, SubtreeHeight, T, Tree, Work, WorkFunction, resume, verify};
+use poet_conformance::{Rng, reference::Reference};
+use poet_engine::{
+    Block, Chain, LABEL_DEPTH, Sha256, State, SubtreeHeight, T, Tree, Work, WorkFunction, resume,
+    verify,
+};
 
 /// Turns of everything; a sample and its two calibrations take about 0.3 ms.
 const ROUNDS: usize = 400;
@@ -69,6 +73,30 @@ impl Subject {
                 digests => chain.many(digests, n),
             });
             assert_eq!(digests, end, "{wrong}");
+            taken
+        })
+    }
+
+    /// `count` independent blocks.
+    fn blocks(name: String, sha256: &'static dyn Sha256, count: usize) -> Self {
+        let mut rng = Rng::new(1);
+        let blocks: Vec<Block> = (0..count).map(|_| rng.bytes()).collect();
+        let start: Vec<State> = (0..count).map(|_| rng.words()).collect();
+        let turns = MANY_HASHES as usize / count;
+        let mut end = start.clone();
+        for _ in 0..turns {
+            let oracle = Reference::new(WorkFunction::Sha256);
+            oracle.compress_many(&mut end, &blocks);
+        }
+        let wrong = format!("{name} is wrong");
+        Self::new(name, (turns * count) as u64, move || {
+            let mut states = start.clone();
+            let taken = cycles(|| {
+                for _ in 0..turns {
+                    sha256.compress_many(&mut states, &blocks);
+                }
+            });
+            assert_eq!(states, end, "{wrong}");
             taken
         })
     }
@@ -145,6 +173,7 @@ fn main() {
         .map(|(name, chain)| Subject::chains(name.into(), sha256, chain, 1, ONE_HASHES))
         .collect();
     let mut many = Vec::new();
+    let mut blocks = Vec::new();
     for function in [sha256, WorkFunction::Haraka256] {
         for kernel in kernels::all(function) {
             let name = match function {
@@ -155,6 +184,9 @@ fn main() {
                 let name = format!("{name} x {count}");
                 let n = MANY_HASHES / count as u32;
                 many.push(Subject::chains(name, function, kernel.chain, count, n));
+            }
+            if function == sha256 {
+                blocks.push(Subject::blocks(name.clone(), kernel.sha256, 32));
             }
             if kernel.latency {
                 one.push(Subject::chains(name, function, kernel.chain, 1, ONE_HASHES));
@@ -175,7 +207,11 @@ fn main() {
 
     let mut clock = Samples::default();
     for _ in 0..rounds {
-        let subjects = one.iter_mut().chain(&mut many).chain(&mut provers);
+        let subjects = one
+            .iter_mut()
+            .chain(&mut many)
+            .chain(&mut blocks)
+            .chain(&mut provers);
         for subject in subjects.chain([&mut verification, &mut pass]) {
             if let Some((cycles, hz)) = (subject.sample)() {
                 subject.cycles_per_hash.push(cycles / subject.hashes as f64);
@@ -192,6 +228,7 @@ fn main() {
     println!("Kept: samples with a steady clock. Spread: between their quartiles.");
     table("one chain", &one, one[0].median(), hz);
     table("many chains", &many, one[0].median(), hz);
+    table("32 independent blocks", &blocks, one[0].median(), hz);
 
     let (latency, throughput) = (selection.latency().name, selection.throughput().name);
     let kernel = one.iter().find(|subject| subject.name == latency);

@@ -13,6 +13,7 @@ use std::error::Error;
 use std::fs::read_to_string;
 use std::time::Instant;
 
+use poet_bench::calibration::clock_hz;
 use poet_bench::synthetic::{self, MAINNET_SUBTREE_HEIGHT, STATEMENT};
 use poet_bench::{is_measuring, kernels, pin};
 use poet_engine::file::FileLog;
@@ -79,16 +80,21 @@ struct Taken<T> {
     result: T,
     wall_s: f64,
     core_s: f64,
+    /// Mean of before and after.
+    clock_hz: f64,
 }
 
 impl<T> Taken<T> {
     fn by<E>(work: impl FnOnce() -> Result<T, E>) -> Result<Self, E> {
+        let clock_before = clock_hz();
         let (start, core) = (Instant::now(), core_s());
         let result = work()?;
+        let (wall_s, core_s) = (start.elapsed().as_secs_f64(), core_s() - core);
         Ok(Self {
             result,
-            core_s: core_s() - core,
-            wall_s: start.elapsed().as_secs_f64(),
+            wall_s,
+            core_s,
+            clock_hz: (clock_before + clock_hz()) / 2.0,
         })
     }
 }
@@ -97,8 +103,11 @@ impl<T> std::fmt::Display for Taken<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{:.3} s of a core, {:.3} s in all",
-            self.core_s, self.wall_s
+            "{:.3} s of a core ({:.2} G cycles at {:.2} GHz), {:.3} s in all",
+            self.core_s,
+            self.core_s * self.clock_hz / 1e9,
+            self.clock_hz / 1e9,
+            self.wall_s
         )
     }
 }

@@ -32,6 +32,16 @@ pub fn cycles(sample: impl FnOnce()) -> Option<(f64, f64)> {
     (drift <= MAX_DRIFT).then_some((taken * cycles_per_s, cycles_per_s))
 }
 
+/// The clock rate now, in Hz.
+#[must_use]
+pub fn clock_hz() -> f64 {
+    let mut samples = Samples::default();
+    for _ in 0..100 {
+        samples.push(f64::from(MULTIPLICATIONS * CYCLES_PER_MULTIPLICATION) / multiply());
+    }
+    samples.median()
+}
+
 /// The seconds that the multiplications take. A chain of squares cannot be shortened, so the
 /// compiler leaves it alone.
 #[inline(never)]

@@ -2,7 +2,7 @@
 
 use poet_backends::{Excluded, Options, Selection, select_with, survey};
 use poet_conformance::{Rng, reference};
-use poet_engine::{Chain, LABEL_DEPTH, Node, Work, WorkFunction};
+use poet_engine::{Chain, LABEL_DEPTH, Node, Sha256, Work, WorkFunction};
 
 /// A kernel that this CPU can run.
 #[derive(Clone, Copy)]
@@ -11,6 +11,8 @@ pub struct Kernel {
     pub name: &'static str,
     /// What it does.
     pub chain: &'static dyn Chain,
+    /// Its compression function; that of another kernel, if it has none.
+    pub sha256: &'static dyn Sha256,
     /// Whether it is for one chain too, and not for many only.
     pub latency: bool,
 }
@@ -24,11 +26,16 @@ pub fn all(function: WorkFunction) -> Vec<Kernel> {
     let mut kernels = Vec::new();
     for report in survey(function) {
         match report.excluded {
-            None => kernels.push(Kernel {
-                name: report.name,
-                chain: kernel(function, report.name),
-                latency: report.latency,
-            }),
+            None => {
+                // A forced kernel is used for many chains, whatever it is for.
+                let kernels_of = *forced(function, report.name).kernels();
+                kernels.push(Kernel {
+                    name: report.name,
+                    chain: kernels_of.wide_chain,
+                    sha256: kernels_of.wide_sha256,
+                    latency: report.latency,
+                });
+            }
             Some(missing @ Excluded::Unsupported { .. }) => {
                 eprintln!("{function}: no {}: {missing}", report.name);
             }
@@ -36,11 +43,6 @@ pub fn all(function: WorkFunction) -> Vec<Kernel> {
         }
     }
     kernels
-}
-
-/// A forced kernel is used for many chains, whatever it is for.
-fn kernel(function: WorkFunction, name: &str) -> &'static dyn Chain {
-    forced(function, name).kernels().wide_chain
 }
 
 fn forced(function: WorkFunction, name: &str) -> Work {
