@@ -63,51 +63,68 @@
 //! the loops are functions of their own that are never inlined: the compiler cleans up (VZEROUPPER)
 //! before a call, and what surrounds them cannot bring 256-bit instructions in.
 
-macro_rules! sha_kernel {
-    ($kernel:ident, $features:literal, $msg1:path) => {
-        impl poet_engine::Sha256 for $kernel {
+/// The traits, for kernels that interleave with their own instructions.
+macro_rules! sha_traits {
+    ($kernel:ident) => {
+        impl Sha256 for $kernel {
             fn compress(&self, state: &mut State, blocks: &[Block]) {
                 // SAFETY: `self` exists only if `get` has found the features of this kernel.
-                unsafe { compress(core::array::from_mut(state), blocks.as_chunks().0) };
+                unsafe { compress(from_mut(state), blocks.as_chunks().0) };
             }
 
             fn compress_many(&self, states: &mut [State], blocks: &[Block]) {
                 let pairs = states.len().min(blocks.len());
-                let (states, last_states) = states[..pairs].as_chunks_mut::<INTERLEAVED>();
-                let (blocks, last_blocks) = blocks[..pairs].as_chunks();
+                let (states, last_states) = states[..pairs].as_chunks_mut::<4>();
+                let (blocks, last_blocks) = blocks[..pairs].as_chunks::<4>();
                 for (states, blocks) in states.iter_mut().zip(blocks) {
                     // SAFETY: as in `compress`.
-                    unsafe { compress(states, core::slice::from_ref(blocks)) };
+                    unsafe { compress(states, from_ref(blocks)) };
+                }
+                let (states, last_states) = last_states.as_chunks_mut::<2>();
+                let (blocks, last_blocks) = last_blocks.as_chunks::<2>();
+                for (states, blocks) in states.iter_mut().zip(blocks) {
+                    // SAFETY: as in `compress`.
+                    unsafe { compress(states, from_ref(blocks)) };
                 }
                 for (state, block) in last_states.iter_mut().zip(last_blocks) {
-                    self.compress(state, core::slice::from_ref(block));
+                    self.compress(state, from_ref(block));
                 }
             }
         }
 
-        impl poet_engine::Chain for $kernel {
+        impl Chain for $kernel {
             fn one(&self, digest: &mut Node, n: u32) {
                 // SAFETY: `self` exists only if `get` has found the features of this kernel.
-                unsafe { chains(core::array::from_mut(digest), n) };
+                unsafe { chains(from_mut(digest), n) };
             }
 
             fn many(&self, digests: &mut [Node], n: u32) {
-                let (chunks, rest) = digests.as_chunks_mut::<INTERLEAVED>();
-                for chunk in chunks {
+                let (fours, rest) = digests.as_chunks_mut::<4>();
+                for four in fours {
                     // SAFETY: as in `one`.
-                    unsafe { chains(chunk, n) };
+                    unsafe { chains(four, n) };
                 }
-                let (pairs, rest) = rest.as_chunks_mut::<2>();
-                for pair in pairs {
+                let (threes, rest) = rest.as_chunks_mut::<3>();
+                for three in threes {
                     // SAFETY: as in `one`.
-                    unsafe { chains(pair, n) };
+                    unsafe { chains(three, n) };
+                }
+                let (twos, rest) = rest.as_chunks_mut::<2>();
+                for two in twos {
+                    // SAFETY: as in `one`.
+                    unsafe { chains(two, n) };
                 }
                 for digest in rest {
                     self.one(digest, n);
                 }
             }
         }
+    };
+}
 
+/// The functions `chains` and `compress`, compiled for `$features`, with `$msg1` as MSG1.
+macro_rules! sha_functions {
+    ($features:literal, $msg1:path) => {
         #[inline]
         #[target_feature(enable = $features)]
         fn vector(words: [u32; 4]) -> __m128i {
@@ -163,18 +180,15 @@ macro_rules! sha_kernel {
             _mm_add_epi32(_mm_sha256msg2_epu32(early, w4), late)
         }
 
-        /// Four rounds, from `$t` on, with the new words of chain `$i` from an expression or by the
-        /// schedule. `$w` keeps the last 16 words of each chain.
+        /// Four rounds of each chain, from `$t` on, with the words of chain `$i` from an expression
+        /// or by the schedule. `$w` keeps the last 16 words of each chain.
         macro_rules! rounds {
             ($t:literal, $w:ident, $e:ident, $o:ident, |$i:ident| $words:expr) => {
-                let mut wk = $w[0];
                 for $i in 0..N {
                     $w[$t / 4 % 4][$i] = $words;
-                    wk[$i] = _mm_add_epi32($w[$t / 4 % 4][$i], vector(k($t)));
-                    $e[$i] = _mm_sha256rnds2_epu32($e[$i], $o[$i], wk[$i]);
-                }
-                for i in 0..N {
-                    $o[i] = _mm_sha256rnds2_epu32($o[i], $e[i], _mm_shuffle_epi32::<0x0e>(wk[i]));
+                    let wk = _mm_add_epi32($w[$t / 4 % 4][$i], vector(k($t)));
+                    $e[$i] = _mm_sha256rnds2_epu32($e[$i], $o[$i], wk);
+                    $o[$i] = _mm_sha256rnds2_epu32($o[$i], $e[$i], _mm_shuffle_epi32::<0x0e>(wk));
                 }
             };
             ($t:literal, $w:ident, $e:ident, $o:ident) => {

@@ -2,9 +2,12 @@
 //! three-way exclusive or, which leave the port of the SHA instructions to RNDS2.
 
 use core::arch::x86_64::*;
+use core::array::from_mut;
+use core::slice::from_ref;
 
-use poet_engine::{Block, Node, SHA256_IV as IV, State};
+use poet_engine::{Block, Chain, Node, SHA256_IV as IV, Sha256, State};
 
+use crate::ShaNiAvx;
 use crate::constants::*;
 
 token! {
@@ -12,10 +15,46 @@ token! {
     ShaNiAvx512, "sha-ni-avx512", [SHA, AVX, AVX512F, AVX512VL]
 }
 
-/// Chains and messages that are computed at once.
-const INTERLEAVED: usize = 3;
+impl Sha256 for ShaNiAvx512 {
+    fn compress(&self, state: &mut State, blocks: &[Block]) {
+        // SAFETY: `self` exists only if `get` has found the features of this kernel.
+        unsafe { compress(from_mut(state), blocks.as_chunks().0) };
+    }
 
-sha_kernel!(ShaNiAvx512, "sha,avx,avx512f,avx512vl", msg1);
+    fn compress_many(&self, states: &mut [State], blocks: &[Block]) {
+        match ShaNiAvx::get() {
+            Some(interleaved) => interleaved.compress_many(states, blocks),
+            None => {
+                for (state, block) in states.iter_mut().zip(blocks) {
+                    self.compress(state, from_ref(block));
+                }
+            }
+        }
+    }
+}
+
+// Several chains need more registers than there are. With AVX-512VL the compiler then moves two
+// vectors at once through 256-bit registers: the trap described in the module `sha`. So that is
+// left to the form without; its features are among those of this kernel.
+impl Chain for ShaNiAvx512 {
+    fn one(&self, digest: &mut Node, n: u32) {
+        // SAFETY: `self` exists only if `get` has found the features of this kernel.
+        unsafe { chains(from_mut(digest), n) };
+    }
+
+    fn many(&self, digests: &mut [Node], n: u32) {
+        match ShaNiAvx::get() {
+            Some(interleaved) => interleaved.many(digests, n),
+            None => {
+                for digest in digests {
+                    self.one(digest, n);
+                }
+            }
+        }
+    }
+}
+
+sha_functions!("sha,avx,avx512f,avx512vl", msg1);
 
 /// What MSG1 computes: W[i] + sigma0(W[i + 1]) for the four words in `low`, `high` following.
 #[inline]
