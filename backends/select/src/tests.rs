@@ -179,10 +179,13 @@ fn nothing_is_left_when_all_are_wrong() {
 #[test]
 fn a_kernel_for_many_chains_is_not_chosen_for_one() {
     let rows = [fake!("lanes", Roles::Throughput, Wrong::Nothing)];
-    assert!(matches!(choice(&rows, None), Err(SelectError::None { .. })));
+    assert!(matches!(
+        choice(&rows, None),
+        Err(SelectError::NoKernel { .. })
+    ));
     assert!(matches!(
         choice(&rows, Some("lanes")),
-        Err(SelectError::None { .. })
+        Err(SelectError::NoKernel { .. })
     ));
 }
 

@@ -79,55 +79,55 @@ macro_rules! lanes_kernel {
         /// words are constants.
         macro_rules! rounds {
             ($start:expr, $block:expr) => {{
-            let start: [V; 8] = $start;
-            // The last 16 words of the schedule.
-            let mut w: [V; 16] = $block;
-            let [mut a, mut b, mut c, mut d, mut e, mut f, mut g, mut h] = start;
-            macro_rules! round {
-                ($a:ident $b:ident $c:ident $d:ident $e:ident $f:ident $g:ident $h:ident $t:expr) => {
-                    if $t >= 16 {
-                        let w15 = w[($t + 1) % 16];
-                        let w2 = w[($t + 14) % 16];
-                        let sigma0 = xor(ror::<7, 25>(w15), ror::<18, 14>(w15), shr::<3>(w15));
-                        let sigma1 = xor(ror::<17, 15>(w2), ror::<19, 13>(w2), shr::<10>(w2));
-                        let w7 = w[($t + 9) % 16];
-                        w[$t % 16] = add(add(w[$t % 16], sigma0), add(w7, sigma1));
-                    }
-                    let sum1 = xor(ror::<6, 26>($e), ror::<11, 21>($e), ror::<25, 7>($e));
-                    let wk = add(w[$t % 16], splat(K[$t]));
-                    let t1 = add(add(add($h, wk), ch($e, $f, $g)), sum1);
-                    let sum0 = xor(ror::<2, 30>($a), ror::<13, 19>($a), ror::<22, 10>($a));
-                    $d = add($d, t1);
-                    $h = add(add(t1, maj($a, $b, $c)), sum0);
-                };
-            }
-            // The names move on instead of the values; after eight rounds they are back.
-            macro_rules! eight_rounds {
-                ($t:expr) => {
-                    round!(a b c d e f g h $t);
-                    round!(h a b c d e f g $t + 1);
-                    round!(g h a b c d e f $t + 2);
-                    round!(f g h a b c d e $t + 3);
-                    round!(e f g h a b c d $t + 4);
-                    round!(d e f g h a b c $t + 5);
-                    round!(c d e f g h a b $t + 6);
-                    round!(b c d e f g h a $t + 7);
-                };
-            }
-            eight_rounds!(0);
-            eight_rounds!(8);
-            eight_rounds!(16);
-            eight_rounds!(24);
-            eight_rounds!(32);
-            eight_rounds!(40);
-            eight_rounds!(48);
-            eight_rounds!(56);
-            let mut state = [a, b, c, d, e, f, g, h];
-            for (word, start) in state.iter_mut().zip(start) {
-                *word = add(*word, start);
-            }
-            state
-        }};
+                let start: [V; 8] = $start;
+                // The last 16 words of the schedule.
+                let mut w: [V; 16] = $block;
+                let [mut a, mut b, mut c, mut d, mut e, mut f, mut g, mut h] = start;
+                macro_rules! round {
+                    ($a:ident $b:ident $c:ident $d:ident $e:ident $f:ident $g:ident $h:ident $t:expr) => {
+                        if $t >= 16 {
+                            let w15 = w[($t + 1) % 16];
+                            let w2 = w[($t + 14) % 16];
+                            let sigma0 = xor(ror::<7, 25>(w15), ror::<18, 14>(w15), shr::<3>(w15));
+                            let sigma1 = xor(ror::<17, 15>(w2), ror::<19, 13>(w2), shr::<10>(w2));
+                            let w7 = w[($t + 9) % 16];
+                            w[$t % 16] = add(add(w[$t % 16], sigma0), add(w7, sigma1));
+                        }
+                        let sum1 = xor(ror::<6, 26>($e), ror::<11, 21>($e), ror::<25, 7>($e));
+                        let wk = add(w[$t % 16], splat(K[$t]));
+                        let t1 = add(add(add($h, wk), ch($e, $f, $g)), sum1);
+                        let sum0 = xor(ror::<2, 30>($a), ror::<13, 19>($a), ror::<22, 10>($a));
+                        $d = add($d, t1);
+                        $h = add(add(t1, maj($a, $b, $c)), sum0);
+                    };
+                }
+                // The names move on instead of the values; after eight rounds they are back.
+                macro_rules! eight_rounds {
+                    ($t:expr) => {
+                        round!(a b c d e f g h $t);
+                        round!(h a b c d e f g $t + 1);
+                        round!(g h a b c d e f $t + 2);
+                        round!(f g h a b c d e $t + 3);
+                        round!(e f g h a b c d $t + 4);
+                        round!(d e f g h a b c $t + 5);
+                        round!(c d e f g h a b $t + 6);
+                        round!(b c d e f g h a $t + 7);
+                    };
+                }
+                eight_rounds!(0);
+                eight_rounds!(8);
+                eight_rounds!(16);
+                eight_rounds!(24);
+                eight_rounds!(32);
+                eight_rounds!(40);
+                eight_rounds!(48);
+                eight_rounds!(56);
+                let mut state = [a, b, c, d, e, f, g, h];
+                for (word, start) in state.iter_mut().zip(start) {
+                    *word = add(*word, start);
+                }
+                state
+            }};
         }
 
         /// Word j of row i becomes word i of row j.
