@@ -148,7 +148,7 @@ pub struct KernelReport {
 #[non_exhaustive]
 pub enum SelectError {
     /// There is no kernel of the name.
-    #[error("unknown backend {name:?} ({reason}): for {function} there is {}", list(.available))]
+    #[error("unknown backend {name:?} ({reason}); {}", choices(*.function, .available))]
     Unknown {
         /// The name.
         name: String,
@@ -161,9 +161,9 @@ pub enum SelectError {
     },
     /// The CPU cannot run the kernel.
     #[error(
-        "backend {name} ({reason}) is not supported: the CPU lacks {}; for {function} there is {}",
+        "backend {name} ({reason}) is not supported: the CPU lacks {}; {}",
         .missing.join(", "),
-        list(.available)
+        choices(*.function, .available)
     )]
     Unsupported {
         /// The name.
@@ -179,8 +179,8 @@ pub enum SelectError {
     },
     /// The kernel computed something wrong.
     #[error(
-        "backend {name} ({reason}) failed its self-test: {failure}; for {function} there is {}",
-        list(.available)
+        "backend {name} ({reason}) failed its self-test: {failure}; {}",
+        choices(*.function, .available)
     )]
     SelfTest {
         /// The name.
@@ -204,11 +204,11 @@ pub enum SelectError {
     },
 }
 
-fn list(names: &[&str]) -> String {
+fn choices(function: WorkFunction, names: &[&str]) -> String {
     if names.is_empty() {
-        "none on this CPU".to_owned()
+        format!("this CPU has none for {function}")
     } else {
-        names.join(", ")
+        format!("for {function} this CPU has {}", names.join(", "))
     }
 }
 

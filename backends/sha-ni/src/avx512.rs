@@ -10,7 +10,7 @@ use crate::constants::*;
 
 token! {
     /// SHA-256 of 16 chains or blocks at once, on AVX-512.
-    Avx512, "avx512", [AVX512F]
+    Avx512, "avx512", [AVX2, AVX512F]
 }
 
 /// Chains or messages in a vector.

@@ -16,52 +16,55 @@
 //!     o = RNDS2(o, e, W[t+2] + K[t+2], W[t+3] + K[t+3])
 //! ```
 //!
-//! The message schedule gives four words at a time: with A = MSG1(W[t-16..], W[t-12..]), which is
-//! W[t-16] + sigma0(W[t-15]) in each word, W = MSG2(A + W[t-7..], W[t-4..]).
+//! The message schedule gives four words at a time: with A = `MSG1(W[t-16..], W[t-12..])`, which is
+//! `W[t-16] + sigma0(W[t-15])` in each word, they are `MSG2(A + W[t-7..], W[t-4..])`.
 //!
 //! # One chain: 31 x 4 + 7 = 131 cycles a hash
 //!
 //! The latency of RNDS2 is 4 cycles into the state operands of the next RNDS2 and 6 into everything
 //! else, xmm0 among it (Golden Cove). Rounds cannot overlap, so 31 steps of 4 are the least; what
-//! remains is the way from the last RNDS2 of a hash to the first of the next, whose W[0] and W[1]
+//! remains is the way from the last RNDS2 of a hash to the first of the next, whose words 0 and 1
 //! are the A and B of the former. No way is shorter than a single operation of one cycle:
 //!
 //! ```text
-//!   RNDS2 -4-> RNDS2 -4-> ... -4-> RNDS2 -6-> PSHUFD -1-> RNDS2 (of the next hash)
-//!     ^          ^                   ^
-//!   W0 W1      W2 W3               W62 W63    off the path: W2.. of the next hash come from
-//!                                             the same and the previous RNDS2 with cycles to spare
+//!   RNDS2 -4-> RNDS2 -4-> ... -4-> RNDS2 -4-> RNDS2 -6-> PSHUFD -1-> RNDS2 of the next hash
+//!     ^          ^                   ^          ^
+//!   W0 W1      W2 W3              W60 W61    W62 W63
+//!              \____ off the path: ready with cycles to spare
 //! ```
 //!
 //! The rest of the code is there to keep everything else off this path:
 //!
-//! 1. *No addition in the hand-over.* The digest is the raw state plus the IV. For W[0] and W[1]
-//!    that sum and their round constants are moved into the initial state, which is constant
+//! 1. *No addition in the hand-over.* The digest is the raw state plus the IV. For words 0 and 1
+//!    that sum and the round constants are moved into the initial state, which is constant
 //!    ([`INJECTED`](crate::constants::INJECTED)), so that the raw state only has to be shuffled.
-//!    Rounds 2 to 7 add IV + K to a shuffle of the raw state in one step.
-//! 2. *Constant words.* W[8] to W[15] are padding. Their rounds take constants, W[16..20] needs
-//!    nothing but MSG1 and MSG2, and in W[24..28] all of MSG1 is a constant.
-//! 3. *Late addition.* In the fourth word of a step W[t-7] is W[t-4+1], from the step just before.
-//!    It is added after MSG2 instead of before, which is the same since MSG2 puts its result into no
-//!    other word. That takes the shift of W[t-4..] out of the chain from one step to the next: MSG2
-//!    and one addition are 7 cycles and gain on the 8 of four rounds. With a chain of 8, the two
-//!    lock step with the port always taken in the worst moment; 140 cycles a hash came of it.
+//!    Rounds 2 to 7 add IV + K to a shuffle of the raw state in one step. Without: 132 cycles.
+//! 2. *Constant words.* Words 8 to 15 are padding. Their rounds take constants, words 16 to 19 need
+//!    nothing but MSG1 and MSG2, and for words 24 to 27 all of MSG1 is a constant.
+//! 3. *Late addition.* For the fourth of the new words, `W[t-7..]` reaches into the four words just
+//!    before. This one is added after MSG2 instead of before it, which is the same, since MSG2 makes
+//!    no other word of the fourth. It takes the shift out of the chain from four words to the next:
+//!    MSG2 and one addition are 7 cycles and gain on the 8 of four rounds. With 8 against 8, the two
+//!    fall into step with the port always taken at the worst moment: 140 cycles.
 //! 4. *Lazy order.* RNDS2, MSG1 and MSG2 share a port, and of those that are ready the oldest goes
-//!    first. So each step of the schedule stands just before the rounds that use it: RNDS2 is then
-//!    always older than the schedule that runs ahead of it. Computing the schedule earlier in
-//!    program order costs up to 20 cycles.
+//!    first. So each step of the schedule stands just before the rounds that use it, and the
+//!    processor runs it ahead by itself; RNDS2 is then older than all of the schedule that is not
+//!    needed yet. The compiler leaves this order as it is written.
 //!
 //! # Several chains
 //!
-//! With `N` chains the same steps alternate between them, which fills the port: 32 RNDS2 of 3 cycles
-//! each are the bound, 96 cycles a hash.
+//! `N` chains take turns, four rounds at a time, and fill the port while one of them waits. 32 RNDS2
+//! of 3 cycles each are the bound, 96 cycles a hash; four chains come to 101, as now and then a step
+//! of the schedule takes the cycle in which the port would have been free for RNDS2.
 //!
 //! # A trap
 //!
-//! The SHA instructions have no AVX encoding. If the upper half of any vector register is in use
-//! when one runs, as 256-bit instructions leave it, each costs hundreds of cycles (Golden Cove). So
-//! the loops are functions of their own that are never inlined: the compiler cleans up (VZEROUPPER)
-//! before a call, and what surrounds them cannot bring 256-bit instructions in.
+//! The SHA instructions have no AVX encoding. While the upper half of any vector register is in
+//! use, as 256-bit instructions leave it, each of them costs hundreds of cycles: 18,000 a hash
+//! (Golden Cove). So the loops are functions of their own that are never inlined: the compiler
+//! cleans up (VZEROUPPER) before a call, and what surrounds them cannot bring 256-bit instructions
+//! in. Those that are compiled with AVX-512VL could do so even then, see
+//! [`ShaNiAvx512`](crate::ShaNiAvx512).
 
 /// The traits, for kernels that interleave with their own instructions.
 macro_rules! sha_traits {
@@ -209,7 +212,7 @@ macro_rules! sha_functions {
             };
         }
 
-        /// `n` hashes of each of `N` chains.
+        /// `n` hashes of each of `N` digests.
         #[target_feature(enable = $features)]
         fn chains<const N: usize>(digests: &mut [Node; N], n: u32) {
             // The raw state before the addition of the IV is what goes from hash to hash.
@@ -229,6 +232,7 @@ macro_rules! sha_functions {
             }
         }
 
+        /// `n` hashes, from raw state to raw state.
         #[inline(never)]
         #[target_feature(enable = $features)]
         fn raw_chains<const N: usize>(raw: &mut [State; N], n: u32) {

@@ -1,5 +1,9 @@
 //! SHA-256 on the SHA extensions, with sigma0 by AVX-512VL instead of MSG1: rotations and a
 //! three-way exclusive or, which leave the port of the SHA instructions to RNDS2.
+//!
+//! Several chains or blocks at once are left to [`ShaNiAvx`], whose features are among those needed
+//! here. They need more registers than there are, and with AVX-512VL the compiler moves such vectors
+//! two at a time through 256-bit registers: the trap described in the module `sha`.
 
 use core::arch::x86_64::*;
 use core::array::from_mut;
@@ -12,7 +16,7 @@ use crate::constants::*;
 
 token! {
     /// SHA-256 on the SHA extensions and AVX-512VL.
-    ShaNiAvx512, "sha-ni-avx512", [SHA, AVX, AVX512F, AVX512VL]
+    ShaNiAvx512, "sha-ni-avx512", [SHA, AVX, AVX2, AVX512F, AVX512VL]
 }
 
 impl Sha256 for ShaNiAvx512 {
@@ -33,9 +37,6 @@ impl Sha256 for ShaNiAvx512 {
     }
 }
 
-// Several chains need more registers than there are. With AVX-512VL the compiler then moves two
-// vectors at once through 256-bit registers: the trap described in the module `sha`. So that is
-// left to the form without; its features are among those of this kernel.
 impl Chain for ShaNiAvx512 {
     fn one(&self, digest: &mut Node, n: u32) {
         // SAFETY: `self` exists only if `get` has found the features of this kernel.
@@ -56,7 +57,7 @@ impl Chain for ShaNiAvx512 {
 
 sha_functions!("sha,avx,avx512f,avx512vl", msg1);
 
-/// What MSG1 computes: W[i] + sigma0(W[i + 1]) for the four words in `low`, `high` following.
+/// What MSG1 computes: each word of `low` plus sigma0 of its successor, where `high` follows `low`.
 #[inline]
 #[target_feature(enable = "avx,avx512f,avx512vl")]
 fn msg1(low: __m128i, high: __m128i) -> __m128i {
