@@ -1,5 +1,6 @@
 //! SHA-256 on the SHA extensions and SSE4.1: Intel since Goldmont and Ice Lake, AMD since Zen.
 
+use core::arch::asm;
 use core::arch::x86_64::*;
 use core::array::from_mut;
 use core::slice::from_ref;
