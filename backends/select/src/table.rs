@@ -19,6 +19,13 @@ pub(crate) enum Roles {
     /// One chain, and many.
     Both,
     /// Many chains only: a single one would leave most of its lanes empty.
+    #[cfg_attr(
+        not(any(test, target_arch = "x86_64")),
+        expect(
+            dead_code,
+            reason = "only vectors have lanes, so far only those of x86-64"
+        )
+    )]
     Throughput,
 }
 

@@ -1,8 +1,11 @@
 //! SHA-256 on the SHA extensions and SSE4.1: Intel since Goldmont and Ice Lake, AMD since Zen.
 
+use core::arch::asm;
 use core::arch::x86_64::*;
+use core::array::from_mut;
+use core::slice::from_ref;
 
-use poet_engine::{Block, Node, SHA256_IV as IV, State};
+use poet_engine::{Block, Chain, Node, SHA256_IV as IV, Sha256, State};
 
 use crate::constants::*;
 
@@ -11,7 +14,5 @@ token! {
     ShaNi, "sha-ni", [SHA, SSSE3, SSE4_1]
 }
 
-/// Chains and messages that are computed at once.
-const INTERLEAVED: usize = 3;
-
-sha_kernel!(ShaNi, "sha,ssse3,sse4.1", _mm_sha256msg1_epu32);
+sha_traits!(ShaNi);
+sha_functions!("sha,ssse3,sse4.1", _mm_sha256msg1_epu32);
