@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use poet_conformance::{reference, vectors};
 use poet_engine::{
-    LABEL_DEPTH, LogRead, MAX_PROVEN_LEAVES, Node, Proof, ProveError, ProveProgress, SubtreeHeight,
-    T, Tree, TreeError, VerifyError, Work, WorkFunction, height, membership, prove, proven_indices,
-    resume, run, verify,
+    Claim, LABEL_DEPTH, LogRead, MAX_PROVEN_LEAVES, Node, Proof, ProveError, ProveProgress,
+    SubtreeHeight, T, Tree, TreeError, VerifyError, Work, WorkFunction, height, membership, prove,
+    proven_indices, resume, run, verify, verify_many,
 };
 use proptest::prelude::*;
 
@@ -215,6 +215,37 @@ fn a_made_up_tree_is_noticed_at_its_labels() {
         matches!(result, Err(VerifyError::Label { .. })),
         "{result:?}"
     );
+}
+
+#[test]
+fn many_proofs_are_verified_each_for_itself() {
+    let work = fast_work(WorkFunction::Sha256, 2);
+    let statements: Vec<[u8; 1]> = (0..20).map(|i| [i]).collect();
+    let proofs: Vec<Proof> = statements
+        .iter()
+        .map(|statement| {
+            let (tree, log) = grow(&work, statement, 200, 0);
+            proof(&tree, &log, 0, 1).unwrap()
+        })
+        .collect();
+    let claims: Vec<Claim<'_>> = statements
+        .iter()
+        .zip(&proofs)
+        .map(|(statement, proof)| Claim {
+            statement,
+            // Every third one claims another leaf.
+            leaves: 200 + u64::from(statement[0] % 3 == 0),
+            proof,
+        })
+        .collect();
+    for threads in [0, 1, 3, 5000] {
+        let results = verify_many(&work, T, &claims, threads);
+        assert_eq!(results.len(), 20);
+        for (i, result) in results.iter().enumerate() {
+            assert_eq!(result.is_ok(), i % 3 != 0, "{i}: {result:?}");
+        }
+    }
+    assert_eq!(verify_many(&work, T, &[], 2), []);
 }
 
 #[test]
