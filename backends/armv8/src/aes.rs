@@ -22,25 +22,11 @@ use core::mem::transmute;
 use poet_backend_generic::haraka::{ROUND_CONSTANTS, ROUNDS};
 use poet_engine::{Chain, Node};
 
-cpufeatures::new!(armv8_aes, "aes");
-
-/// Haraka-256 v2 on the AES extension of ARMv8.
-///
-/// A value exists only where the CPU has the extension.
-#[derive(Debug)]
-pub struct Armv8Aes(());
-
-static ARMV8_AES: Armv8Aes = Armv8Aes(());
-
-impl Armv8Aes {
-    /// The name that selects this backend.
-    pub const NAME: &'static str = "armv8-aes";
-
-    /// The backend, if the CPU has the AES extension.
-    #[must_use]
-    pub fn get() -> Option<&'static Self> {
-        armv8_aes::get().then_some(&ARMV8_AES)
-    }
+poet_backend_token::token! {
+    /// Haraka-256 v2 on the AES extension of ARMv8.
+    ///
+    /// A value exists only where the CPU has the extension.
+    Armv8Aes, "armv8-aes", [aes: "aes"]
 }
 
 impl Chain for Armv8Aes {

@@ -19,25 +19,11 @@ use core::arch::aarch64::{
 use core::mem::transmute;
 use poet_engine::{Block, Chain, Node, SHA256_IV, Sha256, State};
 
-cpufeatures::new!(armv8_sha2, "sha2");
-
-/// SHA-256 on the SHA2 extension of ARMv8.
-///
-/// A value exists only where the CPU has the extension.
-#[derive(Debug)]
-pub struct Armv8Sha2(());
-
-static ARMV8_SHA2: Armv8Sha2 = Armv8Sha2(());
-
-impl Armv8Sha2 {
-    /// The name that selects this backend.
-    pub const NAME: &'static str = "armv8-sha2";
-
-    /// The backend, if the CPU has the SHA2 extension.
-    #[must_use]
-    pub fn get() -> Option<&'static Self> {
-        armv8_sha2::get().then_some(&ARMV8_SHA2)
-    }
+poet_backend_token::token! {
+    /// SHA-256 on the SHA2 extension of ARMv8.
+    ///
+    /// A value exists only where the CPU has the extension.
+    Armv8Sha2, "armv8-sha2", [sha2: "sha2"]
 }
 
 impl Sha256 for Armv8Sha2 {

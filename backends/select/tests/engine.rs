@@ -218,6 +218,49 @@ fn a_made_up_tree_is_noticed_at_its_labels() {
 }
 
 #[test]
+fn the_aes_work_function_goes_through_the_whole_engine() {
+    let statement = b"another network";
+    let sha256 = fast_work(WorkFunction::Sha256, 7);
+    let labels = reference::labels(statement, 300, WorkFunction::Haraka256, 7);
+    for (name, work) in works(WorkFunction::Haraka256, 7) {
+        for k in [0, 4] {
+            let (tree, log) = grow(&work, statement, 300, k);
+            let root = reference::root(statement, &labels);
+            assert_eq!(tree.root(), Some(root), "{name}");
+            let proof = proof(&tree, &log, k, 2).unwrap();
+            verify(&work, statement, 300, T, &proof).unwrap();
+            // The tree is the same, only the labels tell that it is other work.
+            let error = verify(&sha256, statement, 300, T, &proof).unwrap_err();
+            let message = error.to_string();
+            assert!(
+                message.ends_with("is not what sha256 x 7 makes"),
+                "{message}"
+            );
+            let deeper = fast_work(WorkFunction::Haraka256, 8);
+            let error = verify(&deeper, statement, 300, T, &proof).unwrap_err();
+            let message = error.to_string();
+            assert!(
+                message.ends_with("is not what haraka256 x 8 makes"),
+                "{message}"
+            );
+        }
+    }
+}
+
+#[test]
+fn depths_out_of_range_are_refused() {
+    let kernels = *fast_work(WorkFunction::Sha256, 1).kernels();
+    for depth in [0, (1 << 20) + 1, u32::MAX] {
+        let error = Work::new(WorkFunction::Sha256, depth, kernels).unwrap_err();
+        let message = error.to_string();
+        assert!(
+            message.contains(&format!("depth {depth} is out of range")),
+            "{message}"
+        );
+    }
+}
+
+#[test]
 fn many_proofs_are_verified_each_for_itself() {
     let work = fast_work(WorkFunction::Sha256, 2);
     let statements: Vec<[u8; 1]> = (0..20).map(|i| [i]).collect();

@@ -9,9 +9,9 @@ use poet_engine::{Block, Chain, Node, SHA256_IV as IV, Sha256, State};
 use crate::ShaNi;
 use crate::constants::*;
 
-token! {
+poet_backend_token::token! {
     /// SHA-256 of 8 chains or blocks at once, on AVX2.
-    Avx2, "avx2", [AVX2]
+    Avx2, "avx2", [avx2: "avx2"]
 }
 
 /// Chains or messages in a vector.

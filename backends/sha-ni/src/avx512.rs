@@ -8,9 +8,9 @@ use poet_engine::{Block, Chain, Node, SHA256_IV as IV, Sha256, State};
 use crate::ShaNi;
 use crate::constants::*;
 
-token! {
+poet_backend_token::token! {
     /// SHA-256 of 16 chains or blocks at once, on AVX-512.
-    Avx512, "avx512", [AVX2, AVX512F]
+    Avx512, "avx512", [avx2: "avx2", avx512f: "avx512f"]
 }
 
 /// Chains or messages in a vector.

@@ -9,9 +9,9 @@ use poet_engine::{Block, Chain, Node, SHA256_IV as IV, Sha256, State};
 
 use crate::constants::*;
 
-token! {
+poet_backend_token::token! {
     /// SHA-256 on the SHA extensions, with no need of AVX.
-    ShaNi, "sha-ni", [SHA, SSSE3, SSE4_1]
+    ShaNi, "sha-ni", [sha: "sha", ssse3: "ssse3", sse4_1: "sse4.1"]
 }
 
 sha_traits!(ShaNi);

@@ -10,9 +10,9 @@ use poet_engine::{Block, Chain, Node, SHA256_IV as IV, Sha256, State};
 
 use crate::constants::*;
 
-token! {
+poet_backend_token::token! {
     /// SHA-256 on the SHA extensions and AVX.
-    ShaNiAvx, "sha-ni-avx", [SHA, AVX]
+    ShaNiAvx, "sha-ni-avx", [sha: "sha", avx: "avx"]
 }
 
 sha_traits!(ShaNiAvx);

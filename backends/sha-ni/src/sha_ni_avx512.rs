@@ -10,9 +10,9 @@ use poet_engine::{Block, Chain, Node, SHA256_IV as IV, Sha256, State};
 
 use crate::constants::*;
 
-token! {
+poet_backend_token::token! {
     /// SHA-256 on the SHA extensions and AVX-512VL.
-    ShaNiAvx512, "sha-ni-avx512", [SHA, AVX, AVX2, AVX512F, AVX512VL]
+    ShaNiAvx512, "sha-ni-avx512", [sha: "sha", avx: "avx", avx2: "avx2", avx512f: "avx512f", avx512vl: "avx512vl"]
 }
 
 sha_traits!(ShaNiAvx512);
