@@ -45,6 +45,15 @@ pub const SHA256_IV: State = [
 pub trait Sha256: Send + Sync {
     /// Compresses `blocks`, in order, into `state`. No block: nothing changes.
     fn compress(&self, state: &mut State, blocks: &[Block]);
+
+    /// Compresses `blocks[i]` into `states[i]`, for each i. The pairs are independent of each other
+    /// and of any number, so that a kernel with lanes can take several at once; written for
+    /// throughput. The slices have the same length; what one has more than the other is left alone.
+    fn compress_many(&self, states: &mut [State], blocks: &[Block]) {
+        for (state, block) in states.iter_mut().zip(blocks) {
+            self.compress(state, core::slice::from_ref(block));
+        }
+    }
 }
 
 /// A 32-byte function applied again and again to its own output.
@@ -88,18 +97,29 @@ impl fmt::Display for WorkFunction {
     }
 }
 
+/// The kernels that a work function runs on. They are interchangeable: they change how fast a
+/// label or a node is made, never its value. Both chains must compute the same function.
+#[derive(Clone, Copy)]
+pub struct Kernels {
+    /// Hashes what the sequential work waits for ([`Sha256::compress`]).
+    pub sha256: &'static dyn Sha256,
+    /// Does the sequential work itself ([`Chain::one`]).
+    pub chain: &'static dyn Chain,
+    /// Hashes independent messages ([`Sha256::compress_many`]).
+    pub wide_sha256: &'static dyn Sha256,
+    /// Runs independent chains ([`Chain::many`]).
+    pub wide_chain: &'static dyn Chain,
+}
+
 /// A work function with its depth and the kernels that compute it.
 ///
 /// A label is the chain applied `depth - 1` times to the SHA-256 digest that starts it
-/// (PROTOCOL.md sections 2 and 9). The kernels are interchangeable: they change how fast a label
-/// is made, never its value.
+/// (PROTOCOL.md sections 2 and 9).
 #[derive(Clone, Copy)]
 pub struct Work {
     function: WorkFunction,
     depth: u32,
-    sha256: &'static dyn Sha256,
-    latency: &'static dyn Chain,
-    throughput: &'static dyn Chain,
+    kernels: Kernels,
 }
 
 /// Why a [`Work`] cannot be made.
@@ -111,27 +131,18 @@ pub struct DepthError {
 }
 
 impl Work {
-    /// `latency` serves the sequential work ([`Chain::one`]), `throughput` everything that has
-    /// independent chains ([`Chain::many`]); both must compute `function`.
+    /// `function` at `depth`, on `kernels`, whose chains must compute `function`.
     ///
     /// # Errors
     /// When `depth` is 0 or greater than [`MAX_DEPTH`].
-    pub fn new(
-        function: WorkFunction,
-        depth: u32,
-        sha256: &'static dyn Sha256,
-        latency: &'static dyn Chain,
-        throughput: &'static dyn Chain,
-    ) -> Result<Self, DepthError> {
+    pub fn new(function: WorkFunction, depth: u32, kernels: Kernels) -> Result<Self, DepthError> {
         if depth == 0 || depth > MAX_DEPTH {
             return Err(DepthError { depth });
         }
         Ok(Self {
             function,
             depth,
-            sha256,
-            latency,
-            throughput,
+            kernels,
         })
     }
 
@@ -147,20 +158,24 @@ impl Work {
         self.depth
     }
 
-    /// The kernel of SHA-256's compression function.
+    /// The kernels.
     #[must_use]
-    pub fn sha256(&self) -> &'static dyn Sha256 {
-        self.sha256
+    pub fn kernels(&self) -> &Kernels {
+        &self.kernels
+    }
+
+    pub(crate) fn sha256(&self) -> &'static dyn Sha256 {
+        self.kernels.sha256
     }
 
     /// Turns the first digest of a label into the label.
-    pub fn finish_label(&self, digest: &mut Node) {
-        self.latency.one(digest, self.depth - 1);
+    pub(crate) fn finish_label(&self, digest: &mut Node) {
+        self.kernels.chain.one(digest, self.depth - 1);
     }
 
     /// Turns the first digests of independent labels into the labels.
-    pub fn finish_labels(&self, digests: &mut [Node]) {
-        self.throughput.many(digests, self.depth - 1);
+    pub(crate) fn finish_labels(&self, digests: &mut [Node]) {
+        self.kernels.wide_chain.many(digests, self.depth - 1);
     }
 }
 

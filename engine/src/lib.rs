@@ -1,4 +1,72 @@
-//! skeleton
+//! Sequential-work engine for proofs of elapsed time (PoET).
+//!
+//! A PoET server hashes one long chain that cannot be parallelised and publishes a proof that it
+//! did. This crate is everything between the hash functions (which backends provide, see
+//! [`Sha256`] and [`Chain`]) and a service: labels and tree ([`Tree`]), the work loop ([`run`]),
+//! the log of subtree roots from which a round can be resumed and proven ([`LogRead`],
+//! [`resume`]), proofs ([`prove()`], [`Proof`]), verification ([`verify()`]) and the membership
+//! tree ([`membership`]).
+//!
+//! "PROTOCOL.md section n" in these pages is the specification of the Spacemesh PoET protocol; its
+//! content is given where it matters.
+//!
+//! # Example
+//!
+//! ```
+//! # fn kernels() -> poet_engine::Kernels { poet_conformance::reference::kernels() }
+//! use core::sync::atomic::AtomicU64;
+//! use poet_engine::*;
+//!
+//! let work = Work::new(WorkFunction::Sha256, LABEL_DEPTH, kernels())?;
+//! let statement = b"what the work is done for";
+//!
+//! // 200 leaves, with the roots of subtrees of 2^4 leaves kept.
+//! let k = SubtreeHeight::new(4)?;
+//! let mut log = Vec::new();
+//! let mut tree = Tree::new(&work, statement);
+//! run(&mut tree, k, &AtomicU64::new(200), &AtomicU64::new(0), |root| log.push(root));
+//! assert_eq!(log.len(), 12);
+//!
+//! let proof = prove(&tree, k, &mut log.as_slice(), T, 1, &ProveProgress::default())?;
+//! verify(&work, statement, 200, T, &proof)?;
+//! assert!(verify(&work, statement, 201, T, &proof).is_err());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Features
+//!
+//! `std` (default): the log as a file and its background writer ([`file`]), threads in
+//! [`prove()`]. Without it the crate needs `alloc` only.
+
 #![cfg_attr(not(feature = "std"), no_std)]
-pub mod hash;
-pub use hash::*;
+
+extern crate alloc;
+
+mod challenge;
+#[cfg(feature = "std")]
+pub mod file;
+mod hash;
+mod log;
+pub mod membership;
+mod proof;
+mod prove;
+mod run;
+mod sha256;
+mod tree;
+mod upper;
+mod verify;
+mod wide;
+
+pub use challenge::{T, proven_indices};
+pub use hash::{
+    Block, Chain, DepthError, Kernels, LABEL_DEPTH, MAX_DEPTH, NODE_SIZE, Node, SHA256_IV, Sha256,
+    State, Work, WorkFunction, ZERO,
+};
+pub use log::{
+    HeaderError, LogError, LogHeader, LogRead, SubtreeHeight, SubtreeHeightError, resume,
+};
+pub use proof::{MAX_PROOF_NODES, MAX_PROVEN_LEAVES, Proof, ScaleError};
+pub use prove::{MAX_THREADS, ProveError, ProveProgress, prove};
+pub use run::run;
+pub use tree::{MAX_LEAVES, Tree, TreeError, height};
+pub use verify::{VerifyError, verify};

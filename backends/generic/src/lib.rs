@@ -1,8 +1,12 @@
 //! Portable backend: works on every CPU and is the yardstick for the others.
 //!
-//! SHA-256 is the `sha2` crate's, forced to its portable path, so that what is tested here is the
-//! same on every machine.
+//! SHA-256 is the `sha2` crate's and the AES round under Haraka-256 the `aes` crate's, both forced
+//! to their portable paths, so that what is tested here is the same on every machine.
 #![no_std]
+
+pub mod haraka;
+
+pub use haraka::GenericHaraka;
 
 use poet_engine::{Block, Chain, Node, SHA256_IV, Sha256, State};
 use sha2::digest::generic_array::{GenericArray, typenum::U64};

@@ -1,7 +1,7 @@
 //! Detects, tests and chooses backends.
 
 use poet_backend_generic::Generic;
-use poet_engine::{DepthError, Work, WorkFunction};
+use poet_engine::{DepthError, Kernels, Work, WorkFunction};
 
 /// The kernels chosen for a work function.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +22,9 @@ pub struct SelectError(String);
 pub fn select(function: WorkFunction, forced: Option<&str>) -> Result<Selection, SelectError> {
     match forced {
         None | Some(Generic::NAME) => Ok(Selection { function }),
-        Some(name) => Err(SelectError(format!("unknown backend {name:?}: there is generic"))),
+        Some(name) => Err(SelectError(format!(
+            "unknown backend {name:?}: there is generic"
+        ))),
     }
 }
 
@@ -33,6 +35,7 @@ impl Selection {
     /// When `depth` is out of range.
     pub fn work(&self, depth: u32) -> Result<Work, DepthError> {
         let g = Generic::get();
-        Work::new(self.function, depth, g, g, g)
+        let kernels = Kernels { sha256: g, chain: g, wide_sha256: g, wide_chain: g };
+        Work::new(self.function, depth, kernels)
     }
 }

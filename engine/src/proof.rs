@@ -1,0 +1,201 @@
+//! A proof as data, and its wire form.
+
+use alloc::vec::Vec;
+
+use crate::Node;
+
+/// What a PoET server publishes about its work (PROTOCOL.md section 5). With the statement and the
+/// number of leaves it can be verified by anybody: [`verify`](crate::verify()).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proof {
+    /// The root of the tree.
+    pub root: Node,
+    /// The labels at the proven indices, in increasing order of index.
+    pub proven_leaves: Vec<Node>,
+    /// The siblings needed to rebuild the root, in the order of PROTOCOL.md section 5.
+    pub proof_nodes: Vec<Node>,
+}
+
+/// The most leaves that the wire type of a proof may hold.
+pub const MAX_PROVEN_LEAVES: usize = 150;
+
+/// The most nodes that the wire type of a proof may hold.
+pub const MAX_PROOF_NODES: usize = 5_400;
+
+impl Proof {
+    /// The bytes under which nodes store this proof of `leaves` leaves: SCALE of root, proven
+    /// leaves, proof nodes and leaf count (PROTOCOL.md section 5).
+    #[must_use]
+    pub fn to_scale(&self, leaves: u64) -> Vec<u8> {
+        let nodes = 1 + self.proven_leaves.len() + self.proof_nodes.len();
+        let mut out = Vec::with_capacity(nodes * 33 + 20);
+        put_node(&mut out, &self.root);
+        for list in [&self.proven_leaves, &self.proof_nodes] {
+            put_compact(&mut out, list.len() as u64);
+            for node in list {
+                put_node(&mut out, node);
+            }
+        }
+        put_compact(&mut out, leaves);
+        out
+    }
+
+    /// Reads what [`Proof::to_scale`] writes: the proof and its leaf count.
+    ///
+    /// # Errors
+    /// When the bytes are not exactly such a proof, or its lists are longer than the wire type
+    /// allows. Memory is taken only for nodes that are there.
+    pub fn from_scale(bytes: &[u8]) -> Result<(Self, u64), ScaleError> {
+        let mut reader = Reader { bytes, at: 0 };
+        let root = reader.node()?;
+        let proven_leaves = reader.nodes(MAX_PROVEN_LEAVES)?;
+        let proof_nodes = reader.nodes(MAX_PROOF_NODES)?;
+        let leaves = reader.compact()?;
+        if reader.at != bytes.len() {
+            return Err(ScaleError::TrailingBytes { at: reader.at });
+        }
+        let proof = Self {
+            root,
+            proven_leaves,
+            proof_nodes,
+        };
+        Ok((proof, leaves))
+    }
+
+    /// The reference by which an ATX names this proof of `leaves` leaves: the BLAKE3 of
+    /// [`Proof::to_scale`].
+    #[must_use]
+    pub fn reference(&self, leaves: u64) -> Node {
+        *blake3::hash(&self.to_scale(leaves)).as_bytes()
+    }
+}
+
+/// Why bytes are not a proof in SCALE form. `at` is the offset of the offending byte.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ScaleError {
+    /// The bytes end too early.
+    #[error("the bytes end at {at}, in the middle of the proof")]
+    Truncated {
+        /// Where more was expected.
+        at: usize,
+    },
+    /// A compact integer is wider than 64 bits or not in its shortest form.
+    #[error("byte {at}: not a canonical compact integer of at most 64 bits")]
+    Compact {
+        /// Where the integer begins.
+        at: usize,
+    },
+    /// A node has another length than 32 bytes.
+    #[error("byte {at}: a node of {length} bytes, expected 32")]
+    NodeLength {
+        /// Where the length stands.
+        at: usize,
+        /// The length that stands there.
+        length: u64,
+    },
+    /// A list is longer than the wire type allows.
+    #[error("byte {at}: a list of {length} nodes, the limit is {limit}")]
+    TooLong {
+        /// Where the length stands.
+        at: usize,
+        /// The length that stands there.
+        length: u64,
+        /// The greatest length allowed.
+        limit: usize,
+    },
+    /// There is something behind the proof.
+    #[error("the proof ends at byte {at}, but there are more bytes")]
+    TrailingBytes {
+        /// Where the proof ends.
+        at: usize,
+    },
+}
+
+fn put_node(out: &mut Vec<u8>, node: &Node) {
+    put_compact(out, node.len() as u64);
+    out.extend_from_slice(node);
+}
+
+/// A compact integer: the two low bits of the first byte give the size (1, 2 or 4 bytes in all, or
+/// 4 + n bytes behind it), the value is little-endian.
+fn put_compact(out: &mut Vec<u8>, value: u64) {
+    if value < 1 << 6 {
+        out.push((value as u8) << 2);
+    } else if value < 1 << 14 {
+        out.extend_from_slice(&((value as u16) << 2 | 1).to_le_bytes());
+    } else if value < 1 << 30 {
+        out.extend_from_slice(&((value as u32) << 2 | 2).to_le_bytes());
+    } else {
+        let length = (8 - value.leading_zeros() / 8) as usize;
+        out.push(((length - 4) as u8) << 2 | 3);
+        out.extend_from_slice(&value.to_le_bytes()[..length]);
+    }
+}
+
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, length: usize) -> Result<&'a [u8], ScaleError> {
+        let rest = &self.bytes[self.at..];
+        let taken = rest.get(..length).ok_or(ScaleError::Truncated {
+            at: self.bytes.len(),
+        })?;
+        self.at += length;
+        Ok(taken)
+    }
+
+    fn little_endian(&mut self, length: usize) -> Result<u64, ScaleError> {
+        let mut value = [0; 8];
+        value[..length].copy_from_slice(self.take(length)?);
+        Ok(u64::from_le_bytes(value))
+    }
+
+    fn compact(&mut self) -> Result<u64, ScaleError> {
+        let at = self.at;
+        let first = self
+            .bytes
+            .get(at)
+            .copied()
+            .ok_or(ScaleError::Truncated { at })?;
+        let value = match first & 3 {
+            mode @ 0..=2 => self.little_endian(1 << mode)? >> 2,
+            _ => {
+                self.at += 1;
+                let length = usize::from(first >> 2) + 4;
+                if length > 8 {
+                    return Err(ScaleError::Compact { at });
+                }
+                self.little_endian(length)?
+            }
+        };
+        let mut canonical = Vec::with_capacity(9);
+        put_compact(&mut canonical, value);
+        if canonical != self.bytes[at..self.at] {
+            return Err(ScaleError::Compact { at });
+        }
+        Ok(value)
+    }
+
+    fn node(&mut self) -> Result<Node, ScaleError> {
+        let at = self.at;
+        let length = self.compact()?;
+        if length != 32 {
+            return Err(ScaleError::NodeLength { at, length });
+        }
+        let mut node = [0; 32];
+        node.copy_from_slice(self.take(32)?);
+        Ok(node)
+    }
+
+    fn nodes(&mut self, limit: usize) -> Result<Vec<Node>, ScaleError> {
+        let at = self.at;
+        let length = self.compact()?;
+        if length > limit as u64 {
+            return Err(ScaleError::TooLong { at, length, limit });
+        }
+        (0..length).map(|_| self.node()).collect()
+    }
+}

@@ -1,0 +1,443 @@
+//! Making a proof from the tree log.
+//!
+//! The log gives every node at or above the subtree height: one pass over it yields those that
+//! the proof needs, and the parked nodes from which the subtrees with proven leaves start. Those
+//! subtrees (at most 150, the incomplete last one among them) are then recomputed from their
+//! labels: side by side in the lanes of the throughput kernel, and batches of them over threads.
+
+use alloc::{vec, vec::Vec};
+use core::slice;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::challenge::{for_each_sibling, proven_indices};
+use crate::log::{LogError, LogRead, SubtreeHeight};
+use crate::tree::{Tree, height};
+use crate::upper::{Chunk, Visitor, absorb};
+use crate::{Node, Proof, ZERO};
+
+/// The most threads that [`prove`] may be asked to use.
+pub const MAX_THREADS: usize = 1024;
+
+/// Subtrees that are recomputed side by side by one thread.
+const LANES: usize = 16;
+
+/// Why no proof was made.
+#[derive(Debug, thiserror::Error)]
+pub enum ProveError {
+    /// There is nothing to prove.
+    #[error("a tree without leaves has no proof")]
+    NoLeaves,
+    /// The number of threads is out of range.
+    #[error("{given} threads are out of range: expected 1 to {MAX_THREADS}")]
+    Threads {
+        /// The number asked for.
+        given: usize,
+    },
+    /// The log cannot be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// An entry of the log is not the root of its subtree.
+    #[error("entry {entry} of the log is wrong: its subtree has another root")]
+    WrongEntry {
+        /// The number of the entry.
+        entry: u64,
+    },
+    /// The log is not the one from which the tree grew.
+    #[error("the log and the tree do not belong together")]
+    WrongTree,
+}
+
+/// How far a proof is; another thread may look while it is made.
+#[derive(Debug, Default)]
+pub struct ProveProgress {
+    done: AtomicU64,
+    total: AtomicU64,
+}
+
+impl ProveProgress {
+    /// Hashes done and hashes to do in all, approximately; 0 of 0 before the start.
+    #[must_use]
+    pub fn hashes(&self) -> (u64, u64) {
+        (self.done.load(Relaxed), self.total.load(Relaxed))
+    }
+}
+
+/// Makes the proof for `tree` with `t` proven leaves (PROTOCOL.md sections 4 and 5), from the log
+/// of its subtree roots, on `threads` threads.
+///
+/// The recomputed subtrees are compared with the log. Memory: about 2 MB, however long the log.
+/// Without feature `std` the calling thread does all the work.
+///
+/// # Errors
+/// When the tree is empty, the log cannot be read, or log and tree contradict each other.
+pub fn prove(
+    tree: &Tree,
+    subtree_height: SubtreeHeight,
+    log: &mut dyn LogRead,
+    t: usize,
+    threads: usize,
+    progress: &ProveProgress,
+) -> Result<Proof, ProveError> {
+    if threads == 0 || threads > MAX_THREADS {
+        return Err(ProveError::Threads { given: threads });
+    }
+    let k = subtree_height.get();
+    let plan = Plan::new(tree, t)?;
+    let mut pass = Pass::new(&plan, k, progress);
+
+    let entries = plan.leaves >> k;
+    let subtree_hashes = subtree_height.leaves() * u64::from(tree.work().depth());
+    let hashes = entries * 2 + pass.wanted_starts.len() as u64 * subtree_hashes;
+    progress.done.store(0, Relaxed);
+    progress.total.store(hashes, Relaxed);
+
+    let mut above = tree.without_leaves();
+    absorb(&mut above, subtree_height, log, entries, &mut pass)?;
+    if !tree.parked().ends_with(above.parked()) {
+        return Err(ProveError::WrongTree);
+    }
+    let (upper, starts) = pass.finish(above.parked());
+
+    let mut lanes = starts
+        .iter()
+        .map(|start| Lane::new(start, &plan, k, &above))
+        .collect::<Result<Vec<_>, _>>()?;
+    recompute_all(&mut lanes, k, threads, progress)?;
+
+    let find = |place: Place| {
+        if !plan.is_complete(place) {
+            return Ok(plan.incomplete(place));
+        }
+        let subtree = place.subtree(k);
+        let node = if place.height >= k {
+            upper.get(place)
+        } else {
+            let lane = lanes.binary_search_by_key(&subtree, |lane| lane.subtree);
+            lane.ok().and_then(|lane| lanes[lane].wanted.get(place))
+        };
+        node.ok_or(ProveError::WrongTree)
+    };
+    Ok(Proof {
+        root: plan.root,
+        proven_leaves: plan.labels().map(find).collect::<Result<_, _>>()?,
+        proof_nodes: plan
+            .siblings
+            .iter()
+            .copied()
+            .map(find)
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+/// Where a node is in the tree.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    height: u32,
+    index: u64,
+}
+
+impl Place {
+    /// The subtree of height `k` in which the node is, or which begins with it.
+    fn subtree(self, k: u32) -> u64 {
+        if self.height < k {
+            self.index >> (k - self.height)
+        } else {
+            self.index << (self.height - k)
+        }
+    }
+}
+
+/// What a proof consists of.
+struct Plan {
+    leaves: u64,
+    root: Node,
+    indices: Vec<u64>,
+    /// The proof nodes, in order.
+    siblings: Vec<Place>,
+    /// The node of each height whose subtree is incomplete, where there is one.
+    edge: [Node; 65],
+}
+
+impl Plan {
+    fn new(tree: &Tree, t: usize) -> Result<Self, ProveError> {
+        let leaves = tree.leaves();
+        let mut edge = [ZERO; 65];
+        let root = tree
+            .walk(|height, node| edge[height as usize] = *node)
+            .ok_or(ProveError::NoLeaves)?;
+        let indices = proven_indices(tree.work().sha256(), &root, leaves, t);
+        let mut siblings = Vec::new();
+        for_each_sibling(&indices, height(leaves), &mut |height, index| {
+            siblings.push(Place { height, index });
+        });
+        Ok(Self {
+            leaves,
+            root,
+            indices,
+            siblings,
+            edge,
+        })
+    }
+
+    fn labels(&self) -> impl Iterator<Item = Place> {
+        self.indices.iter().map(|&index| Place { height: 0, index })
+    }
+
+    /// The nodes that have to be found: those of the ragged edge are known from the tree.
+    fn needed(&self) -> impl Iterator<Item = Place> {
+        let places = self.siblings.iter().copied().chain(self.labels());
+        places.filter(|place| self.is_complete(*place))
+    }
+
+    /// Whether all leaves under the node are there.
+    fn is_complete(&self, place: Place) -> bool {
+        (u128::from(place.index) + 1) << place.height <= u128::from(self.leaves)
+    }
+
+    /// A node that is not complete.
+    fn incomplete(&self, place: Place) -> Node {
+        let empty = u128::from(place.index) << place.height >= u128::from(self.leaves);
+        if empty {
+            ZERO
+        } else {
+            self.edge[place.height as usize]
+        }
+    }
+}
+
+/// Nodes that a proof needs, picked as they pass by in the order of their indices.
+struct Wanted {
+    /// Sorted by height, then index.
+    places: Vec<Place>,
+    nodes: Vec<Node>,
+    /// For each height: the first place that has not passed yet.
+    next: [usize; 65],
+}
+
+impl Wanted {
+    fn new(places: impl Iterator<Item = Place>) -> Self {
+        let mut places: Vec<_> = places.collect();
+        places.sort_unstable();
+        let mut next = [0; 65];
+        for (height, next) in (0..).zip(&mut next) {
+            *next = places.partition_point(|place| place.height < height);
+        }
+        Self {
+            nodes: vec![ZERO; places.len()],
+            places,
+            next,
+        }
+    }
+
+    /// `nodes` pass by: those at `height` from index `first` on.
+    fn pass(&mut self, height: u32, first: u64, nodes: &[Node]) {
+        let next = &mut self.next[height as usize];
+        while let Some(place) = self.places.get(*next)
+            && place.height == height
+            && let Some(offset) = place.index.checked_sub(first)
+            && let Some(node) = nodes.get(offset as usize)
+        {
+            self.nodes[*next] = *node;
+            *next += 1;
+        }
+    }
+
+    fn get(&self, place: Place) -> Option<Node> {
+        let at = self.places.binary_search(&place).ok()?;
+        (at < self.next[place.height as usize]).then(|| self.nodes[at])
+    }
+}
+
+/// Where a subtree that has to be recomputed starts.
+struct Start {
+    subtree: u64,
+    /// The parked nodes before it, lowest first.
+    parked: Vec<Node>,
+    /// Its root as the log has it; `None` for the incomplete subtree behind the log.
+    root: Option<Node>,
+}
+
+/// The pass over the log.
+struct Pass<'a> {
+    k: u32,
+    upper: Wanted,
+    /// Subtrees to recompute, in increasing order.
+    wanted_starts: Vec<u64>,
+    starts: Vec<Start>,
+    progress: &'a ProveProgress,
+}
+
+impl<'a> Pass<'a> {
+    fn new(plan: &Plan, k: u32, progress: &'a ProveProgress) -> Self {
+        let below = plan.needed().filter(|place| place.height < k);
+        let mut wanted_starts: Vec<_> = below.map(|place| place.subtree(k)).collect();
+        wanted_starts.sort_unstable();
+        wanted_starts.dedup();
+        Self {
+            k,
+            upper: Wanted::new(plan.needed().filter(|place| place.height >= k)),
+            starts: Vec::with_capacity(wanted_starts.len()),
+            wanted_starts,
+            progress,
+        }
+    }
+
+    /// `parked`: the parked nodes behind the log.
+    fn finish(mut self, parked: &[Node]) -> (Wanted, Vec<Start>) {
+        let behind = self.wanted_starts[self.starts.len()..].iter();
+        self.starts.extend(behind.map(|&subtree| Start {
+            subtree,
+            parked: parked.to_vec(),
+            root: None,
+        }));
+        (self.upper, self.starts)
+    }
+}
+
+impl Visitor for Pass<'_> {
+    fn chunk(&mut self, chunk: &Chunk, parked: &[Node]) {
+        for (h, first, nodes) in chunk.levels() {
+            self.upper.pass(self.k + h, first, nodes);
+        }
+        while let Some(&subtree) = self.wanted_starts.get(self.starts.len())
+            && let Some(root) = chunk.entry(subtree)
+        {
+            let within = chunk.parked(subtree - chunk.start).map(|(_, node)| node);
+            self.starts.push(Start {
+                subtree,
+                parked: within.chain(parked.iter().copied()).collect(),
+                root: Some(root),
+            });
+        }
+        self.progress.done.fetch_add(chunk.entries * 2, Relaxed);
+    }
+
+    fn node(&mut self, height: u32, index: u64, node: &Node) {
+        self.upper.pass(height, index, slice::from_ref(node));
+    }
+}
+
+/// A subtree that is being recomputed.
+struct Lane {
+    subtree: u64,
+    tree: Tree,
+    /// The leaf count at which it ends.
+    end: u64,
+    wanted: Wanted,
+    root: Option<Node>,
+}
+
+impl Lane {
+    fn new(start: &Start, plan: &Plan, k: u32, salted: &Tree) -> Result<Self, ProveError> {
+        let Start { subtree, root, .. } = *start;
+        let below = plan.needed().filter(|place| place.height < k);
+        Ok(Self {
+            subtree,
+            tree: salted
+                .with_parked(subtree << k, &start.parked)
+                .map_err(|_| ProveError::WrongTree)?,
+            end: ((subtree + 1) << k).min(plan.leaves),
+            wanted: Wanted::new(below.filter(|place| place.subtree(k) == subtree)),
+            root,
+        })
+    }
+
+    fn is_running(&self) -> bool {
+        self.tree.leaves() < self.end
+    }
+
+    /// Adds a label; says whether it completed the subtree with another root than the log's.
+    fn push(&mut self, label: Node, k: u32) -> bool {
+        let mut wrong = false;
+        self.tree.push(label, |height, index, node| {
+            if height < k {
+                self.wanted.pass(height, index, slice::from_ref(node));
+            } else if height == k {
+                wrong = self.root.is_some_and(|root| root != *node);
+            }
+        });
+        wrong
+    }
+}
+
+/// Recomputes subtrees side by side.
+fn recompute(lanes: &mut [Lane], k: u32, progress: &ProveProgress) -> Result<(), ProveError> {
+    let mut digests = Vec::with_capacity(lanes.len());
+    loop {
+        let running = || |lane: &&mut Lane| lane.is_running();
+        digests.clear();
+        digests.extend(
+            lanes
+                .iter_mut()
+                .filter(running())
+                .map(|lane| lane.tree.first_digest()),
+        );
+        let Some(lane) = lanes.first() else {
+            return Ok(());
+        };
+        if digests.is_empty() {
+            return Ok(());
+        }
+        let work = *lane.tree.work();
+        work.finish_labels(&mut digests);
+        for (lane, label) in lanes.iter_mut().filter(running()).zip(&digests) {
+            if lane.push(*label, k) {
+                let entry = lane.subtree;
+                return Err(ProveError::WrongEntry { entry });
+            }
+        }
+        let hashes = digests.len() as u64 * u64::from(work.depth());
+        progress.done.fetch_add(hashes, Relaxed);
+    }
+}
+
+/// Recomputes all subtrees, in batches that keep every thread equally busy.
+fn recompute_all(
+    lanes: &mut [Lane],
+    k: u32,
+    threads: usize,
+    progress: &ProveProgress,
+) -> Result<(), ProveError> {
+    let rounds = lanes.len().div_ceil(threads * LANES).max(1);
+    let batch = lanes.len().div_ceil(threads * rounds).max(1);
+    #[cfg(feature = "std")]
+    if threads > 1 {
+        return in_parallel(lanes.chunks_mut(batch), threads, |lanes| {
+            recompute(lanes, k, progress)
+        });
+    }
+    lanes
+        .chunks_mut(batch)
+        .try_for_each(|lanes| recompute(lanes, k, progress))
+}
+
+/// Calls `each` with every item, on up to `threads` threads, the calling one among them.
+#[cfg(feature = "std")]
+fn in_parallel<T: Send>(
+    items: impl Iterator<Item = T> + Send,
+    threads: usize,
+    each: impl Fn(T) -> Result<(), ProveError> + Sync,
+) -> Result<(), ProveError> {
+    use std::sync::{Mutex, PoisonError};
+    let items = Mutex::new(items);
+    let next = || items.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || {
+        while let Some(item) = next() {
+            each(item)?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads)
+            // A thread that the system refuses is not needed: the others do its share.
+            .map_while(|_| std::thread::Builder::new().spawn_scoped(scope, work).ok())
+            .collect();
+        let mine = work();
+        others.into_iter().fold(mine, |result, other| {
+            let other = other
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            result.and(other)
+        })
+    })
+}
