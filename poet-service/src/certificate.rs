@@ -77,12 +77,17 @@ impl Certificate {
             [1] => Some(compact(&mut input)?),
             tag => return Err(DecodeError::OptionTag(tag[0])),
         };
-        Ok(Self { pubkey, expiration_unix })
+        Ok(Self {
+            pubkey,
+            expiration_unix,
+        })
     }
 }
 
 fn take<'a>(input: &mut &'a [u8], bytes: usize) -> Result<&'a [u8], DecodeError> {
-    let (taken, rest) = input.split_at_checked(bytes).ok_or(DecodeError::UnexpectedEnd)?;
+    let (taken, rest) = input
+        .split_at_checked(bytes)
+        .ok_or(DecodeError::UnexpectedEnd)?;
     *input = rest;
     Ok(taken)
 }
@@ -264,8 +269,8 @@ pub fn read_trusted_keys(folder: &Path) -> Result<Vec<PublicKey>, TrustedKeysErr
             fs::File::open(&path)
                 .and_then(|file| file.take(1024).read_to_string(&mut text))
                 .map_err(read_error(&path))?;
-            let key = parse_public_key(&text)
-                .map_err(|reason| TrustedKeysError::Key { path, reason })?;
+            let key =
+                parse_public_key(&text).map_err(|reason| TrustedKeysError::Key { path, reason })?;
             keys.push(key);
         }
     }

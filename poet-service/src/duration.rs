@@ -55,7 +55,9 @@ pub fn parse_go(text: &str) -> Result<Duration, DurationError> {
         if whole.is_empty() && fraction.is_empty() {
             return Err(DurationError::Syntax);
         }
-        let unit_end = after.find(|c: char| c == '.' || c.is_ascii_digit()).unwrap_or(after.len());
+        let unit_end = after
+            .find(|c: char| c == '.' || c.is_ascii_digit())
+            .unwrap_or(after.len());
         let (unit, after) = after.split_at(unit_end);
         let unit_nanos: u128 = match unit {
             "" => return Err(DurationError::MissingUnit),
@@ -91,13 +93,15 @@ pub fn parse_go(text: &str) -> Result<Duration, DurationError> {
         rest = after;
     }
     let seconds = u64::try_from(nanos / NANOS_PER_SECOND).map_err(|_| DurationError::TooLong)?;
-    let subsecond =
-        u32::try_from(nanos % NANOS_PER_SECOND).map_err(|_| DurationError::TooLong)?;
+    let subsecond = u32::try_from(nanos % NANOS_PER_SECOND).map_err(|_| DurationError::TooLong)?;
     Ok(Duration::new(seconds, subsecond))
 }
 
 fn split_digits(text: &str) -> (&str, &str) {
-    text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()))
+    text.split_at(
+        text.find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(text.len()),
+    )
 }
 
 /// Formats as Go does: `336h0m0s`, `1m30s`, `1.5s`, `100ms`, `0s`.
@@ -109,9 +113,15 @@ pub fn format_go(duration: Duration) -> String {
             0 => "0s".to_owned(),
             1..1_000 => format!("{nanos}ns"),
             1_000..1_000_000 => {
-                format!("{}\u{b5}s", with_fraction(u64::from(nanos / 1_000), nanos % 1_000, 3))
+                format!(
+                    "{}\u{b5}s",
+                    with_fraction(u64::from(nanos / 1_000), nanos % 1_000, 3)
+                )
             }
-            _ => format!("{}ms", with_fraction(u64::from(nanos / 1_000_000), nanos % 1_000_000, 6)),
+            _ => format!(
+                "{}ms",
+                with_fraction(u64::from(nanos / 1_000_000), nanos % 1_000_000, 6)
+            ),
         };
     }
     let last = with_fraction(seconds % 60, nanos, 9);

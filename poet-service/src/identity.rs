@@ -68,7 +68,9 @@ impl PrivateKey {
     /// When there are not 64 of them, or the halves do not belong together.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, PrivateKeyError> {
         let bytes: &[u8; KEYPAIR_LENGTH] = bytes.try_into().map_err(|_| PrivateKeyError::Form)?;
-        SigningKey::from_keypair_bytes(bytes).map(Self).map_err(|_| PrivateKeyError::Mismatch)
+        SigningKey::from_keypair_bytes(bytes)
+            .map(Self)
+            .map_err(|_| PrivateKeyError::Mismatch)
     }
 
     /// The key of a base64 text.
@@ -76,7 +78,11 @@ impl PrivateKey {
     /// # Errors
     /// As [`PrivateKey::from_bytes`], and when the text is not base64.
     pub fn from_base64(text: &str) -> Result<Self, PrivateKeyError> {
-        Self::from_bytes(&STANDARD.decode(text.trim()).map_err(|_| PrivateKeyError::Form)?)
+        Self::from_bytes(
+            &STANDARD
+                .decode(text.trim())
+                .map_err(|_| PrivateKeyError::Form)?,
+        )
     }
 
     /// The 64 bytes `seed || public key`.
@@ -92,7 +98,9 @@ impl PrivateKey {
 
 impl std::fmt::Debug for PrivateKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("PrivateKey").field(self.public().as_bytes()).finish()
+        f.debug_tuple("PrivateKey")
+            .field(self.public().as_bytes())
+            .finish()
     }
 }
 
@@ -113,11 +121,17 @@ mod tests {
     #[test]
     fn bad_keys_are_refused() {
         for text in ["", "***", "AAAA"] {
-            assert_eq!(PrivateKey::from_base64(text).unwrap_err(), PrivateKeyError::Form);
+            assert_eq!(
+                PrivateKey::from_base64(text).unwrap_err(),
+                PrivateKeyError::Form
+            );
         }
         let mut bytes = PrivateKey::generate().unwrap().to_bytes();
         bytes[40] ^= 1;
-        assert_eq!(PrivateKey::from_bytes(&bytes).unwrap_err(), PrivateKeyError::Mismatch);
+        assert_eq!(
+            PrivateKey::from_bytes(&bytes).unwrap_err(),
+            PrivateKeyError::Mismatch
+        );
     }
 
     #[test]

@@ -1,2 +1,121 @@
-//! skeleton
-fn main() {}
+//! `poet-service`: the PoET server and its operator commands.
+
+use std::{process::ExitCode, sync::Arc};
+
+use anyhow::Context as _;
+use clap::{Parser as _, error::ErrorKind};
+use poet_service::{
+    args::{Cli, ServerArgs},
+    clock::{Clock, SystemClock},
+    config::Config,
+    duration::format_go,
+    service::Server,
+    terminal::Terminal,
+};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // An unreadable option is a mistake in the usage (2), a bad value one in the
+            // configuration (1), as in a file.
+            let code = match error.kind() {
+                ErrorKind::ValueValidation | ErrorKind::InvalidValue => 1,
+                _ => error.exit_code(),
+            };
+            drop(error.print());
+            return ExitCode::from(u8::try_from(code).unwrap_or(1));
+        }
+    };
+    let result = match cli.command {
+        None => serve(cli.server),
+        Some(command) => match command {},
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(args: ServerArgs) -> anyhow::Result<()> {
+    let config = Config::load(args)?;
+    let terminal = Terminal::new();
+    terminal.init_logs(config.debug_log, config.json_log);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the threads of the server")?;
+    runtime.block_on(run(config, &terminal))
+}
+
+async fn run(config: Config, terminal: &Terminal) -> anyhow::Result<()> {
+    // Before anything else, so that a signal during the start ends the server in order, too.
+    let end = end_signal()?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let (datadir, dbdir) = (config.datadir.clone(), config.dbdir.clone());
+    let server = Server::start(config, Arc::clone(&clock)).await?;
+
+    let schedule = server.schedule();
+    let reader = server.status_reader();
+    let open = reader.status().open.round;
+    let url = format!("http://{}", server.address());
+    println!("poet-service {}", env!("CARGO_PKG_VERSION"));
+    println!("REST       {url}");
+    println!("database   {}", dbdir.display());
+    println!("work       {}", datadir.display());
+    println!(
+        "schedule   a round every {}, {} of work each",
+        format_go(schedule.epoch_duration()),
+        format_go(schedule.work_duration())
+    );
+    println!(
+        "round {open:<4} open until {:.0}, its proof comes at {:.0}",
+        schedule.start(open),
+        schedule.end(open)
+    );
+    println!();
+    println!("Try:");
+    println!("  curl {url}/v1/info");
+    println!("  cargo run --release -p poet-service --example register -- --url {url}");
+    println!("  curl {url}/v1/proofs/{open}");
+
+    tokio::select! {
+        signal = end => {
+            terminal.clear();
+            tracing::info!(signal, "ending");
+        }
+        () = terminal.keep_status_line(reader, clock) => {}
+    }
+    server.shutdown().await;
+    tracing::info!("ended");
+    Ok(())
+}
+
+/// Resolves when the server is asked to end: Ctrl-C, or the service manager's SIGTERM.
+#[cfg(unix)]
+fn end_signal() -> anyhow::Result<impl Future<Output = &'static str>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => "SIGINT",
+            _ = terminate.recv() => "SIGTERM",
+        }
+    })
+}
+
+/// Resolves when the server is asked to end.
+#[cfg(not(unix))]
+fn end_signal() -> anyhow::Result<impl Future<Output = &'static str>> {
+    Ok(async {
+        // Without a way to be told, the server runs until it is killed.
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        "Ctrl-C"
+    })
+}

@@ -21,12 +21,7 @@ pub struct PowParams {
 pub const MAX_DIFFICULTY: u32 = 256;
 
 /// The hash whose leading zero bits count.
-pub fn digest(
-    pow_challenge: &[u8],
-    node_id: &[u8],
-    poet_challenge: &[u8],
-    nonce: u64,
-) -> [u8; 32] {
+pub fn digest(pow_challenge: &[u8], node_id: &[u8], poet_challenge: &[u8], nonce: u64) -> [u8; 32] {
     Ripemd256::new()
         .chain_update(pow_challenge)
         .chain_update(node_id)
@@ -39,7 +34,9 @@ pub fn digest(
 /// The number of zero bits before the first one.
 pub fn leading_zero_bits(digest: &[u8; 32]) -> u32 {
     let zero_bytes = digest.iter().take_while(|byte| **byte == 0).count();
-    let in_next = digest.get(zero_bytes).map_or(0, |byte| byte.leading_zeros());
+    let in_next = digest
+        .get(zero_bytes)
+        .map_or(0, |byte| byte.leading_zeros());
     zero_bytes as u32 * 8 + in_next
 }
 
@@ -72,10 +69,21 @@ mod tests {
 
     #[test]
     fn a_solution_is_valid_at_its_difficulty_only() {
-        let params = PowParams { difficulty: 10, challenge: vec![7; 32] };
+        let params = PowParams {
+            difficulty: 10,
+            challenge: vec![7; 32],
+        };
         let nonce = solve(&params, &[1; 32], &[2; 32]).unwrap();
         assert!(is_valid(&params, &[1; 32], &[2; 32], nonce));
         assert!(nonce > 0 && !is_valid(&params, &[1; 32], &[2; 32], nonce - 1));
-        assert!(!is_valid(&PowParams { difficulty: MAX_DIFFICULTY, ..params }, &[1; 32], &[2; 32], nonce));
+        assert!(!is_valid(
+            &PowParams {
+                difficulty: MAX_DIFFICULTY,
+                ..params
+            },
+            &[1; 32],
+            &[2; 32],
+            nonce
+        ));
     }
 }

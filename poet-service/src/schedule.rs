@@ -61,9 +61,17 @@ impl Schedule {
             return Err(ScheduleError::Epoch(epoch_duration));
         }
         if cycle_gap >= epoch_duration {
-            return Err(ScheduleError::Gap { gap: cycle_gap, epoch: epoch_duration });
+            return Err(ScheduleError::Gap {
+                gap: cycle_gap,
+                epoch: epoch_duration,
+            });
         }
-        Ok(Self { genesis, epoch_duration, phase_shift, cycle_gap })
+        Ok(Self {
+            genesis,
+            epoch_duration,
+            phase_shift,
+            cycle_gap,
+        })
     }
 
     /// The network's genesis.
@@ -124,8 +132,10 @@ fn nanos(duration: Duration) -> i128 {
 }
 
 fn timestamp(nanos: i128) -> Timestamp {
-    let clamped =
-        nanos.clamp(Timestamp::MIN.as_nanosecond(), Timestamp::MAX.as_nanosecond());
+    let clamped = nanos.clamp(
+        Timestamp::MIN.as_nanosecond(),
+        Timestamp::MAX.as_nanosecond(),
+    );
     Timestamp::from_nanosecond(clamped).unwrap_or(Timestamp::MAX)
 }
 
@@ -142,7 +152,13 @@ mod tests {
     }
 
     fn mainnet() -> Schedule {
-        Schedule::new(at("2023-07-14T08:00:00Z"), hours(336), hours(240), hours(12)).unwrap()
+        Schedule::new(
+            at("2023-07-14T08:00:00Z"),
+            hours(336),
+            hours(240),
+            hours(12),
+        )
+        .unwrap()
     }
 
     #[test]
@@ -172,9 +188,11 @@ mod tests {
     #[test]
     fn round_zero_is_open_until_it_starts() {
         let schedule = mainnet();
-        for time in
-            ["1970-01-01T00:00:00Z", "2023-07-14T07:59:59Z", "2023-07-14T08:00:00Z"]
-        {
+        for time in [
+            "1970-01-01T00:00:00Z",
+            "2023-07-14T07:59:59Z",
+            "2023-07-14T08:00:00Z",
+        ] {
             assert_eq!(schedule.open_round(at(time)), 0, "{time}");
         }
         assert_eq!(schedule.open_round(Timestamp::MIN), 0);
@@ -183,8 +201,7 @@ mod tests {
     #[test]
     fn without_a_phase_shift_round_zero_starts_at_genesis() {
         let genesis = at("2020-01-01T00:00:00Z");
-        let schedule =
-            Schedule::new(genesis, hours(1), Duration::ZERO, Duration::ZERO).unwrap();
+        let schedule = Schedule::new(genesis, hours(1), Duration::ZERO, Duration::ZERO).unwrap();
         assert_eq!(schedule.start(0), genesis);
         assert_eq!(schedule.open_round(genesis), 1);
         assert_eq!(schedule.end(0), schedule.start(1));

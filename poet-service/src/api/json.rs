@@ -9,9 +9,7 @@ use std::fmt;
 
 use base64::{
     Engine as _, alphabet,
-    engine::{
-        DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig, general_purpose::STANDARD,
-    },
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig, general_purpose::STANDARD},
 };
 use jiff::Timestamp;
 use serde::{
@@ -72,17 +70,24 @@ impl<'a> Object<'a> {
 
     /// The value of the field with this lowerCamelCase or snake_case name, unless unset.
     fn field(&self, camel: &'static str, snake: &str) -> Result<Option<Field<'a>>, ApiError> {
-        let mut values =
-            self.0.iter().filter(|(name, _)| name == camel || name == snake).map(|(_, raw)| *raw);
+        let mut values = self
+            .0
+            .iter()
+            .filter(|(name, _)| name == camel || name == snake)
+            .map(|(_, raw)| *raw);
         let value = values.next().filter(|raw| raw.get() != "null");
         if values.next().is_some() {
             return Err(malformed(format!("duplicate field {camel:?}")));
         }
-        Ok(value.map(|raw| Field { name: camel, raw: raw.get() }))
+        Ok(value.map(|raw| Field {
+            name: camel,
+            raw: raw.get(),
+        }))
     }
 
     fn bytes(&self, camel: &'static str, snake: &str) -> Result<Vec<u8>, ApiError> {
-        self.field(camel, snake)?.map_or(Ok(Vec::new()), |field| field.bytes())
+        self.field(camel, snake)?
+            .map_or(Ok(Vec::new()), |field| field.bytes())
     }
 }
 
@@ -95,8 +100,15 @@ struct Field<'a> {
 impl Field<'_> {
     fn invalid(&self, kind: &str) -> ApiError {
         let quoted: String = self.raw.chars().take(QUOTED_CHARS).collect();
-        let dots = if quoted.len() < self.raw.len() { "..." } else { "" };
-        malformed(format!("invalid value for {kind} field {}: {quoted}{dots}", self.name))
+        let dots = if quoted.len() < self.raw.len() {
+            "..."
+        } else {
+            ""
+        };
+        malformed(format!(
+            "invalid value for {kind} field {}: {quoted}{dots}",
+            self.name
+        ))
     }
 
     fn string(&self) -> Option<String> {
@@ -111,14 +123,22 @@ impl Field<'_> {
         let decode = || {
             let text = self.string()?;
             let url_safe = text.contains(['-', '_']);
-            let engine = if url_safe { &URL_SAFE_LENIENT } else { &STANDARD_LENIENT };
+            let engine = if url_safe {
+                &URL_SAFE_LENIENT
+            } else {
+                &STANDARD_LENIENT
+            };
             engine.decode(&text).ok()
         };
         decode().ok_or_else(|| self.invalid("bytes"))
     }
 
     fn unsigned(&self) -> Option<u64> {
-        let text = if self.raw.starts_with('"') { self.string()? } else { self.raw.to_owned() };
+        let text = if self.raw.starts_with('"') {
+            self.string()?
+        } else {
+            self.raw.to_owned()
+        };
         if !text.starts_with(|c: char| c.is_ascii_digit()) {
             return None;
         }
@@ -186,7 +206,9 @@ pub fn submit_request(body: &[u8]) -> Result<SubmitRequest, ApiError> {
         }
     };
     Ok(SubmitRequest {
-        nonce: object.field("nonce", "nonce")?.map_or(Ok(0), |field| field.uint64())?,
+        nonce: object
+            .field("nonce", "nonce")?
+            .map_or(Ok(0), |field| field.uint64())?,
         pow_params,
         prefix: object.bytes("prefix", "prefix")?,
         challenge: object.bytes("challenge", "challenge")?,
@@ -251,8 +273,7 @@ pub fn proof_response(published: &PublishedProof, public_key: &[u8; 32]) -> Stri
     // 44 characters of base64, two quotes and a comma for each.
     const ENTRY_CHARS: usize = 47;
     let proof = &published.proof;
-    let entries =
-        proof.proven_leaves.len() + proof.proof_nodes.len() + published.members.len() + 2;
+    let entries = proof.proven_leaves.len() + proof.proof_nodes.len() + published.members.len() + 2;
     let mut json = String::with_capacity(256 + entries * ENTRY_CHARS);
     json.push_str("{\"proof\":{\"proof\":{\"root\":");
     push_base64(&mut json, &proof.root);
@@ -317,7 +338,12 @@ mod tests {
 
     #[test]
     fn unset_fields() {
-        for body in ["", " \n", "{}", r#"{"nonce":null,"pubkey":null,"certificate":null}"#] {
+        for body in [
+            "",
+            " \n",
+            "{}",
+            r#"{"nonce":null,"pubkey":null,"certificate":null}"#,
+        ] {
             assert_eq!(parse(body).unwrap(), SubmitRequest::default(), "{body:?}");
         }
         let request = parse(r#"{"certificate":{}}"#).unwrap();
@@ -333,23 +359,47 @@ mod tests {
             ("1e3", 1000),
             ("\"2.0\"", 2),
         ] {
-            assert_eq!(parse(&format!(r#"{{"nonce":{text}}}"#)).unwrap().nonce, value, "{text}");
+            assert_eq!(
+                parse(&format!(r#"{{"nonce":{text}}}"#)).unwrap().nonce,
+                value,
+                "{text}"
+            );
         }
-        for text in ["-1", "\"+1\"", "1.5", "\"\"", "\" 1\"", "18446744073709551616", "1e400", "true"]
-        {
+        for text in [
+            "-1",
+            "\"+1\"",
+            "1.5",
+            "\"\"",
+            "\" 1\"",
+            "18446744073709551616",
+            "1e400",
+            "true",
+        ] {
             let error = parse(&format!(r#"{{"nonce":{text}}}"#)).unwrap_err();
-            assert!(error.contains("nonce") || error.contains("number"), "{text}: {error}");
+            assert!(
+                error.contains("nonce") || error.contains("number"),
+                "{text}: {error}"
+            );
         }
         let error = parse(r#"{"powParams":{"difficulty":4294967296}}"#).unwrap_err();
-        assert_eq!(error, "invalid value for uint32 field difficulty: 4294967296");
+        assert_eq!(
+            error,
+            "invalid value for uint32 field difficulty: 4294967296"
+        );
     }
 
     #[test]
     fn times() {
         let request = parse(r#"{"deadline":"2099-01-01T00:00:00.5+01:00"}"#).unwrap();
-        assert_eq!(request.deadline, Some("2098-12-31T23:00:00.5Z".parse().unwrap()));
+        assert_eq!(
+            request.deadline,
+            Some("2098-12-31T23:00:00.5Z".parse().unwrap())
+        );
         let error = parse(r#"{"deadline":"tomorrow"}"#).unwrap_err();
-        assert_eq!(error, r#"invalid value for google.protobuf.Timestamp field deadline: "tomorrow""#);
+        assert_eq!(
+            error,
+            r#"invalid value for google.protobuf.Timestamp field deadline: "tomorrow""#
+        );
     }
 
     #[test]
@@ -362,7 +412,10 @@ mod tests {
             (r#"{"pubkey":"***"}"#, "bytes field pubkey: \"***\""),
             (r#"{"pubkey":7}"#, "bytes field pubkey: 7"),
             (r#"{"nonce":1,"nonce":1}"#, "duplicate field \"nonce\""),
-            (r#"{"powParams":{},"pow_params":{}}"#, "duplicate field \"powParams\""),
+            (
+                r#"{"powParams":{},"pow_params":{}}"#,
+                "duplicate field \"powParams\"",
+            ),
             (r#"{"powParams":[]}"#, "message field powParams: []"),
             (r#"{"certificate":"x"}"#, "message field certificate: \"x\""),
         ] {
