@@ -35,11 +35,11 @@ impl FileLog {
             .create(true)
             .truncate(false)
             .open(path)
-            .map_err(|source| io_error("open", &name, source))?;
+            .map_err(|cause| io_error("open", &name, cause))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(LogError::Locked { path: name }),
-            Err(TryLockError::Error(source)) => return Err(io_error("lock", &name, source)),
+            Err(TryLockError::Error(cause)) => return Err(io_error("lock", &name, cause)),
         }
         let log = Self::with_file(file, name, header, hash)?;
         // A file that was just created is durable only when its directory is.
@@ -50,7 +50,7 @@ impl FileLog {
                 .filter(|parent| !parent.as_os_str().is_empty());
             File::open(parent.unwrap_or(Path::new(".")))
                 .and_then(|directory| directory.sync_all())
-                .map_err(|source| log.error("sync the directory of", source))?;
+                .map_err(|cause| log.error("sync the directory of", cause))?;
         }
         Ok(log)
     }
@@ -77,10 +77,10 @@ impl FileLog {
         };
         let expected = header.encode(hash);
         let mut found = Vec::with_capacity(LogHeader::BYTES);
-        (&log.file)
-            .take(HEADER_BYTES)
-            .read_to_end(&mut found)
-            .map_err(|source| log.error("read", source))?;
+        log.file
+            .rewind()
+            .and_then(|()| (&log.file).take(HEADER_BYTES).read_to_end(&mut found))
+            .map_err(|cause| log.error("read", cause))?;
         if let Ok(found) = <&[u8; LogHeader::BYTES]>::try_from(found.as_slice()) {
             LogHeader::decode(hash, found)
                 .and_then(|found| found.check(header))
@@ -89,7 +89,7 @@ impl FileLog {
             log.entries = (bytes - HEADER_BYTES) / NODE_SIZE as u64;
             log.file
                 .set_len(HEADER_BYTES + log.entries * NODE_SIZE as u64)
-                .map_err(|source| log.error("cut", source))?;
+                .map_err(|cause| log.error("cut", cause))?;
         } else if expected.starts_with(&found) {
             // New, or its creation was interrupted.
             log.write_at(0, &expected)?;
@@ -120,18 +120,18 @@ impl FileLog {
     pub fn sync(&mut self) -> Result<(), LogError> {
         self.file
             .sync_data()
-            .map_err(|source| self.error("sync", source))
+            .map_err(|cause| self.error("sync", cause))
     }
 
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), LogError> {
         self.file
             .seek(SeekFrom::Start(offset))
             .and_then(|_| self.file.write_all(bytes))
-            .map_err(|source| self.error("write", source))
+            .map_err(|cause| self.error("write", cause))
     }
 
-    fn error(&self, action: &'static str, source: std::io::Error) -> LogError {
-        io_error(action, &self.path, source)
+    fn error(&self, action: &'static str, cause: std::io::Error) -> LogError {
+        io_error(action, &self.path, cause)
     }
 
     fn foreign(&self, why: HeaderError) -> LogError {
@@ -159,15 +159,15 @@ impl LogRead for FileLog {
         self.file
             .seek(SeekFrom::Start(offset))
             .and_then(|_| self.file.read_exact(out.as_flattened_mut()))
-            .map_err(|source| self.error("read", source))
+            .map_err(|cause| self.error("read", cause))
     }
 }
 
-fn io_error(action: &'static str, path: &str, source: std::io::Error) -> LogError {
+fn io_error(action: &'static str, path: &str, cause: std::io::Error) -> LogError {
     LogError::Io {
         action,
         path: path.to_owned(),
-        source,
+        cause,
     }
 }
 
@@ -224,7 +224,7 @@ impl LogWriter {
                 let shared = Arc::clone(&shared);
                 move || write(log, entries, &shared)
             })
-            .map_err(|source| io_error("start the writer of", &path, source))?;
+            .map_err(|cause| io_error("start the writer of", &path, cause))?;
         Ok(Self {
             queue,
             shared,

@@ -169,12 +169,12 @@ impl Work {
     }
 
     /// Turns the first digest of a label into the label.
-    pub(crate) fn finish_label(&self, digest: &mut Node) {
+    pub fn finish_label(&self, digest: &mut Node) {
         self.kernels.chain.one(digest, self.depth - 1);
     }
 
     /// Turns the first digests of independent labels into the labels.
-    pub(crate) fn finish_labels(&self, digests: &mut [Node]) {
+    pub fn finish_labels(&self, digests: &mut [Node]) {
         self.kernels.wide_chain.many(digests, self.depth - 1);
     }
 }

@@ -13,11 +13,13 @@
 //! # Example
 //!
 //! ```
-//! # fn kernels() -> poet_engine::Kernels { poet_conformance::reference::kernels() }
+//! # use poet_backend_generic::Generic;
+//! # let g = Generic::get();
+//! # let kernels = Kernels { sha256: g, chain: g, wide_sha256: g, wide_chain: g };
 //! use core::sync::atomic::AtomicU64;
 //! use poet_engine::*;
 //!
-//! let work = Work::new(WorkFunction::Sha256, LABEL_DEPTH, kernels())?;
+//! let work = Work::new(WorkFunction::Sha256, LABEL_DEPTH, kernels)?;
 //! let statement = b"what the work is done for";
 //!
 //! // 200 leaves, with the roots of subtrees of 2^4 leaves kept.

@@ -95,14 +95,14 @@ impl LogRead for &[Node] {
 pub enum LogError {
     /// The storage failed.
     #[cfg(feature = "std")]
-    #[error("cannot {action} the log {path}: {source}")]
+    #[error("cannot {action} the log {path}: {cause}")]
     Io {
         /// What was tried.
         action: &'static str,
         /// The file.
         path: String,
         /// What the system said.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// Another process has the log open.
     #[error("the log {path} is in use by another process")]

@@ -1,8 +1,8 @@
-//! The command line: without a subcommand, the server.
+//! The options of the server.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser};
 use jiff::Timestamp;
 
 use crate::{
@@ -11,32 +11,6 @@ use crate::{
     identity::PublicKey,
     pow::MAX_DIFFICULTY,
 };
-
-/// The command line of `poet-service`.
-#[derive(Debug, Parser)]
-#[command(
-    name = "poet-service",
-    version,
-    about = "The PoET server of a Spacemesh network",
-    long_about = "The PoET server of a Spacemesh network.\n\n\
-        Without a subcommand it runs the server: nodes register challenges for a round, the round \
-        is worked on, and its proof is served. Without options it keeps rounds of 30 seconds on \
-        local ports, to try it out.",
-    args_conflicts_with_subcommands = true
-)]
-pub struct Cli {
-    /// What to do instead of running the server.
-    #[command(subcommand)]
-    pub command: Option<Command>,
-
-    /// How to run the server.
-    #[command(flatten)]
-    pub server: ServerArgs,
-}
-
-/// Operator commands.
-#[derive(Debug, Subcommand)]
-pub enum Command {}
 
 /// The options of the server, as far as they are given. They can also stand in a file.
 #[derive(Args, Clone, Debug, Default)]
@@ -113,6 +87,14 @@ pub struct ServerArgs {
     pub backend: Option<String>,
 }
 
+/// Options on their own, without the rest of the command line.
+#[derive(Parser)]
+#[command(no_binary_name = true, disable_help_flag = true)]
+pub(crate) struct OptionLine {
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+}
+
 fn parse_time(text: &str) -> Result<Timestamp, &'static str> {
     text.parse()
         .map_err(|_| "expected a time in RFC 3339, such as 2023-07-14T08:00:00Z")
@@ -157,7 +139,7 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        OptionLine::command().debug_assert();
     }
 
     #[test]
@@ -175,8 +157,9 @@ mod tests {
             ("--restlisten=::1", "host:port"),
             ("--debuglog=maybe", "true, false"),
         ] {
-            let error = Cli::try_parse_from(["poet-service", argument])
-                .unwrap_err()
+            let error = OptionLine::try_parse_from([argument])
+                .err()
+                .unwrap()
                 .to_string();
             let (option, _) = argument.split_once('=').unwrap();
             assert!(

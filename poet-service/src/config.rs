@@ -14,7 +14,7 @@ use clap::{Args as _, Parser};
 use jiff::Timestamp;
 
 use crate::{
-    args::ServerArgs,
+    args::{OptionLine, ServerArgs},
     certificate::{self, Certifier, TrustedKeysError},
     identity::{PRIVATE_KEY_VARIABLE, PrivateKey, PrivateKeyError},
     registration::Rules,
@@ -180,14 +180,6 @@ fn over(args: ServerArgs, file: ServerArgs) -> ServerArgs {
     }
 }
 
-/// One option of a file, read as the command line would read it.
-#[derive(Parser)]
-#[command(no_binary_name = true, disable_help_flag = true)]
-struct FileOption {
-    #[command(flatten)]
-    args: ServerArgs,
-}
-
 fn read_file(path: &Path) -> Result<ServerArgs, ConfigError> {
     let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
         path: path.to_owned(),
@@ -221,8 +213,8 @@ fn parse_line(line: &str) -> Result<ServerArgs, String> {
         .strip_prefix('"')
         .and_then(|value| value.strip_suffix('"'));
     let argument = format!("--{name}={}", quoted.unwrap_or(value));
-    FileOption::try_parse_from([argument])
-        .map(|option| option.args)
+    OptionLine::try_parse_from([argument])
+        .map(|option| option.server)
         .map_err(|error| {
             let message = error.to_string();
             let first_line = message.lines().next().unwrap_or_default();
@@ -264,17 +256,14 @@ fn cache_directory() -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::Cli;
 
     fn load(file: &str, arguments: &[&str]) -> Result<Config, String> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("poet.conf");
         fs::write(&path, file).unwrap();
         let file = format!("--configfile={}", path.display());
-        let line = ["poet-service", &file]
-            .into_iter()
-            .chain(arguments.iter().copied());
-        let args = Cli::try_parse_from(line).unwrap().server;
+        let line = [file.as_str()].into_iter().chain(arguments.iter().copied());
+        let args = OptionLine::try_parse_from(line).unwrap().server;
         Config::load(args).map_err(|error| error.to_string())
     }
 

@@ -1,17 +1,44 @@
 //! `poet-service`: the PoET server and its operator commands.
 
+mod cli;
+
 use std::{process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
-use clap::{Parser as _, error::ErrorKind};
+use clap::{Parser, Subcommand, error::ErrorKind};
 use poet_service::{
-    args::{Cli, ServerArgs},
+    args::ServerArgs,
     clock::{Clock, SystemClock},
     config::Config,
     duration::format_go,
     service::Server,
     terminal::Terminal,
 };
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "poet-service",
+    version,
+    about = "The PoET server of a Spacemesh network",
+    long_about = "The PoET server of a Spacemesh network.\n\n\
+        Without a subcommand it runs the server: nodes register challenges for a round, the round \
+        is worked on, and its proof is served. Without options it keeps rounds of 30 seconds on \
+        a local port, to try it out.",
+    args_conflicts_with_subcommands = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Prove(cli::prove::Args),
+    Verify(cli::verify::Args),
+}
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -29,18 +56,16 @@ fn main() -> ExitCode {
     };
     let result = match cli.command {
         None => serve(cli.server),
-        Some(command) => match command {},
+        Some(Command::Prove(args)) => cli::prove::run(&args),
+        Some(Command::Verify(args)) => cli::verify::run(&args),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
-fn serve(args: ServerArgs) -> anyhow::Result<()> {
+fn serve(args: ServerArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(args)?;
     let terminal = Terminal::new();
     terminal.init_logs(config.debug_log, config.json_log);
@@ -48,7 +73,8 @@ fn serve(args: ServerArgs) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the threads of the server")?;
-    runtime.block_on(run(config, &terminal))
+    runtime.block_on(run(config, &terminal))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn run(config: Config, terminal: &Terminal) -> anyhow::Result<()> {
@@ -64,6 +90,7 @@ async fn run(config: Config, terminal: &Terminal) -> anyhow::Result<()> {
     let url = format!("http://{}", server.address());
     println!("poet-service {}", env!("CARGO_PKG_VERSION"));
     println!("REST       {url}");
+    println!("hashing    {}", server.backend().latency());
     println!("database   {}", dbdir.display());
     println!("work       {}", datadir.display());
     println!(

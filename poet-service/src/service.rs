@@ -22,7 +22,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use poet_backends::SelectError;
+use poet_backends::{SelectError, Selection};
 use poet_engine::{DepthError, LABEL_DEPTH, SubtreeHeight, WorkFunction, membership};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
@@ -111,6 +111,7 @@ pub struct Server {
     registration: Arc<Registration>,
     worker: Worker,
     address: SocketAddr,
+    backend: Selection,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
     _locks: Vec<DirectoryLock>,
@@ -163,8 +164,11 @@ impl Server {
     /// # Errors
     /// When something that it needs is not there; the message says what was expected.
     pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
-        let work = poet_backends::select(WorkFunction::Sha256, config.backend.as_deref())?
-            .work(LABEL_DEPTH)?;
+        let backend = poet_backends::select(WorkFunction::Sha256, config.backend.as_deref())?;
+        for warning in backend.warnings() {
+            tracing::error!("{warning}");
+        }
+        let work = backend.work(LABEL_DEPTH)?;
         let config = Arc::new(config);
         let prepared = {
             let (config, now) = (Arc::clone(&config), clock.now());
@@ -234,6 +238,7 @@ impl Server {
             registration,
             worker,
             address,
+            backend,
             stop,
             tasks,
             _locks: locks,
@@ -243,6 +248,11 @@ impl Server {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The kernels it works with.
+    pub fn backend(&self) -> &Selection {
+        &self.backend
     }
 
     /// Its schedule.

@@ -1,31 +1,231 @@
-//! Detects, tests and chooses backends.
+//! Detects, tests and chooses the kernels that a work function runs on.
+//!
+//! 1. *Detection*: which kernels of the table does this CPU have the features for?
+//! 2. *Self-test*: those compute known answers. A kernel that gets one wrong is excluded, and
+//!    [`Selection::warnings`] says so: it must not go unnoticed, since the machine is broken or the
+//!    kernel is.
+//! 3. *Timing trial*: the rest is measured for some milliseconds, separately in its two roles, one
+//!    chain (latency: the sequential work) and many (throughput: proofs, verification, audit).
+//! 4. *Choice*: in each role the fastest. A kernel is only preferred to one before it in the table
+//!    if it is more than 1 % faster, so that noise does not choose between equals.
+//!
+//! A name given by `--backend`, or else by the environment variable `POET_BACKEND`, forces the
+//! choice. A kernel for one chain is then used in both roles. One that is for many chains only
+//! (`avx512`, `avx2`) is used for those, and the kernel for one chain is chosen as ever.
+//!
+//! A new kernel is one row in the table.
 
-use poet_backend_generic::Generic;
+mod self_test;
+mod table;
+#[cfg(test)]
+mod tests;
+mod trial;
+
+use std::ffi::OsString;
+use std::fmt;
+
 use poet_engine::{DepthError, Kernels, Work, WorkFunction};
 
-/// The kernels chosen for a work function.
-#[derive(Clone, Copy, Debug)]
-pub struct Selection {
-    function: WorkFunction,
+use table::{Kernel, ROWS, Roles, Row};
+use trial::Rates;
+
+/// The environment variable that forces a kernel by name. Empty is the same as unset.
+pub const ENVIRONMENT_VARIABLE: &str = "POET_BACKEND";
+
+/// How much faster a kernel must be than one before it in the table.
+const MARGIN: f64 = 1.01;
+
+/// How to choose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options<'a> {
+    /// The name of the kernel to use (`--backend`). Without it, [`ENVIRONMENT_VARIABLE`] may name
+    /// one.
+    pub forced: Option<&'a str>,
+    /// Whether kernels are timed. If not, the order of the table decides, and no rates are known.
+    pub trial: bool,
+}
+
+impl Default for Options<'_> {
+    fn default() -> Self {
+        Self {
+            forced: None,
+            trial: true,
+        }
+    }
+}
+
+/// Why a kernel was chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It was the fastest of the timing trial.
+    Fastest,
+    /// The caller named it: [`Options::forced`].
+    ForcedByOption,
+    /// [`ENVIRONMENT_VARIABLE`] named it.
+    ForcedByEnvironment,
+    /// There was no trial, and it comes first.
+    Preference,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fastest => "fastest of the trial",
+            Self::ForcedByOption => "forced by --backend",
+            Self::ForcedByEnvironment => "forced by POET_BACKEND",
+            Self::Preference => "preference order, trial off",
+        })
+    }
+}
+
+/// The kernel chosen for a role.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Choice {
+    /// The name of the kernel.
+    pub name: &'static str,
+    /// Invocations of the work function per second in this role, if it was measured.
+    pub hashes_per_s: Option<f64>,
+    /// Why this one.
+    pub reason: Reason,
+}
+
+impl fmt::Display for Choice {
+    /// `sha-ni-avx (22.87 M hashes/s, fastest of the trial)`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (", self.name)?;
+        if let Some(rate) = self.hashes_per_s {
+            write!(f, "{:.2} M hashes/s, ", rate / 1e6)?;
+        }
+        write!(f, "{})", self.reason)
+    }
+}
+
+/// Why a kernel cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Excluded {
+    /// The CPU, or the operating system, lacks these features.
+    Unsupported {
+        /// The names of the features.
+        missing: Vec<&'static str>,
+    },
+    /// It computed something wrong.
+    Failed {
+        /// What it got wrong.
+        failure: String,
+    },
+}
+
+impl fmt::Display for Excluded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unsupported { missing } => write!(f, "the CPU lacks {}", missing.join(", ")),
+            Self::Failed { failure } => write!(f, "it failed its self-test: {failure}"),
+        }
+    }
+}
+
+/// What is known of a kernel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KernelReport {
+    /// The name that selects it.
+    pub name: &'static str,
+    /// Whether it can be chosen for one chain. All can be for many.
+    pub latency: bool,
+    /// Why it cannot be used; nothing if the CPU has all it needs and it passed its self-test.
+    pub excluded: Option<Excluded>,
+    /// Invocations of the work function per second on one chain, if measured.
+    pub one_hashes_per_s: Option<f64>,
+    /// Invocations of the work function per second on many chains, if measured.
+    pub many_hashes_per_s: Option<f64>,
+    /// Whether it is the kernel chosen for one chain.
+    pub chosen_latency: bool,
+    /// Whether it is the kernel chosen for many chains.
+    pub chosen_throughput: bool,
 }
 
 /// Why no kernel could be chosen.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct SelectError(String);
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SelectError {
+    /// There is no kernel of the name.
+    #[error("unknown backend {name:?} ({reason}): for {function} there is {}", list(.available))]
+    Unknown {
+        /// The name.
+        name: String,
+        /// Who named it.
+        reason: Reason,
+        /// The work function.
+        function: WorkFunction,
+        /// The kernels that could be used.
+        available: Vec<&'static str>,
+    },
+    /// The CPU cannot run the kernel.
+    #[error(
+        "backend {name} ({reason}) is not supported: the CPU lacks {}; for {function} there is {}",
+        .missing.join(", "),
+        list(.available)
+    )]
+    Unsupported {
+        /// The name.
+        name: &'static str,
+        /// Who named it.
+        reason: Reason,
+        /// The CPU features that it lacks.
+        missing: Vec<&'static str>,
+        /// The work function.
+        function: WorkFunction,
+        /// The kernels that could be used.
+        available: Vec<&'static str>,
+    },
+    /// The kernel computed something wrong.
+    #[error(
+        "backend {name} ({reason}) failed its self-test: {failure}; for {function} there is {}",
+        list(.available)
+    )]
+    SelfTest {
+        /// The name.
+        name: &'static str,
+        /// Who named it.
+        reason: Reason,
+        /// What it got wrong.
+        failure: String,
+        /// The work function.
+        function: WorkFunction,
+        /// The kernels that could be used.
+        available: Vec<&'static str>,
+    },
+    /// There is nothing to choose from.
+    #[error("there is no usable backend for {function}{}", because(.warnings))]
+    None {
+        /// The work function.
+        function: WorkFunction,
+        /// What was excluded and why.
+        warnings: Vec<String>,
+    },
+}
 
-/// Chooses the kernels for `function`; `forced` names a backend (`--backend`), otherwise the
-/// environment variable `POET_BACKEND` does, otherwise the fastest one is taken.
-///
-/// # Errors
-/// When the named backend is unknown, not supported by this CPU, or failed its self-test.
-pub fn select(function: WorkFunction, forced: Option<&str>) -> Result<Selection, SelectError> {
-    match forced {
-        None | Some(Generic::NAME) => Ok(Selection { function }),
-        Some(name) => Err(SelectError(format!(
-            "unknown backend {name:?}: there is generic"
-        ))),
+fn list(names: &[&str]) -> String {
+    if names.is_empty() {
+        "none on this CPU".to_owned()
+    } else {
+        names.join(", ")
     }
+}
+
+fn because(warnings: &[String]) -> String {
+    let separate = |warning| format!("; {warning}");
+    warnings.iter().map(separate).collect()
+}
+
+/// The kernels chosen for a work function.
+#[derive(Clone)]
+pub struct Selection {
+    function: WorkFunction,
+    latency: Choice,
+    throughput: Choice,
+    kernels: Kernels,
+    reports: Vec<KernelReport>,
+    warnings: Vec<String>,
 }
 
 impl Selection {
@@ -34,8 +234,326 @@ impl Selection {
     /// # Errors
     /// When `depth` is out of range.
     pub fn work(&self, depth: u32) -> Result<Work, DepthError> {
-        let g = Generic::get();
-        let kernels = Kernels { sha256: g, chain: g, wide_sha256: g, wide_chain: g };
-        Work::new(self.function, depth, kernels)
+        Work::new(self.function, depth, self.kernels)
     }
+
+    /// The kernel for one chain.
+    #[must_use]
+    pub fn latency(&self) -> Choice {
+        self.latency
+    }
+
+    /// The kernel for many chains.
+    #[must_use]
+    pub fn throughput(&self) -> Choice {
+        self.throughput
+    }
+
+    /// All kernels for the work function, with what was found out about them.
+    #[must_use]
+    pub fn reports(&self) -> &[KernelReport] {
+        &self.reports
+    }
+
+    /// What the operator must hear of: one sentence for each kernel that failed its self-test.
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+}
+
+impl fmt::Debug for Selection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Selection")
+            .field("function", &self.function)
+            .field("latency", &self.latency)
+            .field("throughput", &self.throughput)
+            .field("warnings", &self.warnings)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Chooses the kernels for `function`; `forced` names one (`--backend`), otherwise
+/// [`ENVIRONMENT_VARIABLE`] may, otherwise the fastest are taken.
+///
+/// # Errors
+/// When the named kernel is unknown, not supported by this CPU, or failed its self-test, or when
+/// there is none for `function`.
+pub fn select(function: WorkFunction, forced: Option<&str>) -> Result<Selection, SelectError> {
+    let options = Options {
+        forced,
+        ..Options::default()
+    };
+    select_with(function, options)
+}
+
+/// Like [`select`], with all options.
+///
+/// # Errors
+/// As [`select`].
+pub fn select_with(function: WorkFunction, options: Options<'_>) -> Result<Selection, SelectError> {
+    let forced = forced(options.forced, std::env::var_os(ENVIRONMENT_VARIABLE));
+    let candidates = evaluate(ROWS, function, options.trial);
+    choose(ROWS, function, forced.as_ref(), &candidates)
+}
+
+/// All kernels for `function` with what can be found out about them, and which are chosen, unless
+/// [`ENVIRONMENT_VARIABLE`] names one that cannot be.
+#[must_use]
+pub fn survey(function: WorkFunction) -> Vec<KernelReport> {
+    let forced = forced(None, std::env::var_os(ENVIRONMENT_VARIABLE));
+    let candidates = evaluate(ROWS, function, true);
+    match choose(ROWS, function, forced.as_ref(), &candidates) {
+        Ok(selection) => selection.reports,
+        Err(_) => reports(&candidates),
+    }
+}
+
+/// A name that was given, and by whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Forced {
+    name: String,
+    reason: Reason,
+}
+
+/// The option goes before the environment, whose empty value means nothing.
+fn forced(option: Option<&str>, environment: Option<OsString>) -> Option<Forced> {
+    if let Some(name) = option {
+        return Some(Forced {
+            name: name.to_owned(),
+            reason: Reason::ForcedByOption,
+        });
+    }
+    let name = environment.filter(|name| !name.is_empty())?;
+    Some(Forced {
+        // A name that is not Unicode is unknown in any spelling.
+        name: name.to_string_lossy().into_owned(),
+        reason: Reason::ForcedByEnvironment,
+    })
+}
+
+/// A row of the table and what was found out about it.
+struct Candidate {
+    name: &'static str,
+    roles: Roles,
+    status: Result<Kernel, Excluded>,
+    rates: Rates,
+}
+
+impl Candidate {
+    fn ready(&self) -> Result<Ready, &Excluded> {
+        let kernel = *self.status.as_ref()?;
+        Ok(Ready {
+            name: self.name,
+            roles: self.roles,
+            kernel,
+            rates: self.rates,
+        })
+    }
+}
+
+/// Those of `candidates` that can be chosen.
+fn ready(candidates: &[Candidate]) -> impl Iterator<Item = Ready> {
+    candidates
+        .iter()
+        .filter_map(|candidate| candidate.ready().ok())
+}
+
+/// A candidate that can be chosen.
+#[derive(Clone, Copy)]
+struct Ready {
+    name: &'static str,
+    roles: Roles,
+    kernel: Kernel,
+    rates: Rates,
+}
+
+impl Ready {
+    fn choice(&self, hashes_per_s: Option<f64>, forced: Option<Reason>) -> Choice {
+        let unforced = match hashes_per_s {
+            Some(_) => Reason::Fastest,
+            None => Reason::Preference,
+        };
+        Choice {
+            name: self.name,
+            hashes_per_s,
+            reason: forced.unwrap_or(unforced),
+        }
+    }
+}
+
+/// Detects, tests and, if `trial`, times the kernels for `function`.
+fn evaluate(rows: &[Row], function: WorkFunction, trial: bool) -> Vec<Candidate> {
+    let rows = rows.iter().filter(|row| row.function == function);
+    let mut candidates: Vec<_> = rows
+        .map(|row| Candidate {
+            name: row.name,
+            roles: row.roles,
+            status: detect(row),
+            rates: Rates::default(),
+        })
+        .collect();
+    if trial {
+        let mut ready: Vec<_> = candidates
+            .iter_mut()
+            .filter_map(|candidate| {
+                let chain = candidate.status.as_ref().ok()?.chain;
+                Some((chain, candidate.roles, &mut candidate.rates))
+            })
+            .collect();
+        trial::run(&mut ready);
+    }
+    candidates
+}
+
+/// The kernel of `row`, if the CPU can run it and it computes the right thing.
+fn detect(row: &Row) -> Result<Kernel, Excluded> {
+    let kernel = (row.get)().ok_or_else(|| Excluded::Unsupported {
+        missing: (row.missing)(),
+    })?;
+    match self_test::run(row.function, kernel) {
+        Ok(()) => Ok(kernel),
+        Err(failure) => Err(Excluded::Failed { failure }),
+    }
+}
+
+fn reports(candidates: &[Candidate]) -> Vec<KernelReport> {
+    let report = |candidate: &Candidate| KernelReport {
+        name: candidate.name,
+        latency: candidate.roles == Roles::Both,
+        excluded: candidate.status.as_ref().err().cloned(),
+        one_hashes_per_s: candidate.rates.one,
+        many_hashes_per_s: candidate.rates.many,
+        chosen_latency: false,
+        chosen_throughput: false,
+    };
+    candidates.iter().map(report).collect()
+}
+
+fn warnings(candidates: &[Candidate]) -> Vec<String> {
+    let failures = candidates.iter().filter_map(|candidate| {
+        let Err(Excluded::Failed { failure }) = &candidate.status else {
+            return None;
+        };
+        let name = candidate.name;
+        Some(format!(
+            "backend {name} is not used: it failed its self-test: {failure}"
+        ))
+    });
+    failures.collect()
+}
+
+/// The first of `kernels`, unless a later one is faster by more than the margin.
+fn fastest(
+    kernels: impl Iterator<Item = Ready>,
+    rate: impl Fn(&Ready) -> Option<f64>,
+) -> Option<Ready> {
+    kernels.reduce(|best, next| match (rate(&best), rate(&next)) {
+        (Some(best_rate), Some(next_rate)) if next_rate > MARGIN * best_rate => next,
+        _ => best,
+    })
+}
+
+/// The kernel that was named.
+fn find(
+    function: WorkFunction,
+    forced: &Forced,
+    candidates: &[Candidate],
+) -> Result<Ready, SelectError> {
+    let reason = forced.reason;
+    let available = || ready(candidates).map(|ready| ready.name).collect();
+    let Some(candidate) = candidates
+        .iter()
+        .find(|candidate| candidate.name == forced.name)
+    else {
+        return Err(SelectError::Unknown {
+            name: forced.name.clone(),
+            reason,
+            function,
+            available: available(),
+        });
+    };
+    let name = candidate.name;
+    match candidate.ready() {
+        Ok(ready) => Ok(ready),
+        Err(Excluded::Unsupported { missing }) => Err(SelectError::Unsupported {
+            name,
+            reason,
+            missing: missing.clone(),
+            function,
+            available: available(),
+        }),
+        Err(Excluded::Failed { failure }) => Err(SelectError::SelfTest {
+            name,
+            reason,
+            failure: failure.clone(),
+            function,
+            available: available(),
+        }),
+    }
+}
+
+/// Chooses from the candidates for `function`. `rows` is the whole table: a function other than
+/// SHA-256 needs a kernel of that too.
+fn choose(
+    rows: &[Row],
+    function: WorkFunction,
+    forced: Option<&Forced>,
+    candidates: &[Candidate],
+) -> Result<Selection, SelectError> {
+    let mut warnings = warnings(candidates);
+    let forced = match forced {
+        Some(forced) => Some((find(function, forced, candidates)?, forced.reason)),
+        None => None,
+    };
+    let one = |ready: &Ready| ready.rates.one;
+    let many = |ready: &Ready| ready.rates.many;
+    let latency = match forced {
+        Some((kernel, reason)) if kernel.roles == Roles::Both => {
+            Some((kernel, kernel.choice(one(&kernel), Some(reason))))
+        }
+        _ => fastest(
+            ready(candidates).filter(|kernel| kernel.roles == Roles::Both),
+            one,
+        )
+        .map(|kernel| (kernel, kernel.choice(one(&kernel), None))),
+    };
+    let throughput = match forced {
+        Some((kernel, reason)) => Some((kernel, kernel.choice(many(&kernel), Some(reason)))),
+        None => fastest(ready(candidates), many)
+            .map(|kernel| (kernel, kernel.choice(many(&kernel), None))),
+    };
+    let (Some((one, latency)), Some((many, throughput))) = (latency, throughput) else {
+        return Err(SelectError::None { function, warnings });
+    };
+
+    let (sha256, wide_sha256) = match (one.kernel.sha256, many.kernel.sha256) {
+        (Some(one), Some(many)) => (one, many),
+        _ => {
+            // The work function has nothing to do with SHA-256, which a label starts with and the
+            // tree is made of: whatever comes first is fast enough.
+            let sha256 = evaluate(rows, WorkFunction::Sha256, false);
+            let sha256 = choose(rows, WorkFunction::Sha256, None, &sha256)?;
+            warnings.extend(sha256.warnings);
+            (sha256.kernels.sha256, sha256.kernels.wide_sha256)
+        }
+    };
+    let mut reports = reports(candidates);
+    for report in &mut reports {
+        report.chosen_latency = report.name == latency.name;
+        report.chosen_throughput = report.name == throughput.name;
+    }
+    Ok(Selection {
+        function,
+        latency,
+        throughput,
+        kernels: Kernels {
+            sha256,
+            chain: one.kernel.chain,
+            wide_sha256,
+            wide_chain: many.kernel.chain,
+        },
+        reports,
+        warnings,
+    })
 }

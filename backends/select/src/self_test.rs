@@ -1,0 +1,187 @@
+//! The known-answer self-test that every kernel passes at start-up before it is used.
+//!
+//! A kernel first walks a chain of 1,000 links in single steps. Its end is known from elsewhere
+//! and stands here as a constant, and a chain cannot leave its path and come back to the right end:
+//! so all links are right, and answer every other question, for any number of chains and steps.
+
+use poet_engine::{Block, Chain, Node, SHA256_IV, Sha256, State, WorkFunction};
+
+use crate::table::Kernel;
+
+/// Steps from the start to the end of a known chain.
+const LINKS: usize = 1000;
+
+/// A chain of [`LINKS`] steps.
+struct KnownChain {
+    start: Node,
+    end: Node,
+}
+
+/// SHA-256 from 32 zero bytes, as computed by Python's `hashlib`.
+const SHA256_CHAIN: KnownChain = KnownChain {
+    start: [0; 32],
+    end: node("36c1cb4f826ae42ceba848227e0c5f786178ca9dceca6772e5d728d09c30a2f6"),
+};
+
+/// The chain of 1,000 steps in the test vectors made with the Haraka authors' reference.
+const HARAKA256_CHAIN: KnownChain = KnownChain {
+    start: node("287c7f008c36c8a3f3de144521feb3ed9a88054b4184b06a6716f19466ec4cf5"),
+    end: node("bed8fa5d154830bed126b1c14e5f88a6009783acf491bea927ac6e2001244265"),
+};
+
+/// Steps for which one chain is tested at once: none, few, and those of a label.
+const STEPS: [u32; 5] = [0, 1, 2, 3, 399];
+
+/// Numbers of chains, up to this, that are tested together: beyond twice the lanes of any kernel,
+/// so that every remainder occurs.
+const CHAINS: usize = 40;
+
+/// The number of chains of the one test with the steps of a label: a full vector and one more.
+const LABELS: usize = 17;
+
+/// Tests `kernel`, which claims to compute `function`.
+///
+/// # Errors
+/// What it computed wrong, as the end of a sentence that starts with its name.
+pub(crate) fn run(function: WorkFunction, kernel: Kernel) -> Result<(), String> {
+    if let Some(sha256) = kernel.sha256 {
+        messages(sha256)?;
+    }
+    let known = match function {
+        WorkFunction::Sha256 => &SHA256_CHAIN,
+        WorkFunction::Haraka256 => &HARAKA256_CHAIN,
+    };
+    let links = walk(kernel.chain, known)?;
+    one(kernel.chain, &links)?;
+    many(kernel.chain, &links)?;
+    match kernel.sha256 {
+        Some(sha256) if function == WorkFunction::Sha256 => compress_many(sha256, &links),
+        _ => Ok(()),
+    }
+}
+
+/// Messages of one and two blocks from FIPS 180-4's examples, and none.
+fn messages(sha256: &dyn Sha256) -> Result<(), String> {
+    let one_block = padded(b"abc");
+    let two_blocks = padded(b"abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq");
+    for (blocks, expected) in [
+        (
+            &[][..],
+            node("6a09e667bb67ae853c6ef372a54ff53a510e527f9b05688c1f83d9ab5be0cd19"),
+        ),
+        (
+            &one_block[1..],
+            node("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
+        ),
+        (
+            &two_blocks[..],
+            node("248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1"),
+        ),
+    ] {
+        let mut state = SHA256_IV;
+        sha256.compress(&mut state, blocks);
+        if digest(state) != expected {
+            return Err(format!(
+                "a message of {} blocks is hashed wrong",
+                blocks.len()
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// All links of the chain, the start included.
+fn walk(chain: &dyn Chain, known: &KnownChain) -> Result<Vec<Node>, String> {
+    let mut link = known.start;
+    let mut links = vec![link];
+    for _ in 0..LINKS {
+        chain.one(&mut link, 1);
+        links.push(link);
+    }
+    if link == known.end {
+        Ok(links)
+    } else {
+        Err(format!("a chain of {LINKS} single steps ends wrong"))
+    }
+}
+
+fn one(chain: &dyn Chain, links: &[Node]) -> Result<(), String> {
+    for n in STEPS {
+        let mut link = links[7];
+        chain.one(&mut link, n);
+        if link != links[7 + n as usize] {
+            return Err(format!("one chain of {n} steps ends wrong"));
+        }
+    }
+    Ok(())
+}
+
+fn many(chain: &dyn Chain, links: &[Node]) -> Result<(), String> {
+    let few_steps = (0..=CHAINS).map(|count| (count, (count % 4) as u32));
+    for (count, n) in few_steps.chain([(LABELS, 399)]) {
+        let mut digests = links[..count].to_vec();
+        chain.many(&mut digests, n);
+        if digests != links[n as usize..n as usize + count] {
+            return Err(format!("{count} chains of {n} steps end wrong"));
+        }
+    }
+    Ok(())
+}
+
+fn compress_many(sha256: &dyn Sha256, links: &[Node]) -> Result<(), String> {
+    for count in 0..=CHAINS {
+        let mut states = vec![SHA256_IV; count];
+        let blocks: Vec<Block> = links[..count].iter().map(|link| padded(link)[1]).collect();
+        sha256.compress_many(&mut states, &blocks);
+        let right = states
+            .iter()
+            .zip(&links[1..])
+            .all(|(state, link)| digest(*state) == *link);
+        if !right {
+            return Err(format!("{count} blocks at once are hashed wrong"));
+        }
+    }
+    Ok(())
+}
+
+/// The blocks of a short message: two, or only the second if it is enough.
+fn padded(message: &[u8]) -> [Block; 2] {
+    let blocks = if message.len() < 56 { 1 } else { 2 };
+    let mut bytes = [0; 128];
+    let start = 128 - 64 * blocks;
+    bytes[start..start + message.len()].copy_from_slice(message);
+    bytes[start + message.len()] = 0x80;
+    bytes[120..].copy_from_slice(&(8 * message.len() as u64).to_be_bytes());
+    let mut padded = [[0; 64]; 2];
+    padded[0].copy_from_slice(&bytes[..64]);
+    padded[1].copy_from_slice(&bytes[64..]);
+    padded
+}
+
+fn digest(state: State) -> Node {
+    let mut digest = Node::default();
+    for (bytes, word) in digest.as_chunks_mut().0.iter_mut().zip(state) {
+        *bytes = word.to_be_bytes();
+    }
+    digest
+}
+
+/// The bytes of a constant in hexadecimal; a malformed one does not compile.
+const fn node(hex: &str) -> Node {
+    const fn digit(character: u8) -> u8 {
+        match character {
+            b'0'..=b'9' => character - b'0',
+            b'a'..=b'f' => character - b'a' + 10,
+            _ => panic!("not a hexadecimal digit"),
+        }
+    }
+    let hex = hex.as_bytes();
+    assert!(hex.len() == 64, "not 32 bytes");
+    let mut node = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        node[i] = digit(hex[2 * i]) << 4 | digit(hex[2 * i + 1]);
+        i += 1;
+    }
+    node
+}

@@ -1,0 +1,40 @@
+//! The kernels that the engine's tests run on.
+#![allow(clippy::unwrap_used)]
+
+use poet_backends::{Excluded, Options, select_with, survey};
+use poet_engine::{Work, WorkFunction};
+
+fn work(function: WorkFunction, depth: u32, forced: Option<&str>) -> Work {
+    let options = Options {
+        forced,
+        trial: false,
+    };
+    let selection = select_with(function, options).unwrap();
+    assert_eq!(selection.warnings(), [] as [String; 0]);
+    selection.work(depth).unwrap()
+}
+
+/// The work function on every kernel of this CPU; those it lacks are named.
+pub(crate) fn works(function: WorkFunction, depth: u32) -> Vec<(&'static str, Work)> {
+    let mut works = Vec::new();
+    for kernel in survey(function) {
+        match kernel.excluded {
+            None => works.push((kernel.name, work(function, depth, Some(kernel.name)))),
+            Some(Excluded::Unsupported { missing }) => {
+                println!(
+                    "not tested: {} (the CPU lacks {})",
+                    kernel.name,
+                    missing.join(", ")
+                );
+            }
+            Some(failed) => panic!("{}: {failed}", kernel.name),
+        }
+    }
+    assert!(!works.is_empty());
+    works
+}
+
+/// The work function on the kernels that come first.
+pub(crate) fn fast_work(function: WorkFunction, depth: u32) -> Work {
+    work(function, depth, None)
+}

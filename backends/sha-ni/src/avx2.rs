@@ -1,0 +1,85 @@
+//! SHA-256 in 8 lanes of AVX2: worth it on CPUs without SHA extensions, Intel from Haswell to Comet
+//! Lake.
+
+use core::arch::x86_64::*;
+
+use poet_engine::{Block, Node, SHA256_IV as IV, State};
+
+use crate::constants::*;
+
+token! {
+    /// SHA-256 of 8 chains or blocks at once, on AVX2.
+    Avx2, "avx2", [AVX2]
+}
+
+/// Chains or messages in a vector.
+const LANES: usize = 8;
+
+/// Less than full vectors lose against interleaved chains on the SHA extensions, where there are any.
+const PADDED_FROM: usize = 8;
+
+type V = __m256i;
+
+lanes_kernel!(Avx2, "avx2");
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add(a: V, b: V) -> V {
+    _mm256_add_epi32(a, b)
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn xor(a: V, b: V, c: V) -> V {
+    _mm256_xor_si256(_mm256_xor_si256(a, b), c)
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn ch(e: V, f: V, g: V) -> V {
+    _mm256_xor_si256(g, _mm256_and_si256(e, _mm256_xor_si256(f, g)))
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn maj(a: V, b: V, c: V) -> V {
+    _mm256_or_si256(
+        _mm256_and_si256(a, b),
+        _mm256_and_si256(c, _mm256_or_si256(a, b)),
+    )
+}
+
+/// Rotation by `RIGHT`; `LEFT` is what is missing to 32.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn ror<const RIGHT: i32, const LEFT: i32>(a: V) -> V {
+    _mm256_or_si256(_mm256_srli_epi32::<RIGHT>(a), _mm256_slli_epi32::<LEFT>(a))
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn shr<const RIGHT: i32>(a: V) -> V {
+    _mm256_srli_epi32::<RIGHT>(a)
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn splat(word: u32) -> V {
+    _mm256_set1_epi32(word.cast_signed())
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load(lane: &[u32; LANES]) -> V {
+    // SAFETY: the reference is valid for 32 bytes, and nothing is asked of their alignment.
+    unsafe { _mm256_loadu_si256(lane.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn store(vector: V) -> [u32; LANES] {
+    let mut lane = [0; LANES];
+    // SAFETY: `lane` is valid for 32 bytes, and nothing is asked of its alignment.
+    unsafe { _mm256_storeu_si256(lane.as_mut_ptr().cast(), vector) };
+    lane
+}

@@ -1,0 +1,261 @@
+//! The log as a file: whatever is done to it, it is either used rightly or refused with a reason.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+
+use poet_backend_generic::Generic;
+use poet_engine::file::{FileLog, LogWriter};
+use poet_engine::{
+    HeaderError, Kernels, LogError, LogHeader, LogRead, Node, ProveProgress, SubtreeHeight, T,
+    Tree, Work, WorkFunction, prove, resume, run, verify,
+};
+
+const STATEMENT: &[u8] = b"statement";
+
+fn work(function: WorkFunction, depth: u32) -> Work {
+    let g = Generic::get();
+    let kernels = Kernels {
+        sha256: g,
+        chain: g,
+        wide_sha256: g,
+        wide_chain: g,
+    };
+    Work::new(function, depth, kernels).unwrap()
+}
+
+fn header(k: u32) -> LogHeader {
+    let k = SubtreeHeight::new(k).unwrap();
+    LogHeader::new(&work(WorkFunction::Sha256, 3), STATEMENT, k)
+}
+
+fn open(path: &Path, header: &LogHeader) -> Result<FileLog, LogError> {
+    FileLog::open(path, header, Generic::get())
+}
+
+fn entries(log: &mut FileLog) -> Vec<Node> {
+    let mut entries = vec![[0; 32]; log.entries() as usize];
+    log.read(0, &mut entries).unwrap();
+    entries
+}
+
+struct Directory(tempfile::TempDir);
+
+impl Directory {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn log(&self) -> PathBuf {
+        self.0.path().join("log")
+    }
+}
+
+fn node(i: usize) -> Node {
+    let mut node = [0xa5; 32];
+    node[..8].copy_from_slice(&i.to_be_bytes());
+    node
+}
+
+#[test]
+fn a_log_cut_anywhere_keeps_its_whole_entries() {
+    let directory = Directory::new();
+    let path = directory.log();
+    let mut log = open(&path, &header(2)).unwrap();
+    let nodes: Vec<Node> = (0..5).map(node).collect();
+    log.append(&nodes).unwrap();
+    log.sync().unwrap();
+    drop(log);
+    let whole = fs::read(&path).unwrap();
+    assert_eq!(whole.len(), LogHeader::BYTES + 5 * 32);
+    for cut in 0..=whole.len() {
+        fs::write(&path, &whole[..cut]).unwrap();
+        let mut log = open(&path, &header(2)).unwrap();
+        let kept = cut.saturating_sub(LogHeader::BYTES) / 32;
+        assert_eq!(entries(&mut log), nodes[..kept], "cut at {cut}");
+        // It can be continued where it was cut.
+        log.append(&nodes[kept..]).unwrap();
+        drop(log);
+        assert_eq!(fs::read(&path).unwrap(), whole, "cut at {cut}");
+    }
+}
+
+#[test]
+fn a_header_with_any_byte_changed_is_refused_and_left_alone() {
+    let directory = Directory::new();
+    let path = directory.log();
+    open(&path, &header(2)).unwrap().append(&[node(0)]).unwrap();
+    let whole = fs::read(&path).unwrap();
+    for at in 0..LogHeader::BYTES {
+        for flip in [1, 0x80] {
+            let mut damaged = whole.clone();
+            damaged[at] ^= flip;
+            fs::write(&path, &damaged).unwrap();
+            let error = open(&path, &header(2)).unwrap_err();
+            let expected = if at < 8 {
+                HeaderError::Magic
+            } else {
+                HeaderError::Checksum
+            };
+            assert!(
+                matches!(&error, LogError::Foreign { why, .. } if *why == expected),
+                "byte {at}: {error}"
+            );
+            assert_eq!(fs::read(&path).unwrap(), damaged);
+        }
+    }
+}
+
+#[test]
+fn the_log_of_something_else_is_refused_with_what_differs() {
+    let directory = Directory::new();
+    let path = directory.log();
+    drop(open(&path, &header(2)).unwrap());
+    let k = SubtreeHeight::new(2).unwrap();
+    for (header, reason) in [
+        (header(3), "it has subtree height 2, not 3"),
+        (
+            LogHeader::new(&work(WorkFunction::Sha256, 3), b"statemenT", k),
+            "it belongs to another statement",
+        ),
+        (
+            LogHeader::new(&work(WorkFunction::Sha256, 4), STATEMENT, k),
+            "it was made with sha256 x 3, not with sha256 x 4",
+        ),
+        (
+            LogHeader::new(&work(WorkFunction::Haraka256, 3), STATEMENT, k),
+            "it was made with sha256 x 3, not with haraka256 x 3",
+        ),
+    ] {
+        let error = open(&path, &header).unwrap_err().to_string();
+        assert!(
+            error.ends_with(&format!("log cannot be used: {reason}")),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn another_kind_of_file_is_refused_and_left_alone() {
+    let directory = Directory::new();
+    let path = directory.log();
+    for content in [&b"hello"[..], &[0; 96], &[b'P'; 4096]] {
+        fs::write(&path, content).unwrap();
+        let error = open(&path, &header(0)).unwrap_err().to_string();
+        assert!(error.contains("it is not a tree log"), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), content);
+    }
+}
+
+#[test]
+fn one_process_at_a_time() {
+    let directory = Directory::new();
+    let log = open(&directory.log(), &header(0)).unwrap();
+    let error = open(&directory.log(), &header(0)).unwrap_err();
+    assert!(matches!(error, LogError::Locked { .. }), "{error}");
+    drop(log);
+    open(&directory.log(), &header(0)).unwrap();
+}
+
+#[test]
+fn paths_that_cannot_be_used_are_named() {
+    let directory = Directory::new();
+    fs::write(directory.log(), b"a file").unwrap();
+    for path in [directory.0.path().to_owned(), directory.log().join("below")] {
+        let error = open(&path, &header(0)).unwrap_err().to_string();
+        assert!(error.contains(&path.display().to_string()), "{error}");
+    }
+}
+
+#[test]
+fn reading_behind_the_end_is_an_error() {
+    let directory = Directory::new();
+    let mut log = open(&directory.log(), &header(0)).unwrap();
+    log.append(&[node(1), node(2)]).unwrap();
+    let mut out = [[0; 32]; 2];
+    log.read(0, &mut out).unwrap();
+    assert_eq!(out, [node(1), node(2)]);
+    for start in [1, 2, u64::MAX] {
+        let error = log.read(start, &mut out).unwrap_err();
+        assert!(
+            matches!(error, LogError::Missing { entries: 2, .. }),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn the_writer_writes_everything_in_order() {
+    let directory = Directory::new();
+    let mut writer = LogWriter::spawn(open(&directory.log(), &header(0)).unwrap()).unwrap();
+    let monitor = writer.monitor();
+    // More than the queue holds, so that it wraps and fills.
+    let nodes: Vec<Node> = (0..300_000).map(node).collect();
+    for node in &nodes {
+        writer.push(*node);
+    }
+    let mut log = writer.finish().unwrap();
+    assert_eq!(monitor.durable_entries(), nodes.len() as u64);
+    assert_eq!(monitor.error(), None);
+    assert!(entries(&mut log) == nodes);
+}
+
+/// A file that cannot grow stands for a full disk.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_reported_and_does_not_stop_the_work() {
+    let full = memfd::MemfdOptions::default()
+        .allow_sealing(true)
+        .create("full")
+        .unwrap();
+    let header = header(0);
+    let hash = Generic::get();
+    drop(FileLog::in_file(full.as_file().try_clone().unwrap(), &header, hash).unwrap());
+    full.add_seal(memfd::FileSeal::SealGrow).unwrap();
+
+    let log = FileLog::in_file(full.into_file(), &header, hash);
+    let mut writer = LogWriter::spawn(log.unwrap()).unwrap();
+    let monitor = writer.monitor();
+    for i in 0..1000 {
+        writer.push(node(i));
+    }
+    while monitor.error().is_none() {
+        std::thread::yield_now();
+    }
+    let error = monitor.error().unwrap();
+    assert!(error.starts_with("cannot write the log"), "{error}");
+    assert_eq!(monitor.durable_entries(), 0);
+    let error = writer.finish().unwrap_err().to_string();
+    assert!(error.starts_with("cannot write the log"), "{error}");
+}
+
+#[test]
+fn a_round_survives_losing_everything_but_its_log() {
+    let directory = Directory::new();
+    let work = work(WorkFunction::Sha256, 3);
+    let k = SubtreeHeight::new(2).unwrap();
+    let header = LogHeader::new(&work, STATEMENT, k);
+    let mut leaves = 0;
+    for target in [10, 11, 50, 203, 480] {
+        let mut log = open(&directory.log(), &header).unwrap();
+        let mut tree = resume(&work, STATEMENT, k, &mut log).unwrap();
+        assert_eq!(tree.leaves(), leaves >> 2 << 2);
+        let mut writer = LogWriter::spawn(log).unwrap();
+        let progress = AtomicU64::new(0);
+        run(&mut tree, k, &AtomicU64::new(target), &progress, |root| {
+            writer.push(root);
+        });
+        leaves = tree.leaves();
+        let mut log = writer.finish().unwrap();
+        if leaves >= T as u64 {
+            let proof = prove(&tree, k, &mut log, T, 2, &ProveProgress::default()).unwrap();
+            verify(&work, STATEMENT, leaves, T, &proof).unwrap();
+            let mut whole = Tree::new(&work, STATEMENT);
+            run(&mut whole, k, &AtomicU64::new(target), &progress, |_| {});
+            assert_eq!(Some(proof.root), whole.root());
+        }
+    }
+    assert_eq!(leaves, 480);
+}

@@ -1,0 +1,245 @@
+//! Proofs as JSON files.
+//!
+//! Two forms are read: the one that `prove` writes (hex), and a saved answer of
+//! `GET /v1/proofs/{id}` (base64), in which the members stand for the statement.
+
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use poet_engine::{MAX_PROOF_NODES, MAX_PROVEN_LEAVES, Node, Proof, Work, membership};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+/// A proof with everything it claims.
+#[derive(Debug)]
+pub(crate) struct ProofFile {
+    pub(crate) statement: Vec<u8>,
+    pub(crate) leaves: u64,
+    pub(crate) proof: Proof,
+    /// The indices that the file gives for the proven leaves, if it does.
+    pub(crate) indices: Option<Vec<u64>>,
+    /// The work function that the file names, if it does: name and depth.
+    pub(crate) work: Option<(String, u64)>,
+    /// The number of members that the statement was made of, if it was.
+    pub(crate) members: Option<usize>,
+}
+
+/// The form that `prove` writes.
+#[derive(Serialize)]
+struct Written {
+    #[serde(with = "hex")]
+    statement: Vec<u8>,
+    leaves: u64,
+    #[serde(with = "hex")]
+    root: Node,
+    proven_leaf_indices: Vec<u64>,
+    proven_leaves: Vec<String>,
+    proof_nodes: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    work: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    depth: Option<u32>,
+}
+
+/// The JSON of a proof. The work function is named when it is not Spacemesh's.
+pub(crate) fn to_json(
+    work: &Work,
+    statement: &[u8],
+    leaves: u64,
+    indices: Vec<u64>,
+    proof: &Proof,
+) -> anyhow::Result<String> {
+    let spacemesh = super::is_spacemesh(work);
+    let hex = |nodes: &[Node]| nodes.iter().map(hex::encode).collect();
+    let mut json = serde_json::to_string_pretty(&Written {
+        statement: statement.to_vec(),
+        leaves,
+        root: proof.root,
+        proven_leaf_indices: indices,
+        proven_leaves: hex(&proof.proven_leaves),
+        proof_nodes: hex(&proof.proof_nodes),
+        work: (!spacemesh).then(|| work.function().name()),
+        depth: (!spacemesh).then(|| work.depth()),
+    })?;
+    json.push('\n');
+    Ok(json)
+}
+
+/// What is wrong with a file, and where in it.
+type Wrong = String;
+
+/// Reads either form.
+///
+/// # Errors
+/// One sentence that says what is wrong and where.
+pub(crate) fn parse(json: &[u8]) -> Result<ProofFile, Wrong> {
+    let value: Value =
+        serde_json::from_slice(json).map_err(|error| format!("not JSON: {error}"))?;
+    let Value::Object(file) = &value else {
+        return Err(format!("expected a JSON object, found {}", kind(&value)));
+    };
+    if file.contains_key("proof") {
+        served(file)
+    } else {
+        written(file)
+    }
+}
+
+fn written(file: &Map<String, Value>) -> Result<ProofFile, Wrong> {
+    let at = At {
+        object: file,
+        path: "",
+    };
+    let decode = |text: &str| hex::decode(text).map_err(|error| format!("not hex: {error}"));
+    let indices = match file.get("proven_leaf_indices") {
+        Some(_) => Some(at.list("proven_leaf_indices", MAX_PROVEN_LEAVES, number)?),
+        None => None,
+    };
+    let work = match file.get("work") {
+        Some(_) => Some((at.text("work")?.to_owned(), at.get("depth", number)?)),
+        None => None,
+    };
+    Ok(ProofFile {
+        statement: at.get("statement", |value| decode(text(value)?))?,
+        leaves: at.get("leaves", number)?,
+        proof: Proof {
+            root: at.get("root", |value| node(&decode(text(value)?)?))?,
+            proven_leaves: at.list("proven_leaves", MAX_PROVEN_LEAVES, |value| {
+                node(&decode(text(value)?)?)
+            })?,
+            proof_nodes: at.list("proof_nodes", MAX_PROOF_NODES, |value| {
+                node(&decode(text(value)?)?)
+            })?,
+        },
+        indices,
+        work,
+        members: None,
+    })
+}
+
+fn served(file: &Map<String, Value>) -> Result<ProofFile, Wrong> {
+    let file = At {
+        object: file,
+        path: "",
+    };
+    let outer = file.object("proof", "proof.")?;
+    let proof = outer.object("proof", "proof.proof.")?;
+    // A node cuts or pads every challenge to 32 bytes before it computes the statement.
+    let members: Vec<Node> = outer.list("members", usize::MAX, |value| {
+        let mut challenge = [0; 32];
+        let bytes = base64(text(value)?)?;
+        let length = bytes.len().min(32);
+        challenge[..length].copy_from_slice(&bytes[..length]);
+        Ok(challenge)
+    })?;
+    let nodes = |name, limit| proof.list(name, limit, |value| node(&base64(text(value)?)?));
+    Ok(ProofFile {
+        statement: membership::root(&members),
+        leaves: outer.get("leaves", number)?,
+        proof: Proof {
+            root: proof.get("root", |value| node(&base64(text(value)?)?))?,
+            proven_leaves: nodes("provenLeaves", MAX_PROVEN_LEAVES)?,
+            proof_nodes: nodes("proofNodes", MAX_PROOF_NODES)?,
+        },
+        indices: None,
+        work: None,
+        members: Some(members.len()),
+    })
+}
+
+/// An object of the file and the way to it.
+struct At<'a> {
+    object: &'a Map<String, Value>,
+    path: &'static str,
+}
+
+impl<'a> At<'a> {
+    fn value(&self, name: &str) -> Result<&'a Value, Wrong> {
+        let value = self.object.get(name);
+        value.ok_or_else(|| format!("{}{name} is missing", self.path))
+    }
+
+    fn get<T>(&self, name: &str, read: impl Fn(&Value) -> Result<T, Wrong>) -> Result<T, Wrong> {
+        read(self.value(name)?).map_err(|wrong| format!("{}{name}: {wrong}", self.path))
+    }
+
+    fn text(&self, name: &str) -> Result<&'a str, Wrong> {
+        text(self.value(name)?).map_err(|wrong| format!("{}{name}: {wrong}", self.path))
+    }
+
+    fn object(&self, name: &str, path: &'static str) -> Result<At<'a>, Wrong> {
+        match self.value(name)? {
+            Value::Object(object) => Ok(At { object, path }),
+            other => Err(format!(
+                "{}{name}: expected an object, found {}",
+                self.path,
+                kind(other)
+            )),
+        }
+    }
+
+    fn list<T>(
+        &self,
+        name: &str,
+        limit: usize,
+        read: impl Fn(&Value) -> Result<T, Wrong>,
+    ) -> Result<Vec<T>, Wrong> {
+        let path = format!("{}{name}", self.path);
+        let list = match self.value(name)? {
+            Value::Array(list) => list,
+            other => return Err(format!("{path}: expected a list, found {}", kind(other))),
+        };
+        if list.len() > limit {
+            return Err(format!(
+                "{path}: {} entries, at most {limit} are allowed",
+                list.len()
+            ));
+        }
+        list.iter()
+            .enumerate()
+            .map(|(i, value)| read(value).map_err(|wrong| format!("{path}[{i}]: {wrong}")))
+            .collect()
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+fn text(value: &Value) -> Result<&str, Wrong> {
+    value
+        .as_str()
+        .ok_or_else(|| format!("expected a string, found {}", kind(value)))
+}
+
+/// A 64-bit number, which protobuf's JSON writes as a string.
+fn number(value: &Value) -> Result<u64, Wrong> {
+    match value {
+        Value::String(text) => text.parse().ok(),
+        other => other.as_u64(),
+    }
+    .ok_or_else(|| "expected a whole number from 0 to 2^64 - 1".into())
+}
+
+fn node(bytes: &[u8]) -> Result<Node, Wrong> {
+    bytes
+        .try_into()
+        .map_err(|_| format!("{} bytes, expected 32", bytes.len()))
+}
+
+fn base64(text: &str) -> Result<Vec<u8>, Wrong> {
+    const STANDARD: GeneralPurpose = GeneralPurpose::new(
+        &alphabet::STANDARD,
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+    );
+    STANDARD
+        .decode(text)
+        .map_err(|error| format!("not base64: {error}"))
+}
