@@ -2,10 +2,10 @@
 
 mod cli;
 
-use std::{process::ExitCode, sync::Arc};
+use std::{io::Write as _, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand, error::ErrorKind};
+use clap::{Parser, Subcommand};
 use poet_service::{
     args::ServerArgs,
     clock::{Clock, SystemClock},
@@ -41,19 +41,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => {
-            // An unreadable option is a mistake in the usage (2), a bad value one in the
-            // configuration (1), as in a file.
-            let code = match error.kind() {
-                ErrorKind::ValueValidation | ErrorKind::InvalidValue => 1,
-                _ => error.exit_code(),
-            };
-            drop(error.print());
-            return ExitCode::from(u8::try_from(code).unwrap_or(1));
-        }
-    };
+    let cli = Cli::parse();
     let result = match cli.command {
         None => serve(cli.server),
         Some(Command::Prove(args)) => cli::prove::run(&args),
@@ -81,34 +69,16 @@ async fn run(config: Config, terminal: &Terminal) -> anyhow::Result<()> {
     // Before anything else, so that a signal during the start ends the server in order, too.
     let end = end_signal()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let (datadir, dbdir) = (config.datadir.clone(), config.dbdir.clone());
+    let places = format!(
+        "database   {}\nwork       {}",
+        config.dbdir.display(),
+        config.datadir.display()
+    );
     let server = Server::start(config, Arc::clone(&clock)).await?;
 
-    let schedule = server.schedule();
+    // Nobody needs to read it: a closed output is no reason to end.
+    drop(std::io::stdout().write_all(greeting(&server, &places).as_bytes()));
     let reader = server.status_reader();
-    let open = reader.status().open.round;
-    let url = format!("http://{}", server.address());
-    println!("poet-service {}", env!("CARGO_PKG_VERSION"));
-    println!("REST       {url}");
-    println!("hashing    {}", server.backend().latency());
-    println!("database   {}", dbdir.display());
-    println!("work       {}", datadir.display());
-    println!(
-        "schedule   a round every {}, {} of work each",
-        format_go(schedule.epoch_duration()),
-        format_go(schedule.work_duration())
-    );
-    println!(
-        "round {open:<4} open until {:.0}, its proof comes at {:.0}",
-        schedule.start(open),
-        schedule.end(open)
-    );
-    println!();
-    println!("Try:");
-    println!("  curl {url}/v1/info");
-    println!("  cargo run --release -p poet-service --example register -- --url {url}");
-    println!("  curl {url}/v1/proofs/{open}");
-
     tokio::select! {
         signal = end => {
             terminal.clear();
@@ -119,6 +89,31 @@ async fn run(config: Config, terminal: &Terminal) -> anyhow::Result<()> {
     server.shutdown().await;
     tracing::info!("ended");
     Ok(())
+}
+
+/// Where to look, and what to try.
+fn greeting(server: &Server, places: &str) -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    let url = format!("http://{}", server.address());
+    let hashing = server.backend().latency();
+    let schedule = server.schedule();
+    let every = format_go(schedule.epoch_duration());
+    let work = format_go(schedule.work_duration());
+    let round = server.status_reader().status().open.round;
+    let (start, end) = (schedule.start(round), schedule.end(round));
+    format!(
+        "poet-service {version}\n\
+         REST       {url}\n\
+         hashing    {hashing}\n\
+         {places}\n\
+         schedule   a round every {every}, {work} of work each\n\
+         round {round:<4} open until {start:.0}, its proof comes at {end:.0}\n\
+         \n\
+         Try:\n  \
+           curl {url}/v1/info\n  \
+           cargo run --release -p poet-service --example register -- --url {url}\n  \
+           curl {url}/v1/proofs/{round}\n"
+    )
 }
 
 /// Resolves when the server is asked to end: Ctrl-C, or the service manager's SIGTERM.

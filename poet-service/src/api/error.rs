@@ -6,6 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
+use super::json;
 use crate::certificate::CertificateError;
 
 /// gRPC status codes, as far as they are used.
@@ -116,16 +117,11 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let body = serde_json::json!({
-            "code": self.code() as i32,
-            "message": self.to_string(),
-            "details": [],
-        });
         let headers = [
             (header::CONTENT_TYPE, "application/json"),
             // A proof that is not there yet will be.
             (header::CACHE_CONTROL, "no-store"),
         ];
-        (self.status(), headers, body.to_string()).into_response()
+        (self.status(), headers, json::error(&self)).into_response()
     }
 }

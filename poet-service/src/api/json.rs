@@ -233,39 +233,91 @@ impl Serialize for Base64<'_> {
     }
 }
 
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SubmitResponse {
+    round_id: String,
+    round_end: String,
+}
+
 /// Writes a `SubmitResponse`.
 pub fn submit_response(submitted: &Submitted) -> String {
-    serde_json::json!({
-        "roundId": submitted.round.to_string(),
-        "roundEnd": format_proto(submitted.time_to_end),
+    write(&SubmitResponse {
+        round_id: submitted.round.to_string(),
+        round_end: format_proto(submitted.time_to_end),
     })
-    .to_string()
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PowParamsResponse<'a> {
+    pow_params: PowParamsMessage<'a>,
+}
+
+#[derive(Serialize)]
+struct PowParamsMessage<'a> {
+    difficulty: u32,
+    challenge: Base64<'a>,
 }
 
 /// Writes a `PowParamsResponse`.
 pub fn pow_params_response(params: &PowParams) -> String {
-    serde_json::json!({
-        "powParams": {
-            "difficulty": params.difficulty,
-            "challenge": Base64(&params.challenge),
+    write(&PowParamsResponse {
+        pow_params: PowParamsMessage {
+            difficulty: params.difficulty,
+            challenge: Base64(&params.challenge),
         },
     })
-    .to_string()
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct InfoResponse<'a> {
+    service_pubkey: Base64<'a>,
+    phase_shift: String,
+    cycle_gap: String,
+    certifier: Option<CertifierMessage<'a>>,
+}
+
+#[derive(Serialize)]
+struct CertifierMessage<'a> {
+    url: &'a str,
+    pubkey: Base64<'a>,
 }
 
 /// Writes an `InfoResponse`.
 pub fn info_response(info: &Info<'_>) -> String {
-    serde_json::json!({
-        "servicePubkey": Base64(info.public_key.as_bytes()),
-        "phaseShift": format_proto(info.phase_shift),
-        "cycleGap": format_proto(info.cycle_gap),
+    write(&InfoResponse {
+        service_pubkey: Base64(info.public_key.as_bytes()),
+        phase_shift: format_proto(info.phase_shift),
+        cycle_gap: format_proto(info.cycle_gap),
         // null, not an empty object: a node that is told of a certifier goes and asks it.
-        "certifier": info.certifier.map(|certifier| serde_json::json!({
-            "url": certifier.url,
-            "pubkey": Base64(certifier.pubkey.as_bytes()),
-        })),
+        certifier: info.certifier.map(|certifier| CertifierMessage {
+            url: &certifier.url,
+            pubkey: Base64(certifier.pubkey.as_bytes()),
+        }),
     })
-    .to_string()
+}
+
+#[derive(Serialize)]
+struct ErrorMessage {
+    code: i32,
+    message: String,
+    details: [(); 0],
+}
+
+/// Writes an error.
+pub fn error(error: &ApiError) -> String {
+    write(&ErrorMessage {
+        code: error.code() as i32,
+        message: error.to_string(),
+        details: [],
+    })
+}
+
+fn write(message: &impl Serialize) -> String {
+    // Strings, numbers and lists of them: there is nothing that JSON could not hold.
+    serde_json::to_string(message).unwrap_or_default()
 }
 
 /// Writes a `ProofResponse`. Done by hand: with a million members it is 44 MB long.
