@@ -291,9 +291,9 @@ impl Registration {
     ///
     /// # Errors
     /// When the storage fails; nothing is published then.
-    pub fn publish(&self, round: u64, proof: &PublishedProof) -> Result<(), StorageError> {
+    pub fn publish(&self, round: u64, proof: Arc<PublishedProof>) -> Result<(), StorageError> {
         // Encoded before anybody can ask for it.
-        let encoded = self.proofs.encode(proof);
+        let encoded = self.proofs.encode(&proof);
         let challenges = self.storage.publish(round, proof)?;
         self.proofs.insert(round, encoded);
         *self.pow.write().unwrap_or_else(PoisonError::into_inner) = challenges;

@@ -338,17 +338,18 @@ impl Context {
         if membership::root(&members) != statement {
             return Err(WorkError::Members);
         }
+        let member_count = members.len();
         let published = PublishedProof {
             statement,
             members,
             leaves,
             proof,
         };
-        self.registration.publish(job.round, &published)?;
+        self.registration.publish(job.round, Arc::new(published))?;
         tracing::info!(
             round = job.round,
             leaves,
-            members = published.members.len(),
+            members = member_count,
             "the proof is verified and published"
         );
         Ok(())

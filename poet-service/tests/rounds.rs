@@ -3,8 +3,8 @@
 
 mod common;
 
-use common::{LocalServer, TestNode, config, members_of, verify_fetched};
-use poet_engine::T;
+use common::{LocalServer, TestNode, await_some, config, members_of, verify_fetched};
+use poet_engine::{LogHeader, T};
 
 // In these tests, round e starts 30 + 60 e seconds after genesis and ends 50 seconds later.
 
@@ -38,7 +38,7 @@ fn a_round_from_registration_to_proof() {
     );
     // Nothing is left of the work but the proofs.
     let rounds = folder.path().join("data/rounds");
-    common::await_some("the logs' removal", || {
+    await_some("the logs' removal", || {
         (std::fs::read_dir(&rounds).unwrap().count() == 0).then_some(())
     });
 }
@@ -166,4 +166,76 @@ fn a_restart_finds_every_round_where_it_was() {
         .submit(&TestNode::new(3).request(&first_params));
     answer.assert_error(400, 3, "invalid proof of work parameters");
     assert_eq!(server.client.register(&TestNode::new(3)), 6);
+}
+
+#[test]
+fn registrations_at_the_closing_moment_are_in_the_round_they_were_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = LocalServer::start(config(folder.path()), 0);
+    let params = server.client.pow_params();
+    let accepted = std::sync::Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for thread in 0..4_u8 {
+            let (client, params, accepted) = (server.client.clone(), &params, &accepted);
+            scope.spawn(move || {
+                for number in 0..60 {
+                    let node = TestNode::new(1 + thread * 60 + number);
+                    let answer = client.submit(&node.request(params));
+                    assert_eq!(answer.status, 200, "{}", answer.body);
+                    let round = answer.json()["roundId"].as_str().unwrap().to_owned();
+                    accepted.lock().unwrap().push((round, node));
+                }
+            });
+        }
+        await_some("half of them", || {
+            (accepted.lock().unwrap().len() > 100).then_some(())
+        });
+        server.at(30);
+    });
+    server.await_work(0);
+    server.at(80);
+    let first = verify_fetched(&server.client.await_proof(0));
+    server.at(90);
+    server.await_work(1);
+    server.at(140);
+    let second = verify_fetched(&server.client.await_proof(1));
+
+    let accepted = accepted.into_inner().unwrap();
+    assert_eq!(accepted.len(), 240);
+    let told = |id: &str| -> Vec<_> {
+        accepted
+            .iter()
+            .filter(|(round, _)| round == id)
+            .map(|(_, node)| node.clone())
+            .collect()
+    };
+    assert_eq!(first.members, members_of(&told("0")));
+    assert_eq!(second.members, members_of(&told("1")));
+    assert!(!second.members.is_empty());
+}
+
+#[test]
+fn a_proof_that_is_not_valid_is_not_published_and_stops_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = LocalServer::start(config(folder.path()), 0);
+    server.at(30);
+    server.await_work(0);
+    drop(server);
+    // Every label is damaged behind the server's back.
+    let log = folder.path().join("data/rounds/0/tree.log");
+    let mut bytes = std::fs::read(&log).unwrap();
+    assert!(bytes.len() > LogHeader::BYTES + 200 * 32);
+    for byte in &mut bytes[LogHeader::BYTES..] {
+        *byte ^= 1;
+    }
+    std::fs::write(&log, bytes).unwrap();
+
+    let server = LocalServer::start(config(folder.path()), 80);
+    server.client.register(&TestNode::new(1));
+    server.at(90);
+    server.await_work(1);
+    assert_eq!(server.client.get("/v1/proofs/0").status, 404);
+    server.at(140);
+    verify_fetched(&server.client.await_proof(1));
+    assert_eq!(server.client.get("/v1/proofs/0").status, 404);
 }

@@ -145,7 +145,7 @@ impl Field<'_> {
         // The mapping allows 1.0 and 1e3, too; doubles are exact up to 2^53.
         text.parse().ok().or_else(|| {
             let number: f64 = text.parse().ok()?;
-            let whole = number.fract() == 0.0 && (0.0..=9_007_199_254_740_992.0).contains(&number);
+            let whole = number.fract() == 0.0 && (0.0..9_007_199_254_740_992.0).contains(&number);
             whole.then_some(number as u64)
         })
     }

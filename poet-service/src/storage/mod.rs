@@ -12,7 +12,7 @@
 
 mod sqlite;
 
-use std::{future::Future, path::PathBuf, pin::Pin};
+use std::{future::Future, path::PathBuf, pin::Pin, sync::Arc};
 
 use poet_engine::{Node, Proof, SubtreeHeight};
 
@@ -198,7 +198,11 @@ pub trait Storage: Send + Sync + 'static {
     ///
     /// # Errors
     /// When the storage fails.
-    fn publish(&self, round: u64, proof: &PublishedProof) -> Result<PowChallenges, StorageError>;
+    fn publish(
+        &self,
+        round: u64,
+        proof: Arc<PublishedProof>,
+    ) -> Result<PowChallenges, StorageError>;
 
     /// The proof of `round`.
     ///

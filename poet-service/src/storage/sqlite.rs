@@ -7,7 +7,7 @@
 use std::{
     fs::OpenOptions,
     path::Path,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
 };
 
@@ -313,12 +313,16 @@ impl Storage for SqliteStorage {
         })
     }
 
-    fn publish(&self, round: u64, proof: &PublishedProof) -> Result<PowChallenges, StorageError> {
+    fn publish(
+        &self,
+        round: u64,
+        proof: Arc<PublishedProof>,
+    ) -> Result<PowChallenges, StorageError> {
         let challenges = PowChallenges {
             current: proof.proof.root,
             previous: self.pow_challenges()?.map(|challenges| challenges.current),
         };
-        let (proof, rotated) = (proof.clone(), challenges.clone());
+        let rotated = challenges.clone();
         self.write(move |transaction| {
             let leaves =
                 i64::try_from(proof.leaves).map_err(|_| StorageError::Damaged("a proof"))?;
@@ -693,7 +697,7 @@ mod tests {
             previous: None,
         };
         storage.store_pow_challenges(&first).unwrap();
-        let rotated = storage.publish(7, &sample_proof()).unwrap();
+        let rotated = storage.publish(7, Arc::new(sample_proof())).unwrap();
         assert_eq!(
             rotated,
             PowChallenges {
@@ -722,10 +726,10 @@ mod tests {
                 previous: None,
             })
             .unwrap();
-        storage.publish(7, &sample_proof()).unwrap();
+        storage.publish(7, Arc::new(sample_proof())).unwrap();
         // The round has a proof already: the second one must not rotate the challenges either.
         let before = storage.pow_challenges().unwrap();
-        assert!(storage.publish(7, &sample_proof()).is_err());
+        assert!(storage.publish(7, Arc::new(sample_proof())).is_err());
         assert_eq!(storage.pow_challenges().unwrap(), before);
         // And the writer goes on.
         assert_eq!(wait(storage.open_round(8)).unwrap(), 0);
