@@ -36,6 +36,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Backends(cli::backends::Args),
     Prove(cli::prove::Args),
     Verify(cli::verify::Args),
 }
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         None => serve(cli.server),
+        Some(Command::Backends(args)) => cli::backends::run(&args),
         Some(Command::Prove(args)) => cli::prove::run(&args),
         Some(Command::Verify(args)) => cli::verify::run(&args),
     };

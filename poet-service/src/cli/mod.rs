@@ -1,5 +1,6 @@
 //! The operator commands.
 
+pub(crate) mod backends;
 pub(crate) mod prove;
 pub(crate) mod verify;
 
@@ -34,6 +35,9 @@ impl WorkArgs {
     /// The work function on the best kernels, or on the one named.
     fn select(&self, backend: Option<&str>) -> anyhow::Result<Work> {
         let selection = poet_backends::select(self.work, backend)?;
+        for warning in selection.warnings() {
+            eprintln!("WARNING: {warning}");
+        }
         Ok(selection.work(self.depth())?)
     }
 }

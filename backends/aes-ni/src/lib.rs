@@ -1,0 +1,30 @@
+//! x86-64 backend: Haraka-256 v2 on AES-NI and on VAES.
+//!
+//! The function is described in [`poet_backend_generic::haraka`]. An AES round of it is one AESENC,
+//! a mix is two unpacks: the work of a hash is 20 AESENC and 10 unpacks on two registers, s0 and
+//! s1.
+//!
+//! 1. *Feed-forward for nothing.* A hash ends with `mix(t0, t1) ^ (i0, i1)`, where t0 and t1 come
+//!    from its last two AESENC and (i0, i1) is its input. AESENC adds its key last and a mix only
+//!    moves words, so that the input, un-mixed, can be added to the last two round keys instead:
+//!    off the critical path. And the un-mixed input of a hash in a chain is (t0, t1) of the hash
+//!    before. What is left in a round is two dependent AESENC and an unpack.
+//! 2. *Keys from memory.* AESENC with a key that has been in a register for long is a cycle slower
+//!    on Golden Cove than with one from memory, where it is 3 cycles; through an unpack to the next
+//!    AESENC it is 6. That makes 9 cycles a round; about 10 are measured, 49.5 a hash.
+//! 3. *Lanes.* A chain leaves the AES units idle most of the time: [`AesNi`] takes 6 chains at a
+//!    time (12.7 cycles a hash, where two AESENC a cycle would allow 10), [`Vaes`] 16 of them, four
+//!    in a register (5.2 cycles, bound 5). Fewer chains than that are served by fewer lanes.
+//!
+//! Cycles are those of one Golden Cove core at 3 GHz, by a calibrated chain of multiplies.
+//!
+//! On targets other than x86-64 this crate is empty.
+#![no_std]
+
+#[cfg(target_arch = "x86_64")]
+mod aes_ni;
+#[cfg(target_arch = "x86_64")]
+mod vaes;
+
+#[cfg(target_arch = "x86_64")]
+pub use {aes_ni::AesNi, vaes::Vaes};

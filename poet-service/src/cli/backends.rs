@@ -1,0 +1,80 @@
+//! `poet-service backends`.
+
+use std::process::ExitCode;
+
+use poet_backends::{Choice, Excluded, Options, select_with};
+
+use super::WorkArgs;
+
+/// List the backends: which this CPU supports, their self-test and speed, which are chosen
+///
+/// A backend is chosen twice: for one chain, the sequential work (latency), and for many at once,
+/// as verification and proofs have them (throughput). Exit code 1 when one has failed its
+/// self-test.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    work: WorkArgs,
+
+    /// Force this backend instead of the fastest [env: POET_BACKEND]
+    #[arg(long, value_name = "NAME")]
+    backend: Option<String>,
+
+    /// Do not measure: choose by a fixed order
+    #[arg(long)]
+    no_trial: bool,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let options = Options {
+        forced: args.backend.as_deref(),
+        trial: !args.no_trial,
+    };
+    let selection = select_with(args.work.work, options)?;
+    let rate = |rate: Option<f64>| match rate {
+        Some(rate) => format!("{:.2}", rate / 1e6),
+        None => "-".into(),
+    };
+    println!("backends for {}; M hashes/s", args.work.work);
+    println!(
+        "{:<16} {:<10} {:>9} {:>11}  chosen",
+        "name", "self-test", "one chain", "many chains"
+    );
+    for kernel in selection.reports() {
+        let state = match &kernel.excluded {
+            None => "passed",
+            Some(Excluded::Failed { .. }) => "FAILED",
+            Some(Excluded::Unsupported { missing }) => {
+                println!(
+                    "{:<16} not supported: the CPU lacks {}",
+                    kernel.name,
+                    missing.join(", ")
+                );
+                continue;
+            }
+        };
+        let chosen = match (kernel.chosen_latency, kernel.chosen_throughput) {
+            (true, true) => "for one chain and for many",
+            (true, false) => "for one chain",
+            (false, true) => "for many chains",
+            (false, false) => "",
+        };
+        println!(
+            "{:<16} {state:<10} {:>9} {:>11}  {chosen}",
+            kernel.name,
+            rate(kernel.one_hashes_per_s),
+            rate(kernel.many_hashes_per_s),
+        );
+    }
+    let choice = |choice: Choice| format!("{} ({})", choice.name, choice.reason);
+    println!("one chain: {}", choice(selection.latency()));
+    println!("many chains: {}", choice(selection.throughput()));
+    for warning in selection.warnings() {
+        println!("WARNING: {warning}");
+    }
+    Ok(if selection.warnings().is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
