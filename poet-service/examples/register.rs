@@ -5,6 +5,8 @@
 //! cargo run --release -p poet-service --example register -- --url http://localhost:8080 --members 3
 //! ```
 
+use std::process::ExitCode;
+
 use anyhow::{Context, bail};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use clap::Parser;
@@ -23,9 +25,18 @@ struct Args {
     members: usize,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     let Args { url, members } = Args::parse();
-    let url = url.trim_end_matches('/');
+    match register(url.trim_end_matches('/'), members) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn register(url: &str, members: usize) -> anyhow::Result<()> {
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .http_status_as_error(false)
         .build()

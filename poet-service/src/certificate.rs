@@ -213,12 +213,12 @@ fn verify_with(
 #[derive(Debug, thiserror::Error)]
 pub enum TrustedKeysError {
     /// A folder or file cannot be read.
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path}: {cause}")]
     Read {
         /// Which one.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// A file holds something else.
     #[error("{path}: {reason}")]
@@ -252,7 +252,7 @@ pub fn parse_public_key(text: &str) -> Result<PublicKey, KeyTextError> {
 pub fn read_trusted_keys(folder: &Path) -> Result<Vec<PublicKey>, TrustedKeysError> {
     let read_error = |path: &Path| {
         let path = path.to_owned();
-        move |source| TrustedKeysError::Read { path, source }
+        move |cause| TrustedKeysError::Read { path, cause }
     };
     let mut entries = fs::read_dir(folder)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)

@@ -49,16 +49,17 @@ pub struct Config {
     pub json_log: bool,
 }
 
-/// Why there is no usable configuration.
+/// Why there is no usable configuration. Each message tells all there is to tell: causes are in
+/// it, not behind it.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read --configfile {path}: {source}")]
+    #[error("cannot read --configfile {path}: {cause}")]
     Read {
         /// Which one.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A line of the file means nothing.
     #[error("{path}, line {line}: {reason}")]
@@ -80,11 +81,17 @@ pub enum ConfigError {
     #[error("--trusted-pub-keys-dir-path is given without --certifier-pubkey: expected both")]
     TrustedWithoutCertifier,
     /// The trusted keys cannot be used.
-    #[error("--trusted-pub-keys-dir-path: {0}")]
-    TrustedKeys(#[from] TrustedKeysError),
+    #[error("--trusted-pub-keys-dir-path: {cause}")]
+    TrustedKeys {
+        /// Why.
+        cause: TrustedKeysError,
+    },
     /// The key in the environment is none.
-    #[error("{PRIVATE_KEY_VARIABLE}: {0}")]
-    PrivateKey(#[from] PrivateKeyError),
+    #[error("{PRIVATE_KEY_VARIABLE}: {cause}")]
+    PrivateKey {
+        /// Why.
+        cause: PrivateKeyError,
+    },
 }
 
 impl Config {
@@ -95,7 +102,10 @@ impl Config {
     pub fn load(args: ServerArgs) -> Result<Self, ConfigError> {
         let private_key = match env::var_os(PRIVATE_KEY_VARIABLE) {
             None => None,
-            Some(text) => Some(PrivateKey::from_base64(&text.to_string_lossy())?),
+            Some(text) => Some(
+                PrivateKey::from_base64(&text.to_string_lossy())
+                    .map_err(|cause| ConfigError::PrivateKey { cause })?,
+            ),
         };
         let file = match &args.configfile {
             None => ServerArgs::default(),
@@ -118,7 +128,8 @@ impl Config {
             (Some(pubkey), url) => {
                 let trusted = match args.trusted_pub_keys_dir_path {
                     None => Vec::new(),
-                    Some(folder) => certificate::read_trusted_keys(&expand(folder))?,
+                    Some(folder) => certificate::read_trusted_keys(&expand(folder))
+                        .map_err(|cause| ConfigError::TrustedKeys { cause })?,
                 };
                 Some(Certifier {
                     url: url.unwrap_or_default(),
@@ -181,9 +192,9 @@ fn over(args: ServerArgs, file: ServerArgs) -> ServerArgs {
 }
 
 fn read_file(path: &Path) -> Result<ServerArgs, ConfigError> {
-    let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
+    let text = fs::read_to_string(path).map_err(|cause| ConfigError::Read {
         path: path.to_owned(),
-        source,
+        cause,
     })?;
     let mut args = ServerArgs::default();
     for (index, line) in text.lines().enumerate() {

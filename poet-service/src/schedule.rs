@@ -30,11 +30,11 @@ pub struct Schedule {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ScheduleError {
     /// The epoch is too short.
-    #[error("epoch-duration is {}: expected at least 1ms", format_go(*.0))]
+    #[error("--epoch-duration is {}: expected at least 1ms", format_go(*.0))]
     Epoch(Duration),
     /// Nothing would be left to work in.
     #[error(
-        "cycle-gap is {} and epoch-duration {}: expected a gap shorter than the epoch",
+        "--cycle-gap is {} and --epoch-duration {}: expected a gap shorter than the epoch",
         format_go(*.gap),
         format_go(*.epoch)
     )]
@@ -227,7 +227,7 @@ mod tests {
         let error = Schedule::new(genesis, hours(1), hours(1), hours(1)).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "cycle-gap is 1h0m0s and epoch-duration 1h0m0s: expected a gap shorter than the epoch"
+            "--cycle-gap is 1h0m0s and --epoch-duration 1h0m0s: expected a gap shorter than the epoch"
         );
         assert!(Schedule::new(genesis, Duration::ZERO, hours(1), hours(1)).is_err());
     }

@@ -51,15 +51,16 @@ const LOCK_FILE: &str = "poet-service.lock";
 const DATABASE_FILE: &str = "poet.sqlite";
 const ROUNDS_FOLDER: &str = "rounds";
 
-/// Why the server does not start.
+/// Why the server does not start. Each message tells all there is to tell: causes are in it, not
+/// behind it.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum StartError {
-    #[error("cannot use {flag} {path}: {source}: expected a directory that can be written to")]
+    #[error("cannot use {flag} {path}: {cause}: expected a directory that can be written to")]
     Directory {
         flag: &'static str,
         path: PathBuf,
-        source: io::Error,
+        cause: io::Error,
     },
     #[error(
         "{flag} {path} is in use by another poet-service (process {pid}): expected one server for each directory"
@@ -69,7 +70,7 @@ pub enum StartError {
         path: PathBuf,
         pid: String,
     },
-    #[error("{0}")]
+    #[error(transparent)]
     Schedule(#[from] ScheduleError),
     #[error(
         "--dbdir {path} holds rounds of another schedule ({stored}) than the configured one \
@@ -83,23 +84,23 @@ pub enum StartError {
     },
     #[error("--dbdir {path}: the stored {what} is damaged")]
     Damaged { path: PathBuf, what: &'static str },
-    #[error("--dbdir {path}: the stored private key is damaged: {source}")]
+    #[error("--dbdir {path}: the stored private key is damaged: {cause}")]
     StoredKey {
         path: PathBuf,
-        source: PrivateKeyError,
+        cause: PrivateKeyError,
     },
     #[error("--dbdir {path} belongs to another private key than {PRIVATE_KEY_VARIABLE} gives")]
     OtherKey { path: PathBuf },
     #[error("the system gives no random numbers: {0}")]
-    Random(#[from] getrandom::Error),
+    Random(getrandom::Error),
     #[error(transparent)]
     Storage(#[from] StorageError),
-    #[error("{0}")]
+    #[error(transparent)]
     Backend(#[from] SelectError),
-    #[error("{0}")]
+    #[error(transparent)]
     Depth(#[from] DepthError),
-    #[error("cannot listen on --restlisten {address}: {source}")]
-    Listen { address: String, source: io::Error },
+    #[error("cannot listen on --restlisten {address}: {cause}")]
+    Listen { address: String, cause: io::Error },
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
     #[error("the start was interrupted")]
@@ -188,13 +189,13 @@ impl Server {
         let listener =
             server::bind(&config.restlisten)
                 .await
-                .map_err(|source| StartError::Listen {
+                .map_err(|cause| StartError::Listen {
                     address: config.restlisten.clone(),
-                    source,
+                    cause,
                 })?;
-        let address = listener.local_addr().map_err(|source| StartError::Listen {
+        let address = listener.local_addr().map_err(|cause| StartError::Listen {
             address: config.restlisten.clone(),
-            source,
+            cause,
         })?;
 
         // A round whose membership is settled never opens again, even if the clock was set back.
@@ -306,7 +307,7 @@ fn prepare(config: &Config, now: Timestamp) -> Result<Prepared, StartError> {
         Some(challenges) => challenges,
         None => {
             let mut current = [0; 32];
-            getrandom::fill(&mut current)?;
+            getrandom::fill(&mut current).map_err(StartError::Random)?;
             let challenges = PowChallenges {
                 current,
                 previous: None,
@@ -332,9 +333,9 @@ fn prepare(config: &Config, now: Timestamp) -> Result<Prepared, StartError> {
 fn private_key(config: &Config, storage: &SqliteStorage) -> Result<PrivateKey, StartError> {
     let path = || config.dbdir.clone();
     if let Some(bytes) = storage.setting(Setting::PrivateKey)? {
-        let stored = PrivateKey::from_bytes(&bytes).map_err(|source| StartError::StoredKey {
+        let stored = PrivateKey::from_bytes(&bytes).map_err(|cause| StartError::StoredKey {
             path: path(),
-            source,
+            cause,
         })?;
         return match &config.private_key {
             Some(given) if given.to_bytes() != stored.to_bytes() => {
@@ -347,7 +348,7 @@ fn private_key(config: &Config, storage: &SqliteStorage) -> Result<PrivateKey, S
         Some(given) => given.clone(),
         None => {
             tracing::info!("generating a private key");
-            PrivateKey::generate()?
+            PrivateKey::generate().map_err(StartError::Random)?
         }
     };
     storage.store_setting(Setting::PrivateKey, &key.to_bytes())?;
@@ -448,10 +449,10 @@ struct DirectoryLock {
 
 impl DirectoryLock {
     fn take(flag: &'static str, path: &Path) -> Result<Self, StartError> {
-        let failed = |source| StartError::Directory {
+        let failed = |cause| StartError::Directory {
             flag,
             path: path.to_owned(),
-            source,
+            cause,
         };
         fs::create_dir_all(path).map_err(failed)?;
         let mut file = OpenOptions::new()

@@ -136,6 +136,10 @@ fn assert_command_refused(command: &mut std::process::Command, code: i32, expect
             errors[0]
         );
     }
+    // Said once: no cause is repeated.
+    let parts: Vec<_> = errors[0].split(": ").collect();
+    let distinct: std::collections::BTreeSet<_> = parts.iter().collect();
+    assert_eq!(parts.len(), distinct.len(), "{}", errors[0]);
     assert!(!message.contains("panicked"), "{message}");
 }
 

@@ -94,16 +94,16 @@ pub enum Setting {
     Schedule,
 }
 
-/// Why the storage failed.
+/// Why the storage failed. Causes are in the messages, not behind them.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
     /// The database cannot be used.
-    #[error("cannot open the database {path}: {source}")]
+    #[error("cannot open the database {path}: {cause}")]
     Open {
         /// Its file.
         path: PathBuf,
         /// Why.
-        source: rusqlite::Error,
+        cause: rusqlite::Error,
     },
     /// The database was made by a newer version of this program.
     #[error("the database {path} has schema {found}, this version knows up to {known}")]
@@ -117,7 +117,7 @@ pub enum StorageError {
     },
     /// The database failed.
     #[error("database: {0}")]
-    Sqlite(#[from] rusqlite::Error),
+    Sqlite(rusqlite::Error),
     /// The database holds something that was never put there.
     #[error("database: damaged record of {0}")]
     Damaged(&'static str),
@@ -128,8 +128,14 @@ pub enum StorageError {
     #[error("the storage has stopped")]
     Stopped,
     /// The operating system failed.
-    #[error("{0}")]
+    #[error(transparent)]
     Io(#[from] std::io::Error),
+}
+
+impl From<rusqlite::Error> for StorageError {
+    fn from(cause: rusqlite::Error) -> Self {
+        Self::Sqlite(cause)
+    }
 }
 
 /// The storage that registration and rounds need. When a method returns, or its future resolves,

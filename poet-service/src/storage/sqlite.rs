@@ -122,9 +122,9 @@ impl SqliteStorage {
     /// When that fails, or the file is not such a database.
     pub fn open(path: &Path) -> Result<Self, StorageError> {
         create_private(path)?;
-        let open_error = |source| StorageError::Open {
+        let open_error = |cause| StorageError::Open {
             path: path.to_owned(),
-            source,
+            cause,
         };
         let mut connection = connect(path).map_err(open_error)?;
         let version: i64 = connection
