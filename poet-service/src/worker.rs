@@ -282,22 +282,23 @@ impl Context {
         let mut writer = LogWriter::spawn(log)?;
         let monitor = writer.monitor();
         let subtree_height = job.execution.subtree_height;
-        thread::scope(|scope| {
-            let (target, tree) = (&target, &mut tree);
+        let hashed = thread::scope(|scope| {
+            let (target, tree, writer) = (&target, &mut tree, &mut writer);
             let hashing = thread::Builder::new()
                 .name("hash".to_owned())
                 .spawn_scoped(scope, move || {
                     run(tree, subtree_height, target, &progress, |root| {
                         writer.push(root);
                     });
-                    writer
                 })
                 .map_err(WorkError::Thread)?;
             self.watch(job, target, &monitor, || hashing.is_finished());
-            let writer = hashing.join().map_err(|_| WorkError::Hashing)?;
-            writer.finish().map_err(WorkError::from)
-        })
-        .map(|log| (tree, log))
+            hashing.join().map_err(|_| WorkError::Hashing)
+        });
+        // After a failure, too: what was done is then in the log, and the log is free.
+        let log = writer.finish()?;
+        hashed?;
+        Ok((tree, log))
     }
 
     /// Sets `target` when it is time to stop.

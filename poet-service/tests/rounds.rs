@@ -239,3 +239,29 @@ fn a_proof_that_is_not_valid_is_not_published_and_stops_nothing() {
     verify_fetched(&server.client.await_proof(1));
     assert_eq!(server.client.get("/v1/proofs/0").status, 404);
 }
+
+#[test]
+fn while_the_database_is_stuck_nothing_is_promised_and_nothing_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = LocalServer::start(config(folder.path()), 0);
+    let params = server.client.pow_params();
+    assert_eq!(server.client.register(&TestNode::new(1)), 0);
+
+    // Somebody else holds the database, for longer than the server waits for it.
+    let database = folder.path().join("db/poet.sqlite");
+    let other = rusqlite::Connection::open(database).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let refused = server.client.submit(&TestNode::new(2).request(&params));
+    refused.assert_error(503, 14, "temporarily unavailable, try again later");
+    other.execute_batch("ROLLBACK").unwrap();
+
+    assert_eq!(server.client.register(&TestNode::new(3)), 0);
+    server.at(30);
+    server.await_work(0);
+    server.at(80);
+    let proof = verify_fetched(&server.client.await_proof(0));
+    assert_eq!(
+        proof.members,
+        members_of(&[TestNode::new(1), TestNode::new(3)])
+    );
+}
