@@ -19,7 +19,7 @@ use std::{
 
 use jiff::Timestamp;
 use poet_engine::{
-    LogError, LogHeader, Proof, ProveError, ProveProgress, T, Tree, VerifyError, Work,
+    LogError, LogHeader, MAX_THREADS, Proof, ProveError, ProveProgress, T, Tree, VerifyError, Work,
     file::{FileLog, LogMonitor, LogWriter},
     membership, prove, resume, run, verify,
 };
@@ -259,7 +259,7 @@ impl Context {
             leaves = tree.leaves(),
             "work done, proving"
         );
-        let threads = thread::available_parallelism().map_or(1, usize::from);
+        let threads = thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS));
         let progress = ProveProgress::default();
         let proof = prove(&tree, *subtree_height, &mut log, T, threads, &progress)?;
         // Nothing unverified is published.
