@@ -42,6 +42,8 @@ use crate::{
 
 /// How often the clock is read, which may have been set in the meantime.
 const CLOCK_INTERVAL: Duration = Duration::from_millis(100);
+/// The shortest wait for the clock.
+const CLOCK_RESOLUTION: Duration = Duration::from_millis(1);
 /// How long to wait before a storage that failed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// What the fastest of today's machines make; sets the size of a round's tree log.
@@ -156,7 +158,8 @@ struct Prepared {
     schedule: Schedule,
     pow: PowChallenges,
     unfinished: Vec<UnfinishedRound>,
-    last_settled: Option<u64>,
+    /// The round to open.
+    round: u64,
 }
 
 impl Server {
@@ -170,6 +173,19 @@ impl Server {
             tracing::error!("{warning}");
         }
         let work = backend.work(LABEL_DEPTH)?;
+        // Before anything is stored: a port that is taken leaves no trace.
+        let listener =
+            server::bind(&config.restlisten)
+                .await
+                .map_err(|cause| StartError::Listen {
+                    address: config.restlisten.clone(),
+                    cause,
+                })?;
+        let address = listener.local_addr().map_err(|cause| StartError::Listen {
+            address: config.restlisten.clone(),
+            cause,
+        })?;
+
         let config = Arc::new(config);
         let prepared = {
             let (config, now) = (Arc::clone(&config), clock.now());
@@ -184,24 +200,8 @@ impl Server {
             schedule,
             pow,
             unfinished,
-            last_settled,
+            round,
         } = prepared;
-        let listener =
-            server::bind(&config.restlisten)
-                .await
-                .map_err(|cause| StartError::Listen {
-                    address: config.restlisten.clone(),
-                    cause,
-                })?;
-        let address = listener.local_addr().map_err(|cause| StartError::Listen {
-            address: config.restlisten.clone(),
-            cause,
-        })?;
-
-        // A round whose membership is settled never opens again, even if the clock was set back.
-        let round = schedule
-            .open_round(clock.now())
-            .max(last_settled.map_or(0, |settled| settled + 1));
         let members = storage.open_round(round).await?;
         let open = OpenRound { round, members };
         tracing::info!(round, members, until = %schedule.start(round), "open for registration");
@@ -318,7 +318,8 @@ fn prepare(config: &Config, now: Timestamp) -> Result<Prepared, StartError> {
     };
     let unfinished = storage.unfinished_rounds()?;
     remove_old_logs(&config.datadir.join(ROUNDS_FOLDER), &storage)?;
-    let last_settled = storage.last_settled_round()?;
+    // A round whose membership is settled never opens again, even if the clock was set back.
+    let round = storage.first_unsettled_round(schedule.open_round(now))?;
     Ok(Prepared {
         locks,
         storage: Arc::new(storage),
@@ -326,7 +327,7 @@ fn prepare(config: &Config, now: Timestamp) -> Result<Prepared, StartError> {
         schedule,
         pow,
         unfinished,
-        last_settled,
+        round,
     })
 }
 
@@ -515,20 +516,53 @@ impl Rounds {
         let schedule = self.registration.schedule().clone();
         let round = self.registration.open_round().round;
         loop {
-            let left = time_until(self.clock.now(), schedule.start(round));
-            if left.is_zero() {
+            let now = self.clock.now();
+            let due = schedule.open_round(now);
+            if due > round {
                 break;
             }
-            self.sleep(left.min(CLOCK_INTERVAL)).await?;
+            if due < round {
+                // The clock was set back. If it was ahead before, rounds were passed over that
+                // are still to come.
+                let earlier = self.first_unsettled(due).await?;
+                if earlier < round {
+                    tracing::warn!(round = earlier, "the clock was set back");
+                    return self.open(earlier).await;
+                }
+            }
+            let left = time_until(now, schedule.start(round));
+            self.sleep(left.clamp(CLOCK_RESOLUTION, CLOCK_INTERVAL))
+                .await?;
         }
-        // Later than the one that just closed, even if the clock is set back right now.
-        let next = schedule.open_round(self.clock.now()).max(round + 1);
-        while let Err(error) = self.registration.open_next(next).await {
-            tracing::error!(%error, round, "cannot close the round");
+        // Another one than the one that closes, even if the clock is set back right now.
+        let due = schedule.open_round(self.clock.now()).max(round + 1);
+        let next = self.first_unsettled(due).await?;
+        self.open(next).await?;
+        self.work_on(round, None).await
+    }
+
+    /// Opens `round` instead of the one that is open. `None` when the server ends.
+    async fn open(&mut self, round: u64) -> Option<()> {
+        while let Err(error) = self.registration.open_next(round).await {
+            tracing::error!(%error, round, "cannot open the round");
             self.sleep(RETRY_INTERVAL).await?;
         }
-        tracing::info!(round = next, until = %schedule.start(next), "open for registration");
-        self.work_on(round, None).await
+        let until = self.registration.schedule().start(round);
+        tracing::info!(round, %until, "open for registration");
+        Some(())
+    }
+
+    /// The first round, from `from` on, that may open. `None` when the server ends.
+    async fn first_unsettled(&mut self, from: u64) -> Option<u64> {
+        loop {
+            let storage = Arc::clone(&self.storage);
+            let first = move || storage.first_unsettled_round(from);
+            match blocking(first).await {
+                Ok(round) => return Some(round),
+                Err(error) => tracing::error!(%error, "cannot read the rounds"),
+            }
+            self.sleep(RETRY_INTERVAL).await?;
+        }
     }
 
     /// Settles a closed round, if that is not done yet, and hands it to the worker. `None` when
@@ -559,7 +593,7 @@ impl Rounds {
         let storage = Arc::clone(&self.storage);
         let work_seconds = self.registration.schedule().work_duration().as_secs();
         let expected_leaves = work_seconds.saturating_mul(EXPECTED_LEAVES_PER_SECOND);
-        tokio::task::spawn_blocking(move || {
+        blocking(move || {
             let members = storage.members(round)?;
             let execution = Execution {
                 statement: membership::root(&members),
@@ -570,8 +604,6 @@ impl Rounds {
             Ok(execution)
         })
         .await
-        .map_err(|_| StorageError::Stopped)
-        .flatten()
     }
 
     /// Sleeps; `None` when the server ends meanwhile.
@@ -582,4 +614,12 @@ impl Rounds {
             .err()
             .map(drop)
     }
+}
+
+/// Calls the storage where blocking is allowed.
+async fn blocking<T: Send + 'static>(
+    call: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
+) -> Result<T, StorageError> {
+    let result = tokio::task::spawn_blocking(call).await;
+    result.map_err(|_| StorageError::Stopped).flatten()
 }

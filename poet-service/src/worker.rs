@@ -19,7 +19,7 @@ use std::{
 
 use jiff::Timestamp;
 use poet_engine::{
-    LogError, LogHeader, Proof, ProveError, ProveProgress, T, Tree, VerifyError, Work,
+    LogError, LogHeader, MAX_THREADS, Proof, ProveError, ProveProgress, T, Tree, VerifyError, Work,
     file::{FileLog, LogMonitor, LogWriter},
     membership, prove, resume, run, verify,
 };
@@ -259,7 +259,7 @@ impl Context {
             leaves = tree.leaves(),
             "work done, proving"
         );
-        let threads = thread::available_parallelism().map_or(1, usize::from);
+        let threads = thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS));
         let progress = ProveProgress::default();
         let proof = prove(&tree, *subtree_height, &mut log, T, threads, &progress)?;
         // Nothing unverified is published.
@@ -282,22 +282,23 @@ impl Context {
         let mut writer = LogWriter::spawn(log)?;
         let monitor = writer.monitor();
         let subtree_height = job.execution.subtree_height;
-        thread::scope(|scope| {
-            let (target, tree) = (&target, &mut tree);
+        let hashed = thread::scope(|scope| {
+            let (target, tree, writer) = (&target, &mut tree, &mut writer);
             let hashing = thread::Builder::new()
                 .name("hash".to_owned())
                 .spawn_scoped(scope, move || {
                     run(tree, subtree_height, target, &progress, |root| {
                         writer.push(root);
                     });
-                    writer
                 })
                 .map_err(WorkError::Thread)?;
             self.watch(job, target, &monitor, || hashing.is_finished());
-            let writer = hashing.join().map_err(|_| WorkError::Hashing)?;
-            writer.finish().map_err(WorkError::from)
-        })
-        .map(|log| (tree, log))
+            hashing.join().map_err(|_| WorkError::Hashing)
+        });
+        // After a failure, too: what was done is then in the log, and the log is free.
+        let log = writer.finish()?;
+        hashed?;
+        Ok((tree, log))
     }
 
     /// Sets `target` when it is time to stop.

@@ -79,8 +79,11 @@ async fn info(State(registration): Service) -> Response {
 }
 
 async fn submit(State(registration): Service, body: Bytes) -> Result<Response, ApiError> {
-    let request = json::submit_request(&body)?;
-    let submitted = registration.submit(request).await?;
+    let submitted = async { registration.submit(json::submit_request(&body)?).await };
+    let submitted = submitted
+        .await
+        .inspect_err(|reason| tracing::debug!(%reason, "registration refused"))?;
+    tracing::debug!(round = submitted.round, "registered");
     Ok(ok(json::submit_response(&submitted)))
 }
 

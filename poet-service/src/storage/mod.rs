@@ -173,11 +173,11 @@ pub trait Storage: Send + Sync + 'static {
     /// When the storage fails.
     fn unfinished_rounds(&self) -> Result<Vec<UnfinishedRound>, StorageError>;
 
-    /// The highest round whose membership is settled.
+    /// The first round, from number `from` on, whose membership is not settled.
     ///
     /// # Errors
     /// When the storage fails.
-    fn last_settled_round(&self) -> Result<Option<u64>, StorageError>;
+    fn first_unsettled_round(&self, from: u64) -> Result<u64, StorageError>;
 
     /// Opens `round` for registration and closes whichever was open: registrations that were
     /// handed over before are in, later ones for another round get [`Registered::Closed`].

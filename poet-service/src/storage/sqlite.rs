@@ -267,13 +267,20 @@ impl Storage for SqliteStorage {
         Ok(rounds)
     }
 
-    fn last_settled_round(&self) -> Result<Option<u64>, StorageError> {
-        let last: Option<i64> = self.reader().query_row(
-            "SELECT max(round) FROM rounds WHERE statement IS NOT NULL",
-            [],
-            |row| row.get(0),
+    fn first_unsettled_round(&self, from: u64) -> Result<u64, StorageError> {
+        let reader = self.reader();
+        let mut query = reader.prepare(
+            "SELECT round FROM rounds WHERE round >= ? AND statement IS NOT NULL ORDER BY round",
         )?;
-        last.map(unsigned).transpose()
+        let mut settled = query.query([key(from)?])?;
+        let mut first = from;
+        while let Some(row) = settled.next()? {
+            if unsigned(row.get(0)?)? != first {
+                break;
+            }
+            first += 1;
+        }
+        Ok(first)
     }
 
     fn open_round(&self, round: u64) -> StorageFuture<u64> {
@@ -669,7 +676,7 @@ mod tests {
     fn a_rounds_life_is_remembered() {
         let folder = tempfile::tempdir().unwrap();
         let storage = open(&folder);
-        assert_eq!(storage.last_settled_round().unwrap(), None);
+        assert_eq!(storage.first_unsettled_round(7).unwrap(), 7);
         wait(storage.open_round(7)).unwrap();
         assert_eq!(
             storage.unfinished_rounds().unwrap(),
@@ -683,7 +690,9 @@ mod tests {
             subtree_height: SubtreeHeight::new(12).unwrap(),
         };
         storage.settle_round(7, &execution).unwrap();
-        assert_eq!(storage.last_settled_round().unwrap(), Some(7));
+        for (from, first) in [(0, 0), (6, 6), (7, 8), (8, 8)] {
+            assert_eq!(storage.first_unsettled_round(from).unwrap(), first);
+        }
         assert_eq!(
             storage.unfinished_rounds().unwrap(),
             [UnfinishedRound {
@@ -713,7 +722,9 @@ mod tests {
         assert_eq!(storage.proof(8).unwrap(), None);
         assert_eq!(storage.proof(u64::MAX).unwrap(), None);
         assert_eq!(storage.unfinished_rounds().unwrap(), []);
-        assert_eq!(storage.last_settled_round().unwrap(), Some(7));
+        for (from, first) in [(0, 0), (6, 6), (7, 8), (8, 8)] {
+            assert_eq!(storage.first_unsettled_round(from).unwrap(), first);
+        }
     }
 
     #[test]

@@ -176,10 +176,13 @@ pub(crate) struct TestNode {
 }
 
 impl TestNode {
-    pub(crate) fn new(number: u8) -> Self {
+    /// The node with this number.
+    pub(crate) fn new(number: u32) -> Self {
+        let mut seed = [0; 32];
+        seed[..4].copy_from_slice(&number.to_le_bytes());
         Self {
-            key: SigningKey::from_bytes(&[number; 32]),
-            challenge: [number ^ 0x5a; 32],
+            key: SigningKey::from_bytes(&seed),
+            challenge: seed.map(|byte| byte ^ 0x5a),
         }
     }
 
@@ -297,7 +300,7 @@ pub(crate) fn config(folder: &Path) -> Config {
         restlisten: "127.0.0.1:0".to_owned(),
         rules: Rules {
             pow_difficulty: 4,
-            max_round_members: 1000,
+            max_round_members: 1 << 32,
             certifier: None,
         },
         private_key: None,
