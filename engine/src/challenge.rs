@@ -38,20 +38,23 @@ pub fn proven_indices(sha256: &dyn Sha256, root: &Node, leaves: u64, t: usize) -
 /// the proof (PROTOCOL.md section 5). `indices` are the proven leaves in increasing order, `height`
 /// is the tree's.
 ///
-/// The page describes the order as a climb from the smallest proven leaf; seen from above it is
-/// simpler. The nodes of a subtree are those of its left half, then those of its right half; a
-/// half without proven leaves is one node, given after the nodes of the other half.
+/// This is the climb of that page without its recursion. From a leaf it goes up to the height at
+/// which the sibling subtree contains the next leaf, waits there, and starts again at that leaf.
+/// When it comes back to a height at which it waits, both halves are proven and no node is given.
 pub(crate) fn for_each_sibling(indices: &[u64], height: u32, emit: &mut impl FnMut(u32, u64)) {
-    let Some(below) = height.checked_sub(1) else {
-        return;
-    };
-    let Some(first) = indices.first() else {
-        return;
-    };
-    let (left, right) = indices.split_at(indices.partition_point(|i| i >> below & 1 == 0));
-    for_each_sibling(left, below, emit);
-    for_each_sibling(right, below, emit);
-    if left.is_empty() || right.is_empty() {
-        emit(below, first >> below ^ 1);
+    // The heights at which it waits, as a set of bits.
+    let mut waiting: u64 = 0;
+    for (i, index) in indices.iter().enumerate() {
+        let next = indices.get(i + 1);
+        let end = next.map_or(height, |next| (index ^ next).ilog2());
+        for h in 0..end {
+            if waiting >> h & 1 == 0 {
+                emit(h, index >> h ^ 1);
+            }
+        }
+        if next.is_some() {
+            // Everything below is done.
+            waiting = (waiting >> end | 1) << end;
+        }
     }
 }

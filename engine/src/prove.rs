@@ -16,7 +16,8 @@ use crate::tree::{Tree, height};
 use crate::upper::{Chunk, Visitor, absorb};
 use crate::{Node, Proof, ZERO};
 
-/// Subtrees that are recomputed side by side by one thread.
+/// Subtrees that one of several threads recomputes side by side: few, so that none has to wait long
+/// for the last thread.
 const LANES: usize = 16;
 
 /// Why no proof was made.
@@ -360,23 +361,17 @@ impl Lane {
 
 /// Recomputes subtrees side by side.
 fn recompute(lanes: &mut [Lane], k: u32, progress: &ProveProgress) -> Result<(), ProveError> {
-    let mut digests = Vec::with_capacity(lanes.len());
+    let Some(first) = lanes.first() else {
+        return Ok(());
+    };
+    let work = *first.tree.work();
     loop {
         let running = || |lane: &&mut Lane| lane.is_running();
-        digests.clear();
-        digests.extend(
-            lanes
-                .iter_mut()
-                .filter(running())
-                .map(|lane| lane.tree.first_digest()),
-        );
-        let Some(lane) = lanes.first() else {
-            return Ok(());
-        };
+        let trees = lanes.iter_mut().filter(running());
+        let mut digests = Tree::first_digests(trees.map(|lane| &mut lane.tree));
         if digests.is_empty() {
             return Ok(());
         }
-        let work = *lane.tree.work();
         work.finish_labels(&mut digests);
         for (lane, label) in lanes.iter_mut().filter(running()).zip(&digests) {
             if lane.push(*label, k) {
@@ -389,16 +384,21 @@ fn recompute(lanes: &mut [Lane], k: u32, progress: &ProveProgress) -> Result<(),
     }
 }
 
-/// Recomputes all subtrees, in batches that keep every thread equally busy.
+/// Recomputes all subtrees: on one thread all side by side, on several in batches that keep every
+/// thread equally busy.
 fn recompute_all(
     lanes: &mut [Lane],
     k: u32,
     threads: usize,
     progress: &ProveProgress,
 ) -> Result<(), ProveError> {
-    let rounds = lanes.len().div_ceil(threads * LANES).max(1);
-    let batch = lanes.len().div_ceil(threads * rounds).max(1);
-    try_for_each(lanes.chunks_mut(batch), threads, |lanes| {
+    let batch = if threads == 1 {
+        lanes.len()
+    } else {
+        let rounds = lanes.len().div_ceil(threads * LANES).max(1);
+        lanes.len().div_ceil(threads * rounds)
+    };
+    try_for_each(lanes.chunks_mut(batch.max(1)), threads, |lanes| {
         recompute(lanes, k, progress)
     })
 }

@@ -21,8 +21,8 @@
 use alloc::{boxed::Box, vec::Vec};
 
 use crate::sha256::{Hasher, digest};
-use crate::wide::NodeHasher;
-use crate::{NODE_SIZE, Node, Work, ZERO};
+use crate::wide::{NodeHasher, digests};
+use crate::{Block, NODE_SIZE, Node, Work, ZERO};
 
 /// The greatest number of leaves a tree may have. (At 100,000 leaves a second: 22,000 years.)
 pub const MAX_LEAVES: u64 = 1 << 56;
@@ -149,6 +149,24 @@ impl Tree {
 
     /// d0 of PROTOCOL.md section 2 for the next leaf: what its chain starts from.
     pub fn first_digest(&mut self) -> Node {
+        let (sha256, mut state) = (self.work.sha256(), self.salt.state());
+        sha256.compress(&mut state, self.first_message());
+        digest(&state)
+    }
+
+    /// [`Tree::first_digest`] of `trees` with one work function and one statement, side by side.
+    pub(crate) fn first_digests<'a>(trees: impl Iterator<Item = &'a mut Self>) -> Vec<Node> {
+        let mut trees = trees.peekable();
+        let Some(first) = trees.peek() else {
+            return Vec::new();
+        };
+        let (sha256, state) = (first.work.kernels().wide_sha256, first.salt.state());
+        let messages: Vec<_> = trees.map(Self::first_message).collect();
+        digests(sha256, state, &messages)
+    }
+
+    /// What [`Tree::first_digest`] hashes after the whole blocks of the statement.
+    fn first_message(&mut self) -> &[Block] {
         let tail = self.salt.tail();
         let number = self.top - 8;
         let start = number - tail.len();
@@ -160,11 +178,7 @@ impl Tree {
         self.buffer[END] = 0x80;
         self.buffer[END + 1..end - 8].fill(0);
         self.buffer[end - 8..end].copy_from_slice(&message_bits.to_be_bytes());
-
-        let mut state = self.salt.state();
-        let (blocks, _) = self.buffer[start..end].as_chunks();
-        self.work.sha256().compress(&mut state, blocks);
-        digest(&state)
+        self.buffer[start..end].as_chunks().0
     }
 
     /// The next label, by the kernel written for latency. The tree does not change:

@@ -3,8 +3,8 @@
 //! The climb of PROTOCOL.md section 5 is done level by level instead of leaf by leaf: all nodes of
 //! a level are independent, so they are hashed side by side. The first hash of each proven label
 //! takes its left siblings from the lowest to the highest, the very order in which the climb
-//! finds them, so 150 hash states are all that has to be kept; the 150 chains then run side by
-//! side, too.
+//! finds them. They are put together for each label on the way; then the first hashes run side by
+//! side, and so do the chains.
 //!
 //! Nothing here grows with what the sender of a proof chooses: lists of another length than the
 //! claim implies are refused before anything is allocated or hashed.
@@ -16,8 +16,8 @@ use crate::challenge::{for_each_sibling, proven_indices};
 use crate::parallel::{MAX_THREADS, try_for_each};
 use crate::sha256::Hasher;
 use crate::tree::height;
-use crate::wide::NodeHasher;
-use crate::{MAX_PROVEN_LEAVES, Node, Proof, Work, WorkFunction};
+use crate::wide::{NodeHasher, digests};
+use crate::{Block, MAX_PROVEN_LEAVES, NODE_SIZE, Node, Proof, Work, WorkFunction};
 
 /// Why a proof is not valid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -102,11 +102,11 @@ pub fn verify(
 
     let mut salt = Hasher::new();
     salt.update(work.sha256(), statement);
-    let mut starts: Vec<Hasher> = indices
+    let mut starts: Vec<Message> = indices
         .iter()
         .map(|index| {
-            let mut start = salt;
-            start.update(work.sha256(), &index.to_be_bytes());
+            let mut start = Message::new(&salt, 8 + height(leaves) as usize * NODE_SIZE);
+            start.push(&index.to_be_bytes());
             start
         })
         .collect();
@@ -116,10 +116,8 @@ pub fn verify(
         return Err(VerifyError::Root);
     }
 
-    let mut labels: Vec<Node> = starts
-        .into_iter()
-        .map(|start| start.finish(work.sha256()))
-        .collect();
+    let messages: Vec<_> = starts.iter_mut().map(Message::pad).collect();
+    let mut labels = digests(work.kernels().wide_sha256, salt.state(), &messages);
     work.finish_labels(&mut labels);
     for ((index, label), proven) in indices.iter().zip(&labels).zip(&proof.proven_leaves) {
         if label != proven {
@@ -164,6 +162,40 @@ pub fn verify_many(
         },
     );
     results
+}
+
+/// What a label's first hash takes after the whole blocks of the statement.
+struct Message {
+    bytes: Vec<u8>,
+    /// Bytes of the statement's whole blocks.
+    before: u64,
+}
+
+impl Message {
+    /// The statement's last bytes; there will be up to `more` others.
+    fn new(salt: &Hasher, more: usize) -> Self {
+        let tail = salt.tail();
+        let mut bytes = Vec::with_capacity((tail.len() + more + 9).next_multiple_of(64));
+        bytes.extend_from_slice(tail);
+        Self {
+            bytes,
+            before: salt.total() - tail.len() as u64,
+        }
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// The whole message with its padding.
+    fn pad(&mut self) -> &[Block] {
+        let length = self.bytes.len();
+        let bits = (self.before + length as u64) * 8;
+        self.bytes.push(0x80);
+        self.bytes.resize((length + 9).next_multiple_of(64) - 8, 0);
+        self.bytes.extend_from_slice(&bits.to_be_bytes());
+        self.bytes.as_chunks().0
+    }
 }
 
 /// The order of a proof's nodes, by height.
@@ -221,7 +253,7 @@ fn climb(
     indices: &[u64],
     siblings: &Siblings,
     proof: &Proof,
-    starts: &mut [Hasher],
+    starts: &mut [Message],
 ) -> Node {
     let hasher = NodeHasher::new(work.kernels().wide_sha256, salt);
     let mut path: Vec<OnPath> = (0..)
@@ -263,7 +295,7 @@ fn climb(
             read += if neighbour.is_some() { 2 } else { 1 };
             written += 1;
             for start in &mut starts[right] {
-                start.update(work.sha256(), &pair[0]);
+                start.push(&pair[0]);
             }
             pairs.push(pair);
         }

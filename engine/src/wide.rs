@@ -1,4 +1,7 @@
-//! Inner nodes that do not depend on each other, several at once.
+//! Inner nodes and other messages that do not depend on each other, several at once.
+
+use alloc::vec::Vec;
+use core::cmp::Reverse;
 
 use crate::sha256::{Hasher, digest};
 use crate::{Block, Node, Sha256, State};
@@ -41,15 +44,18 @@ impl NodeHasher {
 
     /// The parent of each pair. The two slices have the same length.
     pub(crate) fn parents(&self, pairs: &[[Node; 2]], parents: &mut [Node]) {
-        let mut blocks: [[Block; LANES]; MAX_BLOCKS] = [[[0; 64]; LANES]; MAX_BLOCKS];
+        // Only the children differ from message to message, so everything else is written once.
+        let lanes = pairs.len().min(LANES);
+        let mut blocks = [[[0; 64]; LANES]; MAX_BLOCKS];
+        for (blocks, template) in blocks.iter_mut().zip(self.template.as_chunks().0) {
+            blocks[..lanes].fill(*template);
+        }
         for (pairs, parents) in pairs.chunks(LANES).zip(parents.chunks_mut(LANES)) {
-            for (lane, pair) in pairs.iter().enumerate() {
-                let mut message = self.template;
-                message[self.children_at..self.children_at + 64]
-                    .copy_from_slice(pair.as_flattened());
-                for (blocks, block) in blocks.iter_mut().zip(message.as_chunks().0) {
-                    blocks[lane] = *block;
-                }
+            let [first, second, _] = &mut blocks;
+            for ((first, second), pair) in first.iter_mut().zip(second).zip(pairs) {
+                let (head, tail) = pair.as_flattened().split_at(64 - self.children_at);
+                first[self.children_at..].copy_from_slice(head);
+                second[..self.children_at].copy_from_slice(tail);
             }
             let mut states = [self.state; LANES];
             let states = &mut states[..pairs.len()];
@@ -61,4 +67,28 @@ impl NodeHasher {
             }
         }
     }
+}
+
+/// The digests of padded messages of any lengths, all of which continue from `state`.
+pub(crate) fn digests(sha256: &dyn Sha256, state: State, messages: &[&[Block]]) -> Vec<Node> {
+    // Longest first, so that those with a further block are always the first ones.
+    let mut order: Vec<_> = (0..messages.len()).collect();
+    order.sort_unstable_by_key(|&i| Reverse(messages[i].len()));
+    let mut states = alloc::vec![state; messages.len()];
+    let mut blocks = Vec::with_capacity(messages.len());
+    let mut at = 0;
+    loop {
+        blocks.clear();
+        blocks.extend(order.iter().map_while(|&i| messages[i].get(at)));
+        if blocks.is_empty() {
+            break;
+        }
+        sha256.compress_many(&mut states[..blocks.len()], &blocks);
+        at += 1;
+    }
+    let mut digests = alloc::vec![Node::default(); messages.len()];
+    for (i, state) in order.into_iter().zip(&states) {
+        digests[i] = digest(state);
+    }
+    digests
 }

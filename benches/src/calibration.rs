@@ -1,0 +1,108 @@
+//! Time in CPU cycles, without performance counters.
+//!
+//! The clock of a shared machine drifts, and its counters are often out of reach. But a chain of
+//! dependent 64-bit multiplications takes 3 cycles for each on x86-64 CPUs of the last decade
+//! (Intel since Nehalem, AMD since Zen 2; elsewhere the figures are off by a constant factor, and
+//! only ratios count). Such a chain right before and right after a sample tells how long a cycle
+//! was; where the two disagree, the clock changed or something interrupted, and the sample is
+//! dropped.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+/// Multiplications of a calibration, about 0.1 ms in all.
+const MULTIPLICATIONS: u32 = 100_000;
+
+/// What one takes.
+const CYCLES_PER_MULTIPLICATION: u32 = 3;
+
+/// How far the calibrations before and after a sample may be apart.
+const MAX_DRIFT: f64 = 0.003;
+
+/// The cycles that `sample` took, and the clock rate in Hz; nothing if the clock was not steady.
+pub fn cycles(sample: impl FnOnce()) -> Option<(f64, f64)> {
+    let before = multiply();
+    let start = Instant::now();
+    sample();
+    let taken = start.elapsed().as_secs_f64();
+    let after = multiply();
+    let drift = (after - before).abs() / before.min(after);
+    let cycles_per_s =
+        2.0 * f64::from(MULTIPLICATIONS * CYCLES_PER_MULTIPLICATION) / (before + after);
+    (drift <= MAX_DRIFT).then_some((taken * cycles_per_s, cycles_per_s))
+}
+
+/// The clock rate now, in Hz.
+#[must_use]
+pub fn clock_hz() -> f64 {
+    let mut samples = Samples::default();
+    for _ in 0..100 {
+        samples.push(f64::from(MULTIPLICATIONS * CYCLES_PER_MULTIPLICATION) / multiply());
+    }
+    samples.median()
+}
+
+/// The seconds that the multiplications take. A chain of squares cannot be shortened, so the
+/// compiler leaves it alone.
+#[inline(never)]
+fn multiply() -> f64 {
+    let mut x = black_box(3_u64);
+    let start = Instant::now();
+    for _ in 0..MULTIPLICATIONS {
+        x = x.wrapping_mul(x);
+    }
+    black_box(x);
+    // A clock that has not moved must not make a rate infinite.
+    start.elapsed().max(Duration::from_nanos(1)).as_secs_f64()
+}
+
+/// Samples of the same thing.
+#[derive(Clone, Debug, Default)]
+pub struct Samples(Vec<f64>);
+
+impl Samples {
+    /// Adds one.
+    pub fn push(&mut self, sample: f64) {
+        self.0.push(sample);
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Half of them are smaller. NaN without samples.
+    #[must_use]
+    pub fn median(&self) -> f64 {
+        self.quantile(0.5)
+    }
+
+    /// How far apart the quartiles are, relative to the median. NaN without samples.
+    #[must_use]
+    pub fn spread(&self) -> f64 {
+        (self.quantile(0.75) - self.quantile(0.25)) / self.median()
+    }
+
+    fn quantile(&self, q: f64) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        let last = sorted.len().saturating_sub(1);
+        let at = (q * last as f64).round() as usize;
+        sorted.get(at).copied().unwrap_or(f64::NAN)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles() {
+        let samples = Samples(vec![4.0, 1.0, 3.0, 2.0, 5.0]);
+        assert_eq!(samples.count(), 5);
+        assert_eq!(samples.median(), 3.0);
+        assert_eq!(samples.spread(), 2.0 / 3.0);
+        assert!(Samples::default().median().is_nan());
+    }
+}

@@ -1,0 +1,40 @@
+//! What the benchmarks of the PoET engine share.
+//!
+//! | benchmark | what it measures |
+//! |---|---|
+//! | `cycles` | everything in CPU cycles, as a table for people |
+//! | `kernels` | every kernel of this CPU, and peers |
+//! | `prover` | the work loop |
+//! | `proof` | proof generation, and the pass over a log |
+//! | `verification` | verification |
+//! | `mainnet_proof` | the proof of a mainnet round from a log in a file: time and memory |
+//!
+//! `cargo bench -p poet-bench` runs all of them, `--bench NAME` one; without `--bench`, as `cargo
+//! test --benches` calls them, everything runs once. Each checks the answers that it times. The
+//! feature `openssl` adds OpenSSL to the peers.
+//!
+//! Two tricks make honest measurements of a round possible that nobody has two weeks for:
+//! [`work::Counting`] counts the compressions that something takes, so that a plain loop can be
+//! given the same number, and [`synthetic`] makes rounds of any length on which the engine does all
+//! its work.
+
+pub mod calibration;
+pub mod kernels;
+pub mod peers;
+pub mod synthetic;
+pub mod work;
+
+/// Whether this is `cargo bench`, and not `cargo test --benches`, which wants everything once.
+#[must_use]
+pub fn is_measuring() -> bool {
+    std::env::args().any(|argument| argument == "--bench")
+}
+
+/// Pins the calling thread to one core, the last that it may run on, so that samples are comparable.
+/// Where the system cannot, nothing happens.
+pub fn pin() {
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    if let Some(core) = cores.last() {
+        core_affinity::set_for_current(*core);
+    }
+}

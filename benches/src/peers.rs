@@ -1,0 +1,128 @@
+//! Other implementations of SHA-256 in the form of a [`Chain`]: what a user might reach for.
+
+use std::slice;
+
+use poet_engine::{Chain, Node, SHA256_IV};
+use sha2::Digest;
+
+/// The crate `sha2`, by its usual interface.
+#[derive(Debug)]
+pub struct Sha2Digest;
+
+/// The crate `sha2`, by its compression function alone.
+#[derive(Debug)]
+pub struct Sha2Compress;
+
+/// The crate `ring`.
+#[derive(Debug)]
+pub struct Ring;
+
+/// OpenSSL by its usual interface (EVP), with one context for the whole chain.
+#[cfg(feature = "openssl")]
+#[derive(Debug)]
+pub struct OpensslEvp;
+
+/// OpenSSL by its older, direct interface.
+#[cfg(feature = "openssl")]
+#[derive(Debug)]
+pub struct OpensslSha256;
+
+/// All peers with their names.
+#[must_use]
+pub fn all() -> Vec<(&'static str, &'static dyn Chain)> {
+    vec![
+        ("sha2 compress256", &Sha2Compress),
+        ("sha2 digest", &Sha2Digest),
+        ("ring", &Ring),
+        #[cfg(feature = "openssl")]
+        ("openssl EVP", &OpensslEvp),
+        #[cfg(feature = "openssl")]
+        ("openssl SHA256", &OpensslSha256),
+    ]
+}
+
+impl Chain for Sha2Digest {
+    fn one(&self, digest: &mut Node, n: u32) {
+        for _ in 0..n {
+            *digest = sha2::Sha256::digest(*digest).into();
+        }
+    }
+
+    fn many(&self, digests: &mut [Node], n: u32) {
+        each(self, digests, n);
+    }
+}
+
+impl Chain for Sha2Compress {
+    fn one(&self, digest: &mut Node, n: u32) {
+        let mut block = [0; 64];
+        block[..32].copy_from_slice(digest);
+        // Padding of a 32-byte message: a one bit, zeros, the length of 256 bits.
+        block[32] = 0x80;
+        block[62] = 1;
+        for _ in 0..n {
+            let mut state = SHA256_IV;
+            sha2::block_api::compress256(&mut state, slice::from_ref(&block));
+            for (bytes, word) in block.as_chunks_mut().0.iter_mut().zip(state) {
+                *bytes = word.to_be_bytes();
+            }
+        }
+        digest.copy_from_slice(&block[..32]);
+    }
+
+    fn many(&self, digests: &mut [Node], n: u32) {
+        each(self, digests, n);
+    }
+}
+
+impl Chain for Ring {
+    fn one(&self, digest: &mut Node, n: u32) {
+        for _ in 0..n {
+            let next = ring::digest::digest(&ring::digest::SHA256, digest);
+            digest.copy_from_slice(next.as_ref());
+        }
+    }
+
+    fn many(&self, digests: &mut [Node], n: u32) {
+        each(self, digests, n);
+    }
+}
+
+#[cfg(feature = "openssl")]
+impl Chain for OpensslEvp {
+    fn one(&self, digest: &mut Node, n: u32) {
+        use openssl::{md::Md, md_ctx::MdCtx};
+        let mut context = MdCtx::new().expect("OpenSSL allocates a context");
+        for _ in 0..n {
+            context
+                .digest_init(Md::sha256())
+                .and_then(|()| context.digest_update(digest))
+                .and_then(|()| context.digest_final(digest))
+                .expect("OpenSSL computes SHA-256");
+        }
+    }
+
+    fn many(&self, digests: &mut [Node], n: u32) {
+        each(self, digests, n);
+    }
+}
+
+#[cfg(feature = "openssl")]
+impl Chain for OpensslSha256 {
+    fn one(&self, digest: &mut Node, n: u32) {
+        for _ in 0..n {
+            *digest = openssl::sha::sha256(digest);
+        }
+    }
+
+    fn many(&self, digests: &mut [Node], n: u32) {
+        each(self, digests, n);
+    }
+}
+
+/// What a peer without lanes does with many chains.
+fn each(chain: &dyn Chain, digests: &mut [Node], n: u32) {
+    for digest in digests {
+        chain.one(digest, n);
+    }
+}

@@ -1,0 +1,91 @@
+//! The work loop, and how to count what it does.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use poet_engine::{Block, Chain, Kernels, Node, Sha256, State, SubtreeHeight, Tree, Work, run};
+
+use crate::synthetic::STATEMENT;
+
+/// Adds `leaves` leaves to `tree`, by the work loop.
+pub fn add(tree: &mut Tree, leaves: u64) {
+    let (target, progress) = (AtomicU64::new(tree.leaves() + leaves), AtomicU64::new(0));
+    run(tree, SubtreeHeight::MAX, &target, &progress, |_| {});
+}
+
+/// `tree` on other kernels; its statement is [`STATEMENT`].
+///
+/// # Panics
+/// Never: the parked nodes are those of a tree.
+#[must_use]
+pub fn on(work: &Work, tree: &Tree) -> Tree {
+    Tree::from_parked(work, &STATEMENT, tree.leaves(), tree.parked())
+        .expect("the parked nodes of a tree")
+}
+
+/// The invocations of kernels that `leaves` more leaves of `tree` take.
+#[must_use]
+pub fn compressions(tree: &Tree, leaves: u64) -> u64 {
+    let mut count = 0;
+    for counted in [0, leaves] {
+        // To make a tree takes some, too.
+        count = Counting::count(tree.work(), |work| add(&mut on(work, tree), counted)) - count;
+    }
+    count
+}
+
+/// Counts the invocations of the kernels behind it: compressions of a block, for SHA-256.
+pub struct Counting {
+    kernels: Kernels,
+    count: AtomicU64,
+}
+
+impl Counting {
+    /// The number of invocations in `measured`, which is given `work` on counting kernels.
+    ///
+    /// # Panics
+    /// When `measured` does.
+    pub fn count(work: &Work, measured: impl FnOnce(&Work)) -> u64 {
+        // Kernels live as long as the program, and a benchmark counts but a few times.
+        let counting: &'static Self = Box::leak(Box::new(Self {
+            kernels: *work.kernels(),
+            count: AtomicU64::new(0),
+        }));
+        let kernels = Kernels {
+            sha256: counting,
+            chain: counting,
+            wide_sha256: counting,
+            wide_chain: counting,
+        };
+        let work = Work::new(work.function(), work.depth(), kernels);
+        measured(&work.expect("the depth of a work function"));
+        counting.count.load(Relaxed)
+    }
+
+    fn add(&self, invocations: usize) {
+        self.count.fetch_add(invocations as u64, Relaxed);
+    }
+}
+
+impl Sha256 for Counting {
+    fn compress(&self, state: &mut State, blocks: &[Block]) {
+        self.add(blocks.len());
+        self.kernels.sha256.compress(state, blocks);
+    }
+
+    fn compress_many(&self, states: &mut [State], blocks: &[Block]) {
+        self.add(states.len());
+        self.kernels.wide_sha256.compress_many(states, blocks);
+    }
+}
+
+impl Chain for Counting {
+    fn one(&self, digest: &mut Node, n: u32) {
+        self.add(n as usize);
+        self.kernels.chain.one(digest, n);
+    }
+
+    fn many(&self, digests: &mut [Node], n: u32) {
+        self.add(digests.len() * n as usize);
+        self.kernels.wide_chain.many(digests, n);
+    }
+}
