@@ -37,7 +37,7 @@
 //!
 //! # Features
 //!
-//! `std` (default): the log as a file and its background writer ([`file`]), threads in
+//! `std` (default): the log as a file and its background writer ([`mod@file`]), threads in
 //! [`prove()`]. Without it the crate needs `alloc` only.
 
 #![cfg_attr(not(feature = "std"), no_std)]
