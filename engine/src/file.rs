@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -185,7 +185,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// about a quarter of a second after they were pushed.
 ///
 /// When the disk fails, the writer keeps the entries and tries again every second
-/// ([`LogMonitor::error`] says why); only a full queue makes the hashing thread wait.
+/// ([`LogMonitor::error`] says why); only a full queue makes the hashing thread wait. A writer that
+/// is dropped writes what it has and ends by itself.
 #[derive(Debug)]
 pub struct LogWriter {
     queue: rtrb::Producer<Node>,
@@ -199,8 +200,6 @@ pub struct LogMonitor(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    /// Set when no more entries will come.
-    finished: AtomicBool,
     durable: AtomicU64,
     error: Mutex<Option<String>>,
 }
@@ -213,7 +212,6 @@ impl LogWriter {
     pub fn spawn(log: FileLog) -> Result<Self, LogError> {
         let (queue, entries) = rtrb::RingBuffer::new(QUEUE_ENTRIES);
         let shared = Arc::new(Shared {
-            finished: AtomicBool::new(false),
             durable: AtomicU64::new(log.entries()),
             error: Mutex::new(None),
         });
@@ -255,9 +253,10 @@ impl LogWriter {
     /// # Errors
     /// When the last try to write what was still waiting failed.
     pub fn finish(self) -> Result<FileLog, LogError> {
-        self.shared.finished.store(true, Ordering::Release);
-        self.thread.thread().unpark();
-        self.thread.join().unwrap_or(Err(LogError::WriterStopped))
+        let Self { queue, thread, .. } = self;
+        drop(queue);
+        thread.thread().unpark();
+        thread.join().unwrap_or(Err(LogError::WriterStopped))
     }
 }
 
@@ -288,8 +287,9 @@ fn write(
     let mut last_sync = Instant::now();
     let mut synced = log.entries();
     loop {
-        // Read before the queue: what was pushed before the end was announced is then seen.
-        let finished = shared.finished.load(Ordering::Acquire);
+        // The other end of the queue is gone. Asked before the queue is emptied, so that nothing
+        // can come after this.
+        let finished = queue.is_abandoned();
         let due = finished || last_sync.elapsed() >= SYNC_INTERVAL;
         let result = append_queued(&mut log, &mut queue).and_then(|()| {
             if due && log.entries() > synced {

@@ -37,7 +37,7 @@
 //!
 //! # Features
 //!
-//! `std` (default): the log as a file and its background writer ([`file`]), threads in
+//! `std` (default): the log as a file and its background writer ([`mod@file`]), threads in
 //! [`prove()`]. Without it the crate needs `alloc` only.
 
 #![cfg_attr(not(feature = "std"), no_std)]
@@ -50,6 +50,7 @@ pub mod file;
 mod hash;
 mod log;
 pub mod membership;
+mod parallel;
 mod proof;
 mod prove;
 mod run;
@@ -67,8 +68,9 @@ pub use hash::{
 pub use log::{
     HeaderError, LogError, LogHeader, LogRead, SubtreeHeight, SubtreeHeightError, resume,
 };
+pub use parallel::MAX_THREADS;
 pub use proof::{MAX_PROOF_NODES, MAX_PROVEN_LEAVES, Proof, ScaleError};
-pub use prove::{MAX_THREADS, ProveError, ProveProgress, prove};
+pub use prove::{ProveError, ProveProgress, prove};
 pub use run::run;
 pub use tree::{MAX_LEAVES, Tree, TreeError, height};
-pub use verify::{VerifyError, verify};
+pub use verify::{Claim, VerifyError, verify, verify_many};

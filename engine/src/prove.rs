@@ -11,16 +11,13 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::challenge::{for_each_sibling, proven_indices};
 use crate::log::{LogError, LogRead, SubtreeHeight};
+use crate::parallel::{MAX_THREADS, try_for_each};
 use crate::tree::{Tree, height};
 use crate::upper::{Chunk, Visitor, absorb};
 use crate::{Node, Proof, ZERO};
 
-/// The most threads that [`prove`] may be asked to use.
-pub const MAX_THREADS: usize = 1024;
-
 /// Subtrees that one of several threads recomputes side by side: few, so that none has to wait long
 /// for the last thread.
-#[cfg(feature = "std")]
 const LANES: usize = 16;
 
 /// Why no proof was made.
@@ -395,46 +392,13 @@ fn recompute_all(
     threads: usize,
     progress: &ProveProgress,
 ) -> Result<(), ProveError> {
-    #[cfg(feature = "std")]
-    if threads > 1 {
+    let batch = if threads == 1 {
+        lanes.len()
+    } else {
         let rounds = lanes.len().div_ceil(threads * LANES).max(1);
-        let batch = lanes.len().div_ceil(threads * rounds).max(1);
-        return in_parallel(lanes.chunks_mut(batch), threads, |lanes| {
-            recompute(lanes, k, progress)
-        });
-    }
-    #[cfg(not(feature = "std"))]
-    let _ = threads;
-    recompute(lanes, k, progress)
-}
-
-/// Calls `each` with every item, on up to `threads` threads, the calling one among them.
-#[cfg(feature = "std")]
-fn in_parallel<T: Send>(
-    items: impl Iterator<Item = T> + Send,
-    threads: usize,
-    each: impl Fn(T) -> Result<(), ProveError> + Sync,
-) -> Result<(), ProveError> {
-    use std::sync::{Mutex, PoisonError};
-    let items = Mutex::new(items);
-    let next = || items.lock().unwrap_or_else(PoisonError::into_inner).next();
-    let work = || {
-        while let Some(item) = next() {
-            each(item)?;
-        }
-        Ok(())
+        lanes.len().div_ceil(threads * rounds)
     };
-    std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads)
-            // A thread that the system refuses is not needed: the others do its share.
-            .map_while(|_| std::thread::Builder::new().spawn_scoped(scope, work).ok())
-            .collect();
-        let mine = work();
-        others.into_iter().fold(mine, |result, other| {
-            let other = other
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            result.and(other)
-        })
+    try_for_each(lanes.chunks_mut(batch.max(1)), threads, |lanes| {
+        recompute(lanes, k, progress)
     })
 }

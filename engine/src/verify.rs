@@ -10,12 +10,14 @@
 //! claim implies are refused before anything is allocated or hashed.
 
 use alloc::{vec, vec::Vec};
+use core::convert::Infallible;
 
 use crate::challenge::{for_each_sibling, proven_indices};
+use crate::parallel::{MAX_THREADS, try_for_each};
 use crate::sha256::Hasher;
 use crate::tree::height;
 use crate::wide::{NodeHasher, digests};
-use crate::{Block, MAX_PROVEN_LEAVES, NODE_SIZE, Node, Proof, Work};
+use crate::{Block, MAX_PROVEN_LEAVES, NODE_SIZE, Node, Proof, Work, WorkFunction};
 
 /// Why a proof is not valid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,10 +56,14 @@ pub enum VerifyError {
     #[error("the proven leaves and nodes do not lead to the root")]
     Root,
     /// A proven label is not what its index and left siblings make.
-    #[error("the label of leaf {index} is wrong")]
+    #[error("the label of leaf {index} is not what {function} x {depth} makes")]
     Label {
         /// The index of the leaf.
         index: u64,
+        /// The work function that should have made it.
+        function: WorkFunction,
+        /// The depth of that.
+        depth: u32,
     },
 }
 
@@ -115,10 +121,47 @@ pub fn verify(
     work.finish_labels(&mut labels);
     for ((index, label), proven) in indices.iter().zip(&labels).zip(&proof.proven_leaves) {
         if label != proven {
-            return Err(VerifyError::Label { index: *index });
+            return Err(VerifyError::Label {
+                index: *index,
+                function: work.function(),
+                depth: work.depth(),
+            });
         }
     }
     Ok(())
+}
+
+/// A proof and what it is said to prove.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim<'a> {
+    /// The statement of the round.
+    pub statement: &'a [u8],
+    /// The number of leaves.
+    pub leaves: u64,
+    /// The proof.
+    pub proof: &'a Proof,
+}
+
+/// Verifies several proofs, as [`verify`] does, on up to `threads` threads (at least one, at most
+/// [`MAX_THREADS`](crate::MAX_THREADS)). The results are in the order of the claims.
+#[must_use]
+pub fn verify_many(
+    work: &Work,
+    t: usize,
+    claims: &[Claim<'_>],
+    threads: usize,
+) -> Vec<Result<(), VerifyError>> {
+    let mut results = vec![Ok(()); claims.len()];
+    let threads = threads.min(claims.len()).min(MAX_THREADS);
+    let Ok(()) = try_for_each(
+        claims.iter().zip(&mut results),
+        threads,
+        |(claim, result)| {
+            *result = verify(work, claim.statement, claim.leaves, t, claim.proof);
+            Ok::<(), Infallible>(())
+        },
+    );
+    results
 }
 
 /// What a label's first hash takes after the whole blocks of the statement.

@@ -202,6 +202,21 @@ fn the_writer_writes_everything_in_order() {
     assert!(entries(&mut log) == nodes);
 }
 
+#[test]
+fn a_writer_that_is_dropped_writes_what_it_has_and_lets_go() {
+    let directory = Directory::new();
+    let mut writer = LogWriter::spawn(open(&directory.log(), &header(0)).unwrap()).unwrap();
+    writer.push(node(1));
+    drop(writer);
+    let mut log = loop {
+        match open(&directory.log(), &header(0)) {
+            Err(LogError::Locked { .. }) => std::thread::yield_now(),
+            log => break log.unwrap(),
+        }
+    };
+    assert_eq!(entries(&mut log), [node(1)]);
+}
+
 /// A file that cannot grow stands for a full disk.
 #[cfg(target_os = "linux")]
 #[test]

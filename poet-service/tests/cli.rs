@@ -306,6 +306,35 @@ fn bad_arguments_are_named() {
     assert!(stderr(&output).contains("abacus"), "{}", stderr(&output));
 }
 
+#[test]
+fn the_aes_work_function_has_its_own_proofs() {
+    let directory = Directory::new();
+    let file = directory.path("proof.json");
+    let prove = [
+        "prove",
+        "--statement",
+        "aa",
+        "--leaves",
+        "200",
+        "--out",
+        &file,
+    ];
+    let other = ["--work", "haraka256"];
+    assert!(run(&[&prove[..], &other].concat()).status.success());
+    let verify = ["verify", &file];
+    let valid = run(&[&verify[..], &other].concat());
+    assert!(valid.status.success(), "{}", stdout(&valid));
+    let made = "made with haraka256 x 1024, not with sha256 x 400";
+    refused(&verify, 1, made);
+    let depth = ["--work", "haraka256", "--depth", "1023"];
+    let made = "made with haraka256 x 1024, not with haraka256 x 1023";
+    refused(&[&verify[..], &depth].concat(), 1, made);
+
+    assert!(run(&prove).status.success());
+    let made = "is not what haraka256 x 1024 makes";
+    refused(&[&verify[..], &other].concat(), 1, made);
+}
+
 fn verify_text(text: &str) -> Output {
     let mut child = poet()
         .args(["verify", "-"])

@@ -9,25 +9,11 @@ use core::mem::transmute;
 use poet_backend_generic::haraka::{ROUND_CONSTANTS, ROUNDS};
 use poet_engine::{Chain, Node};
 
-cpufeatures::new!(aes_ni, "aes");
-
-/// Haraka-256 v2 on AES-NI.
-///
-/// A value exists only where the CPU has AES-NI.
-#[derive(Debug)]
-pub struct AesNi(());
-
-static AES_NI: AesNi = AesNi(());
-
-impl AesNi {
-    /// The name that selects this backend.
-    pub const NAME: &'static str = "aes-ni";
-
-    /// The backend, if the CPU has AES-NI.
-    #[must_use]
-    pub fn get() -> Option<&'static Self> {
-        aes_ni::get().then_some(&AES_NI)
-    }
+poet_backend_token::token! {
+    /// Haraka-256 v2 on AES-NI.
+    ///
+    /// A value exists only where the CPU has AES-NI.
+    AesNi, "aes-ni", [aes: "aes"]
 }
 
 impl Chain for AesNi {

@@ -10,25 +10,11 @@ use core::mem::transmute;
 use poet_backend_generic::haraka::{ROUND_CONSTANTS, ROUNDS};
 use poet_engine::{Chain, Node};
 
-cpufeatures::new!(vaes_avx512, "aes", "vaes", "avx512f");
-
-/// Haraka-256 v2 on the 512-bit form of VAES; what does not fill a register is left to AES-NI.
-///
-/// A value exists only where the CPU has AES-NI, VAES and AVX-512.
-#[derive(Debug)]
-pub struct Vaes(());
-
-static VAES: Vaes = Vaes(());
-
-impl Vaes {
-    /// The name that selects this backend.
-    pub const NAME: &'static str = "vaes";
-
-    /// The backend, if the CPU has AES-NI, VAES and AVX-512.
-    #[must_use]
-    pub fn get() -> Option<&'static Self> {
-        vaes_avx512::get().then_some(&VAES)
-    }
+poet_backend_token::token! {
+    /// Haraka-256 v2 on the 512-bit form of VAES; what does not fill a register is left to AES-NI.
+    ///
+    /// A value exists only where the CPU has AES-NI, VAES and AVX-512.
+    Vaes, "vaes", [aes: "aes", vaes: "vaes", avx512f: "avx512f"]
 }
 
 impl Chain for Vaes {

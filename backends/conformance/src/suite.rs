@@ -24,12 +24,17 @@ pub fn supported<T: ?Sized>(name: &str, backend: Option<&'static T>) -> Option<&
     if backend.is_none() {
         let required = std::env::var(REQUIRED).unwrap_or_default();
         assert!(
-            !required.split_whitespace().any(|required| required == name),
+            !names(&required, name),
             "{REQUIRED} names {name}, but this CPU does not support it"
         );
         eprintln!("{name}: not tested, this CPU does not support it");
     }
     backend
+}
+
+/// Whether `name` is one of the names in `list`, which spaces separate.
+fn names(list: &str, name: &str) -> bool {
+    list.split_whitespace().any(|listed| listed == name)
 }
 
 /// Tests a compression function.
@@ -376,5 +381,19 @@ fn chain_alignment(backend: &dyn Chain, function: WorkFunction) {
                 "one: {count} digests at byte {offset}, n = {n}"
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn required_backends() {
+        assert!(names("armv8-sha2 armv8-aes", "armv8-aes"));
+        assert!(!names("armv8-sha2 armv8-aes", "armv8"));
+        assert!(!names("", "armv8-aes"));
+        assert!(supported("a backend", Some(&0)).is_some());
+        assert!(supported::<u8>("a backend that nothing requires", None).is_none());
     }
 }

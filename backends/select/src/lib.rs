@@ -148,7 +148,7 @@ pub struct KernelReport {
 #[non_exhaustive]
 pub enum SelectError {
     /// There is no kernel of the name.
-    #[error("unknown backend {name:?} ({reason}): for {function} there is {}", list(.available))]
+    #[error("unknown backend {name:?} ({reason}); {}", choices(*.function, .available))]
     Unknown {
         /// The name.
         name: String,
@@ -161,9 +161,9 @@ pub enum SelectError {
     },
     /// The CPU cannot run the kernel.
     #[error(
-        "backend {name} ({reason}) is not supported: the CPU lacks {}; for {function} there is {}",
+        "backend {name} ({reason}) is not supported: the CPU lacks {}; {}",
         .missing.join(", "),
-        list(.available)
+        choices(*.function, .available)
     )]
     Unsupported {
         /// The name.
@@ -179,8 +179,8 @@ pub enum SelectError {
     },
     /// The kernel computed something wrong.
     #[error(
-        "backend {name} ({reason}) failed its self-test: {failure}; for {function} there is {}",
-        list(.available)
+        "backend {name} ({reason}) failed its self-test: {failure}; {}",
+        choices(*.function, .available)
     )]
     SelfTest {
         /// The name.
@@ -196,7 +196,7 @@ pub enum SelectError {
     },
     /// There is nothing to choose from.
     #[error("there is no usable backend for {function}{}", because(.warnings))]
-    None {
+    NoKernel {
         /// The work function.
         function: WorkFunction,
         /// What was excluded and why.
@@ -204,11 +204,11 @@ pub enum SelectError {
     },
 }
 
-fn list(names: &[&str]) -> String {
+fn choices(function: WorkFunction, names: &[&str]) -> String {
     if names.is_empty() {
-        "none on this CPU".to_owned()
+        format!("this CPU has none for {function}")
     } else {
-        names.join(", ")
+        format!("for {function} this CPU has {}", names.join(", "))
     }
 }
 
@@ -502,36 +502,34 @@ fn choose(
     candidates: &[Candidate],
 ) -> Result<Selection, SelectError> {
     let mut warnings = warnings(candidates);
+    let both = |ready: &Ready| ready.roles == Roles::Both;
     let forced = match forced {
-        Some(forced) => Some((find(function, forced, candidates)?, forced.reason)),
+        Some(forced) => Some((find(function, forced, candidates)?, Some(forced.reason))),
         None => None,
     };
-    let one = |ready: &Ready| ready.rates.one;
-    let many = |ready: &Ready| ready.rates.many;
-    let latency = match forced {
-        Some((kernel, reason)) if kernel.roles == Roles::Both => {
-            Some((kernel, kernel.choice(one(&kernel), Some(reason))))
-        }
-        _ => fastest(
-            ready(candidates).filter(|kernel| kernel.roles == Roles::Both),
-            one,
-        )
-        .map(|kernel| (kernel, kernel.choice(one(&kernel), None))),
+    // The kernel for each role, with the reason if it is forced.
+    let one = forced.filter(|(kernel, _)| both(kernel)).or_else(|| {
+        let kernels = ready(candidates).filter(both);
+        Some((fastest(kernels, |kernel| kernel.rates.one)?, None))
+    });
+    let many = forced.or_else(|| {
+        let kernels = ready(candidates);
+        Some((fastest(kernels, |kernel| kernel.rates.many)?, None))
+    });
+    let (Some((one, one_reason)), Some((many, many_reason))) = (one, many) else {
+        return Err(SelectError::NoKernel { function, warnings });
     };
-    let throughput = match forced {
-        Some((kernel, reason)) => Some((kernel, kernel.choice(many(&kernel), Some(reason)))),
-        None => fastest(ready(candidates), many)
-            .map(|kernel| (kernel, kernel.choice(many(&kernel), None))),
-    };
-    let (Some((one, latency)), Some((many, throughput))) = (latency, throughput) else {
-        return Err(SelectError::None { function, warnings });
-    };
+    let latency = one.choice(one.rates.one, one_reason);
+    let throughput = many.choice(many.rates.many, many_reason);
 
     let (sha256, wide_sha256) = match (one.kernel.sha256, many.kernel.sha256) {
         (Some(one), Some(many)) => (one, many),
+        _ if function == WorkFunction::Sha256 => {
+            return Err(SelectError::NoKernel { function, warnings });
+        }
+        // The work function has nothing to do with SHA-256, which a label starts with and the tree
+        // is made of: whatever comes first is fast enough.
         _ => {
-            // The work function has nothing to do with SHA-256, which a label starts with and the
-            // tree is made of: whatever comes first is fast enough.
             let sha256 = evaluate(rows, WorkFunction::Sha256, false);
             let sha256 = choose(rows, WorkFunction::Sha256, None, &sha256)?;
             warnings.extend(sha256.warnings);

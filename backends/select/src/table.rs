@@ -1,5 +1,6 @@
 //! The kernels there are, one row each.
 
+use poet_backend_generic::{Generic, GenericHaraka};
 use poet_engine::{Chain, Sha256, WorkFunction};
 
 /// A kernel, for the selection.
@@ -19,6 +20,13 @@ pub(crate) enum Roles {
     /// One chain, and many.
     Both,
     /// Many chains only: a single one would leave most of its lanes empty.
+    #[cfg_attr(
+        not(any(test, target_arch = "x86_64")),
+        expect(
+            dead_code,
+            reason = "only vectors have lanes, so far only those of x86-64"
+        )
+    )]
     Throughput,
 }
 
@@ -30,49 +38,70 @@ pub(crate) struct Kernel {
     pub(crate) sha256: Option<&'static dyn Sha256>,
 }
 
-/// A row for a kernel of SHA-256 with the functions `get` and `missing` of a token.
-#[cfg(target_arch = "x86_64")]
-macro_rules! sha256_row {
-    ($kernel:ty, $roles:expr) => {
+/// The row of a token.
+#[cfg(any(
+    target_arch = "x86_64",
+    all(target_arch = "aarch64", target_endian = "little")
+))]
+macro_rules! row {
+    ($token:ty, $function:ident, $roles:ident, $kernel:ident) => {
         Row {
-            name: <$kernel>::NAME,
-            function: WorkFunction::Sha256,
-            roles: $roles,
-            missing: || <$kernel>::missing().collect(),
-            get: || {
-                <$kernel>::get().map(|kernel| Kernel {
-                    chain: kernel,
-                    sha256: Some(kernel),
-                })
-            },
+            name: <$token>::NAME,
+            function: WorkFunction::$function,
+            roles: Roles::$roles,
+            missing: || <$token>::missing().collect(),
+            get: || <$token>::get().map($kernel),
         }
     };
+}
+
+fn sha256<K: Sha256 + Chain>(kernel: &'static K) -> Kernel {
+    Kernel {
+        chain: kernel,
+        sha256: Some(kernel),
+    }
+}
+
+fn haraka256<K: Chain>(kernel: &'static K) -> Kernel {
+    Kernel {
+        chain: kernel,
+        sha256: None,
+    }
 }
 
 /// All kernels of this architecture. In each role, a kernel is preferred to those after it where
 /// nothing is measured.
 pub(crate) const ROWS: &[Row] = &[
     #[cfg(target_arch = "x86_64")]
-    sha256_row!(poet_backend_sha_ni::Avx512, Roles::Throughput),
+    row!(poet_backend_sha_ni::Avx512, Sha256, Throughput, sha256),
     #[cfg(target_arch = "x86_64")]
-    sha256_row!(poet_backend_sha_ni::ShaNiAvx, Roles::Both),
+    row!(poet_backend_sha_ni::ShaNiAvx, Sha256, Both, sha256),
     #[cfg(target_arch = "x86_64")]
-    sha256_row!(poet_backend_sha_ni::ShaNiAvx512, Roles::Both),
+    row!(poet_backend_sha_ni::ShaNiAvx512, Sha256, Both, sha256),
     #[cfg(target_arch = "x86_64")]
-    sha256_row!(poet_backend_sha_ni::ShaNi, Roles::Both),
+    row!(poet_backend_sha_ni::ShaNi, Sha256, Both, sha256),
     #[cfg(target_arch = "x86_64")]
-    sha256_row!(poet_backend_sha_ni::Avx2, Roles::Throughput),
+    row!(poet_backend_sha_ni::Avx2, Sha256, Throughput, sha256),
+    #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+    row!(poet_backend_armv8::Armv8Sha2, Sha256, Both, sha256),
     Row {
-        name: poet_backend_generic::Generic::NAME,
+        name: Generic::NAME,
         function: WorkFunction::Sha256,
         roles: Roles::Both,
         missing: Vec::new,
-        get: || {
-            let kernel = poet_backend_generic::Generic::get();
-            Some(Kernel {
-                chain: kernel,
-                sha256: Some(kernel),
-            })
-        },
+        get: || Some(sha256(Generic::get())),
+    },
+    #[cfg(target_arch = "x86_64")]
+    row!(poet_backend_aes_ni::Vaes, Haraka256, Throughput, haraka256),
+    #[cfg(target_arch = "x86_64")]
+    row!(poet_backend_aes_ni::AesNi, Haraka256, Both, haraka256),
+    #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+    row!(poet_backend_armv8::Armv8Aes, Haraka256, Both, haraka256),
+    Row {
+        name: GenericHaraka::NAME,
+        function: WorkFunction::Haraka256,
+        roles: Roles::Both,
+        missing: Vec::new,
+        get: || Some(haraka256(GenericHaraka::get())),
     },
 ];

@@ -155,7 +155,7 @@ fn a_wrong_kernel_is_excluded_with_a_warning() {
                 .starts_with("backend wrong (forced by --backend) failed")
         );
         assert!(
-            error.to_string().ends_with("for sha256 there is right"),
+            error.to_string().ends_with("for sha256 this CPU has right"),
             "{error}"
         );
     }
@@ -172,17 +172,20 @@ fn nothing_is_left_when_all_are_wrong() {
     assert_eq!(
         choice(&rows, Some("unsupported")).unwrap_err().to_string(),
         "backend unsupported (forced by --backend) is not supported: the CPU lacks sse5, sha3; \
-         for sha256 there is none on this CPU"
+         this CPU has none for sha256"
     );
 }
 
 #[test]
 fn a_kernel_for_many_chains_is_not_chosen_for_one() {
     let rows = [fake!("lanes", Roles::Throughput, Wrong::Nothing)];
-    assert!(matches!(choice(&rows, None), Err(SelectError::None { .. })));
+    assert!(matches!(
+        choice(&rows, None),
+        Err(SelectError::NoKernel { .. })
+    ));
     assert!(matches!(
         choice(&rows, Some("lanes")),
-        Err(SelectError::None { .. })
+        Err(SelectError::NoKernel { .. })
     ));
 }
 
@@ -218,7 +221,7 @@ fn forcing_a_kernel() {
         assert_eq!(
             error,
             format!(
-                "unknown backend {name:?} (forced by --backend): for sha256 there is lanes, \
+                "unknown backend {name:?} (forced by --backend); for sha256 this CPU has lanes, \
                  first, second, more-lanes"
             )
         );

@@ -2,12 +2,12 @@
 //!
 //! The kernels take turns for some rounds, and the best time of each counts: whatever else the
 //! machine does can only make a sample slower, and what lasts longer than a sample (another clock
-//! frequency, another core) meets all kernels in the same rounds. That is why the thread is not
-//! pinned: it would need the former affinity to be restored on every way out, and a moved thread
-//! costs no more than a round.
+//! frequency) meets all kernels in the same rounds. All samples come from one core: a thread of
+//! its own is pinned for the trial, so that there is no affinity of the caller's to restore.
 
 use std::hint::black_box;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use poet_engine::{Chain, Node};
 
@@ -15,6 +15,9 @@ use crate::table::Roles;
 
 /// Turns of each kernel in each role.
 const ROUNDS: usize = 10;
+
+/// No round starts after this, so that a slow or busy machine does not wait for ten.
+const BUDGET: Duration = Duration::from_millis(25);
 
 /// Steps of the single chain: about 45 us on the SHA extensions, long against the clock's
 /// resolution and short against a time slice.
@@ -33,11 +36,34 @@ pub(crate) struct Rates {
     pub(crate) many: Option<f64>,
 }
 
+/// A kernel of the trial.
+type Contestant<'a> = (&'static dyn Chain, Roles, &'a mut Rates);
+
 /// Times all kernels against each other, in each of their roles.
-pub(crate) fn run(kernels: &mut [(&'static dyn Chain, Roles, &mut Rates)]) {
+pub(crate) fn run(kernels: &mut [Contestant<'_>]) {
+    thread::scope(|scope| {
+        let pinned = thread::Builder::new().spawn_scoped(scope, || {
+            // Where pinning is not permitted, the trial is only noisier.
+            let cores = core_affinity::get_core_ids().unwrap_or_default();
+            cores
+                .first()
+                .map(|core| core_affinity::set_for_current(*core));
+            measure(kernels);
+        });
+        // A thread that the system refuses leaves the kernels without rates: the order of the
+        // table decides then, as without a trial.
+        drop(pinned);
+    });
+}
+
+fn measure(kernels: &mut [Contestant<'_>]) {
     let mut digest = Node::default();
     let mut digests = vec![Node::default(); MANY_CHAINS];
-    for _ in 0..ROUNDS {
+    let trial = Instant::now();
+    for round in 0..ROUNDS {
+        if round > 0 && trial.elapsed() > BUDGET {
+            break;
+        }
         for (chain, _, rates) in kernels
             .iter_mut()
             .filter(|(_, roles, _)| *roles == Roles::Both)

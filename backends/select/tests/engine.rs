@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use poet_conformance::{reference, vectors};
 use poet_engine::{
-    LABEL_DEPTH, LogRead, MAX_PROVEN_LEAVES, Node, Proof, ProveError, ProveProgress, SubtreeHeight,
-    T, Tree, TreeError, VerifyError, Work, WorkFunction, height, membership, prove, proven_indices,
-    resume, run, verify,
+    Claim, LABEL_DEPTH, LogRead, MAX_PROVEN_LEAVES, Node, Proof, ProveError, ProveProgress,
+    SubtreeHeight, T, Tree, TreeError, VerifyError, Work, WorkFunction, height, membership, prove,
+    proven_indices, resume, run, verify, verify_many,
 };
 use proptest::prelude::*;
 
@@ -162,41 +162,43 @@ fn stored_form_keeps_every_leaf_count() {
 
 #[test]
 fn any_flipped_bit_is_noticed() {
+    // Few proven leaves, so that every bit can be flipped.
+    const SHOWN: usize = 12;
     let work = fast_work(WorkFunction::Sha256, 3);
     let statement = [5; 32];
     let leaves = 1_000;
     let (tree, log) = grow(&work, &statement, leaves, 4);
-    let good = proof(&tree, &log, 4, 1).unwrap();
-    verify(&work, &statement, leaves, T, &good).unwrap();
-    let flips = |bytes: usize| (0..bytes * 8).map(|bit| (bit / 8, 1u8 << (bit % 8)));
+    let k = subtree_height(4);
+    let progress = ProveProgress::default();
+    let good = prove(&tree, k, &mut &log[..], SHOWN, 1, &progress).unwrap();
+    assert!(good.proof_nodes.len() > 50);
+    verify(&work, &statement, leaves, SHOWN, &good).unwrap();
+
     let refused = |statement: &[u8], leaves: u64, proof: &Proof, what: &str| {
         assert!(
-            verify(&work, statement, leaves, T, proof).is_err(),
+            verify(&work, statement, leaves, SHOWN, proof).is_err(),
             "{what}"
         );
     };
-    for (byte, bit) in flips(32) {
-        let mut bad = good.clone();
-        bad.root[byte] ^= bit;
-        refused(&statement, leaves, &bad, "root");
-        let mut other = statement;
-        other[byte] ^= bit;
-        refused(&other, leaves, &good, "statement");
-    }
     for bit in 0..64 {
         refused(&statement, leaves ^ (1 << bit), &good, "leaf count");
     }
-    for i in 0..good.proven_leaves.len() {
-        for (byte, bit) in flips(32) {
+    for bit in 0..256 {
+        let flip = |node: &mut Node| node[bit / 8] ^= 1 << (bit % 8);
+        let mut other = statement;
+        flip(&mut other);
+        refused(&other, leaves, &good, "statement");
+        let mut bad = good.clone();
+        flip(&mut bad.root);
+        refused(&statement, leaves, &bad, "root");
+        for i in 0..good.proven_leaves.len() {
             let mut bad = good.clone();
-            bad.proven_leaves[i][byte] ^= bit;
+            flip(&mut bad.proven_leaves[i]);
             refused(&statement, leaves, &bad, "proven leaf");
         }
-    }
-    for i in 0..good.proof_nodes.len() {
-        for (byte, bit) in flips(32) {
+        for i in 0..good.proof_nodes.len() {
             let mut bad = good.clone();
-            bad.proof_nodes[i][byte] ^= bit;
+            flip(&mut bad.proof_nodes[i]);
             refused(&statement, leaves, &bad, "proof node");
         }
     }
@@ -215,6 +217,80 @@ fn a_made_up_tree_is_noticed_at_its_labels() {
         matches!(result, Err(VerifyError::Label { .. })),
         "{result:?}"
     );
+}
+
+#[test]
+fn the_aes_work_function_goes_through_the_whole_engine() {
+    let statement = b"another network";
+    let sha256 = fast_work(WorkFunction::Sha256, 7);
+    let labels = reference::labels(statement, 300, WorkFunction::Haraka256, 7);
+    for (name, work) in works(WorkFunction::Haraka256, 7) {
+        for k in [0, 4] {
+            let (tree, log) = grow(&work, statement, 300, k);
+            let root = reference::root(statement, &labels);
+            assert_eq!(tree.root(), Some(root), "{name}");
+            let proof = proof(&tree, &log, k, 2).unwrap();
+            verify(&work, statement, 300, T, &proof).unwrap();
+            // The tree is the same, only the labels tell that it is other work.
+            let error = verify(&sha256, statement, 300, T, &proof).unwrap_err();
+            let message = error.to_string();
+            assert!(
+                message.ends_with("is not what sha256 x 7 makes"),
+                "{message}"
+            );
+            let deeper = fast_work(WorkFunction::Haraka256, 8);
+            let error = verify(&deeper, statement, 300, T, &proof).unwrap_err();
+            let message = error.to_string();
+            assert!(
+                message.ends_with("is not what haraka256 x 8 makes"),
+                "{message}"
+            );
+        }
+    }
+}
+
+#[test]
+fn depths_out_of_range_are_refused() {
+    let kernels = *fast_work(WorkFunction::Sha256, 1).kernels();
+    for depth in [0, (1 << 20) + 1, u32::MAX] {
+        let error = Work::new(WorkFunction::Sha256, depth, kernels).unwrap_err();
+        let message = error.to_string();
+        assert!(
+            message.contains(&format!("depth {depth} is out of range")),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn many_proofs_are_verified_each_for_itself() {
+    let work = fast_work(WorkFunction::Sha256, 2);
+    let statements: Vec<[u8; 1]> = (0..20).map(|i| [i]).collect();
+    let proofs: Vec<Proof> = statements
+        .iter()
+        .map(|statement| {
+            let (tree, log) = grow(&work, statement, 200, 0);
+            proof(&tree, &log, 0, 1).unwrap()
+        })
+        .collect();
+    let claims: Vec<Claim<'_>> = statements
+        .iter()
+        .zip(&proofs)
+        .map(|(statement, proof)| Claim {
+            statement,
+            // Every third one claims another leaf.
+            leaves: 200 + u64::from(statement[0] % 3 == 0),
+            proof,
+        })
+        .collect();
+    for threads in [0, 1, 3, 5000] {
+        let results = verify_many(&work, T, &claims, threads);
+        assert_eq!(results.len(), 20);
+        for (i, result) in results.iter().enumerate() {
+            assert_eq!(result.is_ok(), i % 3 != 0, "{i}: {result:?}");
+        }
+    }
+    assert_eq!(verify_many(&work, T, &[], 2), []);
 }
 
 #[test]

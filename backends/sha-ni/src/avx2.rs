@@ -2,14 +2,16 @@
 //! Lake.
 
 use core::arch::x86_64::*;
+use core::slice::{from_mut, from_ref};
 
-use poet_engine::{Block, Node, SHA256_IV as IV, State};
+use poet_engine::{Block, Chain, Node, SHA256_IV as IV, Sha256, State};
 
+use crate::ShaNi;
 use crate::constants::*;
 
-token! {
+poet_backend_token::token! {
     /// SHA-256 of 8 chains or blocks at once, on AVX2.
-    Avx2, "avx2", [AVX2]
+    Avx2, "avx2", [avx2: "avx2"]
 }
 
 /// Chains or messages in a vector.
@@ -68,18 +70,34 @@ fn splat(word: u32) -> V {
     _mm256_set1_epi32(word.cast_signed())
 }
 
+/// The words of `a` and `b` in turn.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn load(lane: &[u32; LANES]) -> V {
-    // SAFETY: the reference is valid for 32 bytes, and nothing is asked of their alignment.
-    unsafe { _mm256_loadu_si256(lane.as_ptr().cast()) }
+fn interleave(a: V, b: V) -> [V; 2] {
+    let (low, high) = (_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+    [
+        _mm256_permute2x128_si256::<0x20>(low, high),
+        _mm256_permute2x128_si256::<0x31>(low, high),
+    ]
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn store(vector: V) -> [u32; LANES] {
-    let mut lane = [0; LANES];
-    // SAFETY: `lane` is valid for 32 bytes, and nothing is asked of its alignment.
-    unsafe { _mm256_storeu_si256(lane.as_mut_ptr().cast(), vector) };
-    lane
+fn load(bytes: &[u8; 32]) -> V {
+    // SAFETY: the reference is valid for 32 bytes, and nothing is asked of their alignment.
+    unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_state(state: &State) -> V {
+    // SAFETY: the reference is valid for 32 bytes, and nothing is asked of their alignment.
+    unsafe { _mm256_loadu_si256(state.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn store_state(state: &mut State, row: V) {
+    // SAFETY: the reference is valid for 32 bytes, and nothing is asked of their alignment.
+    unsafe { _mm256_storeu_si256(state.as_mut_ptr().cast(), row) };
 }

@@ -20,8 +20,6 @@
 #![cfg(target_arch = "x86_64")]
 
 #[macro_use]
-mod features;
-#[macro_use]
 mod sha;
 #[macro_use]
 mod lanes;

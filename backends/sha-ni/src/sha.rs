@@ -16,98 +16,124 @@
 //!     o = RNDS2(o, e, W[t+2] + K[t+2], W[t+3] + K[t+3])
 //! ```
 //!
-//! The message schedule gives four words at a time: with A = MSG1(W[t-16..], W[t-12..]), which is
-//! W[t-16] + sigma0(W[t-15]) in each word, W = MSG2(A + W[t-7..], W[t-4..]).
+//! The message schedule gives four words at a time: with A = `MSG1(W[t-16..], W[t-12..])`, which is
+//! `W[t-16] + sigma0(W[t-15])` in each word, they are `MSG2(A + W[t-7..], W[t-4..])`.
 //!
 //! # One chain: 31 x 4 + 7 = 131 cycles a hash
 //!
 //! The latency of RNDS2 is 4 cycles into the state operands of the next RNDS2 and 6 into everything
 //! else, xmm0 among it (Golden Cove). Rounds cannot overlap, so 31 steps of 4 are the least; what
-//! remains is the way from the last RNDS2 of a hash to the first of the next, whose W[0] and W[1]
+//! remains is the way from the last RNDS2 of a hash to the first of the next, whose words 0 and 1
 //! are the A and B of the former. No way is shorter than a single operation of one cycle:
 //!
 //! ```text
-//!   RNDS2 -4-> RNDS2 -4-> ... -4-> RNDS2 -6-> PSHUFD -1-> RNDS2 (of the next hash)
-//!     ^          ^                   ^
-//!   W0 W1      W2 W3               W62 W63    off the path: W2.. of the next hash come from
-//!                                             the same and the previous RNDS2 with cycles to spare
+//!   RNDS2 -4-> RNDS2 -4-> ... -4-> RNDS2 -4-> RNDS2 -6-> PSHUFD -1-> RNDS2 of the next hash
+//!     ^          ^                   ^          ^
+//!   W0 W1      W2 W3              W60 W61    W62 W63
+//!              \____ off the path: ready with cycles to spare
 //! ```
 //!
 //! The rest of the code is there to keep everything else off this path:
 //!
-//! 1. *No addition in the hand-over.* The digest is the raw state plus the IV. For W[0] and W[1]
-//!    that sum and their round constants are moved into the initial state, which is constant
+//! 1. *No addition in the hand-over.* The digest is the raw state plus the IV. For words 0 and 1
+//!    that sum and the round constants are moved into the initial state, which is constant
 //!    ([`INJECTED`](crate::constants::INJECTED)), so that the raw state only has to be shuffled.
-//!    Rounds 2 to 7 add IV + K to a shuffle of the raw state in one step.
-//! 2. *Constant words.* W[8] to W[15] are padding. Their rounds take constants, W[16..20] needs
-//!    nothing but MSG1 and MSG2, and in W[24..28] all of MSG1 is a constant.
-//! 3. *Late addition.* In the fourth word of a step W[t-7] is W[t-4+1], from the step just before.
-//!    It is added after MSG2 instead of before, which is the same since MSG2 puts its result into no
-//!    other word. That takes the shift of W[t-4..] out of the chain from one step to the next: MSG2
-//!    and one addition are 7 cycles and gain on the 8 of four rounds. With a chain of 8, the two
-//!    lock step with the port always taken in the worst moment; 140 cycles a hash came of it.
+//!    Rounds 2 to 7 add IV + K to a shuffle of the raw state in one step. Without: 132 cycles.
+//! 2. *Constant words.* Words 8 to 15 are padding. Their rounds take constants, words 16 to 19 need
+//!    nothing but MSG1 and MSG2, and for words 24 to 27 all of MSG1 is a constant.
+//! 3. *Late addition.* For the fourth of the new words, `W[t-7..]` reaches into the four words just
+//!    before. This one is added after MSG2 instead of before it, which is the same, since MSG2 makes
+//!    no other word of the fourth. It takes the shift out of the chain from four words to the next:
+//!    MSG2 and one addition are 7 cycles and gain on the 8 of four rounds. With 8 against 8, the two
+//!    fall into step with the port always taken at the worst moment: 140 cycles.
 //! 4. *Lazy order.* RNDS2, MSG1 and MSG2 share a port, and of those that are ready the oldest goes
-//!    first. So each step of the schedule stands just before the rounds that use it: RNDS2 is then
-//!    always older than the schedule that runs ahead of it. Computing the schedule earlier in
-//!    program order costs up to 20 cycles.
+//!    first. So each step of the schedule stands just before the rounds that use it, and the
+//!    processor runs it ahead by itself; RNDS2 is then older than all of the schedule that is not
+//!    needed yet. The compiler leaves this order as it is written.
 //!
-//! # Several chains
+//! # Several chains: 98 cycles a hash
 //!
-//! With `N` chains the same steps alternate between them, which fills the port: 32 RNDS2 of 3 cycles
-//! each are the bound, 96 cycles a hash.
+//! Chains take turns, four rounds at a time, and use the port while the others wait. 32 RNDS2 of 3
+//! cycles each are the bound, 96 cycles a hash. Two or three chains in lock step come to 104 and
+//! 102. Four, each a quarter of a hash ahead of the one before, come to 98, since then the first
+//! sixteen rounds of one, which need no schedule, make room for the schedule of the others; in lock
+//! step they would take 101.
 //!
 //! # A trap
 //!
-//! The SHA instructions have no AVX encoding. If the upper half of any vector register is in use
-//! when one runs, as 256-bit instructions leave it, each costs hundreds of cycles (Golden Cove). So
-//! the loops are functions of their own that are never inlined: the compiler cleans up (VZEROUPPER)
-//! before a call, and what surrounds them cannot bring 256-bit instructions in.
+//! The SHA instructions have no AVX encoding. While the upper half of any vector register is in
+//! use, as 256-bit instructions leave it, each of them costs hundreds of cycles, 18,000 to 40,000 a
+//! hash (Golden Cove). Where the compiler may use AVX, it likes to shuffle two neighbours of four
+//! words in one register of eight, and then copies that about in the middle of the rounds. So
+//!
+//! - the loops are functions that are never inlined, as the compiler cleans up (VZEROUPPER) before
+//!   a call;
+//! - they load and store by `asm!`, which shows the compiler no neighbours.
+//!
+//! That holds for all kernels, because a program may be built for a CPU with AVX as a whole.
 
-macro_rules! sha_kernel {
-    ($kernel:ident, $features:literal, $msg1:path) => {
-        impl poet_engine::Sha256 for $kernel {
+/// The traits, on the functions of `sha_functions`.
+macro_rules! sha_traits {
+    ($kernel:ident) => {
+        impl Sha256 for $kernel {
             fn compress(&self, state: &mut State, blocks: &[Block]) {
                 // SAFETY: `self` exists only if `get` has found the features of this kernel.
-                unsafe { compress(core::array::from_mut(state), blocks.as_chunks().0) };
+                unsafe { compress(from_mut(state), blocks.as_chunks().0) };
             }
 
             fn compress_many(&self, states: &mut [State], blocks: &[Block]) {
                 let pairs = states.len().min(blocks.len());
-                let (states, last_states) = states[..pairs].as_chunks_mut::<INTERLEAVED>();
-                let (blocks, last_blocks) = blocks[..pairs].as_chunks();
+                let (states, last_states) = states[..pairs].as_chunks_mut::<4>();
+                let (blocks, last_blocks) = blocks[..pairs].as_chunks::<4>();
                 for (states, blocks) in states.iter_mut().zip(blocks) {
                     // SAFETY: as in `compress`.
-                    unsafe { compress(states, core::slice::from_ref(blocks)) };
+                    unsafe { compress(states, from_ref(blocks)) };
+                }
+                let (states, last_states) = last_states.as_chunks_mut::<2>();
+                let (blocks, last_blocks) = last_blocks.as_chunks::<2>();
+                for (states, blocks) in states.iter_mut().zip(blocks) {
+                    // SAFETY: as in `compress`.
+                    unsafe { compress(states, from_ref(blocks)) };
                 }
                 for (state, block) in last_states.iter_mut().zip(last_blocks) {
-                    self.compress(state, core::slice::from_ref(block));
+                    self.compress(state, from_ref(block));
                 }
             }
         }
 
-        impl poet_engine::Chain for $kernel {
+        impl Chain for $kernel {
             fn one(&self, digest: &mut Node, n: u32) {
                 // SAFETY: `self` exists only if `get` has found the features of this kernel.
-                unsafe { chains(core::array::from_mut(digest), n) };
+                unsafe { chains(from_mut(digest), n) };
             }
 
             fn many(&self, digests: &mut [Node], n: u32) {
-                let (chunks, rest) = digests.as_chunks_mut::<INTERLEAVED>();
-                for chunk in chunks {
+                let (fours, rest) = digests.as_chunks_mut::<4>();
+                for four in fours {
                     // SAFETY: as in `one`.
-                    unsafe { chains(chunk, n) };
+                    unsafe { chains(four, n) };
                 }
-                let (pairs, rest) = rest.as_chunks_mut::<2>();
-                for pair in pairs {
+                let (threes, rest) = rest.as_chunks_mut::<3>();
+                for three in threes {
                     // SAFETY: as in `one`.
-                    unsafe { chains(pair, n) };
+                    unsafe { chains(three, n) };
+                }
+                let (twos, rest) = rest.as_chunks_mut::<2>();
+                for two in twos {
+                    // SAFETY: as in `one`.
+                    unsafe { chains(two, n) };
                 }
                 for digest in rest {
                     self.one(digest, n);
                 }
             }
         }
+    };
+}
 
+/// The functions `chains` and `compress`, compiled for `$features`, with `$msg1` as MSG1.
+macro_rules! sha_functions {
+    ($features:literal, $msg1:path) => {
         #[inline]
         #[target_feature(enable = $features)]
         fn vector(words: [u32; 4]) -> __m128i {
@@ -115,87 +141,173 @@ macro_rules! sha_kernel {
             _mm_setr_epi32(a, b, c, d)
         }
 
+        /// Loads 16 bytes, in a way that the compiler cannot merge with what is beside (see the
+        /// trap in the module doc).
         #[inline]
         #[target_feature(enable = $features)]
-        fn load(bytes: &[u8; 16]) -> __m128i {
-            // SAFETY: the reference is valid for 16 bytes, and nothing is asked of their alignment.
-            unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
+        fn load<T>(words: &[T; 4]) -> __m128i {
+            const { assert!(size_of::<T>() == 4) };
+            let vector;
+            // SAFETY: the instruction reads the 16 bytes that the reference is valid for, of which
+            // it asks no alignment, and changes only the register.
+            unsafe {
+                asm!(
+                    "movdqu {vector}, xmmword ptr [{words}]",
+                    vector = lateout(xmm_reg) vector,
+                    words = in(reg) words,
+                    options(pure, readonly, nostack, preserves_flags),
+                );
+            }
+            vector
         }
 
+        /// Stores 16 bytes, in a way that the compiler cannot merge with what is beside.
         #[inline]
         #[target_feature(enable = $features)]
-        fn store(vector: __m128i) -> [u32; 4] {
-            let mut words = [0; 4];
-            // SAFETY: `words` is valid for 16 bytes, and nothing is asked of its alignment.
-            unsafe { _mm_storeu_si128(words.as_mut_ptr().cast(), vector) };
-            words
+        fn store(vector: __m128i, words: &mut [u32; 4]) {
+            // SAFETY: the instruction writes the 16 bytes that the reference is valid for, of which
+            // it asks no alignment, and changes nothing else.
+            unsafe {
+                asm!(
+                    "movdqu xmmword ptr [{words}], {vector}",
+                    vector = in(xmm_reg) vector,
+                    words = in(reg) words,
+                    options(nostack, preserves_flags),
+                );
+            }
         }
 
-        /// The state as RNDS2 has it: (C, D, G, H) and (A, B, E, F), the first word on top.
-        #[inline]
-        #[target_feature(enable = $features)]
-        fn enter([a, b, c, d, e, f, g, h]: State) -> [__m128i; 2] {
-            let (abcd, efgh) = (vector([a, b, c, d]), vector([e, f, g, h]));
-            [
-                _mm_shuffle_epi32::<0x1b>(_mm_unpackhi_epi64(abcd, efgh)),
-                _mm_shuffle_epi32::<0x1b>(_mm_unpacklo_epi64(abcd, efgh)),
-            ]
+        /// One of the messages that are hashed at once.
+        #[derive(Clone, Copy)]
+        struct Lane {
+            /// The halves of the state that take turns, CDGH and ABEF at the start.
+            e: __m128i,
+            o: __m128i,
+            /// The last 16 words of the schedule, those from word t on in place t / 4 % 4.
+            w: [__m128i; 4],
+            /// The state before the block; in a chain, the raw state that the hash before has left.
+            before: [__m128i; 2],
         }
 
-        /// Undoes `enter`.
-        #[inline]
-        #[target_feature(enable = $features)]
-        fn leave([cdgh, abef]: [__m128i; 2]) -> State {
-            let cdgh = _mm_shuffle_epi32::<0x1b>(cdgh);
-            let abef = _mm_shuffle_epi32::<0x1b>(abef);
-            let [a, b, c, d] = store(_mm_unpacklo_epi64(abef, cdgh));
-            let [e, f, g, h] = store(_mm_unpackhi_epi64(abef, cdgh));
-            [a, b, c, d, e, f, g, h]
-        }
-
-        /// W[t..t + 4] from `a` = MSG1(W[t - 16..], W[t - 12..]), `w8` = W[t - 8..] and
-        /// `w4` = W[t - 4..], with the late addition.
-        #[inline]
-        #[target_feature(enable = $features)]
-        fn schedule(a: __m128i, w8: __m128i, w4: __m128i) -> __m128i {
-            let early = _mm_add_epi32(a, _mm_srli_si128::<4>(w8));
-            let late = _mm_slli_si128::<12>(w4);
-            _mm_add_epi32(_mm_sha256msg2_epu32(early, w4), late)
-        }
-
-        /// Four rounds, from `$t` on, with the new words of chain `$i` from an expression or by the
-        /// schedule. `$w` keeps the last 16 words of each chain.
-        macro_rules! rounds {
-            ($t:literal, $w:ident, $e:ident, $o:ident, |$i:ident| $words:expr) => {
-                let mut wk = $w[0];
-                for $i in 0..N {
-                    $w[$t / 4 % 4][$i] = $words;
-                    wk[$i] = _mm_add_epi32($w[$t / 4 % 4][$i], vector(k($t)));
-                    $e[$i] = _mm_sha256rnds2_epu32($e[$i], $o[$i], wk[$i]);
+        impl Lane {
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn new(state: &State) -> Self {
+                let halves = state.as_chunks().0;
+                let (abcd, efgh) = (load(&halves[0]), load(&halves[1]));
+                let e = _mm_shuffle_epi32::<0x1b>(_mm_unpackhi_epi64(abcd, efgh));
+                let o = _mm_shuffle_epi32::<0x1b>(_mm_unpacklo_epi64(abcd, efgh));
+                Self {
+                    e,
+                    o,
+                    w: [_mm_setzero_si128(); 4],
+                    before: [e, o],
                 }
-                for i in 0..N {
-                    $o[i] = _mm_sha256rnds2_epu32($o[i], $e[i], _mm_shuffle_epi32::<0x0e>(wk[i]));
+            }
+
+            /// Rounds `T` to `T + 3`, with these words.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn rounds<const T: usize>(&mut self, words: __m128i) {
+                self.w[T / 4 % 4] = words;
+                let wk = _mm_add_epi32(words, vector(k(T)));
+                self.two_rounds_e(wk);
+                self.two_rounds_o(_mm_shuffle_epi32::<0x0e>(wk));
+            }
+
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn two_rounds_e(&mut self, wk: __m128i) {
+                self.e = _mm_sha256rnds2_epu32(self.e, self.o, wk);
+            }
+
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn two_rounds_o(&mut self, wk: __m128i) {
+                self.o = _mm_sha256rnds2_epu32(self.o, self.e, wk);
+            }
+
+            /// Words `T` to `T + 3` by the schedule.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn schedule<const T: usize>(&self) -> __m128i {
+                self.add_sigma1::<T>($msg1(self.w[T / 4 % 4], self.w[(T / 4 + 1) % 4]))
+            }
+
+            /// The second half of the schedule, from the result of MSG1, with the late addition.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn add_sigma1<const T: usize>(&self, a: __m128i) -> __m128i {
+                let (w8, w4) = (self.w[(T / 4 + 2) % 4], self.w[(T / 4 + 3) % 4]);
+                let early = _mm_add_epi32(a, _mm_srli_si128::<4>(w8));
+                let late = _mm_slli_si128::<12>(w4);
+                _mm_add_epi32(_mm_sha256msg2_epu32(early, w4), late)
+            }
+
+            /// Rounds `T` to `T + 3` of a hash in a chain; those from 0 on take the state that the
+            /// hash before has left, and start the next.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn chain<const T: usize>(&mut self) {
+                match T {
+                    0 => {
+                        self.before = [self.e, self.o];
+                        // A, B, E, F and C, D, G, H, from the lowest word on.
+                        let abef = _mm_shuffle_epi32::<0x1b>(self.o);
+                        let cdgh = _mm_shuffle_epi32::<0x1b>(self.e);
+                        let [a, b, c, d, e, f, g, h] = INJECTED;
+                        self.e = vector([h, g, d, c]);
+                        self.o = vector([f, e, b, a]);
+                        self.two_rounds_e(abef);
+                        self.two_rounds_o(_mm_add_epi32(cdgh, vector(iv_k(2))));
+                        self.w = [
+                            _mm_add_epi32(_mm_unpacklo_epi64(abef, cdgh), vector(iv(0))),
+                            _mm_add_epi32(_mm_unpackhi_epi64(abef, cdgh), vector(iv(4))),
+                            vector(padding(8)),
+                            vector(padding(12)),
+                        ];
+                    }
+                    4 => {
+                        let [cdgh, abef] = self.before;
+                        let (ef, gh) = (
+                            _mm_shuffle_epi32::<0x01>(abef),
+                            _mm_shuffle_epi32::<0x01>(cdgh),
+                        );
+                        self.two_rounds_e(_mm_add_epi32(ef, vector(iv_k(4))));
+                        self.two_rounds_o(_mm_add_epi32(gh, vector(iv_k(6))));
+                    }
+                    8 => {
+                        self.two_rounds_e(vector(padding_k(8)));
+                        self.two_rounds_o(vector(padding_k(10)));
+                    }
+                    12 => {
+                        self.two_rounds_e(vector(padding_k(12)));
+                        self.two_rounds_o(vector(padding_k(14)));
+                    }
+                    // Words 9 to 12 are 0: nothing to add before MSG2 nor after.
+                    16 => {
+                        let a = $msg1(self.w[0], self.w[1]);
+                        self.rounds::<T>(_mm_sha256msg2_epu32(a, self.w[3]));
+                    }
+                    // MSG1 of words 8 to 15 is words 8 to 11, as sigma0 of 0 is 0.
+                    24 => self.rounds::<T>(self.add_sigma1::<T>(self.w[2])),
+                    _ => self.rounds::<T>(self.schedule::<T>()),
                 }
-            };
-            ($t:literal, $w:ident, $e:ident, $o:ident) => {
-                rounds!($t, $w, $e, $o, |i| schedule(
-                    $msg1($w[$t / 4 % 4][i], $w[($t / 4 + 1) % 4][i]),
-                    $w[($t / 4 + 2) % 4][i],
-                    $w[($t / 4 + 3) % 4][i]
-                ));
-            };
+            }
         }
 
-        /// Two rounds of each chain: `$to` = RNDS2(`$to`, `$from`, words of chain `$i`).
-        macro_rules! two_rounds {
-            ($to:ident, $from:ident, |$i:ident| $wk:expr) => {
-                for $i in 0..N {
-                    $to[$i] = _mm_sha256rnds2_epu32($to[$i], $from[$i], $wk);
-                }
-            };
+        /// The reverse of `Lane::new`.
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn leave([e, o]: [__m128i; 2], state: &mut State) {
+            let cdgh = _mm_shuffle_epi32::<0x1b>(e);
+            let abef = _mm_shuffle_epi32::<0x1b>(o);
+            let halves = state.as_chunks_mut().0;
+            store(_mm_unpacklo_epi64(abef, cdgh), &mut halves[0]);
+            store(_mm_unpackhi_epi64(abef, cdgh), &mut halves[1]);
         }
 
-        /// `n` hashes of each of `N` chains.
+        /// `n` hashes of each of `N` digests.
         #[target_feature(enable = $features)]
         fn chains<const N: usize>(digests: &mut [Node; N], n: u32) {
             // The raw state before the addition of the IV is what goes from hash to hash.
@@ -206,7 +318,11 @@ macro_rules! sha_kernel {
                 }
                 raw
             });
-            raw_chains(&mut raw, n);
+            // Known when this is compiled, as the number of chains is.
+            match raw.as_mut_slice().as_chunks_mut() {
+                ([four], []) => raw_four(four, n),
+                _ => raw_chains(&mut raw, n),
+            }
             for (digest_out, mut raw) in digests.iter_mut().zip(raw) {
                 for (word, iv) in raw.iter_mut().zip(IV) {
                     *word = word.wrapping_add(iv);
@@ -215,59 +331,94 @@ macro_rules! sha_kernel {
             }
         }
 
+        /// `n` hashes of few chains in lock step, from raw state to raw state.
         #[inline(never)]
         #[target_feature(enable = $features)]
         fn raw_chains<const N: usize>(raw: &mut [State; N], n: u32) {
-            let (mut e, mut o) = ([_mm_setzero_si128(); N], [_mm_setzero_si128(); N]);
-            for i in 0..N {
-                [e[i], o[i]] = enter(raw[i]);
-            }
-            let [start_e, start_o] = enter(INJECTED);
+            let mut lanes = raw.each_ref().map(|raw| Lane::new(raw));
             for _ in 0..n {
-                let (raw_e, raw_o) = (e, o);
-                // A, B, E, F and C, D, G, H, from the lowest word on.
-                let abef = raw_o.map(|o| _mm_shuffle_epi32::<0x1b>(o));
-                let cdgh = raw_e.map(|e| _mm_shuffle_epi32::<0x1b>(e));
-                (e, o) = ([start_e; N], [start_o; N]);
-                two_rounds!(e, o, |i| abef[i]);
-                two_rounds!(o, e, |i| _mm_add_epi32(cdgh[i], vector(iv_k(2))));
-                two_rounds!(e, o, |i| {
-                    let ef = _mm_shuffle_epi32::<0x01>(raw_o[i]);
-                    _mm_add_epi32(ef, vector(iv_k(4)))
-                });
-                two_rounds!(o, e, |i| {
-                    let gh = _mm_shuffle_epi32::<0x01>(raw_e[i]);
-                    _mm_add_epi32(gh, vector(iv_k(6)))
-                });
-                two_rounds!(e, o, |_i| vector(padding_k(8)));
-                two_rounds!(o, e, |_i| vector(padding_k(10)));
-                two_rounds!(e, o, |_i| vector(padding_k(12)));
-                two_rounds!(o, e, |_i| vector(padding_k(14)));
-
-                let (low, high) = (vector(padding(8)), vector(padding(12)));
-                let mut w = [[low; N], [low; N], [low; N], [high; N]];
-                for i in 0..N {
-                    w[0][i] = _mm_add_epi32(_mm_unpacklo_epi64(abef[i], cdgh[i]), vector(iv(0)));
-                    w[1][i] = _mm_add_epi32(_mm_unpackhi_epi64(abef[i], cdgh[i]), vector(iv(4)));
+                macro_rules! rounds {
+                    ($t:literal) => {
+                        for lane in &mut lanes {
+                            lane.chain::<$t>();
+                        }
+                    };
                 }
-                // W[9..13] are 0: nothing to add before MSG2 nor after.
-                rounds!(16, w, e, o, |i| _mm_sha256msg2_epu32($msg1(w[0][i], w[1][i]), high));
-                rounds!(20, w, e, o);
-                // MSG1 of W[8..12] and W[12..16] is W[8..12], as sigma0 of 0 is 0.
-                rounds!(24, w, e, o, |i| schedule(low, w[0][i], w[1][i]));
-                rounds!(28, w, e, o);
-                rounds!(32, w, e, o);
-                rounds!(36, w, e, o);
-                rounds!(40, w, e, o);
-                rounds!(44, w, e, o);
-                rounds!(48, w, e, o);
-                rounds!(52, w, e, o);
-                rounds!(56, w, e, o);
-                rounds!(60, w, e, o);
+                rounds!(0);
+                rounds!(4);
+                rounds!(8);
+                rounds!(12);
+                rounds!(16);
+                rounds!(20);
+                rounds!(24);
+                rounds!(28);
+                rounds!(32);
+                rounds!(36);
+                rounds!(40);
+                rounds!(44);
+                rounds!(48);
+                rounds!(52);
+                rounds!(56);
+                rounds!(60);
             }
-            for (raw, (e, o)) in raw.iter_mut().zip(e.into_iter().zip(o)) {
-                *raw = leave([e, o]);
+            for (raw, lane) in raw.iter_mut().zip(lanes) {
+                leave([lane.e, lane.o], raw);
             }
+        }
+
+        /// `n` hashes of four chains, each a quarter of a hash ahead of the one before, from raw
+        /// state to raw state.
+        #[inline(never)]
+        #[target_feature(enable = $features)]
+        fn raw_four(raw: &mut [State; 4], n: u32) {
+            let [mut a, mut b, mut c, mut d] = raw.each_ref().map(|raw| Lane::new(raw));
+            for lane in [&mut b, &mut c, &mut d] {
+                lane.chain::<0>();
+                lane.chain::<4>();
+                lane.chain::<8>();
+                lane.chain::<12>();
+            }
+            for lane in [&mut c, &mut d] {
+                lane.chain::<16>();
+                lane.chain::<20>();
+                lane.chain::<24>();
+                lane.chain::<28>();
+            }
+            d.chain::<32>();
+            d.chain::<36>();
+            d.chain::<40>();
+            d.chain::<44>();
+            macro_rules! rounds {
+                ($a:literal $b:literal $c:literal $d:literal) => {
+                    a.chain::<$a>();
+                    b.chain::<$b>();
+                    c.chain::<$c>();
+                    d.chain::<$d>();
+                };
+            }
+            for _ in 0..n {
+                rounds!(0 16 32 48);
+                rounds!(4 20 36 52);
+                rounds!(8 24 40 56);
+                rounds!(12 28 44 60);
+                rounds!(16 32 48 0);
+                rounds!(20 36 52 4);
+                rounds!(24 40 56 8);
+                rounds!(28 44 60 12);
+                rounds!(32 48 0 16);
+                rounds!(36 52 4 20);
+                rounds!(40 56 8 24);
+                rounds!(44 60 12 28);
+                rounds!(48 0 16 32);
+                rounds!(52 4 20 36);
+                rounds!(56 8 24 40);
+                rounds!(60 12 28 44);
+            }
+            // The last three are already in the hash after the last.
+            leave([a.e, a.o], &mut raw[0]);
+            leave(b.before, &mut raw[1]);
+            leave(c.before, &mut raw[2]);
+            leave(d.before, &mut raw[3]);
         }
 
         /// Compresses block i of each element of `message`, in order, into `states[i]`.
@@ -276,41 +427,49 @@ macro_rules! sha_kernel {
         fn compress<const N: usize>(states: &mut [State; N], message: &[[Block; N]]) {
             // Words are big-endian in a message.
             let swap = vector([0x0001_0203, 0x0405_0607, 0x0809_0a0b, 0x0c0d_0e0f]);
-            let (mut e, mut o) = ([_mm_setzero_si128(); N], [_mm_setzero_si128(); N]);
-            for i in 0..N {
-                [e[i], o[i]] = enter(states[i]);
-            }
+            let mut lanes = states.each_ref().map(|state| Lane::new(state));
             for blocks in message {
-                let (before_e, before_o) = (e, o);
-                let mut w = [[_mm_setzero_si128(); N]; 4];
-                macro_rules! from_message {
-                    ($quarter:literal, $i:ident) => {
-                        _mm_shuffle_epi8(load(&blocks[$i].as_chunks().0[$quarter]), swap)
+                for lane in &mut lanes {
+                    lane.before = [lane.e, lane.o];
+                }
+                macro_rules! rounds {
+                    ($t:literal $words:ident) => {
+                        for (lane, block) in lanes.iter_mut().zip(blocks) {
+                            let words: &[[u8; 4]] = block.as_chunks().0;
+                            let bytes = load(&words.as_chunks().0[$t / 4]);
+                            lane.rounds::<$t>(_mm_shuffle_epi8(bytes, swap));
+                        }
+                    };
+                    ($t:literal) => {
+                        for lane in &mut lanes {
+                            lane.rounds::<$t>(lane.schedule::<$t>());
+                        }
                     };
                 }
-                rounds!(0, w, e, o, |i| from_message!(0, i));
-                rounds!(4, w, e, o, |i| from_message!(1, i));
-                rounds!(8, w, e, o, |i| from_message!(2, i));
-                rounds!(12, w, e, o, |i| from_message!(3, i));
-                rounds!(16, w, e, o);
-                rounds!(20, w, e, o);
-                rounds!(24, w, e, o);
-                rounds!(28, w, e, o);
-                rounds!(32, w, e, o);
-                rounds!(36, w, e, o);
-                rounds!(40, w, e, o);
-                rounds!(44, w, e, o);
-                rounds!(48, w, e, o);
-                rounds!(52, w, e, o);
-                rounds!(56, w, e, o);
-                rounds!(60, w, e, o);
-                for i in 0..N {
-                    e[i] = _mm_add_epi32(e[i], before_e[i]);
-                    o[i] = _mm_add_epi32(o[i], before_o[i]);
+                rounds!(0 from_message);
+                rounds!(4 from_message);
+                rounds!(8 from_message);
+                rounds!(12 from_message);
+                rounds!(16);
+                rounds!(20);
+                rounds!(24);
+                rounds!(28);
+                rounds!(32);
+                rounds!(36);
+                rounds!(40);
+                rounds!(44);
+                rounds!(48);
+                rounds!(52);
+                rounds!(56);
+                rounds!(60);
+                for lane in &mut lanes {
+                    let [e, o] = lane.before;
+                    lane.e = _mm_add_epi32(lane.e, e);
+                    lane.o = _mm_add_epi32(lane.o, o);
                 }
             }
-            for (state, (e, o)) in states.iter_mut().zip(e.into_iter().zip(o)) {
-                *state = leave([e, o]);
+            for (state, lane) in states.iter_mut().zip(lanes) {
+                leave([lane.e, lane.o], state);
             }
         }
     };

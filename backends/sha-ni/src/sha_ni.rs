@@ -1,17 +1,18 @@
 //! SHA-256 on the SHA extensions and SSE4.1: Intel since Goldmont and Ice Lake, AMD since Zen.
 
+use core::arch::asm;
 use core::arch::x86_64::*;
+use core::array::from_mut;
+use core::slice::from_ref;
 
-use poet_engine::{Block, Node, SHA256_IV as IV, State};
+use poet_engine::{Block, Chain, Node, SHA256_IV as IV, Sha256, State};
 
 use crate::constants::*;
 
-token! {
+poet_backend_token::token! {
     /// SHA-256 on the SHA extensions, with no need of AVX.
-    ShaNi, "sha-ni", [SHA, SSSE3, SSE4_1]
+    ShaNi, "sha-ni", [sha: "sha", ssse3: "ssse3", sse4_1: "sse4.1"]
 }
 
-/// Chains and messages that are computed at once.
-const INTERLEAVED: usize = 3;
-
-sha_kernel!(ShaNi, "sha,ssse3,sse4.1", _mm_sha256msg1_epu32);
+sha_traits!(ShaNi);
+sha_functions!("sha,ssse3,sse4.1", _mm_sha256msg1_epu32);

@@ -1,18 +1,19 @@
 //! SHA-256 on the SHA extensions, with everything else in the three-operand encoding of AVX: fewer
 //! instructions, as nothing has to be copied before it is overwritten.
 
+use core::arch::asm;
 use core::arch::x86_64::*;
+use core::array::from_mut;
+use core::slice::from_ref;
 
-use poet_engine::{Block, Node, SHA256_IV as IV, State};
+use poet_engine::{Block, Chain, Node, SHA256_IV as IV, Sha256, State};
 
 use crate::constants::*;
 
-token! {
+poet_backend_token::token! {
     /// SHA-256 on the SHA extensions and AVX.
-    ShaNiAvx, "sha-ni-avx", [SHA, AVX]
+    ShaNiAvx, "sha-ni-avx", [sha: "sha", avx: "avx"]
 }
 
-/// Chains and messages that are computed at once.
-const INTERLEAVED: usize = 3;
-
-sha_kernel!(ShaNiAvx, "sha,avx", _mm_sha256msg1_epu32);
+sha_traits!(ShaNiAvx);
+sha_functions!("sha,avx", _mm_sha256msg1_epu32);

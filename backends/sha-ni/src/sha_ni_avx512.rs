@@ -1,23 +1,24 @@
 //! SHA-256 on the SHA extensions, with sigma0 by AVX-512VL instead of MSG1: rotations and a
 //! three-way exclusive or, which leave the port of the SHA instructions to RNDS2.
 
+use core::arch::asm;
 use core::arch::x86_64::*;
+use core::array::from_mut;
+use core::slice::from_ref;
 
-use poet_engine::{Block, Node, SHA256_IV as IV, State};
+use poet_engine::{Block, Chain, Node, SHA256_IV as IV, Sha256, State};
 
 use crate::constants::*;
 
-token! {
+poet_backend_token::token! {
     /// SHA-256 on the SHA extensions and AVX-512VL.
-    ShaNiAvx512, "sha-ni-avx512", [SHA, AVX, AVX512F, AVX512VL]
+    ShaNiAvx512, "sha-ni-avx512", [sha: "sha", avx: "avx", avx2: "avx2", avx512f: "avx512f", avx512vl: "avx512vl"]
 }
 
-/// Chains and messages that are computed at once.
-const INTERLEAVED: usize = 3;
+sha_traits!(ShaNiAvx512);
+sha_functions!("sha,avx,avx512f,avx512vl", msg1);
 
-sha_kernel!(ShaNiAvx512, "sha,avx,avx512f,avx512vl", msg1);
-
-/// What MSG1 computes: W[i] + sigma0(W[i + 1]) for the four words in `low`, `high` following.
+/// What MSG1 computes: each word of `low` plus sigma0 of its successor, where `high` follows `low`.
 #[inline]
 #[target_feature(enable = "avx,avx512f,avx512vl")]
 fn msg1(low: __m128i, high: __m128i) -> __m128i {

@@ -1,0 +1,51 @@
+//! Kernels as tokens: types of which a value exists only on a CPU that can run them.
+//!
+//! Calling code for an instruction set that the CPU lacks is undefined. A kernel made by
+//! [`token!`] has no public constructor; its `get` looks at the CPU (and at the operating system,
+//! which must save the registers). So a reference to one is the proof that its code may be called.
+#![no_std]
+
+#[doc(hidden)]
+pub use cpufeatures;
+
+/// Makes a kernel a token: its type, its `NAME`, and `get` and `missing` that look for the CPU
+/// features in brackets (a name for the macro's own use, and the name of the feature).
+///
+/// ```
+/// # #[cfg(target_arch = "x86_64")]
+/// poet_backend_token::token! {
+///     /// A kernel that needs AES-NI.
+///     Kernel, "kernel", [aes: "aes"]
+/// }
+/// # #[cfg(target_arch = "x86_64")]
+/// assert_eq!(Kernel::get().is_some(), Kernel::missing().next().is_none());
+/// ```
+#[macro_export]
+macro_rules! token {
+    ($(#[$doc:meta])* $kernel:ident, $name:literal, [$($module:ident: $feature:tt),+]) => {
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub struct $kernel(());
+
+        impl $kernel {
+            /// The name that selects this kernel.
+            pub const NAME: &'static str = $name;
+
+            /// The kernel, if this CPU and the operating system have what it needs.
+            #[must_use]
+            pub fn get() -> Option<&'static Self> {
+                static KERNEL: $kernel = $kernel(());
+                Self::missing().next().is_none().then_some(&KERNEL)
+            }
+
+            /// The names of the CPU features that this kernel needs and the CPU lacks.
+            pub fn missing() -> impl Iterator<Item = &'static str> {
+                $($crate::cpufeatures::new!($module, $feature);)+
+                [$(($feature, $module::get as fn() -> bool)),+]
+                    .into_iter()
+                    .filter(|(_, has)| !has())
+                    .map(|(name, _)| name)
+            }
+        }
+    };
+}

@@ -1,0 +1,127 @@
+//! The one error of the API: every failure of a request has a gRPC code, an HTTP status and a
+//! message that is meant for the client.
+
+use axum::{
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+
+use super::json;
+use crate::certificate::CertificateError;
+
+/// gRPC status codes, as far as they are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "names and numbers are gRPC's")]
+pub enum Code {
+    InvalidArgument = 3,
+    DeadlineExceeded = 4,
+    NotFound = 5,
+    AlreadyExists = 6,
+    ResourceExhausted = 8,
+    FailedPrecondition = 9,
+    Unimplemented = 12,
+    Internal = 13,
+    Unavailable = 14,
+    Unauthenticated = 16,
+}
+
+/// Why a request was not granted. The texts are part of the API; causes inside of the server are
+/// logged where they occur and never end up here.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum ApiError {
+    #[error("{0}")]
+    Malformed(String),
+    #[error("invalid public key")]
+    PublicKey,
+    #[error("invalid signature")]
+    Signature,
+    #[error("invalid challenge length: {0}, expected 32")]
+    ChallengeLength(usize),
+    #[error("invalid certificate public key hint")]
+    CertificateHint,
+    // The line break is the original server's.
+    #[error("invalid certificate\n{0}")]
+    Certificate(#[from] CertificateError),
+    #[error("invalid proof of work parameters")]
+    PowParams,
+    #[error("invalid proof of work: invalid leading zero bits")]
+    Pow,
+    #[error("too late to register for the desired round")]
+    TooLate,
+    #[error("maximum number of round members reached")]
+    RoundFull,
+    #[error("conflicting registration")]
+    Conflict,
+    #[error("proof not found")]
+    ProofNotFound,
+    #[error("Not Found")]
+    UnknownPath,
+    #[error("Method Not Allowed")]
+    Method,
+    #[error("request body larger than {0} bytes")]
+    BodyTooLarge(usize),
+    #[error("request body not received in time")]
+    BodyTimeout,
+    #[error("request body cut off")]
+    BodyIncomplete,
+    #[error("temporarily unavailable, try again later")]
+    Unavailable,
+    #[error("internal error")]
+    Internal,
+}
+
+impl ApiError {
+    /// The gRPC code.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Malformed(_)
+            | Self::PublicKey
+            | Self::Signature
+            | Self::ChallengeLength(_)
+            | Self::CertificateHint
+            | Self::PowParams
+            | Self::Pow
+            | Self::BodyIncomplete => Code::InvalidArgument,
+            Self::Certificate(_) => Code::Unauthenticated,
+            Self::TooLate => Code::FailedPrecondition,
+            Self::RoundFull | Self::BodyTooLarge(_) => Code::ResourceExhausted,
+            Self::Conflict => Code::AlreadyExists,
+            Self::ProofNotFound | Self::UnknownPath => Code::NotFound,
+            Self::Method => Code::Unimplemented,
+            Self::BodyTimeout => Code::DeadlineExceeded,
+            Self::Unavailable => Code::Unavailable,
+            Self::Internal => Code::Internal,
+        }
+    }
+
+    /// The HTTP status: the code's, except where HTTP has a better one.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            _ => match self.code() {
+                Code::InvalidArgument | Code::FailedPrecondition => StatusCode::BAD_REQUEST,
+                Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+                Code::NotFound => StatusCode::NOT_FOUND,
+                Code::AlreadyExists => StatusCode::CONFLICT,
+                Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
+                Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+                Code::Unimplemented => StatusCode::NOT_IMPLEMENTED,
+                Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+                Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+            },
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let headers = [
+            (header::CONTENT_TYPE, "application/json"),
+            // A proof that is not there yet will be.
+            (header::CACHE_CONTROL, "no-store"),
+        ];
+        (self.status(), headers, json::error(&self)).into_response()
+    }
+}

@@ -1,0 +1,138 @@
+//! The REST interface.
+//!
+//! Every request's body is read before the request is looked at: clients send `{}` with their
+//! GETs, and a body that nobody reads would cost them their connection.
+
+pub mod error;
+pub mod json;
+pub mod server;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::{Body, Bytes, to_bytes},
+    extract::{Path, Request, State, rejection::PathRejection},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use http_body_util::LengthLimitError;
+
+use self::error::ApiError;
+use crate::registration::Registration;
+
+/// The largest body that is read. A registration with a certificate takes about 1 KiB.
+pub const MAX_BODY_BYTES: usize = 64 * 1024;
+/// How long a body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Caches in front of the server may keep these for a little while: the challenge of the proof of
+/// work changes once in a round, and the one before stays valid.
+const BRIEFLY: &str = "public, max-age=5";
+/// The proof of a round never changes.
+const FOR_EVER: &str = "public, max-age=31536000, immutable";
+
+/// The routes of the interface.
+pub fn router(registration: Arc<Registration>) -> Router {
+    Router::new()
+        .route("/v1/pow_params", get(pow_params))
+        .route("/v1/submit", post(submit))
+        .route("/v1/info", get(info))
+        .route("/v1/proofs/", get(proof_without_id))
+        .route("/v1/proofs/{id}", get(proof))
+        .fallback(async || ApiError::UnknownPath)
+        .method_not_allowed_fallback(async || ApiError::Method)
+        .layer(middleware::from_fn(read_body))
+        .with_state(registration)
+}
+
+async fn read_body(request: Request, next: Next) -> Result<Response, ApiError> {
+    let (parts, body) = request.into_parts();
+    let body = tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY_BYTES))
+        .await
+        .map_err(|_| ApiError::BodyTimeout)?
+        .map_err(|error| {
+            let too_large = std::error::Error::source(&error)
+                .is_some_and(|source| source.is::<LengthLimitError>());
+            if too_large {
+                ApiError::BodyTooLarge(MAX_BODY_BYTES)
+            } else {
+                ApiError::BodyIncomplete
+            }
+        })?;
+    Ok(next.run(Request::from_parts(parts, Body::from(body))).await)
+}
+
+type Service = State<Arc<Registration>>;
+
+async fn pow_params(State(registration): Service) -> Response {
+    cached(
+        ok(json::pow_params_response(&registration.pow_params())),
+        BRIEFLY,
+    )
+}
+
+async fn info(State(registration): Service) -> Response {
+    cached(ok(json::info_response(&registration.info())), BRIEFLY)
+}
+
+async fn submit(State(registration): Service, body: Bytes) -> Result<Response, ApiError> {
+    let submitted = async { registration.submit(json::submit_request(&body)?).await };
+    let submitted = submitted
+        .await
+        .inspect_err(|reason| tracing::debug!(%reason, "registration refused"))?;
+    tracing::debug!(round = submitted.round, "registered");
+    Ok(ok(json::submit_response(&submitted)))
+}
+
+async fn proof_without_id() -> ApiError {
+    ApiError::ProofNotFound
+}
+
+async fn proof(
+    State(registration): Service,
+    id: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let Path(id) = id.map_err(|_| ApiError::ProofNotFound)?;
+    let proof = registration.proof(&id).await?;
+    let response = if knows(&headers, &proof.etag) {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        ok(proof.json)
+    };
+    let mut response = cached(response, FOR_EVER);
+    if let Ok(etag) = HeaderValue::from_str(&proof.etag) {
+        response.headers_mut().insert(header::ETAG, etag);
+    }
+    Ok(response)
+}
+
+/// Whether the client says that it has the content with this entity tag.
+fn knows(headers: &HeaderMap, etag: &str) -> bool {
+    headers
+        .get_all(header::IF_NONE_MATCH)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
+}
+
+fn ok(body: impl Into<Body>) -> Response {
+    // The second header is the original server's, whose REST interface is a gateway to its gRPC.
+    let headers = [
+        ("content-type", "application/json"),
+        ("grpc-metadata-content-type", "application/grpc"),
+    ];
+    (headers, body.into()).into_response()
+}
+
+fn cached(mut response: Response, how_long: &'static str) -> Response {
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static(how_long));
+    response
+}

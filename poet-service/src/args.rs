@@ -1,0 +1,184 @@
+//! The options of the server.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser};
+use jiff::Timestamp;
+
+use crate::{
+    certificate::{self, KeyTextError},
+    duration::{self, DurationError},
+    identity::PublicKey,
+    pow::MAX_DIFFICULTY,
+};
+
+/// The options of the server, as far as they are given. They can also stand in a file.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ServerArgs {
+    /// The network's genesis, in RFC 3339 [default: the server's first start]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub genesis_time: Option<Timestamp>,
+
+    /// Where the directories below are, unless given [default: the user's cache directory + /poet]
+    #[arg(long, value_name = "DIR")]
+    pub poetdir: Option<PathBuf>,
+
+    /// A file with options, one `name=value` in a line
+    #[arg(short = 'c', long, value_name = "FILE")]
+    pub configfile: Option<PathBuf>,
+
+    /// Where the work in progress is kept [default: POETDIR/data]
+    #[arg(short = 'b', long, value_name = "DIR")]
+    pub datadir: Option<PathBuf>,
+
+    /// Where the database is kept [default: POETDIR/db]
+    #[arg(long, value_name = "DIR")]
+    pub dbdir: Option<PathBuf>,
+
+    /// Log details, too
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true")]
+    pub debuglog: Option<bool>,
+
+    /// Log in JSON
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true")]
+    pub jsonlog: Option<bool>,
+
+    /// Where to listen for REST clients [default: localhost:8080]
+    #[arg(short = 'w', long, value_name = "HOST:PORT", value_parser = parse_address)]
+    pub restlisten: Option<String>,
+
+    /// The time from one round's start to the next one's [default: 30s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub epoch_duration: Option<Duration>,
+
+    /// The time from genesis to the start of round 0 [default: 15s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub phase_shift: Option<Duration>,
+
+    /// The time from a round's end to the next one's start [default: 10s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub cycle_gap: Option<Duration>,
+
+    /// Zero bits that a proof of work must begin with [default: 0]
+    #[arg(long, value_name = "BITS", value_parser = parse_difficulty)]
+    pub pow_difficulty: Option<u32>,
+
+    /// The most members of a round [default: 4294967296]
+    #[arg(long, value_name = "NUMBER", value_parser = parse_members)]
+    pub max_round_members: Option<u64>,
+
+    /// Where nodes get certificates
+    #[arg(long, value_name = "URL")]
+    pub certifier_url: Option<String>,
+
+    /// The key that signs certificates, in base64
+    #[arg(long, value_name = "KEY", value_parser = parse_public_key)]
+    pub certifier_pubkey: Option<PublicKey>,
+
+    /// A directory of further keys that may sign certificates: `*.key` files, each with one key
+    /// in base64
+    #[arg(long, value_name = "DIR")]
+    pub trusted_pub_keys_dir_path: Option<PathBuf>,
+
+    /// The backend that hashes [default: POET_BACKEND, or the fastest one here]
+    #[arg(long, value_name = "NAME")]
+    pub backend: Option<String>,
+}
+
+/// Options on their own, without the rest of the command line.
+#[derive(Parser)]
+#[command(no_binary_name = true, disable_help_flag = true)]
+pub(crate) struct OptionLine {
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+}
+
+fn parse_time(text: &str) -> Result<Timestamp, &'static str> {
+    text.parse()
+        .map_err(|_| "expected a time in RFC 3339, such as 2023-07-14T08:00:00Z")
+}
+
+fn parse_duration(text: &str) -> Result<Duration, DurationError> {
+    duration::parse_go(text)
+}
+
+fn parse_difficulty(text: &str) -> Result<u32, String> {
+    text.parse()
+        .ok()
+        .filter(|difficulty| *difficulty <= MAX_DIFFICULTY)
+        .ok_or_else(|| format!("expected a number of bits from 0 to {MAX_DIFFICULTY}"))
+}
+
+fn parse_members(text: &str) -> Result<u64, &'static str> {
+    text.parse().map_err(|_| "expected a number of members")
+}
+
+fn parse_public_key(text: &str) -> Result<PublicKey, KeyTextError> {
+    certificate::parse_public_key(text)
+}
+
+fn parse_address(text: &str) -> Result<String, &'static str> {
+    let valid = text.parse::<SocketAddr>().is_ok()
+        || text
+            .rsplit_once(':')
+            .is_some_and(|(host, port)| !host.contains(':') && port.parse::<u16>().is_ok());
+    if valid {
+        Ok(text.to_owned())
+    } else {
+        Err("expected host:port, such as localhost:8080 or 0.0.0.0:8080")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        OptionLine::command().debug_assert();
+    }
+
+    #[test]
+    fn bad_values_name_the_option_and_what_is_expected() {
+        for (argument, expected) in [
+            ("--genesis-time=yesterday", "a time in RFC 3339"),
+            ("--epoch-duration=30", "unit"),
+            ("--phase-shift=-1s", "not negative"),
+            ("--cycle-gap=abc", "a duration such as"),
+            ("--pow-difficulty=257", "from 0 to 256"),
+            ("--max-round-members=-1", "a number of members"),
+            ("--certifier-pubkey=abc", "base64 form of a 32-byte"),
+            ("--restlisten=8080", "host:port"),
+            ("--restlisten=localhost:80808", "host:port"),
+            ("--restlisten=::1", "host:port"),
+            ("--debuglog=maybe", "true, false"),
+        ] {
+            let error = OptionLine::try_parse_from([argument])
+                .err()
+                .unwrap()
+                .to_string();
+            let (option, _) = argument.split_once('=').unwrap();
+            assert!(
+                error.contains(option) && error.contains(expected),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn addresses() {
+        for address in [
+            "localhost:8080",
+            ":80",
+            "0.0.0.0:0",
+            "[::1]:8080",
+            "poet.example:443",
+        ] {
+            assert_eq!(parse_address(address).as_deref(), Ok(address));
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! The service's side of the API, whatever the transport: who may register for which round, and
+//! what the server tells about itself and its rounds.
+
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::watch;
+
+use crate::{
+    api::error::ApiError,
+    certificate::{Certifier, KeyHint, SignedCertificate},
+    clock::Clock,
+    identity::PublicKey,
+    pow::{self, PowParams},
+    proofs::{EncodedProof, Proofs},
+    schedule::Schedule,
+    storage::{Member, PowChallenges, PublishedProof, Registered, Storage, StorageError},
+};
+
+/// How long a registration that met the closing of a round waits for the next one to open.
+const NEXT_ROUND_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A request to register.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "names and meaning are those of the API")]
+pub struct SubmitRequest {
+    pub nonce: u64,
+    pub pow_params: PowParams,
+    pub prefix: Vec<u8>,
+    pub challenge: Vec<u8>,
+    pub pubkey: Vec<u8>,
+    pub signature: Vec<u8>,
+    pub deadline: Option<Timestamp>,
+    pub certificate: Option<SignedCertificate>,
+    pub certificate_pubkey_hint: Vec<u8>,
+}
+
+/// The answer to a registration that is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Submitted {
+    /// The round it is for.
+    pub round: u64,
+    /// From now until the end of the round's work.
+    pub time_to_end: SignedDuration,
+}
+
+/// What the server tells about itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Info<'a> {
+    /// Its key.
+    pub public_key: &'a PublicKey,
+    /// From genesis to the start of round 0.
+    pub phase_shift: SignedDuration,
+    /// From the end of a round to the start of the next one.
+    pub cycle_gap: SignedDuration,
+    /// Where nodes get certificates, if they need any.
+    pub certifier: Option<&'a Certifier>,
+}
+
+/// The round that takes registrations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenRound {
+    /// Its number.
+    pub round: u64,
+    /// Its members so far.
+    pub members: u64,
+}
+
+/// The rules of registration.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// Leading zero bits that a proof of work must have.
+    pub pow_difficulty: u32,
+    /// The most members of a round.
+    pub max_round_members: u64,
+    /// Who may certify nodes; without one, only proofs of work are looked at.
+    pub certifier: Option<Certifier>,
+}
+
+/// Registration and everything else that clients ask for.
+pub struct Registration {
+    schedule: Schedule,
+    rules: Rules,
+    public_key: PublicKey,
+    clock: Arc<dyn Clock>,
+    storage: Arc<dyn Storage>,
+    pow: RwLock<PowChallenges>,
+    open: watch::Sender<OpenRound>,
+    proofs: Proofs,
+}
+
+impl Registration {
+    /// Registration for `open`, which the storage has opened.
+    pub fn new(
+        schedule: Schedule,
+        rules: Rules,
+        public_key: PublicKey,
+        clock: Arc<dyn Clock>,
+        storage: Arc<dyn Storage>,
+        pow: PowChallenges,
+        open: OpenRound,
+    ) -> Self {
+        Self {
+            schedule,
+            rules,
+            public_key,
+            clock,
+            pow: RwLock::new(pow),
+            open: watch::Sender::new(open),
+            proofs: Proofs::new(Arc::clone(&storage), *public_key.as_bytes()),
+            storage,
+        }
+    }
+
+    /// The schedule of the rounds.
+    pub fn schedule(&self) -> &Schedule {
+        &self.schedule
+    }
+
+    /// The round that takes registrations.
+    pub fn open_round(&self) -> OpenRound {
+        *self.open.borrow()
+    }
+
+    /// Closes the open round and opens `round`. When this returns, all that was registered for
+    /// the closed round is stored, and nothing will be added to it.
+    ///
+    /// # Errors
+    /// When the storage fails; the open round then stays open.
+    pub async fn open_next(&self, round: u64) -> Result<(), StorageError> {
+        let members = self.storage.open_round(round).await?;
+        self.open.send_replace(OpenRound { round, members });
+        Ok(())
+    }
+
+    /// The parameters that a proof of work should use.
+    pub fn pow_params(&self) -> PowParams {
+        PowParams {
+            difficulty: self.rules.pow_difficulty,
+            challenge: self.pow_challenges().current.to_vec(),
+        }
+    }
+
+    fn pow_challenges(&self) -> PowChallenges {
+        self.pow
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// What the server tells about itself.
+    pub fn info(&self) -> Info<'_> {
+        Info {
+            public_key: &self.public_key,
+            phase_shift: signed(self.schedule.phase_shift()),
+            cycle_gap: signed(self.schedule.cycle_gap()),
+            certifier: self.rules.certifier.as_ref(),
+        }
+    }
+
+    /// Registers a challenge for the open round. Returns when the registration is durable.
+    ///
+    /// # Errors
+    /// When the request breaks a rule; the rules are checked in the order of the API.
+    pub async fn submit(&self, request: SubmitRequest) -> Result<Submitted, ApiError> {
+        let node_id: [u8; 32] = request
+            .pubkey
+            .as_slice()
+            .try_into()
+            .map_err(|_| ApiError::PublicKey)?;
+        let signed = PublicKey::from_bytes(&node_id).is_some_and(|key| {
+            key.verifies(&[&request.prefix, &request.challenge], &request.signature)
+        });
+        if !signed {
+            return Err(ApiError::Signature);
+        }
+        // A node cuts or pads every member of a proof to 32 bytes when it rebuilds the statement,
+        // so a single challenge of another length would spoil the proof for all members.
+        let challenge: [u8; 32] = request
+            .challenge
+            .as_slice()
+            .try_into()
+            .map_err(|_| ApiError::ChallengeLength(request.challenge.len()))?;
+        let hint: Option<KeyHint> = match request.certificate_pubkey_hint.as_slice() {
+            [] => None,
+            bytes => Some(bytes.try_into().map_err(|_| ApiError::CertificateHint)?),
+        };
+        match (&self.rules.certifier, &request.certificate) {
+            (Some(certifier), Some(certificate)) => {
+                certifier.verify(certificate, hint, &node_id, self.clock.now())?;
+            }
+            _ => self.check_pow(&request, &node_id, &challenge)?,
+        }
+        self.enter_round(Member { node_id, challenge }, request.deadline)
+            .await
+    }
+
+    fn check_pow(
+        &self,
+        request: &SubmitRequest,
+        node_id: &[u8; 32],
+        challenge: &[u8; 32],
+    ) -> Result<(), ApiError> {
+        let params = &request.pow_params;
+        let challenges = self.pow_challenges();
+        let known = params.challenge == challenges.current
+            || challenges
+                .previous
+                .is_some_and(|previous| params.challenge == previous);
+        if params.difficulty != self.rules.pow_difficulty || !known {
+            return Err(ApiError::PowParams);
+        }
+        if !pow::is_valid(params, node_id, challenge, request.nonce) {
+            return Err(ApiError::Pow);
+        }
+        Ok(())
+    }
+
+    async fn enter_round(
+        &self,
+        member: Member,
+        deadline: Option<Timestamp>,
+    ) -> Result<Submitted, ApiError> {
+        let mut open = self.open.subscribe();
+        loop {
+            let round = open.borrow_and_update().round;
+            let end = self.schedule.end(round);
+            if deadline.is_some_and(|deadline| deadline < end) {
+                return Err(ApiError::TooLate);
+            }
+            let max_members = self.rules.max_round_members;
+            match self.storage.register(round, member, max_members).await {
+                Ok(outcome @ (Registered::New | Registered::Already)) => {
+                    if outcome == Registered::New {
+                        self.count_member(round);
+                    }
+                    let time_to_end = end.duration_since(self.clock.now());
+                    return Ok(Submitted { round, time_to_end });
+                }
+                Ok(Registered::Conflict) => return Err(ApiError::Conflict),
+                Ok(Registered::Full) => return Err(ApiError::RoundFull),
+                // The round closed on the way: this is for the next one, whose end is later.
+                Ok(Registered::Closed) => {
+                    let next = tokio::time::timeout(NEXT_ROUND_TIMEOUT, open.changed()).await;
+                    if !matches!(next, Ok(Ok(()))) {
+                        return Err(ApiError::Unavailable);
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(%error, round, "cannot store a registration");
+                    return Err(ApiError::Unavailable);
+                }
+            }
+        }
+    }
+
+    fn count_member(&self, round: u64) {
+        // Nobody waits for the number, so nobody is woken.
+        self.open.send_if_modified(|open| {
+            if open.round == round {
+                open.members += 1;
+            }
+            false
+        });
+    }
+
+    /// The proof of a round, by the id that clients use: the decimal number.
+    ///
+    /// # Errors
+    /// [`ApiError::ProofNotFound`] for everything that is not the id of a published round.
+    pub async fn proof(&self, id: &str) -> Result<EncodedProof, ApiError> {
+        // One round has one id: 7 is, +7 and 07 are not.
+        let round = id
+            .parse()
+            .ok()
+            .filter(|round: &u64| round.to_string() == id)
+            .ok_or(ApiError::ProofNotFound)?;
+        match self.proofs.get(round).await {
+            Ok(proof) => proof.ok_or(ApiError::ProofNotFound),
+            Err(error) => {
+                tracing::error!(%error, round, "cannot read a proof");
+                Err(ApiError::Unavailable)
+            }
+        }
+    }
+
+    /// Publishes the proof of a round and rotates the challenge of the proof of work. May block.
+    ///
+    /// # Errors
+    /// When the storage fails; nothing is published then.
+    pub fn publish(&self, round: u64, proof: Arc<PublishedProof>) -> Result<(), StorageError> {
+        // Encoded before anybody can ask for it.
+        let encoded = self.proofs.encode(&proof);
+        let challenges = self.storage.publish(round, proof)?;
+        self.proofs.insert(round, encoded);
+        *self.pow.write().unwrap_or_else(PoisonError::into_inner) = challenges;
+        Ok(())
+    }
+}
+
+fn signed(duration: Duration) -> SignedDuration {
+    SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX)
+}
