@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use criterion::{Criterion, Throughput};
+use criterion::{Criterion, SamplingMode, Throughput};
 use poet_bench::{kernels, peers::Sha2Compress, pin, synthetic};
 use poet_engine::{
     Chain, LABEL_DEPTH, Node, ProveProgress, SubtreeHeight, T, WorkFunction, prove, resume, verify,
@@ -26,6 +26,7 @@ fn main() {
         .kernels();
 
     let mut group = criterion.benchmark_group("log of a million entries");
+    group.sampling_mode(SamplingMode::Flat);
     group.throughput(Throughput::Elements(ENTRIES));
     let height = SubtreeHeight::new(synthetic::MAINNET_SUBTREE_HEIGHT).expect("12 is a height");
     let leaves = ENTRIES << height.get();
@@ -53,6 +54,7 @@ fn main() {
     group.finish();
 
     let mut group = criterion.benchmark_group("prove");
+    group.sampling_mode(SamplingMode::Flat);
     for (name, leaves, k) in [
         ("2^20 + 3 leaves, k = 0", (1 << 20) + 3, 0),
         ("2^26 + 3 leaves, k = 6", (1 << 26) + 3, 6),

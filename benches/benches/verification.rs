@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use criterion::Criterion;
+use criterion::{Criterion, SamplingMode};
 use poet_bench::synthetic::{self, MAINNET_LEAVES, MAINNET_SUBTREE_HEIGHT, STATEMENT};
 use poet_bench::work::Counting;
 use poet_bench::{kernels, peers::Sha2Compress, pin};
@@ -77,6 +77,7 @@ fn compare(
     assert!(verify(work, &wrong).is_err());
 
     let mut group = criterion.benchmark_group(title);
+    group.sampling_mode(SamplingMode::Flat);
     group.bench_function(kernel, |bencher| {
         let mut result = Ok(());
         bencher.iter(|| result = verify(work, proof));

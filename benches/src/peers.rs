@@ -17,12 +17,13 @@ pub struct Sha2Compress;
 #[derive(Debug)]
 pub struct Ring;
 
-/// OpenSSL by its usual interface (EVP), with one context for the whole chain.
+/// OpenSSL (3 or later) by its usual interface, EVP, in the best case: the algorithm is looked up
+/// only once for the whole chain, and the context used again.
 #[cfg(feature = "openssl")]
 #[derive(Debug)]
 pub struct OpensslEvp;
 
-/// OpenSSL by its older, direct interface.
+/// OpenSSL by its old interface without EVP.
 #[cfg(feature = "openssl")]
 #[derive(Debug)]
 pub struct OpensslSha256;
@@ -92,10 +93,11 @@ impl Chain for Ring {
 impl Chain for OpensslEvp {
     fn one(&self, digest: &mut Node, n: u32) {
         use openssl::{md::Md, md_ctx::MdCtx};
+        let sha256 = Md::fetch(None, "SHA256", None).expect("OpenSSL has SHA-256");
         let mut context = MdCtx::new().expect("OpenSSL allocates a context");
         for _ in 0..n {
             context
-                .digest_init(Md::sha256())
+                .digest_init(&sha256)
                 .and_then(|()| context.digest_update(digest))
                 .and_then(|()| context.digest_final(digest))
                 .expect("OpenSSL computes SHA-256");
@@ -111,7 +113,9 @@ impl Chain for OpensslEvp {
 impl Chain for OpensslSha256 {
     fn one(&self, digest: &mut Node, n: u32) {
         for _ in 0..n {
-            *digest = openssl::sha::sha256(digest);
+            let mut hasher = openssl::sha::Sha256::new();
+            hasher.update(digest);
+            *digest = hasher.finish();
         }
     }
 
