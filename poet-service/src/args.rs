@@ -85,6 +85,11 @@ pub struct ServerArgs {
     /// The backend that hashes [default: POET_BACKEND, or the fastest one here]
     #[arg(long, value_name = "NAME")]
     pub backend: Option<String>,
+
+    /// Choose the backend by a fixed order instead of a timing trial at the start
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true")]
+    pub no_trial: Option<bool>,
 }
 
 /// Options on their own, without the rest of the command line.

@@ -43,6 +43,8 @@ pub struct Config {
     pub private_key: Option<PrivateKey>,
     /// The backend to use, if it was named.
     pub backend: Option<String>,
+    /// Whether backends are timed against each other.
+    pub trial: bool,
     /// Whether to log details.
     pub debug_log: bool,
     /// Whether to log in JSON.
@@ -160,6 +162,7 @@ impl Config {
             },
             private_key,
             backend: args.backend,
+            trial: !args.no_trial.unwrap_or(false),
             debug_log: args.debuglog.unwrap_or(false),
             json_log: args.jsonlog.unwrap_or(false),
         })
@@ -188,6 +191,7 @@ fn over(args: ServerArgs, file: ServerArgs) -> ServerArgs {
             .trusted_pub_keys_dir_path
             .or(file.trusted_pub_keys_dir_path),
         backend: args.backend.or(file.backend),
+        no_trial: args.no_trial.or(file.no_trial),
     }
 }
 

@@ -22,7 +22,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use poet_backends::{SelectError, Selection};
+use poet_backends::{Options, SelectError, Selection};
 use poet_engine::{DepthError, LABEL_DEPTH, SubtreeHeight, WorkFunction, membership};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
@@ -168,7 +168,16 @@ impl Server {
     /// # Errors
     /// When something that it needs is not there; the message says what was expected.
     pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
-        let backend = poet_backends::select(WorkFunction::Sha256, config.backend.as_deref())?;
+        let options = Options {
+            forced: config.backend.as_deref(),
+            trial: config.trial,
+        };
+        let backend = poet_backends::select_with(WorkFunction::Sha256, options)?;
+        tracing::info!(
+            one_chain = %backend.latency(),
+            many_chains = %backend.throughput(),
+            "backends chosen"
+        );
         for warning in backend.warnings() {
             tracing::error!("{warning}");
         }

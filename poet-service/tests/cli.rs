@@ -240,6 +240,46 @@ fn a_wrong_log_entry_makes_no_proof() {
 }
 
 #[test]
+fn backends_are_listed_with_what_was_found_out_about_them() {
+    let listed = run(&["backends"]);
+    let text = stdout(&listed);
+    assert!(listed.status.success(), "{text}");
+    let generic = text
+        .lines()
+        .find(|line| line.starts_with("generic"))
+        .unwrap();
+    assert!(generic.contains("passed"), "{text}");
+    assert!(text.contains("fastest of the trial"), "{text}");
+
+    let text = stdout(&run(&["backends", "--backend", "generic"]));
+    assert!(
+        text.contains("one chain: generic (forced by --backend)"),
+        "{text}"
+    );
+    assert!(
+        text.contains("many chains: generic (forced by --backend)"),
+        "{text}"
+    );
+    let text = stdout(&run(&["backends", "--no-trial", "--work", "haraka256"]));
+    assert!(text.contains("(preference order, trial off)"), "{text}");
+    let output = poet()
+        .arg("backends")
+        .env("POET_BACKEND", "generic")
+        .output()
+        .unwrap();
+    let text = stdout(&output);
+    assert!(
+        text.contains("one chain: generic (forced by POET_BACKEND)"),
+        "{text}"
+    );
+    refused(
+        &["backends", "--backend", "abacus"],
+        1,
+        "unknown backend \"abacus\"",
+    );
+}
+
+#[test]
 fn bad_arguments_are_named() {
     refused(&["prove", "--statement", "aa"], 2, "--leaves");
     refused(

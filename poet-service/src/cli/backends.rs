@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use poet_backends::{Choice, Excluded, Options, select_with};
+use poet_backends::{Choice, Excluded};
 
-use super::WorkArgs;
+use super::{BackendArgs, WorkArgs};
 
 /// List the backends: which this CPU supports, their self-test and speed, which are chosen
 ///
@@ -16,21 +16,12 @@ pub(crate) struct Args {
     #[command(flatten)]
     work: WorkArgs,
 
-    /// Force this backend instead of the fastest [env: POET_BACKEND]
-    #[arg(long, value_name = "NAME")]
-    backend: Option<String>,
-
-    /// Do not measure: choose by a fixed order
-    #[arg(long)]
-    no_trial: bool,
+    #[command(flatten)]
+    backend: BackendArgs,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let options = Options {
-        forced: args.backend.as_deref(),
-        trial: !args.no_trial,
-    };
-    let selection = select_with(args.work.work, options)?;
+    let selection = args.backend.select(args.work.work)?;
     let rate = |rate: Option<f64>| match rate {
         Some(rate) => format!("{:.2}", rate / 1e6),
         None => "-".into(),

@@ -6,10 +6,12 @@ pub(crate) mod verify;
 
 mod proof_file;
 
+use std::fmt;
 use std::io::IsTerminal;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use poet_backends::{Options, SelectError, Selection, select_with};
 use poet_engine::{LABEL_DEPTH, MAX_DEPTH, Work, WorkFunction};
 
 /// Which work function, at which depth.
@@ -32,13 +34,35 @@ impl WorkArgs {
         })
     }
 
-    /// The work function on the best kernels, or on the one named.
-    fn select(&self, backend: Option<&str>) -> anyhow::Result<Work> {
-        let selection = poet_backends::select(self.work, backend)?;
+    /// The work function on the chosen backend.
+    fn select(&self, backend: &BackendArgs) -> anyhow::Result<Work> {
+        let selection = backend.select(self.work)?;
         for warning in selection.warnings() {
             eprintln!("WARNING: {warning}");
         }
         Ok(selection.work(self.depth())?)
+    }
+}
+
+/// How to choose a backend.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct BackendArgs {
+    /// Compute with this backend instead of the fastest [env: POET_BACKEND]
+    #[arg(long, value_name = "NAME")]
+    backend: Option<String>,
+
+    /// Choose the backend by a fixed order instead of a timing trial
+    #[arg(long)]
+    no_trial: bool,
+}
+
+impl BackendArgs {
+    fn select(&self, function: WorkFunction) -> Result<Selection, SelectError> {
+        let options = Options {
+            forced: self.backend.as_deref(),
+            trial: !self.no_trial,
+        };
+        select_with(function, options)
     }
 }
 
@@ -72,6 +96,13 @@ fn progress_bar(template: &str, length: u64) -> ProgressBar {
     };
     let style = ProgressStyle::with_template(template)
         .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .with_key(
+            "rate",
+            |state: &ProgressState, text: &mut dyn fmt::Write| {
+                // A rate that cannot be shown is not worth more than that.
+                let _ = write!(text, "{}/s", HumanCount(state.per_sec() as u64));
+            },
+        )
         .progress_chars("=> ");
     ProgressBar::with_draw_target(Some(length), target).with_style(style)
 }

@@ -15,7 +15,7 @@ use poet_engine::{
 };
 use tempfile::NamedTempFile;
 
-use super::{TICK, WorkArgs, available_threads, progress_bar, proof_file};
+use super::{BackendArgs, TICK, WorkArgs, available_threads, progress_bar, proof_file};
 
 /// Do the work for a statement and print the proof
 ///
@@ -36,9 +36,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "K", value_parser = parse_subtree_height)]
     subtree_height: Option<SubtreeHeight>,
 
-    /// Compute with this backend instead of the fastest [env: POET_BACKEND]
-    #[arg(long, value_name = "NAME")]
-    backend: Option<String>,
+    #[command(flatten)]
+    backend: BackendArgs,
 
     /// Keep the log in this file, and go on from it if it exists
     #[arg(long, value_name = "FILE")]
@@ -84,7 +83,7 @@ const INTERRUPTED: u8 = 130;
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let leaves = args.leaves;
     let Statement(statement) = &args.statement;
-    let work = args.work.select(args.backend.as_deref())?;
+    let work = args.work.select(&args.backend)?;
     // Before the work, so that its result is not lost for want of a place to put it.
     let out = args.out.as_deref().map(OutFile::create).transpose()?;
     let k = args
@@ -162,7 +161,7 @@ fn do_work(
     .context("cannot handle signals")?;
 
     let bar = progress_bar(
-        "{bar:30} {human_pos}/{human_len} leaves  {per_sec}  {eta} left",
+        "{bar:30} {human_pos}/{human_len} leaves  {rate}  {eta} left",
         leaves,
     );
     bar.set_position(tree.leaves());

@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use poet_engine::{T, proven_indices, verify};
 
-use super::WorkArgs;
 use super::proof_file::{self, ProofFile};
+use super::{BackendArgs, WorkArgs};
 
 /// Verify a proof
 ///
@@ -27,16 +27,15 @@ pub(crate) struct Args {
     #[arg(long, value_name = "LEAVES", default_value_t = 9_331_200, value_parser = clap::value_parser!(u64).range(1..))]
     tick_size: u64,
 
-    /// Compute with this backend instead of the fastest [env: POET_BACKEND]
-    #[arg(long, value_name = "NAME")]
-    backend: Option<String>,
+    #[command(flatten)]
+    backend: BackendArgs,
 }
 
 /// A proof with a million members has 44 MB.
 const MAX_FILE_BYTES: u64 = 1 << 28;
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let work = args.work.select(args.backend.as_deref())?;
+    let work = args.work.select(&args.backend)?;
     let file = match read(&args.file) {
         Ok(file) => file,
         Err(error) => {

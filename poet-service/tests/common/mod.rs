@@ -305,6 +305,7 @@ pub(crate) fn config(folder: &Path) -> Config {
         },
         private_key: None,
         backend: None,
+        trial: false,
         debug_log: false,
         json_log: false,
     }
