@@ -365,6 +365,33 @@ fn proving_refuses_what_does_not_fit() {
 }
 
 #[test]
+fn a_wrong_entry_is_noticed_when_its_subtree_is_shown() {
+    let work = fast_work(WorkFunction::Sha256, 2);
+    let (_, log) = grow(&work, b"", 2_000, 3);
+    let k = subtree_height(3);
+    let mut shown = 0;
+    for entry in 0..log.len() {
+        let mut wrong = log.clone();
+        wrong[entry][9] ^= 4;
+        // The work has gone on from the wrong entry, so the tree is consistent with it.
+        let tree = resume(&work, b"", k, &mut &wrong[..]).unwrap();
+        let root = tree.root().unwrap();
+        let indices = proven_indices(work.kernels().sha256, &root, tree.leaves(), T);
+        let result = proof(&tree, &wrong, 3, 2);
+        if indices.iter().any(|index| index >> 3 == entry as u64) {
+            shown += 1;
+            let Err(ProveError::WrongEntry { entry: found }) = result else {
+                panic!("entry {entry}: {result:?}");
+            };
+            assert_eq!(found, entry as u64);
+        } else {
+            result.unwrap();
+        }
+    }
+    assert!(shown > 50, "{shown}");
+}
+
+#[test]
 fn parked_nodes_must_fit_the_leaf_count() {
     let work = fast_work(WorkFunction::Sha256, 2);
     let (tree, _) = grow(&work, b"s", 77, 0);
