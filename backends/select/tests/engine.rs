@@ -371,10 +371,14 @@ fn a_wrong_entry_is_noticed_when_its_subtree_is_shown() {
     let k = subtree_height(3);
     let mut shown = 0;
     for entry in 0..log.len() {
-        let mut wrong = log.clone();
+        // The work goes on from the wrong entry, so the tree is consistent with it.
+        let mut wrong = log[..=entry].to_vec();
         wrong[entry][9] ^= 4;
-        // The work has gone on from the wrong entry, so the tree is consistent with it.
-        let tree = resume(&work, b"", k, &mut &wrong[..]).unwrap();
+        let mut tree = resume(&work, b"", k, &mut &wrong[..]).unwrap();
+        let target = AtomicU64::new(2_000);
+        run(&mut tree, k, &target, &AtomicU64::new(0), |root| {
+            wrong.push(root);
+        });
         let root = tree.root().unwrap();
         let indices = proven_indices(work.kernels().sha256, &root, tree.leaves(), T);
         let result = proof(&tree, &wrong, 3, 2);
