@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 
-use poet_backends::SelectError;
+use poet_backends::{Reason, SelectError};
 use poet_engine::{
     DepthError, LogError, ProveError, ScaleError, SubtreeHeightError, TreeError, VerifyError,
 };
@@ -110,7 +110,10 @@ impl Error {
 
 impl From<SelectError> for Error {
     fn from(cause: SelectError) -> Self {
-        Self::of(poet_status::Backend, &cause)
+        // There is no command line here.
+        let option = format!(" ({})", Reason::ForcedByOption);
+        let text = cause.to_string().replace(&option, "");
+        Self::new(poet_status::Backend, text)
     }
 }
 

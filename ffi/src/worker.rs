@@ -136,6 +136,9 @@ fn out_of_memory() -> Error {
 impl Log {
     /// Appends all entries, or none.
     fn append(&mut self, entries: &mut Vec<Node>) -> Result<(), Error> {
+        if entries.is_empty() {
+            return Ok(());
+        }
         match self {
             Self::Memory(log) => {
                 log.try_reserve(entries.len())
