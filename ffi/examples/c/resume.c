@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -48,6 +49,21 @@ static void work_to(poet_worker *worker, uint64_t leaves, uint8_t *root) {
     check(poet_worker_root(worker, root), "root");
 }
 
+/* Waits until there are some entries in the log. */
+static int wait_for_log(const char *directory) {
+    const struct timespec moment = {0, 10 * 1000 * 1000};
+    char path[4096];
+    struct stat log;
+    (void)snprintf(path, sizeof path, "%s/tree.log", directory);
+    for (int i = 0; i < 6000; i++) {
+        if (stat(path, &log) == 0 && log.st_size > 1000) {
+            return 1;
+        }
+        (void)nanosleep(&moment, NULL);
+    }
+    return 0;
+}
+
 int main(int argc, char **argv) {
     if (argc < 2) {
         fprintf(stderr, "usage: %s DIRECTORY [LEAVES]\n", argv[0]);
@@ -67,8 +83,11 @@ int main(int argc, char **argv) {
         (void)poet_worker_advance(open_worker(argv[1]), UINT64_MAX, UINT64_MAX, &why);
         _exit(1);
     }
-    const struct timespec moment = {0, 400 * 1000 * 1000};
-    (void)nanosleep(&moment, NULL);
+    if (!wait_for_log(argv[1])) {
+        fprintf(stderr, "the child has not begun after a minute\n");
+        (void)kill(child, SIGKILL);
+        return 1;
+    }
     int status;
     if (kill(child, SIGKILL) != 0 || waitpid(child, &status, 0) != child || !WIFSIGNALED(status)) {
         fprintf(stderr, "the child was not killed at its work\n");
