@@ -51,6 +51,7 @@ mod hash;
 mod log;
 pub mod membership;
 mod parallel;
+mod primitives;
 mod proof;
 mod prove;
 mod run;

@@ -1,0 +1,3 @@
+module example.org/poet
+
+go 1.19

@@ -1,0 +1,90 @@
+//! The way in and out of every function: panics end here, and errors become a status and a text.
+
+use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
+use std::thread;
+
+use crate::poet_status;
+use crate::status::Error;
+
+thread_local! {
+    /// Why the last call that failed on this thread did so.
+    static LAST_ERROR: RefCell<String> = const { RefCell::new(String::new()) };
+    /// Whether this thread is in a call.
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+    /// Where and why this thread panicked in the call.
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Runs the body of a function of the ABI.
+pub(crate) fn call(body: impl FnOnce() -> Result<(), Error>) -> poet_status {
+    install_hook();
+    let _ = INSIDE.try_with(|inside| inside.set(true));
+    // What a panic may have left half-done is in a handle, which is then poisoned.
+    let result = catch_unwind(AssertUnwindSafe(body));
+    let _ = INSIDE.try_with(|inside| inside.set(false));
+    let error = match result {
+        Ok(Ok(())) => return poet_status::Ok,
+        Ok(Err(error)) => error,
+        Err(payload) => {
+            let text = PANIC.try_with(RefCell::take).ok().flatten();
+            // The hook has left a text, unless the panic comes from a thread of the engine.
+            let text = text.unwrap_or_else(|| "a defect of the library, in a thread".into());
+            // Its destructor could panic again.
+            std::mem::forget(payload);
+            Error::new(poet_status::Panic, text)
+        }
+    };
+    // A thread that is ending has no place for it any more.
+    let _ = LAST_ERROR.try_with(|last| *last.borrow_mut() = error.text);
+    error.status
+}
+
+/// Why the last call that failed on this thread did so; empty if none has.
+pub(crate) fn last_error() -> String {
+    let text = LAST_ERROR.try_with(|text| text.borrow().clone());
+    text.unwrap_or_default()
+}
+
+/// Keeps panics off the terminal: those in a call become its error text. Others go on to the hook
+/// that was there before, which only a Rust program that has this crate as a dependency can have.
+fn install_hook() {
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if INSIDE.try_with(Cell::get).unwrap_or(false) {
+                let text = format!("a defect of the library: {panic}");
+                let _ = PANIC.try_with(|last| *last.borrow_mut() = Some(text));
+            } else if thread::current().name().is_some() {
+                before(panic);
+            }
+            // What is left are the engine's helper threads, which have no name: their panics
+            // arrive in the call that started them.
+        }));
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_becomes_a_status_and_a_text() {
+        let status = call(|| panic!("on purpose"));
+        assert_eq!(status, poet_status::Panic);
+        let text = last_error();
+        assert!(text.starts_with("a defect of the library: "), "{text}");
+        assert!(text.contains("on purpose"), "{text}");
+        assert!(text.contains("boundary.rs"), "{text}");
+    }
+
+    #[test]
+    fn success_leaves_the_last_error() {
+        let status = call(|| Err(Error::argument("no")));
+        assert_eq!(status, poet_status::InvalidArgument);
+        assert_eq!(call(|| Ok(())), poet_status::Ok);
+        assert_eq!(last_error(), "no");
+    }
+}

@@ -1,0 +1,48 @@
+//! libpoet: the PoET engine behind a C ABI.
+//!
+//! One module for each C type. What a caller may rely on stands in the header that is generated
+//! from these modules, `include/poet.h`; what may change between versions stands in `ABI.md`.
+//!
+//! How the boundary keeps its promises:
+//!
+//! - *Handles* (`handle`) are tickets into a table, never addresses. One that was closed, made up,
+//!   or belongs to another type or another copy of the library is found out without touching
+//!   memory.
+//! - *Panics* (`boundary`) are caught, silently; the handle in use is poisoned.
+//! - *Pointers* (`pointer`) are checked for NULL, alignment and length before anything is read, and
+//!   outputs are written last.
+
+// The names are those of C.
+#![allow(non_camel_case_types)]
+
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("libpoet needs 64-bit pointers: a handle has as many bits");
+
+mod boundary;
+mod handle;
+mod pointer;
+mod status;
+
+// In the order of the header.
+mod library;
+
+mod backend;
+
+mod work;
+
+mod worker;
+
+mod proof;
+
+mod verify;
+
+mod membership;
+
+pub use backend::*;
+pub use library::*;
+pub use membership::*;
+pub use proof::*;
+pub use status::poet_status;
+pub use verify::*;
+pub use work::*;
+pub use worker::*;

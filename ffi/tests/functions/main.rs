@@ -1,0 +1,11 @@
+//! The C functions, called as C would.
+
+#![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::undocumented_unsafe_blocks,
+    reason = "pointers lead to variables of the test, or are what the library must refuse"
+)]
+
+mod bad_input;
+mod common;
+mod round;
