@@ -68,10 +68,6 @@ static void measure_advance(const char *name, const char *directory, uint32_t su
     const double call_ns = median(calls, SAMPLES);
     printf("%-46s %8.0f ns, %.5f %% of 50 ms\n", name, call_ns, call_ns / 50e6 * 100);
     check(poet_worker_close(worker), "close");
-    if (call_ns > 50e3) {
-        fprintf(stderr, "that is more than 0.1 %% of 50 ms\n");
-        exit(1);
-    }
 }
 
 int main(int argc, char **argv) {
