@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# ffi/install.sh PREFIX: builds libpoet and installs it:
+# ffi/install.sh PREFIX: builds libpoet and installs it (Linux):
 #
 #   PREFIX/include/poet.h
 #   PREFIX/lib/libpoet.a
