@@ -156,18 +156,26 @@ fn isolation(machine: &Machine, measured: &Measured) -> Option<Finding> {
 
 fn interruptions(machine: &Machine, core: &Core, measured: &Measured) -> Vec<Finding> {
     let mut found = Vec::new();
-    if let Some(count) = core.device_interrupts.filter(|count| *count > 0) {
+    let others = machine
+        .cores
+        .iter()
+        .filter(|other| other.online && other.id != core.id);
+    let others: Vec<String> = others.map(|other| other.id.to_string()).collect();
+    let count = core.device_interrupts.filter(|count| *count > 0);
+    if let Some(count) = count.filter(|_| !others.is_empty()) {
         found.push(Finding {
             what: format!(
                 "Core {} has served {count} interrupts of devices since boot.",
                 core.id
             ),
-            gain: format!("a part of what {}", lost(measured)),
+            gain: format!(
+                "a part of the {} that interruptions took",
+                percent(measured.run.interruptions.lost_s / measured.run.seconds)
+            ),
             change: format!(
-                "for irq in /proc/irq/[0-9]*; do echo OTHER_CORES | sudo tee \
-                 $irq/smp_affinity_list; done   # cores other than {}; and stop irqbalance, or \
-                 name the core in its IRQBALANCE_BANNED_CPULIST",
-                core.id
+                "sudo systemctl stop irqbalance; for irq in /proc/irq/[0-9]*; do echo {} | \
+                 sudo tee $irq/smp_affinity_list; done",
+                others.join(",")
             ),
         });
     }
@@ -323,6 +331,11 @@ mod tests {
         machine.smt = Some(true);
         machine.hypervisor = Some("KVM".into());
         machine.steal = Some(0.01);
+        machine.cores.push(Core {
+            id: 5,
+            online: true,
+            ..Core::default()
+        });
         let core = &mut machine.cores[0];
         core.governor = Some("powersave".into());
         core.siblings = vec![7];

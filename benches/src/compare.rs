@@ -31,6 +31,22 @@ impl Comparison {
         Ok(Self { reports })
     }
 
+    /// Whether all were long runs. If not, the medians of the short runs are what all have.
+    fn long(&self) -> bool {
+        self.reports
+            .iter()
+            .all(|(_, report)| report.endurance.is_some())
+    }
+
+    /// The leaves per second that are compared.
+    fn rate(&self, report: &Report) -> Stat {
+        let short = report.prover.leaves_per_s;
+        match &report.endurance {
+            Some(run) if self.long() => Stat::of(&[run.leaves_per_s]).unwrap_or(short),
+            _ => short,
+        }
+    }
+
     /// The tables.
     #[must_use]
     pub fn sections(&self) -> Vec<Section> {
@@ -45,21 +61,11 @@ impl Comparison {
             .iter()
             .enumerate()
             .map(|(index, (name, report))| {
-                let rate = report.verdict.leaves_per_s;
-                let range = match &report.endurance {
-                    // One run has no quartiles.
-                    Some(_) => Stat {
-                        median: rate,
-                        q1: rate,
-                        q3: rate,
-                        samples: 1,
-                    },
-                    None => report.prover.leaves_per_s,
-                };
+                let rate = self.rate(report);
                 Bar {
                     label: format!("{name}: {}", report.machine.model),
-                    value: range,
-                    text: thousands(rate as u64),
+                    value: rate,
+                    text: thousands(rate.median as u64),
                     marked: index == 0,
                 }
             });
@@ -80,15 +86,12 @@ impl Comparison {
     /// What it comes to.
     #[must_use]
     pub fn sentences(&self) -> Vec<String> {
-        let rate = |report: &Report| report.verdict.leaves_per_s;
+        let rate = |report: &Report| self.rate(report).median;
         let mut order: Vec<&(String, Report)> = self.reports.iter().collect();
         order.sort_by(|(_, a), (_, b)| rate(b).total_cmp(&rate(a)));
         let mut sentences = Vec::new();
         if let [(best, first), (next, second), ..] = order.as_slice() {
-            let both = [first, second];
-            let [a, b] = both.map(|report| report.prover.leaves_per_s);
-            let long = both.iter().all(|report| report.endurance.is_some());
-            sentences.push(if a.overlaps(&b) && !long {
+            sentences.push(if self.rate(first).overlaps(&self.rate(second)) {
                 format!("{best} and {next} lead, too close to each other to be told apart.")
             } else {
                 format!(
@@ -104,12 +107,14 @@ impl Comparison {
         sentences.extend(quick.map(|(name, _)| {
             format!("{name} comes from a trial run of seconds (--quick): it decides nothing.")
         }));
-        let mixed =
-            |report: &Report| report.endurance.is_some() != self.reports[0].1.endurance.is_some();
-        if self.reports.iter().any(|(_, report)| mixed(report)) {
+        let any_long = self
+            .reports
+            .iter()
+            .any(|(_, report)| report.endurance.is_some());
+        if any_long && !self.long() {
             sentences.push(
-                "Some reports are of long runs and count interruptions, others not: \
-                repeat them in the same way."
+                "Not all reports are of long runs (--duration): compared are the medians of the \
+                 short ones, without interruptions."
                     .into(),
             );
         }
@@ -117,7 +122,7 @@ impl Comparison {
     }
 
     fn machines(&self) -> Section {
-        let rate = |report: &Report| report.verdict.leaves_per_s;
+        let rate = |report: &Report| self.rate(report).median;
         let first = &self.reports[0].1;
         let settings = &first.settings;
         let rows = self.reports.iter().map(|(name, report)| {
@@ -258,7 +263,9 @@ mod tests {
 
     fn slower() -> Report {
         let mut report = sample();
-        report.verdict.leaves_per_s = 44_000.0;
+        if let Some(run) = &mut report.endurance {
+            run.leaves_per_s = 44_000.0;
+        }
         report.prover.leaves_per_s = Stat {
             median: 44e3,
             q1: 43e3,
@@ -294,6 +301,20 @@ mod tests {
             Comparison::new(vec![("a".into(), one.clone()), ("b".into(), one)]).unwrap();
         assert!(comparison.sentences()[0].contains("too close"));
         assert!(comparison.sections()[1].rows.is_empty());
+    }
+
+    #[test]
+    fn long_and_short_runs() {
+        let mut short = slower();
+        short.endurance = None;
+        let comparison =
+            Comparison::new(vec![("a".into(), sample()), ("b".into(), short)]).unwrap();
+        let sentences = comparison.sentences();
+        assert!(
+            sentences[0].starts_with("a makes the most ticks, 1.259 times"),
+            "{sentences:?}"
+        );
+        assert!(sentences[1].starts_with("Not all reports are of long runs"));
     }
 
     #[test]

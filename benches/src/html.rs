@@ -84,7 +84,7 @@ pub fn report(report: &Report) -> String {
             &rate_over_time(&run.windows),
         ));
         plots.push(figure(
-            "How long leaves took (number of leaves, logarithmic)",
+            "How long leaves took: their number, logarithmic; interrupted ones in the second colour",
             &histogram(&run.histogram, run.interruptions.threshold_ns),
         ));
     }

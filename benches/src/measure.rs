@@ -28,8 +28,8 @@ use crate::{kernels, work};
 /// Hashes of a sample on one chain, and about as many on many together.
 const HASHES: u32 = 2_000;
 
-/// Leaves of a sample of the prover: some 2 ms.
-const LEAVES: u64 = 128;
+/// Leaves of a sample of the prover: half a millisecond, in which few samples are interrupted.
+const LEAVES: u64 = 32;
 
 /// Whatever the budget: the least number of samples of each thing.
 const LEAST_SAMPLES: usize = 5;

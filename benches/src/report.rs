@@ -19,6 +19,9 @@ pub const FORMAT: &str = "poet-bench report";
 /// The version of the schema.
 pub const SCHEMA: u64 = 1;
 
+/// Differences up to this are none: a run that is repeated at once differs by as much.
+const RESOLUTION: f64 = 0.002;
+
 /// What a run found out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
@@ -104,11 +107,12 @@ impl Stat {
         (self.q3 - self.q1) / self.median
     }
 
-    /// Whether the middle halves of the samples share a value: then the difference of the medians
-    /// tells nothing.
+    /// Whether the middle halves of the samples share a value, or nearly so: then the difference of
+    /// the medians tells nothing.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
-        self.q1 <= other.q3 && other.q1 <= self.q3
+        let margin = RESOLUTION * self.median.abs();
+        self.q1 <= other.q3 + margin && other.q1 <= self.q3 + margin
     }
 }
 
@@ -514,6 +518,9 @@ pub(crate) mod tests {
         let above = Stat::of(&[5.0, 6.0, 7.0]).unwrap();
         assert!(stat.overlaps(&stat));
         assert!(!stat.overlaps(&above) && !above.overlaps(&stat));
+        let exact = |value| Stat::of(&[value]).unwrap();
+        assert!(exact(100.0).overlaps(&exact(100.1)));
+        assert!(!exact(100.0).overlaps(&exact(101.0)));
     }
 
     #[test]

@@ -177,8 +177,13 @@ fn machine(machine: &Machine) -> Section {
         (
             "cores",
             format!(
-                "{online} of {} online, {packages} package(s)",
-                machine.cores.len()
+                "{online} of {} online, in {}",
+                machine.cores.len(),
+                if packages == 1 {
+                    "one package".into()
+                } else {
+                    format!("{packages} packages")
+                }
             ),
         ),
     ];

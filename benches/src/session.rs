@@ -16,7 +16,7 @@ use crate::pinning;
 use crate::report::{
     Cores, Endurance, FORMAT, Prover, Report, SCHEMA, Settings, Verdict, Yardstick, ticks,
 };
-use crate::sections::{list, percent};
+use crate::sections::{list, percent, thousands};
 
 /// How long a check runs the prover.
 const CHECK: std::time::Duration = std::time::Duration::from_secs(5);
@@ -257,9 +257,9 @@ fn verdict(
     let interrupted = 1.0 - prover.mean_leaves_per_s / median;
     if endurance.is_none() && interrupted > 0.01 {
         doubts.push(format!(
-            "Interruptions took {} on top of that: the mean is {:.0} leaves/s (see poet-bench check).",
+            "Interruptions took {} on top of that: the mean is {} leaves/s (see poet-bench check).",
             percent(interrupted),
-            prover.mean_leaves_per_s
+            thousands(prover.mean_leaves_per_s as u64)
         ));
     }
     if let Some(steal) = prover.steal.filter(|steal| *steal > 0.002) {
