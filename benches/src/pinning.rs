@@ -4,14 +4,73 @@ use std::thread;
 
 use anyhow::{Result, bail};
 
+#[cfg(feature = "hwloc")]
+use by_hwloc::{allowed_cores, pin};
+
+#[cfg(not(feature = "hwloc"))]
+use by_affinity::{allowed_cores, pin};
+
 /// The cores that this process may run on, in order. To be asked before any thread is pinned: a
 /// thread's children may run where it may.
 #[must_use]
 pub fn allowed() -> Vec<usize> {
-    let cores = core_affinity::get_core_ids().unwrap_or_default();
-    let mut cores: Vec<usize> = cores.into_iter().map(|core| core.id).collect();
+    let mut cores = allowed_cores();
     cores.sort_unstable();
     cores
+}
+
+#[cfg(not(feature = "hwloc"))]
+mod by_affinity {
+    pub(super) fn allowed_cores() -> Vec<usize> {
+        let cores = core_affinity::get_core_ids().unwrap_or_default();
+        cores.into_iter().map(|core| core.id).collect()
+    }
+
+    pub(super) fn pin(core: usize) -> bool {
+        core_affinity::set_for_current(core_affinity::CoreId { id: core })
+    }
+}
+
+#[cfg(feature = "hwloc")]
+mod by_hwloc {
+    use std::sync::LazyLock;
+
+    use hwlocality::Topology;
+    use hwlocality::cpu::binding::CpuBindingFlags;
+    use hwlocality::cpu::cpuset::CpuSet;
+    use hwlocality::object::types::ObjectType;
+
+    static TOPOLOGY: LazyLock<Option<Topology>> = LazyLock::new(|| Topology::new().ok());
+
+    /// The place of each core.
+    fn places(topology: &Topology) -> impl Iterator<Item = (usize, CpuSet)> {
+        let cores = topology.objects_with_type(ObjectType::PU);
+        cores.filter_map(|core| Some((core.os_index()?, core.cpuset()?.clone_target())))
+    }
+
+    pub(super) fn allowed_cores() -> Vec<usize> {
+        let Some(topology) = TOPOLOGY.as_ref() else {
+            return Vec::new();
+        };
+        // Where the system does not tell how a thread is bound, it is not.
+        let bound = topology.cpu_binding(CpuBindingFlags::THREAD).ok();
+        let allowed = |place: &CpuSet| {
+            topology.allowed_cpuset().includes(place)
+                && bound.as_ref().is_none_or(|bound| bound.includes(place))
+        };
+        let places = places(topology).filter(|(_, place)| allowed(place));
+        places.map(|(core, _)| core).collect()
+    }
+
+    pub(super) fn pin(core: usize) -> bool {
+        let topology = TOPOLOGY.as_ref();
+        topology.is_some_and(|topology| {
+            let place = places(topology).find(|(id, _)| *id == core);
+            place.is_some_and(|(_, place)| {
+                topology.bind_cpu(&place, CpuBindingFlags::THREAD).is_ok()
+            })
+        })
+    }
 }
 
 /// Runs `work` on a thread of its own that is pinned to `core`.
@@ -22,8 +81,7 @@ pub fn allowed() -> Vec<usize> {
 /// # Panics
 /// When `work` does.
 pub fn on_core<T: Send>(core: usize, work: impl FnOnce() -> T + Send) -> Result<T> {
-    let pinned = || core_affinity::set_for_current(core_affinity::CoreId { id: core });
-    let run = || pinned().then(work);
+    let run = || pin(core).then(work);
     let result = thread::scope(|scope| scope.spawn(run).join());
     match result {
         Ok(Some(result)) => Ok(result),

@@ -66,6 +66,8 @@ pub struct Settings {
     pub priority: Option<i32>,
     /// Whether it was a trial run of seconds, whose numbers decide nothing.
     pub quick: bool,
+    /// Whether cores and pinning came from hwloc.
+    pub hwloc: bool,
     /// Leaves of a tick.
     pub tick_size: u64,
     /// The length of a round.
@@ -368,6 +370,7 @@ pub(crate) mod tests {
                 core: None,
                 priority: Some(-5),
                 quick: false,
+                hwloc: false,
                 tick_size: 9_331_200,
                 round_s: 1_166_400.0,
             },

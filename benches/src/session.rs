@@ -128,6 +128,7 @@ pub fn measure(options: &Measurement, stop: &AtomicBool) -> Result<Report> {
             core: options.core,
             priority: options.priority,
             quick: options.quick,
+            hwloc: cfg!(feature = "hwloc"),
             tick_size: options.tick_size,
             round_s: options.round.as_secs_f64(),
         },
@@ -260,6 +261,14 @@ fn verdict(
             "Interruptions took {} on top of that: the mean is {} leaves/s (see poet-bench check).",
             percent(interrupted),
             thousands(prover.mean_leaves_per_s as u64)
+        ));
+    }
+    let lost = endurance.map(|run| run.interruptions.lost_s / run.seconds);
+    if let Some(lost) = lost.filter(|lost| *lost > 0.01) {
+        doubts.push(format!(
+            "Interruptions took {} of the long run: the core had other work, too (see poet-bench \
+             check).",
+            percent(lost)
         ));
     }
     if let Some(steal) = prover.steal.filter(|steal| *steal > 0.002) {

@@ -14,31 +14,36 @@ fn run(folder: &Path, arguments: &[&str]) -> Output {
         .current_dir(folder)
         .env_remove("POET_BACKEND")
         .output()
-        .unwrap()
+        .expect("the program starts")
+}
+
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).expect("text")
+}
+
+/// How many files there are.
+fn files(folder: &Path) -> usize {
+    fs::read_dir(folder).expect("a folder").count()
 }
 
 /// Runs that must succeed; returns what was printed.
 fn ok(folder: &Path, arguments: &[&str]) -> String {
     let output = run(folder, arguments);
-    let error = String::from_utf8(output.stderr).unwrap();
+    let error = text(output.stderr);
     assert!(output.status.success(), "{arguments:?}: {error}");
     assert_eq!(error, "", "{arguments:?}");
-    String::from_utf8(output.stdout).unwrap()
+    text(output.stdout)
 }
 
 /// Runs that must fail with exit code 2, one sentence, and nothing written.
 fn bad(folder: &Path, arguments: &[&str], expected: &str) {
-    let before = fs::read_dir(folder).unwrap().count();
+    let before = files(folder);
     let output = run(folder, arguments);
-    let error = String::from_utf8(output.stderr).unwrap();
+    let error = text(output.stderr);
     assert_eq!(output.status.code(), Some(2), "{arguments:?}: {error}");
     assert!(error.contains(expected), "{arguments:?}: {error}");
     assert!(output.stdout.is_empty(), "{arguments:?}");
-    assert_eq!(
-        fs::read_dir(folder).unwrap().count(),
-        before,
-        "{arguments:?}"
-    );
+    assert_eq!(files(folder), before, "{arguments:?}");
 }
 
 #[test]
@@ -120,7 +125,7 @@ fn everything_there_is() {
             .unwrap()
             .contains("<svg")
     );
-    assert_eq!(fs::read_dir(folder).unwrap().count(), 4);
+    assert_eq!(files(folder), 4);
 }
 
 #[test]
@@ -160,7 +165,7 @@ fn too_slow() {
     ];
     let output = run(folder.path(), &slow);
     assert_eq!(output.status.code(), Some(3));
-    let error = String::from_utf8(output.stderr).unwrap();
+    let error = text(output.stderr);
     assert!(error.contains("are less than 1000000000000"), "{error}");
     // The report tells how slow.
     assert!(Report::load(&folder.path().join("a")).is_ok());
