@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use poet_backends::Selection;
 use poet_engine::{LABEL_DEPTH, SubtreeHeight, Tree, run};
 
@@ -89,26 +89,23 @@ pub fn endurance(
         }
         let result = hashing.join().unwrap_or_else(|panic| resume_unwind(panic));
         Ok(result??)
-    })?
-    .context("no leaf was made")
+    })
 }
 
-/// Nothing if there was no time for a single piece.
+/// The hashing thread: one piece at least, however early it is to stop.
 fn hash(
     segment: &Segment,
     core: usize,
     length: Duration,
     stop: &AtomicBool,
     sensors: &Sensors,
-) -> Result<Option<Endurance>, WrongAnswer> {
+) -> Result<Endurance, WrongAnswer> {
     // Warm, and long enough to know the median.
     let mut warm_up = Histogram::default();
     for _ in 0..10 {
         piece(segment, |ns| warm_up.add(ns))?;
     }
-    let Some(median_ns) = warm_up.median_ns() else {
-        return Ok(None);
-    };
+    let median_ns = warm_up.median_ns().unwrap_or_default();
     let mut interruptions = Interruptions {
         median_ns,
         threshold_ns: 2 * median_ns,
@@ -122,7 +119,7 @@ fn hash(
     let first_s = FIRST.min(length / 4).as_secs_f64();
     let start = Instant::now();
     let mut before_s = 0.0;
-    while start.elapsed() < length && !stop.load(Relaxed) {
+    loop {
         let mut lost_ns = 0;
         piece(segment, |ns| {
             histogram.add(ns);
@@ -148,20 +145,20 @@ fn hash(
         };
         part.merge(&piece);
         before_s = now_s;
+        if start.elapsed() >= length || stop.load(Relaxed) {
+            break;
+        }
     }
     let (seconds, leaves) = (before_s, first.leaves + rest.leaves);
-    if leaves == 0 {
-        return Ok(None);
-    }
     let slowdown = if rest.leaves > 0 {
         1.0 - rest.rate() / first.rate()
     } else {
         0.0
     };
-    Ok(Some(Endurance {
+    Ok(Endurance {
         core,
         seconds,
-        stopped_early: start.elapsed() < length,
+        stopped_early: seconds < length.as_secs_f64(),
         leaves,
         leaves_per_s: leaves as f64 / seconds,
         first,
@@ -170,7 +167,7 @@ fn hash(
         windows: windows.finish(),
         interruptions,
         histogram: histogram.buckets(),
-    }))
+    })
 }
 
 /// Makes a piece and tells the time of each leaf. (To read the clock takes some 30 ns of them.)

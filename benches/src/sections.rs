@@ -376,11 +376,12 @@ fn prover(report: &Report) -> Section {
 
 fn loads(report: &Report) -> Section {
     let rows = report.loads.iter().map(|load| {
-        let remark = match (&load.skipped, load.within_noise, load.ratio) {
-            (Some(reason), ..) => reason.clone(),
-            (None, _, Some(1.0)) | (None, _, None) => String::new(),
-            (None, true, _) => "within the noise".into(),
-            (None, false, _) => "beyond the noise".into(),
+        let remark = match (&load.skipped, load.ratio) {
+            (Some(reason), _) => reason.clone(),
+            (None, Some(_)) if load.cores.is_empty() => "what the others are compared with".into(),
+            (None, Some(_)) if load.within_noise => "within the noise".into(),
+            (None, Some(_)) => "beyond the noise".into(),
+            (None, None) => "the clock was never steady".into(),
         };
         vec![
             load.name.clone(),

@@ -242,8 +242,8 @@ fn verdict(
     }
     if cores.tied.len() > 1 {
         doubts.push(format!(
-            "Cores {} cannot be told apart: what the visits to one differ by is more than what the \
-             cores differ by.",
+            "Cores {} cannot be told apart: they differ by less than the visits to one of them do, \
+             or by less than 0.2 %.",
             list(&cores.tied)
         ));
     }

@@ -128,6 +128,37 @@ fn everything_there_is() {
     assert_eq!(files(folder), 4);
 }
 
+/// The first signal ends a long run, and what there is is reported.
+#[cfg(unix)]
+#[test]
+fn a_signal_ends_a_long_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut program = Command::new(env!("CARGO_BIN_EXE_poet-bench"))
+        .args([
+            "--quick",
+            "--backend",
+            "generic",
+            "--duration",
+            "14d",
+            "--json",
+            "a.json",
+        ])
+        .current_dir(folder.path())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    // By then it listens; whether the long run has begun makes no difference.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let kill = Command::new("kill")
+        .args(["-INT", &program.id().to_string()])
+        .status();
+    assert!(kill.unwrap().success());
+    assert!(program.wait().unwrap().success());
+    let report = Report::load(&folder.path().join("a.json")).unwrap();
+    let run = report.endurance.unwrap();
+    assert!(run.stopped_early && run.leaves > 0);
+}
+
 #[test]
 fn haraka_is_not_compared_with_sha256() {
     let folder = tempfile::tempdir().unwrap();
