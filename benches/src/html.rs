@@ -275,7 +275,7 @@ fn histogram(buckets: &[Bucket], threshold_ns: u64) -> String {
     let every = (decades / 4.0).ceil() as usize;
     for decade in (0..=decades as u32).step_by(every.max(1)) {
         let count = 10_u64.pow(decade);
-        label_left(&mut content, y(count as f64), &thousands(count));
+        label_left(&mut content, y(count as f64), &compact(count));
     }
     for bucket in buckets {
         let (left, right) = (x(bucket.from_ns as f64), x(bucket.to_ns as f64));
@@ -316,6 +316,16 @@ fn label_below(content: &mut String, x: f64, anchor: &str, text: &str) {
         content,
         "<text class=\"muted\" text-anchor=\"{anchor}\" x=\"{x:.1}\" y=\"{y:.1}\">{text}</text>"
     );
+}
+
+/// A power of ten, short enough for an axis however long a run was.
+fn compact(power: u64) -> String {
+    match power {
+        0..1_000 => power.to_string(),
+        1_000..1_000_000 => format!("{} k", power / 1_000),
+        1_000_000..1_000_000_000 => format!("{} M", power / 1_000_000),
+        _ => format!("{} G", power / 1_000_000_000),
+    }
 }
 
 /// The next of 1, 2, 5, 10, 20, ... that is not smaller.
@@ -375,6 +385,12 @@ mod tests {
             count: 1,
         };
         assert!(!histogram(&[bucket], 1).contains("NaN"));
+    }
+
+    #[test]
+    fn powers_of_ten() {
+        let texts = [1, 1_000, 10_000_000, 100_000_000_000].map(compact);
+        assert_eq!(texts, ["1", "1 k", "10 M", "100 G"]);
     }
 
     #[test]

@@ -70,7 +70,7 @@ pub struct Measurement {
     #[arg(long, value_name = "NICE", allow_negative_numbers = true,
         value_parser = clap::value_parser!(i32).range(-20..=19))]
     pub priority: Option<i32>,
-    /// End with exit code 3 if the machine makes less
+    /// End with exit code 3 if the machine makes less (interruptions count with --duration only)
     #[arg(long, value_name = "N", value_parser = parse_rate)]
     pub min_leaves_per_second: Option<f64>,
     /// Leaves of a tick

@@ -258,7 +258,8 @@ fn verdict(
     let interrupted = 1.0 - prover.mean_leaves_per_s / median;
     if endurance.is_none() && interrupted > 0.01 {
         doubts.push(format!(
-            "Interruptions took {} on top of that: the mean is {} leaves/s (see poet-bench check).",
+            "That is without interruptions, which took {} of the time: with them it made {} \
+             leaves/s (see poet-bench check).",
             percent(interrupted),
             thousands(prover.mean_leaves_per_s as u64)
         ));
