@@ -146,7 +146,7 @@ pub fn measure(options: &Measurement, stop: &AtomicBool) -> Result<Report> {
 /// Measures what a check needs.
 ///
 /// # Errors
-/// As [`measure`].
+/// As [`measure()`].
 pub fn check(core: Option<usize>) -> Result<(Machine, Measured)> {
     let function = WorkFunction::Sha256;
     let machine = Machine::read(Path::new("/"));
