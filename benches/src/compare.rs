@@ -1,6 +1,6 @@
 //! Several machines side by side.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use crate::html::{Bar, bars, figure, page};
 use crate::report::{Report, Stat, ticks};
@@ -16,17 +16,19 @@ impl Comparison {
     /// Compares reports with the first of them.
     ///
     /// # Errors
-    /// When they are not of the same work function: their leaves have nothing in common.
+    /// When there are none, or not all are of the same work function: their leaves have nothing in
+    /// common.
     pub fn new(reports: Vec<(String, Report)>) -> Result<Self> {
-        if let [(first_name, first), others @ ..] = reports.as_slice() {
-            for (name, other) in others {
-                ensure!(
-                    first.settings.work == other.settings.work,
-                    "{first_name} is about {} and {name} about {}: their leaves cannot be compared",
-                    first.settings.work,
-                    other.settings.work
-                );
-            }
+        let [(first_name, first), others @ ..] = reports.as_slice() else {
+            bail!("there is nothing to compare");
+        };
+        for (name, other) in others {
+            ensure!(
+                first.settings.work == other.settings.work,
+                "{first_name} is about {} and {name} about {}: their leaves cannot be compared",
+                first.settings.work,
+                other.settings.work
+            );
         }
         Ok(Self { reports })
     }
@@ -323,5 +325,6 @@ mod tests {
         other.settings.work = "haraka256".into();
         let error = Comparison::new(vec![("a".into(), sample()), ("b".into(), other)]).unwrap_err();
         assert!(error.to_string().contains("b about haraka256"));
+        assert!(Comparison::new(Vec::new()).is_err());
     }
 }
