@@ -76,7 +76,7 @@ fn everything_there_is() {
         "Machine",
         "Backends",
         "The effect of load",
-        "for 1 s",
+        "The whole prover for ",
         "Verdict",
         "--quick",
     ] {
