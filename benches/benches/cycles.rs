@@ -103,7 +103,7 @@ impl Subject {
 
     /// The work loop.
     fn prover(name: &str, start: Tree) -> Self {
-        let mut expected = work::on(&kernels::portable(), &start);
+        let mut expected = work::on(&kernels::portable(WorkFunction::Sha256), &start);
         work::add(&mut expected, LEAVES);
         Self::new(name.into(), work::compressions(&start, LEAVES), move || {
             // What took its turn before has taken the caches, too.

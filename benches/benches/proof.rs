@@ -62,7 +62,11 @@ fn main() {
         let height = SubtreeHeight::new(k).expect("a subtree height");
         let work = synthetic::work(&kernels);
         let tree = synthetic::tree(&work, leaves);
-        let expected = synthetic::proof(kernels::portable().kernels(), leaves, height);
+        let expected = synthetic::proof(
+            kernels::portable(WorkFunction::Sha256).kernels(),
+            leaves,
+            height,
+        );
         group.bench_function(name, |bencher| {
             let mut log = synthetic::Log::new(leaves, height);
             let progress = ProveProgress::default();

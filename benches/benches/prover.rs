@@ -42,7 +42,7 @@ fn compare(criterion: &mut Criterion, name: &str, kernel: &str, start: &Tree) {
     let mut group = criterion.benchmark_group(name);
     group.throughput(Throughput::Elements(LEAVES));
 
-    let mut expected = work::on(&kernels::portable(), start);
+    let mut expected = work::on(&kernels::portable(WorkFunction::Sha256), start);
     work::add(&mut expected, LEAVES);
     group.bench_function(kernel, |bencher| {
         let mut tree = start.clone();

@@ -19,17 +19,34 @@ const CYCLES_PER_MULTIPLICATION: u32 = 3;
 /// How far the calibrations before and after a sample may be apart.
 const MAX_DRIFT: f64 = 0.003;
 
-/// The cycles that `sample` took, and the clock rate in Hz; nothing if the clock was not steady.
-pub fn cycles(sample: impl FnOnce()) -> Option<(f64, f64)> {
+/// Something that was timed.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// What it took.
+    pub seconds: f64,
+    /// The clock rate, if that was steady.
+    pub hz: Option<f64>,
+}
+
+/// Times `sample`, and measures the clock before and after it.
+pub fn time(sample: impl FnOnce()) -> Timing {
     let before = multiply();
     let start = Instant::now();
     sample();
-    let taken = start.elapsed().as_secs_f64();
+    let seconds = start.elapsed().as_secs_f64();
     let after = multiply();
     let drift = (after - before).abs() / before.min(after);
-    let cycles_per_s =
-        2.0 * f64::from(MULTIPLICATIONS * CYCLES_PER_MULTIPLICATION) / (before + after);
-    (drift <= MAX_DRIFT).then_some((taken * cycles_per_s, cycles_per_s))
+    let hz = 2.0 * f64::from(MULTIPLICATIONS * CYCLES_PER_MULTIPLICATION) / (before + after);
+    Timing {
+        seconds,
+        hz: (drift <= MAX_DRIFT).then_some(hz),
+    }
+}
+
+/// The cycles that `sample` took, and the clock rate in Hz; nothing if the clock was not steady.
+pub fn cycles(sample: impl FnOnce()) -> Option<(f64, f64)> {
+    let timing = time(sample);
+    timing.hz.map(|hz| (timing.seconds * hz, hz))
 }
 
 /// The clock rate now, in Hz.

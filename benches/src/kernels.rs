@@ -1,6 +1,6 @@
 //! The kernels of this CPU.
 
-use poet_backends::{Excluded, Options, Selection, select_with, survey};
+use poet_backends::{Excluded, KernelReport, Options, Selection, select_with, survey};
 use poet_conformance::{Rng, reference};
 use poet_engine::{Chain, LABEL_DEPTH, Node, Sha256, Work, WorkFunction};
 
@@ -26,16 +26,7 @@ pub fn all(function: WorkFunction) -> Vec<Kernel> {
     let mut kernels = Vec::new();
     for report in survey(function) {
         match report.excluded {
-            None => {
-                // A forced kernel is used for many chains, whatever it is for.
-                let kernels_of = *forced(function, report.name).kernels();
-                kernels.push(Kernel {
-                    name: report.name,
-                    chain: kernels_of.wide_chain,
-                    sha256: kernels_of.wide_sha256,
-                    latency: report.latency,
-                });
-            }
+            None => kernels.push(usable(function, &report)),
             Some(missing @ Excluded::Unsupported { .. }) => {
                 eprintln!("{function}: no {}: {missing}", report.name);
             }
@@ -43,6 +34,22 @@ pub fn all(function: WorkFunction) -> Vec<Kernel> {
         }
     }
     kernels
+}
+
+/// The kernel of a report in which nothing excludes it.
+///
+/// # Panics
+/// When it is excluded after all.
+#[must_use]
+pub fn usable(function: WorkFunction, report: &KernelReport) -> Kernel {
+    // A forced kernel is used for many chains, whatever it is for.
+    let kernels = *forced(function, report.name).kernels();
+    Kernel {
+        name: report.name,
+        chain: kernels.wide_chain,
+        sha256: kernels.wide_sha256,
+        latency: report.latency,
+    }
 }
 
 fn forced(function: WorkFunction, name: &str) -> Work {
@@ -56,10 +63,10 @@ fn forced(function: WorkFunction, name: &str) -> Work {
         .expect("the depth of the network")
 }
 
-/// SHA-256 x 400 on the portable kernels: slow, and independent of what is measured.
+/// `function` x 400 on the portable kernels: slow, and independent of what is measured.
 #[must_use]
-pub fn portable() -> Work {
-    forced(WorkFunction::Sha256, "generic")
+pub fn portable(function: WorkFunction) -> Work {
+    forced(function, "generic")
 }
 
 /// The kernels that a program would run SHA-256 on.

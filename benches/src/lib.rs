@@ -1,4 +1,9 @@
-//! What the benchmarks of the PoET engine share.
+//! `poet-bench`, the CPU benchmark, and what the benchmarks of the PoET engine share with it.
+//!
+//! The program (`cargo run --release -p poet-bench`; see `benches/README.md`) goes from [`options`]
+//! through [`session`], which asks [`machine`], [`measure`] and [`endurance`], to a [`report`],
+//! which [`sections`] and [`html`] show, [`mod@compare`] compares and [`output`] writes.
+//! [`check`] tells what costs ticks.
 //!
 //! | benchmark | what it measures |
 //! |---|---|
@@ -19,9 +24,24 @@
 //! its work.
 
 pub mod calibration;
+pub mod check;
+pub mod compare;
+pub mod endurance;
+pub mod histogram;
+pub mod html;
 pub mod kernels;
+pub mod machine;
+pub mod measure;
+pub mod options;
+pub mod output;
 pub mod peers;
+pub mod pinning;
+pub mod progress;
+pub mod report;
+pub mod sections;
+pub mod session;
 pub mod synthetic;
+pub mod windows;
 pub mod work;
 
 /// Whether this is `cargo bench`, and not `cargo test --benches`, which wants everything once.

@@ -1,0 +1,177 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, Parser, Subcommand};
+use poet_engine::WorkFunction;
+
+/// Which CPU, which core, which settings make the most ticks?
+///
+/// Without a command, measures this machine, in about a minute: its cores, every backend, and the
+/// whole prover on the best core.
+#[derive(Clone, Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+pub struct Options {
+    /// What to do instead of measuring.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// How to measure.
+    #[command(flatten)]
+    pub measurement: Measurement,
+}
+
+/// What can be done instead of measuring.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Show reports of several machines side by side, relative to the first
+    Compare {
+        /// Reports that were written with --json
+        #[arg(required = true, num_args = 2.., value_name = "REPORT")]
+        reports: Vec<PathBuf>,
+        /// Write the comparison as a page, too
+        #[arg(long, value_name = "FILE")]
+        html: Option<PathBuf>,
+    },
+    /// Tell what on this machine costs ticks, and the commands that change it; changes nothing
+    Check {
+        /// The core to look at; without it, the fastest
+        #[arg(long, value_name = "N")]
+        core: Option<usize>,
+    },
+}
+
+/// How to measure.
+#[derive(Clone, Debug, Args)]
+pub struct Measurement {
+    /// Measure every core for longer, and what the load of others does to the best one
+    #[arg(long)]
+    pub survey: bool,
+    /// Run the prover for this long, and tell how the rate changes and what interrupts it (10m, 14d)
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub duration: Option<Duration>,
+    /// Write everything as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write everything as one page without external resources
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// The work function: sha256 or haraka256
+    #[arg(long, default_value = "sha256", value_parser = parse_work)]
+    pub work: WorkFunction,
+    /// The backend to use; without it, the fastest of a timing trial
+    #[arg(long, value_name = "NAME")]
+    pub backend: Option<String>,
+    /// The core to use; without it, the fastest
+    #[arg(long, value_name = "N")]
+    pub core: Option<usize>,
+    /// The priority to run at, a nice value from -20 (highest) to 19
+    #[arg(long, value_name = "NICE", allow_negative_numbers = true,
+        value_parser = clap::value_parser!(i32).range(-20..=19))]
+    pub priority: Option<i32>,
+    /// End with exit code 3 if the machine makes less (interruptions count with --duration only)
+    #[arg(long, value_name = "N", value_parser = parse_rate)]
+    pub min_leaves_per_second: Option<f64>,
+    /// Leaves of a tick
+    #[arg(long, value_name = "LEAVES", default_value = "9331200",
+        value_parser = clap::value_parser!(u64).range(1..))]
+    pub tick_size: u64,
+    /// The length of a round
+    #[arg(long, value_name = "TIME", default_value = "324h", value_parser = parse_duration)]
+    pub round: Duration,
+    /// A trial run of seconds, to see what there is; its numbers decide nothing
+    #[arg(long)]
+    pub quick: bool,
+}
+
+fn parse_work(text: &str) -> Result<WorkFunction> {
+    let all = [WorkFunction::Sha256, WorkFunction::Haraka256];
+    let named = all.into_iter().find(|function| function.name() == text);
+    named.context("there are sha256 and haraka256")
+}
+
+fn parse_rate(text: &str) -> Result<f64> {
+    let rate: f64 = text.parse()?;
+    ensure!(rate.is_finite() && rate >= 0.0, "it must be 0 or greater");
+    Ok(rate)
+}
+
+/// Whole numbers with units, one after another: `90s`, `1h30m`, `14d`.
+fn parse_duration(text: &str) -> Result<Duration> {
+    const FORM: &str = "expected a time such as 90s, 10m, 1h30m or 14d";
+    // A century: longer than anyone waits, and far from any overflow.
+    const LONGEST_S: u64 = 100 * 366 * 24 * 3600;
+    let mut seconds = 0_u64;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit()).context(FORM)?;
+        let number: u64 = rest[..end].parse().context(FORM)?;
+        let unit = match rest[end..].chars().next() {
+            Some('s') => 1,
+            Some('m') => 60,
+            Some('h') => 3600,
+            Some('d') => 24 * 3600,
+            _ => anyhow::bail!(FORM),
+        };
+        seconds = number
+            .checked_mul(unit)
+            .and_then(|more| seconds.checked_add(more))
+            .filter(|seconds| *seconds <= LONGEST_S)
+            .context("longer than a century")?;
+        rest = &rest[end + 1..];
+    }
+    ensure!(seconds > 0, "{FORM}");
+    Ok(Duration::from_secs(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        let seconds = |text| parse_duration(text).map(|duration| duration.as_secs()).ok();
+        assert_eq!(seconds("90s"), Some(90));
+        assert_eq!(seconds("1h30m"), Some(5400));
+        assert_eq!(seconds("14d"), Some(1_209_600));
+        for bad in [
+            "",
+            "0s",
+            "10",
+            "m",
+            "1.5h",
+            "-1s",
+            "1ms",
+            "99999999999d",
+            "1µ",
+            "10 m",
+        ] {
+            assert_eq!(seconds(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn command_line() {
+        use clap::CommandFactory;
+        Options::command().debug_assert();
+        let parse =
+            |arguments: &[&str]| Options::try_parse_from([&["poet-bench"], arguments].concat());
+        let options = parse(&["--work", "haraka256", "--priority", "-5"]).unwrap();
+        assert_eq!(options.measurement.work, WorkFunction::Haraka256);
+        assert_eq!(options.measurement.priority, Some(-5));
+        for bad in [
+            &["--work", "md5"][..],
+            &["--core", "x"],
+            &["--priority", "20"],
+            &["--tick-size", "0"],
+            &["--min-leaves-per-second", "nan"],
+            &["--duration", "soon"],
+            &["compare", "one.json"],
+            &["--survey", "check"],
+            &["unknown"],
+        ] {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
+    }
+}
