@@ -72,6 +72,8 @@ pub struct OpenRound {
 /// The rules of registration.
 #[derive(Clone, Debug)]
 pub struct Rules {
+    /// Whether a proof of work is enough.
+    pub pow: bool,
     /// Leading zero bits that a proof of work must have.
     pub pow_difficulty: u32,
     /// The most members of a round.
@@ -192,7 +194,9 @@ impl Registration {
             (Some(certifier), Some(certificate)) => {
                 certifier.verify(certificate, hint, &node_id, self.clock.now())?;
             }
-            _ => self.check_pow(&request, &node_id, &challenge)?,
+            _ if self.rules.pow => self.check_pow(&request, &node_id, &challenge)?,
+            // Not the error of a bad certificate: nodes expect that one only if they sent one.
+            _ => return Err(ApiError::PowOff),
         }
         self.enter_round(Member { node_id, challenge }, request.deadline)
             .await
@@ -265,6 +269,31 @@ impl Registration {
             }
             false
         });
+    }
+
+    /// Reads the directory of trusted certifier keys again.
+    ///
+    /// # Errors
+    /// When there is none, or something in it cannot be used; the keys then stay as they were.
+    pub async fn reload_trusted_keys(&self) -> Result<(), ApiError> {
+        let trusted = match &self.rules.certifier {
+            Some(certifier) => Arc::clone(&certifier.trusted),
+            None => Arc::default(),
+        };
+        let reloaded = tokio::task::spawn_blocking(move || trusted.reload())
+            .await
+            .map_err(|_| ApiError::Internal)?;
+        match reloaded {
+            Ok(keys) => {
+                tracing::info!(keys, "trusted keys reloaded");
+                Ok(())
+            }
+            Err(error) => {
+                let error = ApiError::TrustedKeys(error.to_string());
+                tracing::error!("{error}");
+                Err(error)
+            }
+        }
     }
 
     /// The proof of a round, by the id that clients use: the decimal number.

@@ -21,13 +21,17 @@ use std::{
     time::Duration,
 };
 
+use axum::Router;
 use jiff::Timestamp;
 use poet_backends::{Options, SelectError, Selection};
 use poet_engine::{DepthError, LABEL_DEPTH, SubtreeHeight, WorkFunction, membership};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 use crate::{
-    api::{self, server},
+    api::{
+        self, grpc as grpc_api,
+        server::{self, Protocol},
+    },
     clock::{Clock, time_until},
     config::Config,
     duration::format_go,
@@ -101,8 +105,14 @@ pub enum StartError {
     Backend(#[from] SelectError),
     #[error(transparent)]
     Depth(#[from] DepthError),
-    #[error("cannot listen on --restlisten {address}: {cause}")]
-    Listen { address: String, cause: io::Error },
+    #[error("cannot listen on {flag} {address}: {cause}")]
+    Listen {
+        flag: &'static str,
+        address: String,
+        cause: io::Error,
+    },
+    #[error("the description of the gRPC interface is damaged: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
     #[error("the start was interrupted")]
@@ -113,11 +123,22 @@ pub enum StartError {
 pub struct Server {
     registration: Arc<Registration>,
     worker: Worker,
-    address: SocketAddr,
+    addresses: Addresses,
     backend: Selection,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
     _locks: Vec<DirectoryLock>,
+}
+
+/// Where a server listens.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// For REST clients.
+    pub rest: SocketAddr,
+    /// For gRPC clients.
+    pub grpc: SocketAddr,
+    /// For the operator.
+    pub private: SocketAddr,
 }
 
 /// What the server is doing.
@@ -183,17 +204,14 @@ impl Server {
         }
         let work = backend.work(LABEL_DEPTH)?;
         // Before anything is stored: a port that is taken leaves no trace.
-        let listener =
-            server::bind(&config.restlisten)
-                .await
-                .map_err(|cause| StartError::Listen {
-                    address: config.restlisten.clone(),
-                    cause,
-                })?;
-        let address = listener.local_addr().map_err(|cause| StartError::Listen {
-            address: config.restlisten.clone(),
-            cause,
-        })?;
+        let rest = Listener::bind("--restlisten", &config.restlisten).await?;
+        let grpc = Listener::bind("--rpclisten", &config.rpclisten).await?;
+        let private = Listener::bind("--config-rpclisten", &config.config_rpclisten).await?;
+        let addresses = Addresses {
+            rest: rest.address,
+            grpc: grpc.address,
+            private: private.address,
+        };
 
         let config = Arc::new(config);
         let prepared = {
@@ -232,22 +250,35 @@ impl Server {
             Arc::clone(&registration),
         )
         .map_err(StartError::Thread)?;
+        let health = grpc_api::health(grpc_api::POET_SERVICE).await;
+        let private_health = grpc_api::health(grpc_api::CONFIGURATION_SERVICE).await;
+        let routers = Routers {
+            rest: api::router(Arc::clone(&registration)),
+            grpc: grpc_api::router(
+                Arc::clone(&registration),
+                health,
+                config.max_grpc_response_bytes,
+            )?,
+            private: grpc_api::private_router(Arc::clone(&registration), private_health)?,
+        };
         let (stop, stopped) = watch::channel(false);
         let rounds = Rounds {
             registration: Arc::clone(&registration),
             storage,
             clock,
-            worker: worker.handle().clone(),
+            worker: config.worker.then(|| worker.handle().clone()),
             stopped: stopped.clone(),
         };
         let tasks = vec![
             tokio::spawn(rounds.keep(unfinished)),
-            tokio::spawn(serve(listener, Arc::clone(&registration), stopped)),
+            tokio::spawn(rest.serve(Protocol::Http1, routers.rest, stopped.clone())),
+            tokio::spawn(grpc.serve(Protocol::Http2, routers.grpc, stopped.clone())),
+            tokio::spawn(private.serve(Protocol::Either, routers.private, stopped)),
         ];
         Ok(Self {
             registration,
             worker,
-            address,
+            addresses,
             backend,
             stop,
             tasks,
@@ -256,8 +287,13 @@ impl Server {
     }
 
     /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// Registration, to ask it without a network.
+    pub fn registration(&self) -> &Arc<Registration> {
+        &self.registration
     }
 
     /// The kernels it works with.
@@ -296,12 +332,34 @@ impl Server {
     }
 }
 
-async fn serve(
-    listener: TcpListener,
-    registration: Arc<Registration>,
-    stopped: watch::Receiver<bool>,
-) {
-    server::serve(listener, api::router(registration), stopped).await;
+/// An interface that is going to be served.
+struct Listener {
+    socket: TcpListener,
+    address: SocketAddr,
+}
+
+impl Listener {
+    async fn bind(flag: &'static str, address: &str) -> Result<Self, StartError> {
+        let failed = |cause| StartError::Listen {
+            flag,
+            address: address.to_owned(),
+            cause,
+        };
+        let socket = server::bind(address).await.map_err(failed)?;
+        let address = socket.local_addr().map_err(failed)?;
+        Ok(Self { socket, address })
+    }
+
+    async fn serve(self, protocol: Protocol, router: Router, stopped: watch::Receiver<bool>) {
+        server::serve(self.socket, protocol, router, stopped).await;
+    }
+}
+
+/// What is served on which listener.
+struct Routers {
+    rest: Router,
+    grpc: Router,
+    private: Router,
 }
 
 fn prepare(config: &Config, now: Timestamp) -> Result<Prepared, StartError> {
@@ -309,7 +367,7 @@ fn prepare(config: &Config, now: Timestamp) -> Result<Prepared, StartError> {
     if !same_directory(&config.dbdir, &config.datadir) {
         locks.push(DirectoryLock::take("--datadir", &config.datadir)?);
     }
-    let storage = SqliteStorage::open(&config.dbdir.join(DATABASE_FILE))?;
+    let storage = SqliteStorage::open(&config.dbdir.join(DATABASE_FILE), config.max_submit_batch)?;
     let private_key = private_key(config, &storage)?;
     let schedule = schedule(config, &storage, now)?;
     let pow = match storage.pow_challenges()? {
@@ -500,7 +558,8 @@ struct Rounds {
     registration: Arc<Registration>,
     storage: Arc<dyn Storage>,
     clock: Arc<dyn Clock>,
-    worker: WorkerHandle,
+    /// Absent where rounds are only closed.
+    worker: Option<WorkerHandle>,
     stopped: watch::Receiver<bool>,
 }
 
@@ -574,7 +633,8 @@ impl Rounds {
         }
     }
 
-    /// Settles a closed round, if that is not done yet, and hands it to the worker. `None` when
+    /// Settles a closed round, if that is not done yet, and hands it to the worker, if there is
+    /// one. `None` when
     /// the server ends.
     async fn work_on(&mut self, round: u64, settled: Option<Execution>) -> Option<()> {
         let execution = match settled {
@@ -589,12 +649,14 @@ impl Rounds {
                 }
             },
         };
-        let end = self.registration.schedule().end(round);
-        self.worker.execute(Job {
-            round,
-            execution,
-            end,
-        });
+        match &self.worker {
+            Some(worker) => worker.execute(Job {
+                round,
+                execution,
+                end: self.registration.schedule().end(round),
+            }),
+            None => tracing::warn!(round, "not worked on: --disable-worker"),
+        }
         Some(())
     }
 

@@ -22,7 +22,7 @@ fn server() -> (LocalServer, tempfile::TempDir) {
 
 /// Sends `request` as it stands and returns all that comes back until the server closes.
 fn raw(server: &LocalServer, request: &[u8]) -> String {
-    let mut stream = TcpStream::connect(server.address).unwrap();
+    let mut stream = TcpStream::connect(server.addresses.rest).unwrap();
     stream
         .set_read_timeout(Some(Duration::from_secs(60)))
         .unwrap();
@@ -150,6 +150,28 @@ fn without_a_certifier_certificates_are_ignored() {
     client
         .submit(&request)
         .assert_error(400, 3, "invalid proof of work parameters");
+}
+
+#[test]
+fn methods_of_registration_can_be_switched_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    config.rules.pow = false;
+    let (_, _, key) = TestNode::new(1).certificate(7);
+    config.rules.certifier = Some(poet_service::certificate::Certifier {
+        url: String::new(),
+        pubkey: poet_service::identity::PublicKey::from_bytes(&key).unwrap(),
+        trusted: std::sync::Arc::default(),
+    });
+    let server = LocalServer::start(config, 10);
+    let mut request = TestNode::new(1).request(&server.client.pow_params());
+    // Not a 401, which only those expect who sent a certificate.
+    let message = "registration by proof of work is switched off: expected a certificate";
+    server.client.submit(&request).assert_error(400, 9, message);
+    let (data, signature, _) = TestNode::new(1).certificate(7);
+    request["certificate"] =
+        json!({"data": STANDARD.encode(data), "signature": STANDARD.encode(signature)});
+    assert_eq!(server.client.submit(&request).status, 200);
 }
 
 #[test]
@@ -307,7 +329,7 @@ fn garbage_gets_no_further_than_its_connection() {
     let long = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(100_000));
     assert!(!raw(&server, long.as_bytes()).contains(" 200 "));
     // A client that goes away in the middle of its body.
-    let mut stream = TcpStream::connect(server.address).unwrap();
+    let mut stream = TcpStream::connect(server.addresses.rest).unwrap();
     stream
         .write_all(b"POST /v1/submit HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{\"nonce\"")
         .unwrap();

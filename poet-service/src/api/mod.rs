@@ -1,9 +1,11 @@
-//! The REST interface.
+//! The interfaces: REST here, gRPC in [`grpc`], both in front of the same
+//! [`Registration`](crate::registration::Registration).
 //!
 //! Every request's body is read before the request is looked at: clients send `{}` with their
 //! GETs, and a body that nobody reads would cost them their connection.
 
 pub mod error;
+pub mod grpc;
 pub mod json;
 pub mod server;
 
@@ -49,6 +51,11 @@ pub fn router(registration: Arc<Registration>) -> Router {
 }
 
 async fn read_body(request: Request, next: Next) -> Result<Response, ApiError> {
+    Ok(next.run(read_whole_body(request).await?).await)
+}
+
+/// Reads the body of a request, within its limits of size and time.
+async fn read_whole_body(request: Request) -> Result<Request, ApiError> {
     let (parts, body) = request.into_parts();
     let body = tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY_BYTES))
         .await
@@ -62,7 +69,7 @@ async fn read_body(request: Request, next: Next) -> Result<Response, ApiError> {
                 ApiError::BodyIncomplete
             }
         })?;
-    Ok(next.run(Request::from_parts(parts, Body::from(body))).await)
+    Ok(Request::from_parts(parts, Body::from(body)))
 }
 
 type Service = State<Arc<Registration>>;

@@ -24,8 +24,6 @@ use super::{
 
 /// Commands that may wait for the writer; further callers wait for room.
 const QUEUED_COMMANDS: usize = 16_384;
-/// The most commands in one transaction, which bounds how long one takes.
-const BATCH_COMMANDS: usize = 8_192;
 
 const SCHEMA_VERSION: i64 = 1;
 const SCHEMA: &str = "
@@ -116,11 +114,12 @@ fn result<T>(durable: bool, value: T) -> Result<T, StorageError> {
 }
 
 impl SqliteStorage {
-    /// Opens or creates the database in the file `path`.
+    /// Opens or creates the database in the file `path`. A transaction holds at most `max_batch`
+    /// registrations, which bounds how long one takes.
     ///
     /// # Errors
     /// When that fails, or the file is not such a database.
-    pub fn open(path: &Path) -> Result<Self, StorageError> {
+    pub fn open(path: &Path, max_batch: usize) -> Result<Self, StorageError> {
         create_private(path)?;
         let open_error = |cause| StorageError::Open {
             path: path.to_owned(),
@@ -157,6 +156,7 @@ impl SqliteStorage {
                 Writer {
                     connection,
                     open: None,
+                    max_batch,
                 }
                 .run(queue);
             })?;
@@ -465,12 +465,13 @@ struct OpenRound {
 struct Writer {
     connection: Connection,
     open: Option<OpenRound>,
+    max_batch: usize,
 }
 
 impl Writer {
     fn run(mut self, mut queue: mpsc::Receiver<Command>) {
         let mut batch = Vec::new();
-        while queue.blocking_recv_many(&mut batch, BATCH_COMMANDS) > 0 {
+        while queue.blocking_recv_many(&mut batch, self.max_batch) > 0 {
             let open_before = self.open;
             let mut answers = Vec::with_capacity(batch.len());
             let durable = match self.commit(batch.drain(..), &mut answers) {
@@ -495,7 +496,9 @@ impl Writer {
         batch: impl Iterator<Item = Command>,
         answers: &mut Vec<Answer>,
     ) -> Result<(), StorageError> {
-        let Self { connection, open } = self;
+        let Self {
+            connection, open, ..
+        } = self;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for command in batch {
             answers.push(match command {
@@ -593,7 +596,7 @@ mod tests {
     }
 
     fn open(folder: &tempfile::TempDir) -> SqliteStorage {
-        SqliteStorage::open(&folder.path().join("poet.sqlite")).unwrap()
+        SqliteStorage::open(&folder.path().join("poet.sqlite"), 100).unwrap()
     }
 
     fn sample_proof() -> PublishedProof {
@@ -751,16 +754,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("poet.sqlite");
         std::fs::write(&path, "this is not a database, and longer than a header").unwrap();
-        let error = SqliteStorage::open(&path).unwrap_err().to_string();
+        let error = SqliteStorage::open(&path, 100).unwrap_err().to_string();
         assert!(error.contains("poet.sqlite"), "{error}");
 
         let path = folder.path().join("newer.sqlite");
-        drop(SqliteStorage::open(&path).unwrap());
+        drop(SqliteStorage::open(&path, 100).unwrap());
         Connection::open(&path)
             .unwrap()
             .pragma_update(None, "user_version", 99)
             .unwrap();
-        let error = SqliteStorage::open(&path).unwrap_err().to_string();
+        let error = SqliteStorage::open(&path, 100).unwrap_err().to_string();
         assert!(error.contains("schema 99"), "{error}");
     }
 
