@@ -22,6 +22,10 @@ fn server() -> (LocalServer, tempfile::TempDir) {
 
 /// Sends `request` as it stands and returns all that comes back until the server closes.
 fn raw(server: &LocalServer, request: &[u8]) -> String {
+    String::from_utf8_lossy(&raw_bytes(server, request)).into_owned()
+}
+
+fn raw_bytes(server: &LocalServer, request: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(server.addresses.rest).unwrap();
     stream
         .set_read_timeout(Some(Duration::from_secs(60)))
@@ -30,7 +34,7 @@ fn raw(server: &LocalServer, request: &[u8]) -> String {
     let _ = stream.write_all(request);
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
-    String::from_utf8_lossy(&answer).into_owned()
+    answer
 }
 
 #[test]
@@ -246,6 +250,38 @@ fn proofs_can_be_cached_for_ever_and_their_absence_not_at_all() {
             Some("public, max-age=5")
         );
     }
+}
+
+// The row "proof rebuilt for each request" of the differences to the Go server.
+#[test]
+fn proofs_are_compressed_for_those_who_take_it() {
+    let (server, _folder) = server();
+    server.at(30);
+    server.await_work(0);
+    server.at(80);
+    let plain = server.client.await_proof(0);
+    assert_eq!(plain.header("content-encoding"), None);
+    assert_eq!(plain.header("vary"), Some("accept-encoding"));
+    let request = "GET /v1/proofs/0 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+                   accept-encoding: gzip\r\n\r\n";
+    let answer = raw_bytes(&server, request.as_bytes());
+    let end = answer.windows(4).position(|w| w == b"\r\n\r\n").unwrap();
+    let head = String::from_utf8_lossy(&answer[..end]).into_owned();
+    assert!(head.contains("content-encoding: gzip"), "{head}");
+    let mut body = String::new();
+    flate2::read::GzDecoder::new(&answer[end + 4..])
+        .read_to_string(&mut body)
+        .unwrap();
+    assert_eq!(body, plain.body);
+    // Another representation has another tag, and either of them will do.
+    let etag = plain.header("etag").unwrap();
+    let gzip_etag = etag.replace("\"", "") + "-gzip";
+    assert!(head.contains(&gzip_etag), "{head}");
+    let known = format!("\"{gzip_etag}\"");
+    let answer = server
+        .client
+        .get_with("/v1/proofs/0", "if-none-match", &known);
+    assert_eq!((answer.status, answer.header("etag")), (304, Some(etag)));
 }
 
 #[test]

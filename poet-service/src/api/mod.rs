@@ -105,16 +105,57 @@ async fn proof(
 ) -> Result<Response, ApiError> {
     let Path(id) = id.map_err(|_| ApiError::ProofNotFound)?;
     let proof = registration.proof(&id).await?;
-    let response = if knows(&headers, &proof.etag) {
+    let compressed = accepts_gzip(&headers);
+    let (content, etag) = if compressed {
+        (proof.json_gzip, &proof.etag_gzip)
+    } else {
+        (proof.json, &proof.etag)
+    };
+    // Whoever has one of the forms has the proof.
+    let response = if knows(&headers, &proof.etag) || knows(&headers, &proof.etag_gzip) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
-        ok(proof.json)
+        let mut response = ok(content);
+        if compressed {
+            let gzip = HeaderValue::from_static("gzip");
+            response
+                .headers_mut()
+                .insert(header::CONTENT_ENCODING, gzip);
+        }
+        response
     };
     let mut response = cached(response, FOR_EVER);
-    if let Ok(etag) = HeaderValue::from_str(&proof.etag) {
-        response.headers_mut().insert(header::ETAG, etag);
+    let headers = response.headers_mut();
+    headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+    if let Ok(etag) = HeaderValue::from_str(etag) {
+        headers.insert(header::ETAG, etag);
     }
     Ok(response)
+}
+
+/// Whether the client says that it takes gzip.
+fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let codings = headers
+        .get_all(header::ACCEPT_ENCODING)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','));
+    let mut any = false;
+    for coding in codings {
+        let (name, parameters) = coding.split_once(';').unwrap_or((coding, ""));
+        let weight = parameters.trim().strip_prefix("q=").unwrap_or("1");
+        // Zero, however it is written, means never.
+        let accepted = weight
+            .trim()
+            .parse::<f32>()
+            .is_ok_and(|weight| weight > 0.0);
+        match name.trim().to_ascii_lowercase().as_str() {
+            "gzip" | "x-gzip" => return accepted,
+            "*" => any = accepted,
+            _ => {}
+        }
+    }
+    any
 }
 
 /// Whether the client says that it has the content with this entity tag.
@@ -142,4 +183,32 @@ fn cached(mut response: Response, how_long: &'static str) -> Response {
         .headers_mut()
         .insert(header::CACHE_CONTROL, HeaderValue::from_static(how_long));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gzip_is_negotiated() {
+        for (value, accepted) in [
+            ("gzip", true),
+            ("GZIP", true),
+            ("br, gzip;q=0.5", true),
+            ("gzip; q=1.0", true),
+            ("*", true),
+            ("x-gzip", true),
+            ("", false),
+            ("identity", false),
+            ("gzip;q=0", false),
+            ("gzip;q=0.000, *", false),
+            ("*;q=0", false),
+            ("gzip;q=much", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(value));
+            assert_eq!(accepts_gzip(&headers), accepted, "{value:?}");
+        }
+        assert!(!accepts_gzip(&HeaderMap::new()));
+    }
 }
