@@ -74,6 +74,10 @@ pub struct ServerArgs {
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub max_grpc_resp_size: Option<usize>,
 
+    /// Serve metrics for Prometheus on this port, at /metrics [default: none are served]
+    #[arg(long, value_name = "PORT", value_parser = parse_port)]
+    pub metrics_port: Option<u16>,
+
     /// The time from one round's start to the next one's [default: 30s]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub epoch_duration: Option<Duration>,
@@ -222,6 +226,10 @@ fn parse_batch(text: &str) -> Result<usize, &'static str> {
         .ok_or("expected a number of registrations, at least 1")
 }
 
+fn parse_port(text: &str) -> Result<u16, &'static str> {
+    text.parse().map_err(|_| "expected a port from 0 to 65535")
+}
+
 fn parse_bytes(text: &str) -> Result<usize, &'static str> {
     text.parse().map_err(|_| "expected a number of bytes")
 }
@@ -266,6 +274,7 @@ mod tests {
             ("--restlisten=8080", "host:port"),
             ("--restlisten=localhost:80808", "host:port"),
             ("--restlisten=::1", "host:port"),
+            ("--metrics-port=70000", "a port"),
             ("--rpclisten=50002", "host:port"),
             ("--config-rpclisten=x", "host:port"),
             ("--max-grpc-resp-size=8MB", "a number of bytes"),

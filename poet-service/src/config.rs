@@ -53,6 +53,8 @@ pub struct Config {
     pub config_rpclisten: String,
     /// The longest message that is sent over gRPC.
     pub max_grpc_response_bytes: usize,
+    /// Where metrics are served, if they are.
+    pub metrics_port: Option<u16>,
     /// The rules of registration.
     pub rules: Rules,
     /// The server's key, if it was given.
@@ -268,6 +270,7 @@ impl Config {
                 "max-grpc-resp-size",
                 self.max_grpc_response_bytes.to_string(),
             ),
+            ("metrics-port", text(self.metrics_port)),
             ("epoch-duration", format_go(self.epoch_duration)),
             ("phase-shift", format_go(self.phase_shift)),
             ("cycle-gap", format_go(self.cycle_gap)),
@@ -360,6 +363,7 @@ impl Config {
                 .config_rpclisten
                 .unwrap_or_else(|| "localhost:50001".to_owned()),
             max_grpc_response_bytes: args.max_grpc_resp_size.unwrap_or(8 << 20),
+            metrics_port: args.metrics_port,
             worker: !args.disable_worker.unwrap_or(false),
             max_submit_batch: args.max_submit_batch_size.unwrap_or(1000),
             logdir: directory(args.logdir, "logs")?,
@@ -417,6 +421,7 @@ for_all_options!(
     rpclisten "rpclisten",
     config_rpclisten "config-rpclisten",
     max_grpc_resp_size "max-grpc-resp-size",
+    metrics_port "metrics-port",
     epoch_duration "epoch-duration",
     phase_shift "phase-shift",
     cycle_gap "cycle-gap",

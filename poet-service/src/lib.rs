@@ -18,6 +18,7 @@
 //! | [`worker`] | the hashing thread, its log, proofs |
 //! | [`service`] | all of it together: the life of rounds, start, recovery and shutdown |
 //! | [`api`] | REST and its JSON, gRPC |
+//! | [`metrics`] | what monitoring is told |
 //! | [`terminal`], [`logfile`] | logs and the status line |
 
 pub mod api;
@@ -29,6 +30,7 @@ pub mod config;
 pub mod duration;
 pub mod identity;
 pub mod logfile;
+pub mod metrics;
 pub mod pow;
 mod proofs;
 pub mod registration;

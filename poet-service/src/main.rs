@@ -122,6 +122,10 @@ fn greeting(server: &Server, places: &str) -> String {
     let addresses = server.addresses();
     let url = format!("http://{}", addresses.rest);
     let (grpc, private) = (addresses.grpc, addresses.private);
+    let metrics = addresses.metrics.map_or_else(
+        || "none (--metrics-port)".to_owned(),
+        |address| format!("http://{address}/metrics"),
+    );
     let hashing = server.backend().latency();
     let schedule = server.schedule();
     let every = format_go(schedule.epoch_duration());
@@ -135,6 +139,7 @@ fn greeting(server: &Server, places: &str) -> String {
          operator   {private} (gRPC, not public)\n\
          hashing    {hashing}\n\
          {places}\n\
+         metrics    {metrics}\n\
          schedule   a round every {every}, {work} of work each\n\
          round {round:<4} open until {start:.0}, its proof comes at {end:.0}\n\
          \n\

@@ -184,7 +184,12 @@ mod tests {
     #[test]
     fn the_memory_of_kept_proofs_is_bounded() {
         let folder = tempfile::tempdir().unwrap();
-        let storage = SqliteStorage::open(&folder.path().join("poet.sqlite"), 1).unwrap();
+        let storage = SqliteStorage::open(
+            &folder.path().join("poet.sqlite"),
+            1,
+            crate::metrics::Metrics::default(),
+        )
+        .unwrap();
         let proofs = Proofs::new(Arc::new(storage), [0; 32]);
         let entry = |bytes| EncodedProof {
             json: Bytes::from(vec![0; bytes]),

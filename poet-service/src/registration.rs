@@ -12,8 +12,9 @@ use tokio::sync::watch;
 use crate::{
     api::error::ApiError,
     certificate::{Certifier, KeyHint, SignedCertificate},
-    clock::Clock,
+    clock::{Clock, time_until},
     identity::PublicKey,
+    metrics::Metrics,
     pow::{self, PowParams},
     proofs::{EncodedProof, Proofs},
     schedule::Schedule,
@@ -92,10 +93,15 @@ pub struct Registration {
     pow: RwLock<PowChallenges>,
     open: watch::Sender<OpenRound>,
     proofs: Proofs,
+    metrics: Metrics,
 }
 
 impl Registration {
     /// Registration for `open`, which the storage has opened.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is another thing, and named once"
+    )]
     pub fn new(
         schedule: Schedule,
         rules: Rules,
@@ -104,6 +110,7 @@ impl Registration {
         storage: Arc<dyn Storage>,
         pow: PowChallenges,
         open: OpenRound,
+        metrics: Metrics,
     ) -> Self {
         Self {
             schedule,
@@ -114,6 +121,7 @@ impl Registration {
             open: watch::Sender::new(open),
             proofs: Proofs::new(Arc::clone(&storage), *public_key.as_bytes()),
             storage,
+            metrics,
         }
     }
 
@@ -192,9 +200,15 @@ impl Registration {
         };
         match (&self.rules.certifier, &request.certificate) {
             (Some(certifier), Some(certificate)) => {
-                certifier.verify(certificate, hint, &node_id, self.clock.now())?;
+                let verified = certifier.verify(certificate, hint, &node_id, self.clock.now());
+                self.metrics.registration_with_certificate(verified.is_ok());
+                verified?;
             }
-            _ if self.rules.pow => self.check_pow(&request, &node_id, &challenge)?,
+            _ if self.rules.pow => {
+                let checked = self.check_pow(&request, &node_id, &challenge);
+                self.metrics.registration_with_pow(checked.is_ok());
+                checked?;
+            }
             // Not the error of a bad certificate: nodes expect that one only if they sent one.
             _ => return Err(ApiError::PowOff),
         }
@@ -325,6 +339,8 @@ impl Registration {
         let encoded = self.proofs.encode(&proof);
         let challenges = self.storage.publish(round, proof)?;
         self.proofs.insert(round, encoded);
+        let late = time_until(self.schedule.end(round), self.clock.now());
+        self.metrics.published(late);
         *self.pow.write().unwrap_or_else(PoisonError::into_inner) = challenges;
         Ok(())
     }

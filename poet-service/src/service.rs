@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
+use axum::{Router, middleware};
 use jiff::Timestamp;
 use poet_backends::{Options, SelectError, Selection};
 use poet_engine::{DepthError, LABEL_DEPTH, SubtreeHeight, WorkFunction, membership};
@@ -36,6 +36,7 @@ use crate::{
     config::Config,
     duration::format_go,
     identity::{PRIVATE_KEY_VARIABLE, PrivateKey, PrivateKeyError},
+    metrics::{self, Metrics, ServerState},
     registration::{OpenRound, Registration},
     schedule::{Schedule, ScheduleError},
     storage::{
@@ -55,6 +56,7 @@ const EXPECTED_LEAVES_PER_SECOND: u64 = 100_000;
 
 const LOCK_FILE: &str = "poet-service.lock";
 const DATABASE_FILE: &str = "poet.sqlite";
+const THREAD_ID_FILE: &str = "round.tid";
 const ROUNDS_FOLDER: &str = "rounds";
 
 /// Why the server does not start. Each message tells all there is to tell: causes are in it, not
@@ -139,6 +141,8 @@ pub struct Addresses {
     pub grpc: SocketAddr,
     /// For the operator.
     pub private: SocketAddr,
+    /// For monitoring.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// What the server is doing.
@@ -150,6 +154,8 @@ pub struct Status {
     pub start: Timestamp,
     /// The round that is being worked on.
     pub executing: Option<Executing>,
+    /// Rounds that wait for it to be finished.
+    pub queued: usize,
 }
 
 /// Tells what a server is doing, while it runs.
@@ -167,6 +173,7 @@ impl StatusReader {
             open,
             start: self.registration.schedule().start(open.round),
             executing: self.worker.executing(),
+            queued: self.worker.queued(),
         }
     }
 }
@@ -207,16 +214,23 @@ impl Server {
         let rest = Listener::bind("--restlisten", &config.restlisten).await?;
         let grpc = Listener::bind("--rpclisten", &config.rpclisten).await?;
         let private = Listener::bind("--config-rpclisten", &config.config_rpclisten).await?;
+        let metrics_listener = match config.metrics_port {
+            // All interfaces, like the original server.
+            Some(port) => Some(Listener::bind("--metrics-port", &format!(":{port}")).await?),
+            None => None,
+        };
+        let metrics = Metrics::default();
         let addresses = Addresses {
             rest: rest.address,
             grpc: grpc.address,
             private: private.address,
+            metrics: metrics_listener.as_ref().map(|listener| listener.address),
         };
 
         let config = Arc::new(config);
         let prepared = {
-            let (config, now) = (Arc::clone(&config), clock.now());
-            tokio::task::spawn_blocking(move || prepare(&config, now))
+            let (config, now, metrics) = (Arc::clone(&config), clock.now(), metrics.clone());
+            tokio::task::spawn_blocking(move || prepare(&config, now, metrics))
                 .await
                 .map_err(|_| StartError::Interrupted)??
         };
@@ -240,10 +254,12 @@ impl Server {
             Arc::clone(&storage),
             pow,
             open,
+            metrics.clone(),
         ));
         let rounds_dir = config.datadir.join(ROUNDS_FOLDER);
         let worker = Worker::start(
             work,
+            config.datadir.join(THREAD_ID_FILE),
             rounds_dir,
             Arc::clone(&clock),
             Arc::clone(&storage),
@@ -262,6 +278,17 @@ impl Server {
             private: grpc_api::private_router(Arc::clone(&registration), private_health)?,
         };
         let (stop, stopped) = watch::channel(false);
+        let status = StatusReader {
+            registration: Arc::clone(&registration),
+            worker: worker.handle().clone(),
+        };
+        let state = ServerState {
+            status,
+            clock: Arc::clone(&clock),
+            storage: Arc::clone(&storage),
+            dbdir: config.dbdir.clone(),
+            datadir: config.datadir.clone(),
+        };
         let rounds = Rounds {
             registration: Arc::clone(&registration),
             storage,
@@ -269,12 +296,30 @@ impl Server {
             worker: config.worker.then(|| worker.handle().clone()),
             stopped: stopped.clone(),
         };
-        let tasks = vec![
+        let counted = |router: Router| {
+            router.layer(middleware::from_fn_with_state(
+                metrics.clone(),
+                metrics::observe,
+            ))
+        };
+        let mut tasks = vec![
             tokio::spawn(rounds.keep(unfinished)),
-            tokio::spawn(rest.serve(Protocol::Http1, routers.rest, stopped.clone())),
-            tokio::spawn(grpc.serve(Protocol::Http2, routers.grpc, stopped.clone())),
-            tokio::spawn(private.serve(Protocol::Either, routers.private, stopped)),
+            tokio::spawn(rest.serve(Protocol::Http1, counted(routers.rest), stopped.clone())),
+            tokio::spawn(grpc.serve(Protocol::Http2, counted(routers.grpc), stopped.clone())),
+            tokio::spawn(private.serve(
+                Protocol::Either,
+                counted(routers.private),
+                stopped.clone(),
+            )),
         ];
+        if let Some(listener) = metrics_listener {
+            let router = metrics::router(&metrics, state);
+            tasks.push(tokio::spawn(listener.serve(
+                Protocol::Http1,
+                router,
+                stopped,
+            )));
+        }
         Ok(Self {
             registration,
             worker,
@@ -362,12 +407,16 @@ struct Routers {
     private: Router,
 }
 
-fn prepare(config: &Config, now: Timestamp) -> Result<Prepared, StartError> {
+fn prepare(config: &Config, now: Timestamp, metrics: Metrics) -> Result<Prepared, StartError> {
     let mut locks = vec![DirectoryLock::take("--dbdir", &config.dbdir)?];
     if !same_directory(&config.dbdir, &config.datadir) {
         locks.push(DirectoryLock::take("--datadir", &config.datadir)?);
     }
-    let storage = SqliteStorage::open(&config.dbdir.join(DATABASE_FILE), config.max_submit_batch)?;
+    let storage = SqliteStorage::open(
+        &config.dbdir.join(DATABASE_FILE),
+        config.max_submit_batch,
+        metrics,
+    )?;
     let private_key = private_key(config, &storage)?;
     let schedule = schedule(config, &storage, now)?;
     let pow = match storage.pow_challenges()? {

@@ -179,6 +179,7 @@ mod tests {
             },
             start: at("2026-01-01T00:01:30.7Z"),
             executing: None,
+            queued: 0,
         };
         assert_eq!(
             status_line(&status, None, &clock),
@@ -188,7 +189,10 @@ mod tests {
         status.executing = Some(Executing {
             round: 3,
             end: at("2026-01-01T00:01:20Z"),
+            members: 5,
             leaves: Arc::clone(&leaves),
+            started: (Instant::now(), 0),
+            durable: Arc::new(Mutex::new(Instant::now())),
         });
         assert_eq!(
             status_line(&status, Some(70_000), &clock),

@@ -134,6 +134,9 @@ impl IntoResponse for ApiError {
             // A proof that is not there yet will be.
             (header::CACHE_CONTROL, "no-store"),
         ];
-        (self.status(), headers, json::error(&self)).into_response()
+        let mut response = (self.status(), headers, json::error(&self)).into_response();
+        // For those who count.
+        response.extensions_mut().insert(self.code());
+        response
     }
 }

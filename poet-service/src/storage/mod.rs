@@ -187,6 +187,15 @@ pub trait Storage: Send + Sync + 'static {
     /// Registers `member` for `round`, unless the round has `max_members` already.
     fn register(&self, round: u64, member: Member, max_members: u64) -> StorageFuture<Registered>;
 
+    /// Operations that wait to be written.
+    fn queued(&self) -> usize;
+
+    /// How many members a round has.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    fn member_count(&self, round: u64) -> Result<u64, StorageError>;
+
     /// The challenges of a round, in the byte order of their node ids.
     ///
     /// # Errors

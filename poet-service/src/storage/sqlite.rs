@@ -9,6 +9,7 @@ use std::{
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
+    time::Instant,
 };
 
 use poet_engine::{Node, Proof, SubtreeHeight};
@@ -21,6 +22,7 @@ use super::{
     Execution, Member, PowChallenges, PublishedProof, Registered, Setting, Storage, StorageError,
     StorageFuture, UnfinishedRound,
 };
+use crate::metrics::Metrics;
 
 /// Commands that may wait for the writer; further callers wait for room.
 const QUEUED_COMMANDS: usize = 16_384;
@@ -119,7 +121,7 @@ impl SqliteStorage {
     ///
     /// # Errors
     /// When that fails, or the file is not such a database.
-    pub fn open(path: &Path, max_batch: usize) -> Result<Self, StorageError> {
+    pub fn open(path: &Path, max_batch: usize, metrics: Metrics) -> Result<Self, StorageError> {
         create_private(path)?;
         let open_error = |cause| StorageError::Open {
             path: path.to_owned(),
@@ -157,6 +159,7 @@ impl SqliteStorage {
                     connection,
                     open: None,
                     max_batch,
+                    metrics,
                 }
                 .run(queue);
             })?;
@@ -294,6 +297,14 @@ impl Storage for SqliteStorage {
             max_members,
             reply,
         })
+    }
+
+    fn queued(&self) -> usize {
+        self.commands.max_capacity() - self.commands.capacity()
+    }
+
+    fn member_count(&self, round: u64) -> Result<u64, StorageError> {
+        count_members(&self.reader(), key(round)?)
     }
 
     fn members(&self, round: u64) -> Result<Vec<[u8; 32]>, StorageError> {
@@ -466,6 +477,7 @@ struct Writer {
     connection: Connection,
     open: Option<OpenRound>,
     max_batch: usize,
+    metrics: Metrics,
 }
 
 impl Writer {
@@ -474,8 +486,12 @@ impl Writer {
         while queue.blocking_recv_many(&mut batch, self.max_batch) > 0 {
             let open_before = self.open;
             let mut answers = Vec::with_capacity(batch.len());
+            let start = Instant::now();
             let durable = match self.commit(batch.drain(..), &mut answers) {
-                Ok(()) => true,
+                Ok(()) => {
+                    self.metrics.batch_written(start.elapsed());
+                    true
+                }
                 Err(error) => {
                     tracing::error!(%error, "a transaction failed, nothing of it was stored");
                     // Nothing happened: neither did a change of the open round.
@@ -569,7 +585,11 @@ fn open_round(transaction: &Transaction<'_>, round: u64) -> Result<u64, StorageE
         "INSERT INTO rounds (round) VALUES (?) ON CONFLICT DO NOTHING",
         [round],
     )?;
-    let members = transaction.query_row(
+    count_members(transaction, round)
+}
+
+fn count_members(connection: &Connection, round: i64) -> Result<u64, StorageError> {
+    let members = connection.query_row(
         "SELECT count(*) FROM registrations WHERE round = ?",
         [round],
         |row| row.get(0),
@@ -596,7 +616,7 @@ mod tests {
     }
 
     fn open(folder: &tempfile::TempDir) -> SqliteStorage {
-        SqliteStorage::open(&folder.path().join("poet.sqlite"), 100).unwrap()
+        SqliteStorage::open(&folder.path().join("poet.sqlite"), 100, Metrics::default()).unwrap()
     }
 
     fn sample_proof() -> PublishedProof {
@@ -754,16 +774,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("poet.sqlite");
         std::fs::write(&path, "this is not a database, and longer than a header").unwrap();
-        let error = SqliteStorage::open(&path, 100).unwrap_err().to_string();
+        let error = SqliteStorage::open(&path, 100, Metrics::default())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("poet.sqlite"), "{error}");
 
         let path = folder.path().join("newer.sqlite");
-        drop(SqliteStorage::open(&path, 100).unwrap());
+        drop(SqliteStorage::open(&path, 100, Metrics::default()).unwrap());
         Connection::open(&path)
             .unwrap()
             .pragma_update(None, "user_version", 99)
             .unwrap();
-        let error = SqliteStorage::open(&path, 100).unwrap_err().to_string();
+        let error = SqliteStorage::open(&path, 100, Metrics::default())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("schema 99"), "{error}");
     }
 

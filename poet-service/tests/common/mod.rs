@@ -320,6 +320,7 @@ pub(crate) fn config(folder: &Path) -> Config {
         rpclisten: "127.0.0.1:0".to_owned(),
         config_rpclisten: "127.0.0.1:0".to_owned(),
         max_grpc_response_bytes: 8 << 20,
+        metrics_port: Some(0),
         rules: Rules {
             pow: true,
             pow_difficulty: 4,
