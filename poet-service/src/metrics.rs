@@ -37,10 +37,8 @@ use crate::{
     clock::{Clock, time_until},
     service::StatusReader,
     storage::Storage,
+    worker::TICK_LEAVES,
 };
-
-/// Leaves of a tick on the main network.
-const TICK_LEAVES: u64 = 9_331_200;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ResultLabel {

@@ -315,12 +315,7 @@ impl Registration {
     /// # Errors
     /// [`ApiError::ProofNotFound`] for everything that is not the id of a published round.
     pub async fn proof(&self, id: &str) -> Result<EncodedProof, ApiError> {
-        // One round has one id: 7 is, +7 and 07 are not.
-        let round = id
-            .parse()
-            .ok()
-            .filter(|round: &u64| round.to_string() == id)
-            .ok_or(ApiError::ProofNotFound)?;
+        let round = parse_round(id).ok_or(ApiError::ProofNotFound)?;
         match self.proofs.get(round).await {
             Ok(proof) => proof.ok_or(ApiError::ProofNotFound),
             Err(error) => {
@@ -344,6 +339,13 @@ impl Registration {
         *self.pow.write().unwrap_or_else(PoisonError::into_inner) = challenges;
         Ok(())
     }
+}
+
+/// The number of the round with this id. One round has one id: 7 is, +7 and 07 are not.
+pub(crate) fn parse_round(id: &str) -> Option<u64> {
+    id.parse()
+        .ok()
+        .filter(|round: &u64| round.to_string() == id)
 }
 
 fn signed(duration: Duration) -> SignedDuration {

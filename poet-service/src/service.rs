@@ -26,6 +26,7 @@ use jiff::Timestamp;
 use poet_backends::{Options, SelectError, Selection};
 use poet_engine::{DepthError, LABEL_DEPTH, SubtreeHeight, WorkFunction, membership};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
     api::{
@@ -53,6 +54,12 @@ const CLOCK_RESOLUTION: Duration = Duration::from_millis(1);
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// What the fastest of today's machines make; sets the size of a round's tree log.
 const EXPECTED_LEAVES_PER_SECOND: u64 = 100_000;
+
+/// How often the server looks whether it is ready, and how long a write may take then.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long after the end of a round its proof is overdue.
+const MAX_LATENESS: Duration = Duration::from_secs(60);
 
 const LOCK_FILE: &str = "poet-service.lock";
 const DATABASE_FILE: &str = "poet.sqlite";
@@ -166,6 +173,11 @@ pub struct StatusReader {
 }
 
 impl StatusReader {
+    /// The schedule of the rounds.
+    pub fn schedule(&self) -> &Schedule {
+        self.registration.schedule()
+    }
+
     /// What the server is doing now.
     pub fn status(&self) -> Status {
         let open = self.registration.open_round();
@@ -266,10 +278,32 @@ impl Server {
             Arc::clone(&registration),
         )
         .map_err(StartError::Thread)?;
-        let health = grpc_api::health(grpc_api::POET_SERVICE).await;
-        let private_health = grpc_api::health(grpc_api::CONFIGURATION_SERVICE).await;
+        let (poet_reporter, health) = tonic_health::server::health_reporter();
+        let (private_reporter, private_health) = tonic_health::server::health_reporter();
+        let status = StatusReader {
+            registration: Arc::clone(&registration),
+            worker: worker.handle().clone(),
+        };
+        let (unready, readiness) = watch::channel(None);
+        let probe = Probe {
+            status: status.clone(),
+            clock: Arc::clone(&clock),
+            storage: Arc::clone(&storage),
+            unready,
+            reporters: [
+                (poet_reporter, grpc_api::POET_SERVICE),
+                (private_reporter, grpc_api::CONFIGURATION_SERVICE),
+            ],
+        };
+        probe.report(None).await;
+        let others = api::rounds::router(
+            status.clone(),
+            Arc::clone(&clock),
+            Arc::clone(&storage),
+            readiness,
+        );
         let routers = Routers {
-            rest: api::router(Arc::clone(&registration)),
+            rest: api::router(Arc::clone(&registration), others),
             grpc: grpc_api::router(
                 Arc::clone(&registration),
                 health,
@@ -278,10 +312,6 @@ impl Server {
             private: grpc_api::private_router(Arc::clone(&registration), private_health)?,
         };
         let (stop, stopped) = watch::channel(false);
-        let status = StatusReader {
-            registration: Arc::clone(&registration),
-            worker: worker.handle().clone(),
-        };
         let state = ServerState {
             status,
             clock: Arc::clone(&clock),
@@ -304,6 +334,7 @@ impl Server {
         };
         let mut tasks = vec![
             tokio::spawn(rounds.keep(unfinished)),
+            tokio::spawn(probe.keep(stopped.clone())),
             tokio::spawn(rest.serve(Protocol::Http1, counted(routers.rest), stopped.clone())),
             tokio::spawn(grpc.serve(Protocol::Http2, counted(routers.grpc), stopped.clone())),
             tokio::spawn(private.serve(
@@ -599,6 +630,63 @@ impl DirectoryLock {
             .and_then(|()| write!(file, "{}", std::process::id()))
             .map_err(failed)?;
         Ok(Self { _file: file })
+    }
+}
+
+/// Finds out whether the server is ready, and says so wherever it is asked.
+struct Probe {
+    status: StatusReader,
+    clock: Arc<dyn Clock>,
+    storage: Arc<dyn Storage>,
+    unready: watch::Sender<Option<&'static str>>,
+    reporters: [(HealthReporter, &'static str); 2],
+}
+
+impl Probe {
+    async fn keep(self, mut stopped: watch::Receiver<bool>) {
+        // Ends when the server does.
+        while tokio::time::timeout(PROBE_INTERVAL, stopped.wait_for(|stop| *stop))
+            .await
+            .is_err()
+        {
+            let reason = self.reason().await;
+            let before = *self.unready.borrow();
+            if reason != before {
+                match reason {
+                    Some(reason) => tracing::error!("not ready: {reason}"),
+                    None => tracing::info!("ready again"),
+                }
+                self.report(reason).await;
+            }
+        }
+    }
+
+    /// Why the server is not ready, if it is not.
+    async fn reason(&self) -> Option<&'static str> {
+        let written = tokio::time::timeout(PROBE_TIMEOUT, self.storage.probe()).await;
+        if !matches!(written, Ok(Ok(()))) {
+            return Some("the database cannot be written");
+        }
+        if self.status.worker.failing() {
+            return Some("the work on a round fails");
+        }
+        let executing = self.status.worker.executing()?;
+        let late = time_until(executing.end, self.clock.now());
+        (late > MAX_LATENESS).then_some("the proof of a round is overdue")
+    }
+
+    async fn report(&self, reason: Option<&'static str>) {
+        let status = match reason {
+            None => ServingStatus::Serving,
+            Some(_) => ServingStatus::NotServing,
+        };
+        for (reporter, service) in &self.reporters {
+            // The empty name is the server's as a whole.
+            for name in ["", service] {
+                reporter.set_service_status(name, status).await;
+            }
+        }
+        self.unready.send_replace(reason);
     }
 }
 

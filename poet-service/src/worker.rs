@@ -30,6 +30,8 @@ use crate::{
     storage::{Execution, PublishedProof, Storage, StorageError},
 };
 
+/// Leaves of a tick on the main network.
+pub(crate) const TICK_LEAVES: u64 = 9_331_200;
 /// How often the clock is read, which may have been set in the meantime.
 const CLOCK_INTERVAL: Duration = Duration::from_millis(100);
 /// How long to wait before a round that failed is tried again.
@@ -123,6 +125,8 @@ struct State {
     stop: bool,
     queue: VecDeque<Job>,
     executing: Option<Executing>,
+    /// Whether the newest attempt at something failed.
+    failing: bool,
 }
 
 impl WorkerHandle {
@@ -130,6 +134,11 @@ impl WorkerHandle {
     pub fn execute(&self, job: Job) {
         self.state().queue.push_back(job);
         self.0.changed.notify_all();
+    }
+
+    /// Whether the work, or writing its log, fails.
+    pub fn failing(&self) -> bool {
+        self.state().failing
     }
 
     /// How many rounds wait to be worked on.
@@ -269,7 +278,11 @@ impl Context {
     fn serve(&self) {
         while let Some(job) = self.handle.next() {
             let result = self.execute(&job);
-            self.handle.state().executing = None;
+            {
+                let mut state = self.handle.state();
+                state.executing = None;
+                state.failing = result.is_err();
+            }
             if let Err(error) = result {
                 tracing::error!(
                     %error,
@@ -391,6 +404,7 @@ impl Context {
             }
             let error = monitor.error();
             if error != reported {
+                self.handle.state().failing = error.is_some();
                 match &error {
                     Some(error) => {
                         tracing::error!(round = job.round, %error, "cannot write the log");

@@ -57,6 +57,12 @@ pub enum ApiError {
     Conflict,
     #[error("proof not found")]
     ProofNotFound,
+    #[error("round not found")]
+    RoundNotFound,
+    #[error("the round still takes registrations")]
+    RoundOpen,
+    #[error("not a member of the round")]
+    NotAMember,
     #[error("Not Found")]
     UnknownPath,
     #[error("Method Not Allowed")]
@@ -94,12 +100,16 @@ impl ApiError {
             | Self::Pow
             | Self::BodyIncomplete => Code::InvalidArgument,
             Self::Certificate(_) => Code::Unauthenticated,
-            Self::PowOff | Self::TooLate | Self::TrustedKeys(_) => Code::FailedPrecondition,
+            Self::PowOff | Self::RoundOpen | Self::TooLate | Self::TrustedKeys(_) => {
+                Code::FailedPrecondition
+            }
             Self::RoundFull | Self::BodyTooLarge(_) | Self::ResponseTooLarge { .. } => {
                 Code::ResourceExhausted
             }
             Self::Conflict => Code::AlreadyExists,
-            Self::ProofNotFound | Self::UnknownPath => Code::NotFound,
+            Self::ProofNotFound | Self::RoundNotFound | Self::NotAMember | Self::UnknownPath => {
+                Code::NotFound
+            }
             Self::Method | Self::Compressed => Code::Unimplemented,
             Self::BodyTimeout => Code::DeadlineExceeded,
             Self::Unavailable => Code::Unavailable,

@@ -18,10 +18,7 @@ use http_body_util::{BodyExt as _, Full};
 use jiff::{SignedDuration, Timestamp};
 use prost::Message;
 use tonic::{Code, Status, service::Routes};
-use tonic_health::{
-    ServingStatus,
-    pb::health_server::{Health, HealthServer},
-};
+use tonic_health::pb::health_server::{Health, HealthServer};
 
 use self::proto::{
     InfoRequest, InfoResponse, PowParamsRequest, PowParamsResponse, ProofRequest,
@@ -58,15 +55,6 @@ const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors
 const FRAME_PREFIX_BYTES: usize = 5;
 /// The path of all methods that are not streams begins so.
 const UNARY_PATHS: &str = "/rpc.api.v1.";
-
-/// A health service that knows `service`.
-pub async fn health(service: &str) -> HealthServer<impl Health> {
-    let (reporter, health) = tonic_health::server::health_reporter();
-    reporter
-        .set_service_status(service, ServingStatus::Serving)
-        .await;
-    health
-}
 
 /// The routes of the interface for nodes.
 ///

@@ -7,6 +7,7 @@
 pub mod error;
 pub mod grpc;
 pub mod json;
+pub(crate) mod rounds;
 pub mod server;
 
 use std::{sync::Arc, time::Duration};
@@ -36,18 +37,19 @@ const BRIEFLY: &str = "public, max-age=5";
 /// The proof of a round never changes.
 const FOR_EVER: &str = "public, max-age=31536000, immutable";
 
-/// The routes of the interface.
-pub fn router(registration: Arc<Registration>) -> Router {
+/// The routes of the interface, and `others` that are served beside them.
+pub fn router(registration: Arc<Registration>, others: Router) -> Router {
     Router::new()
         .route("/v1/pow_params", get(pow_params))
         .route("/v1/submit", post(submit))
         .route("/v1/info", get(info))
         .route("/v1/proofs/", get(proof_without_id))
         .route("/v1/proofs/{id}", get(proof))
+        .with_state(registration)
+        .merge(others)
         .fallback(async || ApiError::UnknownPath)
         .method_not_allowed_fallback(async || ApiError::Method)
         .layer(middleware::from_fn(read_body))
-        .with_state(registration)
 }
 
 async fn read_body(request: Request, next: Next) -> Result<Response, ApiError> {

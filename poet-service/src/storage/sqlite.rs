@@ -19,8 +19,8 @@ use rusqlite::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Execution, Member, PowChallenges, PublishedProof, Registered, Setting, Storage, StorageError,
-    StorageFuture, UnfinishedRound,
+    Execution, Member, PowChallenges, PublishedProof, PublishedRecord, Registered, RoundRecord,
+    Setting, Storage, StorageError, StorageFuture, UnfinishedRound,
 };
 use crate::metrics::Metrics;
 
@@ -303,6 +303,63 @@ impl Storage for SqliteStorage {
         self.commands.max_capacity() - self.commands.capacity()
     }
 
+    fn probe(&self) -> StorageFuture<()> {
+        self.submit(|reply| Command::Write {
+            // Another value each time, so that there is something to write.
+            write: Box::new(|transaction| {
+                transaction.execute(
+                    "INSERT INTO settings (name, value) VALUES ('probe', randomblob(8))
+                     ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                    [],
+                )?;
+                Ok(())
+            }),
+            reply,
+        })
+    }
+
+    fn newest_rounds(&self, count: usize) -> Result<Vec<RoundRecord>, StorageError> {
+        let reader = self.reader();
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        let mut query = reader.prepare_cached(&format!(
+            "{SELECT_RECORDS} ORDER BY rounds.round DESC LIMIT ?"
+        ))?;
+        let mut rows = query.query([count])?;
+        let mut records = Vec::new();
+        while let Some(row) = rows.next()? {
+            records.push(read_record(row)?);
+        }
+        Ok(records)
+    }
+
+    fn round(&self, round: u64) -> Result<Option<RoundRecord>, StorageError> {
+        // A number that no record can have.
+        let Ok(round) = key(round) else {
+            return Ok(None);
+        };
+        let reader = self.reader();
+        let mut query =
+            reader.prepare_cached(&format!("{SELECT_RECORDS} WHERE rounds.round = ?"))?;
+        let mut rows = query.query([round])?;
+        rows.next()?.map(read_record).transpose()
+    }
+
+    fn registrations(&self, round: u64) -> Result<Vec<Member>, StorageError> {
+        let reader = self.reader();
+        let mut query = reader.prepare(
+            "SELECT node_id, challenge FROM registrations WHERE round = ? ORDER BY node_id",
+        )?;
+        let members = query.query_map([key(round)?], |row| {
+            Ok(Member {
+                node_id: row.get(0)?,
+                challenge: row.get(1)?,
+            })
+        })?;
+        members
+            .collect::<Result<_, _>>()
+            .map_err(StorageError::from)
+    }
+
     fn member_count(&self, round: u64) -> Result<u64, StorageError> {
         count_members(&self.reader(), key(round)?)
     }
@@ -376,6 +433,26 @@ impl Storage for SqliteStorage {
         let mut rows = query.query([round])?;
         rows.next()?.map(read_proof).transpose()
     }
+}
+
+/// The length of a blob is known without reading it.
+const SELECT_RECORDS: &str = "
+    SELECT rounds.round, rounds.statement IS NOT NULL, proofs.leaves, length(proofs.members) / 32
+    FROM rounds LEFT JOIN proofs ON proofs.round = rounds.round";
+
+fn read_record(row: &Row<'_>) -> Result<RoundRecord, StorageError> {
+    let published = match row.get::<_, Option<i64>>(2)? {
+        None => None,
+        Some(leaves) => Some(PublishedRecord {
+            leaves: unsigned(leaves)?,
+            members: unsigned(row.get(3)?)?,
+        }),
+    };
+    Ok(RoundRecord {
+        round: unsigned(row.get(0)?)?,
+        settled: row.get(1)?,
+        published,
+    })
 }
 
 fn read_proof(row: &Row<'_>) -> Result<PublishedProof, StorageError> {
