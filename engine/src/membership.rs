@@ -1,4 +1,5 @@
-//! The membership tree: which challenges a round proves (PROTOCOL.md section 6).
+//! The membership tree: which challenges a round proves (PROTOCOL.md section 6), and how a member
+//! shows that its challenge is among them without the others.
 
 use alloc::vec::Vec;
 
@@ -33,9 +34,126 @@ pub fn root<C: AsRef<[u8]>>(challenges: &[C]) -> Vec<u8> {
     }
 }
 
+/// A membership tree with all of its nodes, from which the proof of each member is read off. It
+/// takes twice the memory of its challenges.
+#[derive(Clone, Debug)]
+pub struct Tree {
+    /// The challenges, then level by level up to the root.
+    levels: Vec<Vec<Node>>,
+}
+
+impl Tree {
+    /// The tree over `challenges`, which must be in increasing byte order of their node ids.
+    #[must_use]
+    pub fn new(challenges: Vec<Node>) -> Self {
+        let mut levels = Vec::new();
+        let mut level = challenges;
+        while level.len() > 1 {
+            let above = level
+                .chunks(2)
+                .map(|pair| node(&pair[0], pair.get(1).unwrap_or(&ZERO)))
+                .collect();
+            levels.push(level);
+            level = above;
+        }
+        levels.push(level);
+        Self { levels }
+    }
+
+    /// The root, as [`root`] computes it; `None` without members.
+    #[must_use]
+    pub fn root(&self) -> Option<&Node> {
+        self.levels.last()?.first()
+    }
+
+    /// The challenge at `index`.
+    #[must_use]
+    pub fn challenge(&self, index: usize) -> Option<&Node> {
+        self.levels.first()?.get(index)
+    }
+
+    /// That the challenge at `index` is in the tree: the siblings of the nodes on the way from it
+    /// to the root, the lowest one first. `None` when there is no such challenge.
+    #[must_use]
+    pub fn proof(&self, index: usize) -> Option<Vec<Node>> {
+        self.challenge(index)?;
+        let below_root = &self.levels[..self.levels.len() - 1];
+        let siblings = below_root.iter().enumerate().map(|(height, level)| {
+            let sibling = (index >> height) ^ 1;
+            *level.get(sibling).unwrap_or(&ZERO)
+        });
+        Some(siblings.collect())
+    }
+}
+
+/// Whether `proof` shows that `challenge` is the one at `index` in the tree with this `root`.
+///
+/// The tree is filled up with zeros, so for a challenge of 32 zero bytes this says nothing.
+#[must_use]
+pub fn verify(root: &Node, challenge: &Node, index: u64, proof: &[Node]) -> bool {
+    let mut place = index;
+    let mut reached = *challenge;
+    for sibling in proof {
+        reached = if place & 1 == 0 {
+            node(&reached, sibling)
+        } else {
+            node(sibling, &reached)
+        };
+        place >>= 1;
+    }
+    // An index beyond the tree's width is no place in it.
+    place == 0 && reached == *root
+}
+
 /// `BLAKE3(0x01 || left || right)`.
 fn node(left: &[u8], right: &[u8]) -> Node {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&[1]).update(left).update(right);
     *hasher.finalize().as_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn challenges(count: u8) -> Vec<Node> {
+        (1..=count).map(|i| [i; 32]).collect()
+    }
+
+    #[test]
+    fn every_member_has_a_proof_and_nobody_else() {
+        for count in 0..=40 {
+            let challenges = challenges(count);
+            let tree = Tree::new(challenges.clone());
+            assert_eq!(
+                tree.root().map_or(Vec::new(), |root| root.to_vec()),
+                root(&challenges)
+            );
+            assert_eq!(tree.proof(usize::from(count)), None);
+            for (index, challenge) in challenges.iter().enumerate() {
+                let proof = tree.proof(index).unwrap();
+                let root = tree.root().unwrap();
+                assert_eq!(tree.challenge(index), Some(challenge));
+                // As high as the tree.
+                assert_eq!(1_usize << proof.len(), challenges.len().next_power_of_two());
+                assert!(verify(root, challenge, index as u64, &proof));
+                assert!(!verify(root, &[0xee; 32], index as u64, &proof));
+                assert!(!verify(&[0xee; 32], challenge, index as u64, &proof));
+                // Another place, inside of the tree or beyond it.
+                assert!(proof.is_empty() || !verify(root, challenge, index as u64 ^ 1, &proof));
+                let beyond = index as u64 + (1 << proof.len());
+                assert!(!verify(root, challenge, beyond, &proof));
+                assert!(!verify(root, challenge, u64::MAX, &proof));
+                // Too short, too long, changed.
+                if let Some((_, short)) = proof.split_last() {
+                    assert!(!verify(root, challenge, index as u64, short));
+                    let mut changed = proof.clone();
+                    changed[proof.len() / 2][7] ^= 1;
+                    assert!(!verify(root, challenge, index as u64, &changed));
+                }
+                let long = [&proof[..], &[ZERO]].concat();
+                assert!(!verify(root, challenge, index as u64, &long));
+            }
+        }
+    }
 }

@@ -35,19 +35,48 @@ pub struct ServerArgs {
     #[arg(long, value_name = "DIR")]
     pub dbdir: Option<PathBuf>,
 
+    /// Where the log's files are kept, besides standard error [default: POETDIR/logs]
+    #[arg(long, value_name = "DIR")]
+    pub logdir: Option<PathBuf>,
+
+    /// How many full log files are kept; 0: the log is one file without limit [default: 3]
+    #[arg(long, value_name = "NUMBER", value_parser = parse_files)]
+    pub maxlogfiles: Option<usize>,
+
+    /// How large a log file becomes, in MB [default: 10]
+    #[arg(long, value_name = "MB", value_parser = parse_megabytes)]
+    pub maxlogfilesize: Option<u64>,
+
     /// Log details, too
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
-        default_missing_value = "true")]
+        default_missing_value = "true", value_parser = parse_bool)]
     pub debuglog: Option<bool>,
 
     /// Log in JSON
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
-        default_missing_value = "true")]
+        default_missing_value = "true", value_parser = parse_bool)]
     pub jsonlog: Option<bool>,
 
     /// Where to listen for REST clients [default: localhost:8080]
     #[arg(short = 'w', long, value_name = "HOST:PORT", value_parser = parse_address)]
     pub restlisten: Option<String>,
+
+    /// Where to listen for gRPC clients [default: localhost:50002]
+    #[arg(short = 'r', long, value_name = "HOST:PORT", value_parser = parse_address)]
+    pub rpclisten: Option<String>,
+
+    /// Where to listen for the operator's gRPC calls, which must not be public
+    /// [default: localhost:50001]
+    #[arg(long, value_name = "HOST:PORT", value_parser = parse_address)]
+    pub config_rpclisten: Option<String>,
+
+    /// The longest message that is sent over gRPC, in bytes; REST has no limit [default: 8388608]
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub max_grpc_resp_size: Option<usize>,
+
+    /// Serve metrics for Prometheus on this port, at /metrics [default: none are served]
+    #[arg(long, value_name = "PORT", value_parser = parse_port)]
+    pub metrics_port: Option<u16>,
 
     /// The time from one round's start to the next one's [default: 30s]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
@@ -69,6 +98,23 @@ pub struct ServerArgs {
     #[arg(long, value_name = "NUMBER", value_parser = parse_members)]
     pub max_round_members: Option<u64>,
 
+    /// The most registrations that share one commit [default: 1000]
+    #[arg(long, value_name = "NUMBER", value_parser = parse_batch)]
+    pub max_submit_batch_size: Option<usize>,
+
+    /// How long a registration may wait for others to share its commit. Here none waits longer
+    /// than the disk takes, so every value is kept [default: 100ms]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub submit_flush_interval: Option<Duration>,
+
+    /// Whether nodes may register with a proof of work [default: on]
+    #[arg(long, value_name = "on|off", value_parser = parse_switch)]
+    pub pow: Option<bool>,
+
+    /// Whether nodes may register with a certificate [default: on]
+    #[arg(long, value_name = "on|off", value_parser = parse_switch)]
+    pub certificates: Option<bool>,
+
     /// Where nodes get certificates
     #[arg(long, value_name = "URL")]
     pub certifier_url: Option<String>,
@@ -82,14 +128,39 @@ pub struct ServerArgs {
     #[arg(long, value_name = "DIR")]
     pub trusted_pub_keys_dir_path: Option<PathBuf>,
 
+    /// Take registrations and close rounds, but work on none until a start without this
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", value_parser = parse_bool)]
+    pub disable_worker: Option<bool>,
+
     /// The backend that hashes [default: POET_BACKEND, or the fastest one here]
     #[arg(long, value_name = "NAME")]
     pub backend: Option<String>,
 
     /// Choose the backend by a fixed order instead of a timing trial at the start
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
-        default_missing_value = "true")]
+        default_missing_value = "true", value_parser = parse_bool)]
     pub no_trial: Option<bool>,
+
+    /// Has no effect here: known for the sake of existing configurations
+    #[arg(long, value_name = "NUMBER")]
+    pub lps: Option<String>,
+
+    /// Has no effect here: known for the sake of existing configurations
+    #[arg(long, value_name = "LAYERS")]
+    pub memory: Option<String>,
+
+    /// Has no effect here: known for the sake of existing configurations
+    #[arg(long, value_name = "BYTES")]
+    pub tree_file_buffer: Option<String>,
+
+    /// Has no effect here: known for the sake of existing configurations
+    #[arg(long, value_name = "FILE")]
+    pub cpuprofile: Option<String>,
+
+    /// Has no effect here: known for the sake of existing configurations
+    #[arg(long, value_name = "PORT")]
+    pub profile: Option<String>,
 }
 
 /// Options on their own, without the rest of the command line.
@@ -118,6 +189,49 @@ fn parse_difficulty(text: &str) -> Result<u32, String> {
 
 fn parse_members(text: &str) -> Result<u64, &'static str> {
     text.parse().map_err(|_| "expected a number of members")
+}
+
+/// The spellings that Go's flags know.
+fn parse_bool(text: &str) -> Result<bool, &'static str> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("expected true or false"),
+    }
+}
+
+fn parse_switch(text: &str) -> Result<bool, &'static str> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("expected on or off"),
+    }
+}
+
+fn parse_files(text: &str) -> Result<usize, &'static str> {
+    text.parse().map_err(|_| "expected a number of files")
+}
+
+fn parse_megabytes(text: &str) -> Result<u64, &'static str> {
+    text.parse()
+        .ok()
+        .filter(|megabytes| (1..=1_000_000).contains(megabytes))
+        .ok_or("expected a number of MB from 1 to 1000000")
+}
+
+fn parse_batch(text: &str) -> Result<usize, &'static str> {
+    text.parse()
+        .ok()
+        .filter(|batch| *batch > 0)
+        .ok_or("expected a number of registrations, at least 1")
+}
+
+fn parse_port(text: &str) -> Result<u16, &'static str> {
+    text.parse().map_err(|_| "expected a port from 0 to 65535")
+}
+
+fn parse_bytes(text: &str) -> Result<usize, &'static str> {
+    text.parse().map_err(|_| "expected a number of bytes")
 }
 
 fn parse_public_key(text: &str) -> Result<PublicKey, KeyTextError> {
@@ -160,7 +274,17 @@ mod tests {
             ("--restlisten=8080", "host:port"),
             ("--restlisten=localhost:80808", "host:port"),
             ("--restlisten=::1", "host:port"),
-            ("--debuglog=maybe", "true, false"),
+            ("--metrics-port=70000", "a port"),
+            ("--rpclisten=50002", "host:port"),
+            ("--config-rpclisten=x", "host:port"),
+            ("--max-grpc-resp-size=8MB", "a number of bytes"),
+            ("--debuglog=maybe", "true or false"),
+            ("--pow=maybe", "on or off"),
+            ("--certificates=1", "on or off"),
+            ("--maxlogfiles=few", "a number of files"),
+            ("--maxlogfilesize=0", "a number of MB"),
+            ("--max-submit-batch-size=0", "at least 1"),
+            ("--submit-flush-interval=1", "unit"),
         ] {
             let error = OptionLine::try_parse_from([argument])
                 .err()

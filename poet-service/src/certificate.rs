@@ -8,6 +8,7 @@ use std::{
     fs,
     io::Read,
     path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -154,7 +155,7 @@ pub struct Certifier {
     /// The certifier's key, tried when a request gives no hint.
     pub pubkey: PublicKey,
     /// Further keys, tried when a request's hint fits them.
-    pub trusted: Vec<PublicKey>,
+    pub trusted: Arc<TrustedKeys>,
 }
 
 impl Certifier {
@@ -172,8 +173,9 @@ impl Certifier {
         let Some(hint) = hint else {
             return verify_with(&self.pubkey, certificate, node_id, now);
         };
+        let trusted = self.trusted.keys();
         let mut matching = std::iter::once(&self.pubkey)
-            .chain(&self.trusted)
+            .chain(&*trusted)
             .filter(|key| key.as_bytes().starts_with(&hint))
             .peekable();
         if matching.peek().is_none() {
@@ -209,9 +211,59 @@ fn verify_with(
     }
 }
 
+/// The keys in the `*.key` files of a folder, which can be read again while they are in use.
+#[derive(Debug, Default)]
+pub struct TrustedKeys {
+    folder: Option<PathBuf>,
+    keys: RwLock<Arc<[PublicKey]>>,
+}
+
+impl TrustedKeys {
+    /// Reads the keys below `folder`.
+    ///
+    /// # Errors
+    /// As [`read_trusted_keys`].
+    pub fn read(folder: PathBuf) -> Result<Self, TrustedKeysError> {
+        let keys = RwLock::new(read_trusted_keys(&folder)?.into());
+        Ok(Self {
+            folder: Some(folder),
+            keys,
+        })
+    }
+
+    /// Reads the folder again and returns how many keys there are now. May block.
+    ///
+    /// # Errors
+    /// When there is no folder, and as [`read_trusted_keys`]; the keys are then the same as before.
+    pub fn reload(&self) -> Result<usize, TrustedKeysError> {
+        let folder = self.folder.as_ref().ok_or(TrustedKeysError::NoFolder)?;
+        let keys: Arc<[PublicKey]> = read_trusted_keys(folder)?.into();
+        let count = keys.len();
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        Ok(count)
+    }
+
+    fn keys(&self) -> Arc<[PublicKey]> {
+        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl From<Vec<PublicKey>> for TrustedKeys {
+    /// Keys that are not in a folder.
+    fn from(keys: Vec<PublicKey>) -> Self {
+        Self {
+            folder: None,
+            keys: RwLock::new(keys.into()),
+        }
+    }
+}
+
 /// Why a folder of trusted keys cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustedKeysError {
+    /// There is none.
+    #[error("no directory is configured: expected --trusted-pub-keys-dir-path")]
+    NoFolder,
     /// A folder or file cannot be read.
     #[error("cannot read {path}: {cause}")]
     Read {
@@ -321,6 +373,18 @@ mod tests {
         fs::write(folder.path().join("b.key"), "abc").unwrap();
         let error = read_trusted_keys(folder.path()).unwrap_err().to_string();
         assert!(error.contains("b.key: expected the base64 form"), "{error}");
+
+        // Keys that are in use stay while a file is bad.
+        fs::remove_file(folder.path().join("b.key")).unwrap();
+        let keys = TrustedKeys::read(folder.path().to_owned()).unwrap();
+        fs::write(folder.path().join("b.key"), "abc").unwrap();
+        assert!(keys.reload().is_err());
+        assert_eq!(keys.keys().len(), 1);
+        fs::write(folder.path().join("b.key"), key).unwrap();
+        assert_eq!(keys.reload().unwrap(), 2);
+        assert_eq!(keys.keys().len(), 2);
+        let error = TrustedKeys::default().reload().unwrap_err().to_string();
+        assert!(error.contains("--trusted-pub-keys-dir-path"), "{error}");
 
         let missing = folder.path().join("missing");
         let error = read_trusted_keys(&missing).unwrap_err().to_string();

@@ -1,24 +1,34 @@
 //! The server's configuration: command line over file over defaults.
 //!
 //! The file has one `name=value` in a line, with the names of the command line's long options.
-//! Values may stand in double quotes; lines that begin with `;` or `#` are comments; section
+//! Values may stand in double quotes, with the escapes of JSON in them; lines that begin with `;` or `#` are comments; section
 //! headers in brackets are passed over.
 
 use std::{
-    env, fs, io,
+    collections::HashMap,
+    env, fmt, fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use clap::{Args as _, Parser};
 use jiff::Timestamp;
 
 use crate::{
     args::{OptionLine, ServerArgs},
-    certificate::{self, Certifier, TrustedKeysError},
-    identity::{PRIVATE_KEY_VARIABLE, PrivateKey, PrivateKeyError},
+    certificate::{Certifier, TrustedKeys, TrustedKeysError},
+    duration::format_go,
+    identity::{PRIVATE_KEY_VARIABLE, PrivateKey, PrivateKeyError, PublicKey},
     registration::Rules,
 };
+
+/// The environment variable that may name the backend.
+const BACKEND_VARIABLE: &str = "POET_BACKEND";
+const MEGABYTE: u64 = 1_000_000;
+/// Options of the original server that there is nothing to do for.
+const WITHOUT_EFFECT: [&str; 5] = ["lps", "memory", "tree-file-buffer", "cpuprofile", "profile"];
 
 /// All that the server needs to know.
 #[derive(Clone, Debug)]
@@ -37,6 +47,14 @@ pub struct Config {
     pub dbdir: PathBuf,
     /// `host:port` for REST.
     pub restlisten: String,
+    /// `host:port` for gRPC.
+    pub rpclisten: String,
+    /// `host:port` for the operator's gRPC.
+    pub config_rpclisten: String,
+    /// The longest message that is sent over gRPC.
+    pub max_grpc_response_bytes: usize,
+    /// Where metrics are served, if they are.
+    pub metrics_port: Option<u16>,
     /// The rules of registration.
     pub rules: Rules,
     /// The server's key, if it was given.
@@ -45,6 +63,18 @@ pub struct Config {
     pub backend: Option<String>,
     /// Whether backends are timed against each other.
     pub trial: bool,
+    /// Whether rounds are worked on.
+    pub worker: bool,
+    /// The most registrations in one commit.
+    pub max_submit_batch: usize,
+    /// Where the log's files are kept.
+    pub logdir: PathBuf,
+    /// How many full log files are kept; 0 for one without limit.
+    pub max_log_files: usize,
+    /// How large a log file becomes.
+    pub max_log_file_bytes: u64,
+    /// Options that were given and have no effect.
+    pub ignored: Vec<String>,
     /// Whether to log details.
     pub debug_log: bool,
     /// Whether to log in JSON.
@@ -88,6 +118,12 @@ pub enum ConfigError {
         /// Why.
         cause: TrustedKeysError,
     },
+    /// No way to register is left.
+    #[error(
+        "with --pow=off and without certificates nobody could register: expected --pow=on, or \
+         --certifier-pubkey with --certificates=on"
+    )]
+    NoRegistration,
     /// The key in the environment is none.
     #[error("{PRIVATE_KEY_VARIABLE}: {cause}")]
     PrivateKey {
@@ -96,12 +132,60 @@ pub enum ConfigError {
     },
 }
 
+/// Where the value of an option comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Given on the command line.
+    CommandLine,
+    /// Given in the file.
+    File {
+        /// Which one.
+        path: PathBuf,
+        /// The number of its line, from 1.
+        line: usize,
+    },
+    /// Given in the environment.
+    Environment,
+    /// Given nowhere.
+    Default,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CommandLine => f.write_str("command line"),
+            Self::File { path, line } => write!(f, "{}, line {line}", path.display()),
+            Self::Environment => f.write_str("environment"),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// The value that counts of an option.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Effective {
+    /// The option.
+    pub name: &'static str,
+    /// Its value; empty for an option that is not set.
+    pub value: String,
+    /// Where the value comes from.
+    pub source: Source,
+}
+
 impl Config {
     /// The configuration from a command line and the environment.
     ///
     /// # Errors
     /// When it, or the file it names, cannot be used.
     pub fn load(args: ServerArgs) -> Result<Self, ConfigError> {
+        Self::explain(args).map(|(config, _)| config)
+    }
+
+    /// As [`Self::load`], with where each value comes from.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn explain(args: ServerArgs) -> Result<(Self, Vec<Effective>), ConfigError> {
         let private_key = match env::var_os(PRIVATE_KEY_VARIABLE) {
             None => None,
             Some(text) => Some(
@@ -109,17 +193,129 @@ impl Config {
                     .map_err(|cause| ConfigError::PrivateKey { cause })?,
             ),
         };
-        let file = match &args.configfile {
-            None => ServerArgs::default(),
-            Some(path) => read_file(&expand(path.clone()))?,
+        let path = args.configfile.clone().map(expand);
+        let file = match &path {
+            None => File::default(),
+            Some(path) => read_file(path)?,
         };
-        Self::resolve(over(args, file), private_key)
+        let on_command_line = given(&args);
+        let source = |name: &str| {
+            if on_command_line.contains(&name) {
+                return Source::CommandLine;
+            }
+            match (&path, file.lines.get(name)) {
+                (Some(path), Some(line)) => Source::File {
+                    path: path.clone(),
+                    line: *line,
+                },
+                _ => Source::Default,
+            }
+        };
+        let args = over(args, file.args);
+        let config = Self::resolve(args.clone(), private_key)?;
+        let effective = config
+            .values(args)
+            .into_iter()
+            .map(|(name, value)| Effective {
+                name,
+                value,
+                source: match name {
+                    PRIVATE_KEY_VARIABLE if config.private_key.is_some() => Source::Environment,
+                    "backend"
+                        if config.backend.is_none() && env::var_os(BACKEND_VARIABLE).is_some() =>
+                    {
+                        Source::Environment
+                    }
+                    _ => source(name),
+                },
+            })
+            .collect();
+        Ok((config, effective))
+    }
+
+    /// Every option with the value that counts.
+    fn values(&self, args: ServerArgs) -> Vec<(&'static str, String)> {
+        fn text(value: Option<impl ToString>) -> String {
+            value.map_or(String::new(), |value| value.to_string())
+        }
+        let path = |path: &Path| path.display().to_string();
+        let switch = |on| if on { "on" } else { "off" }.to_owned();
+        let key = |key: &PublicKey| STANDARD.encode(key.as_bytes());
+        let rules = &self.rules;
+        let (poetdir, configfile) = (args.poetdir.map(expand), args.configfile.map(expand));
+        let (keys, backend) = (args.trusted_pub_keys_dir_path.map(expand), &self.backend);
+        let backend = backend.clone().or_else(|| env::var(BACKEND_VARIABLE).ok());
+        let flush = args.submit_flush_interval;
+        vec![
+            ("genesis-time", text(self.genesis)),
+            (
+                "poetdir",
+                text(poetdir.or_else(default_poetdir).as_deref().map(path)),
+            ),
+            ("configfile", text(configfile.as_deref().map(path))),
+            ("datadir", path(&self.datadir)),
+            ("dbdir", path(&self.dbdir)),
+            ("logdir", path(&self.logdir)),
+            ("maxlogfiles", self.max_log_files.to_string()),
+            (
+                "maxlogfilesize",
+                (self.max_log_file_bytes / MEGABYTE).to_string(),
+            ),
+            ("debuglog", self.debug_log.to_string()),
+            ("jsonlog", self.json_log.to_string()),
+            ("restlisten", self.restlisten.clone()),
+            ("rpclisten", self.rpclisten.clone()),
+            ("config-rpclisten", self.config_rpclisten.clone()),
+            (
+                "max-grpc-resp-size",
+                self.max_grpc_response_bytes.to_string(),
+            ),
+            ("metrics-port", text(self.metrics_port)),
+            ("epoch-duration", format_go(self.epoch_duration)),
+            ("phase-shift", format_go(self.phase_shift)),
+            ("cycle-gap", format_go(self.cycle_gap)),
+            ("pow-difficulty", rules.pow_difficulty.to_string()),
+            ("max-round-members", rules.max_round_members.to_string()),
+            ("max-submit-batch-size", self.max_submit_batch.to_string()),
+            (
+                "submit-flush-interval",
+                format_go(flush.unwrap_or(Duration::from_millis(100))),
+            ),
+            ("pow", switch(rules.pow)),
+            ("certificates", switch(args.certificates.unwrap_or(true))),
+            ("certifier-url", text(args.certifier_url)),
+            (
+                "certifier-pubkey",
+                text(args.certifier_pubkey.as_ref().map(key)),
+            ),
+            ("trusted-pub-keys-dir-path", text(keys.as_deref().map(path))),
+            ("disable-worker", (!self.worker).to_string()),
+            ("backend", text(backend)),
+            ("no-trial", (!self.trial).to_string()),
+            ("lps", text(args.lps)),
+            ("memory", text(args.memory)),
+            ("tree-file-buffer", text(args.tree_file_buffer)),
+            ("cpuprofile", text(args.cpuprofile)),
+            ("profile", text(args.profile)),
+            (
+                PRIVATE_KEY_VARIABLE,
+                // Never the key itself.
+                text(
+                    self.private_key
+                        .as_ref()
+                        .map(|private| format!("the private key of {}", key(&private.public()))),
+                ),
+            ),
+        ]
     }
 
     fn resolve(args: ServerArgs, private_key: Option<PrivateKey>) -> Result<Self, ConfigError> {
-        let poetdir = args
-            .poetdir
-            .or_else(|| Some(cache_directory()?.join("poet")));
+        let ignored = given(&args)
+            .into_iter()
+            .filter(|name| WITHOUT_EFFECT.contains(name))
+            .map(|name| format!("--{name}"))
+            .collect();
+        let poetdir = args.poetdir.or_else(default_poetdir);
         let directory = |given: Option<PathBuf>, name| {
             given
                 .or_else(|| Some(poetdir.as_ref()?.join(name)))
@@ -129,14 +325,14 @@ impl Config {
         let certifier = match (args.certifier_pubkey, args.certifier_url) {
             (Some(pubkey), url) => {
                 let trusted = match args.trusted_pub_keys_dir_path {
-                    None => Vec::new(),
-                    Some(folder) => certificate::read_trusted_keys(&expand(folder))
+                    None => TrustedKeys::default(),
+                    Some(folder) => TrustedKeys::read(expand(folder))
                         .map_err(|cause| ConfigError::TrustedKeys { cause })?,
                 };
                 Some(Certifier {
                     url: url.unwrap_or_default(),
                     pubkey,
-                    trusted,
+                    trusted: Arc::new(trusted),
                 })
             }
             (None, Some(_)) => return Err(ConfigError::CertifierWithoutKey),
@@ -145,6 +341,11 @@ impl Config {
             }
             (None, None) => None,
         };
+        let certifier = certifier.filter(|_| args.certificates.unwrap_or(true));
+        let pow = args.pow.unwrap_or(true);
+        if !pow && certifier.is_none() {
+            return Err(ConfigError::NoRegistration);
+        }
         Ok(Self {
             genesis: args.genesis_time,
             epoch_duration: args.epoch_duration.unwrap_or(Duration::from_secs(30)),
@@ -155,7 +356,22 @@ impl Config {
             restlisten: args
                 .restlisten
                 .unwrap_or_else(|| "localhost:8080".to_owned()),
+            rpclisten: args
+                .rpclisten
+                .unwrap_or_else(|| "localhost:50002".to_owned()),
+            config_rpclisten: args
+                .config_rpclisten
+                .unwrap_or_else(|| "localhost:50001".to_owned()),
+            max_grpc_response_bytes: args.max_grpc_resp_size.unwrap_or(8 << 20),
+            metrics_port: args.metrics_port,
+            worker: !args.disable_worker.unwrap_or(false),
+            max_submit_batch: args.max_submit_batch_size.unwrap_or(1000),
+            logdir: directory(args.logdir, "logs")?,
+            max_log_files: args.maxlogfiles.unwrap_or(3),
+            max_log_file_bytes: args.maxlogfilesize.unwrap_or(10) * MEGABYTE,
+            ignored,
             rules: Rules {
+                pow,
                 pow_difficulty: args.pow_difficulty.unwrap_or(0),
                 max_round_members: args.max_round_members.unwrap_or(1 << 32),
                 certifier,
@@ -169,53 +385,98 @@ impl Config {
     }
 }
 
-/// `args`, and where it says nothing, `file`.
-fn over(args: ServerArgs, file: ServerArgs) -> ServerArgs {
-    ServerArgs {
-        genesis_time: args.genesis_time.or(file.genesis_time),
-        poetdir: args.poetdir.or(file.poetdir),
-        configfile: args.configfile.or(file.configfile),
-        datadir: args.datadir.or(file.datadir),
-        dbdir: args.dbdir.or(file.dbdir),
-        debuglog: args.debuglog.or(file.debuglog),
-        jsonlog: args.jsonlog.or(file.jsonlog),
-        restlisten: args.restlisten.or(file.restlisten),
-        epoch_duration: args.epoch_duration.or(file.epoch_duration),
-        phase_shift: args.phase_shift.or(file.phase_shift),
-        cycle_gap: args.cycle_gap.or(file.cycle_gap),
-        pow_difficulty: args.pow_difficulty.or(file.pow_difficulty),
-        max_round_members: args.max_round_members.or(file.max_round_members),
-        certifier_url: args.certifier_url.or(file.certifier_url),
-        certifier_pubkey: args.certifier_pubkey.or(file.certifier_pubkey),
-        trusted_pub_keys_dir_path: args
-            .trusted_pub_keys_dir_path
-            .or(file.trusted_pub_keys_dir_path),
-        backend: args.backend.or(file.backend),
-        no_trial: args.no_trial.or(file.no_trial),
-    }
+/// What is done to every option.
+macro_rules! for_all_options {
+    ($($field:ident $name:literal),* $(,)?) => {
+        /// `args`, and where it says nothing, `file`.
+        fn over(args: ServerArgs, file: ServerArgs) -> ServerArgs {
+            ServerArgs {
+                $($field: args.$field.or(file.$field)),*
+            }
+        }
+
+        /// The names of the options that are set in `args`.
+        fn given(args: &ServerArgs) -> Vec<&'static str> {
+            let mut names = Vec::new();
+            $(if args.$field.is_some() {
+                names.push($name);
+            })*
+            names
+        }
+    };
 }
 
-fn read_file(path: &Path) -> Result<ServerArgs, ConfigError> {
+for_all_options!(
+    genesis_time "genesis-time",
+    poetdir "poetdir",
+    configfile "configfile",
+    datadir "datadir",
+    dbdir "dbdir",
+    logdir "logdir",
+    maxlogfiles "maxlogfiles",
+    maxlogfilesize "maxlogfilesize",
+    debuglog "debuglog",
+    jsonlog "jsonlog",
+    restlisten "restlisten",
+    rpclisten "rpclisten",
+    config_rpclisten "config-rpclisten",
+    max_grpc_resp_size "max-grpc-resp-size",
+    metrics_port "metrics-port",
+    epoch_duration "epoch-duration",
+    phase_shift "phase-shift",
+    cycle_gap "cycle-gap",
+    pow_difficulty "pow-difficulty",
+    max_round_members "max-round-members",
+    max_submit_batch_size "max-submit-batch-size",
+    submit_flush_interval "submit-flush-interval",
+    pow "pow",
+    certificates "certificates",
+    certifier_url "certifier-url",
+    certifier_pubkey "certifier-pubkey",
+    trusted_pub_keys_dir_path "trusted-pub-keys-dir-path",
+    disable_worker "disable-worker",
+    backend "backend",
+    no_trial "no-trial",
+    lps "lps",
+    memory "memory",
+    tree_file_buffer "tree-file-buffer",
+    cpuprofile "cpuprofile",
+    profile "profile",
+);
+
+/// What stands in a file.
+#[derive(Default)]
+struct File {
+    args: ServerArgs,
+    /// The line of each option that counts.
+    lines: HashMap<String, usize>,
+}
+
+fn read_file(path: &Path) -> Result<File, ConfigError> {
     let text = fs::read_to_string(path).map_err(|cause| ConfigError::Read {
         path: path.to_owned(),
         cause,
     })?;
-    let mut args = ServerArgs::default();
+    let mut file = File::default();
     for (index, line) in text.lines().enumerate() {
         let option = parse_line(line.trim()).map_err(|reason| ConfigError::Line {
             path: path.to_owned(),
             line: index + 1,
             reason,
         })?;
-        // As on the command line of the original server, the last one counts.
-        args = over(option, args);
+        if let Some((name, option)) = option {
+            // As on the command line of the original server, the last one counts.
+            file.args = over(option, file.args);
+            file.lines.insert(name, index + 1);
+        }
     }
-    Ok(args)
+    Ok(file)
 }
 
-fn parse_line(line: &str) -> Result<ServerArgs, String> {
+/// The option in a line, if there is one.
+fn parse_line(line: &str) -> Result<Option<(String, ServerArgs)>, String> {
     if line.is_empty() || line.starts_with([';', '#', '[']) {
-        return Ok(ServerArgs::default());
+        return Ok(None);
     }
     let (name, value) = line
         .split_once('=')
@@ -224,20 +485,23 @@ fn parse_line(line: &str) -> Result<ServerArgs, String> {
     if !is_option(name) {
         return Err(format!("unknown option {name:?}"));
     }
-    let quoted = value
-        .strip_prefix('"')
-        .and_then(|value| value.strip_suffix('"'));
-    let argument = format!("--{name}={}", quoted.unwrap_or(value));
-    OptionLine::try_parse_from([argument])
-        .map(|option| option.server)
-        .map_err(|error| {
-            let message = error.to_string();
-            let first_line = message.lines().next().unwrap_or_default();
-            first_line
-                .strip_prefix("error: ")
-                .unwrap_or(first_line)
-                .to_owned()
-        })
+    let value = if value.starts_with('"') {
+        // The same escapes as in JSON.
+        serde_json::from_str(value).map_err(|_| {
+            format!("expected a value in double quotes, with \\ before quotes in it, found {value}")
+        })?
+    } else {
+        value.to_owned()
+    };
+    let option = OptionLine::try_parse_from([format!("--{name}={value}")]).map_err(|error| {
+        let message = error.to_string();
+        let first_line = message.lines().next().unwrap_or_default();
+        first_line
+            .strip_prefix("error: ")
+            .unwrap_or(first_line)
+            .to_owned()
+    })?;
+    Ok(Some((name.to_owned(), option.server)))
 }
 
 /// Whether a file may have this option: any of the command line but that for the file.
@@ -253,6 +517,10 @@ fn expand(path: PathBuf) -> PathBuf {
         (Ok(rest), Some(home)) => home.join(rest),
         _ => path,
     }
+}
+
+fn default_poetdir() -> Option<PathBuf> {
+    Some(cache_directory()?.join("poet"))
 }
 
 fn cache_directory() -> Option<PathBuf> {
@@ -292,8 +560,18 @@ mod tests {
         assert_eq!(config.datadir, Path::new("/p/data"));
         assert_eq!(config.dbdir, Path::new("/p/db"));
         assert_eq!(config.restlisten, "localhost:8080");
+        assert_eq!(config.rpclisten, "localhost:50002");
+        assert_eq!(config.config_rpclisten, "localhost:50001");
+        assert_eq!(config.max_grpc_response_bytes, 8_388_608);
         assert_eq!(config.rules.pow_difficulty, 0);
         assert_eq!(config.rules.max_round_members, 4_294_967_296);
+        assert_eq!(config.logdir, Path::new("/p/logs"));
+        assert_eq!(
+            (config.max_log_files, config.max_log_file_bytes),
+            (3, 10_000_000)
+        );
+        assert_eq!(config.max_submit_batch, 1000);
+        assert!(config.worker && config.rules.pow && config.ignored.is_empty());
         assert!(config.rules.certifier.is_none() && !config.debug_log && !config.json_log);
     }
 
@@ -353,6 +631,10 @@ mod tests {
                 "line 3: invalid value '5' for '--epoch-duration <DURATION>': the unit is missing",
             ),
             (
+                "\ndatadir=\"/a",
+                "line 2: expected a value in double quotes, with \\ before quotes in it, found \"/a",
+            ),
+            (
                 "debuglog=perhaps",
                 "invalid value 'perhaps' for '--debuglog[=<BOOL>]'",
             ),
@@ -389,6 +671,73 @@ mod tests {
             error.contains("--trusted-pub-keys-dir-path: cannot read /missing"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_way_to_register_is_left() {
+        let key = "certifier-pubkey=V2j2EMp26MjC55ZVa9p/PpRBIgoM94JlHVSDR1LN+Ys=";
+        let config = load(key, &["--poetdir=/p", "--pow=off"]).unwrap();
+        assert!(!config.rules.pow && config.rules.certifier.is_some());
+        let config = load(key, &["--poetdir=/p", "--certificates=off"]).unwrap();
+        assert!(config.rules.pow && config.rules.certifier.is_none());
+        for (file, options) in [
+            ("", &["--pow=off"][..]),
+            (key, &["--pow=off", "--certificates=off"]),
+        ] {
+            let options = [&["--poetdir=/p"], options].concat();
+            let error = load(file, &options).unwrap_err();
+            assert!(error.contains("nobody could register"), "{error}");
+        }
+    }
+
+    #[test]
+    fn quoted_values_and_the_spellings_of_go() {
+        let file = "datadir=\"/a \\\"b\\\"\"\ndebuglog=1\njsonlog=T\ndisable-worker=True\n";
+        let config = load(file, &["--poetdir=/p", "--jsonlog=0"]).unwrap();
+        assert_eq!(config.datadir, Path::new("/a \"b\""));
+        assert!(config.debug_log && !config.json_log && !config.worker);
+    }
+
+    #[test]
+    fn options_without_effect_are_named() {
+        let config = load("lps=1000\nmemory=26\n", &["--poetdir=/p", "--profile=1"]).unwrap();
+        assert_eq!(config.ignored, ["--lps", "--memory", "--profile"]);
+    }
+
+    #[test]
+    fn every_option_is_explained() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("poet.conf");
+        fs::write(&path, "\nmemory=1\npow-difficulty=5\n").unwrap();
+        let file = format!("--configfile={}", path.display());
+        let line = [&file, "--poetdir=/p", "--memory=2"];
+        let args = OptionLine::try_parse_from(line).unwrap().server;
+        let (_, effective) = Config::explain(args).unwrap();
+        let of = |name: &str| effective.iter().find(|option| option.name == name).unwrap();
+        let difficulty = of("pow-difficulty");
+        assert_eq!(
+            (&*difficulty.value, &difficulty.source),
+            ("5", &Source::File { path, line: 3 })
+        );
+        assert_eq!(
+            (&*of("memory").value, &of("memory").source),
+            ("2", &Source::CommandLine)
+        );
+        assert_eq!(
+            (&*of("logdir").value, &of("logdir").source),
+            ("/p/logs", &Source::Default)
+        );
+        // The names of both lists are those of the command line.
+        let command = ServerArgs::augment_args(clap::Command::new(""));
+        let mut known: Vec<_> = command
+            .get_arguments()
+            .filter_map(clap::Arg::get_long)
+            .collect();
+        let mut explained: Vec<_> = effective.iter().map(|option| option.name).collect();
+        explained.retain(|name| *name != PRIVATE_KEY_VARIABLE);
+        known.sort_unstable();
+        explained.sort_unstable();
+        assert_eq!(explained, known);
     }
 
     #[test]

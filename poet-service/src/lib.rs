@@ -1,5 +1,5 @@
-//! The PoET server of a Spacemesh network: nodes register challenges for a round over HTTP, the
-//! round closes, the sequential work is done, proven and verified, and the proof is served.
+//! The PoET server of a Spacemesh network: nodes register challenges for a round over REST or
+//! gRPC, the round closes, the sequential work is done, proven and verified, and the proof is served.
 //!
 //! ```text
 //!  REST ──> registration ──(round closes: members, statement)──> worker ──(proof)──> registration
@@ -17,8 +17,9 @@
 //! | [`storage`] | what must survive: group commit in SQLite behind a trait |
 //! | [`worker`] | the hashing thread, its log, proofs |
 //! | [`service`] | all of it together: the life of rounds, start, recovery and shutdown |
-//! | [`api`] | REST and its JSON |
-//! | [`terminal`] | logs and the status line |
+//! | [`api`] | REST and its JSON, gRPC |
+//! | [`metrics`] | what monitoring is told |
+//! | [`terminal`], [`logfile`] | logs and the status line |
 
 pub mod api;
 pub mod args;
@@ -28,6 +29,8 @@ pub mod clock;
 pub mod config;
 pub mod duration;
 pub mod identity;
+pub mod logfile;
+pub mod metrics;
 pub mod pow;
 mod proofs;
 pub mod registration;

@@ -11,6 +11,8 @@ use poet_service::{
     clock::{Clock, SystemClock},
     config::Config,
     duration::format_go,
+    logfile::LogFile,
+    registration::Registration,
     service::Server,
     terminal::Terminal,
 };
@@ -24,7 +26,9 @@ use poet_service::{
         Without a subcommand it runs the server: nodes register challenges for a round, the round \
         is worked on, and its proof is served. Without options it keeps rounds of 30 seconds on \
         a local port, to try it out.",
-    args_conflicts_with_subcommands = true
+    args_conflicts_with_subcommands = true,
+    // As for the original server, of an option that is given twice the last one counts.
+    args_override_self = true
 )]
 struct Cli {
     #[command(subcommand)]
@@ -37,6 +41,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Backends(cli::backends::Args),
+    CheckConfig(Box<cli::check_config::Args>),
     Prove(cli::prove::Args),
     Verify(cli::verify::Args),
 }
@@ -46,6 +51,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         None => serve(cli.server),
         Some(Command::Backends(args)) => cli::backends::run(&args),
+        Some(Command::CheckConfig(args)) => cli::check_config::run(*args),
         Some(Command::Prove(args)) => cli::prove::run(&args),
         Some(Command::Verify(args)) => cli::verify::run(&args),
     };
@@ -58,7 +64,21 @@ fn main() -> ExitCode {
 fn serve(args: ServerArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(args)?;
     let terminal = Terminal::new();
-    terminal.init_logs(config.debug_log, config.json_log);
+    let file = LogFile::open(
+        &config.logdir,
+        config.max_log_files,
+        config.max_log_file_bytes,
+    )
+    .map_err(|cause| {
+        let folder = config.logdir.display();
+        anyhow::anyhow!(
+            "cannot use --logdir {folder}: {cause}: expected a directory that can be written to"
+        )
+    })?;
+    terminal.init_logs(config.debug_log, config.json_log, file);
+    if !config.ignored.is_empty() {
+        tracing::warn!("without effect here: {}", config.ignored.join(", "));
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -70,17 +90,20 @@ fn serve(args: ServerArgs) -> anyhow::Result<ExitCode> {
 async fn run(config: Config, terminal: &Terminal) -> anyhow::Result<()> {
     // Before anything else, so that a signal during the start ends the server in order, too.
     let end = end_signal()?;
+    let hangups = Hangups::new()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let places = format!(
-        "database   {}\nwork       {}",
+        "database   {}\nwork       {}\nlogs       {}",
         config.dbdir.display(),
-        config.datadir.display()
+        config.datadir.display(),
+        config.logdir.display()
     );
     let server = Server::start(config, Arc::clone(&clock)).await?;
 
     // Nobody needs to read it: a closed output is no reason to end.
     drop(std::io::stdout().write_all(greeting(&server, &places).as_bytes()));
     let reader = server.status_reader();
+    tokio::spawn(reload_on_signal(hangups, Arc::clone(server.registration())));
     tokio::select! {
         signal = end => {
             terminal.clear();
@@ -96,7 +119,13 @@ async fn run(config: Config, terminal: &Terminal) -> anyhow::Result<()> {
 /// Where to look, and what to try.
 fn greeting(server: &Server, places: &str) -> String {
     let version = env!("CARGO_PKG_VERSION");
-    let url = format!("http://{}", server.address());
+    let addresses = server.addresses();
+    let url = format!("http://{}", addresses.rest);
+    let (grpc, private) = (addresses.grpc, addresses.private);
+    let metrics = addresses.metrics.map_or_else(
+        || "none (--metrics-port)".to_owned(),
+        |address| format!("http://{address}/metrics"),
+    );
     let hashing = server.backend().latency();
     let schedule = server.schedule();
     let every = format_go(schedule.epoch_duration());
@@ -106,8 +135,11 @@ fn greeting(server: &Server, places: &str) -> String {
     format!(
         "poet-service {version}\n\
          REST       {url}\n\
+         gRPC       {grpc}\n\
+         operator   {private} (gRPC, not public)\n\
          hashing    {hashing}\n\
          {places}\n\
+         metrics    {metrics}\n\
          schedule   a round every {every}, {work} of work each\n\
          round {round:<4} open until {start:.0}, its proof comes at {end:.0}\n\
          \n\
@@ -116,6 +148,49 @@ fn greeting(server: &Server, places: &str) -> String {
            cargo run --release -p poet-service --example register -- --url {url}\n  \
            curl {url}/v1/proofs/{round}\n"
     )
+}
+
+/// Reads the trusted keys again whenever the operator says so, and does not end.
+async fn reload_on_signal(mut hangups: Hangups, registration: Arc<Registration>) {
+    loop {
+        hangups.next().await;
+        // It has logged what became of it.
+        drop(registration.reload_trusted_keys().await);
+    }
+}
+
+/// SIGHUPs, by which operators ask a service to read its files again.
+#[cfg(unix)]
+struct Hangups(tokio::signal::unix::Signal);
+
+#[cfg(unix)]
+impl Hangups {
+    fn new() -> anyhow::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let signal = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
+        Ok(Self(signal))
+    }
+
+    async fn next(&mut self) {
+        if self.0.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// A system without SIGHUP.
+#[cfg(not(unix))]
+struct Hangups;
+
+#[cfg(not(unix))]
+impl Hangups {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Resolves when the server is asked to end: Ctrl-C, or the service manager's SIGTERM.

@@ -1,28 +1,43 @@
-//! Proofs ready to be sent: each is encoded once, and all who ask get the same buffer.
+//! Proofs ready to be sent: each is encoded and compressed once, and all who ask are sent from the
+//! same buffers.
 
 use std::{
     collections::VecDeque,
+    io::Write as _,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use axum::body::Bytes;
+use flate2::{Compression, write::GzEncoder};
 
 use crate::{
-    api::json,
+    api::{grpc, json},
     storage::{PublishedProof, Storage, StorageError},
 };
 
-/// Encoded proofs kept in memory. Nodes ask for the newest one; of a round with a million members
-/// it takes 44 MB.
-const KEPT: usize = 2;
+/// What encoded proofs may take of the memory; the newest one is kept whatever it takes. Nodes ask
+/// for the newest proof. That of a round with a million members takes 115 MB.
+const KEPT_BYTES: usize = 256 << 20;
 
 /// A proof as it goes over the wire.
 #[derive(Clone, Debug)]
 pub struct EncodedProof {
     /// The JSON answer.
     pub json: Bytes,
+    /// The JSON answer, compressed.
+    pub json_gzip: Bytes,
+    /// The gRPC answer with what stands before it on the wire.
+    pub grpc: Bytes,
     /// Names its content: the root, which binds the statement and with it the members.
     pub etag: String,
+    /// The same for the compressed answer.
+    pub etag_gzip: String,
+}
+
+impl EncodedProof {
+    fn bytes(&self) -> usize {
+        self.json.len() + self.json_gzip.len() + self.grpc.len()
+    }
 }
 
 /// The published proofs.
@@ -52,8 +67,12 @@ impl Proofs {
     pub(crate) fn insert(&self, round: u64, encoded: EncodedProof) {
         let mut kept = self.kept();
         kept.push_back((round, encoded));
-        if kept.len() > KEPT {
-            kept.pop_front();
+        let mut bytes: usize = kept.iter().map(|(_, encoded)| encoded.bytes()).sum();
+        while bytes > KEPT_BYTES
+            && kept.len() > 1
+            && let Some((_, dropped)) = kept.pop_front()
+        {
+            bytes -= dropped.bytes();
         }
     }
 
@@ -102,8 +121,92 @@ fn encode(proof: &PublishedProof, public_key: &[u8; 32]) -> EncodedProof {
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
+    let json = Bytes::from(json::proof_response(proof, public_key));
     EncodedProof {
-        json: Bytes::from(json::proof_response(proof, public_key)),
+        json_gzip: gzip(&json),
+        json,
+        grpc: grpc::proof_frame(proof, public_key),
         etag: format!("\"{hex}\""),
+        etag_gzip: format!("\"{hex}-gzip\""),
+    }
+}
+
+fn gzip(json: &[u8]) -> Bytes {
+    // Hashes in base64: all that can be won is what base64 loses, and the fastest level wins it.
+    let mut encoder = GzEncoder::new(Vec::with_capacity(json.len()), Compression::fast());
+    // Nothing that is written to memory fails; were it so, an empty answer would tell.
+    drop(encoder.write_all(json));
+    let mut compressed = encoder.finish().unwrap_or_default();
+    compressed.shrink_to_fit();
+    Bytes::from(compressed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use flate2::read::GzDecoder;
+    use poet_engine::Proof;
+
+    use super::*;
+    use crate::storage::SqliteStorage;
+
+    #[test]
+    fn the_compressed_answer_is_the_same_and_shorter() {
+        let mut state = 1_u64;
+        let mut random = || {
+            std::array::from_fn(|_| {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                (state >> 56) as u8
+            })
+        };
+        let proof = PublishedProof {
+            statement: vec![1; 32],
+            members: (0..1000).map(|_| random()).collect(),
+            leaves: 5,
+            proof: Proof {
+                root: [2; 32],
+                proven_leaves: Vec::new(),
+                proof_nodes: Vec::new(),
+            },
+        };
+        let encoded = encode(&proof, &[3; 32]);
+        let mut json = Vec::new();
+        GzDecoder::new(&*encoded.json_gzip)
+            .read_to_end(&mut json)
+            .unwrap();
+        assert_eq!(json, encoded.json);
+        assert!(encoded.json_gzip.len() < encoded.json.len() * 8 / 10);
+    }
+
+    #[test]
+    fn the_memory_of_kept_proofs_is_bounded() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = SqliteStorage::open(
+            &folder.path().join("poet.sqlite"),
+            1,
+            crate::metrics::Metrics::default(),
+        )
+        .unwrap();
+        let proofs = Proofs::new(Arc::new(storage), [0; 32]);
+        let entry = |bytes| EncodedProof {
+            json: Bytes::from(vec![0; bytes]),
+            json_gzip: Bytes::new(),
+            grpc: Bytes::new(),
+            etag: String::new(),
+            etag_gzip: String::new(),
+        };
+        let kept = || -> Vec<u64> { proofs.kept().iter().map(|(round, _)| *round).collect() };
+        for round in 0..4 {
+            proofs.insert(round, entry(KEPT_BYTES / 3));
+        }
+        assert_eq!(kept(), [1, 2, 3]);
+        proofs.find(1);
+        proofs.insert(4, entry(1000));
+        assert_eq!(kept(), [3, 1, 4]);
+        proofs.insert(5, entry(KEPT_BYTES + 1));
+        assert_eq!(kept(), [5]);
     }
 }

@@ -12,8 +12,9 @@ use tokio::sync::watch;
 use crate::{
     api::error::ApiError,
     certificate::{Certifier, KeyHint, SignedCertificate},
-    clock::Clock,
+    clock::{Clock, time_until},
     identity::PublicKey,
+    metrics::Metrics,
     pow::{self, PowParams},
     proofs::{EncodedProof, Proofs},
     schedule::Schedule,
@@ -72,6 +73,8 @@ pub struct OpenRound {
 /// The rules of registration.
 #[derive(Clone, Debug)]
 pub struct Rules {
+    /// Whether a proof of work is enough.
+    pub pow: bool,
     /// Leading zero bits that a proof of work must have.
     pub pow_difficulty: u32,
     /// The most members of a round.
@@ -90,10 +93,15 @@ pub struct Registration {
     pow: RwLock<PowChallenges>,
     open: watch::Sender<OpenRound>,
     proofs: Proofs,
+    metrics: Metrics,
 }
 
 impl Registration {
     /// Registration for `open`, which the storage has opened.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is another thing, and named once"
+    )]
     pub fn new(
         schedule: Schedule,
         rules: Rules,
@@ -102,6 +110,7 @@ impl Registration {
         storage: Arc<dyn Storage>,
         pow: PowChallenges,
         open: OpenRound,
+        metrics: Metrics,
     ) -> Self {
         Self {
             schedule,
@@ -112,6 +121,7 @@ impl Registration {
             open: watch::Sender::new(open),
             proofs: Proofs::new(Arc::clone(&storage), *public_key.as_bytes()),
             storage,
+            metrics,
         }
     }
 
@@ -190,9 +200,17 @@ impl Registration {
         };
         match (&self.rules.certifier, &request.certificate) {
             (Some(certifier), Some(certificate)) => {
-                certifier.verify(certificate, hint, &node_id, self.clock.now())?;
+                let verified = certifier.verify(certificate, hint, &node_id, self.clock.now());
+                self.metrics.registration_with_certificate(verified.is_ok());
+                verified?;
             }
-            _ => self.check_pow(&request, &node_id, &challenge)?,
+            _ if self.rules.pow => {
+                let checked = self.check_pow(&request, &node_id, &challenge);
+                self.metrics.registration_with_pow(checked.is_ok());
+                checked?;
+            }
+            // Not the error of a bad certificate: nodes expect that one only if they sent one.
+            _ => return Err(ApiError::PowOff),
         }
         self.enter_round(Member { node_id, challenge }, request.deadline)
             .await
@@ -267,17 +285,37 @@ impl Registration {
         });
     }
 
+    /// Reads the directory of trusted certifier keys again.
+    ///
+    /// # Errors
+    /// When there is none, or something in it cannot be used; the keys then stay as they were.
+    pub async fn reload_trusted_keys(&self) -> Result<(), ApiError> {
+        let trusted = match &self.rules.certifier {
+            Some(certifier) => Arc::clone(&certifier.trusted),
+            None => Arc::default(),
+        };
+        let reloaded = tokio::task::spawn_blocking(move || trusted.reload())
+            .await
+            .map_err(|_| ApiError::Internal)?;
+        match reloaded {
+            Ok(keys) => {
+                tracing::info!(keys, "trusted keys reloaded");
+                Ok(())
+            }
+            Err(error) => {
+                let error = ApiError::TrustedKeys(error.to_string());
+                tracing::error!("{error}");
+                Err(error)
+            }
+        }
+    }
+
     /// The proof of a round, by the id that clients use: the decimal number.
     ///
     /// # Errors
     /// [`ApiError::ProofNotFound`] for everything that is not the id of a published round.
     pub async fn proof(&self, id: &str) -> Result<EncodedProof, ApiError> {
-        // One round has one id: 7 is, +7 and 07 are not.
-        let round = id
-            .parse()
-            .ok()
-            .filter(|round: &u64| round.to_string() == id)
-            .ok_or(ApiError::ProofNotFound)?;
+        let round = parse_round(id).ok_or(ApiError::ProofNotFound)?;
         match self.proofs.get(round).await {
             Ok(proof) => proof.ok_or(ApiError::ProofNotFound),
             Err(error) => {
@@ -296,9 +334,18 @@ impl Registration {
         let encoded = self.proofs.encode(&proof);
         let challenges = self.storage.publish(round, proof)?;
         self.proofs.insert(round, encoded);
+        let late = time_until(self.schedule.end(round), self.clock.now());
+        self.metrics.published(late);
         *self.pow.write().unwrap_or_else(PoisonError::into_inner) = challenges;
         Ok(())
     }
+}
+
+/// The number of the round with this id. One round has one id: 7 is, +7 and 07 are not.
+pub(crate) fn parse_round(id: &str) -> Option<u64> {
+    id.parse()
+        .ok()
+        .filter(|round: &u64| round.to_string() == id)
 }
 
 fn signed(duration: Duration) -> SignedDuration {

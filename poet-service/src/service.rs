@@ -21,17 +21,23 @@ use std::{
     time::Duration,
 };
 
+use axum::{Router, middleware};
 use jiff::Timestamp;
 use poet_backends::{Options, SelectError, Selection};
 use poet_engine::{DepthError, LABEL_DEPTH, SubtreeHeight, WorkFunction, membership};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
-    api::{self, server},
+    api::{
+        self, grpc as grpc_api,
+        server::{self, Protocol},
+    },
     clock::{Clock, time_until},
     config::Config,
     duration::format_go,
     identity::{PRIVATE_KEY_VARIABLE, PrivateKey, PrivateKeyError},
+    metrics::{self, Metrics, ServerState},
     registration::{OpenRound, Registration},
     schedule::{Schedule, ScheduleError},
     storage::{
@@ -49,8 +55,15 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// What the fastest of today's machines make; sets the size of a round's tree log.
 const EXPECTED_LEAVES_PER_SECOND: u64 = 100_000;
 
+/// How often the server looks whether it is ready, and how long a write may take then.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long after the end of a round its proof is overdue.
+const MAX_LATENESS: Duration = Duration::from_secs(60);
+
 const LOCK_FILE: &str = "poet-service.lock";
 const DATABASE_FILE: &str = "poet.sqlite";
+const THREAD_ID_FILE: &str = "round.tid";
 const ROUNDS_FOLDER: &str = "rounds";
 
 /// Why the server does not start. Each message tells all there is to tell: causes are in it, not
@@ -101,8 +114,14 @@ pub enum StartError {
     Backend(#[from] SelectError),
     #[error(transparent)]
     Depth(#[from] DepthError),
-    #[error("cannot listen on --restlisten {address}: {cause}")]
-    Listen { address: String, cause: io::Error },
+    #[error("cannot listen on {flag} {address}: {cause}")]
+    Listen {
+        flag: &'static str,
+        address: String,
+        cause: io::Error,
+    },
+    #[error("the description of the gRPC interface is damaged: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
     #[error("the start was interrupted")]
@@ -113,11 +132,24 @@ pub enum StartError {
 pub struct Server {
     registration: Arc<Registration>,
     worker: Worker,
-    address: SocketAddr,
+    addresses: Addresses,
     backend: Selection,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
     _locks: Vec<DirectoryLock>,
+}
+
+/// Where a server listens.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// For REST clients.
+    pub rest: SocketAddr,
+    /// For gRPC clients.
+    pub grpc: SocketAddr,
+    /// For the operator.
+    pub private: SocketAddr,
+    /// For monitoring.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// What the server is doing.
@@ -129,6 +161,8 @@ pub struct Status {
     pub start: Timestamp,
     /// The round that is being worked on.
     pub executing: Option<Executing>,
+    /// Rounds that wait for it to be finished.
+    pub queued: usize,
 }
 
 /// Tells what a server is doing, while it runs.
@@ -139,6 +173,11 @@ pub struct StatusReader {
 }
 
 impl StatusReader {
+    /// The schedule of the rounds.
+    pub fn schedule(&self) -> &Schedule {
+        self.registration.schedule()
+    }
+
     /// What the server is doing now.
     pub fn status(&self) -> Status {
         let open = self.registration.open_round();
@@ -146,6 +185,7 @@ impl StatusReader {
             open,
             start: self.registration.schedule().start(open.round),
             executing: self.worker.executing(),
+            queued: self.worker.queued(),
         }
     }
 }
@@ -183,22 +223,26 @@ impl Server {
         }
         let work = backend.work(LABEL_DEPTH)?;
         // Before anything is stored: a port that is taken leaves no trace.
-        let listener =
-            server::bind(&config.restlisten)
-                .await
-                .map_err(|cause| StartError::Listen {
-                    address: config.restlisten.clone(),
-                    cause,
-                })?;
-        let address = listener.local_addr().map_err(|cause| StartError::Listen {
-            address: config.restlisten.clone(),
-            cause,
-        })?;
+        let rest = Listener::bind("--restlisten", &config.restlisten).await?;
+        let grpc = Listener::bind("--rpclisten", &config.rpclisten).await?;
+        let private = Listener::bind("--config-rpclisten", &config.config_rpclisten).await?;
+        let metrics_listener = match config.metrics_port {
+            // All interfaces, like the original server.
+            Some(port) => Some(Listener::bind("--metrics-port", &format!(":{port}")).await?),
+            None => None,
+        };
+        let metrics = Metrics::default();
+        let addresses = Addresses {
+            rest: rest.address,
+            grpc: grpc.address,
+            private: private.address,
+            metrics: metrics_listener.as_ref().map(|listener| listener.address),
+        };
 
         let config = Arc::new(config);
         let prepared = {
-            let (config, now) = (Arc::clone(&config), clock.now());
-            tokio::task::spawn_blocking(move || prepare(&config, now))
+            let (config, now, metrics) = (Arc::clone(&config), clock.now(), metrics.clone());
+            tokio::task::spawn_blocking(move || prepare(&config, now, metrics))
                 .await
                 .map_err(|_| StartError::Interrupted)??
         };
@@ -222,32 +266,95 @@ impl Server {
             Arc::clone(&storage),
             pow,
             open,
+            metrics.clone(),
         ));
         let rounds_dir = config.datadir.join(ROUNDS_FOLDER);
         let worker = Worker::start(
             work,
+            config.datadir.join(THREAD_ID_FILE),
             rounds_dir,
             Arc::clone(&clock),
             Arc::clone(&storage),
             Arc::clone(&registration),
         )
         .map_err(StartError::Thread)?;
+        let (poet_reporter, health) = tonic_health::server::health_reporter();
+        let (private_reporter, private_health) = tonic_health::server::health_reporter();
+        let status = StatusReader {
+            registration: Arc::clone(&registration),
+            worker: worker.handle().clone(),
+        };
+        let (unready, readiness) = watch::channel(None);
+        let probe = Probe {
+            status: status.clone(),
+            clock: Arc::clone(&clock),
+            storage: Arc::clone(&storage),
+            unready,
+            reporters: [
+                (poet_reporter, grpc_api::POET_SERVICE),
+                (private_reporter, grpc_api::CONFIGURATION_SERVICE),
+            ],
+        };
+        probe.report(None).await;
+        let others = api::rounds::router(
+            status.clone(),
+            Arc::clone(&clock),
+            Arc::clone(&storage),
+            readiness,
+        );
+        let routers = Routers {
+            rest: api::router(Arc::clone(&registration), others),
+            grpc: grpc_api::router(
+                Arc::clone(&registration),
+                health,
+                config.max_grpc_response_bytes,
+            )?,
+            private: grpc_api::private_router(Arc::clone(&registration), private_health)?,
+        };
         let (stop, stopped) = watch::channel(false);
+        let state = ServerState {
+            status,
+            clock: Arc::clone(&clock),
+            storage: Arc::clone(&storage),
+            dbdir: config.dbdir.clone(),
+            datadir: config.datadir.clone(),
+        };
         let rounds = Rounds {
             registration: Arc::clone(&registration),
             storage,
             clock,
-            worker: worker.handle().clone(),
+            worker: config.worker.then(|| worker.handle().clone()),
             stopped: stopped.clone(),
         };
-        let tasks = vec![
+        let counted = |router: Router| {
+            router.layer(middleware::from_fn_with_state(
+                metrics.clone(),
+                metrics::observe,
+            ))
+        };
+        let mut tasks = vec![
             tokio::spawn(rounds.keep(unfinished)),
-            tokio::spawn(serve(listener, Arc::clone(&registration), stopped)),
+            tokio::spawn(probe.keep(stopped.clone())),
+            tokio::spawn(rest.serve(Protocol::Http1, counted(routers.rest), stopped.clone())),
+            tokio::spawn(grpc.serve(Protocol::Http2, counted(routers.grpc), stopped.clone())),
+            tokio::spawn(private.serve(
+                Protocol::Either,
+                counted(routers.private),
+                stopped.clone(),
+            )),
         ];
+        if let Some(listener) = metrics_listener {
+            let router = metrics::router(&metrics, state);
+            tasks.push(tokio::spawn(listener.serve(
+                Protocol::Http1,
+                router,
+                stopped,
+            )));
+        }
         Ok(Self {
             registration,
             worker,
-            address,
+            addresses,
             backend,
             stop,
             tasks,
@@ -256,8 +363,13 @@ impl Server {
     }
 
     /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// Registration, to ask it without a network.
+    pub fn registration(&self) -> &Arc<Registration> {
+        &self.registration
     }
 
     /// The kernels it works with.
@@ -296,20 +408,46 @@ impl Server {
     }
 }
 
-async fn serve(
-    listener: TcpListener,
-    registration: Arc<Registration>,
-    stopped: watch::Receiver<bool>,
-) {
-    server::serve(listener, api::router(registration), stopped).await;
+/// An interface that is going to be served.
+struct Listener {
+    socket: TcpListener,
+    address: SocketAddr,
 }
 
-fn prepare(config: &Config, now: Timestamp) -> Result<Prepared, StartError> {
+impl Listener {
+    async fn bind(flag: &'static str, address: &str) -> Result<Self, StartError> {
+        let failed = |cause| StartError::Listen {
+            flag,
+            address: address.to_owned(),
+            cause,
+        };
+        let socket = server::bind(address).await.map_err(failed)?;
+        let address = socket.local_addr().map_err(failed)?;
+        Ok(Self { socket, address })
+    }
+
+    async fn serve(self, protocol: Protocol, router: Router, stopped: watch::Receiver<bool>) {
+        server::serve(self.socket, protocol, router, stopped).await;
+    }
+}
+
+/// What is served on which listener.
+struct Routers {
+    rest: Router,
+    grpc: Router,
+    private: Router,
+}
+
+fn prepare(config: &Config, now: Timestamp, metrics: Metrics) -> Result<Prepared, StartError> {
     let mut locks = vec![DirectoryLock::take("--dbdir", &config.dbdir)?];
     if !same_directory(&config.dbdir, &config.datadir) {
         locks.push(DirectoryLock::take("--datadir", &config.datadir)?);
     }
-    let storage = SqliteStorage::open(&config.dbdir.join(DATABASE_FILE))?;
+    let storage = SqliteStorage::open(
+        &config.dbdir.join(DATABASE_FILE),
+        config.max_submit_batch,
+        metrics,
+    )?;
     let private_key = private_key(config, &storage)?;
     let schedule = schedule(config, &storage, now)?;
     let pow = match storage.pow_challenges()? {
@@ -495,12 +633,70 @@ impl DirectoryLock {
     }
 }
 
+/// Finds out whether the server is ready, and says so wherever it is asked.
+struct Probe {
+    status: StatusReader,
+    clock: Arc<dyn Clock>,
+    storage: Arc<dyn Storage>,
+    unready: watch::Sender<Option<&'static str>>,
+    reporters: [(HealthReporter, &'static str); 2],
+}
+
+impl Probe {
+    async fn keep(self, mut stopped: watch::Receiver<bool>) {
+        // Ends when the server does.
+        while tokio::time::timeout(PROBE_INTERVAL, stopped.wait_for(|stop| *stop))
+            .await
+            .is_err()
+        {
+            let reason = self.reason().await;
+            let before = *self.unready.borrow();
+            if reason != before {
+                match reason {
+                    Some(reason) => tracing::error!("not ready: {reason}"),
+                    None => tracing::info!("ready again"),
+                }
+                self.report(reason).await;
+            }
+        }
+    }
+
+    /// Why the server is not ready, if it is not.
+    async fn reason(&self) -> Option<&'static str> {
+        let written = tokio::time::timeout(PROBE_TIMEOUT, self.storage.probe()).await;
+        if !matches!(written, Ok(Ok(()))) {
+            return Some("the database cannot be written");
+        }
+        if self.status.worker.failing() {
+            return Some("the work on a round fails");
+        }
+        let executing = self.status.worker.executing()?;
+        let late = time_until(executing.end, self.clock.now());
+        (late > MAX_LATENESS).then_some("the proof of a round is overdue")
+    }
+
+    async fn report(&self, reason: Option<&'static str>) {
+        let status = match reason {
+            None => ServingStatus::Serving,
+            Some(_) => ServingStatus::NotServing,
+        };
+        for (reporter, service) in &self.reporters {
+            // The empty name is the server's as a whole.
+            for name in ["", service] {
+                reporter.set_service_status(name, status).await;
+            }
+        }
+        self.unready.send_replace(reason);
+    }
+}
+
 /// Takes rounds from open to working.
 struct Rounds {
     registration: Arc<Registration>,
     storage: Arc<dyn Storage>,
     clock: Arc<dyn Clock>,
-    worker: WorkerHandle,
+    /// Absent where rounds are only closed.
+    worker: Option<WorkerHandle>,
     stopped: watch::Receiver<bool>,
 }
 
@@ -574,7 +770,8 @@ impl Rounds {
         }
     }
 
-    /// Settles a closed round, if that is not done yet, and hands it to the worker. `None` when
+    /// Settles a closed round, if that is not done yet, and hands it to the worker, if there is
+    /// one. `None` when
     /// the server ends.
     async fn work_on(&mut self, round: u64, settled: Option<Execution>) -> Option<()> {
         let execution = match settled {
@@ -589,12 +786,14 @@ impl Rounds {
                 }
             },
         };
-        let end = self.registration.schedule().end(round);
-        self.worker.execute(Job {
-            round,
-            execution,
-            end,
-        });
+        match &self.worker {
+            Some(worker) => worker.execute(Job {
+                round,
+                execution,
+                end: self.registration.schedule().end(round),
+            }),
+            None => tracing::warn!(round, "not worked on: --disable-worker"),
+        }
         Some(())
     }
 

@@ -12,6 +12,7 @@ use tracing_subscriber::{Layer as _, filter::LevelFilter, fmt, layer::Subscriber
 use crate::{
     clock::{Clock, time_until},
     duration::format_go,
+    logfile::LogFile,
     service::{Status, StatusReader},
 };
 
@@ -35,8 +36,8 @@ impl Terminal {
         }
     }
 
-    /// Sends the logs of this process here.
-    pub fn init_logs(&self, debug: bool, json: bool) {
+    /// Sends the logs of this process here, and to `file`.
+    pub fn init_logs(&self, debug: bool, json: bool, file: LogFile) {
         let level = if debug {
             LevelFilter::DEBUG
         } else {
@@ -44,15 +45,24 @@ impl Terminal {
         };
         let terminal = self.clone();
         let writer = move || LogWriter(terminal.clone());
-        let layer = fmt::layer()
+        let here = fmt::layer()
             .with_ansi(self.interactive && !json)
             .with_writer(writer);
-        let layer = if json {
-            layer.json().flatten_event(true).with_filter(level).boxed()
+        let there = fmt::layer()
+            .with_ansi(false)
+            .with_writer(move || file.clone());
+        let (here, there) = if json {
+            (
+                here.json().flatten_event(true).with_filter(level).boxed(),
+                there.json().flatten_event(true).with_filter(level).boxed(),
+            )
         } else {
-            layer.with_target(false).with_filter(level).boxed()
+            (
+                here.with_target(false).with_filter(level).boxed(),
+                there.with_target(false).with_filter(level).boxed(),
+            )
         };
-        let subscriber = tracing_subscriber::registry().with(layer);
+        let subscriber = tracing_subscriber::registry().with(vec![here, there]);
         // Whoever embeds this may have a subscriber of its own: then that one counts.
         drop(tracing::subscriber::set_global_default(subscriber));
     }
@@ -169,6 +179,7 @@ mod tests {
             },
             start: at("2026-01-01T00:01:30.7Z"),
             executing: None,
+            queued: 0,
         };
         assert_eq!(
             status_line(&status, None, &clock),
@@ -178,7 +189,10 @@ mod tests {
         status.executing = Some(Executing {
             round: 3,
             end: at("2026-01-01T00:01:20Z"),
+            members: 5,
             leaves: Arc::clone(&leaves),
+            started: (Instant::now(), 0),
+            durable: Arc::new(Mutex::new(Instant::now())),
         });
         assert_eq!(
             status_line(&status, Some(70_000), &clock),

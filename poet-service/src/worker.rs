@@ -14,7 +14,7 @@ use std::{
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
@@ -30,6 +30,8 @@ use crate::{
     storage::{Execution, PublishedProof, Storage, StorageError},
 };
 
+/// Leaves of a tick on the main network.
+pub(crate) const TICK_LEAVES: u64 = 9_331_200;
 /// How often the clock is read, which may have been set in the meantime.
 const CLOCK_INTERVAL: Duration = Duration::from_millis(100);
 /// How long to wait before a round that failed is tried again.
@@ -55,8 +57,29 @@ pub struct Executing {
     pub round: u64,
     /// When its work ends.
     pub end: Timestamp,
+    /// Its members.
+    pub members: u64,
     /// Leaves so far; goes on counting.
     pub leaves: Arc<AtomicU64>,
+    /// When this process began to work on it, and with how many leaves.
+    pub started: (Instant, u64),
+    /// When the newest entry of the log became durable.
+    pub durable: Arc<Mutex<Instant>>,
+}
+
+impl Executing {
+    /// The speed of the work since it was begun.
+    pub fn leaves_per_second(&self) -> f64 {
+        let (since, before) = self.started;
+        let made = self.leaves.load(Relaxed).saturating_sub(before);
+        made as f64 / since.elapsed().as_secs_f64().max(f64::MIN_POSITIVE)
+    }
+
+    /// How long ago the newest entry of the log became durable.
+    pub fn log_age(&self) -> Duration {
+        let durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
+        durable.elapsed()
+    }
 }
 
 /// Why a round could not be finished.
@@ -102,6 +125,8 @@ struct State {
     stop: bool,
     queue: VecDeque<Job>,
     executing: Option<Executing>,
+    /// Whether the newest attempt at something failed.
+    failing: bool,
 }
 
 impl WorkerHandle {
@@ -109,6 +134,16 @@ impl WorkerHandle {
     pub fn execute(&self, job: Job) {
         self.state().queue.push_back(job);
         self.0.changed.notify_all();
+    }
+
+    /// Whether the work, or writing its log, fails.
+    pub fn failing(&self) -> bool {
+        self.state().failing
+    }
+
+    /// How many rounds wait to be worked on.
+    pub fn queued(&self) -> usize {
+        self.state().queue.len()
     }
 
     /// The round that is being worked on.
@@ -147,12 +182,14 @@ impl WorkerHandle {
 }
 
 impl Worker {
-    /// Starts a worker that keeps its logs below `rounds_dir`.
+    /// Starts a worker that keeps its logs below `rounds_dir`, and the id of the hashing thread in
+    /// `id_file` while there is one.
     ///
     /// # Errors
     /// When the system has no thread to give.
     pub fn start(
         work: Work,
+        id_file: PathBuf,
         rounds_dir: PathBuf,
         clock: Arc<dyn Clock>,
         storage: Arc<dyn Storage>,
@@ -160,6 +197,7 @@ impl Worker {
     ) -> io::Result<Self> {
         let handle = WorkerHandle::default();
         let context = Context {
+            id_file,
             work,
             rounds_dir,
             clock,
@@ -201,7 +239,33 @@ pub(crate) fn remove_log(rounds_dir: &Path, round: u64) {
     }
 }
 
+/// The file that holds the id of the hashing thread, for tools that give it a core or watch it.
+/// It is there while the thread runs.
+struct ThreadId(PathBuf);
+
+impl ThreadId {
+    fn write(path: PathBuf) -> Self {
+        #[cfg(target_os = "linux")]
+        {
+            let id = rustix::thread::gettid().as_raw_nonzero().to_string();
+            if let Err(error) = fs::write(&path, id) {
+                tracing::warn!(%error, path = %path.display(), "cannot write the thread's id");
+            }
+        }
+        Self(path)
+    }
+}
+
+impl Drop for ThreadId {
+    fn drop(&mut self) {
+        // Where it was not written, there is none to remove.
+        drop(fs::remove_file(&self.0));
+    }
+}
+
 struct Context {
+    /// See [`ThreadId`].
+    id_file: PathBuf,
     work: Work,
     rounds_dir: PathBuf,
     clock: Arc<dyn Clock>,
@@ -214,7 +278,11 @@ impl Context {
     fn serve(&self) {
         while let Some(job) = self.handle.next() {
             let result = self.execute(&job);
-            self.handle.state().executing = None;
+            {
+                let mut state = self.handle.state();
+                state.executing = None;
+                state.failing = result.is_err();
+            }
             if let Err(error) = result {
                 tracing::error!(
                     %error,
@@ -273,10 +341,15 @@ impl Context {
     /// Adds leaves until the end of the round, or until the worker is to stop.
     fn hash(&self, job: &Job, mut tree: Tree, log: FileLog) -> Result<(Tree, FileLog), WorkError> {
         let progress = Arc::new(AtomicU64::new(tree.leaves()));
+        let members = self.storage.member_count(job.round)?;
+        let durable = Arc::new(Mutex::new(Instant::now()));
         self.handle.state().executing = Some(Executing {
             round: job.round,
             end: job.end,
+            members,
             leaves: Arc::clone(&progress),
+            started: (Instant::now(), tree.leaves()),
+            durable: Arc::clone(&durable),
         });
         let target = AtomicU64::new(u64::MAX);
         let mut writer = LogWriter::spawn(log)?;
@@ -284,15 +357,17 @@ impl Context {
         let subtree_height = job.execution.subtree_height;
         let hashed = thread::scope(|scope| {
             let (target, tree, writer) = (&target, &mut tree, &mut writer);
+            let id_file = self.id_file.clone();
             let hashing = thread::Builder::new()
                 .name("hash".to_owned())
                 .spawn_scoped(scope, move || {
+                    let _id = ThreadId::write(id_file);
                     run(tree, subtree_height, target, &progress, |root| {
                         writer.push(root);
                     });
                 })
                 .map_err(WorkError::Thread)?;
-            self.watch(job, target, &monitor, || hashing.is_finished());
+            self.watch(job, target, &monitor, &durable, || hashing.is_finished());
             hashing.join().map_err(|_| WorkError::Hashing)
         });
         // After a failure, too: what was done is then in the log, and the log is free.
@@ -307,9 +382,11 @@ impl Context {
         job: &Job,
         target: &AtomicU64,
         monitor: &LogMonitor,
+        durable: &Mutex<Instant>,
         finished: impl Fn() -> bool,
     ) {
         let mut reported = None;
+        let mut durable_entries = monitor.durable_entries();
         while !finished() {
             let left = time_until(self.clock.now(), job.end);
             if left.is_zero() {
@@ -320,8 +397,14 @@ impl Context {
                 target.store(0, Relaxed);
                 return;
             }
+            let entries = monitor.durable_entries();
+            if entries != durable_entries {
+                durable_entries = entries;
+                *durable.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            }
             let error = monitor.error();
             if error != reported {
+                self.handle.state().failing = error.is_some();
                 match &error {
                     Some(error) => {
                         tracing::error!(round = job.round, %error, "cannot write the log");

@@ -22,7 +22,11 @@ fn server() -> (LocalServer, tempfile::TempDir) {
 
 /// Sends `request` as it stands and returns all that comes back until the server closes.
 fn raw(server: &LocalServer, request: &[u8]) -> String {
-    let mut stream = TcpStream::connect(server.address).unwrap();
+    String::from_utf8_lossy(&raw_bytes(server, request)).into_owned()
+}
+
+fn raw_bytes(server: &LocalServer, request: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(server.addresses.rest).unwrap();
     stream
         .set_read_timeout(Some(Duration::from_secs(60)))
         .unwrap();
@@ -30,7 +34,7 @@ fn raw(server: &LocalServer, request: &[u8]) -> String {
     let _ = stream.write_all(request);
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
-    String::from_utf8_lossy(&answer).into_owned()
+    answer
 }
 
 #[test]
@@ -153,6 +157,28 @@ fn without_a_certifier_certificates_are_ignored() {
 }
 
 #[test]
+fn methods_of_registration_can_be_switched_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    config.rules.pow = false;
+    let (_, _, key) = TestNode::new(1).certificate(7);
+    config.rules.certifier = Some(poet_service::certificate::Certifier {
+        url: String::new(),
+        pubkey: poet_service::identity::PublicKey::from_bytes(&key).unwrap(),
+        trusted: std::sync::Arc::default(),
+    });
+    let server = LocalServer::start(config, 10);
+    let mut request = TestNode::new(1).request(&server.client.pow_params());
+    // Not a 401, which only those expect who sent a certificate.
+    let message = "registration by proof of work is switched off: expected a certificate";
+    server.client.submit(&request).assert_error(400, 9, message);
+    let (data, signature, _) = TestNode::new(1).certificate(7);
+    request["certificate"] =
+        json!({"data": STANDARD.encode(data), "signature": STANDARD.encode(signature)});
+    assert_eq!(server.client.submit(&request).status, 200);
+}
+
+#[test]
 fn only_the_decimal_number_names_a_round() {
     let (server, _folder) = server();
     server.at(30);
@@ -224,6 +250,38 @@ fn proofs_can_be_cached_for_ever_and_their_absence_not_at_all() {
             Some("public, max-age=5")
         );
     }
+}
+
+// The row "proof rebuilt for each request" of the differences to the Go server.
+#[test]
+fn proofs_are_compressed_for_those_who_take_it() {
+    let (server, _folder) = server();
+    server.at(30);
+    server.await_work(0);
+    server.at(80);
+    let plain = server.client.await_proof(0);
+    assert_eq!(plain.header("content-encoding"), None);
+    assert_eq!(plain.header("vary"), Some("accept-encoding"));
+    let request = "GET /v1/proofs/0 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+                   accept-encoding: gzip\r\n\r\n";
+    let answer = raw_bytes(&server, request.as_bytes());
+    let end = answer.windows(4).position(|w| w == b"\r\n\r\n").unwrap();
+    let head = String::from_utf8_lossy(&answer[..end]).into_owned();
+    assert!(head.contains("content-encoding: gzip"), "{head}");
+    let mut body = String::new();
+    flate2::read::GzDecoder::new(&answer[end + 4..])
+        .read_to_string(&mut body)
+        .unwrap();
+    assert_eq!(body, plain.body);
+    // Another representation has another tag, and either of them will do.
+    let etag = plain.header("etag").unwrap();
+    let gzip_etag = etag.replace("\"", "") + "-gzip";
+    assert!(head.contains(&gzip_etag), "{head}");
+    let known = format!("\"{gzip_etag}\"");
+    let answer = server
+        .client
+        .get_with("/v1/proofs/0", "if-none-match", &known);
+    assert_eq!((answer.status, answer.header("etag")), (304, Some(etag)));
 }
 
 #[test]
@@ -307,7 +365,7 @@ fn garbage_gets_no_further_than_its_connection() {
     let long = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(100_000));
     assert!(!raw(&server, long.as_bytes()).contains(" 200 "));
     // A client that goes away in the middle of its body.
-    let mut stream = TcpStream::connect(server.address).unwrap();
+    let mut stream = TcpStream::connect(server.addresses.rest).unwrap();
     stream
         .write_all(b"POST /v1/submit HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{\"nonce\"")
         .unwrap();

@@ -164,6 +164,7 @@ fn mistakes_are_explained() {
         &["--epoch-duration", "'fast'", "expected a duration"],
     );
     refused(&["--genesis-time=now"], 2, &["--genesis-time", "RFC 3339"]);
+    refused(&["--pow=no"], 2, &["--pow", "on or off"]);
     refused(
         &["--epoch-duration=5s", listen],
         1,
@@ -187,15 +188,58 @@ fn mistakes_are_explained() {
     refused(&["--dbdir", &file, listen], 1, &["--dbdir", &file]);
     refused(&["--restlisten", &taken], 1, &["--restlisten", &taken]);
     refused(
+        &[listen, "--rpclisten", &taken],
+        1,
+        &["--rpclisten", &taken],
+    );
+    refused(
+        &[listen, "--config-rpclisten", &taken],
+        1,
+        &["--config-rpclisten", &taken],
+    );
+    refused(
         &["--restlisten=no.such.host.invalid:80"],
         1,
         &["--restlisten no.such.host.invalid:80"],
     );
+    refused(&["--logdir", &file, listen], 1, &["--logdir", &file]);
+    refused(&["--pow=off", listen], 1, &["--pow=on"]);
     refused(&["--backend=abacus", listen], 1, &["abacus", "generic"]);
     refused(&["--certifier-url=http://c"], 1, &["--certifier-pubkey"]);
     let mut with_key = command(folder);
     with_key.env("POET_PRIVATE_KEY", "c2hvcnQ=").arg(listen);
     assert_command_refused(&mut with_key, 1, &["POET_PRIVATE_KEY", "64-byte"]);
+}
+
+#[test]
+fn trusted_keys_are_read_again_on_sighup() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("keys");
+    fs::create_dir(&keys).unwrap();
+    let key = "V2j2EMp26MjC55ZVa9p/PpRBIgoM94JlHVSDR1LN+Ys=";
+    let server = ServerProcess::start(
+        folder.path(),
+        &[
+            "--epoch-duration=1h",
+            &format!("--certifier-pubkey={key}"),
+            &format!("--trusted-pub-keys-dir-path={}", keys.display()),
+        ],
+    );
+    fs::write(keys.join("a.key"), "nonsense").unwrap();
+    server.send_signal("HUP");
+    await_some("the complaint", || {
+        let log = server.log();
+        (log.contains("the trusted keys are unchanged") && log.contains("a.key")).then_some(())
+    });
+    fs::write(keys.join("a.key"), key).unwrap();
+    server.send_signal("HUP");
+    await_some("the keys", || {
+        server
+            .log()
+            .contains("trusted keys reloaded keys=1")
+            .then_some(())
+    });
+    assert_eq!(server.client.get("/v1/info").status, 200);
 }
 
 #[test]
@@ -239,6 +283,93 @@ fn directories_belong_to_one_server_one_key_and_one_schedule() {
         .env("POET_PRIVATE_KEY", STANDARD.encode(key.to_bytes()))
         .arg(listen);
     assert_command_refused(&mut with_key, 1, &["--dbdir", "POET_PRIVATE_KEY"]);
+}
+
+#[test]
+fn options_without_effect_are_named_in_one_warning_and_logs_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = ServerProcess::start(
+        folder.path(),
+        &[
+            "--lps=5",
+            "--memory=26",
+            "--tree-file-buffer=9",
+            "--pow-difficulty=1",
+            "--pow-difficulty=2",
+        ],
+    );
+    // Of an option that is given twice, the last one counts.
+    assert_eq!(server.client.pow_params().difficulty, 2);
+    let warning = "without effect here: --lps, --memory, --tree-file-buffer";
+    assert_eq!(server.log().matches(warning).count(), 1, "{}", server.log());
+    let file = fs::read_to_string(folder.path().join("logs/poet.log")).unwrap();
+    assert!(file.contains(warning) && !file.contains('\u{1b}'), "{file}");
+}
+
+#[test]
+fn check_config_says_what_counts_and_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("poet.conf");
+    fs::write(
+        &file,
+        "; ours\nepoch-duration=\"1h\"\nlps=7\npow-difficulty=3\n",
+    )
+    .unwrap();
+    let check = |options: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_poet-service"));
+        let key = poet_service::identity::PrivateKey::from_bytes(&ed25519_key()).unwrap();
+        use base64::{Engine as _, engine::general_purpose::STANDARD};
+        command
+            .args(["check-config", "-c"])
+            .arg(&file)
+            .arg(format!("--poetdir={}", folder.path().display()))
+            .args(options)
+            .env("POET_PRIVATE_KEY", STANDARD.encode(key.to_bytes()));
+        let output = command.output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(
+            !text.contains(&STANDARD.encode(key.to_bytes())),
+            "the key is secret"
+        );
+        (
+            output.status.code(),
+            text,
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    let (code, text, warnings) = check(&["--pow-difficulty=4"]);
+    assert_eq!(code, Some(0), "{warnings}");
+    let line = |name: &str| {
+        let mut lines = text
+            .lines()
+            .filter(|line| line.split(' ').next() == Some(name));
+        let line = lines.next().unwrap_or_else(|| panic!("{name}: {text}"));
+        line.split_whitespace()
+            .skip(1)
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    let file = file.display();
+    assert_eq!(line("epoch-duration"), format!("1h0m0s {file}, line 2"));
+    assert_eq!(line("pow-difficulty"), "4 command line");
+    assert_eq!(line("cycle-gap"), "10s default");
+    assert_eq!(line("certifier-url"), "(unset) default");
+    assert!(line("POET_PRIVATE_KEY").ends_with("= environment"));
+    assert_eq!(warnings, "WARNING: without effect here: --lps\n");
+    // Nothing was made.
+    assert!(!folder.path().join("db").exists() && !folder.path().join("logs").exists());
+
+    let (code, _, error) = check(&["--cycle-gap=2h"]);
+    assert_eq!(code, Some(1));
+    assert!(
+        error.contains("expected a gap shorter than the epoch"),
+        "{error}"
+    );
+}
+
+/// A private key that is always the same.
+fn ed25519_key() -> [u8; 64] {
+    ed25519_dalek::SigningKey::from_bytes(&[5; 32]).to_keypair_bytes()
 }
 
 #[test]

@@ -278,3 +278,23 @@ fn while_the_database_is_stuck_nothing_is_promised_and_nothing_lost() {
         members_of(&[TestNode::new(1), TestNode::new(3)])
     );
 }
+
+#[test]
+fn without_a_worker_rounds_are_closed_and_wait() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut without = config(folder.path());
+    without.worker = false;
+    let server = LocalServer::start(without, 0);
+    let node = TestNode::new(1);
+    assert_eq!(server.client.register(&node), 0);
+    server.at(30);
+    server.await_open_round(1);
+    server.at(80);
+    assert_eq!(server.client.get("/v1/proofs/0").status, 404);
+    assert!(!folder.path().join("data/rounds").exists());
+    drop(server);
+    // The next start makes up for it.
+    let server = LocalServer::start(config(folder.path()), 81);
+    let proof = verify_fetched(&server.client.await_proof(0));
+    assert_eq!(proof.members, [node.challenge]);
+}

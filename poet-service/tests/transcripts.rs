@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fs};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use common::{Answer, Client, LocalServer, bytes, config, verify_fetched};
 use poet_service::{
-    certificate::{Certifier, parse_public_key, read_trusted_keys},
+    certificate::{Certifier, TrustedKeys, parse_public_key},
     pow::{self, PowParams},
     registration::Rules,
 };
@@ -138,7 +138,7 @@ fn the_recorded_answers_are_reproduced() {
     let certifier = Certifier {
         url: "http://certifier.example:80".to_owned(),
         pubkey: parse_public_key("V2j2EMp26MjC55ZVa9p/PpRBIgoM94JlHVSDR1LN+Ys=").unwrap(),
-        trusted: read_trusted_keys(&keys).unwrap(),
+        trusted: TrustedKeys::read(keys).unwrap().into(),
     };
     let mut config = config(folder.path());
     config.rules = Rules {

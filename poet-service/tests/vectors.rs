@@ -1,6 +1,8 @@
 //! The golden vectors of registration.
 #![allow(clippy::unwrap_used)]
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use poet_conformance::vectors;
 use poet_service::{
@@ -54,7 +56,7 @@ fn certificates() {
         let certifier = Certifier {
             url: String::new(),
             pubkey: key(&vector.certifier_pubkey),
-            trusted: vec![key(&other.certifier_pubkey)],
+            trusted: Arc::new(vec![key(&other.certifier_pubkey)].into()),
         };
         let certificate = SignedCertificate {
             data: vector.data.clone(),

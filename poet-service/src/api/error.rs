@@ -47,6 +47,8 @@ pub enum ApiError {
     PowParams,
     #[error("invalid proof of work: invalid leading zero bits")]
     Pow,
+    #[error("registration by proof of work is switched off: expected a certificate")]
+    PowOff,
     #[error("too late to register for the desired round")]
     TooLate,
     #[error("maximum number of round members reached")]
@@ -55,6 +57,12 @@ pub enum ApiError {
     Conflict,
     #[error("proof not found")]
     ProofNotFound,
+    #[error("round not found")]
+    RoundNotFound,
+    #[error("the round still takes registrations")]
+    RoundOpen,
+    #[error("not a member of the round")]
+    NotAMember,
     #[error("Not Found")]
     UnknownPath,
     #[error("Method Not Allowed")]
@@ -65,6 +73,14 @@ pub enum ApiError {
     BodyTimeout,
     #[error("request body cut off")]
     BodyIncomplete,
+    #[error("compressed requests are not supported")]
+    Compressed,
+    // The original server's text.
+    #[error("trying to send message larger than max ({bytes} vs. {max})")]
+    ResponseTooLarge { bytes: usize, max: usize },
+    /// Said on the private listener only.
+    #[error("the trusted keys are unchanged: {0}")]
+    TrustedKeys(String),
     #[error("temporarily unavailable, try again later")]
     Unavailable,
     #[error("internal error")]
@@ -84,11 +100,17 @@ impl ApiError {
             | Self::Pow
             | Self::BodyIncomplete => Code::InvalidArgument,
             Self::Certificate(_) => Code::Unauthenticated,
-            Self::TooLate => Code::FailedPrecondition,
-            Self::RoundFull | Self::BodyTooLarge(_) => Code::ResourceExhausted,
+            Self::PowOff | Self::RoundOpen | Self::TooLate | Self::TrustedKeys(_) => {
+                Code::FailedPrecondition
+            }
+            Self::RoundFull | Self::BodyTooLarge(_) | Self::ResponseTooLarge { .. } => {
+                Code::ResourceExhausted
+            }
             Self::Conflict => Code::AlreadyExists,
-            Self::ProofNotFound | Self::UnknownPath => Code::NotFound,
-            Self::Method => Code::Unimplemented,
+            Self::ProofNotFound | Self::RoundNotFound | Self::NotAMember | Self::UnknownPath => {
+                Code::NotFound
+            }
+            Self::Method | Self::Compressed => Code::Unimplemented,
             Self::BodyTimeout => Code::DeadlineExceeded,
             Self::Unavailable => Code::Unavailable,
             Self::Internal => Code::Internal,
@@ -122,6 +144,9 @@ impl IntoResponse for ApiError {
             // A proof that is not there yet will be.
             (header::CACHE_CONTROL, "no-store"),
         ];
-        (self.status(), headers, json::error(&self)).into_response()
+        let mut response = (self.status(), headers, json::error(&self)).into_response();
+        // For those who count.
+        response.extensions_mut().insert(self.code());
+        response
     }
 }

@@ -120,17 +120,9 @@ impl Field<'_> {
     }
 
     fn bytes(&self) -> Result<Vec<u8>, ApiError> {
-        let decode = || {
-            let text = self.string()?;
-            let url_safe = text.contains(['-', '_']);
-            let engine = if url_safe {
-                &URL_SAFE_LENIENT
-            } else {
-                &STANDARD_LENIENT
-            };
-            engine.decode(&text).ok()
-        };
-        decode().ok_or_else(|| self.invalid("bytes"))
+        self.string()
+            .and_then(|text| decode_base64(&text))
+            .ok_or_else(|| self.invalid("bytes"))
     }
 
     fn unsigned(&self) -> Option<u64> {
@@ -165,6 +157,16 @@ impl Field<'_> {
             .and_then(|text| text.parse().ok())
             .ok_or_else(|| self.invalid("google.protobuf.Timestamp"))
     }
+}
+
+/// Reads base64 in either alphabet, padded or not.
+pub(super) fn decode_base64(text: &str) -> Option<Vec<u8>> {
+    let engine = if text.contains(['-', '_']) {
+        &URL_SAFE_LENIENT
+    } else {
+        &STANDARD_LENIENT
+    };
+    engine.decode(text).ok()
 }
 
 fn malformed(message: String) -> ApiError {
@@ -225,7 +227,7 @@ pub fn submit_request(body: &[u8]) -> Result<SubmitRequest, ApiError> {
 }
 
 /// Bytes that are written as base64.
-struct Base64<'a>(&'a [u8]);
+pub(super) struct Base64<'a>(pub(super) &'a [u8]);
 
 impl Serialize for Base64<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -315,7 +317,8 @@ pub fn error(error: &ApiError) -> String {
     })
 }
 
-fn write(message: &impl Serialize) -> String {
+/// Writes an answer.
+pub(super) fn write(message: &impl Serialize) -> String {
     // Strings, numbers and lists of them: there is nothing that JSON could not hold.
     serde_json::to_string(message).unwrap_or_default()
 }

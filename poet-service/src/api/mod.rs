@@ -1,10 +1,13 @@
-//! The REST interface.
+//! The interfaces: REST here, gRPC in [`grpc`], both in front of the same
+//! [`Registration`](crate::registration::Registration).
 //!
 //! Every request's body is read before the request is looked at: clients send `{}` with their
 //! GETs, and a body that nobody reads would cost them their connection.
 
 pub mod error;
+pub mod grpc;
 pub mod json;
+pub(crate) mod rounds;
 pub mod server;
 
 use std::{sync::Arc, time::Duration};
@@ -34,21 +37,27 @@ const BRIEFLY: &str = "public, max-age=5";
 /// The proof of a round never changes.
 const FOR_EVER: &str = "public, max-age=31536000, immutable";
 
-/// The routes of the interface.
-pub fn router(registration: Arc<Registration>) -> Router {
+/// The routes of the interface, and `others` that are served beside them.
+pub fn router(registration: Arc<Registration>, others: Router) -> Router {
     Router::new()
         .route("/v1/pow_params", get(pow_params))
         .route("/v1/submit", post(submit))
         .route("/v1/info", get(info))
         .route("/v1/proofs/", get(proof_without_id))
         .route("/v1/proofs/{id}", get(proof))
+        .with_state(registration)
+        .merge(others)
         .fallback(async || ApiError::UnknownPath)
         .method_not_allowed_fallback(async || ApiError::Method)
         .layer(middleware::from_fn(read_body))
-        .with_state(registration)
 }
 
 async fn read_body(request: Request, next: Next) -> Result<Response, ApiError> {
+    Ok(next.run(read_whole_body(request).await?).await)
+}
+
+/// Reads the body of a request, within its limits of size and time.
+async fn read_whole_body(request: Request) -> Result<Request, ApiError> {
     let (parts, body) = request.into_parts();
     let body = tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY_BYTES))
         .await
@@ -62,7 +71,7 @@ async fn read_body(request: Request, next: Next) -> Result<Response, ApiError> {
                 ApiError::BodyIncomplete
             }
         })?;
-    Ok(next.run(Request::from_parts(parts, Body::from(body))).await)
+    Ok(Request::from_parts(parts, Body::from(body)))
 }
 
 type Service = State<Arc<Registration>>;
@@ -98,16 +107,57 @@ async fn proof(
 ) -> Result<Response, ApiError> {
     let Path(id) = id.map_err(|_| ApiError::ProofNotFound)?;
     let proof = registration.proof(&id).await?;
-    let response = if knows(&headers, &proof.etag) {
+    let compressed = accepts_gzip(&headers);
+    let (content, etag) = if compressed {
+        (proof.json_gzip, &proof.etag_gzip)
+    } else {
+        (proof.json, &proof.etag)
+    };
+    // Whoever has one of the forms has the proof.
+    let response = if knows(&headers, &proof.etag) || knows(&headers, &proof.etag_gzip) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
-        ok(proof.json)
+        let mut response = ok(content);
+        if compressed {
+            let gzip = HeaderValue::from_static("gzip");
+            response
+                .headers_mut()
+                .insert(header::CONTENT_ENCODING, gzip);
+        }
+        response
     };
     let mut response = cached(response, FOR_EVER);
-    if let Ok(etag) = HeaderValue::from_str(&proof.etag) {
-        response.headers_mut().insert(header::ETAG, etag);
+    let headers = response.headers_mut();
+    headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+    if let Ok(etag) = HeaderValue::from_str(etag) {
+        headers.insert(header::ETAG, etag);
     }
     Ok(response)
+}
+
+/// Whether the client says that it takes gzip.
+fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let codings = headers
+        .get_all(header::ACCEPT_ENCODING)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','));
+    let mut any = false;
+    for coding in codings {
+        let (name, parameters) = coding.split_once(';').unwrap_or((coding, ""));
+        let weight = parameters.trim().strip_prefix("q=").unwrap_or("1");
+        // Zero, however it is written, means never.
+        let accepted = weight
+            .trim()
+            .parse::<f32>()
+            .is_ok_and(|weight| weight > 0.0);
+        match name.trim().to_ascii_lowercase().as_str() {
+            "gzip" | "x-gzip" => return accepted,
+            "*" => any = accepted,
+            _ => {}
+        }
+    }
+    any
 }
 
 /// Whether the client says that it has the content with this entity tag.
@@ -135,4 +185,32 @@ fn cached(mut response: Response, how_long: &'static str) -> Response {
         .headers_mut()
         .insert(header::CACHE_CONTROL, HeaderValue::from_static(how_long));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gzip_is_negotiated() {
+        for (value, accepted) in [
+            ("gzip", true),
+            ("GZIP", true),
+            ("br, gzip;q=0.5", true),
+            ("gzip; q=1.0", true),
+            ("*", true),
+            ("x-gzip", true),
+            ("", false),
+            ("identity", false),
+            ("gzip;q=0", false),
+            ("gzip;q=0.000, *", false),
+            ("*;q=0", false),
+            ("gzip;q=much", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(value));
+            assert_eq!(accepts_gzip(&headers), accepted, "{value:?}");
+        }
+        assert!(!accepts_gzip(&HeaderMap::new()));
+    }
 }

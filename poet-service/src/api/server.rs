@@ -1,4 +1,4 @@
-//! The HTTP server under the interface: connections, and what they may cost.
+//! The HTTP servers under the interfaces: connections, and what they may cost.
 
 use std::{
     io,
@@ -8,10 +8,9 @@ use std::{
 };
 
 use axum::Router;
-use hyper::server::conn::http1;
 use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
     service::TowerToHyperService,
 };
 use tokio::{
@@ -19,16 +18,54 @@ use tokio::{
     sync::{Semaphore, watch},
 };
 
-/// Connections served at a time; further ones wait to be accepted.
+/// Connections of a listener served at a time; further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 16_384;
 /// How long a client may take to send a request's headers, and a connection may lie idle.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The most that the headers of a request, or one line of them, may take.
 const MAX_HEADER_BYTES: usize = 16 * 1024;
+/// Requests that a connection of HTTP/2 may have under way.
+const MAX_STREAMS: u32 = 128;
+/// How often a connection of HTTP/2 is asked whether somebody is still there, and how long the
+/// answer may take.
+const PING_INTERVAL: Duration = Duration::from_secs(60);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long to wait when the system has no more sockets to give.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 /// How long requests under way may take when the server ends.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What is spoken on a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1, for REST.
+    Http1,
+    /// HTTP/2 without TLS, for gRPC.
+    Http2,
+    /// Whichever of them the client begins with.
+    Either,
+}
+
+impl Protocol {
+    fn server(self) -> auto::Builder<TokioExecutor> {
+        let mut http = auto::Builder::new(TokioExecutor::new());
+        http.http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
+            .max_buf_size(MAX_HEADER_BYTES);
+        http.http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(MAX_HEADER_BYTES as u32);
+        match self {
+            Self::Http1 => http.http1_only(),
+            Self::Http2 => http.http2_only(),
+            Self::Either => http,
+        }
+    }
+}
 
 /// Listens on `address`: `host:port`, or `:port` for every interface.
 ///
@@ -65,14 +102,16 @@ pub async fn bind(address: &str) -> io::Result<TcpListener> {
 }
 
 /// Serves `router` until `stop` becomes true, then lets requests under way end.
-pub async fn serve(listener: TcpListener, router: Router, mut stop: watch::Receiver<bool>) {
+pub async fn serve(
+    listener: TcpListener,
+    protocol: Protocol,
+    router: Router,
+    mut stop: watch::Receiver<bool>,
+) {
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let graceful = GracefulShutdown::new();
     let service = TowerToHyperService::new(router);
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(MAX_HEADER_BYTES);
+    let http = protocol.server();
     loop {
         let accepted = tokio::select! {
             accepted = accept(&listener, &connections) => accepted,
@@ -83,7 +122,7 @@ pub async fn serve(listener: TcpListener, router: Router, mut stop: watch::Recei
             continue;
         };
         let connection = http.serve_connection(TokioIo::new(stream), service.clone());
-        let connection = graceful.watch(connection);
+        let connection = graceful.watch(connection.into_owned());
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "connection ended");

@@ -1,6 +1,7 @@
 //! The operator commands.
 
 pub(crate) mod backends;
+pub(crate) mod check_config;
 pub(crate) mod prove;
 pub(crate) mod verify;
 

@@ -63,6 +63,26 @@ pub struct UnfinishedRound {
     pub execution: Option<Execution>,
 }
 
+/// What is known of a round without reading its proof.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoundRecord {
+    /// Its number.
+    pub round: u64,
+    /// Whether its membership is settled.
+    pub settled: bool,
+    /// Present once its proof is published.
+    pub published: Option<PublishedRecord>,
+}
+
+/// What is known of a published round without reading its proof.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PublishedRecord {
+    /// Leaves of the tree.
+    pub leaves: u64,
+    /// How many members it has.
+    pub members: u64,
+}
+
 /// A finished round.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublishedProof {
@@ -186,6 +206,36 @@ pub trait Storage: Send + Sync + 'static {
 
     /// Registers `member` for `round`, unless the round has `max_members` already.
     fn register(&self, round: u64, member: Member, max_members: u64) -> StorageFuture<Registered>;
+
+    /// Operations that wait to be written.
+    fn queued(&self) -> usize;
+
+    /// How many members a round has.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    fn member_count(&self, round: u64) -> Result<u64, StorageError>;
+
+    /// Writes something, to see whether that is possible.
+    fn probe(&self) -> StorageFuture<()>;
+
+    /// The newest rounds that were opened, at most `count`, the newest one first.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    fn newest_rounds(&self, count: usize) -> Result<Vec<RoundRecord>, StorageError>;
+
+    /// A round, if it was opened.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    fn round(&self, round: u64) -> Result<Option<RoundRecord>, StorageError>;
+
+    /// The registrations of a round, in the byte order of their node ids.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    fn registrations(&self, round: u64) -> Result<Vec<Member>, StorageError>;
 
     /// The challenges of a round, in the byte order of their node ids.
     ///

@@ -9,6 +9,7 @@ use std::{
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
+    time::Instant,
 };
 
 use poet_engine::{Node, Proof, SubtreeHeight};
@@ -18,14 +19,13 @@ use rusqlite::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Execution, Member, PowChallenges, PublishedProof, Registered, Setting, Storage, StorageError,
-    StorageFuture, UnfinishedRound,
+    Execution, Member, PowChallenges, PublishedProof, PublishedRecord, Registered, RoundRecord,
+    Setting, Storage, StorageError, StorageFuture, UnfinishedRound,
 };
+use crate::metrics::Metrics;
 
 /// Commands that may wait for the writer; further callers wait for room.
 const QUEUED_COMMANDS: usize = 16_384;
-/// The most commands in one transaction, which bounds how long one takes.
-const BATCH_COMMANDS: usize = 8_192;
 
 const SCHEMA_VERSION: i64 = 1;
 const SCHEMA: &str = "
@@ -116,11 +116,12 @@ fn result<T>(durable: bool, value: T) -> Result<T, StorageError> {
 }
 
 impl SqliteStorage {
-    /// Opens or creates the database in the file `path`.
+    /// Opens or creates the database in the file `path`. A transaction holds at most `max_batch`
+    /// registrations, which bounds how long one takes.
     ///
     /// # Errors
     /// When that fails, or the file is not such a database.
-    pub fn open(path: &Path) -> Result<Self, StorageError> {
+    pub fn open(path: &Path, max_batch: usize, metrics: Metrics) -> Result<Self, StorageError> {
         create_private(path)?;
         let open_error = |cause| StorageError::Open {
             path: path.to_owned(),
@@ -157,6 +158,8 @@ impl SqliteStorage {
                 Writer {
                     connection,
                     open: None,
+                    max_batch,
+                    metrics,
                 }
                 .run(queue);
             })?;
@@ -296,6 +299,71 @@ impl Storage for SqliteStorage {
         })
     }
 
+    fn queued(&self) -> usize {
+        self.commands.max_capacity() - self.commands.capacity()
+    }
+
+    fn probe(&self) -> StorageFuture<()> {
+        self.submit(|reply| Command::Write {
+            // Another value each time, so that there is something to write.
+            write: Box::new(|transaction| {
+                transaction.execute(
+                    "INSERT INTO settings (name, value) VALUES ('probe', randomblob(8))
+                     ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                    [],
+                )?;
+                Ok(())
+            }),
+            reply,
+        })
+    }
+
+    fn newest_rounds(&self, count: usize) -> Result<Vec<RoundRecord>, StorageError> {
+        let reader = self.reader();
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        let mut query = reader.prepare_cached(&format!(
+            "{SELECT_RECORDS} ORDER BY rounds.round DESC LIMIT ?"
+        ))?;
+        let mut rows = query.query([count])?;
+        let mut records = Vec::new();
+        while let Some(row) = rows.next()? {
+            records.push(read_record(row)?);
+        }
+        Ok(records)
+    }
+
+    fn round(&self, round: u64) -> Result<Option<RoundRecord>, StorageError> {
+        // A number that no record can have.
+        let Ok(round) = key(round) else {
+            return Ok(None);
+        };
+        let reader = self.reader();
+        let mut query =
+            reader.prepare_cached(&format!("{SELECT_RECORDS} WHERE rounds.round = ?"))?;
+        let mut rows = query.query([round])?;
+        rows.next()?.map(read_record).transpose()
+    }
+
+    fn registrations(&self, round: u64) -> Result<Vec<Member>, StorageError> {
+        let reader = self.reader();
+        let mut query = reader.prepare(
+            "SELECT node_id, challenge FROM registrations WHERE round = ? ORDER BY node_id",
+        )?;
+        let members = query.query_map([key(round)?], |row| {
+            Ok(Member {
+                node_id: row.get(0)?,
+                challenge: row.get(1)?,
+            })
+        })?;
+        members
+            .collect::<Result<_, _>>()
+            .map_err(StorageError::from)
+    }
+
+    fn member_count(&self, round: u64) -> Result<u64, StorageError> {
+        count_members(&self.reader(), key(round)?)
+    }
+
     fn members(&self, round: u64) -> Result<Vec<[u8; 32]>, StorageError> {
         let reader = self.reader();
         let mut query = reader
@@ -365,6 +433,26 @@ impl Storage for SqliteStorage {
         let mut rows = query.query([round])?;
         rows.next()?.map(read_proof).transpose()
     }
+}
+
+/// The length of a blob is known without reading it.
+const SELECT_RECORDS: &str = "
+    SELECT rounds.round, rounds.statement IS NOT NULL, proofs.leaves, length(proofs.members) / 32
+    FROM rounds LEFT JOIN proofs ON proofs.round = rounds.round";
+
+fn read_record(row: &Row<'_>) -> Result<RoundRecord, StorageError> {
+    let published = match row.get::<_, Option<i64>>(2)? {
+        None => None,
+        Some(leaves) => Some(PublishedRecord {
+            leaves: unsigned(leaves)?,
+            members: unsigned(row.get(3)?)?,
+        }),
+    };
+    Ok(RoundRecord {
+        round: unsigned(row.get(0)?)?,
+        settled: row.get(1)?,
+        published,
+    })
 }
 
 fn read_proof(row: &Row<'_>) -> Result<PublishedProof, StorageError> {
@@ -465,16 +553,22 @@ struct OpenRound {
 struct Writer {
     connection: Connection,
     open: Option<OpenRound>,
+    max_batch: usize,
+    metrics: Metrics,
 }
 
 impl Writer {
     fn run(mut self, mut queue: mpsc::Receiver<Command>) {
         let mut batch = Vec::new();
-        while queue.blocking_recv_many(&mut batch, BATCH_COMMANDS) > 0 {
+        while queue.blocking_recv_many(&mut batch, self.max_batch) > 0 {
             let open_before = self.open;
             let mut answers = Vec::with_capacity(batch.len());
+            let start = Instant::now();
             let durable = match self.commit(batch.drain(..), &mut answers) {
-                Ok(()) => true,
+                Ok(()) => {
+                    self.metrics.batch_written(start.elapsed());
+                    true
+                }
                 Err(error) => {
                     tracing::error!(%error, "a transaction failed, nothing of it was stored");
                     // Nothing happened: neither did a change of the open round.
@@ -495,7 +589,9 @@ impl Writer {
         batch: impl Iterator<Item = Command>,
         answers: &mut Vec<Answer>,
     ) -> Result<(), StorageError> {
-        let Self { connection, open } = self;
+        let Self {
+            connection, open, ..
+        } = self;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for command in batch {
             answers.push(match command {
@@ -566,7 +662,11 @@ fn open_round(transaction: &Transaction<'_>, round: u64) -> Result<u64, StorageE
         "INSERT INTO rounds (round) VALUES (?) ON CONFLICT DO NOTHING",
         [round],
     )?;
-    let members = transaction.query_row(
+    count_members(transaction, round)
+}
+
+fn count_members(connection: &Connection, round: i64) -> Result<u64, StorageError> {
+    let members = connection.query_row(
         "SELECT count(*) FROM registrations WHERE round = ?",
         [round],
         |row| row.get(0),
@@ -593,7 +693,7 @@ mod tests {
     }
 
     fn open(folder: &tempfile::TempDir) -> SqliteStorage {
-        SqliteStorage::open(&folder.path().join("poet.sqlite")).unwrap()
+        SqliteStorage::open(&folder.path().join("poet.sqlite"), 100, Metrics::default()).unwrap()
     }
 
     fn sample_proof() -> PublishedProof {
@@ -751,16 +851,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("poet.sqlite");
         std::fs::write(&path, "this is not a database, and longer than a header").unwrap();
-        let error = SqliteStorage::open(&path).unwrap_err().to_string();
+        let error = SqliteStorage::open(&path, 100, Metrics::default())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("poet.sqlite"), "{error}");
 
         let path = folder.path().join("newer.sqlite");
-        drop(SqliteStorage::open(&path).unwrap());
+        drop(SqliteStorage::open(&path, 100, Metrics::default()).unwrap());
         Connection::open(&path)
             .unwrap()
             .pragma_update(None, "user_version", 99)
             .unwrap();
-        let error = SqliteStorage::open(&path).unwrap_err().to_string();
+        let error = SqliteStorage::open(&path, 100, Metrics::default())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("schema 99"), "{error}");
     }
 

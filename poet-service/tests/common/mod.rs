@@ -6,7 +6,6 @@
 use std::{
     fs::{self, File},
     io::{BufRead as _, BufReader},
-    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::Arc,
@@ -23,7 +22,7 @@ use poet_service::{
     config::Config,
     pow::{self, PowParams},
     registration::Rules,
-    service::Server,
+    service::{Addresses, Server},
 };
 use serde_json::{Value, json};
 
@@ -197,11 +196,26 @@ impl TestNode {
         self.key.verifying_key().to_bytes()
     }
 
+    /// A certificate for this node by the certifier with this number: what is signed, the
+    /// signature and the certifier's key.
+    pub(crate) fn certificate(&self, certifier: u8) -> (Vec<u8>, [u8; 64], [u8; 32]) {
+        let certifier = SigningKey::from_bytes(&[certifier; 32]);
+        // 32 bytes, then no expiration.
+        let data = [&[32 << 2][..], &self.id(), &[0]].concat();
+        let signature = certifier.sign(&data).to_bytes();
+        (data, signature, certifier.verifying_key().to_bytes())
+    }
+
     /// A valid request.
     pub(crate) fn request(&self, params: &PowParams) -> Value {
+        self.request_for(params, &self.challenge)
+    }
+
+    /// A request to register `challenge`, which may have any length.
+    pub(crate) fn request_for(&self, params: &PowParams, challenge: &[u8]) -> Value {
         let prefix = b"test";
-        let nonce = pow::solve(params, &self.id(), &self.challenge).unwrap();
-        let signature = self.key.sign(&[&prefix[..], &self.challenge].concat());
+        let nonce = pow::solve(params, &self.id(), challenge).unwrap();
+        let signature = self.key.sign(&[&prefix[..], challenge].concat());
         json!({
             "nonce": nonce.to_string(),
             "powParams": {
@@ -209,7 +223,7 @@ impl TestNode {
                 "challenge": STANDARD.encode(&params.challenge),
             },
             "prefix": STANDARD.encode(prefix),
-            "challenge": STANDARD.encode(self.challenge),
+            "challenge": STANDARD.encode(challenge),
             "pubkey": STANDARD.encode(self.id()),
             "signature": STANDARD.encode(signature.to_bytes()),
         })
@@ -235,7 +249,12 @@ pub(crate) struct FetchedProof {
 #[track_caller]
 pub(crate) fn verify_fetched(answer: &Answer) -> FetchedProof {
     assert_eq!(answer.status, 200);
-    let json = answer.json();
+    verify_json(&answer.json())
+}
+
+/// As [`verify_fetched`], for the answer's JSON.
+#[track_caller]
+pub(crate) fn verify_json(json: &Value) -> FetchedProof {
     let list = |value: &Value| -> Vec<Node> {
         let entries = value.as_array().unwrap();
         entries
@@ -275,7 +294,7 @@ pub(crate) struct LocalServer {
     runtime: tokio::runtime::Runtime,
     server: Option<Server>,
     pub(crate) client: Client,
-    pub(crate) address: SocketAddr,
+    pub(crate) addresses: Addresses,
     pub(crate) clock: Arc<ManualClock>,
 }
 
@@ -298,7 +317,12 @@ pub(crate) fn config(folder: &Path) -> Config {
         datadir: folder.join("data"),
         dbdir: folder.join("db"),
         restlisten: "127.0.0.1:0".to_owned(),
+        rpclisten: "127.0.0.1:0".to_owned(),
+        config_rpclisten: "127.0.0.1:0".to_owned(),
+        max_grpc_response_bytes: 8 << 20,
+        metrics_port: Some(0),
         rules: Rules {
+            pow: true,
             pow_difficulty: 4,
             max_round_members: 1 << 32,
             certifier: None,
@@ -306,6 +330,12 @@ pub(crate) fn config(folder: &Path) -> Config {
         private_key: None,
         backend: None,
         trial: false,
+        worker: true,
+        max_submit_batch: 1000,
+        logdir: folder.join("logs"),
+        max_log_files: 3,
+        max_log_file_bytes: 10_000_000,
+        ignored: Vec::new(),
         debug_log: false,
         json_log: false,
     }
@@ -322,13 +352,13 @@ impl LocalServer {
         let server = runtime
             .block_on(Server::start(config, clock.clone()))
             .unwrap();
-        let address = server.address();
-        let client = Client::new(&format!("http://{address}"));
+        let addresses = *server.addresses();
+        let client = Client::new(&format!("http://{}", addresses.rest));
         Self {
             runtime,
             server: Some(server),
             client,
-            address,
+            addresses,
             clock,
         }
     }
@@ -377,6 +407,7 @@ impl Drop for LocalServer {
 pub(crate) struct ServerProcess {
     child: Child,
     pub(crate) client: Client,
+    greeting: Vec<String>,
     log: PathBuf,
 }
 
@@ -385,25 +416,38 @@ impl ServerProcess {
     pub(crate) fn start(folder: &Path, options: &[&str]) -> Self {
         let log = folder.join("log.txt");
         let mut child = command(folder)
-            .args(["--restlisten=127.0.0.1:0"])
+            .arg("--restlisten=127.0.0.1:0")
             .args(options)
             .stdout(Stdio::piped())
             .stderr(File::create(&log).unwrap())
             .spawn()
             .unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
-        let url = stdout
+        let greeting: Vec<_> = stdout
             .lines()
             .map_while(Result::ok)
-            .find_map(|line| Some(line.strip_prefix("REST")?.trim().to_owned()));
-        let Some(url) = url else {
-            panic!("{}", fs::read_to_string(&log).unwrap())
-        };
-        Self {
-            child,
-            client: Client::new(&url),
-            log,
+            .take_while(|line| !line.is_empty())
+            .collect();
+        if greeting.is_empty() {
+            panic!("{}", fs::read_to_string(&log).unwrap());
         }
+        let mut server = Self {
+            child,
+            client: Client::new(""),
+            greeting,
+            log,
+        };
+        server.client = Client::new(server.told("REST"));
+        server
+    }
+
+    /// What the server says after `name` when it starts.
+    pub(crate) fn told(&self, name: &str) -> &str {
+        let mut told = self
+            .greeting
+            .iter()
+            .filter_map(|line| line.strip_prefix(name));
+        told.next().unwrap().trim()
     }
 
     pub(crate) fn log(&self) -> String {
@@ -416,17 +460,18 @@ impl ServerProcess {
         self.child.wait().unwrap();
     }
 
-    /// Sends a signal (`TERM`, `INT`) and waits for the end.
+    /// Sends a signal (`HUP`, `TERM`, `INT`).
+    #[cfg(unix)]
+    pub(crate) fn send_signal(&self, name: &str) {
+        let kill = format!("kill -{name} {}", self.child.id());
+        let sent = Command::new("sh").args(["-c", &kill]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Sends a signal and waits for the end.
     #[cfg(unix)]
     pub(crate) fn signal(mut self, name: &str) -> ExitStatus {
-        let kill = format!("kill -{name} {}", self.child.id());
-        assert!(
-            Command::new("sh")
-                .args(["-c", &kill])
-                .status()
-                .unwrap()
-                .success()
-        );
+        self.send_signal(name);
         self.child.wait().unwrap()
     }
 }
@@ -439,11 +484,13 @@ impl Drop for ServerProcess {
     }
 }
 
-/// The program, with its directories in `folder` and nothing from the environment.
+/// The program, with its directories in `folder`, free ports for gRPC, and nothing from the
+/// environment.
 pub(crate) fn command(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_poet-service"));
     command
         .arg(format!("--poetdir={}", folder.display()))
+        .args(["--rpclisten=127.0.0.1:0", "--config-rpclisten=127.0.0.1:0"])
         .env_remove("POET_PRIVATE_KEY")
         .stdin(Stdio::null());
     command

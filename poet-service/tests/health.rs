@@ -1,0 +1,141 @@
+//! What is not in the original interface: health, rounds, membership proofs.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{Answer, LocalServer, TestNode, await_some, bytes, config, members_of};
+use poet_engine::{Node, membership};
+use serde_json::{Value, json};
+
+fn server() -> (LocalServer, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    (LocalServer::start(config(folder.path()), 10), folder)
+}
+
+#[test]
+fn alive_and_ready() {
+    let (server, folder) = server();
+    let answer = server.client.get("/healthz");
+    assert_eq!(
+        (answer.status, answer.json()["ok"].clone()),
+        (200, json!(true))
+    );
+    assert_eq!(server.client.get("/readyz").status, 200);
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+
+    // Somebody else holds the database.
+    let database = folder.path().join("db/poet.sqlite");
+    let other = rusqlite::Connection::open(database).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let unready = await_some("unreadiness", || {
+        Some(server.client.get("/readyz")).filter(|answer| answer.status == 503)
+    });
+    let reason = json!({"ok": false, "reason": "the database cannot be written"});
+    assert_eq!(unready.json(), reason);
+    assert_eq!(server.client.get("/healthz").status, 200);
+    other.execute_batch("ROLLBACK").unwrap();
+    await_some("readiness", || {
+        (server.client.get("/readyz").status == 200).then_some(())
+    });
+}
+
+fn round(answer: &Answer) -> Value {
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    answer.json()
+}
+
+#[test]
+fn rounds_tell_their_state() {
+    let (server, _folder) = server();
+    let client = &server.client;
+    client.register(&TestNode::new(1));
+    let open = round(&client.get("/v1/rounds/0"));
+    assert_eq!(
+        open,
+        json!({
+            "id": "0", "state": "open", "members": "1", "proofReady": false,
+            "start": "2026-01-01T00:00:30Z", "end": "2026-01-01T00:01:20Z",
+            "leaves": null, "leavesPerSecond": null,
+            "expectedLeaves": null, "expectedTicks": null,
+        })
+    );
+    server.at(30);
+    server.await_work(0);
+    let executing = round(&client.get("/v1/rounds/0"));
+    assert_eq!(executing["state"], "executing");
+    assert_eq!(executing["members"], "1");
+    assert!(executing["leavesPerSecond"].as_u64().unwrap() > 0);
+    let number = |value: &Value| value.as_str().unwrap().parse::<u64>().unwrap();
+    assert!(number(&executing["expectedLeaves"]) > number(&executing["leaves"]));
+    assert!(number(&executing["expectedTicks"]) < 100);
+
+    server.at(80);
+    let proof = client.await_proof(0).json();
+    let published = await_some("the published round", || {
+        Some(round(&client.get("/v1/rounds/0"))).filter(|round| round["state"] == "published")
+    });
+    assert_eq!(published["leaves"], proof["proof"]["leaves"]);
+    assert_eq!(published["proofReady"], true);
+    assert_eq!(published["members"], "1");
+    let ids = || -> Vec<Value> {
+        let list = round(&client.get("/v1/rounds"));
+        list["rounds"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|round| round["id"].clone())
+            .collect()
+    };
+    await_some("the list", || (ids() == ["1", "0"]).then_some(()));
+
+    for id in ["2", "00", "x", "18446744073709551615"] {
+        let answer = client.get(&format!("/v1/rounds/{id}"));
+        answer.assert_error(404, 5, "round not found");
+    }
+}
+
+#[test]
+fn members_get_a_proof_once_the_round_is_closed() {
+    let (server, _folder) = server();
+    let client = &server.client;
+    let nodes: Vec<_> = (1..=7).map(TestNode::new).collect();
+    for node in &nodes {
+        client.register(node);
+    }
+    let path = |round: &str, id: &[u8]| format!("/v1/rounds/{round}/members/{}", hex::encode(id));
+    let early = client.get(&path("0", &nodes[0].id()));
+    early.assert_error(400, 9, "the round still takes registrations");
+
+    server.at(30);
+    server.await_work(0);
+    let root: Node = membership::root(&members_of(&nodes)).try_into().unwrap();
+    for node in &nodes {
+        let answer = client.get(&path("0", &node.id()));
+        let json = answer.json();
+        assert_eq!(bytes(&json["root"]), root, "{}", answer.body);
+        assert_eq!(bytes(&json["challenge"]), node.challenge);
+        let proof: Vec<Node> = json["proof"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|node| bytes(node).try_into().unwrap())
+            .collect();
+        let index = json["index"].as_u64().unwrap();
+        assert!(membership::verify(&root, &node.challenge, index, &proof));
+        // In base64, too.
+        use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+        let key = URL_SAFE_NO_PAD.encode(node.id());
+        assert_eq!(
+            client.get(&format!("/v1/rounds/0/members/{key}")).json(),
+            json
+        );
+    }
+    let stranger = client.get(&path("0", &TestNode::new(8).id()));
+    stranger.assert_error(404, 5, "not a member of the round");
+    let unknown = client.get(&path("9", &nodes[0].id()));
+    unknown.assert_error(404, 5, "round not found");
+    for key in ["", "x", "AAAA", "zz"] {
+        let answer = client.get(&format!("/v1/rounds/0/members/{key}"));
+        assert!([400, 404].contains(&answer.status), "{key}");
+    }
+}

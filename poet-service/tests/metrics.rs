@@ -1,0 +1,122 @@
+//! What a monitoring system is told.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{Client, LocalServer, TestNode, await_some, config};
+use serde_json::json;
+
+/// The value of the sample that is written so.
+fn value(text: &str, sample: &str) -> Option<f64> {
+    let mut lines = text.lines().filter_map(|line| line.rsplit_once(' '));
+    let (_, value) = lines.find(|(name, _)| *name == sample)?;
+    value.parse().ok()
+}
+
+#[test]
+fn the_names_of_existing_dashboards_and_new_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = LocalServer::start(config(folder.path()), 10);
+    let port = server.addresses.metrics.unwrap().port();
+    let monitoring = Client::new(&format!("http://127.0.0.1:{port}"));
+    let scrape = || {
+        let answer = monitoring.get("/metrics");
+        assert_eq!(answer.status, 200);
+        let kind = answer.header("content-type").unwrap();
+        assert!(kind.starts_with("application/openmetrics-text"), "{kind}");
+        answer.body
+    };
+    assert!(scrape().ends_with("# EOF\n"));
+
+    let params = server.client.pow_params();
+    let node = TestNode::new(1);
+    assert_eq!(server.client.register(&node), 0);
+    let mut bad = node.request(&params);
+    bad["powParams"] = json!(null);
+    assert_eq!(server.client.submit(&bad).status, 400);
+    assert_eq!(server.client.get("/v1/proofs/0").status, 404);
+    // Paths without a meaning make no new series.
+    assert_eq!(server.client.get("/v1/anything").status, 404);
+
+    let text = scrape();
+    let handled = |method: &str, code: &str| {
+        value(
+            &text,
+            &format!(
+                "grpc_server_handled_total{{grpc_service=\"rpc.api.v1.PoetService\",\
+                 grpc_method=\"{method}\",grpc_type=\"unary\",grpc_code=\"{code}\"}}"
+            ),
+        )
+    };
+    assert_eq!(handled("Submit", "OK"), Some(1.0), "{text}");
+    assert_eq!(handled("Submit", "InvalidArgument"), Some(1.0), "{text}");
+    assert_eq!(handled("Proof", "NotFound"), Some(1.0), "{text}");
+    assert!(!text.contains("anything"), "{text}");
+    for (sample, expected) in [
+        ("poet_registration_with_pow_total{result=\"valid\"}", 1.0),
+        ("poet_registration_with_pow_total{result=\"invalid\"}", 1.0),
+        ("poet_round_members_total{id=\"0\"}", 1.0),
+        ("poet_storage_queue", 0.0),
+        ("poet_worker_queue", 0.0),
+    ] {
+        assert_eq!(value(&text, sample), Some(expected), "{sample}: {text}");
+    }
+    for sample in [
+        "poet_round_batch_write_latency_seconds_count",
+        "poet_storage_bytes",
+        "poet_dbdir_free_bytes",
+        "poet_datadir_free_bytes",
+    ] {
+        assert!(value(&text, sample).unwrap() > 0.0, "{sample}: {text}");
+    }
+    assert!(
+        text.contains("grpc_server_handling_seconds_bucket{le="),
+        "{text}"
+    );
+
+    server.at(30);
+    server.await_work(0);
+    let thread = folder.path().join("data/round.tid");
+    if cfg!(target_os = "linux") {
+        let id = std::fs::read_to_string(&thread).unwrap();
+        let name = std::fs::read_to_string(format!("/proc/self/task/{id}/comm")).unwrap();
+        assert_eq!(name, "hash\n");
+    }
+    let text = scrape();
+    for name in [
+        "poet_round_leaves_total",
+        "poet_round_leaves_per_second",
+        "poet_round_expected_leaves",
+    ] {
+        let sample = format!("{name}{{id=\"0\"}}");
+        assert!(value(&text, &sample).unwrap() > 0.0, "{sample}: {text}");
+    }
+    assert!(value(&text, "poet_round_expected_ticks{id=\"0\"}").is_some());
+    assert!(value(&text, "poet_round_log_age_seconds{id=\"0\"}").unwrap() < 60.0);
+    assert_eq!(
+        value(&text, "poet_round_members_total{id=\"0\"}"),
+        Some(1.0)
+    );
+    assert_eq!(
+        value(&text, "poet_round_members_total{id=\"1\"}"),
+        Some(0.0)
+    );
+
+    // The clock goes on to 7 seconds after the round's end.
+    server.at(87);
+    server.client.await_proof(0);
+    await_some("the lateness", || {
+        (value(&scrape(), "poet_proof_lateness_seconds") == Some(7.0)).then_some(())
+    });
+    assert!(!thread.exists());
+}
+
+#[test]
+fn without_a_port_nothing_is_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    config.metrics_port = None;
+    let server = LocalServer::start(config, 10);
+    assert!(server.addresses.metrics.is_none());
+    assert_eq!(server.client.get("/metrics").status, 404);
+}
