@@ -1,5 +1,5 @@
 //! The interfaces: REST here, gRPC in [`grpc`], both in front of the same
-//! [`Registration`](crate::registration::Registration).
+//! [`Registration`].
 //!
 //! Every request's body is read before the request is looked at: clients send `{}` with their
 //! GETs, and a body that nobody reads would cost them their connection.
