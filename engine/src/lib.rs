@@ -4,8 +4,8 @@
 //! did. This crate is everything between the hash functions (which backends provide, see
 //! [`Sha256`] and [`Chain`]) and a service: labels and tree ([`Tree`]), the work loop ([`run`]),
 //! the log of subtree roots from which a round can be resumed and proven ([`LogRead`],
-//! [`resume`]), proofs ([`prove()`], [`Proof`]), verification ([`verify()`]) and the membership
-//! tree ([`membership`]).
+//! [`resume`]), its audit ([`mod@audit`]), proofs ([`prove()`], [`Proof`]), verification
+//! ([`verify()`]) and the membership tree ([`membership`]).
 //!
 //! "PROTOCOL.md section n" in these pages is the specification of the Spacemesh PoET protocol; its
 //! content is given where it matters.
@@ -38,13 +38,18 @@
 //! # Features
 //!
 //! `std` (default): the log as a file and its background writer ([`mod@file`]), threads in
-//! [`prove()`]. Without it the crate needs `alloc` only.
+//! [`prove()`] and audits. Without it the crate needs `alloc` only.
+//!
+//! `fault-injection`: faults on purpose, for tests.
 
 #![cfg_attr(not(feature = "std"), no_std)]
 
 extern crate alloc;
 
+pub mod audit;
 mod challenge;
+#[cfg(feature = "fault-injection")]
+pub mod fault;
 #[cfg(feature = "std")]
 pub mod file;
 mod hash;

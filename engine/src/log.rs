@@ -52,6 +52,12 @@ impl SubtreeHeight {
         self.0 as u32
     }
 
+    /// The height `levels` above; the sum is at most [`SubtreeHeight::MAX`].
+    pub(crate) fn above(self, levels: u32) -> Self {
+        debug_assert!(self.get() + levels <= Self::MAX.get());
+        Self(self.0 + levels as u8)
+    }
+
     /// Leaves in a subtree of this height.
     #[must_use]
     pub const fn leaves(self) -> u64 {

@@ -17,12 +17,27 @@ pub fn run(
     subtree_height: SubtreeHeight,
     target: &AtomicU64,
     progress: &AtomicU64,
+    log: impl FnMut(Node),
+) {
+    work(tree, subtree_height, target, progress, log, |_, _| {});
+}
+
+/// The loop. `disturb` is shown the tree before each label is made, and with the label before it is
+/// added.
+pub(crate) fn work(
+    tree: &mut Tree,
+    subtree_height: SubtreeHeight,
+    target: &AtomicU64,
+    progress: &AtomicU64,
     mut log: impl FnMut(Node),
+    mut disturb: impl FnMut(&mut Tree, Option<&mut Node>),
 ) {
     let height_to_log = subtree_height.get();
     progress.store(tree.leaves(), Relaxed);
     while tree.leaves() < target.load(Relaxed).min(MAX_LEAVES) {
-        let label = tree.next_label();
+        disturb(tree, None);
+        let mut label = tree.next_label();
+        disturb(tree, Some(&mut label));
         tree.push(label, |height, _, node| {
             if height == height_to_log {
                 log(*node);

@@ -39,6 +39,12 @@ impl Hasher {
         self.total
     }
 
+    /// Flips a bit of what was absorbed.
+    #[cfg(feature = "fault-injection")]
+    pub(crate) fn flip(&mut self) {
+        self.state[3] ^= 1 << 17;
+    }
+
     pub(crate) fn update(&mut self, sha256: &dyn Sha256, mut bytes: &[u8]) {
         let used = (self.total % 64) as usize;
         self.total += bytes.len() as u64;

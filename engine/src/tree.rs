@@ -229,6 +229,29 @@ impl Tree {
         self.prefixes.push(prefix);
     }
 
+    /// Flips a bit of the parked node at `height`; of the state after `statement || node` only, if
+    /// `prefix` is set. Says whether there is such a node.
+    #[cfg(feature = "fault-injection")]
+    pub(crate) fn flip_parked(&mut self, height: u32, prefix: bool) -> bool {
+        if self.leaves >> height & 1 == 0 {
+            return false;
+        }
+        let at = (self.leaves & ((1 << height) - 1)).count_ones() as usize;
+        if prefix {
+            let highest_first = self.prefixes.len() - 1 - at;
+            self.prefixes[highest_first].flip();
+        } else {
+            self.buffer[self.top + at * NODE_SIZE] ^= 0x10;
+        }
+        true
+    }
+
+    /// Flips a bit of the statement.
+    #[cfg(feature = "fault-injection")]
+    pub(crate) fn flip_statement(&mut self) {
+        self.salt.flip();
+    }
+
     /// The root of the tree as it is; `None` without leaves.
     #[must_use]
     pub fn root(&self) -> Option<Node> {

@@ -109,6 +109,28 @@ fn a_header_with_any_byte_changed_is_refused_and_left_alone() {
 }
 
 #[test]
+fn a_header_that_was_never_written_is_written() {
+    let directory = Directory::new();
+    let path = directory.log();
+    open(&path, &header(2)).unwrap().append(&[node(7)]).unwrap();
+    let whole = fs::read(&path).unwrap();
+    // The file may be shorter than the header, or have entries behind it.
+    for length in [1, 50, LogHeader::BYTES, whole.len()] {
+        let mut left = whole[..length].to_vec();
+        left[..length.min(LogHeader::BYTES)].fill(0);
+        fs::write(&path, &left).unwrap();
+        let mut log = open(&path, &header(2)).unwrap();
+        let kept = usize::from(length == whole.len());
+        assert_eq!(entries(&mut log), [node(7)][..kept], "{length} bytes");
+        drop(log);
+        assert_eq!(
+            fs::read(&path).unwrap(),
+            whole[..LogHeader::BYTES + 32 * kept]
+        );
+    }
+}
+
+#[test]
 fn the_log_of_something_else_is_refused_with_what_differs() {
     let directory = Directory::new();
     let path = directory.log();
@@ -141,7 +163,9 @@ fn the_log_of_something_else_is_refused_with_what_differs() {
 fn another_kind_of_file_is_refused_and_left_alone() {
     let directory = Directory::new();
     let path = directory.log();
-    for content in [&b"hello"[..], &[0; 96], &[b'P'; 4096]] {
+    let mut almost_blank = [0; 96];
+    almost_blank[95] = 1;
+    for content in [&b"hello"[..], &almost_blank, &[b'P'; 4096]] {
         fs::write(&path, content).unwrap();
         let error = open(&path, &header(0)).unwrap_err().to_string();
         assert!(error.contains("it is not a tree log"), "{error}");

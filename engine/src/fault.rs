@@ -1,0 +1,57 @@
+//! Faults on purpose, to see that they are found. For tests: feature `fault-injection`.
+
+use core::sync::atomic::AtomicU64;
+
+use crate::{Node, SubtreeHeight, Tree, run};
+
+/// What a bit is flipped in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A label that has just been made.
+    Label,
+    /// The statement, as it is kept for the hashes to come.
+    Statement,
+    /// The parked node at this height.
+    Parked(u32),
+    /// What is kept of the parked node at this height for the hash of its parent.
+    Prefix(u32),
+}
+
+/// As [`run()`](crate::run()), with one fault at leaf `at`, or at the first one after it at which
+/// there is a node at the height in question. Leaves before those that `tree` has are over.
+pub fn run_with_fault(
+    tree: &mut Tree,
+    subtree_height: SubtreeHeight,
+    target: &AtomicU64,
+    progress: &AtomicU64,
+    log: impl FnMut(Node),
+    at: u64,
+    fault: Fault,
+) {
+    let mut pending = tree.leaves() <= at;
+    run::work(
+        tree,
+        subtree_height,
+        target,
+        progress,
+        log,
+        |tree, label| {
+            if !pending || tree.leaves() < at {
+                return;
+            }
+            pending = match (fault, label) {
+                (Fault::Label, Some(label)) => {
+                    label[7] ^= 4;
+                    false
+                }
+                (Fault::Statement, None) => {
+                    tree.flip_statement();
+                    false
+                }
+                (Fault::Parked(height), None) => !tree.flip_parked(height, false),
+                (Fault::Prefix(height), None) => !tree.flip_parked(height, true),
+                _ => true,
+            };
+        },
+    );
+}
