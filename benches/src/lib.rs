@@ -7,6 +7,7 @@
 //!
 //! | benchmark | what it measures |
 //! |---|---|
+//! | `audit` | auditors beside the hashing thread: rates, and time until a flipped bit is found |
 //! | `cycles` | everything in CPU cycles, as a table for people |
 //! | `kernels` | every kernel of this CPU, and peers |
 //! | `prover` | the work loop |
