@@ -1,0 +1,83 @@
+//! `poet-service export`.
+
+use std::{io::Write as _, path::PathBuf, process::ExitCode};
+
+use anyhow::{Context as _, bail};
+use clap::ValueEnum;
+use poet_service::{
+    api::json,
+    args::ServerArgs,
+    config::Config,
+    identity::PrivateKey,
+    service::DATABASE_FILE,
+    storage::{Setting, SqliteReader},
+};
+
+use super::OutFile;
+
+/// Write a published proof to a file
+///
+/// Takes the options of the server, which say where its database is, and works while the server
+/// runs. `verify` reads both formats. Exit code: 0 written, 1 there is no such proof or it cannot be
+/// read or written.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The round
+    #[arg(long, value_name = "ID")]
+    proof: u64,
+
+    /// Write to this file instead of standard output
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+
+    /// json: the answer of GET /v1/proofs/ID. bytes: what nodes store and name the proof by, without
+    /// the members; the statement that it is valid for is printed on standard error
+    #[arg(long, value_enum, default_value = "json")]
+    format: Format,
+
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Format {
+    Json,
+    Bytes,
+}
+
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let config = Config::load(args.server)?;
+    let path = config.dbdir.join(DATABASE_FILE);
+    if !path.exists() {
+        bail!(
+            "--dbdir {} has no {DATABASE_FILE}: expected the directory of a server",
+            config.dbdir.display()
+        );
+    }
+    let database = SqliteReader::open(&path)?;
+    let Some(published) = database.proof(args.proof)? else {
+        bail!("round {} has no proof in {}", args.proof, path.display());
+    };
+    let content = match args.format {
+        Format::Json => {
+            let key = database
+                .setting(Setting::PrivateKey)?
+                .and_then(|key| PrivateKey::from_bytes(&key).ok())
+                .with_context(|| format!("{} holds no private key", path.display()))?;
+            json::proof_response(&published, key.public().as_bytes()).into_bytes()
+        }
+        Format::Bytes => {
+            eprintln!("statement {}", hex::encode(&published.statement));
+            let reference = published.proof.reference(published.leaves);
+            eprintln!("reference {}", hex::encode(reference));
+            published.proof.to_scale(published.leaves)
+        }
+    };
+    match args.out {
+        Some(path) => OutFile::create(&path)?.finish(&content)?,
+        None => std::io::stdout()
+            .write_all(&content)
+            .context("cannot write the proof to standard output")?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
