@@ -1,0 +1,268 @@
+//! `poet-client load fetch`.
+
+use std::{
+    cell::RefCell,
+    num::NonZero,
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use http_body_util::BodyExt as _;
+use hyper::{
+    Response, StatusCode,
+    body::{Bytes, Incoming},
+    header,
+};
+use jiff::Timestamp;
+use serde::Deserialize;
+use tokio::task::LocalSet;
+
+use super::{
+    http::{Connection, Target},
+    proof,
+    report::{Errors, Latencies},
+};
+
+/// How often a proof that is not there yet is asked for.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// How long after the end of a round its proof is waited for.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// How long the next part of a proof may take.
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Fetch the proof of a round by many clients at once
+///
+/// The first one verifies it. The clients then connect and ask all at once, and each compares what
+/// it gets, byte for byte, with what the first one got.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The server
+    #[arg(long, default_value = "http://localhost:8080")]
+    url: String,
+
+    /// Of which round
+    #[arg(long, value_name = "ID")]
+    round: u64,
+
+    /// How many clients
+    #[arg(long, value_name = "NUMBER", default_value = "1000")]
+    clients: NonZero<usize>,
+
+    /// Wait for the end of the round and its proof, and begin as soon as it is there
+    #[arg(long)]
+    wait: bool,
+}
+
+#[derive(Deserialize)]
+struct Round {
+    end: String,
+}
+
+/// A proof that was fetched.
+pub(super) struct Ready {
+    pub(super) compressed: Bytes,
+    /// How long after the end of the round the server began to answer with it.
+    late: Option<Duration>,
+}
+
+impl Ready {
+    pub(super) fn when(&self) -> String {
+        self.late.map_or_else(
+            || "there".to_owned(),
+            |late| format!("there {:.2} s after the round's end", late.as_secs_f64()),
+        )
+    }
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<bool> {
+    let target = Target::resolve(&args.url).await?;
+    let id = args.round.to_string();
+    let end = if args.wait {
+        round_end(&target, &id).await?
+    } else {
+        None
+    };
+    let ready = if args.wait {
+        await_proof(&target, &id, end).await?
+    } else {
+        let compressed = fetch(&target, &id)
+            .await?
+            .with_context(|| format!("round {id} has no proof: expected --wait or another one"))?;
+        let late = None;
+        Ready { compressed, late }
+    };
+
+    let clients = args.clients.get();
+    let load = Rc::new(Load {
+        target,
+        path: path(&id),
+        expected: ready.compressed.clone(),
+        start: Instant::now(),
+        latencies: RefCell::new(Latencies::with_capacity(clients)),
+        errors: RefCell::default(),
+    });
+    let local = LocalSet::new();
+    for _ in 0..clients {
+        local.spawn_local(Rc::clone(&load).client());
+    }
+    local.await;
+    let took = load.start.elapsed();
+    let last = end.map(|end| end.elapsed());
+
+    // Not before: the clients were not to wait for it.
+    let verified = proof::check(&ready.compressed)?;
+    println!(
+        "proof       {}; valid: {} leaves, {} members, {} bytes, {} compressed",
+        ready.when(),
+        verified.leaves,
+        verified.members.len(),
+        verified.bytes,
+        ready.compressed.len()
+    );
+    let served = load.latencies.borrow().len();
+    let bytes = served as f64 * ready.compressed.len() as f64;
+    println!(
+        "served      {served} of {clients} clients in {:.2} s, {:.0} MB/s",
+        took.as_secs_f64(),
+        bytes / took.as_secs_f64() / 1e6
+    );
+    if let Some(last) = last {
+        println!(
+            "last        had it {:.2} s after the round's end",
+            last.as_secs_f64()
+        );
+    }
+    println!("latency     {}", load.latencies.take().summary());
+    println!("{}", load.errors.borrow());
+    let right = load.errors.borrow().is_empty();
+    Ok(right)
+}
+
+/// What the clients share. All of them are on one thread.
+struct Load {
+    target: Target,
+    path: String,
+    expected: Bytes,
+    start: Instant,
+    latencies: RefCell<Latencies>,
+    errors: RefCell<Errors>,
+}
+
+impl Load {
+    async fn client(self: Rc<Self>) {
+        match self.fetch_and_compare().await {
+            Ok(()) => self.latencies.borrow_mut().push(self.start.elapsed()),
+            Err(error) => self.errors.borrow_mut().add(&error),
+        }
+    }
+
+    async fn fetch_and_compare(&self) -> anyhow::Result<()> {
+        let mut connection = self.target.connect().await?;
+        let mut body = ask(&mut connection, &self.path)
+            .await?
+            .context("status 404: the proof has gone")?
+            .into_body();
+        let mut rest = &self.expected[..];
+        while let Some(part) = next_part(&mut body).await? {
+            rest = rest
+                .strip_prefix(&*part)
+                .context("another proof than the first client got")?;
+        }
+        ensure!(rest.is_empty(), "the proof was cut off");
+        Ok(())
+    }
+}
+
+fn path(id: &str) -> String {
+    format!("/v1/proofs/{id}")
+}
+
+/// The end of a round, where the server tells it.
+async fn round_end(target: &Target, id: &str) -> anyhow::Result<Option<Instant>> {
+    let round: Option<Round> = target.get_json(&format!("/v1/rounds/{id}")).await?;
+    let Some(Round { end }) = round else {
+        return Ok(None);
+    };
+    let end: Timestamp = end.parse().context("the end of the round")?;
+    let left = Timestamp::now().duration_until(end);
+    let now = Instant::now();
+    Ok(Some(match Duration::try_from(left) {
+        Ok(left) => now + left,
+        // The past.
+        Err(_) => now.checked_sub(left.unsigned_abs()).unwrap_or(now),
+    }))
+}
+
+/// Waits for the proof of a round whose end is known or not.
+pub(super) async fn await_proof(
+    target: &Target,
+    id: &str,
+    end: Option<Instant>,
+) -> anyhow::Result<Ready> {
+    if let Some(end) = end {
+        tokio::time::sleep_until(end.into()).await;
+    }
+    let give_up = Instant::now() + PATIENCE;
+    while Instant::now() < give_up {
+        let asked = Instant::now();
+        if let Some(compressed) = fetch(target, id).await? {
+            let late = end.map(|end| asked.saturating_duration_since(end));
+            return Ok(Ready { compressed, late });
+        }
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+    bail!(
+        "round {id} still had no proof {} s after its end",
+        PATIENCE.as_secs()
+    )
+}
+
+/// The compressed proof, if it is there.
+async fn fetch(target: &Target, id: &str) -> anyhow::Result<Option<Bytes>> {
+    let mut connection = target.connect().await?;
+    let Some(response) = ask(&mut connection, &path(id)).await? else {
+        return Ok(None);
+    };
+    let mut compressed = Vec::new();
+    let mut body = response.into_body();
+    while let Some(part) = next_part(&mut body).await? {
+        compressed.extend_from_slice(&part);
+    }
+    Ok(Some(compressed.into()))
+}
+
+/// The answer with a proof; `None` if there is none.
+async fn ask(
+    connection: &mut Connection,
+    path: &str,
+) -> anyhow::Result<Option<Response<Incoming>>> {
+    let response = connection.get(path, "gzip").await?;
+    match response.status() {
+        StatusCode::OK => {}
+        StatusCode::NOT_FOUND => return Ok(None),
+        status => bail!("status {status}"),
+    }
+    let encoding = response.headers().get(header::CONTENT_ENCODING);
+    ensure!(
+        encoding.is_some_and(|encoding| encoding == "gzip"),
+        "the proof is not compressed"
+    );
+    Ok(Some(response))
+}
+
+async fn next_part(body: &mut Incoming) -> anyhow::Result<Option<Bytes>> {
+    loop {
+        let frame = tokio::time::timeout(STALL_TIMEOUT, body.frame())
+            .await
+            .context("the proof stopped")?;
+        match frame {
+            None => return Ok(None),
+            Some(frame) => {
+                if let Ok(part) = frame.context("the proof was cut off")?.into_data() {
+                    return Ok(Some(part));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Requests over connections that are kept.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::{Context as _, bail};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::{
+    Method, Request, Response, Uri,
+    body::{Bytes, Incoming},
+    client::conn::http1::{Builder, SendRequest},
+    header,
+};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::TcpStream;
+
+/// What a connection reads at a time: with thousands of them, more would fill the memory.
+const READ_BYTES: usize = 32 * 1024;
+/// The longest answer other than a proof.
+const MAX_ANSWER_BYTES: usize = 1 << 20;
+/// How long a request may take.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A server.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    address: SocketAddr,
+    host: String,
+}
+
+impl Target {
+    /// The server at `http://host:port`.
+    pub(super) async fn resolve(url: &str) -> anyhow::Result<Self> {
+        let uri: Uri = url
+            .parse()
+            .with_context(|| format!("--url {url}: expected http://host:port"))?;
+        let (Some("http"), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+            bail!("--url {url}: expected http://host:port");
+        };
+        let place = (
+            authority.host().trim_matches(['[', ']']),
+            authority.port_u16().unwrap_or(80),
+        );
+        let address = tokio::net::lookup_host(place)
+            .await
+            .with_context(|| format!("--url {url}: cannot resolve the name"))?
+            // As the server: `localhost` is 127.0.0.1 first.
+            .min_by_key(SocketAddr::is_ipv6)
+            .with_context(|| format!("--url {url}: the name has no address"))?;
+        Ok(Self {
+            address,
+            host: authority.to_string(),
+        })
+    }
+
+    pub(super) async fn connect(&self) -> anyhow::Result<Connection> {
+        let stream = TcpStream::connect(self.address)
+            .await
+            .with_context(|| format!("cannot connect to {}", self.host))?;
+        stream.set_nodelay(true)?;
+        let (sender, connection) = Builder::new()
+            .read_buf_exact_size(Some(READ_BYTES))
+            .handshake(TokioIo::new(stream))
+            .await?;
+        // Whatever ends it fails the request that is under way, which tells.
+        tokio::spawn(async move { drop(connection.await) });
+        Ok(Connection {
+            sender,
+            host: self.host.clone(),
+        })
+    }
+
+    /// The JSON answer to a GET, over a connection of its own. `None` where there is nothing (yet).
+    pub(super) async fn get_json<T: DeserializeOwned>(
+        &self,
+        path: &str,
+    ) -> anyhow::Result<Option<T>> {
+        let mut connection = self.connect().await?;
+        let response = connection.get(path, "identity").await?;
+        let status = response.status();
+        let body = whole_body(response.into_body()).await?;
+        match status.as_u16() {
+            200 => serde_json::from_slice(&body)
+                .map(Some)
+                .with_context(|| format!("{path}: unexpected answer")),
+            404 => Ok(None),
+            _ => bail!("{path}: {status}: {}", String::from_utf8_lossy(&body)),
+        }
+    }
+}
+
+/// A connection to a server.
+pub(super) struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    host: String,
+}
+
+impl Connection {
+    pub(super) async fn get(
+        &mut self,
+        path: &str,
+        encoding: &'static str,
+    ) -> anyhow::Result<Response<Incoming>> {
+        let request = Request::get(path)
+            .header(header::HOST, &self.host)
+            .header(header::ACCEPT_ENCODING, encoding)
+            // As nodes do.
+            .body(Full::new(Bytes::from_static(b"{}")))?;
+        self.send(request).await
+    }
+
+    /// The status and the body of the answer to a POST.
+    pub(super) async fn post(
+        &mut self,
+        path: &'static str,
+        body: String,
+    ) -> anyhow::Result<(u16, Bytes)> {
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(path)
+            .header(header::HOST, &self.host)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(body)))?;
+        let response = self.send(request).await?;
+        let status = response.status().as_u16();
+        Ok((status, whole_body(response.into_body()).await?))
+    }
+
+    async fn send(&mut self, request: Request<Full<Bytes>>) -> anyhow::Result<Response<Incoming>> {
+        let answer = async {
+            self.sender.ready().await?;
+            self.sender.send_request(request).await
+        };
+        tokio::time::timeout(TIMEOUT, answer)
+            .await
+            .context("no answer in time")?
+            .context("the connection failed")
+    }
+}
+
+async fn whole_body(body: Incoming) -> anyhow::Result<Bytes> {
+    let body = Limited::new(body, MAX_ANSWER_BYTES).collect();
+    let body = tokio::time::timeout(TIMEOUT, body)
+        .await
+        .context("the answer stopped")?
+        .map_err(|error| anyhow::anyhow!("the answer was cut off: {error}"))?;
+    Ok(body.to_bytes())
+}
