@@ -1,15 +1,19 @@
 //! The options of the server.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, num::NonZero, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser};
 use jiff::Timestamp;
+use poet_engine::MAX_THREADS;
 
 use crate::{
+    api::client::TrustedProxies,
     certificate::{self, KeyTextError},
+    cores::{WorkCore, WorkPriority},
     duration::{self, DurationError},
     identity::PublicKey,
     pow::MAX_DIFFICULTY,
+    worker::AuditMode,
 };
 
 /// The options of the server, as far as they are given. They can also stand in a file.
@@ -74,6 +78,30 @@ pub struct ServerArgs {
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub max_grpc_resp_size: Option<usize>,
 
+    /// The most connections for REST at a time; a quarter as many are served for gRPC
+    /// [default: 16384, or what the limit on open files leaves]
+    #[arg(long, value_name = "NUMBER", value_parser = parse_connections)]
+    pub max_connections: Option<usize>,
+
+    /// The most connections of one address, or of one /64 of IPv6; trusted proxies have no limit
+    /// of their own [default: half of all]
+    #[arg(long, value_name = "NUMBER", value_parser = parse_connections)]
+    pub max_connections_per_address: Option<usize>,
+
+    /// Requests per second that one address, or one /64 of IPv6, may send in the long run; further
+    /// ones are answered 429. Behind a proxy it needs --trusted-proxies [default: no limit]
+    #[arg(long, value_name = "NUMBER", value_parser = parse_rate)]
+    pub rate_limit: Option<f64>,
+
+    /// Requests that one address may send at once [default: ten seconds' worth of --rate-limit]
+    #[arg(long, value_name = "NUMBER", value_parser = parse_burst)]
+    pub rate_limit_burst: Option<NonZero<u32>>,
+
+    /// Networks of reverse proxies, with commas between them: of their requests, the sender is the
+    /// last address in X-Forwarded-For that is not a proxy's [default: none]
+    #[arg(long, value_name = "CIDR,...")]
+    pub trusted_proxies: Option<TrustedProxies>,
+
     /// Serve metrics for Prometheus on this port, at /metrics [default: none are served]
     #[arg(long, value_name = "PORT", value_parser = parse_port)]
     pub metrics_port: Option<u16>,
@@ -132,6 +160,33 @@ pub struct ServerArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
         default_missing_value = "true", value_parser = parse_bool)]
     pub disable_worker: Option<bool>,
+
+    /// The core that the hashing thread has for itself, all other threads being kept off it:
+    /// `auto` takes the fastest one, measured at the start, and none if there is only one; a
+    /// number takes that one; `off` lets the system place the threads. With a core for it, memory
+    /// is kept from being swapped out. What the system does not permit is left out with a warning
+    /// [default: auto]
+    #[arg(long, value_name = "auto|N|off")]
+    pub work_core: Option<WorkCore>,
+
+    /// The priority of the hashing thread on its own core. `realtime` comes before every ordinary
+    /// thread, the system's included: for a core that the system is kept off, too (isolcpus), with
+    /// kernel.sched_rt_runtime_us=-1. `nice` is the highest ordinary one: where the kernel
+    /// schedules by groups (autogroups, cpu control groups), the other threads of the server pay
+    /// for it [default: off]
+    #[arg(long, value_name = "off|nice|realtime")]
+    pub work_priority: Option<WorkPriority>,
+
+    /// How much of the work is recomputed on other cores while it is done, so that what a faulty CPU,
+    /// memory or disk gets wrong is repaired while it can be: full; sampled, a random eighth, and
+    /// everything once something there is wrong, which misses most single wrong labels; or off
+    /// [default: full; off on a machine with one core]
+    #[arg(long, value_name = "full|sampled|off")]
+    pub audit: Option<AuditMode>,
+
+    /// Threads of low priority for that [default: 1]
+    #[arg(long, value_name = "NUMBER", value_parser = parse_threads)]
+    pub audit_threads: Option<usize>,
 
     /// The backend that hashes [default: POET_BACKEND, or the fastest one here]
     #[arg(long, value_name = "NAME")]
@@ -226,6 +281,32 @@ fn parse_batch(text: &str) -> Result<usize, &'static str> {
         .ok_or("expected a number of registrations, at least 1")
 }
 
+fn parse_threads(text: &str) -> Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|threads| (1..=MAX_THREADS).contains(threads))
+        .ok_or_else(|| format!("expected a number of threads from 1 to {MAX_THREADS}"))
+}
+
+fn parse_connections(text: &str) -> Result<usize, &'static str> {
+    text.parse()
+        .ok()
+        .filter(|connections| *connections > 0)
+        .ok_or("expected a number of connections, at least 1")
+}
+
+fn parse_rate(text: &str) -> Result<f64, &'static str> {
+    text.parse()
+        .ok()
+        .filter(|rate: &f64| rate.is_finite() && *rate > 0.0)
+        .ok_or("expected a number of requests per second, above 0")
+}
+
+fn parse_burst(text: &str) -> Result<NonZero<u32>, &'static str> {
+    text.parse()
+        .map_err(|_| "expected a number of requests, at least 1")
+}
+
 fn parse_port(text: &str) -> Result<u16, &'static str> {
     text.parse().map_err(|_| "expected a port from 0 to 65535")
 }
@@ -281,10 +362,20 @@ mod tests {
             ("--debuglog=maybe", "true or false"),
             ("--pow=maybe", "on or off"),
             ("--certificates=1", "on or off"),
+            ("--work-core=fastest", "auto, off or the number of a core"),
+            ("--work-core=4096", "auto, off or the number of a core"),
+            ("--work-priority=high", "off, nice or realtime"),
             ("--maxlogfiles=few", "a number of files"),
             ("--maxlogfilesize=0", "a number of MB"),
             ("--max-submit-batch-size=0", "at least 1"),
             ("--submit-flush-interval=1", "unit"),
+            ("--audit=some", "expected full, sampled or off"),
+            ("--audit-threads=0", "a number of threads from 1 to 1024"),
+            ("--max-connections=0", "at least 1"),
+            ("--max-connections-per-address=many", "at least 1"),
+            ("--rate-limit=0", "above 0"),
+            ("--rate-limit-burst=0", "at least 1"),
+            ("--trusted-proxies=10.0.0.0/40", "networks with commas"),
         ] {
             let error = OptionLine::try_parse_from([argument])
                 .err()
@@ -295,6 +386,15 @@ mod tests {
                 error.contains(option) && error.contains(expected),
                 "{error}"
             );
+        }
+    }
+
+    #[test]
+    fn every_audit_mode() {
+        for mode in ["full", "sampled", "off"] {
+            let OptionLine { server } =
+                OptionLine::try_parse_from([format!("--audit={mode}")]).unwrap();
+            assert_eq!(server.audit.unwrap().to_string(), mode);
         }
     }
 

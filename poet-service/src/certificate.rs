@@ -265,7 +265,7 @@ pub enum TrustedKeysError {
     #[error("no directory is configured: expected --trusted-pub-keys-dir-path")]
     NoFolder,
     /// A folder or file cannot be read.
-    #[error("cannot read {path}: {cause}")]
+    #[error("cannot read {path}: {cause}: expected a directory of *.key files")]
     Read {
         /// Which one.
         path: PathBuf,

@@ -7,6 +7,7 @@
 use std::{
     collections::HashMap,
     env, fmt, fs, io,
+    num::NonZero,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -17,15 +18,21 @@ use clap::{Args as _, Parser};
 use jiff::Timestamp;
 
 use crate::{
+    api::client::Rate,
     args::{OptionLine, ServerArgs},
     certificate::{Certifier, TrustedKeys, TrustedKeysError},
+    cores::{WorkCore, WorkPlace, WorkPriority},
     duration::format_go,
     identity::{PRIVATE_KEY_VARIABLE, PrivateKey, PrivateKeyError, PublicKey},
+    limits::ClientLimits,
     registration::Rules,
+    worker::AuditMode,
 };
 
 /// The environment variable that may name the backend.
 const BACKEND_VARIABLE: &str = "POET_BACKEND";
+/// The burst of an address, unless configured, in seconds of its rate.
+const BURST_SECONDS: f64 = 10.0;
 const MEGABYTE: u64 = 1_000_000;
 /// Options of the original server that there is nothing to do for.
 const WITHOUT_EFFECT: [&str; 5] = ["lps", "memory", "tree-file-buffer", "cpuprofile", "profile"];
@@ -53,6 +60,8 @@ pub struct Config {
     pub config_rpclisten: String,
     /// The longest message that is sent over gRPC.
     pub max_grpc_response_bytes: usize,
+    /// What clients may cost.
+    pub client_limits: ClientLimits,
     /// Where metrics are served, if they are.
     pub metrics_port: Option<u16>,
     /// The rules of registration.
@@ -65,6 +74,16 @@ pub struct Config {
     pub trial: bool,
     /// Whether rounds are worked on.
     pub worker: bool,
+    /// The core that the hashing thread asks for.
+    pub work_core: WorkCore,
+    /// The priority that the hashing thread asks for.
+    pub work_priority: WorkPriority,
+    /// The place that it has got; it has to be asked for before any thread is started.
+    pub work_place: WorkPlace,
+    /// How much of the work is audited.
+    pub audit: AuditMode,
+    /// Threads that audit.
+    pub audit_threads: usize,
     /// The most registrations in one commit.
     pub max_submit_batch: usize,
     /// Where the log's files are kept.
@@ -86,7 +105,7 @@ pub struct Config {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read --configfile {path}: {cause}")]
+    #[error("cannot read --configfile {path}: {cause}: expected a text of name=value lines")]
     Read {
         /// Which one.
         path: PathBuf,
@@ -124,6 +143,9 @@ pub enum ConfigError {
          --certifier-pubkey with --certificates=on"
     )]
     NoRegistration,
+    /// A burst of a rate that is not limited.
+    #[error("--rate-limit-burst is given without --rate-limit: expected both")]
+    BurstWithoutRate,
     /// The key in the environment is none.
     #[error("{PRIVATE_KEY_VARIABLE}: {cause}")]
     PrivateKey {
@@ -241,7 +263,7 @@ impl Config {
         let path = |path: &Path| path.display().to_string();
         let switch = |on| if on { "on" } else { "off" }.to_owned();
         let key = |key: &PublicKey| STANDARD.encode(key.as_bytes());
-        let rules = &self.rules;
+        let (rules, limits) = (&self.rules, &self.client_limits);
         let (poetdir, configfile) = (args.poetdir.map(expand), args.configfile.map(expand));
         let (keys, backend) = (args.trusted_pub_keys_dir_path.map(expand), &self.backend);
         let backend = backend.clone().or_else(|| env::var(BACKEND_VARIABLE).ok());
@@ -270,6 +292,14 @@ impl Config {
                 "max-grpc-resp-size",
                 self.max_grpc_response_bytes.to_string(),
             ),
+            ("max-connections", text(limits.max_connections)),
+            (
+                "max-connections-per-address",
+                text(limits.max_connections_per_address),
+            ),
+            ("rate-limit", text(limits.rate.map(|rate| rate.per_second))),
+            ("rate-limit-burst", text(limits.rate.map(|rate| rate.burst))),
+            ("trusted-proxies", limits.proxies.to_string()),
             ("metrics-port", text(self.metrics_port)),
             ("epoch-duration", format_go(self.epoch_duration)),
             ("phase-shift", format_go(self.phase_shift)),
@@ -290,6 +320,10 @@ impl Config {
             ),
             ("trusted-pub-keys-dir-path", text(keys.as_deref().map(path))),
             ("disable-worker", (!self.worker).to_string()),
+            ("work-core", self.work_core.to_string()),
+            ("work-priority", self.work_priority.to_string()),
+            ("audit", self.audit.to_string()),
+            ("audit-threads", self.audit_threads.to_string()),
             ("backend", text(backend)),
             ("no-trial", (!self.trial).to_string()),
             ("lps", text(args.lps)),
@@ -363,8 +397,19 @@ impl Config {
                 .config_rpclisten
                 .unwrap_or_else(|| "localhost:50001".to_owned()),
             max_grpc_response_bytes: args.max_grpc_resp_size.unwrap_or(8 << 20),
+            client_limits: ClientLimits {
+                max_connections: args.max_connections,
+                max_connections_per_address: args.max_connections_per_address,
+                rate: rate(args.rate_limit, args.rate_limit_burst)?,
+                proxies: args.trusted_proxies.unwrap_or_default(),
+            },
             metrics_port: args.metrics_port,
             worker: !args.disable_worker.unwrap_or(false),
+            work_core: args.work_core.unwrap_or_default(),
+            work_priority: args.work_priority.unwrap_or_default(),
+            work_place: WorkPlace::default(),
+            audit: args.audit.unwrap_or_else(AuditMode::for_this_machine),
+            audit_threads: args.audit_threads.unwrap_or(1),
             max_submit_batch: args.max_submit_batch_size.unwrap_or(1000),
             logdir: directory(args.logdir, "logs")?,
             max_log_files: args.maxlogfiles.unwrap_or(3),
@@ -383,6 +428,23 @@ impl Config {
             json_log: args.jsonlog.unwrap_or(false),
         })
     }
+}
+
+fn rate(per_second: Option<f64>, burst: Option<NonZero<u32>>) -> Result<Option<Rate>, ConfigError> {
+    let Some(per_second) = per_second else {
+        return match burst {
+            Some(_) => Err(ConfigError::BurstWithoutRate),
+            None => Ok(None),
+        };
+    };
+    let default = || {
+        let requests = (per_second * BURST_SECONDS).ceil() as u32;
+        NonZero::new(requests).unwrap_or(NonZero::<u32>::MIN)
+    };
+    Ok(Some(Rate {
+        per_second,
+        burst: burst.unwrap_or_else(default),
+    }))
 }
 
 /// What is done to every option.
@@ -421,6 +483,11 @@ for_all_options!(
     rpclisten "rpclisten",
     config_rpclisten "config-rpclisten",
     max_grpc_resp_size "max-grpc-resp-size",
+    max_connections "max-connections",
+    max_connections_per_address "max-connections-per-address",
+    rate_limit "rate-limit",
+    rate_limit_burst "rate-limit-burst",
+    trusted_proxies "trusted-proxies",
     metrics_port "metrics-port",
     epoch_duration "epoch-duration",
     phase_shift "phase-shift",
@@ -435,6 +502,10 @@ for_all_options!(
     certifier_pubkey "certifier-pubkey",
     trusted_pub_keys_dir_path "trusted-pub-keys-dir-path",
     disable_worker "disable-worker",
+    work_core "work-core",
+    work_priority "work-priority",
+    audit "audit",
+    audit_threads "audit-threads",
     backend "backend",
     no_trial "no-trial",
     lps "lps",
@@ -572,6 +643,8 @@ mod tests {
         );
         assert_eq!(config.max_submit_batch, 1000);
         assert!(config.worker && config.rules.pow && config.ignored.is_empty());
+        assert_eq!(config.work_core, WorkCore::Auto);
+        assert_eq!(config.work_priority, WorkPriority::Off);
         assert!(config.rules.certifier.is_none() && !config.debug_log && !config.json_log);
     }
 
@@ -671,6 +744,19 @@ mod tests {
             error.contains("--trusted-pub-keys-dir-path: cannot read /missing"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn rates_have_a_burst() {
+        let rate = |line: &[&str]| load("", &[&["--poetdir=/p"], line].concat());
+        let limits = |line: &[&str]| rate(line).unwrap().client_limits;
+        assert_eq!(limits(&[]), ClientLimits::default());
+        let of = |line: &[&str]| limits(line).rate.unwrap().burst.get();
+        assert_eq!(of(&["--rate-limit=2.5"]), 25);
+        assert_eq!(of(&["--rate-limit=0.01"]), 1);
+        assert_eq!(of(&["--rate-limit=2", "--rate-limit-burst=7"]), 7);
+        let error = rate(&["--rate-limit-burst=7"]).unwrap_err();
+        assert!(error.contains("without --rate-limit"), "{error}");
     }
 
     #[test]

@@ -10,6 +10,9 @@ const MAX_NANOS: u128 = i64::MAX as u128;
 
 const NANOS_PER_SECOND: u128 = 1_000_000_000;
 
+/// How many digits of a fraction are looked at.
+const MAX_FRACTION_DIGITS: usize = 24;
+
 /// Why a text is not a duration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DurationError {
@@ -70,6 +73,7 @@ pub fn parse_go(text: &str) -> Result<Duration, DurationError> {
             "h" => 3_600 * NANOS_PER_SECOND,
             _ => return Err(DurationError::Syntax),
         };
+        let whole = whole.trim_start_matches('0');
         if whole.len() > 19 {
             return Err(DurationError::TooLong);
         }
@@ -79,14 +83,12 @@ pub fn parse_go(text: &str) -> Result<Duration, DurationError> {
             whole.parse().map_err(|_| DurationError::Syntax)?
         };
         nanos += whole * unit_nanos;
-        // A digit further than that is worth less than a nanosecond even in hours.
-        let mut weight = unit_nanos * NANOS_PER_SECOND;
-        let mut billionths = 0;
-        for digit in fraction.bytes().take(13) {
-            weight /= 10;
-            billionths += u128::from(digit - b'0') * weight;
+        if !fraction.is_empty() {
+            // So many digits of an hour fit 128 bits; those that follow are worth nothing.
+            let fraction = &fraction[..fraction.len().min(MAX_FRACTION_DIGITS)];
+            let parts: u128 = fraction.parse().map_err(|_| DurationError::Syntax)?;
+            nanos += parts * unit_nanos / 10_u128.pow(fraction.len() as u32);
         }
-        nanos += billionths / NANOS_PER_SECOND;
         if nanos > MAX_NANOS {
             return Err(DurationError::TooLong);
         }
@@ -163,7 +165,7 @@ mod tests {
 
     #[test]
     fn parses_what_go_parses() {
-        let cases: [(&str, u128); 20] = [
+        let cases: [(&str, u128); 23] = [
             ("0", 0),
             ("+0", 0),
             ("5s", 5_000_000_000),
@@ -184,6 +186,9 @@ mod tests {
             ("1h2m3s4ms5us6ns", 3_723_004_005_006),
             ("0.100000000000000000000h", 360_000_000_000),
             ("9223372036854775807ns", i64::MAX as u128),
+            ("00000000000000000000001h", 3_600_000_000_000),
+            ("14.00000738132086h", 50_400_026_572_755),
+            ("1.99999999999999999999999999999999999999m", 119_999_999_999),
         ];
         for (text, nanos) in cases {
             assert_eq!(parse_go(text).map(|d| d.as_nanos()), Ok(nanos), "{text}");

@@ -15,24 +15,36 @@
 //! | [`registration`] | the rules of registration, whatever the transport |
 //! | [`pow`], [`certificate`], [`identity`] | what a registration is checked against |
 //! | [`storage`] | what must survive: group commit in SQLite behind a trait |
-//! | [`worker`] | the hashing thread, its log, proofs |
-//! | [`service`] | all of it together: the life of rounds, start, recovery and shutdown |
+//! | [`worker`] | the hashing thread, its log, auditors, proofs |
+//! | [`cores`], [`rate`] | where the hashing thread runs, and whether it has become slow |
+//! | [`machine`] | all of that together: the life of rounds, start, recovery and end, without network |
+//! | [`service`] | the server: directories, the machine, the network around it, shutdown |
 //! | [`api`] | REST and its JSON, gRPC |
+//! | [`doctor`] | what is wrong with the directories of a server that does not run |
 //! | [`metrics`] | what monitoring is told |
+//! | [`import`] | taking over from the Go server |
+//! | [`limits`] | what the system allows the process |
 //! | [`terminal`], [`logfile`] | logs and the status line |
 
 pub mod api;
 pub mod args;
+mod blocking;
 pub mod certificate;
-
 pub mod clock;
 pub mod config;
+pub mod cores;
+mod directory;
+pub mod doctor;
 pub mod duration;
 pub mod identity;
+pub mod import;
+pub mod limits;
 pub mod logfile;
+pub mod machine;
 pub mod metrics;
 pub mod pow;
 mod proofs;
+pub mod rate;
 pub mod registration;
 pub mod schedule;
 pub mod service;

@@ -6,10 +6,13 @@ use std::{io::Write as _, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+use poet_backends::{Options, select_with};
+use poet_engine::{LABEL_DEPTH, WorkFunction};
 use poet_service::{
     args::ServerArgs,
     clock::{Clock, SystemClock},
     config::Config,
+    cores::WorkPlace,
     duration::format_go,
     logfile::LogFile,
     registration::Registration,
@@ -42,6 +45,9 @@ struct Cli {
 enum Command {
     Backends(cli::backends::Args),
     CheckConfig(Box<cli::check_config::Args>),
+    Doctor(Box<cli::doctor::Args>),
+    Export(Box<cli::export::Args>),
+    Import(Box<cli::import::Args>),
     Prove(cli::prove::Args),
     Verify(cli::verify::Args),
 }
@@ -52,6 +58,9 @@ fn main() -> ExitCode {
         None => serve(cli.server),
         Some(Command::Backends(args)) => cli::backends::run(&args),
         Some(Command::CheckConfig(args)) => cli::check_config::run(*args),
+        Some(Command::Doctor(args)) => Ok(cli::doctor::run(*args)),
+        Some(Command::Export(args)) => cli::export::run(*args),
+        Some(Command::Import(args)) => cli::import::run(*args),
         Some(Command::Prove(args)) => cli::prove::run(&args),
         Some(Command::Verify(args)) => cli::verify::run(&args),
     };
@@ -62,7 +71,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(args: ServerArgs) -> anyhow::Result<ExitCode> {
-    let config = Config::load(args)?;
+    let mut config = Config::load(args)?;
     let terminal = Terminal::new();
     let file = LogFile::open(
         &config.logdir,
@@ -78,6 +87,15 @@ fn serve(args: ServerArgs) -> anyhow::Result<ExitCode> {
     terminal.init_logs(config.debug_log, config.json_log, file);
     if !config.ignored.is_empty() {
         tracing::warn!("without effect here: {}", config.ignored.join(", "));
+    }
+    // Before any thread is started: all of them keep off the core of the hashing thread.
+    if config.worker {
+        let options = Options {
+            forced: config.backend.as_deref(),
+            trial: false,
+        };
+        let work = select_with(WorkFunction::Sha256, options)?.work(LABEL_DEPTH)?;
+        config.work_place = WorkPlace::prepare(config.work_core, config.work_priority, &work);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -145,7 +163,7 @@ fn greeting(server: &Server, places: &str) -> String {
          \n\
          Try:\n  \
            curl {url}/v1/info\n  \
-           cargo run --release -p poet-service --example register -- --url {url}\n  \
+           cargo run --release -p poet-service --bin poet-client -- watch {url}\n  \
            curl {url}/v1/proofs/{round}\n"
     )
 }

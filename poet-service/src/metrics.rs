@@ -31,13 +31,14 @@ use prometheus_client::{
     },
     registry::Registry,
 };
+use tokio::sync::watch;
 
 use crate::{
     api::{error::Code, grpc},
     clock::{Clock, time_until},
-    service::StatusReader,
+    service::{Status, StatusReader},
     storage::Storage,
-    worker::TICK_LEAVES,
+    worker::{AuditMode, TICK_LEAVES},
 };
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -214,6 +215,8 @@ pub(crate) struct ServerState {
     pub(crate) status: StatusReader,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) storage: Arc<dyn Storage>,
+    /// Why the server is not ready, if it is not.
+    pub(crate) unready: watch::Receiver<Option<&'static str>>,
     pub(crate) dbdir: PathBuf,
     pub(crate) datadir: PathBuf,
 }
@@ -231,7 +234,7 @@ impl Collector for ServerState {
         if let Some(executing) = &status.executing {
             let id = [("id", executing.round.to_string())];
             let leaves = executing.leaves.load(Relaxed);
-            let rate = executing.leaves_per_second();
+            let (rate, watched) = (executing.leaves_per_second(), executing.rate());
             let left = time_until(self.clock.now(), executing.end).as_secs_f64();
             let expected = leaves + (rate * left) as u64;
             members.push((executing.round, executing.members));
@@ -245,6 +248,16 @@ impl Collector for ServerState {
                     "poet_round_leaves_per_second",
                     "Since the start of the work",
                     rate,
+                ),
+                (
+                    "poet_round_newest_leaves_per_second",
+                    "In the newest whole minute; before there is one, since the start of the work",
+                    watched.newest.unwrap_or(rate),
+                ),
+                (
+                    "poet_round_slow",
+                    "1 while the work stays slower than in its first minutes",
+                    f64::from(u8::from(watched.slow)),
                 ),
                 (
                     "poet_round_expected_leaves",
@@ -266,13 +279,20 @@ impl Collector for ServerState {
                 ConstGauge::new(value).encode(metric.encode_family(&id)?)?;
             }
         }
+        self.encode_audits(&mut encoder, &status)?;
         let name = "poet_round_members";
         let mut metric = encoder.encode_descriptor(name, "Members", None, MetricType::Counter)?;
         for (round, members) in members {
             let id = [("id", round.to_string())];
             ConstCounter::new(members).encode(metric.encode_family(&id)?)?;
         }
+        let ready = self.unready.borrow().is_none();
         let mut gauges = vec![
+            (
+                "poet_ready",
+                "Whether the server can do its work",
+                f64::from(u8::from(ready)),
+            ),
             (
                 "poet_storage_queue",
                 "Registrations and other writes that wait for the database",
@@ -308,6 +328,57 @@ impl Collector for ServerState {
         for (name, help, value) in gauges {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             ConstGauge::new(value).encode(metric)?;
+        }
+        Ok(())
+    }
+}
+
+impl ServerState {
+    /// What auditors do and have found.
+    fn encode_audits(&self, encoder: &mut DescriptorEncoder<'_>, status: &Status) -> fmt::Result {
+        let audits = self.status.audits();
+        let total = audits.total();
+        let name = "poet_audit_mismatches";
+        let help = "Entries that auditors recomputed to another value, by what was wrong";
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (culprit, count) in [
+            ("work", total.work),
+            ("log", total.copies),
+            ("auditor", total.auditor),
+        ] {
+            ConstCounter::new(count).encode(metric.encode_family(&[("culprit", culprit)])?)?;
+        }
+        for (name, help, count) in [
+            ("poet_audit_subtrees", "Subtrees audited", total.subtrees),
+            (
+                "poet_audit_rollbacks",
+                "How often the work went back to its last right leaf",
+                total.rollbacks,
+            ),
+            (
+                "poet_audit_lost_leaves",
+                "Leaves that were made in vain",
+                total.lost_leaves,
+            ),
+            (
+                "poet_audit_bad_proofs",
+                "Proofs that were not valid, and not published",
+                total.bad_proofs,
+            ),
+        ] {
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            ConstCounter::new(count).encode(metric)?;
+        }
+        if let Some(executing) = &status.executing
+            && audits.mode() != AuditMode::Off
+            && let Some(report) = audits.round(executing.round)
+        {
+            let leaves = executing.leaves.load(Relaxed);
+            let behind = leaves.saturating_sub(report.audited_leaves);
+            let (name, help) = ("poet_audit_lag_leaves", "Leaves that are not audited yet");
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            let id = [("id", executing.round.to_string())];
+            ConstGauge::new(behind as f64).encode(metric.encode_family(&id)?)?;
         }
         Ok(())
     }

@@ -4,7 +4,10 @@
 use std::{
     collections::VecDeque,
     io::Write as _,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use axum::body::Bytes;
@@ -12,12 +15,17 @@ use flate2::{Compression, write::GzEncoder};
 
 use crate::{
     api::{grpc, json},
+    blocking::blocking,
     storage::{PublishedProof, Storage, StorageError},
 };
 
-/// What encoded proofs may take of the memory; the newest one is kept whatever it takes. Nodes ask
-/// for the newest proof. That of a round with a million members takes 115 MB.
+/// What encoded proofs may take of the memory; that of the newest round is kept whatever it takes:
+/// it is what nodes ask for. That of a round with a million members takes 115 MB.
 const KEPT_BYTES: usize = 256 << 20;
+/// What they may take together with those that are not kept any more and still being sent. Then no
+/// further one is read: clients that ask for many old proofs and do not read them must not fill the
+/// memory.
+const ALIVE_BYTES: usize = 1 << 30;
 
 /// A proof as it goes over the wire.
 #[derive(Clone, Debug)]
@@ -40,12 +48,49 @@ impl EncodedProof {
     }
 }
 
+/// A buffer that is counted until the last one who sends from it has finished.
+struct Counted {
+    buffer: Vec<u8>,
+    alive: Arc<AtomicUsize>,
+}
+
+impl Counted {
+    fn bytes(buffer: Vec<u8>, alive: &Arc<AtomicUsize>) -> Bytes {
+        alive.fetch_add(buffer.len(), Relaxed);
+        let alive = Arc::clone(alive);
+        Bytes::from_owner(Self { buffer, alive })
+    }
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.buffer
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.alive.fetch_sub(self.buffer.len(), Relaxed);
+    }
+}
+
+/// Why a proof cannot be had right now.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProofsError {
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error("too many old proofs are being sent")]
+    TooManySent,
+}
+
 /// The published proofs.
 pub(crate) struct Proofs {
     storage: Arc<dyn Storage>,
     public_key: [u8; 32],
     /// The most recently used one is last.
     kept: Mutex<VecDeque<(u64, EncodedProof)>>,
+    /// The bytes of all encoded proofs, kept or still being sent.
+    alive: Arc<AtomicUsize>,
     /// Held while a proof is read, so that a crowd that asks for the same one costs one reading.
     reading: tokio::sync::Mutex<()>,
 }
@@ -56,27 +101,29 @@ impl Proofs {
             storage,
             public_key,
             kept: Mutex::default(),
+            alive: Arc::default(),
             reading: tokio::sync::Mutex::default(),
         }
     }
 
     pub(crate) fn encode(&self, proof: &PublishedProof) -> EncodedProof {
-        encode(proof, &self.public_key)
+        encode(proof, &self.public_key, &self.alive)
     }
 
     pub(crate) fn insert(&self, round: u64, encoded: EncodedProof) {
         let mut kept = self.kept();
         kept.push_back((round, encoded));
+        let newest = kept.iter().map(|(round, _)| *round).max();
         let mut bytes: usize = kept.iter().map(|(_, encoded)| encoded.bytes()).sum();
         while bytes > KEPT_BYTES
-            && kept.len() > 1
-            && let Some((_, dropped)) = kept.pop_front()
+            && let Some(place) = kept.iter().position(|(round, _)| Some(*round) != newest)
+            && let Some((_, dropped)) = kept.remove(place)
         {
             bytes -= dropped.bytes();
         }
     }
 
-    pub(crate) async fn get(&self, round: u64) -> Result<Option<EncodedProof>, StorageError> {
+    pub(crate) async fn get(&self, round: u64) -> Result<Option<EncodedProof>, ProofsError> {
         if let Some(encoded) = self.find(round) {
             return Ok(Some(encoded));
         }
@@ -85,15 +132,13 @@ impl Proofs {
         if let Some(encoded) = self.find(round) {
             return Ok(Some(encoded));
         }
-        let (storage, public_key) = (Arc::clone(&self.storage), self.public_key);
-        let encoded = tokio::task::spawn_blocking(move || {
-            Ok(storage
-                .proof(round)?
-                .map(|proof| encode(&proof, &public_key)))
-        })
-        .await
-        .map_err(|_| StorageError::Stopped)
-        .flatten()?;
+        if self.alive.load(Relaxed) > ALIVE_BYTES {
+            return Err(ProofsError::TooManySent);
+        }
+        let encoded = blocking(|| {
+            let proof = self.storage.proof(round)?;
+            Ok::<_, StorageError>(proof.map(|proof| self.encode(&proof)))
+        })?;
         if let Some(encoded) = &encoded {
             self.insert(round, encoded.clone());
         }
@@ -114,31 +159,31 @@ impl Proofs {
     }
 }
 
-fn encode(proof: &PublishedProof, public_key: &[u8; 32]) -> EncodedProof {
+fn encode(proof: &PublishedProof, public_key: &[u8; 32], alive: &Arc<AtomicUsize>) -> EncodedProof {
     let hex: String = proof
         .proof
         .root
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    let json = Bytes::from(json::proof_response(proof, public_key));
+    let json = json::proof_response(proof, public_key).into_bytes();
     EncodedProof {
-        json_gzip: gzip(&json),
-        json,
-        grpc: grpc::proof_frame(proof, public_key),
+        json_gzip: Counted::bytes(gzip(&json), alive),
+        json: Counted::bytes(json, alive),
+        grpc: Counted::bytes(grpc::proof_frame(proof, public_key), alive),
         etag: format!("\"{hex}\""),
         etag_gzip: format!("\"{hex}-gzip\""),
     }
 }
 
-fn gzip(json: &[u8]) -> Bytes {
+fn gzip(json: &[u8]) -> Vec<u8> {
     // Hashes in base64: all that can be won is what base64 loses, and the fastest level wins it.
     let mut encoder = GzEncoder::new(Vec::with_capacity(json.len()), Compression::fast());
     // Nothing that is written to memory fails; were it so, an empty answer would tell.
     drop(encoder.write_all(json));
     let mut compressed = encoder.finish().unwrap_or_default();
     compressed.shrink_to_fit();
-    Bytes::from(compressed)
+    compressed
 }
 
 #[cfg(test)]
@@ -165,6 +210,7 @@ mod tests {
         let proof = PublishedProof {
             statement: vec![1; 32],
             members: (0..1000).map(|_| random()).collect(),
+            odd_members: Vec::new(),
             leaves: 5,
             proof: Proof {
                 root: [2; 32],
@@ -172,7 +218,7 @@ mod tests {
                 proof_nodes: Vec::new(),
             },
         };
-        let encoded = encode(&proof, &[3; 32]);
+        let encoded = encode(&proof, &[3; 32], &Arc::default());
         let mut json = Vec::new();
         GzDecoder::new(&*encoded.json_gzip)
             .read_to_end(&mut json)
@@ -192,21 +238,42 @@ mod tests {
         .unwrap();
         let proofs = Proofs::new(Arc::new(storage), [0; 32]);
         let entry = |bytes| EncodedProof {
-            json: Bytes::from(vec![0; bytes]),
+            json: Counted::bytes(vec![0; bytes], &proofs.alive),
             json_gzip: Bytes::new(),
             grpc: Bytes::new(),
             etag: String::new(),
             etag_gzip: String::new(),
         };
         let kept = || -> Vec<u64> { proofs.kept().iter().map(|(round, _)| *round).collect() };
+        let alive = || proofs.alive.load(Relaxed);
         for round in 0..4 {
             proofs.insert(round, entry(KEPT_BYTES / 3));
         }
         assert_eq!(kept(), [1, 2, 3]);
+        assert_eq!(alive(), KEPT_BYTES / 3 * 3);
         proofs.find(1);
         proofs.insert(4, entry(1000));
         assert_eq!(kept(), [3, 1, 4]);
+        // The newest round stays, however often others are asked for.
+        proofs.insert(2, entry(KEPT_BYTES));
+        assert_eq!(kept(), [4]);
         proofs.insert(5, entry(KEPT_BYTES + 1));
         assert_eq!(kept(), [5]);
+        proofs.insert(0, entry(1000));
+        assert_eq!(kept(), [5]);
+
+        // What is still being sent is counted, too, and then no other one is read.
+        let sent = Counted::bytes(vec![0; ALIVE_BYTES - KEPT_BYTES], &proofs.alive);
+        let part = sent.slice(5..);
+        drop(sent);
+        let get = |round| {
+            let runtime = tokio::runtime::Builder::new_current_thread().build();
+            runtime.unwrap().block_on(proofs.get(round))
+        };
+        assert!(matches!(get(9), Err(ProofsError::TooManySent)));
+        assert!(get(5).unwrap().is_some());
+        drop(part);
+        assert!(get(9).unwrap().is_none());
+        assert_eq!(alive(), KEPT_BYTES + 1);
     }
 }

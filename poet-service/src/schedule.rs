@@ -8,7 +8,7 @@
 //! Round `e` takes registrations until `start(e)` and is executed until `end(e)`. Before
 //! `start(0)` the open round is 0.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use jiff::Timestamp;
 
@@ -126,6 +126,20 @@ impl Schedule {
     }
 }
 
+/// The parameters, as they are stored with the rounds that follow them.
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "genesis-time={} epoch-duration={} phase-shift={} cycle-gap={}",
+            self.genesis,
+            format_go(self.epoch_duration),
+            format_go(self.phase_shift),
+            format_go(self.cycle_gap),
+        )
+    }
+}
+
 fn nanos(duration: Duration) -> i128 {
     // At most 2^64 seconds: 94 bits.
     duration.as_nanos() as i128
@@ -167,12 +181,21 @@ mod tests {
         let table = [
             (0, "2023-07-24T08:00:00Z", "2023-08-06T20:00:00Z"),
             (1, "2023-08-07T08:00:00Z", "2023-08-20T20:00:00Z"),
+            (2, "2023-08-21T08:00:00Z", "2023-09-03T20:00:00Z"),
+            (12, "2024-01-08T08:00:00Z", "2024-01-21T20:00:00Z"),
             // Over the end of a leap year's February.
             (15, "2024-02-19T08:00:00Z", "2024-03-03T20:00:00Z"),
             (16, "2024-03-04T08:00:00Z", "2024-03-17T20:00:00Z"),
             (40, "2025-02-03T08:00:00Z", "2025-02-16T20:00:00Z"),
             (87, "2026-11-23T08:00:00Z", "2026-12-06T20:00:00Z"),
+            (120, "2028-02-28T08:00:00Z", "2028-03-12T20:00:00Z"),
             (1000, "2061-11-21T08:00:00Z", "2061-12-04T20:00:00Z"),
+            // 2100 is no leap year, 2400 is one.
+            (1998, "2100-02-22T08:00:00Z", "2100-03-07T20:00:00Z"),
+            (1999, "2100-03-08T08:00:00Z", "2100-03-21T20:00:00Z"),
+            (9825, "2400-02-28T08:00:00Z", "2400-03-12T20:00:00Z"),
+            (100_000, "5856-08-18T08:00:00Z", "5856-08-31T20:00:00Z"),
+            (208_069, "9998-12-28T08:00:00Z", "9999-01-10T20:00:00Z"),
         ];
         for (round, start, end) in table {
             assert_eq!(schedule.start(round), at(start), "start of {round}");
@@ -182,6 +205,52 @@ mod tests {
             assert_eq!(schedule.open_round(just_before), round);
             assert_eq!(schedule.open_round(at(start)), round + 1);
             assert_eq!(schedule.open_round(at(end)), round + 1);
+        }
+    }
+
+    /// Whatever leap years lie between: nothing but whole weeks.
+    #[test]
+    fn mainnet_rounds_start_on_mondays_and_end_on_sundays() {
+        let schedule = mainnet();
+        for round in 0..208_000 {
+            let (start, end) = (schedule.start(round), schedule.end(round));
+            let told = |time: Timestamp| time.strftime("%a %H:%M:%S").to_string();
+            assert_eq!(told(start), "Mon 08:00:00", "{round}");
+            assert_eq!(told(end), "Sun 20:00:00", "{round}");
+            assert_eq!(
+                schedule.start(round + 1).duration_since(start).as_hours(),
+                336
+            );
+            assert_eq!(schedule.open_round(start), round + 1);
+            assert_eq!(schedule.open_round(end), round + 1);
+        }
+    }
+
+    #[test]
+    fn mainnet_dates() {
+        let schedule = mainnet();
+        // The open round, and the one that is executed beside it.
+        for (time, open, executed) in [
+            ("2023-07-14T08:00:00Z", 0, None),
+            ("2023-07-24T07:59:59.999999999Z", 0, None),
+            ("2023-07-24T08:00:00Z", 1, Some(0)),
+            ("2023-08-06T19:59:59Z", 1, Some(0)),
+            // The cycle gap.
+            ("2023-08-06T20:00:00Z", 1, None),
+            ("2023-08-07T07:59:59Z", 1, None),
+            ("2023-08-07T08:00:00Z", 2, Some(1)),
+            ("2024-02-29T12:00:00Z", 16, Some(15)),
+            ("2024-03-01T00:00:00Z", 16, Some(15)),
+            ("2026-11-20T20:00:00Z", 87, Some(86)),
+            ("2028-02-29T00:00:00Z", 121, Some(120)),
+            ("2100-02-28T23:59:59Z", 1999, Some(1998)),
+            ("2100-03-01T00:00:00Z", 1999, Some(1998)),
+            ("9999-01-01T00:00:00Z", 208_070, Some(208_069)),
+        ] {
+            assert_eq!(schedule.open_round(at(time)), open, "{time}");
+            let before = open.checked_sub(1);
+            let executing = before.filter(|round| at(time) < schedule.end(*round));
+            assert_eq!(executing, executed, "{time}");
         }
     }
 

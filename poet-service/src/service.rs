@@ -1,70 +1,46 @@
-//! The whole server: start, recovery, the life of rounds, shutdown.
-//!
-//! ```text
-//!            start(e)                              end(e)
-//!   open ───────────────> settled ──> working ─────────────> proving ──> published
-//!     registrations  the next round   the worker; its log     verified     proof and new
-//!     are stored     is open          survives a restart                   challenge stored
-//! ```
-//!
-//! What a round is in follows from the storage (see [`storage`](crate::storage)) and the time, so
-//! a start after a crash is an ordinary start: rounds that were opened here, are past their start
-//! and have no proof are settled if they are not, worked on if there is time left, and proven. A
-//! round that was never opened here is not worked on.
+//! The whole server: its directories, the [`Machine`], the network around it, readiness, shutdown.
 
-use std::{
-    fs::{self, File, OpenOptions, TryLockError},
-    io::{self, Read as _, Write as _},
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{fs, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{Router, middleware};
 use jiff::Timestamp;
 use poet_backends::{Options, SelectError, Selection};
-use poet_engine::{DepthError, LABEL_DEPTH, SubtreeHeight, WorkFunction, membership};
+use poet_engine::{DepthError, LABEL_DEPTH, WorkFunction};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
     api::{
-        self, grpc as grpc_api,
-        server::{self, Protocol},
+        self,
+        client::RateLimit,
+        grpc as grpc_api,
+        server::{self, ConnectionLimits, Protocol},
     },
+    blocking::blocking,
     clock::{Clock, time_until},
     config::Config,
-    duration::format_go,
+    directory::{self, DirectoryLock, ROUNDS_FOLDER, same_directory},
     identity::{PRIVATE_KEY_VARIABLE, PrivateKey, PrivateKeyError},
+    limits,
+    machine::{Machine, Parts},
     metrics::{self, Metrics, ServerState},
     registration::{OpenRound, Registration},
     schedule::{Schedule, ScheduleError},
-    storage::{
-        Execution, PowChallenges, Setting, SqliteStorage, Storage, StorageError, UnfinishedRound,
-    },
-    worker::{self, Executing, Job, Worker, WorkerHandle},
+    storage::{Setting, SqliteStorage, Storage, StorageError, keep_damaged_log},
+    worker::{Audits, Executing, HashingThread, WorkerHandle},
 };
 
-/// How often the clock is read, which may have been set in the meantime.
-const CLOCK_INTERVAL: Duration = Duration::from_millis(100);
-/// The shortest wait for the clock.
-const CLOCK_RESOLUTION: Duration = Duration::from_millis(1);
-/// How long to wait before a storage that failed is tried again.
-const RETRY_INTERVAL: Duration = Duration::from_secs(1);
-/// What the fastest of today's machines make; sets the size of a round's tree log.
-const EXPECTED_LEAVES_PER_SECOND: u64 = 100_000;
+pub use crate::directory::DATABASE_FILE;
 
 /// How often the server looks whether it is ready, and how long a write may take then.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long after the end of a round its proof is overdue.
 const MAX_LATENESS: Duration = Duration::from_secs(60);
+/// What the fastest of today's machines make; sets the size of a round's tree log.
+pub(crate) const EXPECTED_LEAVES_PER_SECOND: u64 = 100_000;
 
-const LOCK_FILE: &str = "poet-service.lock";
-const DATABASE_FILE: &str = "poet.sqlite";
 const THREAD_ID_FILE: &str = "round.tid";
-const ROUNDS_FOLDER: &str = "rounds";
 
 /// Why the server does not start. Each message tells all there is to tell: causes are in it, not
 /// behind it.
@@ -106,6 +82,17 @@ pub enum StartError {
     },
     #[error("--dbdir {path} belongs to another private key than {PRIVATE_KEY_VARIABLE} gives")]
     OtherKey { path: PathBuf },
+    #[error(
+        "--datadir {datadir} holds the work of the server with public key {owner}, but --dbdir \
+         {dbdir} holds {found}: expected the database of that server (see `poet-service doctor`), \
+         or another --poetdir"
+    )]
+    OtherOwner {
+        datadir: PathBuf,
+        owner: String,
+        dbdir: PathBuf,
+        found: String,
+    },
     #[error("the system gives no random numbers: {0}")]
     Random(getrandom::Error),
     #[error(transparent)]
@@ -114,7 +101,10 @@ pub enum StartError {
     Backend(#[from] SelectError),
     #[error(transparent)]
     Depth(#[from] DepthError),
-    #[error("cannot listen on {flag} {address}: {cause}")]
+    #[error(
+        "cannot listen on {flag} {address}: {cause}: expected an address of this machine and a \
+         port that is free"
+    )]
     Listen {
         flag: &'static str,
         address: String,
@@ -122,16 +112,12 @@ pub enum StartError {
     },
     #[error("the description of the gRPC interface is damaged: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
-    #[error("cannot start a thread: {0}")]
-    Thread(io::Error),
-    #[error("the start was interrupted")]
-    Interrupted,
 }
 
 /// A running server.
 pub struct Server {
-    registration: Arc<Registration>,
-    worker: Worker,
+    machine: Machine,
+    audits: Audits,
     addresses: Addresses,
     backend: Selection,
     stop: watch::Sender<bool>,
@@ -170,9 +156,15 @@ pub struct Status {
 pub struct StatusReader {
     registration: Arc<Registration>,
     worker: WorkerHandle,
+    audits: Audits,
 }
 
 impl StatusReader {
+    /// What audits have found.
+    pub fn audits(&self) -> &Audits {
+        &self.audits
+    }
+
     /// The schedule of the rounds.
     pub fn schedule(&self) -> &Schedule {
         self.registration.schedule()
@@ -188,18 +180,6 @@ impl StatusReader {
             queued: self.worker.queued(),
         }
     }
-}
-
-/// What blocks while it is got ready.
-struct Prepared {
-    locks: Vec<DirectoryLock>,
-    storage: Arc<dyn Storage>,
-    private_key: PrivateKey,
-    schedule: Schedule,
-    pow: PowChallenges,
-    unfinished: Vec<UnfinishedRound>,
-    /// The round to open.
-    round: u64,
 }
 
 impl Server {
@@ -239,50 +219,32 @@ impl Server {
             metrics: metrics_listener.as_ref().map(|listener| listener.address),
         };
 
-        let config = Arc::new(config);
-        let prepared = {
-            let (config, now, metrics) = (Arc::clone(&config), clock.now(), metrics.clone());
-            tokio::task::spawn_blocking(move || prepare(&config, now, metrics))
-                .await
-                .map_err(|_| StartError::Interrupted)??
-        };
-        let Prepared {
-            locks,
-            storage,
-            private_key,
-            schedule,
-            pow,
-            unfinished,
-            round,
-        } = prepared;
-        let members = storage.open_round(round).await?;
-        let open = OpenRound { round, members };
-        tracing::info!(round, members, until = %schedule.start(round), "open for registration");
-        let registration = Arc::new(Registration::new(
-            schedule,
-            config.rules.clone(),
-            private_key.public(),
-            Arc::clone(&clock),
-            Arc::clone(&storage),
-            pow,
-            open,
-            metrics.clone(),
-        ));
-        let rounds_dir = config.datadir.join(ROUNDS_FOLDER);
-        let worker = Worker::start(
-            work,
+        let (locks, storage) = blocking(|| open(&config, metrics.clone()))?;
+        let audits = Audits::new(config.audit, config.audit_threads);
+        tracing::info!(mode = %config.audit, threads = config.audit_threads, "audit of the work");
+        let hashing = HashingThread::new(
             config.datadir.join(THREAD_ID_FILE),
-            rounds_dir,
-            Arc::clone(&clock),
-            Arc::clone(&storage),
-            Arc::clone(&registration),
-        )
-        .map_err(StartError::Thread)?;
+            config.datadir.join(ROUNDS_FOLDER),
+            audits.clone(),
+            config.work_place.clone(),
+        );
+        let parts = Parts {
+            clock: Arc::clone(&clock),
+            storage: Arc::clone(&storage),
+            work,
+            hashing,
+            expected_leaves_per_second: EXPECTED_LEAVES_PER_SECOND,
+            metrics: metrics.clone(),
+        };
+        let machine = Machine::start(&config, parts).await?;
+        blocking(|| claim(&config, &*storage))?;
+        let registration = machine.registration();
         let (poet_reporter, health) = tonic_health::server::health_reporter();
         let (private_reporter, private_health) = tonic_health::server::health_reporter();
         let status = StatusReader {
-            registration: Arc::clone(&registration),
-            worker: worker.handle().clone(),
+            registration: Arc::clone(registration),
+            worker: machine.worker().clone(),
+            audits: audits.clone(),
         };
         let (unready, readiness) = watch::channel(None);
         let probe = Probe {
@@ -300,46 +262,58 @@ impl Server {
             status.clone(),
             Arc::clone(&clock),
             Arc::clone(&storage),
-            readiness,
+            readiness.clone(),
         );
         let routers = Routers {
-            rest: api::router(Arc::clone(&registration), others),
+            rest: api::router(Arc::clone(registration), others),
             grpc: grpc_api::router(
-                Arc::clone(&registration),
+                Arc::clone(registration),
                 health,
                 config.max_grpc_response_bytes,
             )?,
-            private: grpc_api::private_router(Arc::clone(&registration), private_health)?,
+            private: grpc_api::private_router(Arc::clone(registration), private_health)?,
         };
         let (stop, stopped) = watch::channel(false);
         let state = ServerState {
             status,
-            clock: Arc::clone(&clock),
-            storage: Arc::clone(&storage),
+            clock,
+            storage,
+            unready: readiness,
             dbdir: config.dbdir.clone(),
             datadir: config.datadir.clone(),
         };
-        let rounds = Rounds {
-            registration: Arc::clone(&registration),
-            storage,
-            clock,
-            worker: config.worker.then(|| worker.handle().clone()),
-            stopped: stopped.clone(),
-        };
         let counted = |router: Router| {
-            router.layer(middleware::from_fn_with_state(
-                metrics.clone(),
-                metrics::observe,
-            ))
+            router
+                .layer(middleware::from_fn_with_state(
+                    metrics.clone(),
+                    metrics::observe,
+                ))
+                .layer(middleware::from_fn(api::request_id::name))
         };
+        let limits = &config.client_limits;
+        let limited = |router: Router, protocol| match limits.rate {
+            None => router,
+            Some(rate) => RateLimit::new(rate, limits.proxies.clone(), protocol).layer(router),
+        };
+        let connections = limits.connections(limits::raise_open_files());
         let mut tasks = vec![
-            tokio::spawn(rounds.keep(unfinished)),
             tokio::spawn(probe.keep(stopped.clone())),
-            tokio::spawn(rest.serve(Protocol::Http1, counted(routers.rest), stopped.clone())),
-            tokio::spawn(grpc.serve(Protocol::Http2, counted(routers.grpc), stopped.clone())),
+            tokio::spawn(rest.serve(
+                Protocol::Http1,
+                counted(limited(routers.rest, Protocol::Http1)),
+                connections.rest,
+                stopped.clone(),
+            )),
+            tokio::spawn(grpc.serve(
+                Protocol::Http2,
+                counted(limited(routers.grpc, Protocol::Http2)),
+                connections.grpc,
+                stopped.clone(),
+            )),
             tokio::spawn(private.serve(
                 Protocol::Either,
                 counted(routers.private),
+                connections.private.clone(),
                 stopped.clone(),
             )),
         ];
@@ -348,12 +322,13 @@ impl Server {
             tasks.push(tokio::spawn(listener.serve(
                 Protocol::Http1,
                 router,
+                connections.private,
                 stopped,
             )));
         }
         Ok(Self {
-            registration,
-            worker,
+            machine,
+            audits,
             addresses,
             backend,
             stop,
@@ -369,7 +344,7 @@ impl Server {
 
     /// Registration, to ask it without a network.
     pub fn registration(&self) -> &Arc<Registration> {
-        &self.registration
+        self.machine.registration()
     }
 
     /// The kernels it works with.
@@ -379,27 +354,22 @@ impl Server {
 
     /// Its schedule.
     pub fn schedule(&self) -> &Schedule {
-        self.registration.schedule()
+        self.registration().schedule()
     }
 
     /// A handle that tells what the server is doing.
     pub fn status_reader(&self) -> StatusReader {
         StatusReader {
-            registration: Arc::clone(&self.registration),
-            worker: self.worker.handle().clone(),
+            registration: Arc::clone(self.registration()),
+            worker: self.machine.worker().clone(),
+            audits: self.audits.clone(),
         }
     }
 
     /// Ends the server: requests under way are answered, the work done so far is in the log.
     pub async fn shutdown(self) {
         self.stop.send_replace(true);
-        let worker = self.worker;
-        if tokio::task::spawn_blocking(move || worker.stop())
-            .await
-            .is_err()
-        {
-            tracing::error!("the worker could not be stopped");
-        }
+        self.machine.stop().await;
         for task in self.tasks {
             if let Err(error) = task.await {
                 tracing::error!(%error, "a part of the server failed");
@@ -426,8 +396,14 @@ impl Listener {
         Ok(Self { socket, address })
     }
 
-    async fn serve(self, protocol: Protocol, router: Router, stopped: watch::Receiver<bool>) {
-        server::serve(self.socket, protocol, router, stopped).await;
+    async fn serve(
+        self,
+        protocol: Protocol,
+        router: Router,
+        limits: ConnectionLimits,
+        stopped: watch::Receiver<bool>,
+    ) {
+        server::serve(self.socket, protocol, router, limits, stopped).await;
     }
 }
 
@@ -438,199 +414,68 @@ struct Routers {
     private: Router,
 }
 
-fn prepare(config: &Config, now: Timestamp, metrics: Metrics) -> Result<Prepared, StartError> {
+/// Opens the storage, once no other server can use the directories.
+fn open(
+    config: &Config,
+    metrics: Metrics,
+) -> Result<(Vec<DirectoryLock>, Arc<dyn Storage>), StartError> {
     let mut locks = vec![DirectoryLock::take("--dbdir", &config.dbdir)?];
     if !same_directory(&config.dbdir, &config.datadir) {
         locks.push(DirectoryLock::take("--datadir", &config.datadir)?);
     }
-    let storage = SqliteStorage::open(
-        &config.dbdir.join(DATABASE_FILE),
-        config.max_submit_batch,
-        metrics,
-    )?;
-    let private_key = private_key(config, &storage)?;
-    let schedule = schedule(config, &storage, now)?;
-    let pow = match storage.pow_challenges()? {
-        Some(challenges) => challenges,
-        None => {
-            let mut current = [0; 32];
-            getrandom::fill(&mut current).map_err(StartError::Random)?;
-            let challenges = PowChallenges {
-                current,
-                previous: None,
-            };
-            storage.store_pow_challenges(&challenges)?;
-            challenges
-        }
+    let database = config.dbdir.join(DATABASE_FILE);
+    let unusable = |cause| StartError::Directory {
+        flag: "--datadir",
+        path: config.datadir.clone(),
+        cause,
     };
-    let unfinished = storage.unfinished_rounds()?;
-    remove_old_logs(&config.datadir.join(ROUNDS_FOLDER), &storage)?;
-    // A round whose membership is settled never opens again, even if the clock was set back.
-    let round = storage.first_unsettled_round(schedule.open_round(now))?;
-    Ok(Prepared {
-        locks,
-        storage: Arc::new(storage),
-        private_key,
-        schedule,
-        pow,
-        unfinished,
-        round,
-    })
-}
-
-fn private_key(config: &Config, storage: &SqliteStorage) -> Result<PrivateKey, StartError> {
-    let path = || config.dbdir.clone();
-    if let Some(bytes) = storage.setting(Setting::PrivateKey)? {
-        let stored = PrivateKey::from_bytes(&bytes).map_err(|cause| StartError::StoredKey {
-            path: path(),
-            cause,
-        })?;
-        return match &config.private_key {
-            Some(given) if given.to_bytes() != stored.to_bytes() => {
-                Err(StartError::OtherKey { path: path() })
-            }
-            _ => Ok(stored),
-        };
+    let owner = directory::owner(&config.datadir).map_err(unusable)?;
+    let other = |found| StartError::OtherOwner {
+        datadir: config.datadir.clone(),
+        owner: owner.clone().unwrap_or_default(),
+        dbdir: config.dbdir.clone(),
+        found,
+    };
+    // A new one would have another key, and none of the members.
+    let missing = fs::metadata(&database).map_or(true, |metadata| metadata.len() == 0);
+    if missing && owner.is_some() {
+        return Err(other("none".to_owned()));
     }
-    let key = match &config.private_key {
-        Some(given) => given.clone(),
-        None => {
-            tracing::info!("generating a private key");
-            PrivateKey::generate().map_err(StartError::Random)?
-        }
-    };
-    storage.store_setting(Setting::PrivateKey, &key.to_bytes())?;
-    Ok(key)
-}
-
-/// The configured schedule, which must be the one that the stored rounds follow. A genesis that
-/// was not configured is the first start's: otherwise the rounds of two runs would not line up,
-/// and no round would survive a restart.
-fn schedule(
-    config: &Config,
-    storage: &SqliteStorage,
-    now: Timestamp,
-) -> Result<Schedule, StartError> {
-    let damaged = || StartError::Damaged {
-        path: config.dbdir.clone(),
-        what: "schedule",
-    };
-    let stored = storage
-        .setting(Setting::Schedule)?
-        .map(String::from_utf8)
-        .transpose()
-        .map_err(|_| damaged())?;
-    let genesis = match (config.genesis, &stored) {
-        (Some(genesis), _) => genesis,
-        (None, None) => now,
-        (None, Some(stored)) => stored
-            .split(&[' ', '='])
-            .nth(1)
-            .and_then(|genesis| genesis.parse().ok())
-            .ok_or_else(damaged)?,
-    };
-    if config.genesis.is_none() {
-        tracing::warn!(
-            %genesis,
-            "--genesis-time is not set, the first start counts: rounds will not line up with any \
-             network"
-        );
-    }
-    let schedule = Schedule::new(
-        genesis,
-        config.epoch_duration,
-        config.phase_shift,
-        config.cycle_gap,
-    )?;
-    let configured = format!(
-        "genesis-time={genesis} epoch-duration={} phase-shift={} cycle-gap={}",
-        format_go(schedule.epoch_duration()),
-        format_go(schedule.phase_shift()),
-        format_go(schedule.cycle_gap()),
-    );
-    match stored {
-        Some(stored) if stored != configured => Err(StartError::OtherSchedule {
-            path: config.dbdir.clone(),
-            stored,
-            configured,
-        }),
-        Some(_) => Ok(schedule),
-        None => {
-            storage.store_setting(Setting::Schedule, configured.as_bytes())?;
-            Ok(schedule)
+    keep_damaged_log(&database)?;
+    let storage = SqliteStorage::open(&database, config.max_submit_batch, metrics)?;
+    if let Some(owner) = &owner {
+        match stored_key(&storage)?.map(|key| directory::owner_text(&key.public())) {
+            Some(key) if *owner == key => {}
+            Some(key) => return Err(other(format!("that of {key}"))),
+            // Where it is damaged, that is said by those who need it.
+            None if storage.setting(Setting::PrivateKey)?.is_some() => {}
+            None => return Err(other("none".to_owned())),
         }
     }
+    Ok((locks, Arc::new(storage)))
 }
 
-/// Removes the logs of rounds whose proof is published.
-fn remove_old_logs(rounds_dir: &Path, storage: &SqliteStorage) -> Result<(), StartError> {
-    // Without the folder, there are none.
-    let Ok(entries) = fs::read_dir(rounds_dir) else {
-        return Ok(());
+/// The key that is stored, if it is one: what is not is found out by those who need it.
+fn stored_key(storage: &dyn Storage) -> Result<Option<PrivateKey>, StorageError> {
+    let stored = storage.setting(Setting::PrivateKey)?;
+    Ok(stored.and_then(|key| PrivateKey::from_bytes(&key).ok()))
+}
+
+/// Notes in the directory of the work whose it is, unless that is done.
+fn claim(config: &Config, storage: &dyn Storage) -> Result<(), StartError> {
+    let unusable = |cause| StartError::Directory {
+        flag: "--datadir",
+        path: config.datadir.clone(),
+        cause,
     };
-    for entry in entries.flatten() {
-        let round = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok());
-        if let Some(round) = round
-            && storage.proof(round)?.is_some()
-        {
-            worker::remove_log(rounds_dir, round);
-        }
+    if directory::owner(&config.datadir)
+        .map_err(unusable)?
+        .is_none()
+        && let Some(key) = stored_key(storage)?
+    {
+        directory::set_owner(&config.datadir, &key.public()).map_err(unusable)?;
     }
     Ok(())
-}
-
-fn same_directory(one: &Path, other: &Path) -> bool {
-    match (one.canonicalize(), other.canonicalize()) {
-        (Ok(one), Ok(other)) => one == other,
-        _ => one == other,
-    }
-}
-
-/// A directory that no other server may use. The system releases it when the process ends,
-/// however it ends.
-struct DirectoryLock {
-    _file: File,
-}
-
-impl DirectoryLock {
-    fn take(flag: &'static str, path: &Path) -> Result<Self, StartError> {
-        let failed = |cause| StartError::Directory {
-            flag,
-            path: path.to_owned(),
-            cause,
-        };
-        fs::create_dir_all(path).map_err(failed)?;
-        let mut file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(path.join(LOCK_FILE))
-            .map_err(failed)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut pid = String::new();
-                // For the message only.
-                if file.read_to_string(&mut pid).is_err() || pid.is_empty() {
-                    pid = "unknown".to_owned();
-                }
-                return Err(StartError::Locked {
-                    flag,
-                    path: path.to_owned(),
-                    pid,
-                });
-            }
-            Err(TryLockError::Error(source)) => return Err(failed(source)),
-        }
-        file.set_len(0)
-            .and_then(|()| write!(file, "{}", std::process::id()))
-            .map_err(failed)?;
-        Ok(Self { _file: file })
-    }
 }
 
 /// Finds out whether the server is ready, and says so wherever it is asked.
@@ -688,146 +533,4 @@ impl Probe {
         }
         self.unready.send_replace(reason);
     }
-}
-
-/// Takes rounds from open to working.
-struct Rounds {
-    registration: Arc<Registration>,
-    storage: Arc<dyn Storage>,
-    clock: Arc<dyn Clock>,
-    /// Absent where rounds are only closed.
-    worker: Option<WorkerHandle>,
-    stopped: watch::Receiver<bool>,
-}
-
-impl Rounds {
-    async fn keep(mut self, unfinished: Vec<UnfinishedRound>) {
-        let open = self.registration.open_round().round;
-        for UnfinishedRound { round, execution } in unfinished {
-            // The open one is among them, and later ones if the clock was ahead once.
-            if round < open {
-                tracing::info!(round, "found an unfinished round");
-                if self.work_on(round, execution).await.is_none() {
-                    return;
-                }
-            }
-        }
-        // Ends when the server does.
-        while self.next_round().await.is_some() {}
-    }
-
-    /// Waits for the start of the open round and sees it on its way. `None` when the server ends.
-    async fn next_round(&mut self) -> Option<()> {
-        let schedule = self.registration.schedule().clone();
-        let round = self.registration.open_round().round;
-        loop {
-            let now = self.clock.now();
-            let due = schedule.open_round(now);
-            if due > round {
-                break;
-            }
-            if due < round {
-                // The clock was set back. If it was ahead before, rounds were passed over that
-                // are still to come.
-                let earlier = self.first_unsettled(due).await?;
-                if earlier < round {
-                    tracing::warn!(round = earlier, "the clock was set back");
-                    return self.open(earlier).await;
-                }
-            }
-            let left = time_until(now, schedule.start(round));
-            self.sleep(left.clamp(CLOCK_RESOLUTION, CLOCK_INTERVAL))
-                .await?;
-        }
-        // Another one than the one that closes, even if the clock is set back right now.
-        let due = schedule.open_round(self.clock.now()).max(round + 1);
-        let next = self.first_unsettled(due).await?;
-        self.open(next).await?;
-        self.work_on(round, None).await
-    }
-
-    /// Opens `round` instead of the one that is open. `None` when the server ends.
-    async fn open(&mut self, round: u64) -> Option<()> {
-        while let Err(error) = self.registration.open_next(round).await {
-            tracing::error!(%error, round, "cannot open the round");
-            self.sleep(RETRY_INTERVAL).await?;
-        }
-        let until = self.registration.schedule().start(round);
-        tracing::info!(round, %until, "open for registration");
-        Some(())
-    }
-
-    /// The first round, from `from` on, that may open. `None` when the server ends.
-    async fn first_unsettled(&mut self, from: u64) -> Option<u64> {
-        loop {
-            let storage = Arc::clone(&self.storage);
-            let first = move || storage.first_unsettled_round(from);
-            match blocking(first).await {
-                Ok(round) => return Some(round),
-                Err(error) => tracing::error!(%error, "cannot read the rounds"),
-            }
-            self.sleep(RETRY_INTERVAL).await?;
-        }
-    }
-
-    /// Settles a closed round, if that is not done yet, and hands it to the worker, if there is
-    /// one. `None` when
-    /// the server ends.
-    async fn work_on(&mut self, round: u64, settled: Option<Execution>) -> Option<()> {
-        let execution = match settled {
-            Some(execution) => execution,
-            None => loop {
-                match self.settle(round).await {
-                    Ok(execution) => break execution,
-                    Err(error) => {
-                        tracing::error!(%error, round, "cannot settle the round");
-                        self.sleep(RETRY_INTERVAL).await?;
-                    }
-                }
-            },
-        };
-        match &self.worker {
-            Some(worker) => worker.execute(Job {
-                round,
-                execution,
-                end: self.registration.schedule().end(round),
-            }),
-            None => tracing::warn!(round, "not worked on: --disable-worker"),
-        }
-        Some(())
-    }
-
-    async fn settle(&self, round: u64) -> Result<Execution, StorageError> {
-        let storage = Arc::clone(&self.storage);
-        let work_seconds = self.registration.schedule().work_duration().as_secs();
-        let expected_leaves = work_seconds.saturating_mul(EXPECTED_LEAVES_PER_SECOND);
-        blocking(move || {
-            let members = storage.members(round)?;
-            let execution = Execution {
-                statement: membership::root(&members),
-                subtree_height: SubtreeHeight::for_round(expected_leaves),
-            };
-            storage.settle_round(round, &execution)?;
-            tracing::info!(round, members = members.len(), "closed");
-            Ok(execution)
-        })
-        .await
-    }
-
-    /// Sleeps; `None` when the server ends meanwhile.
-    async fn sleep(&mut self, duration: Duration) -> Option<()> {
-        // Either way out other than the time's means that the server ends.
-        tokio::time::timeout(duration, self.stopped.wait_for(|stop| *stop))
-            .await
-            .err()
-            .map(drop)
-    }
-}
-
-/// Calls the storage where blocking is allowed.
-async fn blocking<T: Send + 'static>(
-    call: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
-) -> Result<T, StorageError> {
-    let result = tokio::task::spawn_blocking(call).await;
-    result.map_err(|_| StorageError::Stopped).flatten()
 }

@@ -52,9 +52,12 @@ impl Terminal {
             .with_ansi(false)
             .with_writer(move || file.clone());
         let (here, there) = if json {
+            // The only span is that of a request: no list of them is needed.
+            let (here, there) = (here.json(), there.json());
+            let (here, there) = (here.flatten_event(true), there.flatten_event(true));
             (
-                here.json().flatten_event(true).with_filter(level).boxed(),
-                there.json().flatten_event(true).with_filter(level).boxed(),
+                here.with_span_list(false).with_filter(level).boxed(),
+                there.with_span_list(false).with_filter(level).boxed(),
             )
         } else {
             (
@@ -193,6 +196,7 @@ mod tests {
             leaves: Arc::clone(&leaves),
             started: (Instant::now(), 0),
             durable: Arc::new(Mutex::new(Instant::now())),
+            rate: Arc::default(),
         });
         assert_eq!(
             status_line(&status, Some(70_000), &clock),

@@ -570,6 +570,87 @@ fn health_is_told_for_each_listener() {
 }
 
 #[test]
+fn health_follows_readiness() {
+    let (server, folder) = server();
+    let client = Client::new(server.addresses.grpc);
+    let operator = Client::new(server.addresses.private);
+    let await_health = |expected: &str| {
+        for (client, service) in [(&client, POET), (&operator, CONFIGURATION)] {
+            for service in ["", service] {
+                common::await_some(expected, || {
+                    (client.health(service).unwrap() == expected).then_some(())
+                });
+            }
+        }
+    };
+    await_health("SERVING");
+    // Somebody else holds the database.
+    let database = folder.path().join("db/poet.sqlite");
+    let other = rusqlite::Connection::open(database).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    await_health("NOT_SERVING");
+    // What is not stored is not acknowledged, with the code that says to come again.
+    let request = TestNode::new(1).request(&server.client.pow_params());
+    let message = "temporarily unavailable, try again later";
+    client.submit_fails(&request, Code::Unavailable, message);
+    other.execute_batch("ROLLBACK").unwrap();
+    await_health("SERVING");
+}
+
+#[test]
+fn rules_that_are_configured_have_their_errors() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut full = config(folder.path());
+    full.rules.max_round_members = 0;
+    let server = LocalServer::start(full, 10);
+    let client = Client::new(server.addresses.grpc);
+    let request = TestNode::new(1).request(&server.client.pow_params());
+    let message = "maximum number of round members reached";
+    client.submit_fails(&request, Code::ResourceExhausted, message);
+
+    let folder = tempfile::tempdir().unwrap();
+    let mut certified = with_certifier(folder.path());
+    certified.rules.pow = false;
+    let server = LocalServer::start(certified, 10);
+    let client = Client::new(server.addresses.grpc);
+    let request = TestNode::new(1).request(&server.client.pow_params());
+    let message = "registration by proof of work is switched off: expected a certificate";
+    client.submit_fails(&request, Code::FailedPrecondition, message);
+}
+
+#[test]
+fn requests_are_named() {
+    let (server, _folder) = server();
+    let client = Client::new(server.addresses.grpc);
+    let named = |given: Option<&'static str>, method: &str| {
+        let descriptor = client.pool.get_service_by_name(POET).unwrap();
+        let method = descriptor.methods().find(|m| m.name() == method).unwrap();
+        let mut request = Request::new(DynamicMessage::new(method.input()));
+        if let Some(id) = given {
+            let id = id.parse().unwrap();
+            request.metadata_mut().insert("x-request-id", id);
+        }
+        let path = PathAndQuery::try_from(format!("/{POET}/{}", method.name())).unwrap();
+        let answer = client.runtime.block_on(async {
+            let mut client = Grpc::new(client.channel.clone());
+            client.ready().await.unwrap();
+            client.unary(request, path, DynamicCodec(method)).await
+        });
+        let metadata = match &answer {
+            Ok(answer) => answer.metadata(),
+            Err(status) => status.metadata(),
+        };
+        let id = metadata.get("x-request-id").unwrap();
+        id.to_str().unwrap().to_owned()
+    };
+    // An answer, and an error: nothing is registered, nothing is there.
+    for method in ["Info", "Submit", "Proof"] {
+        assert_eq!(named(Some("trace-7"), method), "trace-7");
+        assert_ne!(named(None, method), named(None, method));
+    }
+}
+
+#[test]
 fn garbage_gets_no_further_than_its_connection() {
     use std::{
         io::{Read as _, Write as _},

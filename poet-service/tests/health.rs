@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Answer, LocalServer, TestNode, await_some, bytes, config, members_of};
+use common::{Answer, Client, LocalServer, TestNode, await_some, bytes, config, members_of};
 use poet_engine::{Node, membership};
 use serde_json::{Value, json};
 
@@ -33,10 +33,46 @@ fn alive_and_ready() {
     let reason = json!({"ok": false, "reason": "the database cannot be written"});
     assert_eq!(unready.json(), reason);
     assert_eq!(server.client.get("/healthz").status, 200);
+    let port = server.addresses.metrics.unwrap().port();
+    let monitoring = Client::new(&format!("http://127.0.0.1:{port}"));
+    let ready = |value: &str| {
+        let sample = format!("\npoet_ready {value}\n");
+        let text = monitoring.get("/metrics").body;
+        text.contains(&sample).then_some(())
+    };
+    await_some("the metric of unreadiness", || ready("0.0"));
     other.execute_batch("ROLLBACK").unwrap();
     await_some("readiness", || {
         (server.client.get("/readyz").status == 200).then_some(())
     });
+    await_some("the metric of readiness", || ready("1.0"));
+}
+
+#[test]
+fn work_that_fails_is_told_and_forgotten_when_it_goes_on() {
+    let (server, folder) = server();
+    let node = TestNode::new(1);
+    server.client.register(&node);
+    // Where the log's folder should be, there is a file.
+    let rounds = folder.path().join("data/rounds");
+    std::fs::write(&rounds, "in the way").unwrap();
+    server.at(30);
+    let unready = await_some("unreadiness", || {
+        Some(server.client.get("/readyz")).filter(|answer| answer.status == 503)
+    });
+    let reason = json!({"ok": false, "reason": "the work on a round fails"});
+    assert_eq!(unready.json(), reason);
+    assert_eq!(server.client.get("/healthz").status, 200);
+    // Registration goes on meanwhile, and so does the work afterwards.
+    assert_eq!(server.client.register(&node), 1);
+    std::fs::remove_file(&rounds).unwrap();
+    server.await_work(0);
+    await_some("readiness", || {
+        (server.client.get("/readyz").status == 200).then_some(())
+    });
+    server.at(80);
+    let proof = common::verify_fetched(&server.client.await_proof(0));
+    assert_eq!(proof.members, [node.challenge]);
 }
 
 fn round(answer: &Answer) -> Value {
@@ -55,8 +91,8 @@ fn rounds_tell_their_state() {
         json!({
             "id": "0", "state": "open", "members": "1", "proofReady": false,
             "start": "2026-01-01T00:00:30Z", "end": "2026-01-01T00:01:20Z",
-            "leaves": null, "leavesPerSecond": null,
-            "expectedLeaves": null, "expectedTicks": null,
+            "leaves": null, "leavesPerSecond": null, "newestLeavesPerSecond": null, "slow": null,
+            "expectedLeaves": null, "expectedTicks": null, "audit": null,
         })
     );
     server.at(30);
@@ -68,6 +104,7 @@ fn rounds_tell_their_state() {
     let number = |value: &Value| value.as_str().unwrap().parse::<u64>().unwrap();
     assert!(number(&executing["expectedLeaves"]) > number(&executing["leaves"]));
     assert!(number(&executing["expectedTicks"]) < 100);
+    assert!(number(&executing["audit"]["auditedLeaves"]) <= number(&executing["leaves"]));
 
     server.at(80);
     let proof = client.await_proof(0).json();
@@ -76,6 +113,15 @@ fn rounds_tell_their_state() {
     });
     assert_eq!(published["leaves"], proof["proof"]["leaves"]);
     assert_eq!(published["proofReady"], true);
+    // The round was audited as a whole, and nothing was wrong.
+    assert_eq!(
+        published["audit"],
+        json!({
+            "auditedLeaves": published["leaves"], "workErrors": 0, "logErrors": 0,
+            "auditorErrors": 0, "rollbacks": 0, "lostLeaves": "0", "badProofs": 0,
+            "lastEvent": null,
+        })
+    );
     assert_eq!(published["members"], "1");
     let ids = || -> Vec<Value> {
         let list = round(&client.get("/v1/rounds"));

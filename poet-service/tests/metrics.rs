@@ -86,11 +86,13 @@ fn the_names_of_existing_dashboards_and_new_ones() {
     for name in [
         "poet_round_leaves_total",
         "poet_round_leaves_per_second",
+        "poet_round_newest_leaves_per_second",
         "poet_round_expected_leaves",
     ] {
         let sample = format!("{name}{{id=\"0\"}}");
         assert!(value(&text, &sample).unwrap() > 0.0, "{sample}: {text}");
     }
+    assert_eq!(value(&text, "poet_round_slow{id=\"0\"}"), Some(0.0));
     assert!(value(&text, "poet_round_expected_ticks{id=\"0\"}").is_some());
     assert!(value(&text, "poet_round_log_age_seconds{id=\"0\"}").unwrap() < 60.0);
     assert_eq!(

@@ -147,68 +147,324 @@ fn assert_command_refused(command: &mut std::process::Command, code: i32, expect
 fn mistakes_are_explained() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    let file = folder.join("file");
-    fs::write(&file, "epoch-duration=30s\nepoch=1s\n").unwrap();
-    let file = file.display().to_string();
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let taken = taken.local_addr().unwrap().to_string();
+    let write = |name: &str, content: &[u8]| {
+        let path = folder.join(name);
+        fs::write(&path, content).unwrap();
+        path.display().to_string()
+    };
+    let file = write("file", b"epoch-duration=30s\nepoch=1s\n");
+    let no_text = write("no_text", b"epoch-duration=\xff");
+    let no_value = write("no_value", b"[Server]\njsonlog\n");
+    let bad_value = write("bad_value", b"cycle-gap=1 hour\n");
+    let nobody = "--certifier-pubkey=AAAA";
+    let key = "--certifier-pubkey=V2j2EMp26MjC55ZVa9p/PpRBIgoM94JlHVSDR1LN+Ys=";
+    fs::create_dir(folder.join("keys")).unwrap();
+    let bad_key = write("keys/a.key", b"not a key");
+    let keys = folder.join("keys").display().to_string();
+    let keys = format!("--trusted-pub-keys-dir-path={keys}");
+    let taken = TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let (taken, metrics) = (
+        format!("127.0.0.1:{port}"),
+        format!("--metrics-port={port}"),
+    );
     let listen = "--restlisten=127.0.0.1:0";
 
-    let refused = |options: &[&str], code, expected: &[&str]| {
-        assert_refused(folder, options, code, expected);
+    // The options, the exit code, and what the one sentence must say: the flag and what is expected.
+    let cases: &[(&[&str], i32, &[&str])] = &[
+        (&["--no-such-option"], 2, &["--no-such-option"]),
+        (&["serve"], 2, &["serve"]),
+        (&["--epoch-duration"], 2, &["--epoch-duration"]),
+        (
+            &["--epoch-duration=fast"],
+            2,
+            &["--epoch-duration", "'fast'", "expected a duration"],
+        ),
+        (
+            &["--cycle-gap=10"],
+            2,
+            &["--cycle-gap", "unit", "expected a duration"],
+        ),
+        (
+            &["--phase-shift=-1h"],
+            2,
+            &["--phase-shift", "not negative"],
+        ),
+        (&["--genesis-time=now"], 2, &["--genesis-time", "RFC 3339"]),
+        (
+            &["--genesis-time=2023-02-30T00:00:00Z"],
+            2,
+            &["--genesis-time", "RFC 3339"],
+        ),
+        (&["--pow=no"], 2, &["--pow", "on or off"]),
+        (
+            &["--pow-difficulty=1000"],
+            2,
+            &["--pow-difficulty", "from 0 to 256"],
+        ),
+        (
+            &["--restlisten=8080"],
+            2,
+            &["--restlisten", "expected host:port"],
+        ),
+        (
+            &["--metrics-port=0x50"],
+            2,
+            &["--metrics-port", "expected a port"],
+        ),
+        (
+            &["--maxlogfilesize=0"],
+            2,
+            &["--maxlogfilesize", "from 1 to 1000000"],
+        ),
+        (
+            &[nobody],
+            2,
+            &["--certifier-pubkey", "expected the base64 form"],
+        ),
+        (
+            &["--epoch-duration=5s", listen],
+            1,
+            &["cycle-gap is 10s", "shorter than the epoch"],
+        ),
+        (
+            &["--epoch-duration=0s", "--cycle-gap=0s", listen],
+            1,
+            &["--epoch-duration is 0s", "at least 1ms"],
+        ),
+        (
+            &["--configfile=/no/such/file"],
+            1,
+            &[
+                "--configfile /no/such/file",
+                "expected a text of name=value lines",
+            ],
+        ),
+        (&["-c", "/"], 1, &["--configfile /", "expected a text"]),
+        (
+            &["-c", &no_text],
+            1,
+            &["--configfile", &no_text, "expected a text"],
+        ),
+        (
+            &["-c", &file],
+            1,
+            &[&file, "line 2", "unknown option \"epoch\""],
+        ),
+        (
+            &["-c", &no_value],
+            1,
+            &[&no_value, "line 2", "expected name=value"],
+        ),
+        (
+            &["-c", &bad_value],
+            1,
+            &[&bad_value, "line 1", "--cycle-gap", "expected a duration"],
+        ),
+        (
+            &["--datadir", &format!("{file}/x"), listen],
+            1,
+            &[
+                "--datadir",
+                &file,
+                "expected a directory that can be written to",
+            ],
+        ),
+        (
+            &["--dbdir", &file, listen],
+            1,
+            &[
+                "--dbdir",
+                &file,
+                "expected a directory that can be written to",
+            ],
+        ),
+        (
+            &["--logdir", &file, listen],
+            1,
+            &[
+                "--logdir",
+                &file,
+                "expected a directory that can be written to",
+            ],
+        ),
+        // Not even root can write there.
+        (
+            &["--dbdir=/proc/poet", listen],
+            1,
+            &[
+                "--dbdir /proc/poet",
+                "expected a directory that can be written to",
+            ],
+        ),
+        (
+            &["--restlisten", &taken],
+            1,
+            &[
+                "--restlisten",
+                &taken,
+                "expected an address",
+                "a port that is free",
+            ],
+        ),
+        (
+            &[listen, "--rpclisten", &taken],
+            1,
+            &["--rpclisten", &taken, "a port that is free"],
+        ),
+        (
+            &[listen, "--config-rpclisten", &taken],
+            1,
+            &["--config-rpclisten", &taken, "a port that is free"],
+        ),
+        (
+            &[listen, &metrics],
+            1,
+            &["--metrics-port", &port.to_string(), "a port that is free"],
+        ),
+        (
+            &["--restlisten=no.such.host.invalid:80"],
+            1,
+            &[
+                "--restlisten no.such.host.invalid:80",
+                "expected an address",
+            ],
+        ),
+        // An address for documentation: no machine has it.
+        (
+            &["--restlisten=192.0.2.1:80"],
+            1,
+            &[
+                "--restlisten 192.0.2.1:80",
+                "expected an address of this machine",
+            ],
+        ),
+        (&["--pow=off", listen], 1, &["--pow=on"]),
+        (&["--backend=abacus", listen], 1, &["abacus", "generic"]),
+        (
+            &["--certifier-url=http://c"],
+            1,
+            &["--certifier-pubkey", "expected both"],
+        ),
+        (&[&keys], 1, &["--certifier-pubkey", "expected both"]),
+        (
+            &[key, &keys],
+            1,
+            &[
+                "--trusted-pub-keys-dir-path",
+                &bad_key,
+                "expected the base64 form",
+            ],
+        ),
+        (
+            &[key, "--trusted-pub-keys-dir-path=/no/keys"],
+            1,
+            &[
+                "--trusted-pub-keys-dir-path",
+                "/no/keys",
+                "expected a directory",
+            ],
+        ),
+    ];
+    for (options, code, expected) in cases {
+        assert_refused(folder, options, *code, expected);
+    }
+    // None of them left anything behind that stops a right start.
+    drop(ServerProcess::start(folder, &[]));
+}
+
+#[test]
+fn bad_private_keys_are_explained() {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    let folder = tempfile::tempdir().unwrap();
+    let mut halves = ed25519_key();
+    halves[40] ^= 1;
+    for (value, expected) in [
+        ("", "64-byte"),
+        ("c2hvcnQ=", "64-byte"),
+        ("not base64", "64-byte"),
+        (
+            &STANDARD.encode(halves),
+            "not the public key of its first half",
+        ),
+    ] {
+        let mut command = command(folder.path());
+        command
+            .env("POET_PRIVATE_KEY", value)
+            .arg("--restlisten=127.0.0.1:0");
+        assert_command_refused(&mut command, 1, &["POET_PRIVATE_KEY", expected]);
+    }
+}
+
+#[test]
+fn directories_that_hold_something_else_are_explained_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let dbdir = folder.path().join("db");
+    let database = dbdir.join("poet.sqlite");
+    let refused = |expected: &str| {
+        let expected = ["--dbdir", database.to_str().unwrap(), expected];
+        assert_refused(folder.path(), &["--restlisten=127.0.0.1:0"], 1, &expected);
     };
-    refused(&["--no-such-option"], 2, &["--no-such-option"]);
-    refused(
-        &["--epoch-duration=fast"],
-        2,
-        &["--epoch-duration", "'fast'", "expected a duration"],
-    );
-    refused(&["--genesis-time=now"], 2, &["--genesis-time", "RFC 3339"]);
-    refused(&["--pow=no"], 2, &["--pow", "on or off"]);
-    refused(
-        &["--epoch-duration=5s", listen],
-        1,
-        &["cycle-gap is 10s", "shorter than the epoch"],
-    );
-    refused(
-        &["--configfile=/no/such/file"],
-        1,
-        &["--configfile /no/such/file"],
-    );
-    refused(
-        &["-c", &file],
-        1,
-        &[&file, "line 2", "unknown option \"epoch\""],
-    );
-    refused(
-        &["--datadir", &format!("{file}/x"), listen],
-        1,
-        &["--datadir", &file],
-    );
-    refused(&["--dbdir", &file, listen], 1, &["--dbdir", &file]);
-    refused(&["--restlisten", &taken], 1, &["--restlisten", &taken]);
-    refused(
-        &[listen, "--rpclisten", &taken],
-        1,
-        &["--rpclisten", &taken],
-    );
-    refused(
-        &[listen, "--config-rpclisten", &taken],
-        1,
-        &["--config-rpclisten", &taken],
-    );
-    refused(
-        &["--restlisten=no.such.host.invalid:80"],
-        1,
-        &["--restlisten no.such.host.invalid:80"],
-    );
-    refused(&["--logdir", &file, listen], 1, &["--logdir", &file]);
-    refused(&["--pow=off", listen], 1, &["--pow=on"]);
-    refused(&["--backend=abacus", listen], 1, &["abacus", "generic"]);
-    refused(&["--certifier-url=http://c"], 1, &["--certifier-pubkey"]);
-    let mut with_key = command(folder);
-    with_key.env("POET_PRIVATE_KEY", "c2hvcnQ=").arg(listen);
-    assert_command_refused(&mut with_key, 1, &["POET_PRIVATE_KEY", "64-byte"]);
+    fs::create_dir_all(&database).unwrap();
+    refused("expected a file of its own");
+    fs::remove_dir(&database).unwrap();
+
+    let foreign = b"no database at all, but somebody's precious text".repeat(100);
+    fs::write(&database, &foreign).unwrap();
+    refused("expected one of poet-service");
+    assert_eq!(fs::read(&database).unwrap(), foreign);
+    fs::remove_file(&database).unwrap();
+
+    let newer = rusqlite::Connection::open(&database).unwrap();
+    newer.pragma_update(None, "user_version", 999).unwrap();
+    drop(newer);
+    refused("schema 999");
+}
+
+/// The start of a service whose user may not write, or not listen.
+#[test]
+fn missing_permissions_are_explained() {
+    use std::os::unix::{fs::PermissionsExt as _, process::CommandExt as _};
+    let folder = tempfile::tempdir().unwrap();
+    let mode = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode(folder.path(), 0o755);
+    let program = folder.path().join("poet-service");
+    fs::copy(env!("CARGO_BIN_EXE_poet-service"), &program).unwrap();
+    mode(&program, 0o755);
+    let closed = folder.path().join("closed");
+    fs::create_dir(&closed).unwrap();
+    mode(&closed, 0o555);
+    let secret = folder.path().join("secret");
+    fs::write(&secret, "jsonlog=true\n").unwrap();
+    mode(&secret, 0o000);
+    let own = folder.path().join("own");
+    fs::create_dir(&own).unwrap();
+    mode(&own, 0o777);
+    let command = |options: &[&str]| {
+        let mut command = std::process::Command::new(&program);
+        command
+            .arg(format!("--poetdir={}", own.display()))
+            .args(["--restlisten=127.0.0.1:0", "--rpclisten=127.0.0.1:0"])
+            .arg("--config-rpclisten=127.0.0.1:0")
+            .args(options)
+            .env_remove("POET_PRIVATE_KEY");
+        // Nothing is forbidden to root, so root asks in somebody else's name.
+        if rustix::process::geteuid().is_root() {
+            command.uid(65_534).gid(65_534);
+        }
+        command
+    };
+    let directory = "expected a directory that can be written to";
+    for flag in ["--dbdir", "--datadir", "--logdir"] {
+        let option = format!("{flag}={}/x", closed.display());
+        let expected = [flag, "closed/x", "Permission denied", directory];
+        assert_command_refused(&mut command(&[&option]), 1, &expected);
+    }
+    let option = format!("--configfile={}", secret.display());
+    let expected = ["--configfile", "Permission denied", "expected a text"];
+    assert_command_refused(&mut command(&[&option]), 1, &expected);
 }
 
 #[test]
@@ -365,6 +621,98 @@ fn check_config_says_what_counts_and_why() {
         error.contains("expected a gap shorter than the epoch"),
         "{error}"
     );
+}
+
+#[test]
+fn log_files_are_rotated_as_configured() {
+    let folder = tempfile::tempdir().unwrap();
+    let logs = folder.path().join("logs");
+    fs::create_dir(&logs).unwrap();
+    let names = || {
+        let entries = fs::read_dir(&logs).unwrap();
+        let mut names: Vec<_> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    };
+    let fill = |name: &str| {
+        fs::write(logs.join("poet.log"), vec![name.as_bytes()[0]; 999_999]).unwrap();
+    };
+    let first_byte = |file: &str| fs::read(logs.join(file)).unwrap()[0];
+    // A line more does not fit into 1 MB: three starts, each on a log that is full.
+    for name in ["a", "b", "c"] {
+        fill(name);
+        let options = ["--maxlogfiles=2", "--maxlogfilesize=1"];
+        ServerProcess::start(folder.path(), &options).kill();
+    }
+    assert_eq!(names(), ["poet.log", "poet.log.1", "poet.log.2"]);
+    assert_eq!(
+        (first_byte("poet.log.1"), first_byte("poet.log.2")),
+        (b'c', b'b')
+    );
+    // It would fit into the 10 MB of the default, and without rotation nothing is too long.
+    for options in [&[][..], &["--maxlogfiles=0", "--maxlogfilesize=1"]] {
+        fill("d");
+        ServerProcess::start(folder.path(), options).kill();
+        assert_eq!(first_byte("poet.log"), b'd');
+        assert_eq!(first_byte("poet.log.1"), b'c');
+    }
+}
+
+#[test]
+fn requests_are_named_in_answers_and_logs() {
+    for json in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let options = ["--debuglog", &format!("--jsonlog={json}")];
+        let server = ServerProcess::start(folder.path(), &options);
+        let header = "x-request-id";
+        // One that a proxy gave is kept, one that could break a line of the log is not.
+        let given = server.client.get_with("/v1/info", header, "proxy-1");
+        assert_eq!(given.header(header), Some("proxy-1"));
+        let broken = server.client.get_with("/v1/info", header, "a \"b\"");
+        let made = broken.header(header).unwrap().to_owned();
+        assert!(!made.contains(' ') && made.len() > 8, "{made}");
+        // Errors have one, too, and so have paths that lead nowhere.
+        let refused = server.client.post("/v1/submit", "{");
+        let refused_id = refused.header(header).unwrap().to_owned();
+        assert_ne!(refused_id, made);
+        let unknown = server.client.get_with("/nowhere", header, "proxy-2");
+        assert_eq!(
+            (unknown.status, unknown.header(header)),
+            (404, Some("proxy-2"))
+        );
+
+        let lines = |id: &str| -> Vec<String> {
+            let log = server.log();
+            let about = log.lines().filter(|line| line.contains(id));
+            about.map(str::to_owned).collect()
+        };
+        for id in ["proxy-1", "proxy-2", &made] {
+            await_some("the line about a request", || lines(id).pop());
+        }
+        // All that is said about a request bears its name.
+        let about = await_some("both lines about a request", || {
+            Some(lines(&refused_id)).filter(|about| about.len() == 2)
+        });
+        assert!(about[0].contains("registration refused"), "{about:?}");
+        assert!(about[1].contains("answered"), "{about:?}");
+        if json {
+            let entry: serde_json::Value = serde_json::from_str(&about[0]).unwrap();
+            assert_eq!(entry["span"]["id"], *refused_id);
+            let entry: serde_json::Value = serde_json::from_str(&about[1]).unwrap();
+            assert_eq!(entry["span"]["id"], *refused_id);
+            assert_eq!(
+                (&entry["status"], &entry["path"]),
+                (&400.into(), &"/v1/submit".into())
+            );
+        } else {
+            let named = format!("request{{id=\"{refused_id}\"}}");
+            assert!(about.iter().all(|line| line.contains(&named)), "{about:?}");
+        }
+        let file = fs::read_to_string(folder.path().join("logs/poet.log")).unwrap();
+        assert!(file.contains(&refused_id));
+    }
 }
 
 /// A private key that is always the same.

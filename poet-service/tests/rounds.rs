@@ -3,8 +3,11 @@
 
 mod common;
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use common::{LocalServer, TestNode, await_some, config, members_of, verify_fetched};
 use poet_engine::{LogHeader, T};
+use poet_service::{config::Config, worker::AuditMode};
 
 // In these tests, round e starts 30 + 60 e seconds after genesis and ends 50 seconds later.
 
@@ -103,6 +106,23 @@ fn the_clock_may_jump() {
     server.at(30 + 60 * 7 + 50);
     let proof = verify_fetched(&server.client.await_proof(7));
     assert_eq!(proof.members, [TestNode::new(2).challenge]);
+}
+
+#[test]
+fn a_round_that_is_passed_over_is_worked_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = LocalServer::start(config(folder.path()), 0);
+    // The clock is ahead, and nodes register for a round that is far away.
+    server.at(30 + 60 * 5 + 1);
+    server.await_open_round(6);
+    assert_eq!(server.client.register(&TestNode::new(1)), 6);
+    // It is set right, and then jumps over that round while another one is open.
+    server.at(30 + 60 + 1);
+    server.await_open_round(2);
+    server.at(30 + 60 * 8 + 1);
+    server.await_open_round(9);
+    let proof = verify_fetched(&server.client.await_proof(6));
+    assert_eq!(proof.members, [TestNode::new(1).challenge]);
 }
 
 #[test]
@@ -227,30 +247,75 @@ fn registrations_at_the_closing_moment_are_in_the_round_they_were_told() {
     assert_eq!(second.members.len(), 4);
 }
 
-#[test]
-fn a_proof_that_is_not_valid_is_not_published_and_stops_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let server = LocalServer::start(config(folder.path()), 0);
-    server.at(30);
-    server.await_work(0);
-    drop(server);
-    // Every label is damaged behind the server's back.
-    let log = folder.path().join("data/rounds/0/tree.log");
-    let mut bytes = std::fs::read(&log).unwrap();
-    assert!(bytes.len() > LogHeader::BYTES + 200 * 32);
-    for byte in &mut bytes[LogHeader::BYTES..] {
-        *byte ^= 1;
-    }
-    std::fs::write(&log, bytes).unwrap();
-
-    let server = LocalServer::start(config(folder.path()), 80);
+/// Works on round 0, ends the server, lets `damage` change the entries of the log and starts again
+/// when the round is over. Gives the server, and how many entries there were.
+fn with_damaged_log(
+    folder: &std::path::Path,
+    audit: AuditMode,
+    damage: impl FnOnce(&mut [u8]),
+) -> (LocalServer, u64) {
+    let config = || Config {
+        audit,
+        ..config(folder)
+    };
+    let server = LocalServer::start(config(), 0);
     server.client.register(&TestNode::new(1));
-    server.at(90);
-    server.await_work(1);
-    assert_eq!(server.client.get("/v1/proofs/0").status, 404);
-    server.at(140);
-    verify_fetched(&server.client.await_proof(1));
-    assert_eq!(server.client.get("/v1/proofs/0").status, 404);
+    server.at(30);
+    await_some("many leaves", || {
+        (server.executing()?.leaves.load(Relaxed) > 3_000).then_some(())
+    });
+    drop(server);
+    let log = folder.join("data/rounds/0/tree.log");
+    let mut bytes = std::fs::read(&log).unwrap();
+    let entries = (bytes.len() - LogHeader::BYTES) as u64 / 32;
+    assert!(entries > 3_000);
+    damage(&mut bytes[LogHeader::BYTES..]);
+    std::fs::write(&log, bytes).unwrap();
+    (LocalServer::start(config(), 80), entries)
+}
+
+#[test]
+fn a_log_that_was_damaged_while_nothing_ran_is_repaired() {
+    for audit in [AuditMode::Full, AuditMode::Off] {
+        let folder = tempfile::tempdir().unwrap();
+        // A sector, and a bit.
+        let (server, entries) = with_damaged_log(folder.path(), audit, |log| {
+            log[32_768..33_280].fill(0);
+            log[50_000] ^= 1;
+        });
+        let proof = verify_fetched(&server.client.await_proof(0));
+        assert_eq!(proof.members, members_of(&[TestNode::new(1)]));
+        // What was made since on top of the damage is lost, and nothing else.
+        assert!(proof.leaves >= entries, "{audit}: {}", proof.leaves);
+        let round = server.client.get("/v1/rounds/0").json();
+        assert!(
+            round["audit"]["logErrors"].as_u64().unwrap() >= 1,
+            "{audit}: {round}"
+        );
+    }
+}
+
+#[test]
+fn a_log_in_which_everything_is_wrong_costs_leaves_and_no_proof() {
+    for audit in [AuditMode::Full, AuditMode::Off] {
+        let folder = tempfile::tempdir().unwrap();
+        let (server, entries) = with_damaged_log(folder.path(), audit, |log| {
+            for byte in log {
+                *byte ^= 1;
+            }
+        });
+        let proof = verify_fetched(&server.client.await_proof(0));
+        assert_eq!(proof.members, members_of(&[TestNode::new(1)]));
+        let round = server.client.get("/v1/rounds/0").json();
+        let lost: u64 = round["audit"]["lostLeaves"]
+            .as_str()
+            .unwrap()
+            .parse()
+            .unwrap();
+        // Some were made since the restart.
+        assert!(proof.leaves + lost >= entries, "{audit}: {round}");
+        assert!(lost > 0, "{audit}: {round}");
+    }
 }
 
 #[test]

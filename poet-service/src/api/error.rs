@@ -2,7 +2,7 @@
 //! message that is meant for the client.
 
 use axum::{
-    http::{StatusCode, header},
+    http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 
@@ -81,6 +81,8 @@ pub enum ApiError {
     /// Said on the private listener only.
     #[error("the trusted keys are unchanged: {0}")]
     TrustedKeys(String),
+    #[error("too many requests, try again in {retry_after_seconds} s")]
+    TooManyRequests { retry_after_seconds: u64 },
     #[error("temporarily unavailable, try again later")]
     Unavailable,
     #[error("internal error")]
@@ -103,9 +105,10 @@ impl ApiError {
             Self::PowOff | Self::RoundOpen | Self::TooLate | Self::TrustedKeys(_) => {
                 Code::FailedPrecondition
             }
-            Self::RoundFull | Self::BodyTooLarge(_) | Self::ResponseTooLarge { .. } => {
-                Code::ResourceExhausted
-            }
+            Self::RoundFull
+            | Self::BodyTooLarge(_)
+            | Self::ResponseTooLarge { .. }
+            | Self::TooManyRequests { .. } => Code::ResourceExhausted,
             Self::Conflict => Code::AlreadyExists,
             Self::ProofNotFound | Self::RoundNotFound | Self::NotAMember | Self::UnknownPath => {
                 Code::NotFound
@@ -145,6 +148,13 @@ impl IntoResponse for ApiError {
             (header::CACHE_CONTROL, "no-store"),
         ];
         let mut response = (self.status(), headers, json::error(&self)).into_response();
+        if let Self::TooManyRequests {
+            retry_after_seconds,
+        } = self
+        {
+            let seconds = HeaderValue::from(retry_after_seconds);
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        }
         // For those who count.
         response.extensions_mut().insert(self.code());
         response

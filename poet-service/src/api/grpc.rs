@@ -27,7 +27,7 @@ use self::proto::{
     info_response::Cerifier,
     poet_service_server::{PoetService, PoetServiceServer},
 };
-use super::{MAX_BODY_BYTES, error::ApiError, read_whole_body};
+use super::{error::ApiError, read_whole_body};
 use crate::{
     certificate::SignedCertificate,
     pow::PowParams,
@@ -53,6 +53,9 @@ pub const CONFIGURATION_SERVICE: &str = "rpc.api.v1.ConfigurationService";
 const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 /// What stands before a message on the wire: whether it is compressed, and its length.
 const FRAME_PREFIX_BYTES: usize = 5;
+/// The longest message to reflection and health. A client may have many of those streams open, and
+/// a message that is half there is kept.
+const MAX_STREAM_MESSAGE_BYTES: usize = 4 * 1024;
 /// The path of all methods that are not streams begins so.
 const UNARY_PATHS: &str = "/rpc.api.v1.";
 
@@ -72,7 +75,7 @@ pub fn router(
     let service = PoetServiceServer::new(Handlers(registration))
         .max_encoding_message_size(max_response_bytes);
     let router = with_reflection(Routes::new(service), POET_SERVICE)?
-        .add_service(health)
+        .add_service(health.max_decoding_message_size(MAX_STREAM_MESSAGE_BYTES))
         .into_axum_router()
         .route(
             "/rpc.api.v1.PoetService/Proof",
@@ -92,7 +95,7 @@ pub fn private_router(
 ) -> Result<Router, tonic_reflection::server::Error> {
     let service = ConfigurationServiceServer::new(Handlers(Arc::clone(&registration)));
     let router = with_reflection(Routes::new(service), CONFIGURATION_SERVICE)?
-        .add_service(health)
+        .add_service(health.max_decoding_message_size(MAX_STREAM_MESSAGE_BYTES))
         .into_axum_router()
         .route(
             "/v1/reload_trusted_keys",
@@ -133,8 +136,8 @@ fn with_reflection(
     let v1 = builder().build_v1()?;
     let v1alpha = builder().build_v1alpha()?;
     Ok(routes
-        .add_service(v1.max_decoding_message_size(MAX_BODY_BYTES))
-        .add_service(v1alpha.max_decoding_message_size(MAX_BODY_BYTES)))
+        .add_service(v1.max_decoding_message_size(MAX_STREAM_MESSAGE_BYTES))
+        .add_service(v1alpha.max_decoding_message_size(MAX_STREAM_MESSAGE_BYTES)))
 }
 
 /// Holds requests to the limits that they have over REST. Reflection and health are streams, which
@@ -263,10 +266,10 @@ fn unary_message<M: Message + Default>(body: &[u8]) -> Result<M, ApiError> {
 
 /// A `ProofResponse` as it goes over the wire: one frame. Encoded by hand from borrowed parts: with
 /// a million members, messages that own their parts would take several times its size.
-pub(crate) fn proof_frame(published: &PublishedProof, public_key: &[u8; 32]) -> Bytes {
+pub(crate) fn proof_frame(published: &PublishedProof, public_key: &[u8; 32]) -> Vec<u8> {
     let proof = &published.proof;
     let mut merkle = Vec::new();
-    push_entries(&mut merkle, 1, &[proof.root]);
+    push_entries(&mut merkle, 1, [proof.root]);
     push_entries(&mut merkle, 2, &proof.proven_leaves);
     push_entries(&mut merkle, 3, &proof.proof_nodes);
     let mut head = Vec::with_capacity(merkle.len() + MAX_NESTING_BYTES);
@@ -274,20 +277,24 @@ pub(crate) fn proof_frame(published: &PublishedProof, public_key: &[u8; 32]) -> 
     head.append(&mut merkle);
     let mut leaves = vec![tag(3, 0)];
     push_varint(&mut leaves, published.leaves);
-    let poet_bytes = head.len() + ENTRY_BYTES * published.members.len() + leaves.len();
+    let members: usize = published
+        .registered_members()
+        .map(|member| 1 + varint_bytes(member.len() as u64) + member.len())
+        .sum();
+    let poet_bytes = head.len() + members + leaves.len();
 
     let mut frame =
         Vec::with_capacity(FRAME_PREFIX_BYTES + MAX_NESTING_BYTES + poet_bytes + ENTRY_BYTES);
     frame.extend([0; FRAME_PREFIX_BYTES]);
     push_length(&mut frame, 1, poet_bytes);
     frame.append(&mut head);
-    push_entries(&mut frame, 2, &published.members);
+    push_entries(&mut frame, 2, published.registered_members());
     frame.append(&mut leaves);
-    push_entries(&mut frame, 2, &[*public_key]);
+    push_entries(&mut frame, 2, [*public_key]);
     // A round of more members than a frame can announce does not fit the memory either.
     let announced = u32::try_from(frame.len() - FRAME_PREFIX_BYTES).unwrap_or(u32::MAX);
     frame[1..FRAME_PREFIX_BYTES].copy_from_slice(&announced.to_be_bytes());
-    Bytes::from(frame)
+    frame
 }
 
 /// 32 bytes with their tag and their length.
@@ -300,9 +307,14 @@ const fn tag(field: u8, wire_type: u8) -> u8 {
     field << 3 | wire_type
 }
 
-fn push_entries(buffer: &mut Vec<u8>, field: u8, entries: &[[u8; 32]]) {
+fn push_entries(
+    buffer: &mut Vec<u8>,
+    field: u8,
+    entries: impl IntoIterator<Item = impl AsRef<[u8]>>,
+) {
     for entry in entries {
-        buffer.extend([tag(field, 2), 32]);
+        let entry = entry.as_ref();
+        push_length(buffer, field, entry.len());
         buffer.extend(entry);
     }
 }
@@ -310,6 +322,10 @@ fn push_entries(buffer: &mut Vec<u8>, field: u8, entries: &[[u8; 32]]) {
 fn push_length(buffer: &mut Vec<u8>, field: u8, bytes: usize) {
     buffer.push(tag(field, 2));
     push_varint(buffer, bytes as u64);
+}
+
+const fn varint_bytes(value: u64) -> usize {
+    (u64::BITS - (value | 1).leading_zeros()).div_ceil(7) as usize
 }
 
 fn push_varint(buffer: &mut Vec<u8>, mut value: u64) {
@@ -377,6 +393,9 @@ mod tests {
             let published = PublishedProof {
                 statement: vec![9; 32],
                 members: (0..members).map(|i| [i; 32]).collect(),
+                odd_members: (0..members / 100)
+                    .map(|i| (7 * u32::from(i), vec![i; 200]))
+                    .collect(),
                 leaves: 1 << 40 | 5,
                 proof: Proof {
                     root: [1; 32],
@@ -392,7 +411,7 @@ mod tests {
                         proven_leaves: list(&published.proof.proven_leaves),
                         proof_nodes: list(&published.proof.proof_nodes),
                     }),
-                    members: list(&published.members),
+                    members: published.registered_members().map(<[u8]>::to_vec).collect(),
                     leaves: published.leaves,
                 }),
                 pubkey: vec![4; 32],

@@ -65,7 +65,7 @@ impl<'de> Deserialize<'de> for Object<'de> {
 
 impl<'a> Object<'a> {
     fn parse(text: &'a str) -> Result<Self, ApiError> {
-        serde_json::from_str(text).map_err(|error| malformed(format!("syntax error: {error}")))
+        serde_json::from_str(text).map_err(|error| malformed(&format!("syntax error: {error}")))
     }
 
     /// The value of the field with this lowerCamelCase or snake_case name, unless unset.
@@ -77,7 +77,7 @@ impl<'a> Object<'a> {
             .map(|(_, raw)| *raw);
         let value = values.next().filter(|raw| raw.get() != "null");
         if values.next().is_some() {
-            return Err(malformed(format!("duplicate field {camel:?}")));
+            return Err(malformed(&format!("duplicate field {camel:?}")));
         }
         Ok(value.map(|raw| Field {
             name: camel,
@@ -105,7 +105,7 @@ impl Field<'_> {
         } else {
             ""
         };
-        malformed(format!(
+        malformed(&format!(
             "invalid value for {kind} field {}: {quoted}{dots}",
             self.name
         ))
@@ -169,9 +169,13 @@ pub(super) fn decode_base64(text: &str) -> Option<Vec<u8>> {
     engine.decode(text).ok()
 }
 
-fn malformed(message: String) -> ApiError {
-    ApiError::Malformed(message)
+fn malformed(message: &str) -> ApiError {
+    // The parser quotes what it did not expect, however long that is.
+    ApiError::Malformed(message.chars().take(MAX_MESSAGE).collect())
 }
+
+/// The longest message about a body, in characters.
+const MAX_MESSAGE: usize = 200;
 
 /// Reads a `SubmitRequest`. A body without anything in it is a request without anything set.
 ///
@@ -179,7 +183,7 @@ fn malformed(message: String) -> ApiError {
 /// [`ApiError::Malformed`], naming the field where there is one.
 pub fn submit_request(body: &[u8]) -> Result<SubmitRequest, ApiError> {
     let text = std::str::from_utf8(body)
-        .map_err(|error| malformed(format!("syntax error: the body is not UTF-8: {error}")))?
+        .map_err(|error| malformed(&format!("syntax error: the body is not UTF-8: {error}")))?
         .trim_ascii();
     if text.is_empty() {
         return Ok(SubmitRequest::default());
@@ -337,7 +341,7 @@ pub fn proof_response(published: &PublishedProof, public_key: &[u8; 32]) -> Stri
     json.push_str(",\"proofNodes\":");
     push_list(&mut json, &proof.proof_nodes);
     json.push_str("},\"members\":");
-    push_list(&mut json, &published.members);
+    push_list(&mut json, published.registered_members());
     json.push_str(",\"leaves\":\"");
     json.push_str(&published.leaves.to_string());
     json.push_str("\"},\"pubkey\":");
@@ -352,13 +356,13 @@ fn push_base64(json: &mut String, bytes: &[u8]) {
     json.push('"');
 }
 
-fn push_list(json: &mut String, entries: &[[u8; 32]]) {
+fn push_list(json: &mut String, entries: impl IntoIterator<Item = impl AsRef<[u8]>>) {
     json.push('[');
-    for (index, entry) in entries.iter().enumerate() {
+    for (index, entry) in entries.into_iter().enumerate() {
         if index > 0 {
             json.push(',');
         }
-        push_base64(json, entry);
+        push_base64(json, entry.as_ref());
     }
     json.push(']');
 }

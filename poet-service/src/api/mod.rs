@@ -4,9 +4,12 @@
 //! Every request's body is read before the request is looked at: clients send `{}` with their
 //! GETs, and a body that nobody reads would cost them their connection.
 
+pub mod client;
+mod connection;
 pub mod error;
 pub mod grpc;
 pub mod json;
+pub(crate) mod request_id;
 pub(crate) mod rounds;
 pub mod server;
 
@@ -14,7 +17,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    body::{Body, Bytes, to_bytes},
+    body::{Body, Bytes, HttpBody as _, to_bytes},
     extract::{Path, Request, State, rejection::PathRejection},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware::{self, Next},
@@ -22,6 +25,7 @@ use axum::{
     routing::{get, post},
 };
 use http_body_util::LengthLimitError;
+use tokio::sync::Semaphore;
 
 use self::error::ApiError;
 use crate::registration::Registration;
@@ -30,6 +34,11 @@ use crate::registration::Registration;
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// A body of at most this size is read at once; larger ones, and those that do not say how large
+/// they are, wait for their turn.
+const SMALL_BODY_BYTES: u64 = 4 * 1024;
+/// Larger bodies that are read at a time: 64 MiB.
+static LARGE_BODIES: Semaphore = Semaphore::const_new(1024);
 
 /// Caches in front of the server may keep these for a little while: the challenge of the proof of
 /// work changes once in a round, and the one before stays valid.
@@ -59,7 +68,19 @@ async fn read_body(request: Request, next: Next) -> Result<Response, ApiError> {
 /// Reads the body of a request, within its limits of size and time.
 async fn read_whole_body(request: Request) -> Result<Request, ApiError> {
     let (parts, body) = request.into_parts();
-    let body = tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY_BYTES))
+    let small = body
+        .size_hint()
+        .upper()
+        .is_some_and(|bytes| bytes <= SMALL_BODY_BYTES);
+    let read = async {
+        // Thousands of clients that send as much as they may must not fill the memory.
+        let _turn = match small {
+            true => None,
+            false => LARGE_BODIES.acquire().await.ok(),
+        };
+        to_bytes(body, MAX_BODY_BYTES).await
+    };
+    let body = tokio::time::timeout(BODY_TIMEOUT, read)
         .await
         .map_err(|_| ApiError::BodyTimeout)?
         .map_err(|error| {

@@ -28,7 +28,7 @@ use crate::{
     registration::parse_round,
     service::StatusReader,
     storage::{RoundRecord, Storage, StorageError},
-    worker::TICK_LEAVES,
+    worker::{AuditReport, TICK_LEAVES},
 };
 
 /// Rounds in the list: the newest ones.
@@ -114,9 +114,45 @@ struct Round {
     leaves: Option<String>,
     /// The rest is known while the work goes on.
     leaves_per_second: Option<u64>,
+    /// In the newest whole minute.
+    newest_leaves_per_second: Option<u64>,
+    /// Whether the work has become slower than in its first minutes, and stayed so.
+    slow: Option<bool>,
     expected_leaves: Option<String>,
     expected_ticks: Option<String>,
     proof_ready: bool,
+    /// What auditors have found; `None` for a round of which they know nothing.
+    audit: Option<Audit>,
+}
+
+/// What auditors have found in a round.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Audit {
+    audited_leaves: String,
+    /// Mistakes of the work, damaged copies of right entries, mistakes of the auditors themselves.
+    work_errors: u64,
+    log_errors: u64,
+    auditor_errors: u64,
+    rollbacks: u64,
+    lost_leaves: String,
+    bad_proofs: u64,
+    last_event: Option<String>,
+}
+
+impl From<AuditReport> for Audit {
+    fn from(report: AuditReport) -> Self {
+        Self {
+            audited_leaves: report.audited_leaves.to_string(),
+            work_errors: report.work,
+            log_errors: report.copies,
+            auditor_errors: report.auditor,
+            rollbacks: report.rollbacks,
+            lost_leaves: report.lost_leaves.to_string(),
+            bad_proofs: report.bad_proofs,
+            last_event: report.last_event,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -136,9 +172,12 @@ impl Rounds {
             members: String::new(),
             leaves: None,
             leaves_per_second: None,
+            newest_leaves_per_second: None,
+            slow: None,
             expected_leaves: None,
             expected_ticks: None,
             proof_ready: false,
+            audit: self.status.audits().round(round).map(Audit::from),
         };
         let executing = status
             .executing
@@ -158,6 +197,9 @@ impl Rounds {
                 described.state = "executing";
                 described.leaves = Some(leaves.to_string());
                 described.leaves_per_second = Some(rate as u64);
+                let watched = executing.rate();
+                described.newest_leaves_per_second = watched.newest.map(|rate| rate as u64);
+                described.slow = Some(watched.slow);
                 described.expected_leaves = Some(expected.to_string());
                 described.expected_ticks = Some((expected / TICK_LEAVES).to_string());
                 executing.members
@@ -226,7 +268,9 @@ fn failed(error: &StorageError) -> ApiError {
 async fn blocking<T: Send + 'static>(
     call: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    tokio::task::spawn_blocking(call)
+    // What it logs is about the same request.
+    let span = tracing::Span::current();
+    tokio::task::spawn_blocking(move || span.in_scope(call))
         .await
         .map_err(|_| ApiError::Internal)?
 }

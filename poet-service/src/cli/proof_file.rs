@@ -1,7 +1,7 @@
-//! Proofs as JSON files.
+//! Proofs in files.
 //!
-//! Two forms are read: the one that `prove` writes (hex), and a saved answer of
-//! `GET /v1/proofs/{id}` (base64), in which the members stand for the statement.
+//! Three forms are read: the JSON that `prove` writes (hex), a saved answer of `GET /v1/proofs/{id}`
+//! (base64), in which the members stand for the statement, and the SCALE bytes that nodes store.
 
 use base64::Engine as _;
 use base64::alphabet;
@@ -68,11 +68,35 @@ pub(crate) fn to_json(
 /// What is wrong with a file, and where in it.
 type Wrong = String;
 
-/// Reads either form.
+/// Reads any of the forms. `statement` belongs to the one that does not hold it.
 ///
 /// # Errors
 /// One sentence that says what is wrong and where.
-pub(crate) fn parse(json: &[u8]) -> Result<ProofFile, Wrong> {
+pub(crate) fn parse(bytes: &[u8], statement: Option<&[u8]>) -> Result<ProofFile, Wrong> {
+    // The length of the root, which no JSON begins with.
+    match (bytes.first(), statement) {
+        (Some(0x80), Some(statement)) => stored(bytes, statement),
+        (Some(0x80), None) => {
+            Err("it does not hold the statement it was made for: expected --statement".into())
+        }
+        (_, Some(_)) => Err("it holds its own statement: expected no --statement".into()),
+        (_, None) => parse_json(bytes),
+    }
+}
+
+fn stored(bytes: &[u8], statement: &[u8]) -> Result<ProofFile, Wrong> {
+    let (proof, leaves) = Proof::from_scale(bytes).map_err(|error| error.to_string())?;
+    Ok(ProofFile {
+        statement: statement.to_vec(),
+        leaves,
+        proof,
+        indices: None,
+        work: None,
+        members: None,
+    })
+}
+
+fn parse_json(json: &[u8]) -> Result<ProofFile, Wrong> {
     let value: Value =
         serde_json::from_slice(json).map_err(|error| format!("not JSON: {error}"))?;
     let Value::Object(file) = &value else {

@@ -1,7 +1,7 @@
 //! `poet-service prove`.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -13,9 +13,10 @@ use poet_engine::{
     LogHeader, LogRead, MAX_LEAVES, MAX_THREADS, ProveProgress, SubtreeHeight, T, Tree, prove,
     proven_indices, resume, run as work_loop, verify,
 };
-use tempfile::NamedTempFile;
 
-use super::{BackendArgs, TICK, WorkArgs, available_threads, progress_bar, proof_file};
+use super::{
+    BackendArgs, INTERRUPTED, OutFile, TICK, WorkArgs, available_threads, progress_bar, proof_file,
+};
 
 /// Do the work for a statement and print the proof
 ///
@@ -57,9 +58,9 @@ pub(crate) struct Args {
 
 /// A statement; a type of its own, because clap takes a `Vec` for a list of arguments.
 #[derive(Clone, Debug)]
-struct Statement(Vec<u8>);
+pub(super) struct Statement(pub(super) Vec<u8>);
 
-fn parse_hex(text: &str) -> Result<Statement, String> {
+pub(super) fn parse_hex(text: &str) -> Result<Statement, String> {
     hex::decode(text)
         .map(Statement)
         .map_err(|error| format!("not hex: {error}"))
@@ -76,9 +77,6 @@ fn parse_threads(text: &str) -> Result<usize, String> {
         .filter(|threads| (1..=MAX_THREADS).contains(threads))
         .ok_or_else(|| format!("expected a number from 1 to {MAX_THREADS}"))
 }
-
-/// The exit code of a program that was interrupted, as shells have it.
-const INTERRUPTED: u8 = 130;
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let leaves = args.leaves;
@@ -217,31 +215,4 @@ fn make_proof(
     })?;
     bar.finish_and_clear();
     Ok(proof)
-}
-
-/// A file that appears under its name only when it is complete.
-struct OutFile<'a> {
-    path: &'a Path,
-    file: NamedTempFile,
-}
-
-impl<'a> OutFile<'a> {
-    fn create(path: &'a Path) -> anyhow::Result<Self> {
-        let parent = path
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty());
-        let file = NamedTempFile::new_in(parent.unwrap_or(Path::new(".")))
-            // The name of the temporary file would only puzzle the reader.
-            .map_err(|error| std::io::Error::from(error.kind()))
-            .with_context(|| format!("cannot write --out {}", path.display()))?;
-        Ok(Self { path, file })
-    }
-
-    fn finish(mut self, content: &[u8]) -> anyhow::Result<()> {
-        let cannot = || format!("cannot write --out {}", self.path.display());
-        self.file.write_all(content).with_context(cannot)?;
-        self.file.as_file().sync_all().with_context(cannot)?;
-        self.file.persist(self.path).with_context(cannot)?;
-        Ok(())
-    }
 }

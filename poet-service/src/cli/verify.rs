@@ -9,16 +9,22 @@ use anyhow::Context;
 use poet_engine::{T, proven_indices, verify};
 
 use super::proof_file::{self, ProofFile};
+use super::prove::{Statement, parse_hex};
 use super::{BackendArgs, WorkArgs};
 
 /// Verify a proof
 ///
 /// FILE is what `prove` wrote, or a saved answer of GET /v1/proofs/{id}, whose statement is rebuilt
-/// from the members; - is standard input. Exit code: 0 valid, 1 invalid, 2 not readable as a proof.
+/// from the members, or the bytes that nodes store, with --statement; - is standard input. Exit code:
+/// 0 valid, 1 invalid, 2 not readable as a proof.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The proof as JSON
+    /// The proof
     file: PathBuf,
+
+    /// What the work was done for, in hex, where FILE does not say it: in the bytes that nodes store
+    #[arg(long, value_name = "HEX", value_parser = parse_hex)]
+    statement: Option<Statement>,
 
     #[command(flatten)]
     work: WorkArgs,
@@ -36,7 +42,7 @@ const MAX_FILE_BYTES: u64 = 1 << 28;
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let work = args.work.select(&args.backend)?;
-    let file = match read(&args.file) {
+    let file = match read(&args.file, args.statement.as_ref()) {
         Ok(file) => file,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -63,7 +69,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn read(path: &Path) -> anyhow::Result<ProofFile> {
+fn read(path: &Path, statement: Option<&Statement>) -> anyhow::Result<ProofFile> {
     let cannot = || format!("cannot read {}", path.display());
     let mut source: Box<dyn Read> = if path == Path::new("-") {
         Box::new(std::io::stdin())
@@ -78,7 +84,7 @@ fn read(path: &Path) -> anyhow::Result<ProofFile> {
         "{} is larger than {MAX_FILE_BYTES} bytes: not a proof",
         path.display()
     );
-    proof_file::parse(&json)
+    proof_file::parse(&json, statement.map(|Statement(bytes)| &bytes[..]))
         .map_err(anyhow::Error::msg)
         .with_context(|| format!("{} is not a proof", path.display()))
 }

@@ -11,12 +11,14 @@
 //! so that whatever the moment at which a process ends, the next one knows how to go on.
 
 mod sqlite;
+mod wal;
 
 use std::{future::Future, path::PathBuf, pin::Pin, sync::Arc};
 
 use poet_engine::{Node, Proof, SubtreeHeight};
 
-pub use sqlite::SqliteStorage;
+pub use sqlite::{SqliteReader, SqliteStorage};
+pub(crate) use wal::{LogDamage, keep_damaged_log, log_damage};
 
 /// A storage operation that is waited for without blocking a thread.
 pub type StorageFuture<T> = Pin<Box<dyn Future<Output = Result<T, StorageError>> + Send>>;
@@ -90,10 +92,51 @@ pub struct PublishedProof {
     pub statement: Vec<u8>,
     /// The challenges, in the byte order of their node ids.
     pub members: Vec<[u8; 32]>,
+    /// Challenges of another length, by their position among the members, where they stand cut or
+    /// padded, as nodes read them. Rounds of the original server may have some.
+    pub odd_members: Vec<(u32, Vec<u8>)>,
     /// Leaves of the tree.
     pub leaves: u64,
     /// The proof that they were made.
     pub proof: Proof,
+}
+
+impl PublishedProof {
+    /// The challenges as they were registered.
+    pub fn registered_members(&self) -> impl Iterator<Item = &[u8]> {
+        let mut odd = self.odd_members.iter().peekable();
+        let members = self.members.iter().enumerate();
+        members.map(move |(position, member)| {
+            let replaced = odd.next_if(|(odd, _)| *odd as usize == position);
+            replaced.map_or(&member[..], |(_, challenge)| challenge)
+        })
+    }
+}
+
+/// All that another server knew.
+#[derive(Clone, Debug)]
+pub struct Imported {
+    /// Its private key, 64 bytes.
+    pub private_key: Vec<u8>,
+    /// The schedule that its rounds belong to, as text.
+    pub schedule: String,
+    /// Its challenges of the proof of work, if it had any.
+    pub pow: Option<PowChallenges>,
+    /// Its rounds.
+    pub rounds: Vec<ImportedRound>,
+}
+
+/// A round of another server.
+#[derive(Clone, Debug)]
+pub struct ImportedRound {
+    /// Its number.
+    pub round: u64,
+    /// Present once its membership is settled.
+    pub execution: Option<Execution>,
+    /// Who registered.
+    pub members: Vec<Member>,
+    /// Present once it is finished.
+    pub proof: Option<PublishedProof>,
 }
 
 /// The challenges of the proof of work.
@@ -118,15 +161,26 @@ pub enum Setting {
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
     /// The database cannot be used.
-    #[error("cannot open the database {path}: {cause}")]
+    #[error("cannot open the database {path} in --dbdir: {cause}: expected one of poet-service")]
     Open {
         /// Its file.
         path: PathBuf,
         /// Why.
         cause: rusqlite::Error,
     },
-    /// The database was made by a newer version of this program.
-    #[error("the database {path} has schema {found}, this version knows up to {known}")]
+    /// The database's file cannot be made or written.
+    #[error("cannot write the database {path} in --dbdir: {cause}: expected a file of its own")]
+    File {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        cause: std::io::Error,
+    },
+    /// The database was made by another version of this program.
+    #[error(
+        "the database {path} in --dbdir has schema {found}, this version knows schema {known}: \
+         expected the version of this program that made it"
+    )]
     Schema {
         /// Its file.
         path: PathBuf,

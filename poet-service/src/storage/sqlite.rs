@@ -3,9 +3,16 @@
 //! All writes go through one thread. It takes whatever is queued, commits it as one transaction
 //! and only then answers, so that an answer means durable, and a busy server needs few syncs:
 //! while the disk works on one transaction, the next one gathers.
+//!
+//! Registrations are stored in the order in which they arrive, so that a commit writes at the end of
+//! their table and nowhere else: by node id, each would change another page, and a million of them
+//! write 4 GB. That a node registers once is seen to by the writer, which holds the members of the
+//! open round in memory (about 130 bytes each); those who read a round sort it.
 
 use std::{
+    collections::{HashMap, hash_map::Entry},
     fs::OpenOptions,
+    mem,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
@@ -19,15 +26,15 @@ use rusqlite::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Execution, Member, PowChallenges, PublishedProof, PublishedRecord, Registered, RoundRecord,
-    Setting, Storage, StorageError, StorageFuture, UnfinishedRound,
+    Execution, Imported, Member, PowChallenges, PublishedProof, PublishedRecord, Registered,
+    RoundRecord, Setting, Storage, StorageError, StorageFuture, UnfinishedRound,
 };
 use crate::metrics::Metrics;
 
 /// Commands that may wait for the writer; further callers wait for room.
 const QUEUED_COMMANDS: usize = 16_384;
 
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 const SCHEMA: &str = "
     CREATE TABLE settings (
         name  TEXT PRIMARY KEY,
@@ -42,9 +49,10 @@ const SCHEMA: &str = "
 
     CREATE TABLE registrations (
         round     INTEGER NOT NULL,
-        node_id   BLOB NOT NULL,
+        number    INTEGER NOT NULL,  -- in the order of their arrival, from 0
+        node_id   BLOB NOT NULL,     -- once in a round
         challenge BLOB NOT NULL,
-        PRIMARY KEY (round, node_id)
+        PRIMARY KEY (round, number)
     ) STRICT, WITHOUT ROWID;
 
     -- Lists of 32-byte values, one after the other.
@@ -57,6 +65,14 @@ const SCHEMA: &str = "
         proof_nodes   BLOB NOT NULL,
         members       BLOB NOT NULL
     ) STRICT;
+
+    -- Members of a proof whose challenge has another length; `members` has 32 bytes of it.
+    CREATE TABLE odd_members (
+        round     INTEGER NOT NULL,
+        position  INTEGER NOT NULL,
+        challenge BLOB NOT NULL,
+        PRIMARY KEY (round, position)
+    ) STRICT, WITHOUT ROWID;
 ";
 
 const POW_CHALLENGE: &str = "pow_challenge";
@@ -122,35 +138,11 @@ impl SqliteStorage {
     /// # Errors
     /// When that fails, or the file is not such a database.
     pub fn open(path: &Path, max_batch: usize, metrics: Metrics) -> Result<Self, StorageError> {
-        create_private(path)?;
-        let open_error = |cause| StorageError::Open {
+        let connection = create(path)?;
+        let reader = connect(path).map_err(|cause| StorageError::Open {
             path: path.to_owned(),
             cause,
-        };
-        let mut connection = connect(path).map_err(open_error)?;
-        let version: i64 = connection
-            .query_row("PRAGMA user_version", [], |row| row.get(0))
-            .map_err(open_error)?;
-        match version {
-            SCHEMA_VERSION => {}
-            0 => {
-                let transaction = connection.transaction().map_err(open_error)?;
-                transaction
-                    .execute_batch(SCHEMA)
-                    .and_then(|()| transaction.pragma_update(None, "user_version", SCHEMA_VERSION))
-                    .and_then(|()| transaction.commit())
-                    .map_err(open_error)?;
-            }
-            found => {
-                let path = path.to_owned();
-                return Err(StorageError::Schema {
-                    path,
-                    found,
-                    known: SCHEMA_VERSION,
-                });
-            }
-        }
-        let reader = connect(path).map_err(open_error)?;
+        })?;
         let (commands, queue) = mpsc::channel(QUEUED_COMMANDS);
         thread::Builder::new()
             .name("storage".to_owned())
@@ -167,6 +159,115 @@ impl SqliteStorage {
             reader: Mutex::new(reader),
             commands,
         })
+    }
+
+    /// Opens the database in the file `path` for reading only. What would write gets
+    /// [`StorageError::Stopped`].
+    ///
+    /// # Errors
+    /// When that fails, or the file is not such a database.
+    pub fn open_to_read(path: &Path) -> Result<Self, StorageError> {
+        let open_error = |cause| StorageError::Open {
+            path: path.to_owned(),
+            cause,
+        };
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let reader = Connection::open_with_flags(path, flags).map_err(open_error)?;
+        let found = reader
+            .query_row("PRAGMA user_version", [], |row| row.get(0))
+            .map_err(open_error)?;
+        if found != SCHEMA_VERSION {
+            return Err(StorageError::Schema {
+                path: path.to_owned(),
+                found,
+                known: SCHEMA_VERSION,
+            });
+        }
+        let (commands, _) = mpsc::channel(1);
+        Ok(Self {
+            reader: Mutex::new(reader),
+            commands,
+        })
+    }
+
+    /// What SQLite finds to be damaged, at most a few things, and how the tables differ from those
+    /// that they should be.
+    ///
+    /// # Errors
+    /// When the database cannot be read at all.
+    pub fn damage(&self) -> Result<Vec<String>, StorageError> {
+        let reader = self.reader();
+        let mut query = reader.prepare("PRAGMA integrity_check(5)")?;
+        let found = query.query_map([], |row| row.get(0))?;
+        let mut damage = found.collect::<Result<Vec<String>, _>>()?;
+        damage.retain(|line| line != "ok");
+        let expected = Connection::open_in_memory()?;
+        expected.execute_batch(SCHEMA)?;
+        let tables = |connection: &Connection| -> rusqlite::Result<Vec<(String, String)>> {
+            let mut query = connection.prepare(
+                "SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name",
+            )?;
+            let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            rows.collect()
+        };
+        let (found, expected) = (tables(&reader)?, tables(&expected)?);
+        for table in &expected {
+            if !found.contains(table) {
+                damage.push(format!("table {} is not as it was made", table.0));
+            }
+        }
+        Ok(damage)
+    }
+
+    /// Stores all that another server knew in the file `path`, in one transaction. The database
+    /// must not be open, and hold nothing yet.
+    ///
+    /// # Errors
+    /// When that fails; then nothing is stored.
+    pub fn import(path: &Path, imported: &Imported) -> Result<(), StorageError> {
+        let mut connection = create(path)?;
+        let transaction = connection.transaction()?;
+        write_setting(
+            &transaction,
+            name(Setting::PrivateKey),
+            &imported.private_key,
+        )?;
+        write_setting(
+            &transaction,
+            name(Setting::Schedule),
+            imported.schedule.as_bytes(),
+        )?;
+        if let Some(challenges) = &imported.pow {
+            write_pow_challenges(&transaction, challenges)?;
+        }
+        for imported in &imported.rounds {
+            let round = key(imported.round)?;
+            let execution = imported.execution.as_ref();
+            transaction.execute(
+                "INSERT INTO rounds (round, statement, subtree_height) VALUES (?, ?, ?)",
+                params![
+                    round,
+                    execution.map(|execution| &execution.statement),
+                    execution.map(|execution| execution.subtree_height.get()),
+                ],
+            )?;
+            let mut insert = transaction.prepare_cached(
+                "INSERT INTO registrations (round, number, node_id, challenge) VALUES (?, ?, ?, ?)",
+            )?;
+            for (number, member) in (0..).zip(&imported.members) {
+                insert.execute(params![
+                    round,
+                    key(number)?,
+                    member.node_id,
+                    member.challenge
+                ])?;
+            }
+            if let Some(proof) = &imported.proof {
+                insert_proof(&transaction, round, proof)?;
+            }
+        }
+        transaction.commit()?;
+        connection.close().map_err(|(_, cause)| cause.into())
     }
 
     fn reader(&self) -> MutexGuard<'_, Connection> {
@@ -206,6 +307,39 @@ impl SqliteStorage {
     }
 }
 
+/// Opens or creates the database in the file `path`.
+fn create(path: &Path) -> Result<Connection, StorageError> {
+    create_private(path)?;
+    let open_error = |cause| StorageError::Open {
+        path: path.to_owned(),
+        cause,
+    };
+    let mut connection = connect(path).map_err(open_error)?;
+    let version: i64 = connection
+        .query_row("PRAGMA user_version", [], |row| row.get(0))
+        .map_err(open_error)?;
+    match version {
+        SCHEMA_VERSION => {}
+        0 => {
+            let transaction = connection.transaction().map_err(open_error)?;
+            transaction
+                .execute_batch(SCHEMA)
+                .and_then(|()| transaction.pragma_update(None, "user_version", SCHEMA_VERSION))
+                .and_then(|()| transaction.commit())
+                .map_err(open_error)?;
+        }
+        found => {
+            let path = path.to_owned();
+            return Err(StorageError::Schema {
+                path,
+                found,
+                known: SCHEMA_VERSION,
+            });
+        }
+    }
+    Ok(connection)
+}
+
 /// The file holds the private key: it is nobody else's to read. SQLite gives its companion files
 /// the same permissions.
 fn create_private(path: &Path) -> Result<(), StorageError> {
@@ -213,8 +347,13 @@ fn create_private(path: &Path) -> Result<(), StorageError> {
     options.create(true).append(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)?;
-    Ok(())
+    match options.open(path) {
+        Ok(_) => Ok(()),
+        Err(cause) => Err(StorageError::File {
+            path: path.to_owned(),
+            cause,
+        }),
+    }
 }
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
@@ -345,19 +484,14 @@ impl Storage for SqliteStorage {
     }
 
     fn registrations(&self, round: u64) -> Result<Vec<Member>, StorageError> {
-        let reader = self.reader();
-        let mut query = reader.prepare(
-            "SELECT node_id, challenge FROM registrations WHERE round = ? ORDER BY node_id",
-        )?;
-        let members = query.query_map([key(round)?], |row| {
-            Ok(Member {
-                node_id: row.get(0)?,
-                challenge: row.get(1)?,
-            })
-        })?;
-        members
-            .collect::<Result<_, _>>()
-            .map_err(StorageError::from)
+        let mut members = Vec::new();
+        each_registration(&self.reader(), key(round)?, |member| members.push(member))?;
+        members.sort_unstable_by_key(|member| member.node_id);
+        if members.is_sorted_by(|one, next| one.node_id < next.node_id) {
+            Ok(members)
+        } else {
+            Err(StorageError::Damaged("a registration"))
+        }
     }
 
     fn member_count(&self, round: u64) -> Result<u64, StorageError> {
@@ -365,13 +499,11 @@ impl Storage for SqliteStorage {
     }
 
     fn members(&self, round: u64) -> Result<Vec<[u8; 32]>, StorageError> {
-        let reader = self.reader();
-        let mut query = reader
-            .prepare("SELECT challenge FROM registrations WHERE round = ? ORDER BY node_id")?;
-        let challenges = query.query_map([key(round)?], |row| row.get(0))?;
-        challenges
-            .collect::<Result<_, _>>()
-            .map_err(StorageError::from)
+        let registrations = self.registrations(round)?;
+        Ok(registrations
+            .into_iter()
+            .map(|member| member.challenge)
+            .collect())
     }
 
     fn settle_round(&self, round: u64, execution: &Execution) -> Result<(), StorageError> {
@@ -399,22 +531,7 @@ impl Storage for SqliteStorage {
         };
         let rotated = challenges.clone();
         self.write(move |transaction| {
-            let leaves =
-                i64::try_from(proof.leaves).map_err(|_| StorageError::Damaged("a proof"))?;
-            transaction.execute(
-                "INSERT INTO proofs
-                 (round, statement, leaves, root, proven_leaves, proof_nodes, members)
-                 VALUES (?, ?, ?, ?, ?, ?, ?)",
-                params![
-                    key(round)?,
-                    proof.statement,
-                    leaves,
-                    proof.proof.root,
-                    proof.proof.proven_leaves.as_flattened(),
-                    proof.proof.proof_nodes.as_flattened(),
-                    proof.members.as_flattened(),
-                ],
-            )?;
+            insert_proof(transaction, key(round)?, &proof)?;
             write_pow_challenges(transaction, &rotated)
         })?;
         Ok(challenges)
@@ -425,13 +542,70 @@ impl Storage for SqliteStorage {
         let Ok(round) = key(round) else {
             return Ok(None);
         };
-        let reader = self.reader();
-        let mut query = reader.prepare_cached(
-            "SELECT statement, leaves, root, proven_leaves, proof_nodes, members
-             FROM proofs WHERE round = ?",
-        )?;
-        let mut rows = query.query([round])?;
-        rows.next()?.map(read_proof).transpose()
+        select_proof(&self.reader(), round)
+    }
+}
+
+/// A database that a server may be using, to look at. Nothing in it is changed.
+#[derive(Debug)]
+pub struct SqliteReader(Connection);
+
+impl SqliteReader {
+    /// Opens the database in the file `path`.
+    ///
+    /// # Errors
+    /// When there is none, or it is another version's.
+    pub fn open(path: &Path) -> Result<Self, StorageError> {
+        let open_error = |cause| StorageError::Open {
+            path: path.to_owned(),
+            cause,
+        };
+        // For writing, because a connection that may not write leaves its companion files behind.
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags).map_err(open_error)?;
+        connection
+            .pragma_update(None, "query_only", true)
+            .map_err(open_error)?;
+        let found: i64 = connection
+            .query_row("PRAGMA user_version", [], |row| row.get(0))
+            .map_err(open_error)?;
+        if found != SCHEMA_VERSION {
+            return Err(StorageError::Schema {
+                path: path.to_owned(),
+                found,
+                known: SCHEMA_VERSION,
+            });
+        }
+        Ok(Self(connection))
+    }
+
+    /// A stored setting.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn setting(&self, setting: Setting) -> Result<Option<Vec<u8>>, StorageError> {
+        read_setting(&self.0, name(setting))
+    }
+
+    /// Whether `round` was opened.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn has_round(&self, round: u64) -> Result<bool, StorageError> {
+        let mut query = self.0.prepare("SELECT 1 FROM rounds WHERE round = ?")?;
+        Ok(query.exists([key(round)?])?)
+    }
+
+    /// The proof of `round`.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn proof(&self, round: u64) -> Result<Option<PublishedProof>, StorageError> {
+        // A number that no record can have.
+        let Ok(round) = key(round) else {
+            return Ok(None);
+        };
+        select_proof(&self.0, round)
     }
 }
 
@@ -455,6 +629,57 @@ fn read_record(row: &Row<'_>) -> Result<RoundRecord, StorageError> {
     })
 }
 
+fn select_proof(
+    connection: &Connection,
+    round: i64,
+) -> Result<Option<PublishedProof>, StorageError> {
+    let mut query = connection.prepare_cached(
+        "SELECT statement, leaves, root, proven_leaves, proof_nodes, members
+         FROM proofs WHERE round = ?",
+    )?;
+    let mut rows = query.query([round])?;
+    let Some(mut proof) = rows.next()?.map(read_proof).transpose()? else {
+        return Ok(None);
+    };
+    let mut query = connection.prepare_cached(
+        "SELECT position, challenge FROM odd_members WHERE round = ? ORDER BY position",
+    )?;
+    let mut rows = query.query([round])?;
+    while let Some(row) = rows.next()? {
+        proof.odd_members.push((row.get(0)?, row.get(1)?));
+    }
+    Ok(Some(proof))
+}
+
+fn insert_proof(
+    transaction: &Transaction<'_>,
+    round: i64,
+    proof: &PublishedProof,
+) -> Result<(), StorageError> {
+    let leaves = i64::try_from(proof.leaves).map_err(|_| StorageError::Damaged("a proof"))?;
+    transaction.execute(
+        "INSERT INTO proofs
+         (round, statement, leaves, root, proven_leaves, proof_nodes, members)
+         VALUES (?, ?, ?, ?, ?, ?, ?)",
+        params![
+            round,
+            proof.statement,
+            leaves,
+            proof.proof.root,
+            proof.proof.proven_leaves.as_flattened(),
+            proof.proof.proof_nodes.as_flattened(),
+            proof.members.as_flattened(),
+        ],
+    )?;
+    for (position, challenge) in &proof.odd_members {
+        transaction.execute(
+            "INSERT INTO odd_members (round, position, challenge) VALUES (?, ?, ?)",
+            params![round, position, challenge],
+        )?;
+    }
+    Ok(())
+}
+
 fn read_proof(row: &Row<'_>) -> Result<PublishedProof, StorageError> {
     let list = |column: usize| -> Result<Vec<Node>, StorageError> {
         let bytes = row
@@ -475,6 +700,7 @@ fn read_proof(row: &Row<'_>) -> Result<PublishedProof, StorageError> {
             proof_nodes: list(4)?,
         },
         members: list(5)?,
+        odd_members: Vec::new(),
     })
 }
 
@@ -543,10 +769,34 @@ fn write_pow_challenges(
 }
 
 /// The round that takes registrations.
-#[derive(Clone, Copy)]
 struct OpenRound {
     round: u64,
-    members: u64,
+    /// Challenges by node id.
+    members: HashMap<[u8; 32], [u8; 32]>,
+}
+
+/// How to undo in memory what a transaction did that failed.
+#[derive(Default)]
+struct Undo {
+    /// New members of the round that was open at first.
+    added: Vec<[u8; 32]>,
+    /// That round, where another one was opened since.
+    closed: Option<OpenRound>,
+    /// Whether another one was opened.
+    opened: bool,
+}
+
+impl Undo {
+    fn apply(self, open: &mut Option<OpenRound>) {
+        if self.opened {
+            *open = self.closed;
+        }
+        if let Some(open) = open {
+            for node_id in &self.added {
+                open.members.remove(node_id);
+            }
+        }
+    }
 }
 
 /// The thread that owns the only connection that writes.
@@ -561,18 +811,17 @@ impl Writer {
     fn run(mut self, mut queue: mpsc::Receiver<Command>) {
         let mut batch = Vec::new();
         while queue.blocking_recv_many(&mut batch, self.max_batch) > 0 {
-            let open_before = self.open;
             let mut answers = Vec::with_capacity(batch.len());
+            let mut undo = Undo::default();
             let start = Instant::now();
-            let durable = match self.commit(batch.drain(..), &mut answers) {
+            let durable = match self.commit(batch.drain(..), &mut answers, &mut undo) {
                 Ok(()) => {
                     self.metrics.batch_written(start.elapsed());
                     true
                 }
                 Err(error) => {
                     tracing::error!(%error, "a transaction failed, nothing of it was stored");
-                    // Nothing happened: neither did a change of the open round.
-                    self.open = open_before;
+                    undo.apply(&mut self.open);
                     false
                 }
             };
@@ -588,6 +837,7 @@ impl Writer {
         &mut self,
         batch: impl Iterator<Item = Command>,
         answers: &mut Vec<Answer>,
+        undo: &mut Undo,
     ) -> Result<(), StorageError> {
         let Self {
             connection, open, ..
@@ -603,15 +853,20 @@ impl Writer {
                 } => {
                     let outcome = match open {
                         Some(open) if open.round == round => {
-                            register(&transaction, open, &member, max_members)?
+                            register(&transaction, open, &member, max_members, undo)?
                         }
                         _ => Registered::Closed,
                     };
                     Answer::Register(reply, outcome)
                 }
                 Command::OpenRound { round, reply } => {
-                    let members = open_round(&transaction, round)?;
-                    *open = Some(OpenRound { round, members });
+                    let opened = open_round(&transaction, round)?;
+                    let members = opened.members.len() as u64;
+                    let before = open.replace(opened);
+                    // Whatever is opened after that was not open at first.
+                    if !mem::replace(&mut undo.opened, true) {
+                        undo.closed = before;
+                    }
                     Answer::OpenRound(reply, members)
                 }
                 Command::Write { write, reply } => {
@@ -630,39 +885,73 @@ fn register(
     open: &mut OpenRound,
     member: &Member,
     max_members: u64,
+    undo: &mut Undo,
 ) -> Result<Registered, StorageError> {
     // First the room, then whether the node is known: the order that clients know.
-    if open.members >= max_members {
+    let number = open.members.len() as u64;
+    if number >= max_members {
         return Ok(Registered::Full);
     }
-    let round = key(open.round)?;
-    let inserted = transaction
-        .prepare_cached(
-            "INSERT INTO registrations (round, node_id, challenge) VALUES (?, ?, ?)
-             ON CONFLICT DO NOTHING",
-        )?
-        .execute(params![round, member.node_id, member.challenge])?;
-    if inserted > 0 {
-        open.members += 1;
-        return Ok(Registered::New);
+    match open.members.entry(member.node_id) {
+        Entry::Occupied(registered) if *registered.get() == member.challenge => {
+            Ok(Registered::Already)
+        }
+        Entry::Occupied(_) => Ok(Registered::Conflict),
+        Entry::Vacant(free) => {
+            transaction
+                .prepare_cached(
+                    "INSERT INTO registrations (round, number, node_id, challenge)
+                     VALUES (?, ?, ?, ?)",
+                )?
+                .execute(params![
+                    key(open.round)?,
+                    key(number)?,
+                    member.node_id,
+                    member.challenge
+                ])?;
+            free.insert(member.challenge);
+            if !undo.opened {
+                undo.added.push(member.node_id);
+            }
+            Ok(Registered::New)
+        }
     }
-    let registered: [u8; 32] = transaction
-        .prepare_cached("SELECT challenge FROM registrations WHERE round = ? AND node_id = ?")?
-        .query_row(params![round, member.node_id], |row| row.get(0))?;
-    Ok(if registered == member.challenge {
-        Registered::Already
-    } else {
-        Registered::Conflict
-    })
 }
 
-fn open_round(transaction: &Transaction<'_>, round: u64) -> Result<u64, StorageError> {
-    let round = key(round)?;
+fn open_round(transaction: &Transaction<'_>, round: u64) -> Result<OpenRound, StorageError> {
+    let row = key(round)?;
     transaction.execute(
         "INSERT INTO rounds (round) VALUES (?) ON CONFLICT DO NOTHING",
-        [round],
+        [row],
     )?;
-    count_members(transaction, round)
+    let mut members = HashMap::new();
+    let mut twice = false;
+    each_registration(transaction, row, |member| {
+        twice |= members.insert(member.node_id, member.challenge).is_some();
+    })?;
+    if twice {
+        return Err(StorageError::Damaged("a registration"));
+    }
+    Ok(OpenRound { round, members })
+}
+
+/// Reads the registrations of a round in the order of their arrival.
+fn each_registration(
+    connection: &Connection,
+    round: i64,
+    mut tell: impl FnMut(Member),
+) -> Result<(), StorageError> {
+    let mut query = connection.prepare_cached(
+        "SELECT node_id, challenge FROM registrations WHERE round = ? ORDER BY number",
+    )?;
+    let mut rows = query.query([round])?;
+    while let Some(row) = rows.next()? {
+        tell(Member {
+            node_id: row.get(0)?,
+            challenge: row.get(1)?,
+        });
+    }
+    Ok(())
 }
 
 fn count_members(connection: &Connection, round: i64) -> Result<u64, StorageError> {
@@ -700,6 +989,7 @@ mod tests {
         PublishedProof {
             statement: vec![9; 32],
             members: vec![[1; 32], [2; 32]],
+            odd_members: vec![(1, vec![2; 40])],
             leaves: 1 << 40,
             proof: Proof {
                 root: [3; 32],
@@ -844,6 +1134,72 @@ mod tests {
         assert_eq!(storage.pow_challenges().unwrap(), before);
         // And the writer goes on.
         assert_eq!(wait(storage.open_round(8)).unwrap(), 0);
+    }
+
+    #[test]
+    fn registrations_of_a_failed_transaction_did_not_happen() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("poet.sqlite");
+        drop(open(&folder));
+        let mut writer = Writer {
+            connection: connect(&path).unwrap(),
+            open: None,
+            max_batch: 100,
+            metrics: Metrics::default(),
+        };
+        // The answers' receivers stay, so that each answer could be sent.
+        let mut replies = Vec::new();
+        let mut reply = || {
+            let (sender, receiver) = oneshot::channel();
+            replies.push(receiver);
+            sender
+        };
+        let mut opened = Vec::new();
+        let mut open = |round| {
+            let (reply, receiver) = oneshot::channel();
+            opened.push(receiver);
+            Command::OpenRound { round, reply }
+        };
+        let mut register = |round, node| Command::Register {
+            round,
+            member: member(node, node),
+            max_members: 10,
+            reply: reply(),
+        };
+        let failing = || Command::Write {
+            write: Box::new(|_| Err(StorageError::Stopped)),
+            reply: oneshot::channel().0,
+        };
+        let mut commit = |commands: Vec<Command>| {
+            let (mut answers, mut undo) = (Vec::new(), Undo::default());
+            let done = writer.commit(commands.into_iter(), &mut answers, &mut undo);
+            if done.is_err() {
+                undo.apply(&mut writer.open);
+            }
+            let open = writer.open.as_ref();
+            let mut members: Vec<_> = open.unwrap().members.keys().map(|id| id[0]).collect();
+            members.sort_unstable();
+            (done.is_ok(), open.unwrap().round, members)
+        };
+        let batch = vec![open(4), register(4, 1), register(4, 2)];
+        assert_eq!(commit(batch), (true, 4, vec![1, 2]));
+        let batch = vec![register(4, 1), register(4, 3), failing()];
+        assert_eq!(commit(batch), (false, 4, vec![1, 2]));
+        let batch = vec![
+            register(4, 3),
+            open(5),
+            register(5, 1),
+            open(6),
+            register(6, 4),
+            failing(),
+        ];
+        assert_eq!(commit(batch), (false, 4, vec![1, 2]));
+        let batch = vec![register(4, 3), open(5), register(5, 9)];
+        assert_eq!(commit(batch), (true, 5, vec![9]));
+        drop(writer);
+        let storage = SqliteStorage::open(&path, 100, Metrics::default()).unwrap();
+        assert_eq!(storage.members(4).unwrap(), [[1; 32], [2; 32], [3; 32]]);
+        assert_eq!(storage.members(5).unwrap(), [[9; 32]]);
     }
 
     #[test]

@@ -20,9 +20,12 @@ use poet_engine::{LABEL_DEPTH, Node, Proof, T, WorkFunction, membership, verify}
 use poet_service::{
     clock::ManualClock,
     config::Config,
+    cores::{WorkCore, WorkPlace, WorkPriority},
+    limits::ClientLimits,
     pow::{self, PowParams},
     registration::Rules,
     service::{Addresses, Server},
+    worker::{AuditMode, Executing},
 };
 use serde_json::{Value, json};
 
@@ -320,6 +323,7 @@ pub(crate) fn config(folder: &Path) -> Config {
         rpclisten: "127.0.0.1:0".to_owned(),
         config_rpclisten: "127.0.0.1:0".to_owned(),
         max_grpc_response_bytes: 8 << 20,
+        client_limits: ClientLimits::default(),
         metrics_port: Some(0),
         rules: Rules {
             pow: true,
@@ -331,6 +335,11 @@ pub(crate) fn config(folder: &Path) -> Config {
         backend: None,
         trial: false,
         worker: true,
+        work_core: WorkCore::Off,
+        work_priority: WorkPriority::Off,
+        work_place: WorkPlace::default(),
+        audit: AuditMode::Full,
+        audit_threads: 1,
         max_submit_batch: 1000,
         logdir: folder.join("logs"),
         max_log_files: 3,
@@ -378,6 +387,12 @@ impl LocalServer {
             .round
     }
 
+    /// The round that is being worked on.
+    pub(crate) fn executing(&self) -> Option<Executing> {
+        let reader = self.server.as_ref().unwrap().status_reader();
+        reader.status().executing
+    }
+
     pub(crate) fn await_open_round(&self, round: u64) {
         await_some("the next round", || {
             (self.open_round() == round).then_some(())
@@ -414,10 +429,20 @@ pub(crate) struct ServerProcess {
 impl ServerProcess {
     /// Starts a server in `folder` on a free port and waits until it serves.
     pub(crate) fn start(folder: &Path, options: &[&str]) -> Self {
+        Self::start_with(folder, options, &[])
+    }
+
+    /// As [`Self::start`], with an environment.
+    pub(crate) fn start_with(
+        folder: &Path,
+        options: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let log = folder.join("log.txt");
         let mut child = command(folder)
             .arg("--restlisten=127.0.0.1:0")
             .args(options)
+            .envs(environment.iter().copied())
             .stdout(Stdio::piped())
             .stderr(File::create(&log).unwrap())
             .spawn()
@@ -454,6 +479,10 @@ impl ServerProcess {
         fs::read_to_string(&self.log).unwrap()
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Ends the process as a power cut would.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
@@ -484,13 +513,14 @@ impl Drop for ServerProcess {
     }
 }
 
-/// The program, with its directories in `folder`, free ports for gRPC, and nothing from the
-/// environment.
+/// The program, with its directories in `folder`, free ports for gRPC, no core of its own (tests
+/// run side by side), and nothing from the environment.
 pub(crate) fn command(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_poet-service"));
     command
         .arg(format!("--poetdir={}", folder.display()))
         .args(["--rpclisten=127.0.0.1:0", "--config-rpclisten=127.0.0.1:0"])
+        .arg("--work-core=off")
         .env_remove("POET_PRIVATE_KEY")
         .stdin(Stdio::null());
     command

@@ -1,0 +1,89 @@
+//! Faults on purpose, to see that they are found. Only for tests: feature `fault-injection`.
+//!
+//! The environment variable `POET_FAULT` names one, which happens once:
+//!
+//! | value | what is flipped |
+//! |---|---|
+//! | `label@N` | a bit of label N |
+//! | `statement@N` | a bit of the statement, as the hashing thread has it, at leaf N |
+//! | `parked:H@N` | a bit of its parked node at height H, at leaf N or the first one after with such a node |
+//! | `prefix:H@N` | a bit of what it keeps of that node for the parent |
+//! | `queue@N` | a bit of the entry that ends at leaf N or after, on its way to the writer |
+//! | `proof@N` | a bit of each of the first N proofs |
+
+use std::{
+    env,
+    sync::{
+        LazyLock, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use poet_engine::{
+    Node, Proof, SubtreeHeight, Tree,
+    fault::{Fault, run_with_fault},
+};
+
+const VARIABLE: &str = "POET_FAULT";
+
+/// The one that has not happened yet: what, and the number behind the `@`.
+static PENDING: LazyLock<Mutex<Option<(String, u64)>>> = LazyLock::new(|| {
+    let pending = env::var(VARIABLE).ok().map(|text| {
+        let parsed = text.split_once('@');
+        let parsed =
+            parsed.and_then(|(what, number)| Some((what.to_owned(), number.parse().ok()?)));
+        parsed.unwrap_or_else(|| panic!("{VARIABLE}={text} names no fault"))
+    });
+    Mutex::new(pending)
+});
+
+/// As [`poet_engine::run()`].
+pub(super) fn run(
+    tree: &mut Tree,
+    subtree_height: SubtreeHeight,
+    target: &AtomicU64,
+    progress: &AtomicU64,
+    mut log: impl FnMut(Node),
+) {
+    let mut pending = PENDING.lock().unwrap_or_else(PoisonError::into_inner);
+    let fault = pending.take_if(|(what, at)| what != "proof" && *at >= tree.leaves());
+    drop(pending);
+    let Some((what, at)) = fault else {
+        return poet_engine::run(tree, subtree_height, target, progress, log);
+    };
+    let height = |prefix| what.strip_prefix(prefix).and_then(|h: &str| h.parse().ok());
+    let fault = match what.as_str() {
+        "label" => Fault::Label,
+        "statement" => Fault::Statement,
+        "queue" => {
+            let mut pending = true;
+            let flipping = |mut root: Node| {
+                if pending && progress.load(Relaxed) >= at {
+                    root[11] ^= 2;
+                    pending = false;
+                }
+                log(root);
+            };
+            return poet_engine::run(tree, subtree_height, target, progress, flipping);
+        }
+        _ => match (height("parked:"), height("prefix:")) {
+            (Some(height), _) => Fault::Parked(height),
+            (_, Some(height)) => Fault::Prefix(height),
+            _ => panic!("{VARIABLE} names no fault: {what}"),
+        },
+    };
+    run_with_fault(tree, subtree_height, target, progress, log, at, fault);
+}
+
+/// The proof, if none is to be spoilt any more.
+pub(super) fn proof(mut proof: Proof) -> Proof {
+    let mut pending = PENDING.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((what, left)) = &mut *pending
+        && what == "proof"
+        && *left > 0
+    {
+        *left -= 1;
+        proof.proven_leaves[3][5] ^= 1;
+    }
+    proof
+}

@@ -1,0 +1,143 @@
+//! The hashing thread has a core of its own, and nobody else is on it.
+#![allow(clippy::unwrap_used)]
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use common::{ServerProcess, await_some};
+
+/// The cores on which this process may run, as the kernel writes them.
+fn allowed_here() -> Vec<usize> {
+    parse(&allowed("/proc/self/status".as_ref()).unwrap())
+}
+
+/// Where a thread may run. `None` when it is gone.
+fn allowed(status: &Path) -> Option<String> {
+    let status = fs::read_to_string(status).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+    Some(line.trim().to_owned())
+}
+
+fn parse(list: &str) -> Vec<usize> {
+    let ranges = list.split(',').map(|range| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        first.parse().unwrap()..=last.parse().unwrap()
+    });
+    ranges.flatten().collect()
+}
+
+/// Where each thread of a server may run, and which of them hashes.
+fn threads(folder: &Path) -> (BTreeMap<String, Vec<usize>>, String) {
+    let read = |path: &str| fs::read_to_string(folder.join(path)).ok();
+    let hashing = await_some("the hashing thread", || {
+        read("data/round.tid").filter(|id| !id.is_empty())
+    });
+    let process = read("db/poet-service.lock").unwrap();
+    let tasks = Path::new("/proc").join(process).join("task");
+    let places = || -> BTreeMap<_, _> {
+        let ids = fs::read_dir(&tasks).unwrap().flatten();
+        let ids = ids.map(|entry| entry.file_name().into_string().unwrap());
+        ids.filter_map(|id| {
+            let list = allowed(&tasks.join(&id).join("status"))?;
+            Some((id, parse(&list)))
+        })
+        .collect()
+    };
+    // It writes its id once it is where it belongs.
+    (places(), hashing)
+}
+
+const ROUND: [&str; 2] = ["--epoch-duration=1h", "--phase-shift=300ms"];
+
+#[test]
+fn the_hashing_thread_has_a_core_and_all_others_keep_off_it() {
+    let here = allowed_here();
+    let last = here.last().unwrap().to_string();
+    for (option, expected) in [("auto", None), (&*last, here.last())] {
+        let folder = tempfile::tempdir().unwrap();
+        let core = format!("--work-core={option}");
+        let server = ServerProcess::start(folder.path(), &[&ROUND[..], &[&core]].concat());
+        if here.len() < 2 {
+            assert!(server.log().contains("shares the only core"));
+            continue;
+        }
+        // So that threads for requests have been started, too.
+        assert_eq!(server.client.get("/v1/info").status, 200);
+        let (threads, hashing) = threads(folder.path());
+        let [own] = threads[&hashing][..] else {
+            panic!("{threads:?}: {hashing}: {}", server.log());
+        };
+        assert!(here.contains(&own) && expected.is_none_or(|core| *core == own));
+        assert!(threads.len() > 3, "{threads:?}");
+        for (id, places) in &threads {
+            assert!(
+                *id == hashing || (!places.is_empty() && !places.contains(&own)),
+                "{id} is on core {own}: {threads:?}"
+            );
+        }
+        let log = server.log();
+        let said = format!("the hashing thread has a core of its own core={own} ");
+        assert_eq!(log.matches(&said).count(), 1, "{log}");
+    }
+}
+
+#[test]
+fn a_core_that_is_not_there_is_a_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = [&ROUND[..], &["--work-core=1023", "--work-priority=off"]].concat();
+    let server = ServerProcess::start(folder.path(), &options);
+    let (threads, _) = threads(folder.path());
+    let here = allowed_here();
+    assert!(threads.values().all(|places| *places == here));
+    let log = server.log();
+    let warning = "--work-core=1023: the system does not let this process run there";
+    assert!(log.contains(warning) || here.len() < 2, "{log}");
+}
+
+#[test]
+fn no_core_is_taken_where_none_is_wanted() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = [&ROUND[..], &["--work-core=off"]].concat();
+    let server = ServerProcess::start(folder.path(), &options);
+    let (threads, _) = threads(folder.path());
+    let here = allowed_here();
+    assert!(threads.values().all(|places| *places == here));
+    assert!(server.log().contains("--work-core=off"), "{}", server.log());
+}
+
+#[test]
+fn a_raised_priority_is_the_hashing_threads_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = [&ROUND[..], &["--work-core=auto", "--work-priority=nice"]].concat();
+    let server = ServerProcess::start(folder.path(), &options);
+    let (threads, hashing) = threads(folder.path());
+    let process = fs::read_to_string(folder.path().join("db/poet-service.lock")).unwrap();
+    // Where it is not permitted, or there is one core only, that is said.
+    let raised = server.log().contains("priority=nice");
+    assert!(
+        raised
+            || server
+                .log()
+                .contains("--work-priority=nice is not permitted")
+            || allowed_here().len() < 2,
+        "{}",
+        server.log()
+    );
+    for id in threads.keys() {
+        // The 19th field; the second one, in parentheses, may have spaces.
+        let Ok(stat) = fs::read_to_string(format!("/proc/{process}/task/{id}/stat")) else {
+            continue;
+        };
+        let (_, fields) = stat.rsplit_once(')').unwrap();
+        let nice: i32 = fields.split_whitespace().nth(16).unwrap().parse().unwrap();
+        if *id == hashing && raised {
+            assert_eq!(nice, -20);
+        } else {
+            assert!(nice > -20, "{id}: {nice}");
+        }
+    }
+}
