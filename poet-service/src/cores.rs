@@ -1,17 +1,19 @@
 //! Where and how the hashing thread runs: on a core of its own.
 //!
-//! The work is one chain on one core, and whatever else runs there is taken from it. So, before the
-//! program has started any other thread:
+//! The work is one chain on one core, and whatever else runs there is taken from it. At the start:
 //!
 //! 1. Every core that the process may use is measured for a moment, one of those that share
 //!    execution units (SMT siblings) standing for all, and the fastest is chosen. Cores within a
 //!    percent of it are as fast; of those the one is taken that has served the fewest interrupts of
 //!    devices, the last one if that decides nothing. Measured on two cores, one of which serves the
 //!    disk: 2,500 registrations a second cost the hashing there 7 to 10 %, on the other one nothing.
-//! 2. The main thread is kept off that core, and off its siblings if that leaves a core. All
-//!    threads that are started later inherit that; the hashing thread moves itself to its core.
-//! 3. Its priority is raised, if that is asked for, and the program's memory is kept from being
-//!    swapped out.
+//! 2. It is found out which priority the hashing thread can have, if one is asked for, and the
+//!    program's memory is kept from being swapped out.
+//!
+//! When the work on a round begins, the hashing thread moves itself to its core and all others of the
+//! program off it, and off its siblings if that leaves a core; threads that these start inherit
+//! that. When it ends, all may run everywhere: the proof is made on all cores, and the many
+//! registrations of a cycle gap, in which nothing is hashed, have them, too.
 //!
 //! What the system does not permit is a warning; the work goes on without it. Where there is only
 //! one core, the hashing thread has to share it, and keeps its priority: raised, it would starve
@@ -104,25 +106,26 @@ impl fmt::Display for WorkPriority {
 }
 
 #[cfg(target_os = "linux")]
-pub use linux::{Spread, WorkPlace};
+pub use linux::WorkPlace;
 
 #[cfg(not(target_os = "linux"))]
-pub use elsewhere::{Spread, WorkPlace};
+pub use elsewhere::WorkPlace;
 
 #[cfg(target_os = "linux")]
 mod linux {
     use std::{
         cmp::Reverse,
         collections::BTreeMap,
-        fs, thread,
+        fs, io, thread,
         time::{Duration, Instant},
     };
 
     use poet_engine::{LABEL_DEPTH, ZERO};
     use rustix::{
+        io::Errno,
         mm::{MlockAllFlags, mlockall},
-        process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit},
-        thread::{CpuSet, sched_getaffinity, sched_setaffinity},
+        process::{Pid, Resource, Rlimit, getrlimit, setpriority_process, setrlimit},
+        thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity},
     };
     use thread_priority::{
         RealtimeThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy,
@@ -138,6 +141,8 @@ mod linux {
     const MARGIN: f64 = 1.01;
 
     const HIGHEST_PRIORITY: i32 = -20;
+    /// How often threads are looked for until all are where they should be.
+    const MAX_SCANS: usize = 100;
     /// Any real-time priority comes before all ordinary ones; the kernel's own come before this.
     const REALTIME_PRIORITY: i32 = 1;
 
@@ -150,12 +155,14 @@ mod linux {
         core: usize,
         /// The cores of the process as it was started.
         allowed: CpuSet,
+        /// Where all other threads run while there is a hashing thread.
+        others: CpuSet,
         priority: WorkPriority,
     }
 
     impl WorkPlace {
-        /// Chooses a core, measured with the kernel of `work`, and keeps the calling thread, and
-        /// those that it starts from now on, off it.
+        /// Chooses a core, measured with the kernel of `work`. To be called while nothing else of
+        /// the program runs.
         pub fn prepare(core: WorkCore, priority: WorkPriority, work: &Work) -> Self {
             if core == WorkCore::Off {
                 tracing::info!("the hashing thread shares its core: --work-core=off");
@@ -177,13 +184,16 @@ mod linux {
                 return Self::default();
             };
             let others = others(&cores, core, &siblings(core));
-            if let Err(error) = sched_setaffinity(None, &set(&others)) {
-                tracing::warn!(%error, "no core for the hashing thread: the system keeps other threads on it");
+            if on_cores(&others, || ()).is_none() {
+                tracing::warn!(
+                    "no core for the hashing thread: the system keeps other threads on it"
+                );
                 return Self::default();
             }
             let mut place = Place {
                 core,
                 allowed,
+                others: set(&others),
                 priority,
             };
             place.priority = place.permitted();
@@ -199,26 +209,85 @@ mod linux {
             Self(Some(place))
         }
 
-        /// Called by the hashing thread: moves it to its core.
-        pub(crate) fn enter(&self) {
-            let Some(place) = &self.0 else { return };
+        /// Called by the hashing thread: moves it to its core, and all other threads off it until
+        /// the result is dropped.
+        pub(crate) fn enter(&self) -> Occupied {
+            let Some(place) = &self.0 else {
+                return Occupied(None);
+            };
             if let Err(error) = sched_setaffinity(None, &set(&[place.core])) {
                 tracing::warn!(%error, core = place.core, "the hashing thread cannot run on its core");
             }
             if let Err(reason) = raise(place.priority) {
                 tracing::warn!("the priority of the hashing thread stays as it is: {reason}");
             }
+            if place.others == place.allowed {
+                return Occupied(None);
+            }
+            place_others(&place.others);
+            Occupied(Some(place.allowed))
         }
+    }
 
-        /// Lets the calling thread, and those that it starts, use all cores while the hashing
-        /// thread is not there.
-        pub(crate) fn spread(&self) -> Spread {
-            let Some(place) = &self.0 else {
-                return Spread::default();
-            };
-            let before = sched_getaffinity(None).ok();
-            Spread(before.filter(|_| sched_setaffinity(None, &place.allowed).is_ok()))
+    /// While it is there, other threads keep off the core of the hashing thread.
+    #[must_use]
+    #[derive(Debug)]
+    pub(crate) struct Occupied(Option<CpuSet>);
+
+    impl Drop for Occupied {
+        fn drop(&mut self) {
+            if let Some(allowed) = &self.0 {
+                place_others(allowed);
+            }
         }
+    }
+
+    /// Lets all threads of this process but the calling one run on `cores`.
+    fn place_others(cores: &CpuSet) {
+        // A thread that has not been placed yet may start others meanwhile. Once all that are found
+        // are where they should be, those that they start are, too.
+        for _ in 0..MAX_SCANS {
+            match place_found(cores) {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "some threads share the core of the hashing thread");
+                    return;
+                }
+            }
+        }
+        tracing::warn!(
+            "some threads may share the core of the hashing thread: too many are started"
+        );
+    }
+
+    /// Places the threads that are found; returns how many were somewhere else.
+    fn place_found(cores: &CpuSet) -> io::Result<usize> {
+        let caller = gettid();
+        let mut placed = 0;
+        for entry in fs::read_dir("/proc/self/task")? {
+            let name = entry?.file_name();
+            let id = name.to_str().and_then(|name| name.parse().ok());
+            let Some(id) = id.and_then(Pid::from_raw).filter(|id| *id != caller) else {
+                continue;
+            };
+            match place(id, cores) {
+                Ok(moved) => placed += usize::from(moved),
+                // It has ended.
+                Err(Errno::SRCH) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(placed)
+    }
+
+    /// Lets a thread run on `cores`; returns whether it was somewhere else.
+    fn place(thread: Pid, cores: &CpuSet) -> rustix::io::Result<bool> {
+        if sched_getaffinity(Some(thread))? == *cores {
+            return Ok(false);
+        }
+        sched_setaffinity(Some(thread), cores)?;
+        Ok(true)
     }
 
     impl Place {
@@ -251,26 +320,11 @@ mod linux {
         }
     }
 
-    /// While it is there, its thread may use all cores.
-    #[must_use]
-    #[derive(Debug, Default)]
-    pub struct Spread(Option<CpuSet>);
-
-    impl Drop for Spread {
-        fn drop(&mut self) {
-            if let Some(before) = &self.0
-                && let Err(error) = sched_setaffinity(None, before)
-            {
-                tracing::warn!(%error, "a thread stays on the core of the hashing thread");
-            }
-        }
-    }
-
     /// The core, and why that one.
     fn choose(core: WorkCore, allowed: &[usize], work: &Work) -> Option<(usize, String)> {
         if let WorkCore::Number(core) = core {
             // It may be one that the scheduler leaves alone, and so not be among the allowed ones.
-            let pinned = on_core(core, || ());
+            let pinned = on_cores(&[core], || ());
             if pinned.is_none() {
                 tracing::warn!(
                     "--work-core={core}: the system does not let this process run there, the \
@@ -285,7 +339,7 @@ mod linux {
         let time = (TRIAL / count).clamp(CORE_TRIAL[0], CORE_TRIAL[1]);
         let rates: Vec<_> = candidates
             .iter()
-            .filter_map(|core| Some((*core, on_core(*core, || hash_rate(work, time))?)))
+            .filter_map(|core| Some((*core, on_cores(&[*core], || hash_rate(work, time))?)))
             .collect();
         // Without the table, no core has any.
         let table = fs::read_to_string("/proc/interrupts").unwrap_or_default();
@@ -297,11 +351,11 @@ mod linux {
         Some((core, why))
     }
 
-    /// Runs something on a core; `None` when the system does not permit that.
-    fn on_core<T: Send>(core: usize, run: impl FnOnce() -> T + Send) -> Option<T> {
+    /// Runs something on a core of `cores`; `None` when the system does not permit that.
+    fn on_cores<T: Send>(cores: &[usize], run: impl FnOnce() -> T + Send) -> Option<T> {
         thread::scope(|scope| {
             let pinned = move || {
-                sched_setaffinity(None, &set(&[core])).ok()?;
+                sched_setaffinity(None, &set(cores)).ok()?;
                 Some(run())
             };
             scope.spawn(pinned).join().ok().flatten()
@@ -547,10 +601,10 @@ ERR:          3
         fn pinned_threads_run_where_they_should() {
             let here = cores(&sched_getaffinity(None).unwrap());
             for core in &here {
-                let seen = on_core(*core, || cores(&sched_getaffinity(None).unwrap()));
+                let seen = on_cores(&[*core], || cores(&sched_getaffinity(None).unwrap()));
                 assert_eq!(seen, Some(vec![*core]));
             }
-            assert_eq!(on_core(MAX_CORES - 1, || ()), None);
+            assert_eq!(on_cores(&[MAX_CORES - 1], || ()), None);
             assert_eq!(cores(&set(&here)), here);
         }
 
@@ -569,27 +623,6 @@ ERR:          3
             let named = choose(WorkCore::Number(here[0]), &here, &work);
             assert_eq!(named, Some((here[0], "--work-core".to_owned())));
             assert_eq!(choose(WorkCore::Number(MAX_CORES - 1), &here, &work), None);
-        }
-
-        #[test]
-        fn a_spread_thread_comes_back() {
-            let mask = || cores(&sched_getaffinity(None).unwrap());
-            let all = mask();
-            let place = WorkPlace(Some(Place {
-                core: all[0],
-                allowed: set(&all),
-                priority: WorkPriority::Off,
-            }));
-            thread::scope(|scope| {
-                scope.spawn(|| {
-                    place.enter();
-                    assert_eq!(mask(), all[..1]);
-                    let spread = place.spread();
-                    assert_eq!(mask(), all);
-                    drop(spread);
-                    assert_eq!(mask(), all[..1]);
-                });
-            });
         }
     }
 }
@@ -612,17 +645,15 @@ mod elsewhere {
             Self
         }
 
-        pub(crate) fn enter(&self) {}
-
-        pub(crate) fn spread(&self) -> Spread {
-            Spread
+        pub(crate) fn enter(&self) -> Occupied {
+            Occupied
         }
     }
 
     /// Nothing.
     #[must_use]
-    #[derive(Debug, Default)]
-    pub struct Spread;
+    #[derive(Debug)]
+    pub(crate) struct Occupied;
 }
 
 #[cfg(test)]

@@ -88,7 +88,7 @@ fn serve(args: ServerArgs) -> anyhow::Result<ExitCode> {
     if !config.ignored.is_empty() {
         tracing::warn!("without effect here: {}", config.ignored.join(", "));
     }
-    // Before any thread is started: all of them keep off the core of the hashing thread.
+    // Before any thread is started: none may disturb the measurement of the cores.
     if config.worker {
         let options = Options {
             forced: config.backend.as_deref(),

@@ -441,7 +441,6 @@ impl<H: Hashing> Worker<H> {
             statement,
             subtree_height,
         } = &job.execution;
-        let _core = self.hashing.lend_core();
         let threads = thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS));
         let progress = ProveProgress::default();
         let proof = prove(tree, *subtree_height, log, T, threads, &progress)?;

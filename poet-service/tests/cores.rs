@@ -30,25 +30,30 @@ fn parse(list: &str) -> Vec<usize> {
     ranges.flatten().collect()
 }
 
-/// Where each thread of a server may run, and which of them hashes.
-fn threads(folder: &Path) -> (BTreeMap<String, Vec<usize>>, String) {
-    let read = |path: &str| fs::read_to_string(folder.join(path)).ok();
-    let hashing = await_some("the hashing thread", || {
-        read("data/round.tid").filter(|id| !id.is_empty())
-    });
-    let process = read("db/poet-service.lock").unwrap();
+/// The id of the hashing thread of a server, while there is one.
+fn hashing_thread(folder: &Path) -> Option<String> {
+    let id = fs::read_to_string(folder.join("data/round.tid"));
+    id.ok().filter(|id| !id.is_empty())
+}
+
+/// Where each thread of a server may run.
+fn places(folder: &Path) -> BTreeMap<String, Vec<usize>> {
+    let process = fs::read_to_string(folder.join("db/poet-service.lock")).unwrap();
     let tasks = Path::new("/proc").join(process).join("task");
-    let places = || -> BTreeMap<_, _> {
-        let ids = fs::read_dir(&tasks).unwrap().flatten();
-        let ids = ids.map(|entry| entry.file_name().into_string().unwrap());
-        ids.filter_map(|id| {
-            let list = allowed(&tasks.join(&id).join("status"))?;
-            Some((id, parse(&list)))
-        })
-        .collect()
-    };
-    // It writes its id once it is where it belongs.
-    (places(), hashing)
+    let ids = fs::read_dir(&tasks).unwrap().flatten();
+    let ids = ids.map(|entry| entry.file_name().into_string().unwrap());
+    ids.filter_map(|id| {
+        let list = allowed(&tasks.join(&id).join("status"))?;
+        Some((id, parse(&list)))
+    })
+    .collect()
+}
+
+/// Where each thread of a server may run while a round is worked on, and which of them hashes.
+fn threads(folder: &Path) -> (BTreeMap<String, Vec<usize>>, String) {
+    let hashing = await_some("the hashing thread", || hashing_thread(folder));
+    // It writes its id once it is where it belongs, and the others, too.
+    (places(folder), hashing)
 }
 
 const ROUND: [&str; 2] = ["--epoch-duration=1h", "--phase-shift=300ms"];
@@ -82,6 +87,34 @@ fn the_hashing_thread_has_a_core_and_all_others_keep_off_it() {
         let log = server.log();
         let said = format!("the hashing thread has a core of its own core={own} ");
         assert_eq!(log.matches(&said).count(), 1, "{log}");
+    }
+}
+
+#[test]
+fn between_rounds_all_threads_may_use_all_cores() {
+    let folder = tempfile::tempdir().unwrap();
+    let schedule = ["--epoch-duration=4s", "--phase-shift=1s", "--cycle-gap=2s"];
+    let server = ServerProcess::start(
+        folder.path(),
+        &[&schedule[..], &["--work-core=auto"]].concat(),
+    );
+    let here = allowed_here();
+    for round in 0..2 {
+        let (threads, hashing) = await_some("the work", || {
+            let hashing = hashing_thread(folder.path())?;
+            let places = places(folder.path());
+            // Else it has ended meanwhile.
+            (hashing_thread(folder.path())? == hashing).then_some((places, hashing))
+        });
+        let apart = threads
+            .iter()
+            .all(|(id, places)| *id == hashing || !places.contains(&threads[&hashing][0]));
+        assert!(apart || here.len() < 2, "{threads:?}: {hashing}");
+        server.client.await_proof(round);
+        await_some("the cycle gap", || {
+            let free = places(folder.path()).values().all(|places| *places == here);
+            (free && hashing_thread(folder.path()).is_none()).then_some(())
+        });
     }
 }
 

@@ -37,8 +37,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// A body of at most this size is read at once; larger ones, and those that do not say how large
 /// they are, wait for their turn.
 const SMALL_BODY_BYTES: u64 = 4 * 1024;
-/// Larger bodies that are read at a time: 64 MiB.
-static LARGE_BODIES: Semaphore = Semaphore::const_new(1024);
+/// Larger bodies that are read at a time: 16 MiB.
+static LARGE_BODIES: Semaphore = Semaphore::const_new(256);
 
 /// Caches in front of the server may keep these for a little while: the challenge of the proof of
 /// work changes once in a round, and the one before stays valid.

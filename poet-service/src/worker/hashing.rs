@@ -27,7 +27,7 @@ use super::{
     audit::{AuditThread, Audits, RoundAudit},
 };
 use crate::{
-    cores::{Spread, WorkPlace},
+    cores::WorkPlace,
     directory::{self, AUDIT_FILE, LOG_FILE, SAMPLED_FILE},
 };
 
@@ -77,12 +77,6 @@ pub trait Hashing: Send + Sync + 'static {
     /// # Errors
     /// When the log cannot be read or written.
     fn repair(&self, job: &Job, tree: Tree, log: &mut Self::Log) -> Result<Tree, WorkError>;
-
-    /// Between rounds: lets the calling thread, and those that it starts, use the core of the
-    /// hashing, too, until the result is dropped.
-    fn lend_core(&self) -> Spread {
-        Spread::default()
-    }
 }
 
 /// A round that is being hashed. Without a target the work goes on for ever; when this is dropped
@@ -208,7 +202,7 @@ impl Hashing for HashingThread {
                 let (leaves, target) = (Arc::clone(&leaves), Arc::clone(&target));
                 let (id_file, place) = (self.id_file.clone(), self.place.clone());
                 move || {
-                    place.enter();
+                    let _core = place.enter();
                     let _id = ThreadId::write(&id_file);
                     // The writer must outlive a panic: what it has is then in the log.
                     let hashed = panic::catch_unwind(AssertUnwindSafe(|| {
@@ -236,7 +230,6 @@ impl Hashing for HashingThread {
     }
 
     fn repair(&self, job: &Job, tree: Tree, log: &mut FileLog) -> Result<Tree, WorkError> {
-        let _core = self.place.spread();
         let folder = self.folder(job.round);
         let roots = folder.join(AUDIT_FILE);
         // What was taken on trust may be what is wrong. If it stays there, that is noticed.
@@ -262,10 +255,6 @@ impl Hashing for HashingThread {
         audit.all()?;
         audit.settle(tree, log)?;
         Ok(audit.tree().clone())
-    }
-
-    fn lend_core(&self) -> Spread {
-        self.place.spread()
     }
 }
 
