@@ -161,11 +161,11 @@ pub struct ServerArgs {
         default_missing_value = "true", value_parser = parse_bool)]
     pub disable_worker: Option<bool>,
 
-    /// The core that the hashing thread has for itself, all other threads being kept off it:
-    /// `auto` takes the fastest one, measured at the start, and none if there is only one; a
-    /// number takes that one; `off` lets the system place the threads. With a core for it, memory
-    /// is kept from being swapped out. What the system does not permit is left out with a warning
-    /// [default: auto]
+    /// The core that the hashing thread has for itself while it works, all other threads being
+    /// kept off it: `auto` takes the fastest one, measured at the start, and none if there is only
+    /// one; a number takes that one; `off` lets the system place the threads. With a core for it,
+    /// memory is kept from being swapped out. What the system does not permit is left out with a
+    /// warning [default: auto]
     #[arg(long, value_name = "auto|N|off")]
     pub work_core: Option<WorkCore>,
 
