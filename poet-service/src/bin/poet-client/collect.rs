@@ -131,6 +131,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 outcomes[index] = outcome;
             }
             Event::Fetched(proof) => {
+                eprintln!("{poet}: a valid proof of {} leaves", proof.leaves());
                 outcomes[index] = Outcome::Valid {
                     leaves: proof.leaves(),
                     members: proof.members(),
