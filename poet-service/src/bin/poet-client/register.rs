@@ -34,8 +34,8 @@ use crate::{
     poet::{Failure, Kind, Poet},
     state::{DEFAULT_FILE, Lock, Registration, State},
     time::{
-        after, now, once_to_twice, parse_duration, parse_time, parse_until, parse_wait, receive,
-        rough, rough_between, time_until,
+        after, now, parse_duration, parse_time, parse_until, parse_wait, receive, rough,
+        rough_between, time_until, wait_again,
     },
 };
 
@@ -96,7 +96,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
     state: PathBuf,
 
-    /// A server that failed is asked again after once to twice this time
+    /// A server that failed is asked again after once to twice this time, or half of what is left
     #[arg(long, value_name = "DURATION", value_parser = parse_wait, default_value = "10s")]
     retry_delay: Duration,
 
@@ -373,15 +373,15 @@ impl Job {
                 }
                 Err(failure) => failure,
             };
-            let wait = once_to_twice(self.retry_delay);
-            let again = failure.kind == Kind::Passing && wait < time_until(self.limit());
+            let again = match failure.kind {
+                Kind::Passing => wait_again(self.retry_delay, self.limit()),
+                Kind::Unauthorized | Kind::Final => None,
+            };
             tell(Event::Failed {
                 reason: failure.reason,
-                again: again.then_some(wait),
+                again,
             });
-            if !again {
-                return;
-            }
+            let Some(wait) = again else { return };
             thread::sleep(wait);
         }
     }
