@@ -13,12 +13,12 @@
 //! out, with a warning: its writer was never told that it is stored.
 //!
 //! Why not a crate: rusty-leveldb is the only maintained one without C++. That it writes to what it
-//! opens, a copy would make up for. But it does not tell damage from the end: it takes a journal, or
-//! the manifest, to end at the first record that is not intact, passes over blocks of a table that it
-//! cannot read, and panics at a damaged footer, all that with `paranoid_checks`. Of 750 single bits
-//! changed in two small databases, 530 cost registrations or proofs without an error. A server that
-//! starts without some of its members makes proofs that are worth nothing to them, so that will not do.
-//! It knows the format, though, and is what the tests compare this reader with.
+//! opens, a copy would make up for. But it does not tell damage from the end: it takes a journal,
+//! or the manifest, to end at the first record that is not intact, passes over blocks of a table
+//! that it cannot read, and panics at a damaged footer, all that with `paranoid_checks`. Of 750
+//! single bits changed in two small databases, 530 cost registrations or proofs without an error.
+//! A server that starts without some of its members makes proofs that are worth nothing to them, so
+//! that will not do. It knows the format, though, and is what the tests compare this reader with.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -72,9 +72,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     deadline: Option<Timestamp>,
 
-    /// Give up then on servers that do not answer; a time or a duration from now [default: the start
-    /// of the round, as the other servers tell it, at least 10m; where none tells, as the Go server
-    /// does not, --deadline, or else 10m]
+    /// Give up then on servers that do not answer; a time or a duration from now [default: the
+    /// start of the round, as the other servers tell it, at least 10m; where none tells, as the Go
+    /// server does not, --deadline, or else 10m]
     #[arg(long, value_name = "TIME", value_parser = parse_until)]
     until: Option<Timestamp>,
 

@@ -59,8 +59,8 @@ pub(crate) fn once_to_twice(least: Duration) -> Duration {
     least + least.mul_f64(random_fraction())
 }
 
-/// How long to wait before another attempt, if there is time for one: once to twice `delay`, or half
-/// of what is left until `limit`, so that the last attempts are near to it.
+/// How long to wait before another attempt, if there is time for one: once to twice `delay`, or
+/// half of what is left until `limit`, so that the last attempts are near to it.
 pub(crate) fn wait_again(delay: Duration, limit: Timestamp) -> Option<Duration> {
     wait_within(delay, time_until(limit))
 }
