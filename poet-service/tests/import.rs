@@ -429,6 +429,58 @@ fn layers_are_cut_where_they_are_not_intact_but_not_below_the_record() {
     takeover.import().unwrap();
 }
 
+/// As where a server was killed, which writes the end of a higher layer later.
+#[test]
+fn where_a_layer_ends_lower_ones_go_on() {
+    let reference = Takeover::of("stopped-cleanly");
+    reference.import().unwrap();
+    let whole = fs::read(reference.log()).unwrap();
+
+    let shorter = |nodes: usize| {
+        let takeover = Takeover::of("stopped-cleanly");
+        change(&takeover.path("go/data/rounds/0/state.bin"), |state| {
+            let leaves = state.len() - 12;
+            state[leaves..leaves + 8].copy_from_slice(&16_000_u64.to_be_bytes());
+        });
+        change(&takeover.layer(4), |layer| layer.truncate(32 * nodes));
+        takeover
+    };
+    let taken = Taken::Work {
+        leaves: 40608,
+        recorded: 16000,
+    };
+    let takeover = shorter(1001);
+    assert_eq!(takeover.import().unwrap().rounds[0].taken, taken);
+    assert!(fs::read(takeover.log()).unwrap() == whole);
+    // Stopped in either layer.
+    let takeover = shorter(1001);
+    let config = takeover.config();
+    fs::create_dir_all(part_folder(&takeover)).unwrap();
+    for entries in [1000, 1001, 2000] {
+        let log = &whole[..LogHeader::BYTES + 32 * entries];
+        fs::write(part_folder(&takeover).join("tree.log.part"), log).unwrap();
+        let interrupted = takeover.import_with(&config, during_round_0(), true);
+        assert!(matches!(interrupted, Err(ImportError::Interrupted)));
+    }
+    takeover.import().unwrap();
+    assert!(fs::read(takeover.log()).unwrap() == whole);
+
+    // Damage in the lower one is beyond the record; in the higher one it is named as its.
+    let takeover = shorter(1001);
+    change(&takeover.layer(3), |layer| layer[32 * 4000] ^= 1);
+    let taken = Taken::Work {
+        leaves: 32000,
+        recorded: 16000,
+    };
+    assert_eq!(takeover.import().unwrap().rounds[0].taken, taken);
+    let takeover = shorter(1001);
+    change(&takeover.layer(4), |layer| layer[32 * 900] ^= 1);
+    takeover.refused(&["layercache_4.bin is damaged", "node 900 "]);
+    // What is recorded must be in the highest one.
+    let takeover = shorter(999);
+    takeover.refused(&["layercache_4.bin is cut: it has 999 nodes, 1000 are recorded"]);
+}
+
 #[test]
 fn an_interrupted_import_goes_on() {
     let reference = Takeover::of("stopped-cleanly");
@@ -521,6 +573,12 @@ fn a_destination_in_use_or_with_another_state_is_left_alone() {
 
     let message = takeover.import().unwrap_err().to_string();
     assert!(
+        message.contains("holds the work of the server with public key"),
+        "{message}"
+    );
+    fs::remove_file(takeover.path("new/data/poet-service.owner")).unwrap();
+    let message = takeover.import().unwrap_err().to_string();
+    assert!(
         message.contains("holds another state already: it belongs to another private key"),
         "{message}"
     );
@@ -541,6 +599,23 @@ fn a_destination_in_use_or_with_another_state_is_left_alone() {
         "{message}"
     );
     assert!(!takeover.log().exists());
+
+    // The work of another server, whose database is elsewhere.
+    let takeover = Takeover::of("stopped-cleanly");
+    let owner = takeover.path("new/data/poet-service.owner");
+    fs::create_dir_all(part_folder(&takeover)).unwrap();
+    fs::write(takeover.log(), "precious").unwrap();
+    fs::write(&owner, "another key\n").unwrap();
+    let message = takeover.import().unwrap_err().to_string();
+    assert!(
+        message.contains("holds the work of the server with public key another key"),
+        "{message}"
+    );
+    assert_eq!(fs::read(takeover.log()).unwrap(), b"precious");
+    // Its own.
+    let about = about("stopped-cleanly");
+    fs::write(&owner, about["service_pubkey"].as_str().unwrap()).unwrap();
+    takeover.import().unwrap();
 
     // With another schedule, rounds would not be the same.
     let takeover = Takeover::of("finished");
@@ -856,6 +931,30 @@ fn run(arguments: &[&str]) -> Output {
         .unwrap()
 }
 
+impl Takeover {
+    /// The command that imports what a server with the hourly rounds of `killed` or
+    /// `stopped-cleanly` left.
+    fn command(&self) -> Command {
+        let genesis = about(self.name)["genesis_time"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_poet-service"));
+        command
+            .arg("import")
+            .arg("--from")
+            .arg(self.path("go/data"))
+            .arg("--poetdir")
+            .arg(self.path("new"))
+            .arg(format!("--genesis-time={genesis}"))
+            .args(["--epoch-duration=1h", "--phase-shift=4s", "--cycle-gap=10m"])
+            .arg("--no-trial")
+            .env_remove("POET_PRIVATE_KEY")
+            .stdin(Stdio::null());
+        command
+    }
+}
+
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
@@ -881,17 +980,9 @@ fn a_signal_interrupts_the_command() {
     let part = takeover.path("new/data/rounds/0/tree.log.part");
     let bytes = || fs::metadata(&part).map_or(0, |metadata| metadata.len());
     let mut before = LogHeader::BYTES as u64;
-    for signal in ["INT", "TERM"] {
-        let command = Command::new(env!("CARGO_BIN_EXE_poet-service"))
-            .arg("import")
-            .arg("--from")
-            .arg(takeover.path("go/data"))
-            .arg("--poetdir")
-            .arg(takeover.path("new"))
-            .args(["--genesis-time=2026-11-20T12:11:20Z", "--epoch-duration=1h"])
-            .args(["--phase-shift=4s", "--cycle-gap=10m", "--no-trial"])
-            .env_remove("POET_PRIVATE_KEY")
-            .stdin(Stdio::null())
+    for signal in ["INT", "KILL", "TERM"] {
+        let command = takeover
+            .command()
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -906,17 +997,51 @@ fn a_signal_interrupts_the_command() {
                 .success()
         );
         let output = command.wait_with_output().unwrap();
-        assert_eq!(output.status.code(), Some(130));
-        assert_eq!(
-            text(&output.stderr),
-            "interrupted: the same command goes on from here\n"
-        );
         assert!(output.stdout.is_empty());
-        // A whole number of entries, more than before.
-        assert_eq!((bytes() - LogHeader::BYTES as u64) % NODE_BYTES, 0);
+        if signal != "KILL" {
+            assert_eq!(output.status.code(), Some(130));
+            assert_eq!(
+                text(&output.stderr),
+                "interrupted: the same command goes on from here\n"
+            );
+            // A whole number of entries, more than before.
+            assert_eq!((bytes() - LogHeader::BYTES as u64) % NODE_BYTES, 0);
+        }
         before = bytes();
     }
     assert!(!takeover.path("new/db/poet.sqlite").exists());
+}
+
+#[test]
+fn killed_at_any_moment_it_goes_on() {
+    let reference = Takeover::of("stopped-cleanly");
+    reference.import().unwrap();
+    let whole = fs::read(reference.log()).unwrap();
+
+    let takeover = Takeover::of("stopped-cleanly");
+    let source = snapshot(&takeover.path("go"));
+    let mut kills = 0;
+    for delay in (0..).step_by(2).map(std::time::Duration::from_millis) {
+        let mut command = takeover.command().stdout(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(delay);
+        drop(command.kill());
+        if command.wait().unwrap().success() {
+            break;
+        }
+        kills += 1;
+        assert!(snapshot(&takeover.path("go")) == source);
+    }
+    assert!(kills > 0);
+    assert!(takeover.import().unwrap().already);
+    assert!(fs::read(takeover.log()).unwrap() == whole);
+    let database = |takeover: &Takeover| {
+        let database = takeover.path("new/db/poet.sqlite");
+        let database = rusqlite::Connection::open(database).unwrap();
+        let members = "SELECT group_concat(hex(node_id) || hex(challenge)) FROM registrations";
+        let members: String = database.query_row(members, [], |row| row.get(0)).unwrap();
+        members
+    };
+    assert_eq!(database(&takeover), database(&reference));
 }
 
 #[test]

@@ -5,6 +5,10 @@
 //! hashed upwards where it lies below. A mainnet server has layers 0 to 10 on disk: layer 10 has
 //! 3 GB, layer 0 three terabytes; memory is needed for one chunk of nodes.
 //!
+//! A file's last nodes are written late, and the higher the layer, the more leaves they stand for.
+//! So where a server was killed, lower layers may go further than higher ones: the log is gone on
+//! with from those, which costs no more than reading their ends.
+//!
 //! Layers are ahead of what the Go server recorded as done: it records every 2^24 leaves and when it
 //! is stopped. What is ahead is as good as the rest if it passes the check, so it is used.
 //!
@@ -31,9 +35,9 @@ use crate::directory::LOG_FILE;
 
 /// The log while it is being made.
 const PART_FILE: &str = "tree.log.part";
-/// Entries between two looks at whether to stop: 512 KiB.
-const CHUNK_ENTRIES: u64 = 1 << 14;
-/// Chunks between two syncs.
+/// Nodes that are read between two reports of progress: 512 KiB.
+const CHUNK_NODES: u64 = 1 << 14;
+/// Chunks between two syncs: 64 MiB.
 const SYNC_CHUNKS: u64 = 128;
 /// Subtrees that are recomputed besides the first and the last one.
 const RANDOM_CHECKS: usize = 8;
@@ -98,7 +102,7 @@ pub(super) struct Layers<'a> {
 struct Layer {
     path: PathBuf,
     height: u32,
-    /// Entries of the log that it gives.
+    /// Entries of the log that there are when it has been read.
     entries: u64,
 }
 
@@ -107,10 +111,11 @@ impl Layers<'_> {
     ///
     /// What an interrupted run has made is gone on with. After any other failure, nothing is left.
     pub(super) fn take_over(&self, report: &mut dyn FnMut(Event)) -> Result<u64, LayerError> {
-        let Some(layer) = self.layer()? else {
+        let layers = self.layers()?;
+        if layers.is_empty() {
             return Ok(0);
-        };
-        let made = self.make(&layer, report);
+        }
+        let made = self.make(&layers, report);
         if !matches!(made, Ok(_) | Err(LayerError::Interrupted)) {
             self.remove();
         }
@@ -128,9 +133,12 @@ impl Layers<'_> {
         }
     }
 
-    /// The highest layer that serves; `None` if nothing is done that would be worth it.
-    fn layer(&self) -> Result<Option<Layer>, LayerError> {
+    /// The layers to read, from the highest one down, each for what those above it lack. None if
+    /// nothing is done that would be worth it.
+    fn layers(&self) -> Result<Vec<Layer>, LayerError> {
         let k = self.subtree_height.get();
+        let mut layers: Vec<Layer> = Vec::new();
+        let mut missing = true;
         for height in (0..=k).rev() {
             let path = self.source.join(format!("layercache_{height}.bin"));
             let bytes = match fs::metadata(&path) {
@@ -139,45 +147,49 @@ impl Layers<'_> {
                 Err(cause) => return Err(failed("read", &path, cause)),
             };
             let (found, expected) = (bytes / NODE_SIZE as u64, self.recorded >> height);
-            if found < expected {
+            // Of a lower one that is cut, nothing is needed.
+            if missing && found < expected {
                 return Err(LayerError::Cut {
                     path,
                     found,
                     expected,
                 });
             }
+            missing = false;
             let entries = (found >> (k - height)).min(MAX_LEAVES >> k);
-            return Ok((entries > 0).then_some(Layer {
-                path,
-                height,
-                entries,
-            }));
+            if entries > layers.last().map_or(0, |above| above.entries) {
+                layers.push(Layer {
+                    path,
+                    height,
+                    entries,
+                });
+            }
         }
-        if self.recorded == 0 {
-            return Ok(None);
+        if missing && self.recorded > 0 {
+            return Err(LayerError::NoLayer {
+                folder: self.source.clone(),
+                height: k,
+                leaves: self.recorded,
+            });
         }
-        Err(LayerError::NoLayer {
-            folder: self.source.clone(),
-            height: k,
-            leaves: self.recorded,
-        })
+        Ok(layers)
     }
 
-    fn make(&self, layer: &Layer, report: &mut dyn FnMut(Event)) -> Result<u64, LayerError> {
+    fn make(&self, layers: &[Layer], report: &mut dyn FnMut(Event)) -> Result<u64, LayerError> {
         fs::create_dir_all(&self.target).map_err(|e| failed("create", &self.target, e))?;
         let (part, log_file) = (self.target.join(PART_FILE), self.target.join(LOG_FILE));
         if log_file.exists() {
             // A run got as far as this, and no further.
             fs::rename(&log_file, &part).map_err(|e| failed("rename", &log_file, e))?;
         }
-        let (mut log, resumed) = self.convert(layer, &part, report)?;
-        let mut good = self.good_entries(layer, &mut log, report);
+        let (mut log, resumed) = self.convert(layers, &part, report)?;
+        let mut good = self.good_entries(layers, &mut log, report);
         if resumed && matches!(good, Err(LayerError::Wrong { .. })) {
             // The run before may have ended with a power cut, and its log be at fault.
             drop(log);
             fs::remove_file(&part).map_err(|e| failed("remove", &part, e))?;
-            (log, _) = self.convert(layer, &part, report)?;
-            good = self.good_entries(layer, &mut log, report);
+            (log, _) = self.convert(layers, &part, report)?;
+            good = self.good_entries(layers, &mut log, report);
         }
         let entries = good?;
         log.sync()?;
@@ -200,7 +212,7 @@ impl Layers<'_> {
     /// Goes on with the conversion, or begins it. Says whether there was something to go on with.
     fn convert(
         &self,
-        layer: &Layer,
+        layers: &[Layer],
         part: &Path,
         report: &mut dyn FnMut(Event),
     ) -> Result<(FileLog, bool), LayerError> {
@@ -215,12 +227,27 @@ impl Layers<'_> {
             opened => opened,
         }?;
         let resumed = log.entries() > 0;
+        for layer in layers {
+            self.read_layer(layer, &mut log, report)?;
+        }
+        Ok((log, resumed))
+    }
+
+    /// Appends what `layer` has and the log has not.
+    fn read_layer(
+        &self,
+        layer: &Layer,
+        log: &mut FileLog,
+        report: &mut dyn FnMut(Event),
+    ) -> Result<(), LayerError> {
         let levels = self.subtree_height.get() - layer.height;
         let mut nodes = Nodes::open(&layer.path, log.entries() << levels)?;
         let mut chunk = Vec::new();
         let mut chunks = 0_u64;
         while log.entries() < layer.entries {
-            let count = CHUNK_ENTRIES.min(layer.entries - log.entries());
+            let count = (CHUNK_NODES >> levels)
+                .max(1)
+                .min(layer.entries - log.entries());
             chunk.clear();
             for _ in 0..count {
                 chunk.push(self.subtree_root(&mut nodes, levels)?);
@@ -244,7 +271,7 @@ impl Layers<'_> {
             });
         }
         log.sync()?;
-        Ok((log, resumed))
+        Ok(())
     }
 
     /// The root over the next 2^`levels` nodes.
@@ -264,7 +291,7 @@ impl Layers<'_> {
     /// How many entries can be trusted: all, or at least those that were recorded.
     fn good_entries(
         &self,
-        layer: &Layer,
+        layers: &[Layer],
         log: &mut FileLog,
         report: &mut dyn FnMut(Event),
     ) -> Result<u64, LayerError> {
@@ -284,7 +311,7 @@ impl Layers<'_> {
                 }
             }
             if good < self.recorded >> k {
-                return Err(self.wrong(layer, good));
+                return Err(self.wrong(layers, good));
             }
             tracing::debug!(good, "what is ahead of the record is not intact");
         }
@@ -297,13 +324,16 @@ impl Layers<'_> {
                 total,
             });
             if !self.is_right(log, entry)? {
-                return Err(self.wrong(layer, entry));
+                return Err(self.wrong(layers, entry));
             }
         }
         Ok(good)
     }
 
-    fn wrong(&self, layer: &Layer, entry: u64) -> LayerError {
+    /// `entry` is not what the work gives: it came from the first layer that goes that far.
+    fn wrong(&self, layers: &[Layer], entry: u64) -> LayerError {
+        let first = layers.partition_point(|layer| layer.entries <= entry);
+        let layer = &layers[first.min(layers.len() - 1)];
         LayerError::Wrong {
             path: layer.path.clone(),
             node: entry << (self.subtree_height.get() - layer.height),

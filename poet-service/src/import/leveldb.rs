@@ -12,8 +12,13 @@
 //! read whole or not at all. Only a record at the end of a journal that was never completed is left
 //! out, with a warning: its writer was never told that it is stored.
 //!
-//! Why not a crate: those that exist must write to what they open, and stop without a word at the
-//! first damaged record, which would lose registrations.
+//! Why not a crate: rusty-leveldb is the only maintained one without C++. That it writes to what it
+//! opens, a copy would make up for. But it does not tell damage from the end: it takes a journal,
+//! or the manifest, to end at the first record that is not intact, passes over blocks of a table
+//! that it cannot read, and panics at a damaged footer, all that with `paranoid_checks`. Of 750
+//! single bits changed in two small databases, 530 cost registrations or proofs without an error.
+//! A server that starts without some of its members makes proofs that are worth nothing to them, so
+//! that will not do. It knows the format, though, and is what the tests compare this reader with.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -54,7 +59,7 @@ pub(super) fn lock(folder: &Path) -> Result<File, LevelDbError> {
 }
 
 /// What a database holds.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Content {
     /// All keys with their values.
     pub(super) entries: BTreeMap<Vec<u8>, Vec<u8>>,
@@ -64,7 +69,10 @@ pub(super) struct Content {
 
 pub(super) fn read(folder: &Path) -> Result<Content, LevelDbError> {
     let current = folder.join("CURRENT");
-    let name = read_file(&current)?;
+    let name = match read_file(&current) {
+        Err(LevelDbError::Missing { .. }) if !was_begun(folder)? => return Ok(Content::default()),
+        name => name?,
+    };
     let manifest = std::str::from_utf8(&name)
         .ok()
         .and_then(|name| name.strip_suffix('\n'))
@@ -73,7 +81,7 @@ pub(super) fn read(folder: &Path) -> Result<Content, LevelDbError> {
     let mut warnings = Vec::new();
     let live = Live::read(&folder.join(manifest), &mut warnings)?;
     let mut entries = Entries::default();
-    for (number, bytes) in &live.tables {
+    for ((_level, number), bytes) in &live.tables {
         read_table(folder, *number, *bytes, &mut entries)?;
     }
     for number in live.journals(folder)? {
@@ -84,6 +92,17 @@ pub(super) fn read(folder: &Path) -> Result<Content, LevelDbError> {
         entries: entries.into_live(),
         warnings,
     })
+}
+
+/// Whether there is more in `folder` than what the Go server puts there before the database.
+fn was_begun(folder: &Path) -> Result<bool, LevelDbError> {
+    for file in fs::read_dir(folder).map_err(|cause| io_error(folder, cause))? {
+        let name = file.map_err(|cause| io_error(folder, cause))?.file_name();
+        if name != "LOCK" && name != "LOG" {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, LevelDbError> {
@@ -128,12 +147,12 @@ impl Entries {
 }
 
 /// What the manifest says.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Live {
-    /// Tables by number, with their sizes.
-    tables: BTreeMap<u64, u64>,
-    /// Journals from this one on are not in tables yet.
-    journal: u64,
+    /// Tables by level and number, with their sizes. A table can go from one level to another.
+    tables: BTreeMap<(u64, u64), u64>,
+    /// Journals from this one on are not in tables yet; 0 before there is one.
+    journal: Option<u64>,
     /// Nor is this one.
     previous_journal: u64,
 }
@@ -142,7 +161,7 @@ impl Live {
     fn read(path: &Path, warnings: &mut Vec<String>) -> Result<Self, LevelDbError> {
         let mut live = Self::default();
         records(path, warnings, |record| live.apply(record))?;
-        if live.journal == 0 {
+        if live.journal.is_none() {
             return Err(damaged(path, "it names no journal"));
         }
         Ok(live)
@@ -158,7 +177,7 @@ impl Live {
                         return None;
                     }
                 }
-                2 => self.journal = reader.varint()?,
+                2 => self.journal = Some(reader.varint()?),
                 // The next file's number, the newest sequence number.
                 3 | 4 => drop(reader.varint()?),
                 // Where compaction goes on: level and key.
@@ -167,14 +186,14 @@ impl Live {
                     reader.slice()?;
                 }
                 6 => {
-                    let _level = reader.varint()?;
-                    self.tables.remove(&reader.varint()?);
+                    let (level, number) = (reader.varint()?, reader.varint()?);
+                    self.tables.remove(&(level, number));
                 }
                 7 => {
-                    let _level = reader.varint()?;
-                    let (number, bytes) = (reader.varint()?, reader.varint()?);
+                    let (level, number) = (reader.varint()?, reader.varint()?);
+                    let bytes = reader.varint()?;
                     let (_smallest, _largest) = (reader.slice()?, reader.slice()?);
-                    self.tables.insert(number, bytes);
+                    self.tables.insert((level, number), bytes);
                 }
                 9 => self.previous_journal = reader.varint()?,
                 _ => return None,
@@ -185,8 +204,9 @@ impl Live {
 
     /// The journals that count, in order.
     fn journals(&self, folder: &Path) -> Result<BTreeSet<u64>, LevelDbError> {
-        // Always there: it is where the server writes to.
-        let mut journals = BTreeSet::from([self.journal]);
+        let first = self.journal.unwrap_or(0);
+        // Where the server writes to must be there.
+        let mut journals: BTreeSet<u64> = (first > 0).then_some(first).into_iter().collect();
         let files = fs::read_dir(folder).map_err(|cause| io_error(folder, cause))?;
         for file in files {
             let name = file.map_err(|cause| io_error(folder, cause))?.file_name();
@@ -195,7 +215,7 @@ impl Live {
                 .and_then(|name| name.strip_suffix(".log"))
                 .and_then(|number| number.parse().ok());
             if let Some(number) = number
-                && (number > self.journal || number == self.previous_journal)
+                && (number > first || number == self.previous_journal)
             {
                 journals.insert(number);
             }
@@ -574,6 +594,27 @@ mod tests {
         }
     }
 
+    /// Two journals, tables on two levels, with Snappy and without: not closed, as after a kill.
+    #[test]
+    fn reads_what_goleveldb_writes() {
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/goleveldb");
+        let content = read(&data.join("many-tables")).unwrap();
+        assert_eq!(content.warnings, [""; 0]);
+        let expected = fs::read_to_string(data.join("many-tables.txt")).unwrap();
+        let expected: BTreeMap<_, _> = expected
+            .lines()
+            .map(|line| line.split_once('=').unwrap())
+            .map(|(key, value)| (key.as_bytes().to_vec(), value.as_bytes().to_vec()))
+            .collect();
+        assert_eq!(expected.len(), 262);
+        assert_eq!(content.entries, expected);
+        let manifest = data.join("many-tables/MANIFEST-000038");
+        let live = Live::read(&manifest, &mut Vec::new()).unwrap();
+        let levels: BTreeSet<u64> = live.tables.keys().map(|(level, _)| *level).collect();
+        assert!(levels.len() > 1 && live.tables.len() > 8, "{live:?}");
+        assert_eq!(live.journals(&data.join("many-tables")).unwrap().len(), 2);
+    }
+
     fn fixture(name: &str) -> (tempfile::TempDir, Content) {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/go-server");
         let folder = tempfile::tempdir().unwrap();
@@ -645,6 +686,40 @@ mod tests {
             }
         }
         assert!(counts.contains(&0) && counts.len() > 1, "{counts:?}");
+    }
+
+    /// The Go server may be killed while it makes one.
+    #[test]
+    fn a_database_that_was_not_yet_used_is_empty() {
+        let folder = tempfile::tempdir().unwrap();
+        for file in ["LOCK", "LOG"] {
+            fs::write(folder.path().join(file), "").unwrap();
+            assert!(read(folder.path()).unwrap().entries.is_empty());
+        }
+        // Its manifest, from the one of a database with an empty first journal.
+        let (folder, _) = fixture("finished/db/rounds/1");
+        let manifest = folder.path().join("MANIFEST-000000");
+        let mut edit = vec![1, 26];
+        edit.extend(b"leveldb.BytewiseComparator");
+        edit.extend([2, 0, 3, 1, 4, 0]);
+        let record = |edit: &[u8]| {
+            let checksum = crc32c::crc32c_append(crc32c::crc32c(&[1]), edit);
+            let length = (edit.len() as u16).to_le_bytes();
+            [&masked(checksum).to_le_bytes()[..], &length, &[1], edit].concat()
+        };
+        fs::write(&manifest, record(&edit)).unwrap();
+        assert!(read(folder.path()).unwrap().entries.is_empty());
+        fs::remove_file(folder.path().join("000001.log")).unwrap();
+        assert!(read(folder.path()).unwrap().entries.is_empty());
+        // One that has lost its content is another thing.
+        for content in [&[][..], &record(&edit[..28])] {
+            fs::write(&manifest, content).unwrap();
+            let error = read(folder.path()).unwrap_err().to_string();
+            assert!(error.ends_with("it names no journal"), "{error}");
+        }
+        fs::remove_file(folder.path().join("CURRENT")).unwrap();
+        let error = read(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("CURRENT is missing"), "{error}");
     }
 
     #[test]

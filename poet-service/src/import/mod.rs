@@ -44,7 +44,7 @@ use self::{
 };
 use crate::{
     config::Config,
-    directory::{DATABASE_FILE, DirectoryLock, ROUNDS_FOLDER, same_directory},
+    directory::{self, DATABASE_FILE, DirectoryLock, ROUNDS_FOLDER, same_directory},
     identity::{PRIVATE_KEY_VARIABLE, PrivateKey, PrivateKeyError, PublicKey},
     schedule::{Schedule, ScheduleError},
     service::{EXPECTED_LEAVES_PER_SECOND, StartError},
@@ -126,6 +126,11 @@ pub enum ImportError {
          {DATABASE_FILE}"
     )]
     OtherState { path: PathBuf, what: String },
+    #[error(
+        "--datadir {path} holds the work of the server with public key {owner}: expected another \
+         directory"
+    )]
+    OtherWork { path: PathBuf, owner: String },
     #[error(transparent)]
     Start(#[from] StartError),
     #[error("round {round}: {cause}")]
@@ -238,6 +243,7 @@ pub fn import(
         });
     }
     let _locks = lock(config)?;
+    check_owner(config, &state.private_key.public())?;
     let plan = Plan::new(source, &state, &schedule, now, work)?;
     let already = is_there(config, &state.private_key, &schedule, &plan.rounds)?;
     let leaves = if already {
@@ -275,6 +281,18 @@ fn lock(config: &Config) -> Result<Vec<DirectoryLock>, StartError> {
         locks.push(DirectoryLock::take("--datadir", &config.datadir)?);
     }
     Ok(locks)
+}
+
+/// Another server's logs must not give way to those that are made.
+fn check_owner(config: &Config, key: &PublicKey) -> Result<(), ImportError> {
+    let path = config.datadir.clone();
+    match directory::owner(&path) {
+        Ok(Some(owner)) if owner != directory::owner_text(key) => {
+            Err(ImportError::OtherWork { path, owner })
+        }
+        Ok(_) => Ok(()),
+        Err(cause) => Err(ImportError::Read { path, cause }),
+    }
 }
 
 /// Whether all that is to be imported is there already. Anything else must not be.

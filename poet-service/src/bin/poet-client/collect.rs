@@ -26,7 +26,7 @@ use crate::{
     state::{DEFAULT_FILE, Registration, State, replace},
     time::{
         after, now, once_to_twice, parse_until, parse_wait, receive, rough, rough_between,
-        sleep_until, time_until,
+        sleep_until, time_until, wait_again,
     },
 };
 
@@ -59,7 +59,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "LEAVES", default_value_t = 9_331_200, value_parser = clap::value_parser!(u64).range(1..))]
     tick_size: u64,
 
-    /// A server that failed is asked again after once to twice this time
+    /// A server that failed is asked again after once to twice this time, or half of what is left
     #[arg(long, value_name = "DURATION", value_parser = parse_wait, default_value = "10s")]
     retry_delay: Duration,
 
@@ -131,6 +131,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 outcomes[index] = outcome;
             }
             Event::Fetched(proof) => {
+                eprintln!("{poet}: a valid proof of {} leaves", proof.leaves());
                 outcomes[index] = Outcome::Valid {
                     leaves: proof.leaves(),
                     members: proof.members(),
@@ -293,15 +294,15 @@ impl Job {
                 Ok(proof) => return tell(Event::Fetched(proof)),
                 Err(failure) => failure,
             };
-            let wait = once_to_twice(self.retry_delay);
-            let again = failure.kind == Kind::Passing && wait < time_until(self.limit);
+            let again = match failure.kind {
+                Kind::Passing => wait_again(self.retry_delay, self.limit),
+                Kind::Unauthorized | Kind::Final => None,
+            };
             tell(Event::Failed {
                 reason: failure.reason,
-                again: again.then_some(wait),
+                again,
             });
-            if !again {
-                return;
-            }
+            let Some(wait) = again else { return };
             thread::sleep(wait);
         }
     }

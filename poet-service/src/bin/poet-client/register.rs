@@ -1,13 +1,13 @@
 //! `poet-client register`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     io::Read as _,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         mpsc::{self, Sender},
     },
     thread,
@@ -34,8 +34,8 @@ use crate::{
     poet::{Failure, Kind, Poet},
     state::{DEFAULT_FILE, Lock, Registration, State},
     time::{
-        after, now, once_to_twice, parse_duration, parse_time, parse_until, parse_wait, receive,
-        rough, rough_between, time_until,
+        after, now, parse_duration, parse_time, parse_until, parse_wait, receive, rough,
+        rough_between, time_until, wait_again,
     },
 };
 
@@ -72,8 +72,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     deadline: Option<Timestamp>,
 
-    /// Give up then on servers that do not answer, usually at the start of their round; a time or
-    /// a duration from now [default: --deadline, or else 10m]
+    /// Give up then on servers that do not answer; a time or a duration from now [default: the
+    /// start of the round, as the other servers tell it, at least 10m; where none tells, as the Go
+    /// server does not, --deadline, or else 10m]
     #[arg(long, value_name = "TIME", value_parser = parse_until)]
     until: Option<Timestamp>,
 
@@ -95,7 +96,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
     state: PathBuf,
 
-    /// A server that failed is asked again after once to twice this time
+    /// A server that failed is asked again after once to twice this time, or half of what is left
     #[arg(long, value_name = "DURATION", value_parser = parse_wait, default_value = "10s")]
     retry_delay: Duration,
 
@@ -106,7 +107,7 @@ pub(crate) struct Args {
 
 /// What a node's signature of a registration is for, after the network's id.
 const POET_DOMAIN: u8 = 4;
-/// How long servers that do not answer are asked when nothing else is said.
+/// How long servers that do not answer are asked at least, unless something else is said.
 const DEFAULT_PATIENCE: Duration = Duration::from_secs(600);
 /// No network's round is longer: mainnet's take 13.5 days, and one may wait some days for them.
 const MAX_ROUND: Duration = Duration::from_secs(100 * 24 * 3600);
@@ -148,6 +149,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         .map(|poet| (poet.clone(), "not asked in time".to_owned()))
         .collect();
     let http = Http::new(outcomes.keys())?;
+    let patience = Patience {
+        until: args.until,
+        deadline: args.deadline,
+        least: after(begin, DEFAULT_PATIENCE),
+    };
     let job = Arc::new(Job {
         signed: sign(&key, args),
         node_id,
@@ -155,10 +161,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         certificates,
         deadline: args.deadline,
         phase_shift: args.phase_shift,
-        limit: args
-            .until
-            .or(args.deadline)
-            .unwrap_or_else(|| after(begin, DEFAULT_PATIENCE)),
+        limit: Mutex::new(patience.limit(None)),
         retry_delay: args.retry_delay,
         timeout: args.timeout,
     });
@@ -174,13 +177,22 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         thread::spawn(move || job.run(&url, &poet, &sender));
     }
     drop(sender);
-    let last = after(job.limit, GRACE);
-    while let Some((poet, event)) = receive(&events, last) {
+    let mut start = None;
+    let mut pending: BTreeSet<Url> = outcomes.keys().cloned().collect();
+    while !pending.is_empty()
+        && let Some((poet, event)) = receive(&events, after(job.limit(), GRACE))
+    {
         match event {
+            Event::RoundStart(told) => {
+                // Of several, the last one: who tells a wrong one shall not cost the others time.
+                start = start.max(Some(told));
+                job.set_limit(patience.limit(start));
+            }
             Event::Registered(registration) => {
                 state.registrations.push(registration);
                 state.write(&args.state)?;
                 outcomes.remove(&poet);
+                pending.remove(&poet);
             }
             Event::Failed { reason, again } => {
                 let before = outcomes.insert(poet.clone(), reason.clone());
@@ -189,6 +201,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                         eprintln!("{poet}: {reason}; asked again in {}", rough(wait));
                     }
                     _ => {}
+                }
+                if again.is_none() {
+                    pending.remove(&poet);
                 }
             }
         }
@@ -298,11 +313,33 @@ impl State {
 /// What became of an attempt.
 enum Event {
     Registered(Registration),
+    /// When the round starts with which we are registered.
+    RoundStart(Timestamp),
     Failed {
         reason: String,
         /// When there will be another attempt.
         again: Option<Duration>,
     },
+}
+
+/// How long servers that do not answer are asked again.
+struct Patience {
+    until: Option<Timestamp>,
+    deadline: Option<Timestamp>,
+    least: Timestamp,
+}
+
+impl Patience {
+    /// The end of all attempts, when the round is known to start at `start`: the servers of a
+    /// network start their rounds at the same time.
+    fn limit(&self, start: Option<Timestamp>) -> Timestamp {
+        let deadline = self.deadline.unwrap_or(Timestamp::MAX);
+        self.until.unwrap_or_else(|| match (start, self.deadline) {
+            (Some(start), _) => start.max(self.least).min(deadline),
+            (None, Some(deadline)) => deadline,
+            (None, None) => self.least,
+        })
+    }
 }
 
 /// What is to be done with every server.
@@ -313,8 +350,8 @@ struct Job {
     certificates: Vec<SignedCertificate>,
     deadline: Option<Timestamp>,
     phase_shift: Option<Duration>,
-    /// The end of all attempts.
-    limit: Timestamp,
+    /// The end of all attempts, as far as is known.
+    limit: Mutex<Timestamp>,
     retry_delay: Duration,
     timeout: Duration,
 }
@@ -324,27 +361,49 @@ impl Job {
     fn run(&self, url: &Url, poet: &Poet, events: &Sender<(Url, Event)>) {
         // When nobody listens any more, the program ends.
         let tell = |event| drop(events.send((url.clone(), event)));
-        while !time_until(self.limit).is_zero() {
+        while !time_until(self.limit()).is_zero() {
             let failure = match self.register(url, poet) {
-                Ok(registration) => return tell(Event::Registered(registration)),
+                Ok(registration) => {
+                    let round = registration.round;
+                    tell(Event::Registered(registration));
+                    if let Some(start) = self.round_start(poet, round) {
+                        tell(Event::RoundStart(start));
+                    }
+                    return;
+                }
                 Err(failure) => failure,
             };
-            let wait = once_to_twice(self.retry_delay);
-            let again = failure.kind == Kind::Passing && wait < time_until(self.limit);
+            let again = match failure.kind {
+                Kind::Passing => wait_again(self.retry_delay, self.limit()),
+                Kind::Unauthorized | Kind::Final => None,
+            };
             tell(Event::Failed {
                 reason: failure.reason,
-                again: again.then_some(wait),
+                again,
             });
-            if !again {
-                return;
-            }
+            let Some(wait) = again else { return };
             thread::sleep(wait);
         }
     }
 
+    fn limit(&self) -> Timestamp {
+        *self.limit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_limit(&self, limit: Timestamp) {
+        *self.limit.lock().unwrap_or_else(PoisonError::into_inner) = limit;
+    }
+
+    /// When `round` starts, if the server tells.
+    fn round_start(&self, poet: &Poet, round: u64) -> Option<Timestamp> {
+        let rounds = poet.rounds(self.time().ok()?).ok()??;
+        let mut rounds = rounds.iter().filter(|it| it.id.0 == round);
+        rounds.next().map(|round| round.start)
+    }
+
     /// How long the next answer may take.
     fn time(&self) -> Result<Duration, Failure> {
-        let left = time_until(self.limit);
+        let left = time_until(self.limit());
         if left.is_zero() {
             return Err(Failure::last("not done in time"));
         }
@@ -465,5 +524,34 @@ impl Job {
             },
             nonce: nonce.to_string(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_asked_again_until_their_round_starts() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let limit = |until: Option<i64>, deadline: Option<i64>, start: Option<i64>| {
+            let patience = Patience {
+                until: until.map(at),
+                deadline: deadline.map(at),
+                least: at(600),
+            };
+            patience.limit(start.map(at)).as_second()
+        };
+        assert_eq!(limit(None, None, None), 600);
+        assert_eq!(limit(None, None, Some(9000)), 9000);
+        assert_eq!(limit(None, Some(90_000), None), 90_000);
+        assert_eq!(limit(None, Some(90_000), Some(9000)), 9000);
+        // Whoever tells a wrong one.
+        assert_eq!(limit(None, None, Some(1)), 600);
+        assert_eq!(limit(None, Some(90_000), Some(100_000)), 90_000);
+        assert_eq!(limit(None, Some(300), Some(1)), 300);
+        for start in [None, Some(1), Some(9000)] {
+            assert_eq!(limit(Some(700), Some(90_000), start), 700);
+        }
     }
 }

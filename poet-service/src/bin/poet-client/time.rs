@@ -12,6 +12,9 @@ use poet_service::duration::{format_go, parse_go};
 /// How often a long wait looks at the clock: it may be set, and the machine may sleep.
 const LOOK: Duration = Duration::from_secs(5);
 
+/// The shortest wait between attempts, unless shorter ones are asked for.
+const LEAST_WAIT: Duration = Duration::from_millis(500);
+
 pub(crate) fn now() -> Timestamp {
     Timestamp::try_from(SystemTime::now()).unwrap_or(Timestamp::MAX)
 }
@@ -54,6 +57,19 @@ pub(crate) fn receive<T>(events: &Receiver<T>, limit: Timestamp) -> Option<T> {
 /// A random duration from `least` up to twice that, as nodes wait before they ask again.
 pub(crate) fn once_to_twice(least: Duration) -> Duration {
     least + least.mul_f64(random_fraction())
+}
+
+/// How long to wait before another attempt, if there is time for one: once to twice `delay`, or
+/// half of what is left until `limit`, so that the last attempts are near to it.
+pub(crate) fn wait_again(delay: Duration, limit: Timestamp) -> Option<Duration> {
+    wait_within(delay, time_until(limit))
+}
+
+fn wait_within(delay: Duration, left: Duration) -> Option<Duration> {
+    // No sooner, so that the last ones do not become a flood.
+    let least = delay.min(LEAST_WAIT);
+    let wait = once_to_twice(delay).min(left / 2);
+    (wait >= least).then_some(wait)
 }
 
 /// From 0 up to 1.
@@ -117,6 +133,25 @@ mod tests {
             assert!((least..2 * least).contains(&once_to_twice(least)));
         }
         assert!(random_fraction() < 1.0);
+    }
+
+    #[test]
+    fn the_last_attempts_are_near_the_limit() {
+        let delay = Duration::from_secs(10);
+        for _ in 0..100 {
+            let mut left = Duration::from_secs(100);
+            let mut waits = 0;
+            while let Some(wait) = wait_within(delay, left) {
+                assert!(wait <= 2 * delay && wait < left);
+                left -= wait;
+                waits += 1;
+            }
+            assert!(left < 2 * LEAST_WAIT, "{left:?}");
+            assert!((5..20).contains(&waits), "{waits}");
+        }
+        let short = Duration::from_millis(50);
+        assert!(wait_within(short, 2 * short).is_some_and(|wait| wait == short));
+        assert_eq!(wait_within(short, short), None);
     }
 
     #[test]

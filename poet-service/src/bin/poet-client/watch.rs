@@ -80,10 +80,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     drop(sender);
 
     let mut watched: Vec<Watched> = args.poets.iter().map(Watched::new).collect();
-    // The first table waits until every server has answered or failed to; a server that is slow
-    // does not hold up the later ones.
+    // The first table comes when every server has answered or failed to, and is not held up for
+    // long by one that is slow, unless it is the only one.
     let mut waiting: BTreeSet<usize> = (0..watched.len()).collect();
-    let mut next = Instant::now() + 2 * args.timeout;
+    let patience = if args.once {
+        2 * args.timeout
+    } else {
+        args.interval
+    };
+    let mut next = Instant::now() + patience;
     loop {
         match observations.recv_timeout(next.saturating_duration_since(Instant::now())) {
             Ok((index, seen)) => {
@@ -125,15 +130,16 @@ fn show(args: &Args, watched: &[Watched]) -> std::io::Result<()> {
         writeln!(out, "{json}")?;
     } else {
         let text = text(watched, now, args.tick_size);
-        let live = !args.once && out.is_terminal();
-        // To the top, and nothing is left of what was longer before.
-        let (before, after) = if live {
-            ("\x1b[H\x1b[2J", "")
+        let text = format!("{now:.0}\n{text}");
+        if args.once {
+            write!(out, "{text}")?;
+        } else if out.is_terminal() {
+            // From the top, over what was there before, so that nothing flickers; what was longer
+            // is cleared to its end.
+            write!(out, "\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n"))?;
         } else {
-            ("", "\n")
-        };
-        let after = if args.once { "" } else { after };
-        write!(out, "{before}{now:.0}\n{text}{after}")?;
+            writeln!(out, "{text}")?;
+        }
     }
     out.flush()
 }
