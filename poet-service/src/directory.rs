@@ -20,6 +20,8 @@ pub(crate) const LOG_FILE: &str = "tree.log";
 pub(crate) const AUDIT_FILE: &str = "audit.log";
 /// In a round's folder: the same of an audit that took most entries on trust.
 pub(crate) const SAMPLED_FILE: &str = "sampled.log";
+/// In the directory of the work of a Go server: its key.
+pub(crate) const GO_STATE_FILE: &str = "state.bin";
 /// In the directory of the work: the public key of the server whose work it is.
 const OWNER_FILE: &str = "poet-service.owner";
 /// In both directories: locked while a server runs, and holds its process id.
@@ -65,6 +67,16 @@ pub(crate) fn owner(datadir: &Path) -> io::Result<Option<String>> {
 /// Notes whose work `datadir` holds.
 pub(crate) fn set_owner(datadir: &Path, key: &PublicKey) -> io::Result<()> {
     fs::write(datadir.join(OWNER_FILE), owner_text(key) + "\n")
+}
+
+/// Forgets whose work `datadir` holds.
+pub(crate) fn remove_owner(datadir: &Path) -> io::Result<()> {
+    fs::remove_file(datadir.join(OWNER_FILE))
+}
+
+/// Whether `datadir` is that of a Go server.
+pub(crate) fn is_go_servers(datadir: &Path) -> bool {
+    datadir.join(GO_STATE_FILE).is_file()
 }
 
 /// A public key as [`owner`] gives it.

@@ -93,6 +93,12 @@ pub enum StartError {
         dbdir: PathBuf,
         found: String,
     },
+    #[error(
+        "--datadir {datadir} holds the state of a Go server, and --dbdir {dbdir} no database of \
+         poet-service: expected `poet-service import --from {datadir}` first, which takes over its \
+         key and its rounds, or another --poetdir"
+    )]
+    GoServer { datadir: PathBuf, dbdir: PathBuf },
     #[error("the system gives no random numbers: {0}")]
     Random(getrandom::Error),
     #[error(transparent)]
@@ -440,6 +446,12 @@ fn open(
     let missing = fs::metadata(&database).map_or(true, |metadata| metadata.len() == 0);
     if missing && owner.is_some() {
         return Err(other("none".to_owned()));
+    }
+    if missing && directory::is_go_servers(&config.datadir) {
+        return Err(StartError::GoServer {
+            datadir: config.datadir.clone(),
+            dbdir: config.dbdir.clone(),
+        });
     }
     keep_damaged_log(&database)?;
     let storage = SqliteStorage::open(&database, config.max_submit_batch, metrics)?;

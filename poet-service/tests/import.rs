@@ -10,7 +10,7 @@ use std::{
     fs::{self, File, OpenOptions},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
-    sync::atomic::AtomicBool,
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -18,8 +18,10 @@ use common::{LocalServer, await_some, bytes, config, genesis, verify_fetched};
 use jiff::Timestamp;
 use poet_engine::{LABEL_DEPTH, LogHeader, Work, WorkFunction, membership};
 use poet_service::{
+    clock::ManualClock,
     config::Config,
     import::{ImportError, Report, RoundReport, Source, Taken, import},
+    service::Server,
 };
 use serde_json::Value;
 
@@ -630,6 +632,38 @@ fn a_destination_in_use_or_with_another_state_is_left_alone() {
     );
 }
 
+/// It would serve under a new key, and register nodes that have no proof from it.
+#[test]
+fn a_server_does_not_start_where_an_import_is_to_be_made_or_ended() {
+    let takeover = Takeover::of("stopped-cleanly");
+    let expect_refusal = |config: Config, part: &str| {
+        let database = config.dbdir.join("poet.sqlite");
+        let clock = Arc::new(ManualClock::new(during_round_0()));
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let started = runtime.block_on(Server::start(config, clock));
+        let message = started.map(drop).unwrap_err().to_string();
+        assert!(message.contains(part), "{message}");
+        assert!(!database.exists());
+    };
+    let mut config = takeover.config();
+    config.datadir = takeover.path("go/data");
+    expect_refusal(config, "expected `poet-service import --from");
+    takeover.import().unwrap();
+    // As after a kill right before the database was there.
+    let database = takeover.config().dbdir.join("poet.sqlite");
+    fs::remove_file(&database).unwrap();
+    expect_refusal(
+        takeover.config(),
+        "holds the work of the server with public key",
+    );
+    takeover.import().unwrap();
+    let server = takeover.start("2026-11-20T12:12:00Z");
+    assert_eq!(
+        server.client.get("/v1/info").json()["servicePubkey"],
+        about("stopped-cleanly")["service_pubkey"]
+    );
+}
+
 #[test]
 fn the_schedule_must_be_that_of_the_rounds() {
     let takeover = Takeover::of("stopped-cleanly");
@@ -904,7 +938,8 @@ fn the_same_directories_can_be_used() {
     for (path, content) in &before {
         assert!(after.get(path) == Some(content), "{path:?}");
     }
-    assert_eq!(after.len(), before.len() + 4);
+    // Two locks, the owner, the database and the log.
+    assert_eq!(after.len(), before.len() + 5);
     // A failure leaves the layers alone, too.
     let takeover = Takeover::of("stopped-cleanly");
     change(&takeover.layer(4), |nodes| nodes[0] ^= 1);

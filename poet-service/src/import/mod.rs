@@ -74,6 +74,8 @@ pub enum ImportError {
     NoDatabaseDirectory { path: PathBuf },
     #[error("cannot read {path}: {cause}")]
     Read { path: PathBuf, cause: io::Error },
+    #[error("cannot write to {path}: {cause}")]
+    Write { path: PathBuf, cause: io::Error },
     #[error("{path} is damaged, or of another version of the Go server: {cause}")]
     File { path: PathBuf, cause: XdrError },
     #[error(
@@ -268,10 +270,25 @@ pub fn import(
                 .map(|round| round.imported)
                 .collect(),
         };
-        let database = config.dbdir.join(DATABASE_FILE);
-        SqliteStorage::import(&database, &imported)?;
+        store(config, &done.public_key, &imported)?;
     }
     Ok(done)
+}
+
+/// Stores what does not stand in the logs of the work.
+fn store(config: &Config, key: &PublicKey, imported: &Imported) -> Result<(), ImportError> {
+    // Before there is a database: a server that is started on half of one would make a key.
+    directory::set_owner(&config.datadir, key).map_err(|cause| ImportError::Write {
+        path: config.datadir.clone(),
+        cause,
+    })?;
+    let stored = SqliteStorage::import(&config.dbdir.join(DATABASE_FILE), imported);
+    if stored.is_err()
+        && let Err(error) = directory::remove_owner(&config.datadir)
+    {
+        tracing::warn!(%error, "cannot remove what was imported");
+    }
+    Ok(stored?)
 }
 
 /// Locks the directories against a server that would use them.

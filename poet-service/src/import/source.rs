@@ -14,9 +14,8 @@ use super::{
     leveldb::{self, LevelDbError},
     xdr::{self, RoundState, StoredProof},
 };
-use crate::identity::PrivateKey;
+use crate::{directory::GO_STATE_FILE, identity::PrivateKey};
 
-const STATE_FILE: &str = "state.bin";
 const ROUNDS_FOLDER: &str = "rounds";
 const PROOFS_FOLDER: &str = "proofs";
 const POW_CHALLENGE: &[u8] = b"pow_challenge";
@@ -71,7 +70,7 @@ impl Source {
     }
 
     pub(super) fn read(&self) -> Result<GoState, ImportError> {
-        let state_file = self.datadir.join(STATE_FILE);
+        let state_file = self.datadir.join(GO_STATE_FILE);
         if !state_file.is_file() {
             return Err(ImportError::NoDataDirectory {
                 path: self.datadir.clone(),
@@ -110,7 +109,7 @@ impl Source {
             rounds.entry(round).or_default().members = Some(members);
         }
         for round in numbered(&self.datadir.join(ROUNDS_FOLDER))? {
-            let path = self.work(round).join(STATE_FILE);
+            let path = self.work(round).join(GO_STATE_FILE);
             // A folder without one is where a round was about to begin.
             if path.exists() {
                 let state = xdr::round_state(&read_file(&path)?)
