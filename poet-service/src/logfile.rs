@@ -8,6 +8,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use crate::directory;
+
 const FILE_NAME: &str = "poet.log";
 
 /// The log's files, shared by all who write.
@@ -30,7 +32,8 @@ impl LogFile {
     /// # Errors
     /// When the folder or the file cannot be made or written.
     pub fn open(folder: &Path, max_files: usize, max_bytes: u64) -> io::Result<Self> {
-        fs::create_dir_all(folder)?;
+        // Often the first to make the directory in which all others are, so durably.
+        directory::create(folder)?;
         let current = append(&folder.join(FILE_NAME))?;
         let bytes = current.metadata()?.len();
         Ok(Self(Arc::new(Mutex::new(Files {

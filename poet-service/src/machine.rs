@@ -276,6 +276,14 @@ fn schedule(
     }
 }
 
+/// The height of the highest subtree that is made in a quarter of a second. A process that is killed
+/// loses the subtree that is not finished, and what waits for its sync, which is a quarter of a second,
+/// too. So it stays less than a second where the work is half as fast, and however long a round is.
+fn max_subtree_height(leaves_per_second: u64) -> SubtreeHeight {
+    let height = (leaves_per_second / 4).max(1).ilog2();
+    SubtreeHeight::new(height).unwrap_or(SubtreeHeight::MAX)
+}
+
 /// Removes the logs of rounds whose proof is published. One is left behind when the server ends
 /// between the publication and the removal.
 fn remove_old_logs(hashing: &impl Hashing, storage: &dyn Storage) -> Result<(), StorageError> {
@@ -428,7 +436,8 @@ impl Rounds {
         let expected_leaves = work_seconds.saturating_mul(self.expected_leaves_per_second);
         let execution = Execution {
             statement: membership::root(&members),
-            subtree_height: SubtreeHeight::for_round(expected_leaves),
+            subtree_height: SubtreeHeight::for_round(expected_leaves)
+                .min(max_subtree_height(self.expected_leaves_per_second)),
         };
         self.storage.settle_round(round, &execution)?;
         tracing::info!(round, members = members.len(), "closed");
@@ -442,5 +451,17 @@ impl Rounds {
             .await
             .err()
             .map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subtree_takes_a_quarter_of_a_second_at_most() {
+        for (leaves_per_second, height) in [(0, 0), (7, 0), (8, 1), (100_000, 14), (u64::MAX, 24)] {
+            assert_eq!(max_subtree_height(leaves_per_second).get(), height);
+        }
     }
 }

@@ -36,6 +36,7 @@ use poet_engine::{
 };
 use tokio::sync::Notify;
 
+pub(crate) use self::audit::MAX_UNSYNCED_LEAVES;
 pub use self::audit::{AuditMode, AuditReport, Audits, RoundAudit};
 pub use self::hashing::{Hashing, HashingThread, Running, RunningThread, Status};
 use crate::{

@@ -24,6 +24,13 @@ const SCHEDULE: [&str; 4] = [
     "--cycle-gap=59m55s",
     "--metrics-port=0",
 ];
+/// A round that does not end in a test, with the subtrees of a mainnet round.
+const LONG_ROUND: [&str; 4] = [
+    "--phase-shift=4s",
+    "--epoch-duration=336h",
+    "--cycle-gap=12h",
+    "--audit=full",
+];
 const FAULT: &str = "POET_FAULT";
 
 /// A server in which there will be this fault.
@@ -180,23 +187,94 @@ fn an_entry_on_its_way_to_the_disk() {
     assert_repaired("queue@5000", |_| {});
 }
 
+/// Flips a bit of an entry, once there are so many of them.
+fn flip_on_disk(folder: &Path, entry: u64, entries: u64) {
+    let log = folder.join("data/rounds/0/tree.log");
+    await_some("entries", || {
+        let length = fs::metadata(&log).ok()?.len();
+        (length > LogHeader::BYTES as u64 + entries * 32).then_some(())
+    });
+    let mut file = OpenOptions::new().read(true).write(true).open(log).unwrap();
+    let at = SeekFrom::Start(LogHeader::BYTES as u64 + entry * 32 + 7);
+    let mut byte = [0];
+    file.seek(at).unwrap();
+    file.read_exact(&mut byte).unwrap();
+    file.seek(at).unwrap();
+    file.write_all(&[byte[0] ^ 4]).unwrap();
+}
+
+/// A fault that never happens, where another one is all there is.
+const NO_FAULT: &str = "label@99999999999";
+
 #[test]
 fn the_log_on_the_disk() {
-    // Another fault that never happens: that of the disk is all there is.
-    assert_repaired("label@99999999999", |folder| {
-        let log = folder.join("data/rounds/0/tree.log");
-        await_some("entries", || {
-            let length = fs::metadata(&log).ok()?.len();
-            (length > 4_000 * 32).then_some(())
-        });
-        let mut file = OpenOptions::new().read(true).write(true).open(log).unwrap();
-        let at = SeekFrom::Start(LogHeader::BYTES as u64 + 100 * 32 + 7);
-        let mut byte = [0];
-        file.seek(at).unwrap();
-        file.read_exact(&mut byte).unwrap();
-        file.seek(at).unwrap();
-        file.write_all(&[byte[0] ^ 4]).unwrap();
+    assert_repaired(NO_FAULT, |folder| flip_on_disk(folder, 100, 4_000));
+}
+
+/// A fault in a round that does not end, so that nothing but the auditors beside the work can find it:
+/// they do, the work goes on from what is right, and its end is audited, too.
+#[track_caller]
+fn assert_found_at_work(fault: &str, culprit: &str, disturb: impl FnOnce(&Path)) {
+    let folder = tempfile::tempdir().unwrap();
+    let server = ServerProcess::start_with(folder.path(), &LONG_ROUND, &[(FAULT, fault)]);
+    assert_eq!(server.client.register(&nodes()[0]), 0);
+    disturb(folder.path());
+    let round = || server.client.get("/v1/rounds/0").json();
+    let found = await_some("the finding", || {
+        let round = round();
+        let errors = |name: &str| round["audit"][name].as_u64().unwrap_or(0);
+        let found = errors("workErrors") + errors("logErrors") + errors("auditorErrors");
+        (found > 0).then_some(round)
     });
+    assert_eq!(found["audit"][culprit], 1, "{fault}: {found}");
+    let lost = number(&found["audit"]["lostLeaves"]);
+    // There are none while the work goes back.
+    let leaves: u64 = await_some("the work", || round()["leaves"].as_str()?.parse().ok());
+    println!("{fault}: {lost} leaves were lost");
+    assert_eq!(culprit == "workErrors", lost > 0, "{fault}: {found}");
+    await_some("the audit of what came after", || {
+        let round = round();
+        let audited = number(&round["audit"]["auditedLeaves"]);
+        assert_eq!(round["proofReady"], false);
+        (audited > leaves.max(lost + 10_000)).then_some(())
+    });
+    let audit = round()["audit"].clone();
+    let errors = ["workErrors", "logErrors", "auditorErrors"];
+    let errors: u64 = errors
+        .map(|name| audit[name].as_u64().unwrap())
+        .iter()
+        .sum();
+    assert_eq!(errors, 1, "{fault}: {audit}");
+}
+
+#[test]
+fn a_label_at_work() {
+    assert_found_at_work("label@15000", "workErrors", |_| {});
+}
+
+#[test]
+fn a_statement_at_work() {
+    assert_found_at_work("statement@15000", "workErrors", |_| {});
+}
+
+#[test]
+fn a_parked_node_at_work() {
+    assert_found_at_work("parked:3@15000", "workErrors", |_| {});
+}
+
+#[test]
+fn a_parked_node_above_the_log_at_work() {
+    assert_found_at_work("prefix:13@15000", "workErrors", |_| {});
+}
+
+#[test]
+fn an_entry_on_its_way_to_the_disk_at_work() {
+    assert_found_at_work("queue@15000", "logErrors", |_| {});
+}
+
+#[test]
+fn an_old_entry_on_the_disk_at_work() {
+    assert_found_at_work(NO_FAULT, "logErrors", |folder| flip_on_disk(folder, 3, 30));
 }
 
 #[test]

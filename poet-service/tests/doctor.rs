@@ -13,7 +13,8 @@ use std::{
 
 use common::{LocalServer, ServerProcess, TestNode, command, config, members_of, verify_fetched};
 use poet_engine::{
-    LABEL_DEPTH, LogHeader, Node, SubtreeHeight, Work, WorkFunction, membership, resume, run,
+    LABEL_DEPTH, LogHeader, Node, SubtreeHeight, Work, WorkFunction, audit::Auditor, membership,
+    resume, run,
 };
 use rusqlite::Connection;
 
@@ -314,6 +315,43 @@ fn damaged_logs_are_repaired() {
     expect_finished(&folder);
 }
 
+/// A log whose end is missing is right as far as it goes. That there was more is told by what was
+/// audited.
+#[test]
+fn a_log_that_was_longer_is_noticed() {
+    let left = Left::new();
+    let folder = left.copy();
+    let (work, statement) = (work(), membership::root(&members_of(&nodes())));
+    let height = SubtreeHeight::new(0).unwrap();
+    let height = Auditor::new(&work, &statement, height).root_height();
+    // Some minutes' more.
+    let roots = (10 << 20) / height.leaves();
+    let mut audit = LogHeader::new(&work, &statement, height)
+        .encode(work.kernels().sha256)
+        .to_vec();
+    audit.resize(HEADER + roots as usize * 32, 7);
+    fs::write(tree_log(&folder, 1).with_file_name("audit.log"), audit).unwrap();
+    let before = contents(&folder);
+    for options in [&[][..], &["--repair"]] {
+        let says = "round 1: the log was longer: 10485760 leaves had been audited";
+        expect(&folder, options, 1, &["the log is right", says]);
+        assert_eq!(contents(&folder), before);
+    }
+    // The server says so, too, and makes them again.
+    let server = LocalServer::start(config(&folder), 100);
+    let event = common::await_some("the event", || {
+        let round = server.client.get("/v1/rounds/1").json();
+        Some(round["audit"]["lastEvent"].as_str()?.to_owned())
+    });
+    assert!(
+        event.starts_with("the log is shorter than it was: "),
+        "{event}"
+    );
+    drop(server);
+    expect(&folder, &[], 0, &["sound"]);
+    expect_finished(&folder);
+}
+
 #[test]
 fn logs_in_wrong_places_are_put_back() {
     let left = Left::new();
@@ -441,6 +479,29 @@ fn damaged_databases_are_explained() {
         )),
         &["its 6 registrations do not give the statement"],
     );
+    // One bit, of a round that is still open: it is known what it was.
+    let mut flipped = TestNode::new(9).challenge;
+    flipped[5] ^= 0x20;
+    let folder = changed(&format!(
+        "UPDATE registrations SET challenge = x'{}' WHERE round = 2",
+        hex::encode(flipped)
+    ));
+    damaged(
+        &folder,
+        &[
+            "round 2, open",
+            "of its registrations, 1 have changed since they were stored",
+            "What they were is known of 1",
+        ],
+    );
+    let server = LocalServer::start(config(&folder), 141);
+    assert_eq!(server.client.register(&TestNode::new(9)), 2);
+    server.at(150);
+    server.await_work(2);
+    server.at(201);
+    let proof = verify_fetched(&server.client.await_proof(2));
+    assert_eq!(proof.members, members_of(&[TestNode::new(9)]));
+    drop(server);
     damaged(
         &changed("DELETE FROM registrations WHERE round = 1"),
         &["its 0 registrations do not give the statement"],

@@ -31,6 +31,7 @@ use crate::{
         Execution, LogDamage, RoundRecord, Setting, SqliteStorage, Storage, StorageError,
         keep_damaged_log, log_damage,
     },
+    worker::MAX_UNSYNCED_LEAVES,
 };
 
 /// What to look at, and how.
@@ -375,10 +376,29 @@ impl Doctor<'_> {
         record: &RoundRecord,
         execution: Option<&Execution>,
     ) -> Result<(), DoctorError> {
-        let members = match storage.members(record.round) {
-            Ok(members) => members,
+        let read = || {
+            Ok::<_, StorageError>((
+                storage.members(record.round)?,
+                storage.changed_registrations(record.round)?,
+            ))
+        };
+        let (members, changed) = match read() {
+            Ok(read) => read,
             Err(error) => return self.unreadable_database(&error),
         };
+        if changed.count > 0 {
+            self.damaged(
+                &format!(
+                    "of its registrations, {} have changed since they were stored",
+                    changed.count
+                ),
+                &format!(
+                    "What they were is known of {}, and the server goes on with that. Check the disk \
+                     and the memory, and restore the database from a backup.",
+                    changed.known
+                ),
+            )?;
+        }
         if record.published.is_some() {
             return match storage.proof(record.round) {
                 Ok(Some(published)) => {
@@ -520,6 +540,20 @@ impl Doctor<'_> {
                     let _ = write!(text, "; {rest} bytes behind them are cut off by the server");
                 }
                 self.fine(&text)?;
+                let audited = log.audited_leaves().map_err(|cause| DoctorError::Io {
+                    action: "read the audit beside",
+                    path: path.clone(),
+                    cause,
+                })?;
+                if audited > leaves.saturating_add(MAX_UNSYNCED_LEAVES) {
+                    self.damaged(
+                        &format!(
+                            "round {round}: the log was longer: {audited} leaves had been audited"
+                        ),
+                        "If there is a copy of the log, put it back; otherwise the server makes \
+                         them again.",
+                    )?;
+                }
             }
             State::Header(why) => {
                 self.repairable(

@@ -23,7 +23,10 @@ use poet_engine::{
     resume,
 };
 
-use crate::{directory, storage::Execution};
+use crate::{
+    directory::{self, AUDIT_FILE},
+    storage::Execution,
+};
 
 /// Entries that are recomputed of a log, besides the first and the last one, without `--full`.
 const SAMPLES: usize = 16;
@@ -144,6 +147,34 @@ impl TreeLog<'_> {
         } = self.execution;
         let header = LogHeader::new(self.work, statement, *subtree_height);
         header.encode(self.work.kernels().sha256)
+    }
+
+    /// How many leaves of it a server had audited, by the roots that it keeps.
+    pub(super) fn audited_leaves(&self) -> io::Result<u64> {
+        let Execution {
+            statement,
+            subtree_height,
+        } = self.execution;
+        let height = Auditor::new(self.work, statement, *subtree_height).root_height();
+        let header = LogHeader::new(self.work, statement, height);
+        let mut file = match File::open(self.audit_log()) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
+            file => file?,
+        };
+        let bytes = file.metadata()?.len();
+        let mut found = Vec::new();
+        (&mut file).take(HEADER_BYTES).read_to_end(&mut found)?;
+        // Those of other work say nothing.
+        if found != header.encode(self.work.kernels().sha256) {
+            return Ok(0);
+        }
+        let roots = (bytes - HEADER_BYTES) / NODE_SIZE as u64;
+        Ok(roots.saturating_mul(height.leaves()))
+    }
+
+    /// Where those roots are.
+    fn audit_log(&self) -> PathBuf {
+        self.path.with_file_name(AUDIT_FILE)
     }
 
     /// Looks at it.
@@ -404,6 +435,10 @@ impl TreeLog<'_> {
     /// Puts wrong entries right, or cuts the log; the original is kept under another name, which
     /// this gives.
     pub(super) fn repair(&self, wrong: &Wrong) -> io::Result<PathBuf> {
+        // Of a log that is cut, more had been audited than there is.
+        if wrong.kept < wrong.entries && self.audit_log().exists() {
+            set_aside(&self.audit_log())?;
+        }
         self.rewrite(wrong.kept, &wrong.right)
     }
 

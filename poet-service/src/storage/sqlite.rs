@@ -8,6 +8,9 @@
 //! their table and nowhere else: by node id, each would change another page, and a million of them
 //! write 4 GB. That a node registers once is seen to by the writer, which holds the members of the
 //! open round in memory (about 130 bytes each); those who read a round sort it.
+//!
+//! SQLite does not notice a bit that has changed in a value. All other things that are stored can be
+//! checked by what they are; a registration has a checksum, which also tells which bit it was.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -34,7 +37,7 @@ use crate::metrics::Metrics;
 /// Commands that may wait for the writer; further callers wait for room.
 const QUEUED_COMMANDS: usize = 16_384;
 
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
 const SCHEMA: &str = "
     CREATE TABLE settings (
         name  TEXT PRIMARY KEY,
@@ -52,6 +55,7 @@ const SCHEMA: &str = "
         number    INTEGER NOT NULL,  -- in the order of their arrival, from 0
         node_id   BLOB NOT NULL,     -- once in a round
         challenge BLOB NOT NULL,
+        checksum  INTEGER NOT NULL,  -- CRC-32C of all that
         PRIMARY KEY (round, number)
     ) STRICT, WITHOUT ROWID;
 
@@ -219,6 +223,17 @@ impl SqliteStorage {
         Ok(damage)
     }
 
+    /// Which registrations of a round have changed since they were stored.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub(crate) fn changed_registrations(
+        &self,
+        round: u64,
+    ) -> Result<ChangedRegistrations, StorageError> {
+        each_registration(&self.reader(), key(round)?, |_| {})
+    }
+
     /// Stores all that another server knew in the file `path`, in one transaction. The database
     /// must not be open, and hold nothing yet.
     ///
@@ -251,15 +266,15 @@ impl SqliteStorage {
                     execution.map(|execution| execution.subtree_height.get()),
                 ],
             )?;
-            let mut insert = transaction.prepare_cached(
-                "INSERT INTO registrations (round, number, node_id, challenge) VALUES (?, ?, ?, ?)",
-            )?;
+            let mut insert = transaction.prepare_cached(INSERT_REGISTRATION)?;
             for (number, member) in (0..).zip(&imported.members) {
+                let checksum = checksum(round, number, member);
                 insert.execute(params![
                     round,
-                    key(number)?,
+                    number,
                     member.node_id,
-                    member.challenge
+                    member.challenge,
+                    checksum
                 ])?;
             }
             if let Some(proof) = &imported.proof {
@@ -609,6 +624,10 @@ impl SqliteReader {
     }
 }
 
+const INSERT_REGISTRATION: &str = "
+    INSERT INTO registrations (round, number, node_id, challenge, checksum)
+    VALUES (?, ?, ?, ?, ?)";
+
 /// The length of a blob is known without reading it.
 const SELECT_RECORDS: &str = "
     SELECT rounds.round, rounds.statement IS NOT NULL, proofs.leaves, length(proofs.members) / 32
@@ -898,16 +917,15 @@ fn register(
         }
         Entry::Occupied(_) => Ok(Registered::Conflict),
         Entry::Vacant(free) => {
+            let (round, number) = (key(open.round)?, key(number)?);
             transaction
-                .prepare_cached(
-                    "INSERT INTO registrations (round, number, node_id, challenge)
-                     VALUES (?, ?, ?, ?)",
-                )?
+                .prepare_cached(INSERT_REGISTRATION)?
                 .execute(params![
-                    key(open.round)?,
-                    key(number)?,
+                    round,
+                    number,
                     member.node_id,
-                    member.challenge
+                    member.challenge,
+                    checksum(round, number, member)
                 ])?;
             free.insert(member.challenge);
             if !undo.opened {
@@ -935,23 +953,72 @@ fn open_round(transaction: &Transaction<'_>, round: u64) -> Result<OpenRound, St
     Ok(OpenRound { round, members })
 }
 
-/// Reads the registrations of a round in the order of their arrival.
+/// Registrations that are not as they were stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ChangedRegistrations {
+    /// How many.
+    pub(crate) count: u64,
+    /// Of how many it is known what they were.
+    pub(crate) known: u64,
+}
+
+/// Reads the registrations of a round in the order of their arrival, as they were stored. One that has
+/// changed, and of which that is not known, is read as it is: it must not stop a round.
 fn each_registration(
     connection: &Connection,
     round: i64,
     mut tell: impl FnMut(Member),
-) -> Result<(), StorageError> {
+) -> Result<ChangedRegistrations, StorageError> {
     let mut query = connection.prepare_cached(
-        "SELECT node_id, challenge FROM registrations WHERE round = ? ORDER BY number",
+        "SELECT number, node_id, challenge, checksum FROM registrations
+         WHERE round = ? ORDER BY number",
     )?;
     let mut rows = query.query([round])?;
+    let mut changed = ChangedRegistrations::default();
     while let Some(row) = rows.next()? {
-        tell(Member {
-            node_id: row.get(0)?,
-            challenge: row.get(1)?,
-        });
+        let (number, stored): (_, u32) = (row.get(0)?, row.get(3)?);
+        let mut member = Member {
+            node_id: row.get(1)?,
+            challenge: row.get(2)?,
+        };
+        if checksum(round, number, &member) != stored {
+            let known = restored(round, number, &member, stored);
+            tracing::error!(
+                round,
+                number,
+                known = known.is_some(),
+                "ALARM: a registration has changed in the database since it was stored: memory or \
+                 disk are unreliable"
+            );
+            changed.count += 1;
+            changed.known += u64::from(known.is_some());
+            member = known.unwrap_or(member);
+        }
+        tell(member);
     }
-    Ok(())
+    Ok(changed)
+}
+
+fn checksum(round: i64, number: i64, member: &Member) -> u32 {
+    let place = [round.to_be_bytes(), number.to_be_bytes()];
+    let crc = crc32c::crc32c(place.as_flattened());
+    let crc = crc32c::crc32c_append(crc, &member.node_id);
+    crc32c::crc32c_append(crc, &member.challenge)
+}
+
+/// What a registration was before one bit of it, or of its checksum, changed, if that is all.
+fn restored(round: i64, number: i64, member: &Member, stored: u32) -> Option<Member> {
+    if (checksum(round, number, member) ^ stored).is_power_of_two() {
+        return Some(*member);
+    }
+    let mut bits = (0..32).flat_map(|byte| (0..8).map(move |bit| (byte, 1 << bit)));
+    bits.find_map(|(byte, bit)| {
+        let (mut node, mut challenge) = (*member, *member);
+        node.node_id[byte] ^= bit;
+        challenge.challenge[byte] ^= bit;
+        let fits = |member: &Member| checksum(round, number, member) == stored;
+        [node, challenge].into_iter().find(fits)
+    })
 }
 
 fn count_members(connection: &Connection, round: i64) -> Result<u64, StorageError> {
@@ -1060,6 +1127,23 @@ mod tests {
             assert_eq!(new, 250);
         });
         assert_eq!(storage.members(0).unwrap().len(), 250);
+    }
+
+    #[test]
+    fn one_bit_that_has_changed_is_known() {
+        let stored = member(3, 9);
+        let sum = checksum(5, 7, &stored);
+        for bit in 0..512 {
+            let mut changed = stored;
+            let Member { node_id, challenge } = &mut changed;
+            [node_id, challenge][bit / 256][bit / 8 % 32] ^= 1 << (bit % 8);
+            assert_ne!(checksum(5, 7, &changed), sum);
+            assert_eq!(restored(5, 7, &changed, sum), Some(stored));
+        }
+        for bit in 0..32 {
+            assert_eq!(restored(5, 7, &stored, sum ^ 1 << bit), Some(stored));
+        }
+        assert_eq!(restored(5, 7, &member(4, 11), sum), None);
     }
 
     #[test]

@@ -49,6 +49,9 @@ const RETRY: Duration = Duration::from_secs(1);
 const SCRUB_ENTRIES_PER_SECOND: f64 = 312_500.0;
 /// The most chunks of them at once.
 const SCRUB_CHUNKS: u64 = 64;
+/// Audited leaves that a power cut may take from the log, since they were not durable yet: what two
+/// minutes make. Where more are gone, something else has cut it.
+pub(crate) const MAX_UNSYNCED_LEAVES: u64 = 1 << 23;
 /// Rounds about which is remembered what was found.
 const REMEMBERED_ROUNDS: usize = 50;
 /// The lowest priority.
@@ -171,6 +174,24 @@ impl Audits {
         self.note(round, |report| {
             report.bad_proofs += 1;
             report.last_event = Some(format!("a proof was not valid: {reason}"));
+        });
+    }
+
+    /// Takes note that so many leaves had been audited that the log does not hold any more.
+    fn log_is_shorter(&self, round: u64, leaves: u64) {
+        if leaves <= MAX_UNSYNCED_LEAVES {
+            return;
+        }
+        tracing::error!(
+            round,
+            leaves,
+            "ALARM: the log is shorter than it was: work that had been audited is not in it any more, \
+             and is done again"
+        );
+        self.note(round, |report| {
+            report.last_event = Some(format!(
+                "the log is shorter than it was: {leaves} audited leaves are not in it any more"
+            ));
         });
     }
 
@@ -304,7 +325,9 @@ impl RoundAudit {
         let header = LogHeader::new(work, statement, auditor.root_height());
         let chunks = log.entries() * subtree_height.leaves() / auditor.root_height().leaves();
         let kept = roots.and_then(|path| match open_roots(path, &header, work, chunks) {
-            Ok((file, roots)) => {
+            Ok((file, roots, gone)) => {
+                let leaves = gone.saturating_mul(auditor.root_height().leaves());
+                audits.log_is_shorter(job.round, leaves);
                 auditor = Auditor::with_roots(work, statement, subtree_height, roots);
                 Some(file)
             }
@@ -634,14 +657,14 @@ impl Scrub {
     }
 }
 
-/// The roots in the file at `path`, at most `chunks`. A file that cannot be understood is replaced:
-/// all that is in it can be computed again.
+/// The roots in the file at `path`, at most `chunks`, and how many more there were. A file that cannot
+/// be understood is replaced: all that is in it can be computed again.
 fn open_roots(
     path: &Path,
     header: &LogHeader,
     work: &Work,
     chunks: u64,
-) -> Result<(FileLog, Vec<Node>), LogError> {
+) -> Result<(FileLog, Vec<Node>, u64), LogError> {
     let sha256 = work.kernels().sha256;
     let mut file = match FileLog::open(path, header, sha256) {
         Err(error @ LogError::Foreign { .. }) => {
@@ -652,8 +675,9 @@ fn open_roots(
         }
         opened => opened?,
     };
+    let gone = file.entries().saturating_sub(chunks);
     file.cut(chunks)?;
     let mut roots = vec![Node::default(); file.entries() as usize];
     file.read(0, &mut roots)?;
-    Ok((file, roots))
+    Ok((file, roots, gone))
 }
