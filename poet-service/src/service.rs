@@ -41,6 +41,10 @@ const MAX_LATENESS: Duration = Duration::from_secs(60);
 pub(crate) const EXPECTED_LEAVES_PER_SECOND: u64 = 100_000;
 
 const THREAD_ID_FILE: &str = "round.tid";
+/// By which the directories of a Go server are known: the file with its key, in that of the work, and
+/// one of its database of proofs.
+const GO_SERVER_STATE: &str = "state.bin";
+const GO_SERVER_PROOFS: &str = "proofs/CURRENT";
 
 /// Why the server does not start. Each message tells all there is to tell: causes are in it, not
 /// behind it.
@@ -93,6 +97,15 @@ pub enum StartError {
         dbdir: PathBuf,
         found: String,
     },
+    #[error(
+        "{flag} {path} holds the state of a Go server, and --dbdir {dbdir} no database yet: expected \
+         `poet-service import` first, which takes it over, or another --poetdir"
+    )]
+    NotTakenOver {
+        flag: &'static str,
+        path: PathBuf,
+        dbdir: PathBuf,
+    },
     #[error("the system gives no random numbers: {0}")]
     Random(getrandom::Error),
     #[error(transparent)]
@@ -103,7 +116,7 @@ pub enum StartError {
     Depth(#[from] DepthError),
     #[error(
         "cannot listen on {flag} {address}: {cause}: expected an address of this machine and a \
-         port that is free"
+         port that is free and permitted"
     )]
     Listen {
         flag: &'static str,
@@ -440,6 +453,19 @@ fn open(
     let missing = fs::metadata(&database).map_or(true, |metadata| metadata.len() == 0);
     if missing && owner.is_some() {
         return Err(other("none".to_owned()));
+    }
+    // The same if it was forgotten to take over what is there.
+    for (flag, path, file) in [
+        ("--datadir", &config.datadir, GO_SERVER_STATE),
+        ("--dbdir", &config.dbdir, GO_SERVER_PROOFS),
+    ] {
+        if missing && path.join(file).exists() {
+            return Err(StartError::NotTakenOver {
+                flag,
+                path: path.clone(),
+                dbdir: config.dbdir.clone(),
+            });
+        }
     }
     keep_damaged_log(&database)?;
     let storage = SqliteStorage::open(&database, config.max_submit_batch, metrics)?;
