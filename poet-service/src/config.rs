@@ -1,12 +1,14 @@
 //! The server's configuration: command line over file over defaults.
 //!
 //! The file has one `name=value` in a line, with the names of the command line's long options.
-//! Values may stand in double quotes, with the escapes of JSON in them; lines that begin with `;` or `#` are comments; section
-//! headers in brackets are passed over.
+//! Values may stand in double quotes, with the escapes of JSON in them; a switch without a value is on;
+//! lines that begin with `;` or `#` are comments; section headers in brackets are passed over.
 
 use std::{
     collections::HashMap,
-    env, fmt, fs, io,
+    env,
+    ffi::OsString,
+    fmt, fs, io,
     num::NonZero,
     path::{Path, PathBuf},
     sync::Arc,
@@ -208,13 +210,12 @@ impl Config {
     /// # Errors
     /// As [`Self::load`].
     pub fn explain(args: ServerArgs) -> Result<(Self, Vec<Effective>), ConfigError> {
-        let private_key = match env::var_os(PRIVATE_KEY_VARIABLE) {
-            None => None,
-            Some(text) => Some(
-                PrivateKey::from_base64(&text.to_string_lossy())
-                    .map_err(|cause| ConfigError::PrivateKey { cause })?,
-            ),
-        };
+        // As for the original server, an empty one is none.
+        let given_key = env::var_os(PRIVATE_KEY_VARIABLE).filter(|text| !text.is_empty());
+        let private_key = given_key
+            .map(|text| PrivateKey::from_base64(&text.to_string_lossy()))
+            .transpose()
+            .map_err(|cause| ConfigError::PrivateKey { cause })?;
         let path = args.configfile.clone().map(expand);
         let file = match &path {
             None => File::default(),
@@ -553,9 +554,7 @@ fn parse_line(line: &str) -> Result<Option<(String, ServerArgs)>, String> {
         .split_once('=')
         .ok_or_else(|| format!("expected name=value, found {line:?}"))?;
     let (name, value) = (name.trim(), value.trim());
-    if !is_option(name) {
-        return Err(format!("unknown option {name:?}"));
-    }
+    let option = find_option(name).ok_or_else(|| format!("unknown option {name:?}"))?;
     let value = if value.starts_with('"') {
         // The same escapes as in JSON.
         serde_json::from_str(value).map_err(|_| {
@@ -564,7 +563,12 @@ fn parse_line(line: &str) -> Result<Option<(String, ServerArgs)>, String> {
     } else {
         value.to_owned()
     };
-    let option = OptionLine::try_parse_from([format!("--{name}={value}")]).map_err(|error| {
+    let argument = if value.is_empty() && is_switch(&option) {
+        format!("--{name}")
+    } else {
+        format!("--{name}={value}")
+    };
+    let option = OptionLine::try_parse_from([argument]).map_err(|error| {
         let message = error.to_string();
         let first_line = message.lines().next().unwrap_or_default();
         first_line
@@ -575,19 +579,56 @@ fn parse_line(line: &str) -> Result<Option<(String, ServerArgs)>, String> {
     Ok(Some((name.to_owned(), option.server)))
 }
 
-/// Whether a file may have this option: any of the command line but that for the file.
-fn is_option(name: &str) -> bool {
+/// An option that a file may have: any of the command line but that for the file.
+fn find_option(name: &str) -> Option<clap::Arg> {
     ServerArgs::augment_args(clap::Command::new(""))
         .get_arguments()
-        .any(|option| option.get_long() == Some(name) && name != "configfile")
+        .find(|option| option.get_long() == Some(name) && name != "configfile")
+        .cloned()
 }
 
-/// Replaces a leading `~` by the user's home, for files that no shell has seen.
+/// Whether an option may stand without a value.
+fn is_switch(option: &clap::Arg) -> bool {
+    option
+        .get_num_args()
+        .is_some_and(|values| values.min_values() == 0)
+}
+
+/// Replaces a leading `~` by the user's home and `$NAME` or `${NAME}` by that variable of the
+/// environment, for files that no shell has seen. A variable that is not set is left as it stands:
+/// the path is wrong either way, and so the error says why.
 fn expand(path: PathBuf) -> PathBuf {
-    match (path.strip_prefix("~"), env::home_dir()) {
+    let path = match (path.strip_prefix("~"), env::home_dir()) {
         (Ok(rest), Some(home)) => home.join(rest),
         _ => path,
+    };
+    match path.to_str() {
+        Some(text) if text.contains('$') => expand_variables(text, |name| env::var_os(name)).into(),
+        _ => path,
     }
+}
+
+fn expand_variables(text: &str, variable: impl Fn(&str) -> Option<OsString>) -> OsString {
+    let mut parts = text.split('$');
+    let mut expanded = OsString::from(parts.next().unwrap_or_default());
+    for part in parts {
+        let braced = part.strip_prefix('{').and_then(|part| part.split_once('}'));
+        let (name, rest) = braced.unwrap_or_else(|| {
+            let in_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            part.split_at(part.find(|c| !in_name(c)).unwrap_or(part.len()))
+        });
+        match variable(name) {
+            Some(value) => {
+                expanded.push(value);
+                expanded.push(rest);
+            }
+            None => {
+                expanded.push("$");
+                expanded.push(part);
+            }
+        }
+    }
+    expanded
 }
 
 fn default_poetdir() -> Option<PathBuf> {
@@ -782,6 +823,14 @@ mod tests {
         let config = load(file, &["--poetdir=/p", "--jsonlog=0"]).unwrap();
         assert_eq!(config.datadir, Path::new("/a \"b\""));
         assert!(config.debug_log && !config.json_log && !config.worker);
+        // A switch without a value is on, other options need one.
+        let config = load("debuglog=\n disable-worker =\n", &["--poetdir=/p"]).unwrap();
+        assert!(config.debug_log && !config.json_log && !config.worker);
+        for line in ["datadir=", "pow=", "epoch-duration=", "certifier-url="] {
+            let error = load(line, &["--poetdir=/p"]).unwrap_err();
+            let (name, _) = line.split_once('=').unwrap();
+            assert!(error.contains(&format!("--{name}")), "{error}");
+        }
     }
 
     #[test]
@@ -831,5 +880,27 @@ mod tests {
         let Some(home) = env::home_dir() else { return };
         let config = load("poetdir=~/poet", &[]).unwrap();
         assert_eq!(config.datadir, home.join("poet/data"));
+    }
+
+    #[test]
+    fn variables_are_expanded() {
+        let variable = |name: &str| match name {
+            "HOME" => Some("/home/operator".into()),
+            "N" => Some("7".into()),
+            _ => None,
+        };
+        for (text, expanded) in [
+            ("$HOME/poet", "/home/operator/poet"),
+            ("${HOME}/poet", "/home/operator/poet"),
+            ("/srv/$N-${N}${N}$N", "/srv/7-777"),
+            ("/srv/$NO/${NO}/x", "/srv/$NO/${NO}/x"),
+            ("/srv/$", "/srv/$"),
+            ("/srv/$$N/${N", "/srv/$7/${N"),
+        ] {
+            assert_eq!(expand_variables(text, variable), *expanded, "{text}");
+        }
+        let path = env::var_os("PATH").unwrap();
+        let config = load("dbdir=${PATH}", &["--poetdir=/p"]).unwrap();
+        assert_eq!(config.dbdir, Path::new(&path));
     }
 }

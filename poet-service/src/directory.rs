@@ -74,11 +74,6 @@ pub(crate) fn remove_owner(datadir: &Path) -> io::Result<()> {
     fs::remove_file(datadir.join(OWNER_FILE))
 }
 
-/// Whether `datadir` is that of a Go server.
-pub(crate) fn is_go_servers(datadir: &Path) -> bool {
-    datadir.join(GO_STATE_FILE).is_file()
-}
-
 /// A public key as [`owner`] gives it.
 pub(crate) fn owner_text(key: &PublicKey) -> String {
     STANDARD.encode(key.as_bytes())

@@ -19,7 +19,7 @@ use crate::{
     blocking::blocking,
     clock::{Clock, time_until},
     config::Config,
-    directory::{self, DirectoryLock, ROUNDS_FOLDER, same_directory},
+    directory::{self, DirectoryLock, GO_STATE_FILE, ROUNDS_FOLDER, same_directory},
     identity::{PRIVATE_KEY_VARIABLE, PrivateKey, PrivateKeyError},
     limits,
     machine::{Machine, Parts},
@@ -41,6 +41,9 @@ const MAX_LATENESS: Duration = Duration::from_secs(60);
 pub(crate) const EXPECTED_LEAVES_PER_SECOND: u64 = 100_000;
 
 const THREAD_ID_FILE: &str = "round.tid";
+/// By which the directories of a Go server are known: the file with its key, in that of the work, and
+/// one of its database of proofs.
+const GO_SERVER_PROOFS: &str = "proofs/CURRENT";
 
 /// Why the server does not start. Each message tells all there is to tell: causes are in it, not
 /// behind it.
@@ -73,14 +76,20 @@ pub enum StartError {
         stored: String,
         configured: String,
     },
-    #[error("--dbdir {path}: the stored {what} is damaged")]
+    #[error(
+        "--dbdir {path}: the stored {what} is damaged: expected a sound one (see `poet-service \
+         doctor`), or a backup"
+    )]
     Damaged { path: PathBuf, what: &'static str },
     #[error("--dbdir {path}: the stored private key is damaged: {cause}")]
     StoredKey {
         path: PathBuf,
         cause: PrivateKeyError,
     },
-    #[error("--dbdir {path} belongs to another private key than {PRIVATE_KEY_VARIABLE} gives")]
+    #[error(
+        "--dbdir {path} belongs to another private key than {PRIVATE_KEY_VARIABLE} gives: expected \
+         the same one, none, or another --poetdir"
+    )]
     OtherKey { path: PathBuf },
     #[error(
         "--datadir {datadir} holds the work of the server with public key {owner}, but --dbdir \
@@ -94,11 +103,14 @@ pub enum StartError {
         found: String,
     },
     #[error(
-        "--datadir {datadir} holds the state of a Go server, and --dbdir {dbdir} no database of \
-         poet-service: expected `poet-service import --from {datadir}` first, which takes over its \
-         key and its rounds, or another --poetdir"
+        "{flag} {path} holds the state of a Go server, and --dbdir {dbdir} no database yet: expected \
+         `poet-service import` first, which takes it over, or another --poetdir"
     )]
-    GoServer { datadir: PathBuf, dbdir: PathBuf },
+    NotTakenOver {
+        flag: &'static str,
+        path: PathBuf,
+        dbdir: PathBuf,
+    },
     #[error("the system gives no random numbers: {0}")]
     Random(getrandom::Error),
     #[error(transparent)]
@@ -109,7 +121,7 @@ pub enum StartError {
     Depth(#[from] DepthError),
     #[error(
         "cannot listen on {flag} {address}: {cause}: expected an address of this machine and a \
-         port that is free"
+         port that is free and permitted"
     )]
     Listen {
         flag: &'static str,
@@ -447,11 +459,18 @@ fn open(
     if missing && owner.is_some() {
         return Err(other("none".to_owned()));
     }
-    if missing && directory::is_go_servers(&config.datadir) {
-        return Err(StartError::GoServer {
-            datadir: config.datadir.clone(),
-            dbdir: config.dbdir.clone(),
-        });
+    // The same if it was forgotten to take over what is there.
+    for (flag, path, file) in [
+        ("--datadir", &config.datadir, GO_STATE_FILE),
+        ("--dbdir", &config.dbdir, GO_SERVER_PROOFS),
+    ] {
+        if missing && path.join(file).exists() {
+            return Err(StartError::NotTakenOver {
+                flag,
+                path: path.clone(),
+                dbdir: config.dbdir.clone(),
+            });
+        }
     }
     keep_damaged_log(&database)?;
     let storage = SqliteStorage::open(&database, config.max_submit_batch, metrics)?;

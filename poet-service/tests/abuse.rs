@@ -312,6 +312,9 @@ fn slow_senders_are_cut_off() {
             .concat(),
         ),
     ];
+    // A client that has asked for something and then does not answer pings any more.
+    let info = h2::request(1, "/rpc.api.v1.PoetService/Info", &[0; 5]);
+    let mut deaf = start(grpc, &[h2::preface(), info].concat());
     let mut bodies = vec![
         start(
             rest,
@@ -343,6 +346,11 @@ fn slow_senders_are_cut_off() {
         read_to_end(stream);
     }
     drip.join().unwrap();
+    let mut pinged = false;
+    while let Some((kind, flags, _, _)) = h2::read_frame(&mut deaf) {
+        pinged |= kind == h2::PING && flags == 0;
+    }
+    assert!(pinged, "cut off without having been asked");
     victim.assert_serves();
     victim.assert_serves_grpc();
 }
@@ -495,6 +503,34 @@ fn idle_connections_make_room() {
     }
     drop(streams);
     victim.assert_serves();
+}
+
+#[test]
+fn streams_on_which_nothing_comes_make_room() {
+    let folder = tempfile::tempdir().unwrap();
+    // A quarter of them for gRPC.
+    let options = ["--max-connections=40", "--max-connections-per-address=1000"];
+    let victim = Victim::start(folder.path(), &options);
+    let path = "/grpc.health.v1.Health/Watch";
+    let mut watching = Vec::new();
+    for _ in 0..30 {
+        let mut stream = connect(victim.grpc);
+        stream.write_all(&h2::preface()).unwrap();
+        stream.write_all(&h2::request(1, path, &[0; 5])).unwrap();
+        watching.push(stream);
+    }
+    // What a watcher is told at once, however many have come before it.
+    let last = watching.last_mut().unwrap();
+    while let Some((kind, _, id, _)) = h2::read_frame(last) {
+        if id == 1 && kind == h2::DATA {
+            break;
+        }
+    }
+    for _ in 0..5 {
+        victim.assert_serves_grpc();
+    }
+    drop(watching);
+    victim.assert_serves_grpc();
 }
 
 #[test]

@@ -80,6 +80,7 @@ const ROWS: &[(&str, &[&str])] = &[
         &[
             "api::proofs_can_be_cached_for_ever_and_their_absence_not_at_all",
             "api::proofs_are_compressed_for_those_who_take_it",
+            "abuse::clients_that_do_not_read_are_cut_off_and_hold_no_memory",
             "grpc::the_longest_message_is_configured_and_rest_has_no_limit",
         ],
     ),
@@ -91,6 +92,10 @@ const ROWS: &[(&str, &[&str])] = &[
             "grpc::every_error_has_its_code_and_message",
             "grpc::garbage_gets_no_further_than_its_connection",
             "differences::a_body_that_is_cut_off_is_an_error",
+            "abuse::slow_senders_are_cut_off",
+            "abuse::an_address_has_a_share_of_the_connections",
+            "abuse::idle_connections_make_room",
+            "abuse::an_address_has_a_rate",
         ],
     ),
     (

@@ -431,6 +431,33 @@ fn every_error_has_its_code_and_message() {
 }
 
 #[test]
+fn what_is_no_message_is_the_clients_error() {
+    let (server, _folder) = server();
+    let client = Client::new(server.addresses.grpc);
+    // Another message, in which the same fields are of other kinds.
+    let other = client.pool.get_message_by_name("rpc.api.v1.PoetProof");
+    let message = DynamicMessage::deserialize(other.unwrap(), json!({"leaves": "5"})).unwrap();
+    let service = client.pool.get_service_by_name(POET).unwrap();
+    for (method, expected) in [
+        ("Submit", Code::InvalidArgument),
+        // Fields that are not known are passed over.
+        ("Proof", Code::NotFound),
+        ("Info", Code::Ok),
+    ] {
+        let descriptor = service.methods().find(|m| m.name() == method).unwrap();
+        let path = PathAndQuery::try_from(format!("/{POET}/{method}")).unwrap();
+        let answer = client.runtime.block_on(async {
+            let mut grpc = Grpc::new(client.channel.clone());
+            grpc.ready().await.unwrap();
+            let request = Request::new(message.clone());
+            grpc.unary(request, path, DynamicCodec(descriptor)).await
+        });
+        let code = answer.map_or_else(|status| status.code(), |_| Code::Ok);
+        assert_eq!(code, expected, "{method}");
+    }
+}
+
+#[test]
 fn a_full_round_and_a_stuck_database() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path());
@@ -556,6 +583,38 @@ fn the_longest_message_is_configured_and_rest_has_no_limit() {
     let message = "trying to send message larger than max (";
     assert!(status.message().starts_with(message), "{status}");
     assert!(status.message().ends_with(" vs. 1000)"), "{status}");
+}
+
+#[test]
+fn calls_are_counted() {
+    let (server, _folder) = server();
+    let client = Client::new(server.addresses.grpc);
+    for _ in 0..3 {
+        client.poet("Info", &json!({})).unwrap();
+    }
+    client.poet("Submit", &json!({})).unwrap_err();
+    client.poet("Proof", &json!({"roundId": "7"})).unwrap_err();
+    let operator = Client::new(server.addresses.private);
+    let reload = operator.call(CONFIGURATION, "ReloadTrustedKeys", &json!({}));
+    reload.unwrap_err();
+    let port = server.addresses.metrics.unwrap().port();
+    let monitoring = common::Client::new(&format!("http://127.0.0.1:{port}"));
+    let text = monitoring.get("/metrics").body;
+    for (service, method, code, count) in [
+        (POET, "Info", "OK", 3),
+        (POET, "Submit", "InvalidArgument", 1),
+        (POET, "Proof", "NotFound", 1),
+        (CONFIGURATION, "ReloadTrustedKeys", "FailedPrecondition", 1),
+    ] {
+        let method =
+            format!("grpc_service=\"{service}\",grpc_method=\"{method}\",grpc_type=\"unary\"");
+        for sample in [
+            format!("grpc_server_handled_total{{{method},grpc_code=\"{code}\"}} {count}"),
+            format!("grpc_server_handling_seconds_count{{{method}}} {count}"),
+        ] {
+            assert!(text.lines().any(|line| line == sample), "{sample}: {text}");
+        }
+    }
 }
 
 #[test]

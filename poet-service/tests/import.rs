@@ -647,7 +647,7 @@ fn a_server_does_not_start_where_an_import_is_to_be_made_or_ended() {
     };
     let mut config = takeover.config();
     config.datadir = takeover.path("go/data");
-    expect_refusal(config, "expected `poet-service import --from");
+    expect_refusal(config, "expected `poet-service import` first");
     takeover.import().unwrap();
     // As after a kill right before the database was there.
     let database = takeover.config().dbdir.join("poet.sqlite");

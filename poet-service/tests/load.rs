@@ -128,7 +128,12 @@ fn what_cannot_be_done_is_one_sentence() {
         ),
         (
             &["register", "--members=1", "--rate=0"],
-            "expected a number of requests per second, above 0",
+            "expected a number of requests per second, at least 0.001",
+        ),
+        // So few that the last one would never come.
+        (
+            &["register", "--members=1", "--rate=1e-300"],
+            "expected a number of requests per second, at least 0.001",
         ),
     ] {
         let (text, right) = told(&load(arguments));

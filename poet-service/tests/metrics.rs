@@ -3,6 +3,7 @@
 
 mod common;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use common::{Client, LocalServer, TestNode, await_some, config};
 use serde_json::json;
 
@@ -22,11 +23,11 @@ fn the_names_of_existing_dashboards_and_new_ones() {
     let scrape = || {
         let answer = monitoring.get("/metrics");
         assert_eq!(answer.status, 200);
+        // As the original server: a reader of this format knows counters by their names.
         let kind = answer.header("content-type").unwrap();
-        assert!(kind.starts_with("application/openmetrics-text"), "{kind}");
+        assert_eq!(kind, "text/plain; version=0.0.4; charset=utf-8");
         answer.body
     };
-    assert!(scrape().ends_with("# EOF\n"));
 
     let params = server.client.pow_params();
     let node = TestNode::new(1);
@@ -69,10 +70,42 @@ fn the_names_of_existing_dashboards_and_new_ones() {
     ] {
         assert!(value(&text, sample).unwrap() > 0.0, "{sample}: {text}");
     }
-    assert!(
-        text.contains("grpc_server_handling_seconds_bucket{le="),
-        "{text}"
-    );
+    let labels =
+        "grpc_service=\"rpc.api.v1.PoetService\",grpc_method=\"Submit\",grpc_type=\"unary\"";
+    for (sample, expected) in [
+        (
+            format!("grpc_server_handling_seconds_bucket{{le=\"+Inf\",{labels}}}"),
+            2.0,
+        ),
+        (
+            format!("grpc_server_handling_seconds_count{{{labels}}}"),
+            2.0,
+        ),
+        (
+            "poet_round_batch_write_latency_seconds_bucket{le=\"+Inf\"}".to_owned(),
+            1.0,
+        ),
+    ] {
+        assert_eq!(value(&text, &sample), Some(expected), "{sample}: {text}");
+    }
+    // The bounds of the original server.
+    for bound in [
+        "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "5", "10",
+    ] {
+        let sample = format!("grpc_server_handling_seconds_bucket{{le=\"{bound}\",{labels}}}");
+        assert!(value(&text, &sample).is_some(), "{sample}: {text}");
+    }
+    for (name, kind) in [
+        ("poet_round_members_total", "counter"),
+        ("poet_registration_with_pow_total", "counter"),
+        ("grpc_server_handled_total", "counter"),
+        ("grpc_server_handling_seconds", "histogram"),
+        ("poet_round_batch_write_latency_seconds", "histogram"),
+        ("poet_storage_queue", "gauge"),
+    ] {
+        let described = format!("\n# TYPE {name} {kind}\n");
+        assert!(text.contains(&described), "{described}: {text}");
+    }
 
     server.at(30);
     server.await_work(0);
@@ -111,6 +144,77 @@ fn the_names_of_existing_dashboards_and_new_ones() {
         (value(&scrape(), "poet_proof_lateness_seconds") == Some(7.0)).then_some(())
     });
     assert!(!thread.exists());
+}
+
+#[test]
+fn open_metrics_is_for_those_who_ask_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = LocalServer::start(config(folder.path()), 10);
+    let port = server.addresses.metrics.unwrap().port();
+    let monitoring = Client::new(&format!("http://127.0.0.1:{port}"));
+    // As Prometheus asks.
+    let accept = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.4";
+    let answer = monitoring.get_with("/metrics", "accept", accept);
+    let kind = answer.header("content-type").unwrap();
+    assert!(kind.starts_with("application/openmetrics-text"), "{kind}");
+    assert!(
+        answer
+            .body
+            .contains("\n# TYPE poet_round_members counter\n")
+    );
+    assert!(
+        answer
+            .body
+            .contains("\npoet_round_members_total{id=\"0\"} 0\n")
+    );
+    assert!(answer.body.ends_with("# EOF\n"), "{}", answer.body);
+}
+
+#[test]
+fn certificates_and_the_operators_calls_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    let (_, _, key) = TestNode::new(1).certificate(7);
+    config.rules.certifier = Some(poet_service::certificate::Certifier {
+        url: String::new(),
+        pubkey: poet_service::identity::PublicKey::from_bytes(&key).unwrap(),
+        trusted: std::sync::Arc::default(),
+    });
+    let server = LocalServer::start(config, 10);
+    let params = server.client.pow_params();
+    for (number, status) in [(1, 200), (2, 401), (3, 401)] {
+        // All of them carry the certificate of the first one.
+        let (data, signature, _) = TestNode::new(1).certificate(7);
+        let mut request = TestNode::new(number).request(&params);
+        request["certificate"] =
+            json!({"data": STANDARD.encode(data), "signature": STANDARD.encode(signature)});
+        assert_eq!(server.client.submit(&request).status, status);
+    }
+    let private = Client::new(&format!("http://{}", server.addresses.private));
+    assert_eq!(private.post("/v1/reload_trusted_keys", "").status, 400);
+    let port = server.addresses.metrics.unwrap().port();
+    let text = Client::new(&format!("http://127.0.0.1:{port}"))
+        .get("/metrics")
+        .body;
+    let poet = "grpc_service=\"rpc.api.v1.PoetService\",grpc_method=\"Submit\"";
+    let operator =
+        "grpc_service=\"rpc.api.v1.ConfigurationService\",grpc_method=\"ReloadTrustedKeys\"";
+    let handled = |method: &str, code: &str| {
+        format!("grpc_server_handled_total{{{method},grpc_type=\"unary\",grpc_code=\"{code}\"}}")
+    };
+    for (sample, expected) in [
+        ("poet_registration_with_cert_total{result=\"valid\"}", 1.0),
+        ("poet_registration_with_cert_total{result=\"invalid\"}", 2.0),
+        (&handled(poet, "Unauthenticated"), 2.0),
+        (&handled(operator, "FailedPrecondition"), 1.0),
+    ] {
+        assert_eq!(value(&text, sample), Some(expected), "{sample}: {text}");
+    }
+    // Where there are none, there is no series: monitoring can tell it from zero.
+    assert!(
+        !text.contains("poet_registration_with_pow_total{"),
+        "{text}"
+    );
 }
 
 #[test]

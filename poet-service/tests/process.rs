@@ -380,7 +380,7 @@ fn bad_private_keys_are_explained() {
     let mut halves = ed25519_key();
     halves[40] ^= 1;
     for (value, expected) in [
-        ("", "64-byte"),
+        (" ", "64-byte"),
         ("c2hvcnQ=", "64-byte"),
         ("not base64", "64-byte"),
         (
@@ -419,6 +419,38 @@ fn directories_that_hold_something_else_are_explained_and_left_alone() {
     newer.pragma_update(None, "user_version", 999).unwrap();
     drop(newer);
     refused("schema 999");
+}
+
+#[test]
+fn directories_of_a_go_server_are_not_used_before_they_are_taken_over() {
+    let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/go-server/finished");
+    let folder = tempfile::tempdir().unwrap();
+    let go = |name: &str| recorded.join(name).display().to_string();
+    let own = folder.path().join("own");
+    // Both, or one of them with a new one.
+    for (name, flag) in [
+        ("data/state.bin", "--datadir"),
+        ("db/proofs/CURRENT", "--dbdir"),
+    ] {
+        let file = folder.path().join(name);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::copy(go(name), &file).unwrap();
+        let directory = folder.path().join(name.split('/').next().unwrap());
+        let directory = directory.display().to_string();
+        let expected = [
+            flag,
+            &directory,
+            "a Go server",
+            "`poet-service import` first",
+        ];
+        let option = format!("{flag}={directory}");
+        assert_refused(&own, &[&option, "--restlisten=127.0.0.1:0"], 1, &expected);
+    }
+    // With a database beside it, it has been taken over, or is not to be.
+    let database = ServerProcess::start(&own, &[]);
+    database.signal("TERM");
+    let option = format!("--datadir={}", folder.path().join("data").display());
+    drop(ServerProcess::start(&own, &[&option]));
 }
 
 /// The start of a service whose user may not write, or not listen.
@@ -538,7 +570,11 @@ fn directories_belong_to_one_server_one_key_and_one_schedule() {
     with_key
         .env("POET_PRIVATE_KEY", STANDARD.encode(key.to_bytes()))
         .arg(listen);
-    assert_command_refused(&mut with_key, 1, &["--dbdir", "POET_PRIVATE_KEY"]);
+    assert_command_refused(
+        &mut with_key,
+        1,
+        &["--dbdir", "POET_PRIVATE_KEY", "expected the same one"],
+    );
 }
 
 #[test]
@@ -615,12 +651,30 @@ fn check_config_says_what_counts_and_why() {
     // Nothing was made.
     assert!(!folder.path().join("db").exists() && !folder.path().join("logs").exists());
 
-    let (code, _, error) = check(&["--cycle-gap=2h"]);
-    assert_eq!(code, Some(1));
-    assert!(
-        error.contains("expected a gap shorter than the epoch"),
-        "{error}"
-    );
+    // What the server would refuse.
+    for (option, expected) in [
+        ("--cycle-gap=2h", "expected a gap shorter than the epoch"),
+        ("--backend=abacus", "abacus"),
+    ] {
+        let (code, _, error) = check(&[option]);
+        assert_eq!(code, Some(1), "{option}");
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn an_empty_private_key_is_none() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_poet-service"))
+        .arg("check-config")
+        .env("POET_PRIVATE_KEY", "")
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("POET_PRIVATE_KEY"));
+    let words: Vec<_> = line.unwrap().split_whitespace().collect();
+    assert_eq!(words, ["POET_PRIVATE_KEY", "(unset)", "default"]);
 }
 
 #[test]
@@ -710,6 +764,11 @@ fn requests_are_named_in_answers_and_logs() {
             let named = format!("request{{id=\"{refused_id}\"}}");
             assert!(about.iter().all(|line| line.contains(&named)), "{about:?}");
         }
+        // What a client sends begins no line.
+        let forged = "{\"pubkey\":[\n\"2026-01-01 ERROR forged\"]}";
+        assert_eq!(server.client.post("/v1/submit", forged).status, 400);
+        let line = await_some("the line that quotes it", || lines("ERROR forged").pop());
+        assert!(line.contains("registration refused"), "{line}");
         let file = fs::read_to_string(folder.path().join("logs/poet.log")).unwrap();
         assert!(file.contains(&refused_id));
     }

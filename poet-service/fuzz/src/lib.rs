@@ -1,4 +1,4 @@
-//! What the fuzz targets share: the independent JSON mapping of a `SubmitRequest`.
+//! What the fuzz targets share: the independent decoder and JSON mapping of a `SubmitRequest`.
 //!
 //! Run one target with `cargo +nightly fuzz run -s none NAME corpus/NAME seeds/NAME` in the folder
 //! above, or all for a short time with `.ci/fuzz`.
@@ -24,6 +24,12 @@ static SUBMIT_REQUEST: LazyLock<MessageDescriptor> = LazyLock::new(|| {
         .get_message_by_name("rpc.api.v1.SubmitRequest")
         .expect("the request")
 });
+
+/// What the other decoder makes of a message, if it can.
+pub fn decoded(message: &[u8]) -> Option<proto::SubmitRequest> {
+    let message = DynamicMessage::decode(SUBMIT_REQUEST.clone(), message).ok()?;
+    Some(proto::SubmitRequest::decode(&*message.encode_to_vec()).expect("just encoded"))
+}
 
 /// What the other JSON mapping makes of a body, if it can.
 pub fn reflected(body: &[u8]) -> Option<SubmitRequest> {

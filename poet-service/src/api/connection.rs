@@ -38,8 +38,10 @@ const MIN_BYTES: u64 = 30 * 1024;
 #[derive(Debug)]
 pub(super) struct Activity {
     accepted: Instant,
-    /// Requests whose answers are not complete.
+    /// Requests whose answers are not complete, streams not counted.
     requests: AtomicUsize,
+    /// Streams that are open. A client can leave them so for ever and send nothing.
+    streams: AtomicUsize,
     /// Answers of which a part was taken that may not have been sent yet.
     unsent: AtomicUsize,
     had_request: AtomicBool,
@@ -55,6 +57,7 @@ impl Default for Activity {
         Self {
             accepted: Instant::now(),
             requests: AtomicUsize::new(0),
+            streams: AtomicUsize::new(0),
             unsent: AtomicUsize::new(0),
             had_request: AtomicBool::new(false),
             idle_since_ms: AtomicU64::new(0),
@@ -66,17 +69,27 @@ impl Default for Activity {
 
 impl Activity {
     /// To be called for each request, before it is looked at.
-    pub(super) fn begin_request(self: &Arc<Self>) -> RequestGuard {
-        self.requests.fetch_add(1, AcqRel);
+    pub(super) fn begin_request(self: &Arc<Self>, is_stream: bool) -> RequestGuard {
+        let guard = RequestGuard {
+            activity: Arc::clone(self),
+            is_stream,
+        };
+        guard.count().fetch_add(1, AcqRel);
         self.had_request.store(true, Relaxed);
-        RequestGuard(Arc::clone(self))
+        self.be_busy_until_now();
+        guard
+    }
+
+    pub(super) fn has_streams(&self) -> bool {
+        self.streams.load(Relaxed) > 0
     }
 
     pub(super) fn had_request(&self) -> bool {
         self.had_request.load(Relaxed)
     }
 
-    /// For how long there has been nothing to do; `None` when there is something.
+    /// For how long there has been nothing to do; `None` when there is something. Streams count only
+    /// when something comes over them.
     pub(super) fn idle(&self) -> Option<Duration> {
         if self.requests.load(Relaxed) > 0 || self.blocked.load(Relaxed) {
             return None;
@@ -121,9 +134,20 @@ impl Progress {
 }
 
 /// A request until its answer is complete, or given up.
-pub(super) struct RequestGuard(Arc<Activity>);
+pub(super) struct RequestGuard {
+    activity: Arc<Activity>,
+    is_stream: bool,
+}
 
 impl RequestGuard {
+    /// Those of its kind.
+    fn count(&self) -> &AtomicUsize {
+        match self.is_stream {
+            true => &self.activity.streams,
+            false => &self.activity.requests,
+        }
+    }
+
     /// The answer to the request.
     pub(super) fn watch(self, response: Response<Body>) -> Response<WatchedBody> {
         response.map(|body| WatchedBody {
@@ -136,10 +160,8 @@ impl RequestGuard {
 
 impl Drop for RequestGuard {
     fn drop(&mut self) {
-        let activity = &self.0;
-        if activity.requests.fetch_sub(1, AcqRel) == 1 {
-            activity.be_busy_until_now();
-        }
+        self.activity.be_busy_until_now();
+        self.count().fetch_sub(1, AcqRel);
     }
 }
 
@@ -155,7 +177,7 @@ impl WatchedBody {
     fn set_unsent(&mut self, unsent: bool) {
         if unsent != self.unsent {
             self.unsent = unsent;
-            let count = &self.request.0.unsent;
+            let count = &self.request.activity.unsent;
             if unsent {
                 count.fetch_add(1, AcqRel);
             } else {
@@ -177,6 +199,7 @@ impl HttpBody for WatchedBody {
         let polled = Pin::new(&mut self.body).poll_frame(context);
         if let Poll::Ready(Some(Ok(_))) = &polled {
             self.set_unsent(true);
+            self.request.activity.be_busy_until_now();
         }
         polled
     }
@@ -212,11 +235,15 @@ impl Watched {
 
     fn wrote(&self, written: &Poll<io::Result<usize>>) {
         let activity = &self.activity;
+        let was_blocked = activity.blocked.swap(written.is_pending(), Relaxed);
         if let Poll::Ready(Ok(bytes)) = written {
             activity.written_bytes.fetch_add(*bytes as u64, Relaxed);
-            activity.be_busy_until_now();
+            // What is written while no answer waits is the pings of HTTP/2: nothing that a client has
+            // asked for.
+            if was_blocked {
+                activity.be_busy_until_now();
+            }
         }
-        activity.blocked.store(written.is_pending(), Relaxed);
     }
 }
 

@@ -58,6 +58,8 @@ const FRAME_PREFIX_BYTES: usize = 5;
 const MAX_STREAM_MESSAGE_BYTES: usize = 4 * 1024;
 /// The path of all methods that are not streams begins so.
 const UNARY_PATHS: &str = "/rpc.api.v1.";
+/// Those of the services that have streams, reflection and health, begin so.
+const STREAM_PATHS: &str = "/grpc.";
 
 /// The routes of the interface for nodes.
 ///
@@ -140,15 +142,31 @@ fn with_reflection(
         .add_service(v1alpha.max_decoding_message_size(MAX_STREAM_MESSAGE_BYTES)))
 }
 
+/// Whether a path may lead to a stream.
+pub(super) fn is_stream(path: &str) -> bool {
+    path.starts_with(STREAM_PATHS)
+}
+
 /// Holds requests to the limits that they have over REST. Reflection and health are streams, which
 /// have no end to wait for; their messages are bounded one by one.
 async fn read_unary(request: Request, next: Next) -> Response {
     if !request.uri().path().starts_with(UNARY_PATHS) {
         return next.run(request).await;
     }
-    match read_whole_body(request).await {
+    let response = match read_whole_body(request).await {
         Ok(request) => next.run(request).await,
-        Err(error) => Status::from(error).into_http::<Body>(),
+        Err(error) => return Status::from(error).into_http::<Body>(),
+    };
+    // The library calls what it cannot decode an internal error. It is the client's, and no reason to
+    // alarm anybody.
+    match Status::from_header_map(response.headers()) {
+        Some(status)
+            if status.code() == Code::Internal
+                && status.message() != ApiError::Internal.to_string() =>
+        {
+            Status::invalid_argument(status.message()).into_http::<Body>()
+        }
+        _ => response,
     }
 }
 
@@ -248,7 +266,10 @@ async fn proof(State(proofs): State<Proofs>, body: Bytes) -> Response {
 }
 
 /// The only message of a request's body.
-fn unary_message<M: Message + Default>(body: &[u8]) -> Result<M, ApiError> {
+///
+/// # Errors
+/// When there is none, more than one, or something else.
+pub fn unary_message<M: Message + Default>(body: &[u8]) -> Result<M, ApiError> {
     let malformed = |reason: String| ApiError::Malformed(reason);
     let (&[compressed, length @ ..], message) = body
         .split_first_chunk::<FRAME_PREFIX_BYTES>()

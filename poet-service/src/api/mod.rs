@@ -17,14 +17,14 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    body::{Body, Bytes, HttpBody as _, to_bytes},
+    body::{Body, Bytes, HttpBody as _},
     extract::{Path, Request, State, rejection::PathRejection},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use http_body_util::LengthLimitError;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use tokio::sync::Semaphore;
 
 use self::error::ApiError;
@@ -34,8 +34,7 @@ use crate::registration::Registration;
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// A body of at most this size is read at once; larger ones, and those that do not say how large
-/// they are, wait for their turn.
+/// What is read of a body at once; for the rest of larger ones, requests wait for their turn.
 const SMALL_BODY_BYTES: u64 = 4 * 1024;
 /// Larger bodies that are read at a time: 16 MiB.
 static LARGE_BODIES: Semaphore = Semaphore::const_new(256);
@@ -68,31 +67,39 @@ async fn read_body(request: Request, next: Next) -> Result<Response, ApiError> {
 /// Reads the body of a request, within its limits of size and time.
 async fn read_whole_body(request: Request) -> Result<Request, ApiError> {
     let (parts, body) = request.into_parts();
-    let small = body
-        .size_hint()
-        .upper()
-        .is_some_and(|bytes| bytes <= SMALL_BODY_BYTES);
-    let read = async {
-        // Thousands of clients that send as much as they may must not fill the memory.
-        let _turn = match small {
-            true => None,
-            false => LARGE_BODIES.acquire().await.ok(),
-        };
-        to_bytes(body, MAX_BODY_BYTES).await
-    };
-    let body = tokio::time::timeout(BODY_TIMEOUT, read)
+    let body = tokio::time::timeout(BODY_TIMEOUT, read_to_end(body))
         .await
-        .map_err(|_| ApiError::BodyTimeout)?
-        .map_err(|error| {
-            let too_large = std::error::Error::source(&error)
-                .is_some_and(|source| source.is::<LengthLimitError>());
-            if too_large {
+        .map_err(|_| ApiError::BodyTimeout)??;
+    Ok(Request::from_parts(parts, Body::from(body)))
+}
+
+async fn read_to_end(body: Body) -> Result<Vec<u8>, ApiError> {
+    let announced = body.size_hint().lower();
+    let mut body = Limited::new(body, MAX_BODY_BYTES);
+    let mut whole = Vec::new();
+    // Thousands of clients that send as much as they may must not fill the memory. Nor may they keep
+    // those waiting who send little, whether they say how little it is or not: over gRPC nobody does.
+    let mut turn = None;
+    loop {
+        if turn.is_none() && announced.max(whole.len() as u64) > SMALL_BODY_BYTES {
+            turn = LARGE_BODIES.acquire().await.ok();
+            // Once, so that it takes no more than that.
+            whole.reserve_exact(MAX_BODY_BYTES.saturating_sub(whole.len()));
+        }
+        let Some(frame) = body.frame().await else {
+            return Ok(whole);
+        };
+        let frame = frame.map_err(|error| {
+            if error.is::<LengthLimitError>() {
                 ApiError::BodyTooLarge(MAX_BODY_BYTES)
             } else {
                 ApiError::BodyIncomplete
             }
         })?;
-    Ok(Request::from_parts(parts, Body::from(body)))
+        if let Ok(data) = frame.into_data() {
+            whole.extend_from_slice(&data);
+        }
+    }
 }
 
 type Service = State<Arc<Registration>>;
@@ -112,7 +119,10 @@ async fn submit(State(registration): Service, body: Bytes) -> Result<Response, A
     let submitted = async { registration.submit(json::submit_request(&body)?).await };
     let submitted = submitted
         .await
-        .inspect_err(|reason| tracing::debug!(%reason, "registration refused"))?;
+        // As text, which is escaped: a reason may quote the client, and have more than one line.
+        .inspect_err(|reason| {
+            tracing::debug!(reason = reason.to_string(), "registration refused");
+        })?;
     tracing::debug!(round = submitted.round, "registered");
     Ok(ok(json::submit_response(&submitted)))
 }
@@ -211,6 +221,44 @@ fn cached(mut response: Response, how_long: &'static str) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A request that does not say how long its body is.
+    fn unannounced(bytes: usize) -> Request {
+        let parts = vec![b' '; bytes];
+        let parts: Vec<_> = parts.chunks(1000).map(<[u8]>::to_vec).collect();
+        let parts = parts.into_iter().map(Ok::<_, std::io::Error>);
+        Request::new(Body::from_stream(tonic::codegen::tokio_stream::iter(parts)))
+    }
+
+    #[tokio::test]
+    async fn large_bodies_wait_for_their_turn_and_small_ones_do_not() {
+        // Others are being read, as many as may be.
+        let turns = LARGE_BODIES.available_permits() as u32;
+        let taken = LARGE_BODIES.acquire_many(turns).await.unwrap();
+        let small = read_whole_body(unannounced(4000)).await;
+        assert_eq!(small.unwrap().into_body().size_hint().exact(), Some(4000));
+        let announced = Request::new(Body::from(vec![b' '; 4000]));
+        assert!(read_whole_body(announced).await.is_ok());
+
+        let large = tokio::spawn(read_whole_body(unannounced(60_000)));
+        let announced = Request::new(Body::from(vec![b' '; 60_000]));
+        let announced = tokio::spawn(read_whole_body(announced));
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!large.is_finished() && !announced.is_finished());
+        drop(taken);
+        for read in [large, announced] {
+            let request = read.await.unwrap().unwrap();
+            assert_eq!(request.into_body().size_hint().exact(), Some(60_000));
+        }
+        assert_eq!(LARGE_BODIES.available_permits() as u32, turns);
+        let too_large = read_whole_body(unannounced(MAX_BODY_BYTES + 1)).await;
+        assert_eq!(
+            too_large.unwrap_err(),
+            ApiError::BodyTooLarge(MAX_BODY_BYTES)
+        );
+    }
 
     #[test]
     fn gzip_is_negotiated() {

@@ -8,6 +8,7 @@
 //! | reads its answer slowly, or not at all | is cut off when it does not read 30 KiB in 30 s |
 //! | sends garbage | is answered 400, or cut off |
 //! | opens and resets streams of HTTP/2 | is cut off after a few that nobody could answer |
+//! | keeps streams of gRPC open on which nothing comes | as one that is idle, but stays while there is room |
 
 use std::{
     cmp::Reverse,
@@ -39,6 +40,7 @@ use tokio::{
 use super::{
     client::{Network, Peer, TrustedProxies},
     connection::{Activity, Progress, Watched},
+    grpc,
 };
 
 /// How long a client may take to send a request's headers, and a connection of HTTP/1.1 may lie
@@ -214,7 +216,7 @@ pub async fn serve(
         let (router, requests) = (router.clone(), Arc::clone(&activity));
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(Peer(peer));
-            let request_guard = requests.begin_request();
+            let request_guard = requests.begin_request(grpc::is_stream(request.uri().path()));
             let response = router.call(request);
             async move { Ok::<_, Infallible>(request_guard.watch(response.await?)) }
         });
@@ -371,7 +373,9 @@ impl Taken {
             } else {
                 HEADER_TIMEOUT
             };
-            let idle = activity.idle().is_some_and(|idle| idle > timeout);
+            // Somebody who waits for news may wait, as long as there is room.
+            let idle =
+                !activity.has_streams() && activity.idle().is_some_and(|idle| idle > timeout);
             if idle || !connection.progress.is_enough(activity) {
                 tracing::debug!(idle, "closing a connection that is idle or too slow");
                 connection.close();

@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
+use poet_backends::{Options, select_with};
+use poet_engine::WorkFunction;
 use poet_service::{args::ServerArgs, config::Config, schedule::Schedule};
 
 /// Print the effective configuration and where each value comes from
@@ -24,6 +26,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         config.phase_shift,
         config.cycle_gap,
     )?;
+    let options = Options {
+        forced: config.backend.as_deref(),
+        trial: false,
+    };
+    select_with(WorkFunction::Sha256, options)?;
     let width = |lengths: &mut dyn Iterator<Item = usize>| lengths.max().unwrap_or(0);
     let names = width(&mut effective.iter().map(|option| option.name.len()));
     let values = width(&mut effective.iter().map(|option| option.value.len()));

@@ -832,10 +832,15 @@ impl Writer {
         while queue.blocking_recv_many(&mut batch, self.max_batch) > 0 {
             let mut answers = Vec::with_capacity(batch.len());
             let mut undo = Undo::default();
+            let is_register = |command: &Command| matches!(command, Command::Register { .. });
+            let registers = batch.iter().any(is_register);
             let start = Instant::now();
             let durable = match self.commit(batch.drain(..), &mut answers, &mut undo) {
                 Ok(()) => {
-                    self.metrics.batch_written(start.elapsed());
+                    // Of others, there are only those of the server itself.
+                    if registers {
+                        self.metrics.batch_written(start.elapsed());
+                    }
                     true
                 }
                 Err(error) => {

@@ -86,7 +86,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<bool> {
     let ready = if args.wait {
         await_proof(&target, &id, end).await?
     } else {
-        let compressed = fetch(&target, &id)
+        let (compressed, _) = fetch(&target, &id)
             .await?
             .with_context(|| format!("round {id} has no proof: expected --wait or another one"))?;
         let late = None;
@@ -205,9 +205,8 @@ pub(super) async fn await_proof(
     }
     let give_up = Instant::now() + PATIENCE;
     while Instant::now() < give_up {
-        let asked = Instant::now();
-        if let Some(compressed) = fetch(target, id).await? {
-            let late = end.map(|end| asked.saturating_duration_since(end));
+        if let Some((compressed, answered)) = fetch(target, id).await? {
+            let late = end.map(|end| answered.saturating_duration_since(end));
             return Ok(Ready { compressed, late });
         }
         tokio::time::sleep(POLL_INTERVAL).await;
@@ -218,18 +217,19 @@ pub(super) async fn await_proof(
     )
 }
 
-/// The compressed proof, if it is there.
-async fn fetch(target: &Target, id: &str) -> anyhow::Result<Option<Bytes>> {
+/// The compressed proof, if it is there, and when the server began to answer with it.
+async fn fetch(target: &Target, id: &str) -> anyhow::Result<Option<(Bytes, Instant)>> {
     let mut connection = target.connect().await?;
     let Some(response) = ask(&mut connection, &path(id)).await? else {
         return Ok(None);
     };
+    let answered = Instant::now();
     let mut compressed = Vec::new();
     let mut body = response.into_body();
     while let Some(part) = next_part(&mut body).await? {
         compressed.extend_from_slice(&part);
     }
-    Ok(Some(compressed.into()))
+    Ok(Some((compressed.into(), answered)))
 }
 
 /// The answer with a proof; `None` if there is none.

@@ -62,8 +62,8 @@ pub(crate) struct Args {
 fn parse_rate(text: &str) -> Result<f64, &'static str> {
     text.parse()
         .ok()
-        .filter(|rate: &f64| rate.is_finite() && *rate > 0.0)
-        .ok_or("expected a number of requests per second, above 0")
+        .filter(|rate: &f64| rate.is_finite() && *rate >= 0.001)
+        .ok_or("expected a number of requests per second, at least 0.001")
 }
 
 #[derive(Deserialize)]

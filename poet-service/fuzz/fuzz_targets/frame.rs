@@ -1,0 +1,73 @@
+//! Any body of a call over gRPC: it is one message, or refused. What is read of a registration is
+//! what an independent decoder reads, and only a deadline outside of all time is no deadline.
+#![no_main]
+
+use jiff::Timestamp;
+use libfuzzer_sys::fuzz_target;
+use poet_service::{
+    api::{
+        error::ApiError,
+        grpc::{
+            proto::{ProofRequest, SubmitRequest},
+            unary_message,
+        },
+    },
+    registration,
+};
+use poet_service_fuzz::decoded;
+use prost_reflect::prost::Message;
+
+fuzz_target!(|bytes: &[u8]| {
+    // As it stands, and as the message of a frame.
+    body(bytes);
+    body(&frame(bytes));
+});
+
+fn body(body: &[u8]) {
+    let message = match body {
+        [0, length @ ..] => length
+            .split_first_chunk()
+            .filter(|(length, rest)| u32::from_be_bytes(**length) as usize == rest.len())
+            .map(|(_, message)| message),
+        _ => None,
+    };
+    let request: Option<SubmitRequest> = read(body);
+    assert_eq!(request, message.and_then(decoded));
+    read::<ProofRequest>(body);
+    let Some(request) = request else { return };
+    let deadline = request.deadline;
+    let exists = deadline.is_none_or(|time| Timestamp::new(time.seconds, time.nanos).is_ok());
+    let taken = registration::SubmitRequest::try_from(request.clone());
+    assert_eq!(taken.is_ok(), exists, "{taken:?}");
+    if let Ok(taken) = taken {
+        assert_eq!(taken.deadline.is_some(), deadline.is_some());
+        assert_eq!(
+            (taken.nonce, taken.pubkey, taken.signature),
+            (request.nonce, request.pubkey, request.signature)
+        );
+    }
+}
+
+fn read<M: Message + Default + PartialEq>(body: &[u8]) -> Option<M> {
+    match unary_message::<M>(body) {
+        Ok(message) => {
+            let again = unary_message(&frame(&message.encode_to_vec()));
+            assert!(again.as_ref() == Ok(&message));
+            Some(message)
+        }
+        Err(ApiError::Malformed(reason)) => {
+            assert!(!reason.is_empty());
+            None
+        }
+        Err(error) => {
+            assert_eq!(error, ApiError::Compressed);
+            assert_ne!(body[0], 0);
+            None
+        }
+    }
+}
+
+fn frame(message: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(message.len()).expect("short");
+    [&[0][..], &length.to_be_bytes(), message].concat()
+}
