@@ -41,8 +41,7 @@ const MAX_LATENESS: Duration = Duration::from_secs(60);
 pub(crate) const EXPECTED_LEAVES_PER_SECOND: u64 = 100_000;
 
 const THREAD_ID_FILE: &str = "round.tid";
-/// By which the directories of a Go server are known: the file with its key, in that of the work, and
-/// one of its database of proofs.
+/// In the directory of the database of a Go server: a file of its proofs.
 const GO_SERVER_PROOFS: &str = "proofs/CURRENT";
 
 /// Why the server does not start. Each message tells all there is to tell: causes are in it, not
