@@ -276,6 +276,12 @@ fn schedule(
     }
 }
 
+/// The height of the subtrees whose roots are in a round's log, at this rate.
+pub(crate) fn subtree_height(schedule: &Schedule, leaves_per_second: u64) -> SubtreeHeight {
+    let leaves = (schedule.work_duration().as_secs()).saturating_mul(leaves_per_second);
+    SubtreeHeight::for_round(leaves).min(max_subtree_height(leaves_per_second))
+}
+
 /// The height of the highest subtree that is made in a quarter of a second. A process that is killed
 /// loses the subtree that is not finished, and what waits for its sync, which is a quarter of a second,
 /// too. So it stays less than a second where the work is half as fast, and however long a round is.
@@ -432,12 +438,10 @@ impl Rounds {
 
     fn settle(&self, round: u64) -> Result<Execution, StorageError> {
         let members = self.storage.members(round)?;
-        let work_seconds = self.registration.schedule().work_duration().as_secs();
-        let expected_leaves = work_seconds.saturating_mul(self.expected_leaves_per_second);
+        let schedule = self.registration.schedule();
         let execution = Execution {
             statement: membership::root(&members),
-            subtree_height: SubtreeHeight::for_round(expected_leaves)
-                .min(max_subtree_height(self.expected_leaves_per_second)),
+            subtree_height: subtree_height(schedule, self.expected_leaves_per_second),
         };
         self.storage.settle_round(round, &execution)?;
         tracing::info!(round, members = members.len(), "closed");

@@ -11,6 +11,7 @@ use std::{
     fs::{self, OpenOptions},
     io::{Read as _, Seek as _, SeekFrom, Write as _},
     path::Path,
+    sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use common::{Client, ServerProcess, TestNode, await_some, members_of, verify_fetched};
@@ -32,6 +33,18 @@ const LONG_ROUND: [&str; 4] = [
     "--audit=full",
 ];
 const FAULT: &str = "POET_FAULT";
+
+/// Work that does not end leaves auditors, whose priority is the lowest, only the other cores: they
+/// would starve where a second server works. So a test of such work (which writes) runs alone.
+static CORES: RwLock<()> = RwLock::new(());
+
+fn beside_others() -> RwLockReadGuard<'static, ()> {
+    CORES.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn alone() -> RwLockWriteGuard<'static, ()> {
+    CORES.write().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A server in which there will be this fault.
 fn server(folder: &Path, fault: &str, options: &[&str]) -> ServerProcess {
@@ -68,6 +81,7 @@ fn audited_round_with(
     fault: &str,
     disturb: impl FnOnce(&Path),
 ) -> (ServerProcess, Value) {
+    let _turn = beside_others();
     let server = server(folder, fault, &[&format!("--audit={mode}")]);
     for node in nodes() {
         assert_eq!(server.client.register(&node), 0);
@@ -215,6 +229,7 @@ fn the_log_on_the_disk() {
 /// they do, the work goes on from what is right, and its end is audited, too.
 #[track_caller]
 fn assert_found_at_work(fault: &str, culprit: &str, disturb: impl FnOnce(&Path)) {
+    let _turn = alone();
     let folder = tempfile::tempdir().unwrap();
     let server = ServerProcess::start_with(folder.path(), &LONG_ROUND, &[(FAULT, fault)]);
     assert_eq!(server.client.register(&nodes()[0]), 0);
@@ -293,6 +308,7 @@ fn a_proof_that_is_spoilt_is_made_again() {
 
 #[test]
 fn without_auditors_a_wrong_label_is_found_by_the_proof() {
+    let _turn = beside_others();
     let folder = tempfile::tempdir().unwrap();
     // Most leaves come after it, so that some of them are proven.
     let server = server(folder.path(), "statement@300", &["--audit=off"]);
@@ -306,6 +322,7 @@ fn without_auditors_a_wrong_label_is_found_by_the_proof() {
 
 #[test]
 fn a_proof_that_stays_wrong_is_never_published() {
+    let _turn = beside_others();
     let folder = tempfile::tempdir().unwrap();
     let spoilt = server(folder.path(), "proof@1000000", &[]);
     spoilt.client.register(&nodes()[0]);

@@ -46,6 +46,7 @@ use crate::{
     config::Config,
     directory::{self, DATABASE_FILE, DirectoryLock, ROUNDS_FOLDER, same_directory},
     identity::{PRIVATE_KEY_VARIABLE, PrivateKey, PrivateKeyError, PublicKey},
+    machine::subtree_height,
     schedule::{Schedule, ScheduleError},
     service::{EXPECTED_LEAVES_PER_SECOND, StartError},
     storage::{
@@ -462,15 +463,13 @@ impl Plan {
         now: Timestamp,
         work: &Work,
     ) -> Result<Self, ImportError> {
-        let expected_leaves =
-            (schedule.work_duration().as_secs()).saturating_mul(EXPECTED_LEAVES_PER_SECOND);
         let mut planner = Planner {
             source,
             schedule,
             now,
             work,
             public_key: state.private_key.public(),
-            subtree_height: SubtreeHeight::for_round(expected_leaves),
+            subtree_height: subtree_height(schedule, EXPECTED_LEAVES_PER_SECOND),
             warnings: state.warnings.clone(),
         };
         let mut rounds = Vec::new();

@@ -171,22 +171,7 @@ impl SqliteStorage {
     /// # Errors
     /// When that fails, or the file is not such a database.
     pub fn open_to_read(path: &Path) -> Result<Self, StorageError> {
-        let open_error = |cause| StorageError::Open {
-            path: path.to_owned(),
-            cause,
-        };
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let reader = Connection::open_with_flags(path, flags).map_err(open_error)?;
-        let found = reader
-            .query_row("PRAGMA user_version", [], |row| row.get(0))
-            .map_err(open_error)?;
-        if found != SCHEMA_VERSION {
-            return Err(StorageError::Schema {
-                path: path.to_owned(),
-                found,
-                known: SCHEMA_VERSION,
-            });
-        }
+        let reader = open_to_read(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         let (commands, _) = mpsc::channel(1);
         Ok(Self {
             reader: Mutex::new(reader),
@@ -561,6 +546,31 @@ impl Storage for SqliteStorage {
     }
 }
 
+/// Opens a database that is there, of this version, without changing it.
+fn open_to_read(path: &Path, access: OpenFlags) -> Result<Connection, StorageError> {
+    let open_error = |cause| StorageError::Open {
+        path: path.to_owned(),
+        cause,
+    };
+    let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(open_error)?;
+    connection
+        .pragma_update(None, "query_only", true)
+        .map_err(open_error)?;
+    let found = connection
+        .query_row("PRAGMA user_version", [], |row| row.get(0))
+        .map_err(open_error)?;
+    if found == SCHEMA_VERSION {
+        Ok(connection)
+    } else {
+        Err(StorageError::Schema {
+            path: path.to_owned(),
+            found,
+            known: SCHEMA_VERSION,
+        })
+    }
+}
+
 /// A database that a server may be using, to look at. Nothing in it is changed.
 #[derive(Debug)]
 pub struct SqliteReader(Connection);
@@ -571,26 +581,8 @@ impl SqliteReader {
     /// # Errors
     /// When there is none, or it is another version's.
     pub fn open(path: &Path) -> Result<Self, StorageError> {
-        let open_error = |cause| StorageError::Open {
-            path: path.to_owned(),
-            cause,
-        };
         // For writing, because a connection that may not write leaves its companion files behind.
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(path, flags).map_err(open_error)?;
-        connection
-            .pragma_update(None, "query_only", true)
-            .map_err(open_error)?;
-        let found: i64 = connection
-            .query_row("PRAGMA user_version", [], |row| row.get(0))
-            .map_err(open_error)?;
-        if found != SCHEMA_VERSION {
-            return Err(StorageError::Schema {
-                path: path.to_owned(),
-                found,
-                known: SCHEMA_VERSION,
-            });
-        }
+        let connection = open_to_read(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         Ok(Self(connection))
     }
 

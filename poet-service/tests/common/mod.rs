@@ -30,7 +30,7 @@ use poet_service::{
 use serde_json::{Value, json};
 
 /// Much longer than anything that is waited for takes, even on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Waits until `condition` gives something.
 pub(crate) fn await_some<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
