@@ -488,8 +488,6 @@ fn a_log_longer_than_any_tree_is_refused() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-
     /// Whatever the subtree height, the number of threads and the points of interruption: one
     /// statement and one number of leaves make one proof, the one of the naive tree.
     #[test]
