@@ -20,6 +20,10 @@ pub(crate) const LOG_FILE: &str = "tree.log";
 pub(crate) const AUDIT_FILE: &str = "audit.log";
 /// In a round's folder: the same of an audit that took most entries on trust.
 pub(crate) const SAMPLED_FILE: &str = "sampled.log";
+/// In a round's folder: what audits have found, if they have.
+pub(crate) const FINDINGS_FILE: &str = "findings.json";
+/// In a round's folder: the same while it is being written.
+pub(crate) const NEW_FINDINGS_FILE: &str = "findings.new";
 /// In the directory of the work of a Go server: its key.
 pub(crate) const GO_STATE_FILE: &str = "state.bin";
 /// In the directory of the work: the public key of the server whose work it is.

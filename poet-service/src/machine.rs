@@ -294,7 +294,8 @@ fn max_subtree_height(leaves_per_second: u64) -> SubtreeHeight {
 /// between the publication and the removal.
 fn remove_old_logs(hashing: &impl Hashing, storage: &dyn Storage) -> Result<(), StorageError> {
     for round in hashing.logs() {
-        if storage.proof(round)?.is_some() {
+        let record = storage.round(round)?;
+        if record.is_some_and(|record| record.published.is_some()) {
             hashing.remove_log(round);
         }
     }

@@ -25,17 +25,18 @@ const SCHEDULE: [&str; 4] = [
     "--cycle-gap=59m55s",
     "--metrics-port=0",
 ];
-/// A round that does not end in a test, with the subtrees of a mainnet round.
+/// A round that does not end in a test, with subtrees of 64 leaves: auditors, whose priority is the
+/// lowest, take a step of them even where other programs leave them little of a core.
 const LONG_ROUND: [&str; 4] = [
     "--phase-shift=4s",
-    "--epoch-duration=336h",
-    "--cycle-gap=12h",
+    "--epoch-duration=4h",
+    "--cycle-gap=1h",
     "--audit=full",
 ];
 const FAULT: &str = "POET_FAULT";
 
-/// Work that does not end leaves auditors, whose priority is the lowest, only the other cores: they
-/// would starve where a second server works. So a test of such work (which writes) runs alone.
+/// Work that does not end leaves auditors only the other cores: they would starve where a second server
+/// works. So a test of such work (which writes) runs alone.
 static CORES: RwLock<()> = RwLock::new(());
 
 fn beside_others() -> RwLockReadGuard<'static, ()> {
@@ -161,7 +162,6 @@ fn assert_repaired(fault: &str, disturb: impl FnOnce(&Path)) {
         metric(&server, "poet_audit_mismatches_total{culprit=\"log\"}"),
         1
     );
-    assert_eq!(metric(&server, "poet_audit_rollbacks_total"), 0);
 }
 
 #[test]
@@ -243,23 +243,34 @@ fn assert_found_at_work(fault: &str, culprit: &str, disturb: impl FnOnce(&Path))
     });
     assert_eq!(found["audit"][culprit], 1, "{fault}: {found}");
     let lost = number(&found["audit"]["lostLeaves"]);
-    // There are none while the work goes back.
-    let leaves: u64 = await_some("the work", || round()["leaves"].as_str()?.parse().ok());
     println!("{fault}: {lost} leaves were lost");
     assert_eq!(culprit == "workErrors", lost > 0, "{fault}: {found}");
+    // Faults are at 15,000 leaves at most, and a log may be audited far beyond them when it changes.
+    let before = number(&found["audit"]["auditedLeaves"]).max(15_000);
     await_some("the audit of what came after", || {
         let round = round();
         let audited = number(&round["audit"]["auditedLeaves"]);
         assert_eq!(round["proofReady"], false);
-        (audited > leaves.max(lost + 10_000)).then_some(())
+        (audited > before + 20_000).then_some(())
     });
     let audit = round()["audit"].clone();
     let errors = ["workErrors", "logErrors", "auditorErrors"];
-    let errors: u64 = errors
+    let count: u64 = errors
         .map(|name| audit[name].as_u64().unwrap())
         .iter()
         .sum();
-    assert_eq!(errors, 1, "{fault}: {audit}");
+    assert_eq!(count, 1, "{fault}: {audit}");
+
+    // The next process tells of it, too.
+    server.kill();
+    let server = ServerProcess::start(folder.path(), &LONG_ROUND);
+    let after = await_some("the work", || {
+        let round = server.client.get("/v1/rounds/0").json();
+        Some(round["audit"].clone()).filter(Value::is_object)
+    });
+    for name in [&errors[..], &["rollbacks", "lostLeaves", "lastEvent"]].concat() {
+        assert_eq!(after[name], audit[name], "{fault}: {name}");
+    }
 }
 
 #[test]
@@ -289,7 +300,9 @@ fn an_entry_on_its_way_to_the_disk_at_work() {
 
 #[test]
 fn an_old_entry_on_the_disk_at_work() {
-    assert_found_at_work(NO_FAULT, "logErrors", |folder| flip_on_disk(folder, 3, 30));
+    assert_found_at_work(NO_FAULT, "logErrors", |folder| {
+        flip_on_disk(folder, 3, 2_000);
+    });
 }
 
 #[test]

@@ -513,12 +513,12 @@ fn damaged_databases_are_explained() {
     for column in ["root", "proven_leaves", "members"] {
         damaged(
             &changed(&format!("UPDATE proofs SET {column} = {other}")),
-            &["the proof is not valid"],
+            &["the proof has changed since it was stored"],
         );
     }
     damaged(
         &changed("UPDATE proofs SET leaves = leaves + 1"),
-        &["the proof is not valid"],
+        &["the proof has changed since it was stored"],
     );
     damaged(
         &changed("DROP TABLE proofs"),

@@ -429,6 +429,10 @@ impl Doctor<'_> {
                     }
                 }
                 Ok(None) => Ok(()),
+                Err(StorageError::ProofChanged(_)) => self.damaged(
+                    "the proof has changed since it was stored",
+                    "Restore the database from a backup; nodes may still have the proof.",
+                ),
                 Err(error) => self.unreadable_database(&error),
             };
         }

@@ -195,6 +195,11 @@ pub enum StorageError {
     /// The database holds something that was never put there.
     #[error("database: damaged record of {0}")]
     Damaged(&'static str),
+    /// A proof is not what was published.
+    #[error(
+        "database: the proof of round {0} has changed since it was stored: memory or disk are unreliable"
+    )]
+    ProofChanged(i64),
     /// The transaction that this operation was part of failed; the cause has been logged.
     #[error("database: the transaction failed")]
     Transaction,

@@ -9,8 +9,9 @@
 //! write 4 GB. That a node registers once is seen to by the writer, which holds the members of the
 //! open round in memory (about 130 bytes each); those who read a round sort it.
 //!
-//! SQLite does not notice a bit that has changed in a value. All other things that are stored can be
-//! checked by what they are; a registration has a checksum, which also tells which bit it was.
+//! SQLite does not notice a bit that has changed in a value. So a registration has a checksum, which also
+//! tells which bit it was, and a proof has one, so that none is served that nodes would refuse. All other
+//! things that are stored can be checked by what they are.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -67,7 +68,8 @@ const SCHEMA: &str = "
         root          BLOB NOT NULL,
         proven_leaves BLOB NOT NULL,
         proof_nodes   BLOB NOT NULL,
-        members       BLOB NOT NULL
+        members       BLOB NOT NULL,
+        checksum      INTEGER NOT NULL  -- CRC-32C of all that, and of its odd members
     ) STRICT;
 
     -- Members of a proof whose challenge has another length; `members` has 32 bytes of it.
@@ -645,13 +647,15 @@ fn select_proof(
     round: i64,
 ) -> Result<Option<PublishedProof>, StorageError> {
     let mut query = connection.prepare_cached(
-        "SELECT statement, leaves, root, proven_leaves, proof_nodes, members
+        "SELECT statement, leaves, root, proven_leaves, proof_nodes, members, checksum
          FROM proofs WHERE round = ?",
     )?;
     let mut rows = query.query([round])?;
-    let Some(mut proof) = rows.next()?.map(read_proof).transpose()? else {
+    let Some(row) = rows.next()? else {
         return Ok(None);
     };
+    let mut proof = read_proof(row)?;
+    let stored: u32 = row.get(6)?;
     let mut query = connection.prepare_cached(
         "SELECT position, challenge FROM odd_members WHERE round = ? ORDER BY position",
     )?;
@@ -659,7 +663,11 @@ fn select_proof(
     while let Some(row) = rows.next()? {
         proof.odd_members.push((row.get(0)?, row.get(1)?));
     }
-    Ok(Some(proof))
+    if proof_checksum(round, &proof) == stored {
+        Ok(Some(proof))
+    } else {
+        Err(StorageError::ProofChanged(round))
+    }
 }
 
 fn insert_proof(
@@ -670,8 +678,8 @@ fn insert_proof(
     let leaves = i64::try_from(proof.leaves).map_err(|_| StorageError::Damaged("a proof"))?;
     transaction.execute(
         "INSERT INTO proofs
-         (round, statement, leaves, root, proven_leaves, proof_nodes, members)
-         VALUES (?, ?, ?, ?, ?, ?, ?)",
+         (round, statement, leaves, root, proven_leaves, proof_nodes, members, checksum)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         params![
             round,
             proof.statement,
@@ -680,6 +688,7 @@ fn insert_proof(
             proof.proof.proven_leaves.as_flattened(),
             proof.proof.proof_nodes.as_flattened(),
             proof.members.as_flattened(),
+            proof_checksum(round, proof),
         ],
     )?;
     for (position, challenge) in &proof.odd_members {
@@ -689,6 +698,28 @@ fn insert_proof(
         )?;
     }
     Ok(())
+}
+
+fn proof_checksum(round: i64, proof: &PublishedProof) -> u32 {
+    let Proof {
+        root,
+        proven_leaves,
+        proof_nodes,
+    } = &proof.proof;
+    let mut crc = crc32c::crc32c(&round.to_be_bytes());
+    crc = crc32c::crc32c_append(crc, &proof.leaves.to_be_bytes());
+    let lists = [proven_leaves, proof_nodes, &proof.members];
+    let values = [&proof.statement[..], root].into_iter();
+    for value in values.chain(lists.map(|list| list.as_flattened())) {
+        // With its length, so that nothing can change from one value to the next.
+        crc = crc32c::crc32c_append(crc, &value.len().to_be_bytes());
+        crc = crc32c::crc32c_append(crc, value);
+    }
+    for (position, challenge) in &proof.odd_members {
+        crc = crc32c::crc32c_append(crc, &position.to_be_bytes());
+        crc = crc32c::crc32c_append(crc, challenge);
+    }
+    crc
 }
 
 fn read_proof(row: &Row<'_>) -> Result<PublishedProof, StorageError> {
@@ -1192,6 +1223,37 @@ mod tests {
         assert_eq!(storage.proof(7).unwrap(), Some(sample_proof()));
         assert_eq!(storage.proof(8).unwrap(), None);
         assert_eq!(storage.proof(u64::MAX).unwrap(), None);
+        // Whatever changes, it is noticed.
+        let zeros = "x'0000000000000000000000000000000000000000000000000000000000000000'";
+        for change in [
+            "UPDATE proofs SET leaves = leaves - 1".to_owned(),
+            "UPDATE proofs SET checksum = checksum + 1".to_owned(),
+            "UPDATE odd_members SET position = 0".to_owned(),
+            "UPDATE odd_members SET challenge = x'02'".to_owned(),
+            "DELETE FROM odd_members".to_owned(),
+            "UPDATE proofs SET proven_leaves = proven_leaves || proof_nodes, proof_nodes = x''"
+                .to_owned(),
+            format!("UPDATE proofs SET statement = {zeros}"),
+            format!("UPDATE proofs SET root = {zeros}"),
+            format!("UPDATE proofs SET proven_leaves = {zeros}"),
+            format!("UPDATE proofs SET proof_nodes = {zeros}"),
+            format!("UPDATE proofs SET members = {zeros}"),
+        ] {
+            let other = Connection::open(folder.path().join("poet.sqlite")).unwrap();
+            let copies = "CREATE TEMP TABLE one AS SELECT * FROM proofs;
+                          CREATE TEMP TABLE two AS SELECT * FROM odd_members;";
+            other.execute_batch(copies).unwrap();
+            assert_eq!(other.execute(&change, []).unwrap(), 1, "{change}");
+            let error = storage.proof(7).unwrap_err();
+            assert!(
+                matches!(error, StorageError::ProofChanged(7)),
+                "{change}: {error}"
+            );
+            let back = "DELETE FROM proofs; INSERT INTO proofs SELECT * FROM one;
+                        DELETE FROM odd_members; INSERT INTO odd_members SELECT * FROM two;";
+            other.execute_batch(back).unwrap();
+            assert_eq!(storage.proof(7).unwrap(), Some(sample_proof()));
+        }
         assert_eq!(storage.unfinished_rounds().unwrap(), []);
         for (from, first) in [(0, 0), (6, 6), (7, 8), (8, 8)] {
             assert_eq!(storage.first_unsettled_round(from).unwrap(), first);

@@ -13,13 +13,15 @@
 //! The roots of audited chunks of entries are kept beside the log, as a tree log of their own. After
 //! a restart the audit goes on behind the last of them; those before are compared with the log at
 //! once, which takes seconds, not days. Those of a sampled audit have a file of their own: no full
-//! audit relies on them.
+//! audit relies on them. What was found is kept beside them, too.
 
 use std::{
     collections::BTreeMap,
-    fmt, fs,
+    fmt,
+    fs::{self, File},
     hash::{BuildHasher as _, RandomState},
-    path::Path,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
     str::FromStr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -34,9 +36,10 @@ use poet_engine::{
     audit::{AuditError, AuditWith, Auditor, Culprit, Finding, STEP_ENTRIES},
     file::{FileLog, LogView},
 };
+use serde::{Deserialize, Serialize};
 
 use super::Job;
-use crate::directory::{AUDIT_FILE, SAMPLED_FILE};
+use crate::directory::{AUDIT_FILE, FINDINGS_FILE, NEW_FINDINGS_FILE, SAMPLED_FILE};
 
 /// How often the auditors look for entries, and how long they wait for as many as make the best use
 /// of a CPU.
@@ -104,7 +107,7 @@ fn cores() -> usize {
 }
 
 /// What audits have found: of one round, or of all since the start.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditReport {
     /// Subtrees recomputed.
     pub subtrees: u64,
@@ -168,17 +171,29 @@ impl Audits {
         self.reports().rounds.get(&round).cloned()
     }
 
+    /// Remembers what an earlier process has found in a round, and has kept in its folder.
+    pub(super) fn remember(&self, round: u64, folder: &Path) {
+        let path = folder.join(FINDINGS_FILE);
+        let read = fs::read(&path).and_then(|json| Ok(serde_json::from_slice(&json)?));
+        match read {
+            Ok(report) => drop(self.reports().rounds.entry(round).or_insert(report)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                let path = path.display();
+                tracing::warn!(%error, round, %path, "cannot read what audits have found");
+            }
+        }
+    }
+
     /// Takes note that a proof is not valid.
-    pub(super) fn bad_proof(&self, round: u64, reason: &dyn fmt::Display) {
+    pub(super) fn bad_proof(&self, round: u64, folder: &Path, reason: &dyn fmt::Display) {
         tracing::error!(round, %reason, "ALARM: the proof is not valid and is not published");
-        self.note(round, |report| {
-            report.bad_proofs += 1;
-            report.last_event = Some(format!("a proof was not valid: {reason}"));
-        });
+        let event = format!("a proof was not valid: {reason}");
+        self.found(round, Some(folder), &event, |report| report.bad_proofs += 1);
     }
 
     /// Takes note that so many leaves had been audited that the log does not hold any more.
-    fn log_is_shorter(&self, round: u64, leaves: u64) {
+    fn log_is_shorter(&self, round: u64, folder: Option<&Path>, leaves: u64) {
         if leaves <= MAX_UNSYNCED_LEAVES {
             return;
         }
@@ -188,11 +203,29 @@ impl Audits {
             "ALARM: the log is shorter than it was: work that had been audited is not in it any more, \
              and is done again"
         );
+        let event = format!(
+            "the log is shorter than it was: {leaves} audited leaves are not in it any more"
+        );
+        self.found(round, folder, &event, |_| {});
+    }
+
+    /// Takes note of an event, and keeps what was found in the round's folder.
+    fn found(
+        &self,
+        round: u64,
+        folder: Option<&Path>,
+        event: &str,
+        count: impl Fn(&mut AuditReport),
+    ) {
         self.note(round, |report| {
-            report.last_event = Some(format!(
-                "the log is shorter than it was: {leaves} audited leaves are not in it any more"
-            ));
+            count(report);
+            report.last_event = Some(event.to_owned());
         });
+        if let (Some(folder), Some(report)) = (folder, self.round(round))
+            && let Err(error) = keep(&report, folder)
+        {
+            tracing::warn!(%error, round, "cannot keep what audits have found");
+        }
     }
 
     fn reports(&self) -> MutexGuard<'_, Reports> {
@@ -296,11 +329,22 @@ fn lower_priority() {
     }
 }
 
+/// Keeps a report in the round's folder, in place of the one that is there.
+fn keep(report: &AuditReport, folder: &Path) -> io::Result<()> {
+    let new = folder.join(NEW_FINDINGS_FILE);
+    let mut file = File::create(&new)?;
+    file.write_all(serde_json::to_string_pretty(report)?.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, folder.join(FINDINGS_FILE))
+}
+
 /// The audit of a round.
 #[derive(Debug)]
 pub struct RoundAudit {
     audits: Audits,
     round: u64,
+    /// Where roots and findings are kept, if they are.
+    folder: Option<PathBuf>,
     subtree_height: SubtreeHeight,
     auditor: Auditor,
     log: LogView,
@@ -311,7 +355,8 @@ pub struct RoundAudit {
 }
 
 impl RoundAudit {
-    /// A full audit that goes on where the roots in the file `roots` end, if there are any.
+    /// A full audit that goes on where the roots in the file `roots` end, if there are any. What it
+    /// finds it keeps beside that file.
     pub fn new(
         audits: &Audits,
         job: &Job,
@@ -324,10 +369,11 @@ impl RoundAudit {
         let mut auditor = Auditor::new(work, statement, subtree_height);
         let header = LogHeader::new(work, statement, auditor.root_height());
         let chunks = log.entries() * subtree_height.leaves() / auditor.root_height().leaves();
+        let folder = roots.and_then(Path::parent);
         let kept = roots.and_then(|path| match open_roots(path, &header, work, chunks) {
             Ok((file, roots, gone)) => {
                 let leaves = gone.saturating_mul(auditor.root_height().leaves());
-                audits.log_is_shorter(job.round, leaves);
+                audits.log_is_shorter(job.round, folder, leaves);
                 auditor = Auditor::with_roots(work, statement, subtree_height, roots);
                 Some(file)
             }
@@ -341,6 +387,7 @@ impl RoundAudit {
         Self {
             audits: audits.clone(),
             round: job.round,
+            folder: folder.map(Path::to_owned),
             subtree_height,
             auditor,
             log,
@@ -486,12 +533,16 @@ impl RoundAudit {
             "ALARM: the sampled audit found something wrong; all entries are audited to find the \
              first one"
         );
-        self.audits.note(round, |report| {
-            report.last_event = Some(format!(
-                "something was wrong among the first entries up to about {entries}; all are audited"
-            ));
-        });
+        let event = format!(
+            "something was wrong among the first entries up to about {entries}; all are audited"
+        );
+        self.found(&event, |_| {});
         self.forget_roots();
+    }
+
+    /// Takes note of an event.
+    fn found(&self, event: &str, count: impl Fn(&mut AuditReport)) {
+        (self.audits).found(self.round, self.folder.as_deref(), event, count);
     }
 
     /// Removes the kept roots, which may be wrong.
@@ -511,10 +562,8 @@ impl RoundAudit {
             entry,
             "ALARM: the auditor was wrong, the work was not: memory or CPU are unreliable"
         );
-        self.audits.note(round, |report| {
-            report.auditor += 1;
-            report.last_event = Some(format!("the auditor was wrong at entry {entry}"));
-        });
+        let event = format!("the auditor was wrong at entry {entry}");
+        self.found(&event, |report| report.auditor += 1);
         // The kept ones may be wrong, too.
         self.forget_roots();
     }
@@ -532,12 +581,8 @@ impl RoundAudit {
         if let Err(error) = self.log.repair(*entry, right) {
             tracing::error!(%error, round, "cannot repair the log");
         }
-        self.audits.note(round, |report| {
-            report.copies += 1;
-            report.last_event = Some(format!(
-                "repaired {entries} damaged entries from {entry} on"
-            ));
-        });
+        let event = format!("repaired {entries} damaged entries from {entry} on");
+        self.found(&event, |report| report.copies += 1);
     }
 
     /// Appends new roots to those that are kept. They need not be durable: what is missing is
@@ -608,13 +653,12 @@ impl RoundAudit {
             "ALARM: the work went wrong and goes on from its last right leaf: memory or CPU are \
              unreliable"
         );
-        self.audits.note(round, |report| {
+        let event =
+            format!("the work was wrong from entry {entry} on, {lost} leaves were made in vain");
+        self.found(&event, |report| {
             report.work += 1;
             report.rollbacks += 1;
             report.lost_leaves += lost;
-            report.last_event = Some(format!(
-                "the work was wrong from entry {entry} on, {lost} leaves were made in vain"
-            ));
         });
         self.wrong = None;
         Ok(self.auditor.tree().clone())

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     cores::WorkPlace,
-    directory::{self, AUDIT_FILE, LOG_FILE, SAMPLED_FILE},
+    directory::{self, AUDIT_FILE, FINDINGS_FILE, LOG_FILE, NEW_FINDINGS_FILE, SAMPLED_FILE},
 };
 
 /// Hashes rounds and keeps their logs.
@@ -161,6 +161,7 @@ impl Hashing for HashingThread {
             path: folder.clone(),
             source,
         })?;
+        self.audits.remember(round, &folder);
         Ok(FileLog::open(&folder.join(LOG_FILE), header, sha256)?)
     }
 
@@ -175,7 +176,13 @@ impl Hashing for HashingThread {
 
     fn remove_log(&self, round: u64) {
         let folder = self.folder(round);
-        for file in [AUDIT_FILE, SAMPLED_FILE, LOG_FILE] {
+        for file in [
+            AUDIT_FILE,
+            SAMPLED_FILE,
+            FINDINGS_FILE,
+            NEW_FINDINGS_FILE,
+            LOG_FILE,
+        ] {
             let log = folder.join(file);
             match fs::remove_file(&log) {
                 Ok(()) => {}
@@ -226,7 +233,7 @@ impl Hashing for HashingThread {
     }
 
     fn bad_proof(&self, job: &Job, reason: &WorkError) {
-        self.audits.bad_proof(job.round, reason);
+        (self.audits).bad_proof(job.round, &self.folder(job.round), reason);
     }
 
     fn repair(&self, job: &Job, tree: Tree, log: &mut FileLog) -> Result<Tree, WorkError> {
