@@ -1231,7 +1231,8 @@ mod tests {
             "UPDATE odd_members SET position = 0".to_owned(),
             "UPDATE odd_members SET challenge = x'02'".to_owned(),
             "DELETE FROM odd_members".to_owned(),
-            "UPDATE proofs SET proven_leaves = proven_leaves || proof_nodes, proof_nodes = x''"
+            "UPDATE proofs SET proof_nodes = x'',
+                 proven_leaves = CAST(proven_leaves || proof_nodes AS BLOB)"
                 .to_owned(),
             format!("UPDATE proofs SET statement = {zeros}"),
             format!("UPDATE proofs SET root = {zeros}"),
