@@ -18,17 +18,17 @@ use common::{Client, ServerProcess, TestNode, await_some, members_of, verify_fet
 use poet_engine::LogHeader;
 use serde_json::{Value, json};
 
-/// Five seconds of work, and then none for a long time.
+/// Three seconds of work, and then none for a long time.
 const SCHEDULE: [&str; 4] = [
-    "--phase-shift=4s",
+    "--phase-shift=3s",
     "--epoch-duration=1h",
-    "--cycle-gap=59m55s",
+    "--cycle-gap=59m57s",
     "--metrics-port=0",
 ];
 /// A round that does not end in a test, with subtrees of 64 leaves: auditors, whose priority is the
 /// lowest, take a step of them even where other programs leave them little of a core.
 const LONG_ROUND: [&str; 4] = [
-    "--phase-shift=4s",
+    "--phase-shift=3s",
     "--epoch-duration=4h",
     "--cycle-gap=1h",
     "--audit=full",
