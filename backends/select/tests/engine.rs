@@ -60,29 +60,36 @@ fn labels_and_roots() {
 
 #[test]
 fn proofs() {
-    for (name, work) in works(WorkFunction::Sha256, LABEL_DEPTH) {
-        for vector in vectors::proofs() {
-            // The largest trees take a while on the slow backends; one height is enough there.
-            let heights: &[u32] = match vector.leaves {
-                0..2_000 => &[0, 1, 3, 7, 12, 24],
-                2_000..20_000 => &[0, 5],
-                _ => &[6],
-            };
-            let expected = Proof {
-                root: vector.root,
-                proven_leaves: vector.proven_leaves.clone(),
-                proof_nodes: vector.proof_nodes.clone(),
-            };
-            for &k in heights {
-                let (tree, log) = grow(&work, &vector.statement, vector.leaves, k);
-                let proof = proof(&tree, &log, k, 2).unwrap();
-                assert_eq!(proof, expected, "{name}: {} leaves, k {k}", vector.leaves);
-            }
-            let result = verify(&work, &vector.statement, vector.leaves, T, &expected);
-            assert_eq!(result.is_ok(), vector.valid, "{name}: {result:?}");
-            let indices = proven_indices(work.kernels().sha256, &vector.root, vector.leaves, T);
-            assert_eq!(indices, vector.proven_leaf_indices, "{name}");
+    // Side by side: this takes the longest of all under emulation.
+    std::thread::scope(|scope| {
+        for (name, work) in works(WorkFunction::Sha256, LABEL_DEPTH) {
+            scope.spawn(move || proofs_by(name, &work));
         }
+    });
+}
+
+fn proofs_by(name: &str, work: &Work) {
+    for vector in vectors::proofs() {
+        // The largest trees take a while on the slow backends; one height is enough there.
+        let heights: &[u32] = match vector.leaves {
+            0..2_000 => &[0, 1, 3, 7, 12, 24],
+            2_000..20_000 => &[0, 5],
+            _ => &[6],
+        };
+        let expected = Proof {
+            root: vector.root,
+            proven_leaves: vector.proven_leaves.clone(),
+            proof_nodes: vector.proof_nodes.clone(),
+        };
+        for &k in heights {
+            let (tree, log) = grow(work, &vector.statement, vector.leaves, k);
+            let proof = proof(&tree, &log, k, 2).unwrap();
+            assert_eq!(proof, expected, "{name}: {} leaves, k {k}", vector.leaves);
+        }
+        let result = verify(work, &vector.statement, vector.leaves, T, &expected);
+        assert_eq!(result.is_ok(), vector.valid, "{name}: {result:?}");
+        let indices = proven_indices(work.kernels().sha256, &vector.root, vector.leaves, T);
+        assert_eq!(indices, vector.proven_leaf_indices, "{name}");
     }
 }
 
