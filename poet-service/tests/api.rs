@@ -10,7 +10,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use common::{LocalServer, TestNode, bytes, config, verify_fetched};
+use common::{LocalServer, TestNode, bytes, certifier, config, verify_fetched};
 use poet_service::{api::MAX_BODY_BYTES, pow::PowParams};
 use serde_json::json;
 
@@ -161,12 +161,7 @@ fn methods_of_registration_can_be_switched_off() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path());
     config.rules.pow = false;
-    let (_, _, key) = TestNode::new(1).certificate(7);
-    config.rules.certifier = Some(poet_service::certificate::Certifier {
-        url: String::new(),
-        pubkey: poet_service::identity::PublicKey::from_bytes(&key).unwrap(),
-        trusted: std::sync::Arc::default(),
-    });
+    config.rules.certifier = Some(certifier());
     let server = LocalServer::start(config, 10);
     let mut request = TestNode::new(1).request(&server.client.pow_params());
     // Not a 401, which only those expect who sent a certificate.

@@ -7,7 +7,7 @@ mod common;
 use std::{fs, thread, time::Duration};
 
 use common::{
-    Client, LocalServer, ServerProcess, TestNode, await_some, config, members_of, verify_fetched,
+    LocalServer, ServerProcess, TestNode, await_some, config, members_of, verify_fetched,
 };
 
 /// Every row, and the tests that hold it: `file::name`.
@@ -380,8 +380,7 @@ fn a_proof_is_published_at_the_moment_the_round_ends() {
     // From here on the clock stands still: nothing waits for a later time.
     server.at(80);
     server.client.await_proof(0);
-    let port = server.addresses.metrics.unwrap().port();
-    let monitoring = Client::new(&format!("http://127.0.0.1:{port}"));
+    let monitoring = server.monitoring();
     await_some("the lateness", || {
         let text = monitoring.get("/metrics").body;
         text.contains("\npoet_proof_lateness_seconds 0.0\n")

@@ -12,7 +12,7 @@ use std::{
 };
 
 use clap::Args as _;
-use common::{Client, LocalServer, TestNode, await_some, config, members_of, verify_fetched};
+use common::{LocalServer, TestNode, await_some, certifier, config, members_of, verify_fetched};
 use poet_service::{args::ServerArgs, worker::AuditMode};
 use serde_json::{Value, json};
 
@@ -163,12 +163,7 @@ fn the_sample_configurations_are_what_they_say() {
 fn scrape() -> (BTreeMap<String, String>, BTreeSet<String>) {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path());
-    let (_, _, key) = TestNode::new(1).certificate(7);
-    config.rules.certifier = Some(poet_service::certificate::Certifier {
-        url: String::new(),
-        pubkey: poet_service::identity::PublicKey::from_bytes(&key).unwrap(),
-        trusted: std::sync::Arc::default(),
-    });
+    config.rules.certifier = Some(certifier());
     config.audit = AuditMode::Full;
     let server = LocalServer::start(config, 10);
     let params = server.client.pow_params();
@@ -182,8 +177,7 @@ fn scrape() -> (BTreeMap<String, String>, BTreeSet<String>) {
     server.client.await_proof(0);
     server.at(90);
     server.await_work(1);
-    let port = server.addresses.metrics.unwrap().port();
-    let monitoring = Client::new(&format!("http://127.0.0.1:{port}"));
+    let monitoring = server.monitoring();
     // The last one to come: when the auditors have begun with the round.
     let text = await_some("all metrics", || {
         let text = monitoring.get("/metrics").body;

@@ -597,9 +597,7 @@ fn calls_are_counted() {
     let operator = Client::new(server.addresses.private);
     let reload = operator.call(CONFIGURATION, "ReloadTrustedKeys", &json!({}));
     reload.unwrap_err();
-    let port = server.addresses.metrics.unwrap().port();
-    let monitoring = common::Client::new(&format!("http://127.0.0.1:{port}"));
-    let text = monitoring.get("/metrics").body;
+    let text = server.monitoring().get("/metrics").body;
     for (service, method, code, count) in [
         (POET, "Info", "OK", 3),
         (POET, "Submit", "InvalidArgument", 1),

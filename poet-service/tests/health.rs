@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Answer, Client, LocalServer, TestNode, await_some, bytes, config, members_of};
+use common::{Answer, LocalServer, TestNode, await_some, bytes, config, members_of};
 use poet_engine::{Node, membership};
 use serde_json::{Value, json};
 
@@ -33,8 +33,7 @@ fn alive_and_ready() {
     let reason = json!({"ok": false, "reason": "the database cannot be written"});
     assert_eq!(unready.json(), reason);
     assert_eq!(server.client.get("/healthz").status, 200);
-    let port = server.addresses.metrics.unwrap().port();
-    let monitoring = Client::new(&format!("http://127.0.0.1:{port}"));
+    let monitoring = server.monitoring();
     let ready = |value: &str| {
         let sample = format!("\npoet_ready {value}\n");
         let text = monitoring.get("/metrics").body;

@@ -4,7 +4,7 @@
 mod common;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use common::{Client, LocalServer, TestNode, await_some, config};
+use common::{Client, LocalServer, TestNode, await_some, certifier, config};
 use serde_json::json;
 
 /// The value of the sample that is written so.
@@ -18,8 +18,7 @@ fn value(text: &str, sample: &str) -> Option<f64> {
 fn the_names_of_existing_dashboards_and_new_ones() {
     let folder = tempfile::tempdir().unwrap();
     let server = LocalServer::start(config(folder.path()), 10);
-    let port = server.addresses.metrics.unwrap().port();
-    let monitoring = Client::new(&format!("http://127.0.0.1:{port}"));
+    let monitoring = server.monitoring();
     let scrape = || {
         let answer = monitoring.get("/metrics");
         assert_eq!(answer.status, 200);
@@ -150,8 +149,7 @@ fn the_names_of_existing_dashboards_and_new_ones() {
 fn open_metrics_is_for_those_who_ask_for_it() {
     let folder = tempfile::tempdir().unwrap();
     let server = LocalServer::start(config(folder.path()), 10);
-    let port = server.addresses.metrics.unwrap().port();
-    let monitoring = Client::new(&format!("http://127.0.0.1:{port}"));
+    let monitoring = server.monitoring();
     // As Prometheus asks.
     let accept = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.4";
     let answer = monitoring.get_with("/metrics", "accept", accept);
@@ -174,12 +172,7 @@ fn open_metrics_is_for_those_who_ask_for_it() {
 fn certificates_and_the_operators_calls_are_counted() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path());
-    let (_, _, key) = TestNode::new(1).certificate(7);
-    config.rules.certifier = Some(poet_service::certificate::Certifier {
-        url: String::new(),
-        pubkey: poet_service::identity::PublicKey::from_bytes(&key).unwrap(),
-        trusted: std::sync::Arc::default(),
-    });
+    config.rules.certifier = Some(certifier());
     let server = LocalServer::start(config, 10);
     let params = server.client.pow_params();
     for (number, status) in [(1, 200), (2, 401), (3, 401)] {
@@ -192,10 +185,7 @@ fn certificates_and_the_operators_calls_are_counted() {
     }
     let private = Client::new(&format!("http://{}", server.addresses.private));
     assert_eq!(private.post("/v1/reload_trusted_keys", "").status, 400);
-    let port = server.addresses.metrics.unwrap().port();
-    let text = Client::new(&format!("http://127.0.0.1:{port}"))
-        .get("/metrics")
-        .body;
+    let text = server.monitoring().get("/metrics").body;
     let poet = "grpc_service=\"rpc.api.v1.PoetService\",grpc_method=\"Submit\"";
     let operator =
         "grpc_service=\"rpc.api.v1.ConfigurationService\",grpc_method=\"ReloadTrustedKeys\"";

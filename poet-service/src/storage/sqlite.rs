@@ -712,7 +712,7 @@ fn proof_checksum(round: i64, proof: &PublishedProof) -> u32 {
     let values = [&proof.statement[..], root].into_iter();
     for value in values.chain(lists.map(|list| list.as_flattened())) {
         // With its length, so that nothing can change from one value to the next.
-        crc = crc32c::crc32c_append(crc, &value.len().to_be_bytes());
+        crc = crc32c::crc32c_append(crc, &(value.len() as u64).to_be_bytes());
         crc = crc32c::crc32c_append(crc, value);
     }
     for (position, challenge) in &proof.odd_members {

@@ -18,9 +18,11 @@ use ed25519_dalek::{Signer as _, SigningKey};
 use jiff::{SignedDuration, Timestamp};
 use poet_engine::{LABEL_DEPTH, Node, Proof, T, WorkFunction, membership, verify};
 use poet_service::{
+    certificate::Certifier,
     clock::ManualClock,
     config::Config,
     cores::{WorkCore, WorkPlace, WorkPriority},
+    identity::PublicKey,
     limits::ClientLimits,
     pow::{self, PowParams},
     registration::Rules,
@@ -175,6 +177,16 @@ pub(crate) fn bytes(value: &Value) -> Vec<u8> {
 pub(crate) struct TestNode {
     key: SigningKey,
     pub(crate) challenge: [u8; 32],
+}
+
+/// The certifier with number 7 (see [`TestNode::certificate`]), and no other one.
+pub(crate) fn certifier() -> Certifier {
+    let (_, _, key) = TestNode::new(1).certificate(7);
+    Certifier {
+        url: String::new(),
+        pubkey: PublicKey::from_bytes(&key).unwrap(),
+        trusted: Arc::default(),
+    }
 }
 
 impl TestNode {
@@ -351,6 +363,12 @@ pub(crate) fn config(folder: &Path) -> Config {
 }
 
 impl LocalServer {
+    /// A client of its listener for metrics, which is on all interfaces.
+    pub(crate) fn monitoring(&self) -> Client {
+        let port = self.addresses.metrics.unwrap().port();
+        Client::new(&format!("http://127.0.0.1:{port}"))
+    }
+
     /// Starts a server `seconds_after_genesis`.
     pub(crate) fn start(config: Config, seconds_after_genesis: i64) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
