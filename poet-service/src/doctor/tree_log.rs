@@ -22,9 +22,10 @@ use poet_engine::{
     audit::{AuditError, AuditWith, Auditor, Culprit},
     resume,
 };
+use poet_files::{Access, create_directory, rename_into_place};
 
 use crate::{
-    directory::{self, AUDIT_FILE},
+    directory::AUDIT_FILE,
     storage::Execution,
 };
 
@@ -466,8 +467,7 @@ impl TreeLog<'_> {
         if fs::hard_link(&self.path, &kept).is_err() {
             fs::copy(&self.path, &kept)?;
         }
-        fs::rename(&new, &self.path)?;
-        sync_parent(&self.path)?;
+        rename_into_place(&new, &self.path)?;
         Ok(kept)
     }
 }
@@ -475,22 +475,16 @@ impl TreeLog<'_> {
 /// Gives a file another name, so that it is in nobody's way. Gives that name.
 pub(super) fn set_aside(path: &Path) -> io::Result<PathBuf> {
     let kept = kept_name(path);
-    fs::rename(path, &kept)?;
-    sync_parent(path)?;
+    rename_into_place(path, &kept)?;
     Ok(kept)
 }
 
 /// Moves a file to where it belongs.
 pub(super) fn put_back(from: &Path, to: &Path) -> io::Result<()> {
     if let Some(folder) = to.parent() {
-        directory::create(folder)?;
+        create_directory(folder, Access::Private)?;
     }
-    fs::rename(from, to)?;
-    sync_parent(to)
-}
-
-fn sync_parent(path: &Path) -> io::Result<()> {
-    path.parent().map_or(Ok(()), directory::sync)
+    rename_into_place(from, to)
 }
 
 /// A name for the damaged original of a file.
