@@ -249,7 +249,7 @@ fn a_full_disk_leaves_what_was_there() {
     let path = mount.join("out");
     let output = open(&path).unwrap();
     output.write(b"old").unwrap();
-    let error = output.write(&[0; 1 << 17]).unwrap_err().to_string();
+    let error = output.write(&vec![0; 1 << 17]).unwrap_err().to_string();
     let left = (text(&path), names(&mount));
     assert!(run("umount", &[at]));
     assert!(error.ends_with(": no space left on the device"), "{error}");
@@ -330,7 +330,7 @@ fn a_reader_that_has_gone_is_named() {
     let output = open(&path).unwrap();
     let reader = thread::spawn(move || File::open(path).unwrap().read_exact(&mut [0]).unwrap());
     // More than a pipe holds.
-    let error = output.write(&[0; 1 << 21]).unwrap_err().to_string();
+    let error = output.write(&vec![0; 1 << 21]).unwrap_err().to_string();
     reader.join().unwrap();
     assert!(error.ends_with(": its reader has closed it"), "{error}");
 }

@@ -24,10 +24,7 @@ use poet_engine::{
 };
 use poet_files::{Access, create_directory, rename_into_place};
 
-use crate::{
-    directory::AUDIT_FILE,
-    storage::Execution,
-};
+use crate::{directory::AUDIT_FILE, storage::Execution};
 
 /// Entries that are recomputed of a log, besides the first and the last one, without `--full`.
 const SAMPLES: usize = 16;
