@@ -7,8 +7,8 @@
 //! [`resume`]), its audit ([`mod@audit`]), proofs ([`prove()`], [`Proof`]), verification
 //! ([`verify()`]) and the membership tree ([`membership`]).
 //!
-//! "PROTOCOL.md section n" in these pages is the specification of the Spacemesh PoET protocol; its
-//! content is given where it matters.
+//! "PROTOCOL.md section n" in these pages refers to the specification of the Spacemesh PoET
+//! protocol, the page [`mod@protocol`].
 //!
 //! # Example
 //!
@@ -58,6 +58,8 @@ pub mod membership;
 mod parallel;
 mod primitives;
 mod proof;
+#[doc = include_str!("../PROTOCOL.md")]
+pub mod protocol {}
 mod prove;
 mod run;
 mod sha256;

@@ -1,6 +1,6 @@
 //! The tree log: the roots of consecutive complete subtrees of `2^k` leaves, and nothing else.
 //!
-//! Everything about a round follows from it (DESIGN): the state to go on from, the proof, and
+//! Everything about a round follows from it: the state to go on from, the proof, and
 //! whether the log itself is right. A log is a header that says what it belongs to, followed by
 //! entries of 32 bytes; entry j is the node at height k with index j.
 
