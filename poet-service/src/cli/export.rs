@@ -4,11 +4,10 @@ use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, bail};
 use clap::ValueEnum;
+use poet_proto::{identity::PrivateKey, json};
 use poet_service::{
-    api::json,
     args::ServerArgs,
     config::Config,
-    identity::PrivateKey,
     service::DATABASE_FILE,
     storage::{Setting, SqliteReader},
 };
