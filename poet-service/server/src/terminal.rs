@@ -1,0 +1,220 @@
+//! What the operator sees: logs on standard error, and, if that is a terminal, a status line
+//! below them.
+
+use std::{
+    io::{self, IsTerminal as _, Write},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use poet_proto::duration::format_go;
+use poet_rounds::clock::{Clock, time_until};
+use tracing_subscriber::{Layer as _, filter::LevelFilter, fmt, layer::SubscriberExt as _};
+
+use crate::{
+    logfile::LogFile,
+    service::{Status, StatusReader},
+};
+
+/// How often the status line is written.
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Standard error, shared by the logs and the status line.
+#[derive(Clone, Debug)]
+pub struct Terminal {
+    /// Whether the status line stands where the next line would go.
+    line_shown: Arc<Mutex<bool>>,
+    interactive: bool,
+}
+
+impl Terminal {
+    /// Standard error of this process.
+    pub fn new() -> Self {
+        Self {
+            line_shown: Arc::default(),
+            interactive: io::stderr().is_terminal(),
+        }
+    }
+
+    /// Sends the logs of this process here, and to `file`.
+    pub fn init_logs(&self, debug: bool, json: bool, file: LogFile) {
+        let level = if debug {
+            LevelFilter::DEBUG
+        } else {
+            LevelFilter::INFO
+        };
+        let terminal = self.clone();
+        let writer = move || LogWriter(terminal.clone());
+        let here = fmt::layer()
+            .with_ansi(self.interactive && !json)
+            .with_writer(writer);
+        let there = fmt::layer()
+            .with_ansi(false)
+            .with_writer(move || file.clone());
+        let (here, there) = if json {
+            // The only span is that of a request: no list of them is needed.
+            let (here, there) = (here.json(), there.json());
+            let (here, there) = (here.flatten_event(true), there.flatten_event(true));
+            (
+                here.with_span_list(false).with_filter(level).boxed(),
+                there.with_span_list(false).with_filter(level).boxed(),
+            )
+        } else {
+            (
+                here.with_target(false).with_filter(level).boxed(),
+                there.with_target(false).with_filter(level).boxed(),
+            )
+        };
+        let subscriber = tracing_subscriber::registry().with(vec![here, there]);
+        // Whoever embeds this may have a subscriber of its own: then that one counts.
+        drop(tracing::subscriber::set_global_default(subscriber));
+    }
+
+    /// Keeps the status line, if there is a terminal. Never resolves.
+    pub async fn keep_status_line(&self, reader: StatusReader, clock: Arc<dyn Clock>) {
+        if !self.interactive {
+            std::future::pending::<()>().await;
+        }
+        let mut rate = Rate::default();
+        loop {
+            let status = reader.status();
+            let text = status_line(&status, rate.update(&status), &*clock);
+            self.show(&text);
+            tokio::time::sleep(STATUS_INTERVAL).await;
+        }
+    }
+
+    fn show(&self, text: &str) {
+        let mut shown = self.line_shown();
+        // A status that cannot be written is not worth more than that.
+        let _ = write!(io::stderr(), "\r\x1b[K{text}");
+        *shown = true;
+    }
+
+    /// Takes the status line away.
+    pub fn clear(&self) {
+        let mut shown = self.line_shown();
+        if std::mem::take(&mut *shown) {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+
+    fn line_shown(&self) -> MutexGuard<'_, bool> {
+        self.line_shown
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Terminal {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+struct LogWriter(Terminal);
+
+impl Write for LogWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.clear();
+        io::stderr().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+/// The speed of the work between two looks at it.
+#[derive(Default)]
+struct Rate(Option<(u64, u64, Instant)>);
+
+impl Rate {
+    fn update(&mut self, status: &Status) -> Option<u64> {
+        let now = Instant::now();
+        let before = self.0.take();
+        let executing = status.executing.as_ref()?;
+        let leaves = executing.leaves.load(Relaxed);
+        self.0 = Some((executing.round, leaves, now));
+        let (round, leaves_before, then) = before?;
+        let seconds = (now - then).as_secs_f64();
+        let made = leaves.checked_sub(leaves_before)?;
+        (round == executing.round && seconds > 0.0).then(|| (made as f64 / seconds) as u64)
+    }
+}
+
+fn status_line(status: &Status, leaves_per_second: Option<u64>, clock: &dyn Clock) -> String {
+    let now = clock.now();
+    let left = |then| format_go(Duration::from_secs(time_until(now, then).as_secs()));
+    let mut line = format!(
+        "round {} open, {} members, starts in {}",
+        status.open.round,
+        status.open.members,
+        left(status.start)
+    );
+    if let Some(executing) = &status.executing {
+        let leaves = executing.leaves.load(Relaxed);
+        let rate = leaves_per_second.map_or(String::new(), |rate| format!(", {rate}/s"));
+        let end = left(executing.end);
+        line += &format!(
+            " | round {}: {leaves} leaves{rate}, {end} left",
+            executing.round
+        );
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use super::*;
+    use poet_rounds::{clock::ManualClock, registration::OpenRound, worker::Executing};
+
+    #[test]
+    fn the_status_line_says_what_goes_on() {
+        let at = |text: &str| text.parse::<jiff::Timestamp>().unwrap();
+        let clock = ManualClock::new(at("2026-01-01T00:00:00Z"));
+        let mut status = Status {
+            open: OpenRound {
+                round: 4,
+                members: 17,
+            },
+            start: at("2026-01-01T00:01:30.7Z"),
+            executing: None,
+            queued: 0,
+        };
+        assert_eq!(
+            status_line(&status, None, &clock),
+            "round 4 open, 17 members, starts in 1m30s"
+        );
+        let leaves = Arc::new(AtomicU64::new(1000));
+        status.executing = Some(Executing {
+            round: 3,
+            end: at("2026-01-01T00:01:20Z"),
+            members: 5,
+            leaves: Arc::clone(&leaves),
+            started: (Instant::now(), 0),
+            durable: Arc::new(Mutex::new(Instant::now())),
+            rate: Arc::default(),
+        });
+        assert_eq!(
+            status_line(&status, Some(70_000), &clock),
+            "round 4 open, 17 members, starts in 1m30s | round 3: 1000 leaves, 70000/s, 1m20s left"
+        );
+        // A round that is late has no time left.
+        clock.set(at("2026-01-01T00:01:25Z"));
+        assert!(status_line(&status, None, &clock).ends_with("round 3: 1000 leaves, 0s left"));
+
+        let mut rate = Rate::default();
+        assert_eq!(rate.update(&status), None);
+        leaves.store(900, Relaxed);
+        assert_eq!(
+            rate.update(&status),
+            None,
+            "fewer leaves than before: resumed"
+        );
+        leaves.store(2000, Relaxed);
+        assert!(rate.update(&status).is_some());
+    }
+}
