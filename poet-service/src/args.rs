@@ -5,11 +5,11 @@ use std::{net::SocketAddr, num::NonZero, path::PathBuf, time::Duration};
 use clap::{Args, Parser};
 use jiff::Timestamp;
 use poet_engine::MAX_THREADS;
+use poet_host::{WorkCore, WorkPriority};
 
 use crate::{
     api::client::TrustedProxies,
     certificate::{self, KeyTextError},
-    cores::{WorkCore, WorkPriority},
     duration::{self, DurationError},
     identity::PublicKey,
     pow::MAX_DIFFICULTY,

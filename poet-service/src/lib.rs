@@ -16,7 +16,7 @@
 //! | [`pow`], [`certificate`], [`identity`] | what a registration is checked against |
 //! | [`storage`] | what must survive: group commit in SQLite behind a trait |
 //! | [`worker`] | the hashing thread, its log, auditors, proofs |
-//! | [`cores`], [`rate`] | where the hashing thread runs, and whether it has become slow |
+//! | [`rate`] | whether the hashing thread has become slow |
 //! | [`machine`] | all of that together: the life of rounds, start, recovery and end, without network |
 //! | [`service`] | the server: directories, the machine, the network around it, shutdown |
 //! | [`api`] | REST and its JSON, gRPC |
@@ -32,7 +32,6 @@ mod blocking;
 pub mod certificate;
 pub mod clock;
 pub mod config;
-pub mod cores;
 mod directory;
 pub mod doctor;
 pub mod duration;

@@ -20,6 +20,7 @@ use poet_engine::{
     file::{FileLog, LogMonitor, LogWriter},
 };
 use poet_files::{Access, create_directory};
+use poet_host::WorkPlace;
 
 #[cfg(feature = "fault-injection")]
 use super::fault::run;
@@ -27,10 +28,7 @@ use super::{
     Job, WorkError,
     audit::{AuditThread, Audits, RoundAudit},
 };
-use crate::{
-    cores::WorkPlace,
-    directory::{AUDIT_FILE, FINDINGS_FILE, LOG_FILE, NEW_FINDINGS_FILE, SAMPLED_FILE},
-};
+use crate::directory::{AUDIT_FILE, FINDINGS_FILE, LOG_FILE, NEW_FINDINGS_FILE, SAMPLED_FILE};
 
 /// Hashes rounds and keeps their logs.
 ///

@@ -17,11 +17,11 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ed25519_dalek::{Signer as _, SigningKey};
 use jiff::{SignedDuration, Timestamp};
 use poet_engine::{LABEL_DEPTH, Node, Proof, T, WorkFunction, membership, verify};
+use poet_host::{WorkCore, WorkPlace, WorkPriority};
 use poet_service::{
     certificate::Certifier,
     clock::ManualClock,
     config::Config,
-    cores::{WorkCore, WorkPlace, WorkPriority},
     identity::PublicKey,
     limits::ClientLimits,
     pow::{self, PowParams},
