@@ -6,15 +6,14 @@ use clap::{Args, Parser};
 use jiff::Timestamp;
 use poet_engine::MAX_THREADS;
 use poet_host::{WorkCore, WorkPriority};
-
-use crate::{
-    api::client::TrustedProxies,
+use poet_proto::{
     certificate::{self, KeyTextError},
     duration::{self, DurationError},
     identity::PublicKey,
     pow::MAX_DIFFICULTY,
-    worker::AuditMode,
 };
+
+use crate::{api::client::TrustedProxies, worker::AuditMode};
 
 /// The options of the server, as far as they are given. They can also stand in a file.
 #[derive(Args, Clone, Debug, Default)]
