@@ -5,7 +5,10 @@
 use std::{fs::File, io::Write as _, os::fd::AsRawFd as _, path::PathBuf};
 
 use libfuzzer_sys::fuzz_target;
-use poet_service::{args::ServerArgs, config::{Config, ConfigError, Effective, Source}};
+use poet_service::{
+    args::ServerArgs,
+    config::{Config, ConfigError, Effective, Source},
+};
 
 fn load(content: &[u8]) -> Result<Vec<Effective>, ConfigError> {
     let file = memfd::MemfdOptions::new().create("config").expect("memory");

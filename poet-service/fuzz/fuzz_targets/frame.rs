@@ -5,7 +5,13 @@
 use jiff::Timestamp;
 use libfuzzer_sys::fuzz_target;
 use poet_proto::messages;
-use poet_service::api::{error::ApiError, grpc::{proto::{ProofRequest, SubmitRequest}, unary_message}};
+use poet_service::api::{
+    error::ApiError,
+    grpc::{
+        proto::{ProofRequest, SubmitRequest},
+        unary_message,
+    },
+};
 use poet_service_fuzz::decoded;
 use prost_reflect::prost::Message;
 

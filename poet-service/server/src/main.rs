@@ -7,7 +7,7 @@ use std::{io::Write as _, process::ExitCode, sync::Arc};
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use poet_backends::{Options, select_with};
-use poet_engine::{LABEL_DEPTH, WorkFunction};
+use poet_engine::{LABEL_DEPTH, WorkFunction, ZERO};
 use poet_host::WorkPlace;
 use poet_proto::duration::format_go;
 use poet_rounds::{
@@ -94,7 +94,10 @@ fn serve(args: ServerArgs) -> anyhow::Result<ExitCode> {
             trial: false,
         };
         let work = select_with(WorkFunction::Sha256, options)?.work(LABEL_DEPTH)?;
-        config.work_place = WorkPlace::prepare(config.work_core, config.work_priority, &work);
+        config.work_place = WorkPlace::prepare(config.work_core, config.work_priority, &|| {
+            work.kernels().chain.one(&mut ZERO.clone(), LABEL_DEPTH);
+            LABEL_DEPTH.into()
+        });
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -20,7 +20,7 @@ use common::{Client, LocalServer, TestNode, await_some, config};
 use poet_engine::Proof;
 use poet_proto::messages::PublishedProof;
 use poet_rounds::storage::Storage as _;
-use poet_service::{api::client::Rate, limits::ClientLimits, metrics::Metrics};
+use poet_service::{api::client::Rate, limits::ClientLimits};
 use poet_storage::SqliteStorage;
 use program::ServerProcess;
 

@@ -397,7 +397,7 @@ impl Life {
 
     async fn start(&self, behind: Arc<dyn Storage>) -> Result<Process, String> {
         let world = &self.world;
-        let storage = FaultyStorage::start(Arc::clone(world), behind);
+        let storage: Arc<dyn Storage> = FaultyStorage::start(Arc::clone(world), behind);
         let served = Arc::new(Served {
             storage: Arc::clone(&storage),
             roots: Mutex::default(),
