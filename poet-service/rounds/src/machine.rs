@@ -226,7 +226,7 @@ fn recover(
 
 fn private_key(config: &RoundsConfig, storage: &dyn Storage) -> Result<PrivateKey, RecoveryError> {
     if let Some(bytes) = storage.setting(Setting::PrivateKey)? {
-        let stored = PrivateKey::from_bytes(&bytes).map_err(|cause| RecoveryError::Key(cause))?;
+        let stored = PrivateKey::from_bytes(&bytes).map_err(RecoveryError::Key)?;
         return match &config.private_key {
             Some(given) if given.to_bytes() != stored.to_bytes() => Err(RecoveryError::OtherKey),
             _ => Ok(stored),

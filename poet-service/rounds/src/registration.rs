@@ -311,7 +311,7 @@ impl Registration {
     pub fn publish(&self, round: u64, proof: Arc<PublishedProof>) -> Result<(), StorageError> {
         // Prepared before anybody can ask for it.
         let serve = self.publish.prepare(round, &self.public_key, &proof);
-        let challenges = self.storage.publish(round, Arc::clone(&proof))?;
+        let challenges = self.storage.publish(round, proof)?;
         serve();
         let late = time_until(self.schedule.end(round), self.clock.now());
         self.counters.published(late);
