@@ -42,6 +42,7 @@ pub mod limits;
 pub mod logfile;
 pub mod machine;
 pub mod metrics;
+mod output;
 pub mod pow;
 mod proofs;
 pub mod rate;
