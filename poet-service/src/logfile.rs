@@ -8,10 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{
-    directory,
-    output::{self, Portion, Sink},
-};
+use poet_files::{Access, create_directory};
+
+use crate::log_queue::{self, Portion, Sink};
 
 const FILE_NAME: &str = "poet.log";
 /// How often it is looked whether `poet.log` is still the file that is written.
@@ -36,7 +35,7 @@ impl LogFile {
     /// When the folder or the file cannot be made or written.
     pub fn open(folder: &Path, max_files: usize, max_bytes: u64) -> io::Result<Self> {
         // Often the first to make the directory in which all others are, so durably.
-        directory::create(folder)?;
+        create_directory(folder, Access::Private)?;
         let current = append(&folder.join(FILE_NAME))?;
         let bytes = current.metadata()?.len();
         Ok(Self {
@@ -55,7 +54,7 @@ impl LogFile {
         if full && self.max_files > 0 && self.rotate().is_err() {
             self.bytes = 0;
         }
-        output::write_all(&mut self.current, line)?;
+        log_queue::write_all(&mut self.current, line)?;
         self.bytes += line.len() as u64;
         Ok(())
     }
@@ -70,7 +69,9 @@ impl LogFile {
                 return Ok(());
             }
             Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::NotFound => directory::create(&self.folder)?,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                create_directory(&self.folder, Access::Private)?;
+            }
             Err(error) => return Err(error),
         }
         self.current = append(&self.path(0))?;

@@ -1,5 +1,5 @@
 //! What the operator sees: logs on standard error, and, if that is a terminal, a status line
-//! below them; and the log's files. Nobody waits for any of them (see [`Output`]).
+//! below them; and the log's files. Nobody waits for any of them (see [`LogQueue`]).
 
 use std::{
     io::{self, IsTerminal as _},
@@ -13,8 +13,8 @@ use tracing_subscriber::{Layer as _, filter::LevelFilter, fmt, layer::Subscriber
 use crate::{
     clock::{Clock, time_until},
     duration::format_go,
+    log_queue::{self, LogQueue, Portion, Sink},
     logfile::LogFile,
-    output::{self, Output, Portion, Sink},
     service::{Status, StatusReader},
 };
 
@@ -28,8 +28,8 @@ const END: Duration = Duration::from_secs(1);
 /// than a moment.
 #[derive(Debug)]
 pub struct Terminal {
-    screen: Output,
-    file: Output,
+    screen: LogQueue,
+    file: LogQueue,
     interactive: bool,
 }
 
@@ -40,8 +40,8 @@ impl Terminal {
     /// When the system has no threads to give.
     pub fn new(file: LogFile) -> io::Result<Self> {
         Ok(Self {
-            screen: Output::start(Screen::default())?,
-            file: Output::start(file)?,
+            screen: LogQueue::start(Screen::default())?,
+            file: LogQueue::start(file)?,
             interactive: io::stderr().is_terminal(),
         })
     }
@@ -120,7 +120,7 @@ impl Drop for Terminal {
 
 /// The file of the log, while it is written.
 #[derive(Clone, Debug)]
-pub struct LogFileHandle(Output);
+pub struct LogFileHandle(LogQueue);
 
 impl LogFileHandle {
     /// Opens the file again, if it was moved.
@@ -150,7 +150,7 @@ impl Sink for Screen {
             bytes.extend_from_slice(CLEAR);
             bytes.extend_from_slice(status.as_bytes());
         }
-        output::write_all(&mut io::stderr(), &bytes)
+        log_queue::write_all(&mut io::stderr(), &bytes)
     }
 }
 

@@ -198,13 +198,10 @@ pub enum StorageError {
     },
     /// The database's log is too long for more registrations.
     #[error(
-        "the log of the database has grown to {bytes} bytes, because another program holds a read \
-         transaction: end that program"
+        "registrations are refused, because the log of the database (-wal) is too long: end the \
+         program that holds a read transaction on it"
     )]
-    LogFull {
-        /// How long it is.
-        bytes: u64,
-    },
+    LogFull,
     /// The database was made by another version of this program.
     #[error(
         "the database {path} in --dbdir has schema {found}, this version knows schema {known}: \

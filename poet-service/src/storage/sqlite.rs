@@ -15,7 +15,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, hash_map::Entry},
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io, mem,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -26,6 +26,7 @@ use std::{
 use jiff::Timestamp;
 
 use poet_engine::{Node, Proof, SubtreeHeight};
+use poet_files::{Access, sync_directory};
 use rusqlite::{
     Connection, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior, ffi, params,
 };
@@ -37,7 +38,7 @@ use super::{
     place::{Change, Place},
     wal::{log_bytes, log_path},
 };
-use crate::{directory, metrics::Metrics};
+use crate::metrics::Metrics;
 
 /// Commands that may wait for the writer; further callers wait for room.
 const QUEUED_COMMANDS: usize = 16_384;
@@ -361,16 +362,10 @@ fn create(path: &Path) -> Result<Connection, StorageError> {
 /// The file holds the private key: it is nobody else's to read. SQLite gives its companion files
 /// the same permissions.
 fn create_private(path: &Path) -> Result<(), StorageError> {
-    let mut options = OpenOptions::new();
-    options.create(true).append(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    match options.open(path) {
+    let mut options = Access::Private.open_options();
+    match options.create(true).append(true).open(path) {
         Ok(_) => Ok(()),
-        Err(cause) => Err(StorageError::File {
-            path: path.to_owned(),
-            cause,
-        }),
+        Err(cause) => Err(unusable(path, cause)),
     }
 }
 
@@ -960,6 +955,9 @@ impl Writer {
             for answer in answers {
                 answer.send(durable);
             }
+            if self.log_bytes > self.max_log_bytes {
+                self.complain(&StorageError::LogFull);
+            }
             self.tend_log();
         }
         if let Some(Command::Close { reply }) = close {
@@ -991,19 +989,18 @@ impl Writer {
         let Self {
             connection, open, ..
         } = self;
-        let bytes = self.log_bytes;
-        let log_full = bytes > self.max_log_bytes;
+        let log_full = self.log_bytes > self.max_log_bytes;
         let must_write = self.written.is_none_or(|at| at.elapsed() >= WRITE_AGAIN);
         let before = connection.total_changes();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for command in batch {
             answers.push(match command {
                 Command::Register { reply, .. } if log_full => {
-                    drop(reply.send(Err(StorageError::LogFull { bytes })));
+                    drop(reply.send(Err(StorageError::LogFull)));
                     continue;
                 }
                 Command::Probe { reply } if log_full => {
-                    drop(reply.send(Err(StorageError::LogFull { bytes })));
+                    drop(reply.send(Err(StorageError::LogFull)));
                     continue;
                 }
                 Command::Register {
@@ -1156,11 +1153,11 @@ impl Writer {
             }
         }
         let folder = database.parent().unwrap_or(Path::new("."));
-        directory::sync(folder)
+        sync_directory(folder)
             // Fails if there is a file again by now, and does not replace it.
             .and_then(|()| fs::hard_link(&new, &database))
             .and_then(|()| fs::remove_file(&new))
-            .and_then(|()| directory::sync(folder))
+            .and_then(|()| sync_directory(folder))
             .map_err(|cause| unusable(&database, cause))?;
         self.open_again()
     }
@@ -1782,10 +1779,7 @@ mod tests {
         let (command, answer) = register();
         run(command).unwrap();
         let refused = answer.blocking_recv().unwrap();
-        assert!(
-            matches!(refused, Err(StorageError::LogFull { .. })),
-            "{refused:?}"
-        );
+        assert!(matches!(refused, Err(StorageError::LogFull)), "{refused:?}");
         other.execute_batch("COMMIT").unwrap();
         // SQLite moves all of it with the next transaction, and cuts it with the one after that.
         run(fill(1)).unwrap();
@@ -1876,7 +1870,7 @@ mod tests {
         checkpoint();
         wait(storage.probe()).unwrap();
         let bytes = fs::read(&path).unwrap();
-        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
         file.set_len(bytes.len() as u64 / 2).unwrap();
         refused("cut");
         fs::write(&path, &bytes).unwrap();

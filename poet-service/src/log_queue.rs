@@ -1,4 +1,4 @@
-//! Output that makes nobody wait: lines go into a queue of bounded size, and a thread of its own
+//! LogQueue that makes nobody wait: lines go into a queue of bounded size, and a thread of its own
 //! takes them from there.
 //!
 //! Whoever reads the output may stop: Ctrl-S on the terminal, a pipe to a program that hangs, a disk
@@ -29,7 +29,7 @@ pub(crate) struct Portion {
     pub(crate) reopen: bool,
 }
 
-/// Where lines end up. Only the thread of its [`Output`] calls it, so it may block.
+/// Where lines end up. Only the thread of its [`LogQueue`] calls it, so it may block.
 pub(crate) trait Sink: Send + 'static {
     /// What an operator calls it.
     fn name(&self) -> String;
@@ -43,7 +43,7 @@ pub(crate) trait Sink: Send + 'static {
 
 /// The queue in front of a sink. Clones share it.
 #[derive(Clone, Debug)]
-pub(crate) struct Output(Arc<Shared>);
+pub(crate) struct LogQueue(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -71,7 +71,7 @@ impl State {
     }
 }
 
-impl Output {
+impl LogQueue {
     /// Starts the thread that writes to `sink`.
     ///
     /// # Errors
@@ -128,7 +128,7 @@ impl Output {
 }
 
 /// For `tracing`, which writes each event with one call.
-impl Write for Output {
+impl Write for LogQueue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.line(line);
         Ok(line.len())
@@ -249,10 +249,10 @@ mod tests {
         }
     }
 
-    fn slow() -> (Output, mpsc::Sender<bool>, mpsc::Receiver<String>) {
+    fn slow() -> (LogQueue, mpsc::Sender<bool>, mpsc::Receiver<String>) {
         let (tell, go) = mpsc::channel();
         let (written, text) = mpsc::channel();
-        (Output::start(Slow { go, written }).unwrap(), tell, text)
+        (LogQueue::start(Slow { go, written }).unwrap(), tell, text)
     }
 
     #[test]
