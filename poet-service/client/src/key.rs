@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ed25519_dalek::{KEYPAIR_LENGTH, Signer as _, SigningKey};
 use poet_files::{Access, create_new, reason};
-use poet_service::identity::{PrivateKey, PrivateKeyError};
+use poet_proto::identity::{PrivateKey, PrivateKeyError};
 
 /// No form of a key is longer, with some white space.
 const MAX_FILE_BYTES: u64 = 1024;

@@ -9,11 +9,11 @@ use base64::{
 };
 use jiff::{SignedDuration, Timestamp};
 use poet_engine::{MAX_PROOF_NODES, MAX_PROVEN_LEAVES, Node, Proof, membership};
-use poet_service::{
+use poet_proto::{
     certificate::SignedCertificate,
     duration::{format_proto, parse_go},
+    messages::PublishedProof,
     pow::PowParams,
-    storage::PublishedProof,
 };
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,

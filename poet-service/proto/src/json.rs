@@ -18,13 +18,11 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::error::ApiError;
 use crate::{
     certificate::SignedCertificate,
     duration::format_proto,
+    messages::{Info, PublishedProof, SubmitRequest, Submitted},
     pow::PowParams,
-    registration::{Info, SubmitRequest, Submitted},
-    storage::PublishedProof,
 };
 
 /// How much of a bad value an error message repeats.
@@ -35,6 +33,11 @@ const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new()
     .with_decode_allow_trailing_bits(true);
 const STANDARD_LENIENT: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT);
 const URL_SAFE_LENIENT: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT);
+
+/// Why a body is not the message that was expected. The text is meant for the client.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Malformed(pub String);
 
 /// The fields of a JSON object, not yet interpreted.
 struct Object<'a>(Vec<(String, &'a RawValue)>);
@@ -64,12 +67,12 @@ impl<'de> Deserialize<'de> for Object<'de> {
 }
 
 impl<'a> Object<'a> {
-    fn parse(text: &'a str) -> Result<Self, ApiError> {
+    fn parse(text: &'a str) -> Result<Self, Malformed> {
         serde_json::from_str(text).map_err(|error| malformed(&format!("syntax error: {error}")))
     }
 
     /// The value of the field with this lowerCamelCase or snake_case name, unless unset.
-    fn field(&self, camel: &'static str, snake: &str) -> Result<Option<Field<'a>>, ApiError> {
+    fn field(&self, camel: &'static str, snake: &str) -> Result<Option<Field<'a>>, Malformed> {
         let mut values = self
             .0
             .iter()
@@ -85,7 +88,7 @@ impl<'a> Object<'a> {
         }))
     }
 
-    fn bytes(&self, camel: &'static str, snake: &str) -> Result<Vec<u8>, ApiError> {
+    fn bytes(&self, camel: &'static str, snake: &str) -> Result<Vec<u8>, Malformed> {
         self.field(camel, snake)?
             .map_or(Ok(Vec::new()), |field| field.bytes())
     }
@@ -98,7 +101,7 @@ struct Field<'a> {
 }
 
 impl Field<'_> {
-    fn invalid(&self, kind: &str) -> ApiError {
+    fn invalid(&self, kind: &str) -> Malformed {
         let quoted: String = self.raw.chars().take(QUOTED_CHARS).collect();
         let dots = if quoted.len() < self.raw.len() {
             "..."
@@ -115,11 +118,11 @@ impl Field<'_> {
         serde_json::from_str(self.raw).ok()
     }
 
-    fn object(&self) -> Result<Object<'_>, ApiError> {
+    fn object(&self) -> Result<Object<'_>, Malformed> {
         serde_json::from_str(self.raw).map_err(|_| self.invalid("message"))
     }
 
-    fn bytes(&self) -> Result<Vec<u8>, ApiError> {
+    fn bytes(&self) -> Result<Vec<u8>, Malformed> {
         self.string()
             .and_then(|text| decode_base64(&text))
             .ok_or_else(|| self.invalid("bytes"))
@@ -142,17 +145,17 @@ impl Field<'_> {
         })
     }
 
-    fn uint64(&self) -> Result<u64, ApiError> {
+    fn uint64(&self) -> Result<u64, Malformed> {
         self.unsigned().ok_or_else(|| self.invalid("uint64"))
     }
 
-    fn uint32(&self) -> Result<u32, ApiError> {
+    fn uint32(&self) -> Result<u32, Malformed> {
         self.unsigned()
             .and_then(|number| u32::try_from(number).ok())
             .ok_or_else(|| self.invalid("uint32"))
     }
 
-    fn timestamp(&self) -> Result<Timestamp, ApiError> {
+    fn timestamp(&self) -> Result<Timestamp, Malformed> {
         self.string()
             .and_then(|text| text.parse().ok())
             .ok_or_else(|| self.invalid("google.protobuf.Timestamp"))
@@ -160,7 +163,7 @@ impl Field<'_> {
 }
 
 /// Reads base64 in either alphabet, padded or not.
-pub(super) fn decode_base64(text: &str) -> Option<Vec<u8>> {
+pub fn decode_base64(text: &str) -> Option<Vec<u8>> {
     let engine = if text.contains(['-', '_']) {
         &URL_SAFE_LENIENT
     } else {
@@ -169,9 +172,9 @@ pub(super) fn decode_base64(text: &str) -> Option<Vec<u8>> {
     engine.decode(text).ok()
 }
 
-fn malformed(message: &str) -> ApiError {
+fn malformed(message: &str) -> Malformed {
     // The parser quotes what it did not expect, however long that is.
-    ApiError::Malformed(message.chars().take(MAX_MESSAGE).collect())
+    Malformed(message.chars().take(MAX_MESSAGE).collect())
 }
 
 /// The longest message about a body, in characters.
@@ -180,8 +183,8 @@ const MAX_MESSAGE: usize = 200;
 /// Reads a `SubmitRequest`. A body without anything in it is a request without anything set.
 ///
 /// # Errors
-/// [`ApiError::Malformed`], naming the field where there is one.
-pub fn submit_request(body: &[u8]) -> Result<SubmitRequest, ApiError> {
+/// [`Malformed`], naming the field where there is one.
+pub fn submit_request(body: &[u8]) -> Result<SubmitRequest, Malformed> {
     let text = std::str::from_utf8(body)
         .map_err(|error| malformed(&format!("syntax error: the body is not UTF-8: {error}")))?
         .trim_ascii();
@@ -231,7 +234,7 @@ pub fn submit_request(body: &[u8]) -> Result<SubmitRequest, ApiError> {
 }
 
 /// Bytes that are written as base64.
-pub(super) struct Base64<'a>(pub(super) &'a [u8]);
+pub struct Base64<'a>(pub &'a [u8]);
 
 impl Serialize for Base64<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -305,24 +308,8 @@ pub fn info_response(info: &Info<'_>) -> String {
     })
 }
 
-#[derive(Serialize)]
-struct ErrorMessage {
-    code: i32,
-    message: String,
-    details: [(); 0],
-}
-
-/// Writes an error.
-pub fn error(error: &ApiError) -> String {
-    write(&ErrorMessage {
-        code: error.code() as i32,
-        message: error.to_string(),
-        details: [],
-    })
-}
-
 /// Writes an answer.
-pub(super) fn write(message: &impl Serialize) -> String {
+pub fn write(message: &impl Serialize) -> String {
     // Strings, numbers and lists of them: there is nothing that JSON could not hold.
     serde_json::to_string(message).unwrap_or_default()
 }

@@ -1,7 +1,7 @@
 //! Whether what a server calls its proof is one, and of our challenge.
 
 use poet_engine::{LABEL_DEPTH, Node, T, Work, WorkFunction, verify};
-use poet_service::{api::json, storage::PublishedProof};
+use poet_proto::{json, messages::PublishedProof};
 
 use crate::messages::ProofResponse;
 
