@@ -3,6 +3,8 @@
 #![cfg(target_os = "linux")]
 
 mod common;
+#[path = "common/program.rs"]
+mod program;
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -14,8 +16,9 @@ use std::{
     time::Duration,
 };
 
-use common::{Client, TestNode, await_some, command, verify_fetched};
+use common::{Client, TestNode, await_some, verify_fetched};
 use jiff::Timestamp;
+use program::command;
 use rustix::{
     process::{Pid, Signal, kill_process},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
