@@ -7,13 +7,13 @@ use std::{io::Write as _, process::ExitCode, sync::Arc, thread};
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use poet_backends::{Options, select_with};
-use poet_engine::{LABEL_DEPTH, WorkFunction};
+use poet_engine::{LABEL_DEPTH, WorkFunction, ZERO};
+use poet_host::WorkPlace;
 use poet_proto::duration::format_go;
 use poet_service::{
     args::ServerArgs,
     clock::{Clock, SystemClock},
     config::Config,
-    cores::WorkPlace,
     logfile::LogFile,
     registration::Registration,
     service::Server,
@@ -106,7 +106,10 @@ fn serve_with(mut config: Config, terminal: &Terminal) -> anyhow::Result<()> {
             trial: false,
         };
         let work = select_with(WorkFunction::Sha256, options)?.work(LABEL_DEPTH)?;
-        config.work_place = WorkPlace::prepare(config.work_core, config.work_priority, &work);
+        config.work_place = WorkPlace::prepare(config.work_core, config.work_priority, &|| {
+            work.kernels().chain.one(&mut ZERO.clone(), LABEL_DEPTH);
+            LABEL_DEPTH.into()
+        });
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
