@@ -71,7 +71,7 @@ fn client(greeting: impl std::io::Read) -> Client {
 /// A pipe that is full.
 fn full_pipe() -> (PipeReader, Stdio) {
     let (reader, mut writer) = pipe().unwrap();
-    writer.write_all(&[b'x'; PIPE_BYTES]).unwrap();
+    writer.write_all(&vec![b'x'; PIPE_BYTES]).unwrap();
     (reader, writer.into())
 }
 
