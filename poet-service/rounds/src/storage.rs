@@ -175,8 +175,14 @@ pub trait Storage: Send + Sync + 'static {
     /// When the storage fails.
     fn member_count(&self, round: u64) -> Result<u64, StorageError>;
 
-    /// Writes something, to see whether that is possible.
+    /// Finds out whether something can be read and written, without writing if that has succeeded a
+    /// short while ago.
     fn probe(&self) -> StorageFuture<()>;
+
+    /// Ends the storage: what can be tidied up is, and nothing is written any more.
+    fn close(&self) -> StorageFuture<()> {
+        Box::pin(async { Ok(()) })
+    }
 
     /// The newest rounds that were opened, at most `count`, the newest one first.
     ///

@@ -23,6 +23,7 @@ pub mod api;
 pub mod args;
 pub mod config;
 pub mod limits;
+mod log_queue;
 pub mod logfile;
 pub mod metrics;
 mod proofs;

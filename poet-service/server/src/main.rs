@@ -2,7 +2,7 @@
 
 mod cli;
 
-use std::{io::Write as _, process::ExitCode, sync::Arc};
+use std::{io::Write as _, process::ExitCode, sync::Arc, thread};
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
@@ -16,7 +16,11 @@ use poet_rounds::{
     registration::Registration,
 };
 use poet_service::{
-    args::ServerArgs, config::Config, logfile::LogFile, service::Server, terminal::Terminal,
+    args::ServerArgs,
+    config::Config,
+    logfile::LogFile,
+    service::Server,
+    terminal::{LogFileHandle, Terminal},
 };
 
 #[derive(Debug, Parser)]
@@ -70,8 +74,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(args: ServerArgs) -> anyhow::Result<ExitCode> {
-    let mut config = Config::load(args)?;
-    let terminal = Terminal::new();
+    let config = Config::load(args)?;
     let file = LogFile::open(
         &config.logdir,
         config.max_log_files,
@@ -83,7 +86,19 @@ fn serve(args: ServerArgs) -> anyhow::Result<ExitCode> {
             "cannot use --logdir {folder}: {cause}: expected a directory that can be written to"
         )
     })?;
-    terminal.init_logs(config.debug_log, config.json_log, file);
+    let terminal = Terminal::new(file).context("cannot start the threads of the log")?;
+    terminal.init_logs(config.debug_log, config.json_log);
+    Ok(match serve_with(config, &terminal) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // By the same way as the log, which may not be read at the moment.
+            terminal.say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    })
+}
+
+fn serve_with(mut config: Config, terminal: &Terminal) -> anyhow::Result<()> {
     if !config.ignored.is_empty() {
         tracing::warn!("without effect here: {}", config.ignored.join(", "));
     }
@@ -103,8 +118,7 @@ fn serve(args: ServerArgs) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start the threads of the server")?;
-    runtime.block_on(run(config, &terminal))?;
-    Ok(ExitCode::SUCCESS)
+    runtime.block_on(run(config, terminal))
 }
 
 async fn run(config: Config, terminal: &Terminal) -> anyhow::Result<()> {
@@ -120,10 +134,16 @@ async fn run(config: Config, terminal: &Terminal) -> anyhow::Result<()> {
     );
     let server = Server::start(config, Arc::clone(&clock)).await?;
 
-    // Nobody needs to read it: a closed output is no reason to end.
-    drop(std::io::stdout().write_all(greeting(&server, &places).as_bytes()));
+    // Nobody needs to read it: an output that is closed or stopped is no reason to end or to wait.
+    let greeting = greeting(&server, &places);
+    let greet = move || drop(std::io::stdout().write_all(greeting.as_bytes()));
+    drop(thread::Builder::new().spawn(greet));
     let reader = server.status_reader();
-    tokio::spawn(reload_on_signal(hangups, Arc::clone(server.registration())));
+    tokio::spawn(reload_on_signal(
+        hangups,
+        Arc::clone(server.registration()),
+        terminal.log_file(),
+    ));
     tokio::select! {
         signal = end => {
             terminal.clear();
@@ -170,10 +190,16 @@ fn greeting(server: &Server, places: &str) -> String {
     )
 }
 
-/// Reads the trusted keys again whenever the operator says so, and does not end.
-async fn reload_on_signal(mut hangups: Hangups, registration: Arc<Registration>) {
+/// Reads the trusted keys again, and opens the log's file again, whenever the operator says so. Does
+/// not end.
+async fn reload_on_signal(
+    mut hangups: Hangups,
+    registration: Arc<Registration>,
+    log_file: LogFileHandle,
+) {
     loop {
         hangups.next().await;
+        log_file.reopen();
         // It has logged what became of it.
         drop(blocking(|| registration.reload_trusted_keys()));
     }

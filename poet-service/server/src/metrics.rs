@@ -25,6 +25,7 @@ use poet_rounds::{
     storage::Storage,
     worker::{AuditMode, TICK_LEAVES},
 };
+use poet_storage::directory;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text},
@@ -320,6 +321,11 @@ impl Collector for ServerState {
                 "poet_storage_bytes",
                 "Size of the database",
                 folder_bytes(&self.dbdir) as f64,
+            ),
+            (
+                "poet_database_wal_bytes",
+                "Size of the database's own log (-wal), part of the database",
+                poet_storage::log_bytes(&self.dbdir.join(directory::DATABASE_FILE)) as f64,
             ),
         ];
         for (name, help, path) in [

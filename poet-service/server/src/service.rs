@@ -48,6 +48,8 @@ use crate::{
 /// How often the server looks whether it is ready, and how long a write may take then.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the end of the server waits for the database to be closed.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long after the end of a round its proof is overdue.
 const MAX_LATENESS: Duration = Duration::from_secs(60);
 const THREAD_ID_FILE: &str = "round.tid";
@@ -153,6 +155,7 @@ impl StartError {
 /// A running server.
 pub struct Server {
     machine: Machine,
+    storage: Arc<dyn Storage>,
     audits: Audits,
     addresses: Addresses,
     backend: Selection,
@@ -314,7 +317,7 @@ impl Server {
         let state = ServerState {
             status,
             clock,
-            storage,
+            storage: Arc::clone(&storage),
             unready: readiness,
             dbdir: config.dbdir.clone(),
             datadir: config.datadir.clone(),
@@ -365,6 +368,7 @@ impl Server {
         }
         Ok(Self {
             machine,
+            storage,
             audits,
             addresses,
             backend,
@@ -411,6 +415,10 @@ impl Server {
             if let Err(error) = task.await {
                 tracing::error!(%error, "a part of the server failed");
             }
+        }
+        let closed = tokio::time::timeout(CLOSE_TIMEOUT, self.storage.close()).await;
+        if !matches!(closed, Ok(Ok(()))) {
+            tracing::warn!("the database could not be closed in time: its next start tidies up");
         }
     }
 }

@@ -86,6 +86,15 @@ pub enum DirectoryError {
         path: PathBuf,
         pid: String,
     },
+    #[error(
+        "cannot lock {flag} {path}: {cause}: its file system has no locks, as some network file \
+         systems (NFS): expected a directory on a local disk"
+    )]
+    NoLocks {
+        flag: &'static str,
+        path: PathBuf,
+        cause: io::Error,
+    },
 }
 
 impl Directories {
@@ -165,7 +174,13 @@ impl DirectoryLock {
                     pid,
                 });
             }
-            Err(TryLockError::Error(source)) => return Err(failed(source)),
+            Err(TryLockError::Error(cause)) => {
+                return Err(DirectoryError::NoLocks {
+                    flag,
+                    path: path.to_owned(),
+                    cause,
+                });
+            }
         }
         file.set_len(0)
             .and_then(|()| write!(file, "{}", std::process::id()))

@@ -23,6 +23,31 @@ pub enum DatabaseError {
         /// Why.
         cause: std::io::Error,
     },
+    /// The file system lacks something that the database needs.
+    #[error(
+        "cannot use the database {path} in --dbdir: its file system has no locks or no shared memory, \
+         as network file systems such as NFS ({cause}): expected a directory on a local disk"
+    )]
+    FileSystem {
+        /// Its file.
+        path: PathBuf,
+        /// What SQLite says.
+        cause: String,
+    },
+    /// The file of the database is not what it was.
+    #[error("the database {path} in --dbdir {what}")]
+    Lost {
+        /// Its file.
+        path: PathBuf,
+        /// What happened to it, and what to do.
+        what: String,
+    },
+    /// The database's log is too long for more registrations.
+    #[error(
+        "registrations are refused, because the log of the database (-wal) is too long: end the \
+         program that holds a read transaction on it"
+    )]
+    LogFull,
     /// The database was made by another version of this program.
     #[error(
         "the database {path} in --dbdir has schema {found}, this version knows schema {known}: \

@@ -51,6 +51,10 @@ impl Storage for SqliteStorage {
         self.probe()
     }
 
+    fn close(&self) -> StorageFuture<()> {
+        self.close()
+    }
+
     fn newest_rounds(&self, count: usize) -> Result<Vec<RoundRecord>, StorageError> {
         Ok(self.newest_rounds(count)?)
     }
