@@ -28,6 +28,7 @@ pub mod logfile;
 pub mod metrics;
 mod proofs;
 pub mod service;
+pub mod status;
 pub mod terminal;
 
 pub use proofs::EncodedProof;

@@ -42,7 +42,7 @@ use tokio::sync::watch;
 
 use crate::{
     api::{error::Code, grpc},
-    service::{Status, StatusReader},
+    status::{Status, StatusReader},
 };
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]

@@ -9,7 +9,6 @@ use std::{
 };
 
 use axum::{Router, middleware};
-use jiff::Timestamp;
 use poet_backends::{Options, SelectError, Selection};
 use poet_engine::{DepthError, LABEL_DEPTH, WorkFunction};
 use poet_proto::identity::{PRIVATE_KEY_VARIABLE, PrivateKey, PrivateKeyError};
@@ -18,11 +17,11 @@ use poet_rounds::{
     clock::{Clock, time_until},
     machine::{EXPECTED_LEAVES_PER_SECOND, Machine, Parts, RecoveryError},
     publish::Publish,
-    registration::{OpenRound, Registration},
+    registration::Registration,
     round_files::ROUNDS_FOLDER,
     schedule::{Schedule, ScheduleError},
     storage::{Setting, Storage, StorageError},
-    worker::{Audits, Executing, HashingThread, WorkerHandle},
+    worker::{Audits, HashingThread},
 };
 use poet_storage::{
     DatabaseError, SqliteStorage,
@@ -38,11 +37,13 @@ use crate::{
         client::RateLimit,
         grpc as grpc_api,
         poet::Poet,
-        server::{self, ConnectionLimits, Protocol},
+        protocol::Protocol,
+        server::{self, ConnectionLimits},
     },
     config::Config,
     metrics::{self, Metrics, ServerState},
     proofs::Proofs,
+    status::StatusReader,
 };
 
 /// How often the server looks whether it is ready, and how long a write may take then.
@@ -177,50 +178,6 @@ pub struct Addresses {
     pub metrics: Option<SocketAddr>,
 }
 
-/// What the server is doing.
-#[derive(Clone, Debug)]
-pub struct Status {
-    /// The round that takes registrations.
-    pub open: OpenRound,
-    /// When it closes.
-    pub start: Timestamp,
-    /// The round that is being worked on.
-    pub executing: Option<Executing>,
-    /// Rounds that wait for it to be finished.
-    pub queued: usize,
-}
-
-/// Tells what a server is doing, while it runs.
-#[derive(Clone)]
-pub struct StatusReader {
-    registration: Arc<Registration>,
-    worker: WorkerHandle,
-    audits: Audits,
-}
-
-impl StatusReader {
-    /// What audits have found.
-    pub fn audits(&self) -> &Audits {
-        &self.audits
-    }
-
-    /// The schedule of the rounds.
-    pub fn schedule(&self) -> &Schedule {
-        self.registration.schedule()
-    }
-
-    /// What the server is doing now.
-    pub fn status(&self) -> Status {
-        let open = self.registration.open_round();
-        Status {
-            open,
-            start: self.registration.schedule().start(open.round),
-            executing: self.worker.executing(),
-            queued: self.worker.queued(),
-        }
-    }
-}
-
 impl Server {
     /// Starts a server. It serves when this returns.
     ///
@@ -285,11 +242,11 @@ impl Server {
         let poet = Arc::new(Poet::new(Arc::clone(registration), proofs));
         let (poet_reporter, health) = tonic_health::server::health_reporter();
         let (private_reporter, private_health) = tonic_health::server::health_reporter();
-        let status = StatusReader {
-            registration: Arc::clone(registration),
-            worker: machine.worker().clone(),
-            audits: audits.clone(),
-        };
+        let status = StatusReader::new(
+            Arc::clone(registration),
+            machine.worker().clone(),
+            audits.clone(),
+        );
         let (unready, readiness) = watch::channel(None);
         let probe = Probe {
             status: status.clone(),
@@ -400,11 +357,11 @@ impl Server {
 
     /// A handle that tells what the server is doing.
     pub fn status_reader(&self) -> StatusReader {
-        StatusReader {
-            registration: Arc::clone(self.registration()),
-            worker: self.machine.worker().clone(),
-            audits: self.audits.clone(),
-        }
+        StatusReader::new(
+            Arc::clone(self.registration()),
+            self.machine.worker().clone(),
+            self.audits.clone(),
+        )
     }
 
     /// Ends the server: requests under way are answered, the work done so far is in the log.
@@ -568,10 +525,10 @@ impl Probe {
         if !matches!(written, Ok(Ok(()))) {
             return Some("the database cannot be written");
         }
-        if self.status.worker.failing() {
+        if self.status.work_fails() {
             return Some("the work on a round fails");
         }
-        let executing = self.status.worker.executing()?;
+        let executing = self.status.status().executing?;
         let late = time_until(executing.end, self.clock.now());
         (late > MAX_LATENESS).then_some("the proof of a round is overdue")
     }

@@ -15,7 +15,7 @@ use tracing_subscriber::{Layer as _, filter::LevelFilter, fmt, layer::Subscriber
 use crate::{
     log_queue::{self, LogQueue, Portion, Sink},
     logfile::LogFile,
-    service::{Status, StatusReader},
+    status::{Status, StatusReader},
 };
 
 /// How often the status line is written.

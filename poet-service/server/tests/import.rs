@@ -136,7 +136,7 @@ impl Takeover {
 }
 
 fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/go-server")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../admin/tests/data/go-server")
 }
 
 fn about(name: &str) -> Value {

@@ -21,7 +21,7 @@ use axum::{
 use ipnet::IpNet;
 use tonic::Status;
 
-use super::{error::ApiError, server::Protocol};
+use super::{error::ApiError, protocol::Protocol};
 
 /// Addresses whose requests are counted at a time: 4 MB. When there are more, those that have not
 /// been seen for a while are forgotten, or else some of them.

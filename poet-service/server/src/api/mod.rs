@@ -9,6 +9,8 @@ mod connection;
 pub mod error;
 pub mod grpc;
 pub mod poet;
+pub(crate) mod proof_frame;
+pub mod protocol;
 pub(crate) mod request_id;
 pub(crate) mod rounds;
 pub mod server;

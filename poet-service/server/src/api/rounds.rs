@@ -30,7 +30,7 @@ use serde::Serialize;
 use tokio::sync::{Mutex, watch};
 
 use super::{BRIEFLY, FOR_EVER, cached, error::ApiError, ok, poet::parse_round};
-use crate::service::StatusReader;
+use crate::status::StatusReader;
 
 /// Rounds in the list: the newest ones.
 const LISTED_ROUNDS: usize = 50;

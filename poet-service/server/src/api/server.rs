@@ -41,6 +41,7 @@ use super::{
     client::{Network, Peer, TrustedProxies},
     connection::{Activity, Progress, Watched},
     grpc,
+    protocol::Protocol,
 };
 
 /// How long a client may take to send a request's headers, and a connection of HTTP/1.1 may lie
@@ -74,17 +75,6 @@ const ROOM_INTERVAL: Duration = Duration::from_millis(100);
 const ROOM_PART: usize = 64;
 /// How long requests under way may take when the server ends.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// What is spoken on a listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    /// HTTP/1.1, for REST.
-    Http1,
-    /// HTTP/2 without TLS, for gRPC.
-    Http2,
-    /// Whichever of them the client begins with.
-    Either,
-}
 
 impl Protocol {
     fn server(self) -> auto::Builder<TokioExecutor> {
