@@ -63,7 +63,7 @@ struct HandledLabels {
 
 /// The counters, shared by all who count.
 #[derive(Clone, Debug)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     with_certificate: Family<ResultLabel, Counter>,
     with_pow: Family<ResultLabel, Counter>,
     batch_write: Histogram,

@@ -1,5 +1,5 @@
 //! What the operator sees: logs on standard error, and, if that is a terminal, a status line
-//! below them; and the log's files. Nobody waits for any of them (see [`LogQueue`]).
+//! below them; and the log's files. Nobody waits for any of them (see `LogQueue`).
 
 use std::{
     io::{self, IsTerminal as _},
