@@ -23,8 +23,9 @@ pub const MAX_PROVEN_LEAVES: usize = 150;
 pub const MAX_PROOF_NODES: usize = 5_400;
 
 impl Proof {
-    /// The bytes under which nodes store this proof of `leaves` leaves: SCALE of root, proven
-    /// leaves, proof nodes and leaf count (PROTOCOL.md section 5).
+    /// SCALE of this proof of `leaves` leaves: root, proven leaves, proof nodes and leaf count
+    /// (PROTOCOL.md section 5). The proof's reference is the hash of these bytes. A node stores more
+    /// than that: the service's id, the round's id, the statement and a signature, too.
     #[must_use]
     pub fn to_scale(&self, leaves: u64) -> Vec<u8> {
         let nodes = 1 + self.proven_leaves.len() + self.proof_nodes.len();
