@@ -63,6 +63,7 @@ pub mod protocol {}
 mod prove;
 mod run;
 mod sha256;
+mod tail;
 mod tree;
 mod upper;
 mod verify;
@@ -80,5 +81,6 @@ pub use parallel::MAX_THREADS;
 pub use proof::{MAX_PROOF_NODES, MAX_PROVEN_LEAVES, Proof, ScaleError};
 pub use prove::{ProveError, ProveProgress, prove};
 pub use run::run;
+pub use tail::resume_sound;
 pub use tree::{MAX_LEAVES, Tree, TreeError, height};
 pub use verify::{Claim, VerifyError, verify, verify_many};

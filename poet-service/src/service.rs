@@ -20,7 +20,10 @@ use crate::{
     blocking::blocking,
     clock::{Clock, time_until},
     config::Config,
-    directory::{self, DirectoryLock, GO_STATE_FILE, ROUNDS_FOLDER, same_directory},
+    directory::{
+        self, DirectoryLock, GO_SERVER_PROOFS, GO_STATE_FILE, OWNER_FILE, ROUNDS_FOLDER,
+        same_directory,
+    },
     machine::{Machine, Parts},
     metrics::{self, Metrics, ServerState},
     registration::{OpenRound, Registration},
@@ -42,8 +45,6 @@ const MAX_LATENESS: Duration = Duration::from_secs(60);
 pub(crate) const EXPECTED_LEAVES_PER_SECOND: u64 = 100_000;
 
 const THREAD_ID_FILE: &str = "round.tid";
-/// In the directory of the database of a Go server: a file of its proofs.
-const GO_SERVER_PROOFS: &str = "proofs/CURRENT";
 
 /// Why the server does not start. Each message tells all there is to tell: causes are in it, not
 /// behind it.
@@ -111,6 +112,11 @@ pub enum StartError {
         dbdir: PathBuf,
         found: String,
     },
+    #[error(
+        "--datadir {0}: the file {OWNER_FILE}, which says whose work this is, is damaged: expected a \
+         sound one, which `poet-service doctor --repair` writes"
+    )]
+    Owner(PathBuf),
     #[error(
         "{flag} {path} holds the state of a Go server, and --dbdir {dbdir} no database yet: expected \
          `poet-service import` first, which takes it over, or another --poetdir"
@@ -457,10 +463,13 @@ fn open(
         locks.push(DirectoryLock::take("--datadir", &config.datadir)?);
     }
     let database = config.dbdir.join(DATABASE_FILE);
-    let unusable = |cause| StartError::Directory {
-        flag: "--datadir",
-        path: config.datadir.clone(),
-        cause,
+    let unusable = |cause: io::Error| match cause.kind() {
+        io::ErrorKind::InvalidData => StartError::Owner(config.datadir.clone()),
+        _ => StartError::Directory {
+            flag: "--datadir",
+            path: config.datadir.clone(),
+            cause,
+        },
     };
     let owner = directory::owner(&config.datadir).map_err(unusable)?;
     let other = |found| StartError::OtherOwner {

@@ -31,8 +31,8 @@ use std::{
 
 use jiff::Timestamp;
 use poet_engine::{
-    LogError, LogHeader, MAX_THREADS, Proof, ProveError, ProveProgress, T, Tree, VerifyError, Work,
-    membership, prove, resume, verify,
+    LogError, LogHeader, LogRead as _, MAX_THREADS, Proof, ProveError, ProveProgress, T, Tree,
+    VerifyError, Work, membership, prove, resume_sound, verify,
 };
 use poet_proto::messages::PublishedProof;
 use tokio::sync::Notify;
@@ -344,7 +344,17 @@ impl<H: Hashing> Worker<H> {
         let header = LogHeader::new(&self.work, statement, *subtree_height);
         let sha256 = self.work.kernels().sha256;
         let mut log = self.hashing.open_log(job.round, &header, sha256)?;
-        let tree = resume(&self.work, statement, *subtree_height, &mut log)?;
+        let tree = resume_sound(&self.work, statement, *subtree_height, &mut log)?;
+        let (entries, sound) = (log.entries(), tree.leaves() >> subtree_height.get());
+        if sound < entries {
+            tracing::warn!(
+                round = job.round,
+                entries = entries - sound,
+                "the end of tree.log is damaged, as a power failure or fsck leaves it: it is cut off and \
+                 made again"
+            );
+            self.hashing.cut_log(&mut log, sound)?;
+        }
         Ok((tree, log))
     }
 

@@ -166,7 +166,11 @@ fn while_the_log_is_on_a_full_disk_the_work_goes_on() {
 #[test]
 fn a_database_that_is_removed_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let schedule = ["--epoch-duration=16s", "--phase-shift=8s", "--cycle-gap=14s"];
+    let schedule = [
+        "--epoch-duration=16s",
+        "--phase-shift=8s",
+        "--cycle-gap=14s",
+    ];
     let server = ServerProcess::start(folder.path(), &schedule);
     let path = |name: &str| folder.path().join("db").join(name);
     let mut nodes = vec![TestNode::new(1)];

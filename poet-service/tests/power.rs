@@ -192,16 +192,19 @@ impl Drop for Server {
     }
 }
 
-/// Runs a server to its end, with clients and a round, and gives what it did. `None`, with a message,
-/// where processes cannot be traced.
-fn trace(folder: &Path) -> Option<String> {
-    let traced = Command::new("strace").args(["-qq", "true"]).output();
-    let reason = match traced {
+/// Why processes cannot be traced here, if they cannot.
+fn cannot_trace() -> Option<String> {
+    match Command::new("strace").args(["-qq", "true"]).output() {
         Ok(traced) if traced.status.success() => None,
         Ok(traced) => Some(String::from_utf8_lossy(&traced.stderr).trim().to_owned()),
         Err(error) => Some(error.to_string()),
-    };
-    if let Some(reason) = reason {
+    }
+}
+
+/// Runs a server to its end, with clients and a round, and gives what it did. `None`, with a message,
+/// where processes cannot be traced.
+fn trace(folder: &Path) -> Option<String> {
+    if let Some(reason) = cannot_trace() {
         eprintln!("skipped: strace cannot be used here: {reason}");
         return None;
     }
@@ -311,4 +314,52 @@ fn what_was_promised_has_been_synced() {
     assert!(entries > LOG_SYNCS && log.syncs > LOG_SYNCS);
     assert!(!log.lacks(), "entries are not durable at the end");
     assert!(emptied, "the database's log is not emptied at the end");
+}
+
+/// As on network file systems without locks or shared memory: the system refuses the calls for them.
+#[test]
+fn a_file_system_without_locks_is_called_that() {
+    if let Some(reason) = cannot_trace() {
+        eprintln!("skipped: strace cannot be used here: {reason}");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let top = folder.path().canonicalize().unwrap();
+    for (number, (file, fault)) in [
+        ("poet-service.lock", "flock:error=ENOLCK"),
+        ("poet.sqlite-shm", "mmap:error=ENODEV"),
+        ("poet.sqlite-shm", "fcntl:error=ENOSYS"),
+        ("poet.sqlite", "fcntl:error=ENOSYS"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let poetdir = top.join(number.to_string());
+        let path = poetdir.join("db").join(file);
+        let server = command(&poetdir);
+        let output = Command::new("strace")
+            .args(["-f", "-qq", "-o"])
+            .arg(top.join("trace"))
+            .arg("-P")
+            .arg(path)
+            .args(["-e", &format!("inject={fault}")])
+            .arg(server.get_program())
+            .args(server.get_args())
+            .args(["--restlisten=127.0.0.1:0", "--no-trial"])
+            .env_remove("POET_PRIVATE_KEY")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{fault}: {text}");
+        let error = text
+            .lines()
+            .find(|line| line.starts_with("error: "))
+            .unwrap();
+        assert!(
+            error.contains("NFS") && error.contains("locks"),
+            "{fault}: {error}"
+        );
+        assert!(error.contains("--dbdir"), "{fault}: {error}");
+    }
 }

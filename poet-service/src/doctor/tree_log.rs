@@ -24,6 +24,7 @@ use poet_engine::{
 };
 use poet_files::{Access, create_directory, rename_into_place};
 
+use super::DoctorError;
 use crate::{directory::AUDIT_FILE, storage::Execution};
 
 /// Entries that are recomputed of a log, besides the first and the last one, without `--full`.
@@ -74,6 +75,31 @@ pub(super) struct Wrong {
     pub(super) right: BTreeMap<u64, Node>,
     /// How many entries can be kept, with those put right.
     pub(super) kept: u64,
+}
+
+/// What a file is found to be in which auditors keep the roots of chunks of a log.
+#[derive(Debug, PartialEq)]
+pub(super) enum Roots {
+    /// There is none, or its creation was interrupted; it is made anew.
+    Missing,
+    /// It is of other work: the server replaces it.
+    Foreign,
+    /// Its header is damaged.
+    Header,
+    /// All are those of the log, as far as that goes.
+    Right {
+        /// Leaves of the log that had been audited.
+        leaves: u64,
+    },
+    /// Some are not those of the log.
+    Wrong {
+        /// The number of the first.
+        first: u64,
+        /// How many roots there are.
+        roots: u64,
+        /// Whether those from the first wrong one on are zeros.
+        zeros: bool,
+    },
 }
 
 /// The entries of a log in a file, some of them replaced.
@@ -147,42 +173,80 @@ impl TreeLog<'_> {
         header.encode(self.work.kernels().sha256)
     }
 
-    /// How many leaves of it a server had audited, by the roots that it keeps.
-    pub(super) fn audited_leaves(&self) -> io::Result<u64> {
+    /// Compares the roots that auditors keep in the file `name` next to it with its entries.
+    pub(super) fn roots(&self, name: &str) -> Result<Roots, LogError> {
         let Execution {
             statement,
             subtree_height,
         } = self.execution;
-        let height = Auditor::new(self.work, statement, *subtree_height).root_height();
-        let header = LogHeader::new(self.work, statement, height);
-        let mut file = match File::open(self.audit_log()) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
-            file => file?,
+        let auditor = Auditor::new(self.work, statement, *subtree_height);
+        let path = self.path.with_file_name(name);
+        let failed = |cause| unreadable(&path.display().to_string(), cause);
+        let mut file = match File::open(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Roots::Missing),
+            file => file.map_err(failed)?,
         };
-        let bytes = file.metadata()?.len();
+        let bytes = file.metadata().map_err(failed)?.len();
+        let header = LogHeader::new(self.work, statement, auditor.root_height());
+        let sha256 = self.work.kernels().sha256;
+        let expected = header.encode(sha256);
         let mut found = Vec::new();
-        (&mut file).take(HEADER_BYTES).read_to_end(&mut found)?;
-        // Those of other work say nothing.
-        if found != header.encode(self.work.kernels().sha256) {
-            return Ok(0);
+        (&mut file)
+            .take(HEADER_BYTES)
+            .read_to_end(&mut found)
+            .map_err(failed)?;
+        if found != expected {
+            let whole = <&[u8; LogHeader::BYTES]>::try_from(found.as_slice());
+            return Ok(match whole {
+                Ok(whole) if LogHeader::decode(sha256, whole).is_ok() => Roots::Foreign,
+                Err(_) if expected.starts_with(&found) => Roots::Missing,
+                _ => Roots::Header,
+            });
         }
         let roots = (bytes - HEADER_BYTES) / NODE_SIZE as u64;
-        Ok(roots.saturating_mul(height.leaves()))
+        let log_bytes = fs::metadata(&self.path).map_err(failed)?.len();
+        let entries = log_bytes.saturating_sub(HEADER_BYTES) / NODE_SIZE as u64;
+        let mut log = Entries::open(&self.path, entries, &BTreeMap::new())?;
+        let mut file = BufReader::new(file);
+        let mut first = None;
+        let mut zeros = true;
+        for chunk in 0..roots {
+            let mut root = Node::default();
+            file.read_exact(&mut root).map_err(failed)?;
+            // What the log does not reach cannot be compared; but no root is zero.
+            let reached = (chunk + 1) * auditor.chunk_entries() <= entries;
+            if root == Node::default() || reached && root != auditor.chunk_root(&mut log, chunk)? {
+                first.get_or_insert(chunk);
+            }
+            zeros &= first.is_none() || root == Node::default();
+        }
+        Ok(match first {
+            Some(first) => Roots::Wrong {
+                first,
+                roots,
+                zeros,
+            },
+            None => Roots::Right {
+                leaves: roots.saturating_mul(auditor.root_height().leaves()),
+            },
+        })
     }
 
-    /// Where those roots are.
-    fn audit_log(&self) -> PathBuf {
-        self.path.with_file_name(AUDIT_FILE)
+    /// Cuts a file of roots to the first `roots`; the original is kept, as by [`TreeLog::repair`].
+    pub(super) fn cut_roots(&self, name: &str, roots: u64) -> io::Result<PathBuf> {
+        let path = self.path.with_file_name(name);
+        let mut source = File::open(&path)?.take(HEADER_BYTES + roots * NODE_SIZE as u64);
+        replace_log(&path, |target| io::copy(&mut source, target).map(drop))
     }
 
     /// Looks at it.
-    pub(super) fn examine(&self, thoroughness: Thoroughness) -> Result<State, LogError> {
+    pub(super) fn examine(&self, thoroughness: Thoroughness) -> Result<State, DoctorError> {
         let name = self.path.display().to_string();
         let failed = |cause| unreadable(&name, cause);
         let mut file = match File::open(&self.path) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(State::Missing),
-            Err(error) => return Err(failed(error)),
+            Err(error) => return Err(failed(error).into()),
         };
         let bytes = file.metadata().map_err(failed)?.len();
         let mut found = Vec::new();
@@ -203,7 +267,7 @@ impl TreeLog<'_> {
             (bytes - HEADER_BYTES) % NODE_SIZE as u64,
         );
         if *header != expected {
-            return self.other_header(header, entries);
+            return Ok(self.other_header(header, entries)?);
         }
         let (recomputed, wrong) = if thoroughness.full {
             (entries, self.audit(entries, thoroughness.threads)?)
@@ -286,7 +350,7 @@ impl TreeLog<'_> {
     }
 
     /// Recomputes some entries. Says how many, and what is wrong.
-    fn sample(&self, entries: u64, threads: usize) -> Result<(u64, Option<Wrong>), LogError> {
+    fn sample(&self, entries: u64, threads: usize) -> Result<(u64, Option<Wrong>), DoctorError> {
         let Some(last) = entries.checked_sub(1) else {
             return Ok((0, None));
         };
@@ -313,9 +377,9 @@ impl TreeLog<'_> {
                 .collect();
             let mut checked = BTreeMap::new();
             for check in checks {
-                checked.extend(check.join().unwrap_or(Err(LogError::WriterStopped))?);
+                checked.extend(check.join().map_err(|_| DoctorError::Check)??);
             }
-            Ok::<_, LogError>(checked)
+            Ok::<_, DoctorError>(checked)
         })?;
         let recomputed = checked.len() as u64;
         let Some((&wrong, _)) = checked.iter().find(|(_, right)| !**right) else {
@@ -434,8 +498,9 @@ impl TreeLog<'_> {
     /// this gives.
     pub(super) fn repair(&self, wrong: &Wrong) -> io::Result<PathBuf> {
         // Of a log that is cut, more had been audited than there is.
-        if wrong.kept < wrong.entries && self.audit_log().exists() {
-            set_aside(&self.audit_log())?;
+        let audit_log = self.path.with_file_name(AUDIT_FILE);
+        if wrong.kept < wrong.entries && audit_log.exists() {
+            set_aside(&audit_log)?;
         }
         self.rewrite(wrong.kept, &wrong.right)
     }
@@ -449,24 +514,35 @@ impl TreeLog<'_> {
 
     /// Writes another log in place of this one, so that at every moment there is one of them.
     fn rewrite(&self, entries: u64, right: &BTreeMap<u64, Node>) -> io::Result<PathBuf> {
-        let new = self.path.with_extension("repaired");
         let mut source = BufReader::new(File::open(&self.path)?);
         source.seek(SeekFrom::Start(HEADER_BYTES))?;
-        let mut target = BufWriter::new(File::create(&new)?);
-        target.write_all(&self.header())?;
-        let mut entry = Node::default();
-        for number in 0..entries {
-            source.read_exact(&mut entry)?;
-            target.write_all(right.get(&number).unwrap_or(&entry))?;
-        }
-        target.into_inner()?.sync_all()?;
-        let kept = kept_name(&self.path);
-        if fs::hard_link(&self.path, &kept).is_err() {
-            fs::copy(&self.path, &kept)?;
-        }
-        rename_into_place(&new, &self.path)?;
-        Ok(kept)
+        replace_log(&self.path, |target| {
+            target.write_all(&self.header())?;
+            let mut entry = Node::default();
+            for number in 0..entries {
+                source.read_exact(&mut entry)?;
+                target.write_all(right.get(&number).unwrap_or(&entry))?;
+            }
+            Ok(())
+        })
     }
+}
+
+/// Replaces a file, so that at every moment there is one of them. Returns the name of the original.
+fn replace_log(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> io::Result<PathBuf> {
+    let new = path.with_extension("repaired");
+    let mut target = BufWriter::new(File::create(&new)?);
+    write(&mut target)?;
+    target.into_inner()?.sync_all()?;
+    let kept = kept_name(path);
+    if fs::hard_link(path, &kept).is_err() {
+        fs::copy(path, &kept)?;
+    }
+    rename_into_place(&new, path)?;
+    Ok(kept)
 }
 
 /// Gives a file another name, so that it is in nobody's way. Gives that name.
@@ -498,4 +574,55 @@ fn kept_name(path: &Path) -> PathBuf {
         .chain(again)
         .find(|kept| !kept.exists())
         .unwrap_or_else(|| name(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use poet_engine::{Chain, SubtreeHeight, WorkFunction};
+
+    use super::*;
+
+    /// A kernel with a fault.
+    #[derive(Debug)]
+    struct Failing;
+
+    impl Chain for Failing {
+        fn one(&self, _: &mut Node, _: u64) {
+            panic!("a fault of the kernel");
+        }
+
+        fn many(&self, _: &mut [Node], _: u64) {
+            panic!("a fault of the kernel");
+        }
+    }
+
+    #[test]
+    fn a_check_that_panics_is_called_that() {
+        let backends = poet_backends::select(WorkFunction::Sha256, None).unwrap();
+        let mut kernels = *backends.work(2).unwrap().kernels();
+        kernels.chain = &Failing;
+        let work = Work::new(WorkFunction::Sha256, 2, kernels).unwrap();
+        let execution = Execution {
+            statement: vec![1; 32],
+            subtree_height: SubtreeHeight::new(0).unwrap(),
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let log = TreeLog {
+            work: &work,
+            execution: &execution,
+            path: folder.path().join("tree.log"),
+        };
+        let entries = [[7; 32]; 100];
+        fs::write(
+            &log.path,
+            [&log.header()[..], entries.as_flattened()].concat(),
+        )
+        .unwrap();
+        let thoroughness = Thoroughness {
+            full: false,
+            threads: 2,
+        };
+        let error = log.examine(thoroughness).unwrap_err();
+        assert!(matches!(error, DoctorError::Check), "{error}");
+    }
 }

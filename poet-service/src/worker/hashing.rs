@@ -56,6 +56,12 @@ pub trait Hashing: Send + Sync + 'static {
         sha256: &dyn Sha256,
     ) -> Result<Self::Log, WorkError>;
 
+    /// Cuts a log to its first `entries` entries, durably. May block.
+    ///
+    /// # Errors
+    /// When the system cannot.
+    fn cut_log(&self, log: &mut Self::Log, entries: u64) -> Result<(), WorkError>;
+
     /// The rounds that have a log. May block.
     fn logs(&self) -> Vec<u64>;
 
@@ -167,6 +173,10 @@ impl Hashing for HashingThread {
         })?;
         self.audits.remember(round, &folder);
         Ok(FileLog::open(&folder.join(LOG_FILE), header, sha256)?)
+    }
+
+    fn cut_log(&self, log: &mut FileLog, entries: u64) -> Result<(), WorkError> {
+        Ok(log.cut(entries)?)
     }
 
     fn logs(&self) -> Vec<u64> {
