@@ -102,6 +102,8 @@ struct Disk {
     syncing: HashMap<String, (PathBuf, usize)>,
     /// The calls of which only the beginning is known, by thread: what a path is for.
     opening: HashMap<String, (PathBuf, bool)>,
+    /// Likewise, from where to where a file is moved.
+    renaming: HashMap<String, (PathBuf, PathBuf)>,
 }
 
 impl Disk {
@@ -125,6 +127,19 @@ impl Disk {
         } else {
             self.names.remove(path);
         }
+    }
+
+    /// A file takes the place of another.
+    fn rename(&mut self, from: &Path, to: &Path) {
+        let moved = self.things.remove(from).unwrap_or_default();
+        assert!(
+            !moved.lacks(),
+            "{from:?} replaces {to:?} before it is durable"
+        );
+        self.things.insert(to.to_owned(), moved);
+        self.name(from, false);
+        self.names.remove(to);
+        self.name(to, true);
     }
 
     fn add(&mut self, call: &Call<'_>) {
@@ -165,7 +180,20 @@ impl Disk {
                     self.name(&path, there);
                 }
             }
-            name => assert!(!name.starts_with("rename"), "{call:?}"),
+            name if name.starts_with("rename") => {
+                let mut quoted = call.arguments.split('"').skip(1).step_by(2);
+                if let (Some(from), Some(to)) = (quoted.next(), quoted.next()) {
+                    let renaming = (PathBuf::from(from), PathBuf::from(to));
+                    self.renaming.insert(call.thread.to_owned(), renaming);
+                }
+                if let Some(result) = call.result
+                    && let Some((from, to)) = self.renaming.remove(call.thread)
+                    && result.is_ok()
+                {
+                    self.rename(&from, &to);
+                }
+            }
+            _ => {}
         }
     }
 
