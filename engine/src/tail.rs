@@ -8,10 +8,10 @@
 
 use alloc::vec;
 
-use crate::log::{LogError, LogRead, SubtreeHeight};
-use crate::tree::{MAX_LEAVES, Tree};
-use crate::upper::absorb;
-use crate::{Node, Work};
+use crate::Node;
+use crate::log::{LogError, LogRead};
+use crate::round::RoundWork;
+use crate::tree::Tree;
 
 /// Leaves of the entries among which the first wrong one is looked for: what some seconds make, where
 /// entries are durable after a fraction of one.
@@ -19,61 +19,54 @@ const TAIL_LEAVES: u64 = 1 << 18;
 /// The fewest such entries: a sector of a disk.
 const MIN_TAIL: u64 = 16;
 
-/// The tree of all leaves that a log stands for up to its first damaged entry: where the work goes on.
-/// The entries behind it, if there are any, are to be cut off.
-///
-/// Only damage to the end of the log is looked for. If older entries are wrong, too, the tree is that
-/// of all entries, and the audit has to find out.
-///
-/// # Errors
-/// When the log cannot be read, or is longer than a tree may be.
-pub fn resume_sound(
-    work: &Work,
-    statement: &[u8],
-    subtree_height: SubtreeHeight,
-    log: &mut dyn LogRead,
-) -> Result<Tree, LogError> {
-    let entries = log.entries();
-    let k = subtree_height.get();
-    if entries > MAX_LEAVES >> k {
-        return Err(LogError::TooLong { entries });
-    }
-    let end = without_zeros(log)?;
-    let first = end - end.min((TAIL_LEAVES >> k).max(MIN_TAIL));
-    let mut base = Tree::new(work, statement);
-    absorb(&mut base, subtree_height, log, first, &mut ())?;
-    let mut tail = vec![Node::default(); (end - first) as usize];
-    log.read(first, &mut tail)?;
-    let with = |entries: &[Node]| {
-        let mut tree = base.clone();
-        for entry in entries {
-            tree.push_at(k, *entry, |_, _, _| {});
-        }
-        tree
-    };
-    let is_right = |entry: usize| next_entry(with(&tail[..entry]), k) == tail[entry];
-    let sound = match tail.len().checked_sub(1) {
-        Some(last) if !is_right(last) => {
-            // Entries before the first wrong one are right; behind it none is.
-            let (mut low, mut high) = (0, last);
-            while low < high {
-                let middle = low + (high - low) / 2;
-                if is_right(middle) {
-                    low = middle + 1;
+impl RoundWork<'_> {
+    /// The tree of all leaves that a log stands for up to its first damaged entry: where the work goes
+    /// on. The entries behind it, if there are any, are to be cut off.
+    ///
+    /// Only damage to the end of the log is looked for. If older entries are wrong, too, the tree is
+    /// that of all entries, and the audit has to find out.
+    ///
+    /// # Errors
+    /// When the log cannot be read, or is longer than a tree may be.
+    pub fn resume_sound(&self, log: &mut dyn LogRead) -> Result<Tree, LogError> {
+        let k = self.subtree_height().get();
+        self.check_length(log.entries())?;
+        let end = without_zeros(log)?;
+        let first = end - end.min((TAIL_LEAVES >> k).max(MIN_TAIL));
+        let base = self.resume_at(log, first)?;
+        let mut tail = vec![Node::default(); (end - first) as usize];
+        log.read(first, &mut tail)?;
+        let with = |entries: &[Node]| {
+            let mut tree = base.clone();
+            for entry in entries {
+                tree.push_at(k, *entry, |_, _, _| {});
+            }
+            tree
+        };
+        let is_right = |entry: usize| self.next_entry(&mut with(&tail[..entry])) == tail[entry];
+        let sound = match tail.len().checked_sub(1) {
+            Some(last) if !is_right(last) => {
+                // Entries before the first wrong one are right; behind it none is.
+                let (mut low, mut high) = (0, last);
+                while low < high {
+                    let middle = low + (high - low) / 2;
+                    if is_right(middle) {
+                        low = middle + 1;
+                    } else {
+                        high = middle;
+                    }
+                }
+                if low == 0 && first > 0 {
+                    // So older ones may be wrong, too.
+                    tail.len()
                 } else {
-                    high = middle;
+                    low
                 }
             }
-            if low == 0 && first > 0 {
-                // So older ones may be wrong, too.
-                tail.len()
-            } else {
-                low
-            }
-        }
-        _ => tail.len(),
-    };
-    Ok(with(&tail[..sound]))
+            _ => tail.len(),
+        };
+        Ok(with(&tail[..sound]))
+    }
 }
 
 /// The entries of a log without the zeros at its end: no subtree has such a root.
@@ -95,18 +88,4 @@ fn without_zeros(log: &mut dyn LogRead) -> Result<u64, LogError> {
         }
     }
     Ok(end)
-}
-
-/// The entry that follows from the leaves of a tree.
-fn next_entry(mut tree: Tree, k: u32) -> Node {
-    let mut root = Node::default();
-    for _ in 0..1_u64 << k {
-        let label = tree.next_label();
-        tree.push(label, |height, _, node| {
-            if height == k {
-                root = *node;
-            }
-        });
-    }
-    root
 }

@@ -6,8 +6,7 @@ use std::sync::atomic::AtomicU64;
 
 use poet_backend_generic::Generic;
 use poet_engine::{
-    Kernels, LogError, LogRead, Node, SubtreeHeight, Tree, Work, WorkFunction, resume,
-    resume_sound, run,
+    Kernels, LogError, LogRead, Node, RoundWork, SubtreeHeight, Tree, Work, WorkFunction, run,
 };
 
 const STATEMENT: &[u8] = b"a statement";
@@ -36,9 +35,11 @@ fn log(k: SubtreeHeight, entries: u64) -> Vec<Node> {
 /// How many entries are sound, having made sure that the tree is theirs.
 #[track_caller]
 fn sound(k: SubtreeHeight, log: &[Node]) -> usize {
-    let tree = resume_sound(&work(), STATEMENT, k, &mut &*log).unwrap();
+    let work = work();
+    let round = RoundWork::new(&work, STATEMENT, k);
+    let tree = round.resume_sound(&mut &*log).unwrap();
     let entries = (tree.leaves() >> k.get()) as usize;
-    let expected = resume(&work(), STATEMENT, k, &mut &log[..entries]).unwrap();
+    let expected = round.resume(&mut &log[..entries]).unwrap();
     assert_eq!(tree.parked(), expected.parked());
     assert_eq!(tree.leaves(), expected.leaves());
     entries
@@ -103,5 +104,7 @@ fn a_log_that_cannot_be_read_is_an_error() {
         }
     }
     let k = SubtreeHeight::new(0).unwrap();
-    assert!(resume_sound(&work(), STATEMENT, k, &mut Broken).is_err());
+    let work = work();
+    let round = RoundWork::new(&work, STATEMENT, k);
+    assert!(round.resume_sound(&mut Broken).is_err());
 }

@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use jiff::Timestamp;
-use poet_engine::Work;
+use poet_engine::{TICK_LEAVES, Work};
 use poet_files::Output;
 
 use crate::{
@@ -58,7 +58,7 @@ pub(crate) struct Args {
     until: Option<Timestamp>,
 
     /// Leaves in a tick; the default is mainnet's
-    #[arg(long, value_name = "LEAVES", default_value_t = 9_331_200, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "LEAVES", default_value_t = TICK_LEAVES, value_parser = clap::value_parser!(u64).range(1..))]
     tick_size: u64,
 
     /// A server that failed is asked again after once to twice this time, or half of what is left

@@ -252,19 +252,17 @@ fn schedule(
     now: Timestamp,
 ) -> Result<Schedule, RecoveryError> {
     let damaged = || RecoveryError::Damaged("schedule");
-    let stored = storage
-        .setting(Setting::Schedule)?
-        .map(String::from_utf8)
-        .transpose()
-        .map_err(|_| damaged())?;
+    let stored: Option<Schedule> = match storage.setting(Setting::Schedule)? {
+        None => None,
+        Some(bytes) => {
+            let text = str::from_utf8(&bytes).map_err(|_| damaged())?;
+            Some(text.parse().map_err(|_| damaged())?)
+        }
+    };
     let genesis = match (config.genesis, &stored) {
         (Some(genesis), _) => genesis,
         (None, None) => now,
-        (None, Some(stored)) => stored
-            .split(&[' ', '='])
-            .nth(1)
-            .and_then(|genesis| genesis.parse().ok())
-            .ok_or_else(damaged)?,
+        (None, Some(stored)) => stored.genesis(),
     };
     if config.genesis.is_none() {
         tracing::warn!(
@@ -279,14 +277,14 @@ fn schedule(
         config.phase_shift,
         config.cycle_gap,
     )?;
-    let configured = schedule.to_string();
     match stored {
-        Some(stored) if stored != configured => {
-            Err(RecoveryError::OtherSchedule { stored, configured })
-        }
+        Some(stored) if stored != schedule => Err(RecoveryError::OtherSchedule {
+            stored: stored.to_string(),
+            configured: schedule.to_string(),
+        }),
         Some(_) => Ok(schedule),
         None => {
-            storage.store_setting(Setting::Schedule, configured.as_bytes())?;
+            storage.store_setting(Setting::Schedule, schedule.to_string().as_bytes())?;
             Ok(schedule)
         }
     }

@@ -1,9 +1,10 @@
 //! What the server is doing, for those who tell it.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use jiff::Timestamp;
 use poet_rounds::{
+    clock::time_until,
     registration::{OpenRound, Registration},
     schedule::Schedule,
     worker::{Audits, Executing, WorkerHandle},
@@ -68,4 +69,10 @@ impl StatusReader {
             queued: self.worker.queued(),
         }
     }
+}
+
+/// How many leaves there will be at the end of a round, if the work goes on as fast as it has.
+pub(crate) fn expected_leaves(executing: &Executing, now: Timestamp) -> u64 {
+    let left = time_until(now, executing.end).as_secs_f64();
+    executing.leaves.load(Relaxed) + (executing.leaves_per_second() * left) as u64
 }

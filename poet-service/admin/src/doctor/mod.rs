@@ -18,11 +18,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use jiff::Timestamp;
-use poet_engine::{LogError, T, Work, membership, verify};
+use poet_engine::{LogError, T, Work, file::FileLog, membership, verify};
 use poet_proto::identity::{PrivateKey, PublicKey};
 use poet_rounds::{
     round_files::{self, AUDIT_FILE, FINDINGS_FILE, ROUNDS_FOLDER, SAMPLED_FILE},
+    schedule::Schedule,
     storage::{Execution, RoundRecord, Setting},
     worker::{AuditReport, MAX_UNSYNCED_LEAVES},
 };
@@ -384,7 +384,7 @@ impl Doctor<'_> {
         }
         match storage.setting(Setting::Schedule) {
             Ok(None) => {}
-            Ok(Some(schedule)) => match readable_schedule(schedule) {
+            Ok(Some(bytes)) => match read_schedule(&bytes) {
                 Some(schedule) => self.fine(&format!("schedule {schedule}"))?,
                 None => self.damaged(
                     "the schedule cannot be read",
@@ -822,18 +822,14 @@ impl Doctor<'_> {
 
     /// The round that a log belongs to, by its header.
     fn belongs_to(&self, path: &Path, unfinished: &BTreeMap<u64, Unfinished>) -> Option<u64> {
-        let found = fs::File::open(path).ok().and_then(|mut file| {
-            let mut header = [0; poet_engine::LogHeader::BYTES];
-            io::Read::read_exact(&mut file, &mut header).ok()?;
-            Some(header)
-        })?;
+        let found = FileLog::open_read_only(path).ok()?.header().ok()?;
         let matches = |execution: &Execution| {
             let log = TreeLog {
                 work: self.work,
                 execution,
                 path: PathBuf::new(),
             };
-            log.header() == found
+            log.header()[..] == found
         };
         let mut rounds = unfinished.iter();
         rounds
@@ -872,9 +868,6 @@ fn describe(wrong: &Wrong, execution: &Execution) -> (String, String) {
     (what, remedy)
 }
 
-fn readable_schedule(bytes: Vec<u8>) -> Option<String> {
-    let text = String::from_utf8(bytes).ok()?;
-    let genesis = text.strip_prefix("genesis-time=")?.split(' ').next()?;
-    genesis.parse::<Timestamp>().ok()?;
-    Some(text)
+fn read_schedule(bytes: &[u8]) -> Option<Schedule> {
+    str::from_utf8(bytes).ok()?.parse().ok()
 }

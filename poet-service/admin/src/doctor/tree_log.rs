@@ -18,12 +18,11 @@ use std::{
 
 use jiff::Timestamp;
 use poet_engine::{
-    HeaderError, LogError, LogHeader, LogRead, NODE_SIZE, Node, Work,
-    audit::{AuditError, AuditWith, Auditor, Culprit},
-    resume,
+    HeaderError, LogError, LogHeader, LogRead, NODE_SIZE, Node, RoundWork, Work,
+    audit::{AuditError, AuditWith, Culprit},
+    file::{FileLog, ReadOnlyLog},
 };
 use poet_files::{Access, create_directory, rename_into_place};
-
 use poet_rounds::{round_files::AUDIT_FILE, storage::Execution};
 
 use super::DoctorError;
@@ -32,7 +31,6 @@ use super::DoctorError;
 const SAMPLES: usize = 16;
 /// So many entries are put right; if more are wrong, the work itself went wrong at the first.
 const MAX_REPLACED: usize = 8;
-const HEADER_BYTES: u64 = LogHeader::BYTES as u64;
 
 /// How thoroughly to look.
 #[derive(Clone, Copy, Debug)]
@@ -105,18 +103,16 @@ pub(super) enum Roots {
 
 /// The entries of a log in a file, some of them replaced.
 struct Entries {
-    file: File,
-    path: String,
+    log: ReadOnlyLog,
+    /// As many as there were at first: a server may go on.
     entries: u64,
     replaced: BTreeMap<u64, Node>,
 }
 
 impl Entries {
     fn open(path: &Path, entries: u64, replaced: &BTreeMap<u64, Node>) -> Result<Self, LogError> {
-        let name = path.display().to_string();
         Ok(Self {
-            file: File::open(path).map_err(|cause| unreadable(&name, cause))?,
-            path: name,
+            log: FileLog::open_read_only(path)?,
             entries,
             replaced: replaced.clone(),
         })
@@ -129,30 +125,19 @@ impl LogRead for Entries {
     }
 
     fn read(&mut self, start: u64, out: &mut [Node]) -> Result<(), LogError> {
-        let end = start.saturating_add(out.len() as u64);
-        if end > self.entries {
-            return Err(LogError::Missing {
-                entry: end - 1,
-                entries: self.entries,
-            });
-        }
-        let offset = HEADER_BYTES + start * NODE_SIZE as u64;
-        self.file
-            .seek(SeekFrom::Start(offset))
-            .and_then(|_| self.file.read_exact(out.as_flattened_mut()))
-            .map_err(|cause| unreadable(&self.path, cause))?;
-        for (number, node) in self.replaced.range(start..end) {
+        self.log.read(start, out)?;
+        for (number, node) in self.replaced.range(start..start + out.len() as u64) {
             out[(number - start) as usize] = *node;
         }
         Ok(())
     }
 }
 
-fn unreadable(path: &str, cause: io::Error) -> LogError {
-    LogError::Io {
-        action: "read",
-        path: path.to_owned(),
-        cause,
+/// A log to look at; `None` if there is none.
+fn open(path: &Path) -> Result<Option<ReadOnlyLog>, LogError> {
+    match FileLog::open_read_only(path) {
+        Err(LogError::Io { cause, .. }) if cause.kind() == ErrorKind::NotFound => Ok(None),
+        log => log.map(Some),
     }
 }
 
@@ -166,54 +151,40 @@ pub(super) struct TreeLog<'a> {
 impl TreeLog<'_> {
     /// The header that it should have.
     pub(super) fn header(&self) -> [u8; LogHeader::BYTES] {
-        let Execution {
-            statement,
-            subtree_height,
-        } = self.execution;
-        let header = LogHeader::new(self.work, statement, *subtree_height);
-        header.encode(self.work.kernels().sha256)
+        self.round_work().header_bytes()
+    }
+
+    fn round_work(&self) -> RoundWork<'_> {
+        self.execution.round_work(self.work)
     }
 
     /// Compares the roots that auditors keep in the file `name` next to it with its entries.
     pub(super) fn roots(&self, name: &str) -> Result<Roots, LogError> {
-        let Execution {
-            statement,
-            subtree_height,
-        } = self.execution;
-        let auditor = Auditor::new(self.work, statement, *subtree_height);
-        let path = self.path.with_file_name(name);
-        let failed = |cause| unreadable(&path.display().to_string(), cause);
-        let mut file = match File::open(&path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Roots::Missing),
-            file => file.map_err(failed)?,
+        let round = self.round_work();
+        let auditor = round.auditor();
+        let Some(mut file) = open(&self.path.with_file_name(name))? else {
+            return Ok(Roots::Missing);
         };
-        let bytes = file.metadata().map_err(failed)?.len();
-        let header = LogHeader::new(self.work, statement, auditor.root_height());
-        let sha256 = self.work.kernels().sha256;
-        let expected = header.encode(sha256);
-        let mut found = Vec::new();
-        (&mut file)
-            .take(HEADER_BYTES)
-            .read_to_end(&mut found)
-            .map_err(failed)?;
+        let expected = round
+            .with_subtree_height(auditor.root_height())
+            .header_bytes();
+        let found = file.header()?;
         if found != expected {
-            let whole = <&[u8; LogHeader::BYTES]>::try_from(found.as_slice());
-            return Ok(match whole {
-                Ok(whole) if LogHeader::decode(sha256, whole).is_ok() => Roots::Foreign,
-                Err(_) if expected.starts_with(&found) => Roots::Missing,
+            let known = LogHeader::read(self.work.kernels().sha256, &found).is_ok();
+            return Ok(match found.len() < expected.len() {
+                false if known => Roots::Foreign,
+                true if expected.starts_with(&found) => Roots::Missing,
                 _ => Roots::Header,
             });
         }
-        let roots = (bytes - HEADER_BYTES) / NODE_SIZE as u64;
-        let log_bytes = fs::metadata(&self.path).map_err(failed)?.len();
-        let entries = log_bytes.saturating_sub(HEADER_BYTES) / NODE_SIZE as u64;
-        let mut log = Entries::open(&self.path, entries, &BTreeMap::new())?;
-        let mut file = BufReader::new(file);
+        let mut log = FileLog::open_read_only(&self.path)?;
+        let (roots, entries) = (file.entries(), log.entries());
         let mut first = None;
         let mut zeros = true;
         for chunk in 0..roots {
-            let mut root = Node::default();
-            file.read_exact(&mut root).map_err(failed)?;
+            let mut root = [Node::default()];
+            file.read(chunk, &mut root)?;
+            let [root] = root;
             // What the log does not reach cannot be compared; but no root is zero.
             let reached = (chunk + 1) * auditor.chunk_entries() <= entries;
             if root == Node::default() || reached && root != auditor.chunk_root(&mut log, chunk)? {
@@ -236,39 +207,27 @@ impl TreeLog<'_> {
     /// Cuts a file of roots to the first `roots`; the original is kept, as by [`TreeLog::repair`].
     pub(super) fn cut_roots(&self, name: &str, roots: u64) -> io::Result<PathBuf> {
         let path = self.path.with_file_name(name);
-        let mut source = File::open(&path)?.take(HEADER_BYTES + roots * NODE_SIZE as u64);
+        let mut source =
+            File::open(&path)?.take((LogHeader::BYTES as u64) + roots * NODE_SIZE as u64);
         replace_log(&path, |target| io::copy(&mut source, target).map(drop))
     }
 
     /// Looks at it.
     pub(super) fn examine(&self, thoroughness: Thoroughness) -> Result<State, DoctorError> {
-        let name = self.path.display().to_string();
-        let failed = |cause| unreadable(&name, cause);
-        let mut file = match File::open(&self.path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(State::Missing),
-            Err(error) => return Err(failed(error).into()),
+        let Some(log) = open(&self.path)? else {
+            return Ok(State::Missing);
         };
-        let bytes = file.metadata().map_err(failed)?.len();
-        let mut found = Vec::new();
-        (&mut file)
-            .take(HEADER_BYTES)
-            .read_to_end(&mut found)
-            .map_err(failed)?;
-        let expected = self.header();
-        let Ok(header) = <&[u8; LogHeader::BYTES]>::try_from(found.as_slice()) else {
+        let (found, expected) = (log.header()?, self.header());
+        if found.len() < expected.len() {
             return Ok(if expected.starts_with(&found) {
                 State::New
             } else {
                 State::Foreign(HeaderError::Magic)
             });
-        };
-        let (entries, rest) = (
-            (bytes - HEADER_BYTES) / NODE_SIZE as u64,
-            (bytes - HEADER_BYTES) % NODE_SIZE as u64,
-        );
-        if *header != expected {
-            return Ok(self.other_header(header, entries)?);
+        }
+        let (entries, rest) = (log.entries(), log.rest());
+        if found != expected {
+            return Ok(self.other_header(&found, entries)?);
         }
         let (recomputed, wrong) = if thoroughness.full {
             (entries, self.audit(entries, thoroughness.threads)?)
@@ -286,17 +245,11 @@ impl TreeLog<'_> {
     }
 
     /// What a log is whose header is not what it should be.
-    fn other_header(
-        &self,
-        header: &[u8; LogHeader::BYTES],
-        entries: u64,
-    ) -> Result<State, LogError> {
-        let execution = self.execution;
-        let expected = LogHeader::new(self.work, &execution.statement, execution.subtree_height);
+    fn other_header(&self, header: &[u8], entries: u64) -> Result<State, LogError> {
         let sha256 = self.work.kernels().sha256;
-        let damaged = match LogHeader::decode(sha256, header) {
+        let damaged = match LogHeader::read(sha256, header) {
             Ok(header) => {
-                let why = header.check(&expected).err();
+                let why = header.check(&self.round_work().header()).err();
                 return Ok(State::Foreign(why.unwrap_or(HeaderError::Unknown)));
             }
             Err(why) => why,
@@ -319,25 +272,13 @@ impl TreeLog<'_> {
         entries: u64,
         replaced: &BTreeMap<u64, Node>,
     ) -> Result<(Node, Node), LogError> {
-        let Execution {
-            statement,
-            subtree_height,
-        } = self.execution;
         let mut log = Entries::open(&self.path, entries, replaced)?;
         let mut stored = [Node::default()];
         log.read(entry, &mut stored)?;
-        log.entries = entry;
-        let mut tree = resume(self.work, statement, *subtree_height, &mut log)?;
-        let mut root = Node::default();
-        for _ in 0..subtree_height.leaves() {
-            let label = tree.next_label();
-            tree.push(label, |height, _, node| {
-                if height == subtree_height.get() {
-                    root = *node;
-                }
-            });
-        }
-        Ok((stored[0], root))
+        Ok((
+            stored[0],
+            self.round_work().recompute_entry(&mut log, entry)?,
+        ))
     }
 
     fn is_right(
@@ -447,12 +388,8 @@ impl TreeLog<'_> {
 
     /// Recomputes all entries.
     fn audit(&self, entries: u64, threads: usize) -> Result<Option<Wrong>, LogError> {
-        let Execution {
-            statement,
-            subtree_height,
-        } = self.execution;
         let mut log = Entries::open(&self.path, entries, &BTreeMap::new())?;
-        let mut auditor = Auditor::new(self.work, statement, *subtree_height);
+        let mut auditor = self.round_work().auditor();
         let stop = AtomicBool::new(false);
         let with = AuditWith {
             threads,
@@ -508,15 +445,16 @@ impl TreeLog<'_> {
 
     /// Gives it the header that it should have; the original is kept, as by [`TreeLog::repair`].
     pub(super) fn repair_header(&self) -> io::Result<PathBuf> {
-        let bytes = fs::metadata(&self.path)?.len();
-        let entries = bytes.saturating_sub(HEADER_BYTES) / NODE_SIZE as u64;
+        let entries = FileLog::open_read_only(&self.path)
+            .map_err(io::Error::other)?
+            .entries();
         self.rewrite(entries, &BTreeMap::new())
     }
 
     /// Writes another log in place of this one, so that at every moment there is one of them.
     fn rewrite(&self, entries: u64, right: &BTreeMap<u64, Node>) -> io::Result<PathBuf> {
         let mut source = BufReader::new(File::open(&self.path)?);
-        source.seek(SeekFrom::Start(HEADER_BYTES))?;
+        source.seek(SeekFrom::Start(LogHeader::BYTES as u64))?;
         replace_log(&self.path, |target| {
             target.write_all(&self.header())?;
             let mut entry = Node::default();

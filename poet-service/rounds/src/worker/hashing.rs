@@ -17,7 +17,7 @@ use std::{
 #[cfg(not(feature = "fault-injection"))]
 use poet_engine::run;
 use poet_engine::{
-    LogHeader, LogRead, Sha256, Tree,
+    LogRead, RoundWork, Tree,
     file::{FileLog, LogMonitor, LogWriter},
 };
 use poet_files::{Access, create_directory};
@@ -48,13 +48,8 @@ pub trait Hashing: Send + Sync + 'static {
     /// Opens the log of a round, or creates it. May block.
     ///
     /// # Errors
-    /// When there cannot be one, or the one that is there belongs to other work than `header` says.
-    fn open_log(
-        &self,
-        round: u64,
-        header: &LogHeader,
-        sha256: &dyn Sha256,
-    ) -> Result<Self::Log, WorkError>;
+    /// When there cannot be one, or the one that is there belongs to other work.
+    fn open_log(&self, round: u64, work: &RoundWork<'_>) -> Result<Self::Log, WorkError>;
 
     /// Cuts a log to its first `entries` entries, durably. May block.
     ///
@@ -160,19 +155,14 @@ impl Hashing for HashingThread {
     type Log = FileLog;
     type Running = RunningThread;
 
-    fn open_log(
-        &self,
-        round: u64,
-        header: &LogHeader,
-        sha256: &dyn Sha256,
-    ) -> Result<FileLog, WorkError> {
+    fn open_log(&self, round: u64, work: &RoundWork<'_>) -> Result<FileLog, WorkError> {
         let folder = self.folder(round);
         create_directory(&folder, Access::Private).map_err(|source| WorkError::Folder {
             path: folder.clone(),
             source,
         })?;
         self.audits.remember(round, &folder);
-        Ok(FileLog::open(&folder.join(LOG_FILE), header, sha256)?)
+        Ok(FileLog::open(&folder.join(LOG_FILE), work)?)
     }
 
     fn cut_log(&self, log: &mut FileLog, entries: u64) -> Result<(), WorkError> {
