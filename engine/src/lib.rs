@@ -64,6 +64,7 @@ mod prove;
 mod round;
 mod run;
 mod sha256;
+mod tail;
 mod tree;
 mod upper;
 mod verify;

@@ -26,7 +26,9 @@ use poet_rounds::{
 };
 use poet_storage::{
     DatabaseError, SqliteStorage,
-    directory::{self, DirectoryError, DirectoryLocks, GO_STATE_FILE},
+    directory::{
+        self, DirectoryError, DirectoryLocks, GO_SERVER_PROOFS, GO_STATE_FILE, OWNER_FILE,
+    },
     keep_damaged_log,
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
@@ -55,8 +57,6 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long after the end of a round its proof is overdue.
 const MAX_LATENESS: Duration = Duration::from_secs(60);
 const THREAD_ID_FILE: &str = "round.tid";
-/// In the directory of the database of a Go server: a file of its proofs.
-const GO_SERVER_PROOFS: &str = "proofs/CURRENT";
 
 /// Why the server does not start. Each message tells all there is to tell: causes are in it, not
 /// behind it.
@@ -103,6 +103,11 @@ pub enum StartError {
         dbdir: PathBuf,
         found: String,
     },
+    #[error(
+        "--datadir {0}: the file {OWNER_FILE}, which says whose work this is, is damaged: expected a \
+         sound one, which `poet-service doctor --repair` writes"
+    )]
+    Owner(PathBuf),
     #[error(
         "{flag} {path} holds the state of a Go server, and --dbdir {dbdir} no database yet: expected \
          `poet-service import` first, which takes it over, or another --poetdir"
@@ -433,10 +438,13 @@ fn open(
     let directories = &config.directories;
     let locks = directories.lock()?;
     let database = directories.database();
-    let unusable = |cause| DirectoryError::Unusable {
-        flag: "--datadir",
-        path: config.directories.datadir.clone(),
-        cause,
+    let unusable = |cause: io::Error| match cause.kind() {
+        io::ErrorKind::InvalidData => StartError::Owner(config.directories.datadir.clone()),
+        _ => StartError::Directory(DirectoryError::Unusable {
+            flag: "--datadir",
+            path: config.directories.datadir.clone(),
+            cause,
+        }),
     };
     let owner = directory::owner(&config.directories.datadir).map_err(unusable)?;
     let other = |found| StartError::OtherOwner {
