@@ -130,9 +130,6 @@ pub enum ConfigError {
     /// A certifier without a key.
     #[error("--certifier-url is given without --certifier-pubkey: expected both")]
     CertifierWithoutKey,
-    /// Trusted keys that nothing would be checked against.
-    #[error("--trusted-pub-keys-dir-path is given without --certifier-pubkey: expected both")]
-    TrustedWithoutCertifier,
     /// The trusted keys cannot be used.
     #[error("--trusted-pub-keys-dir-path: {cause}")]
     TrustedKeys {
@@ -142,7 +139,7 @@ pub enum ConfigError {
     /// No way to register is left.
     #[error(
         "with --pow=off and without certificates nobody could register: expected --pow=on, or \
-         --certifier-pubkey with --certificates=on"
+         --certifier-pubkey or --trusted-pub-keys-dir-path with --certificates=on"
     )]
     NoRegistration,
     /// A burst of a rate that is not limited.
@@ -357,25 +354,21 @@ impl Config {
                 .map(expand)
                 .ok_or(ConfigError::NoCacheDirectory)
         };
-        let certifier = match (args.certifier_pubkey, args.certifier_url) {
-            (Some(pubkey), url) => {
-                let trusted = match args.trusted_pub_keys_dir_path {
-                    None => TrustedKeys::default(),
-                    Some(folder) => TrustedKeys::read(expand(folder))
-                        .map_err(|cause| ConfigError::TrustedKeys { cause })?,
-                };
-                Some(Certifier {
-                    url: url.unwrap_or_default(),
-                    pubkey,
-                    trusted: Arc::new(trusted),
-                })
-            }
-            (None, Some(_)) => return Err(ConfigError::CertifierWithoutKey),
-            (None, None) if args.trusted_pub_keys_dir_path.is_some() => {
-                return Err(ConfigError::TrustedWithoutCertifier);
-            }
-            (None, None) => None,
+        if args.certifier_url.is_some() && args.certifier_pubkey.is_none() {
+            return Err(ConfigError::CertifierWithoutKey);
+        }
+        let trusted = match args.trusted_pub_keys_dir_path {
+            None => None,
+            Some(folder) => Some(
+                TrustedKeys::read(expand(folder))
+                    .map_err(|cause| ConfigError::TrustedKeys { cause })?,
+            ),
         };
+        let certifier = (args.certifier_pubkey.is_some() || trusted.is_some()).then(|| Certifier {
+            url: args.certifier_url.unwrap_or_default(),
+            pubkey: args.certifier_pubkey,
+            trusted: Arc::new(trusted.unwrap_or_default()),
+        });
         let certifier = certifier.filter(|_| args.certificates.unwrap_or(true));
         let pow = args.pow.unwrap_or(true);
         if !pow && certifier.is_none() {
@@ -529,6 +522,8 @@ fn read_file(path: &Path) -> Result<File, ConfigError> {
         path: path.to_owned(),
         cause,
     })?;
+    // Editors of other systems begin a file with a byte order mark.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let mut file = File::default();
     for (index, line) in text.lines().enumerate() {
         let option = parse_line(line.trim()).map_err(|reason| ConfigError::Line {
@@ -774,8 +769,10 @@ mod tests {
     fn certifiers_need_a_key() {
         let error = load("", &["--poetdir=/p", "--certifier-url=http://c"]).unwrap_err();
         assert!(error.contains("--certifier-pubkey"), "{error}");
-        let error = load("", &["--poetdir=/p", "--trusted-pub-keys-dir-path=/k"]).unwrap_err();
-        assert!(error.contains("--certifier-pubkey"), "{error}");
+        let folder = tempfile::tempdir().unwrap();
+        let keys = format!("--trusted-pub-keys-dir-path={}", folder.path().display());
+        let config = load("", &["--poetdir=/p", &keys]).unwrap();
+        assert!(config.rules.certifier.unwrap().pubkey.is_none());
         let key = "--certifier-pubkey=V2j2EMp26MjC55ZVa9p/PpRBIgoM94JlHVSDR1LN+Ys=";
         let config = load("certifier-url=http://c", &["--poetdir=/p", key]).unwrap();
         assert_eq!(config.rules.certifier.unwrap().url, "http://c");
@@ -831,6 +828,12 @@ mod tests {
             let (name, _) = line.split_once('=').unwrap();
             assert!(error.contains(&format!("--{name}")), "{error}");
         }
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_file() {
+        let config = load("\u{feff}pow-difficulty=7\r\n", &["--poetdir=/p"]).unwrap();
+        assert_eq!(config.rules.pow_difficulty, 7);
     }
 
     #[test]

@@ -13,7 +13,7 @@
 //! | [`config`] | the configuration: command line over file over defaults |
 //! | [`schedule`], [`clock`] | when rounds open, start and end; pure functions of an injected time |
 //! | [`registration`] | the rules of registration, whatever the transport |
-//! | [`pow`], [`certificate`], [`identity`] | what a registration is checked against |
+//! | [`pow`], [`certificate`], [`identity`], [`timestamp`] | what a registration is checked against |
 //! | [`storage`] | what must survive: group commit in SQLite behind a trait |
 //! | [`worker`] | the hashing thread, its log, auditors, proofs |
 //! | [`cores`], [`rate`] | where the hashing thread runs, and whether it has become slow |
@@ -50,6 +50,7 @@ pub mod schedule;
 pub mod service;
 pub mod storage;
 pub mod terminal;
+pub mod timestamp;
 pub mod worker;
 
 pub use proofs::EncodedProof;

@@ -781,7 +781,7 @@ fn certificates_are_used_where_they_are_valid() {
     certified.rules.pow = false;
     certified.rules.certifier = Some(Certifier {
         url: "http://certifier.example".to_owned(),
-        pubkey: PublicKey::from_bytes(&certifier).unwrap(),
+        pubkey: PublicKey::from_bytes(&certifier),
         trusted: Arc::new(TrustedKeys::default()),
     });
     let server = LocalServer::start(certified, 25);

@@ -486,7 +486,7 @@ fn with_certifier(folder: &std::path::Path) -> Config {
     let mut config = config(folder);
     config.rules.certifier = Some(Certifier {
         url: "http://certifier.example".to_owned(),
-        pubkey: parse_public_key(CERTIFIER_KEY).unwrap(),
+        pubkey: Some(parse_public_key(CERTIFIER_KEY).unwrap()),
         trusted: TrustedKeys::read(keys).unwrap().into(),
     });
     config

@@ -346,7 +346,7 @@ fn mistakes_are_explained() {
             1,
             &["--certifier-pubkey", "expected both"],
         ),
-        (&[&keys], 1, &["--certifier-pubkey", "expected both"]),
+        (&[&keys], 1, &["--trusted-pub-keys-dir-path", &bad_key]),
         (
             &[key, &keys],
             1,

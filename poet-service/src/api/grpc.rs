@@ -15,7 +15,7 @@ use axum::{
     routing::post,
 };
 use http_body_util::{BodyExt as _, Full};
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use prost::Message;
 use tonic::{Code, Status, service::Routes};
 use tonic_health::pb::health_server::{Health, HealthServer};
@@ -33,6 +33,7 @@ use crate::{
     pow::PowParams,
     registration::{self, Registration},
     storage::PublishedProof,
+    timestamp::ProtoTimestamp,
 };
 
 /// The messages and services of the interface.
@@ -210,9 +211,11 @@ impl PoetService for Handlers {
             service_pubkey: info.public_key.as_bytes().to_vec(),
             phase_shift: Some(duration(info.phase_shift)),
             cycle_gap: Some(duration(info.cycle_gap)),
-            certifier: info.certifier.map(|certifier| Cerifier {
-                url: certifier.url.clone(),
-                pubkey: certifier.pubkey.as_bytes().to_vec(),
+            certifier: info.certifier.and_then(|certifier| {
+                Some(Cerifier {
+                    url: certifier.url.clone(),
+                    pubkey: certifier.pubkey.as_ref()?.as_bytes().to_vec(),
+                })
             }),
         }))
     }
@@ -369,7 +372,7 @@ impl TryFrom<SubmitRequest> for registration::SubmitRequest {
     fn try_from(request: SubmitRequest) -> Result<Self, ApiError> {
         let params = request.pow_params.unwrap_or_default();
         let deadline = request.deadline.map(|deadline| {
-            Timestamp::new(deadline.seconds, deadline.nanos).map_err(|_| {
+            ProtoTimestamp::new(deadline.seconds, deadline.nanos).ok_or_else(|| {
                 ApiError::Malformed(
                     "invalid value for google.protobuf.Timestamp field deadline".to_owned(),
                 )
@@ -385,7 +388,7 @@ impl TryFrom<SubmitRequest> for registration::SubmitRequest {
             challenge: request.challenge,
             pubkey: request.pubkey,
             signature: request.signature,
-            deadline: deadline.transpose()?,
+            deadline: deadline.transpose()?.and_then(ProtoTimestamp::deadline),
             certificate: request.certificate.map(|certificate| SignedCertificate {
                 data: certificate.data,
                 signature: certificate.signature,

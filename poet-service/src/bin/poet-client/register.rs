@@ -485,7 +485,7 @@ impl Job {
             let key = certifier.pubkey.0.as_slice().try_into().ok()?;
             Some(Certifier {
                 url: String::new(),
-                pubkey: PublicKey::from_bytes(key)?,
+                pubkey: Some(PublicKey::from_bytes(key)?),
                 trusted: Arc::new(TrustedKeys::default()),
             })
         });
