@@ -19,6 +19,7 @@ use poet_engine::{
     LogHeader, LogRead, Sha256, Tree,
     file::{FileLog, LogMonitor, LogWriter},
 };
+use poet_files::{Access, create_directory};
 
 #[cfg(feature = "fault-injection")]
 use super::fault::run;
@@ -28,7 +29,7 @@ use super::{
 };
 use crate::{
     cores::WorkPlace,
-    directory::{self, AUDIT_FILE, FINDINGS_FILE, LOG_FILE, NEW_FINDINGS_FILE, SAMPLED_FILE},
+    directory::{AUDIT_FILE, FINDINGS_FILE, LOG_FILE, NEW_FINDINGS_FILE, SAMPLED_FILE},
 };
 
 /// Hashes rounds and keeps their logs.
@@ -157,7 +158,7 @@ impl Hashing for HashingThread {
         sha256: &dyn Sha256,
     ) -> Result<FileLog, WorkError> {
         let folder = self.folder(round);
-        directory::create(&folder).map_err(|source| WorkError::Folder {
+        create_directory(&folder, Access::Private).map_err(|source| WorkError::Folder {
             path: folder.clone(),
             source,
         })?;
