@@ -77,7 +77,9 @@ pub use log::{
     HeaderError, LogError, LogHeader, LogRead, SubtreeHeight, SubtreeHeightError, resume,
 };
 pub use parallel::MAX_THREADS;
-pub use proof::{MAX_PROOF_NODES, MAX_PROVEN_LEAVES, Proof, ScaleError};
+pub use proof::{
+    MAX_PROOF_NODES, MAX_PROVEN_LEAVES, MAX_ROUND_ID_BYTES, Proof, ProofMessage, ScaleError,
+};
 pub use prove::{ProveError, ProveProgress, prove};
 pub use run::run;
 pub use tree::{MAX_LEAVES, Tree, TreeError, height};
