@@ -201,7 +201,7 @@ fn selection(function: WorkFunction, forced: Option<&str>) -> Result<Selection> 
         forced,
         trial: true,
     };
-    Ok(select_with(function, options)?)
+    Ok(select_with(function, options)?.for_one_chain()?)
 }
 
 fn allowed_core(machine: &Machine, allowed: &[usize], core: Option<usize>) -> Result<()> {

@@ -94,7 +94,9 @@ fn serve(args: ServerArgs) -> anyhow::Result<ExitCode> {
             forced: config.backend.as_deref(),
             trial: false,
         };
-        let work = select_with(WorkFunction::Sha256, options)?.work(LABEL_DEPTH)?;
+        let work = select_with(WorkFunction::Sha256, options)?
+            .for_one_chain()?
+            .work(LABEL_DEPTH)?;
         config.work_place = WorkPlace::prepare(config.work_core, config.work_priority, &work);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()

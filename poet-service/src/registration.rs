@@ -332,10 +332,13 @@ impl Registration {
     pub fn publish(&self, round: u64, proof: Arc<PublishedProof>) -> Result<(), StorageError> {
         // Encoded before anybody can ask for it.
         let encoded = self.proofs.encode(&proof);
+        let empty = proof.root().is_none();
         let challenges = self.storage.publish(round, proof)?;
         self.proofs.insert(round, encoded);
-        let late = time_until(self.schedule.end(round), self.clock.now());
-        self.metrics.published(late);
+        if !empty {
+            let late = time_until(self.schedule.end(round), self.clock.now());
+            self.metrics.published(late);
+        }
         *self.pow.write().unwrap_or_else(PoisonError::into_inner) = challenges;
         Ok(())
     }

@@ -209,7 +209,7 @@ impl Server {
             forced: config.backend.as_deref(),
             trial: config.trial,
         };
-        let backend = poet_backends::select_with(WorkFunction::Sha256, options)?;
+        let backend = poet_backends::select_with(WorkFunction::Sha256, options)?.for_one_chain()?;
         tracing::info!(
             one_chain = %backend.latency(),
             many_chains = %backend.throughput(),

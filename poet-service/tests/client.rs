@@ -540,8 +540,16 @@ fn the_best_of_all_valid_proofs_is_kept_whatever_the_others_do() {
     node.rounds_end_now();
 
     let run = node
-        .collect(&["--until=12s", "--timeout=2s"])
+        .collect(&["--until=12s", "--timeout=2s", "--message=proof.message"])
         .assert_code(3);
+    let mut verify = Command::new(env!("CARGO_BIN_EXE_poet-service"));
+    let verify = verify.args(["verify", "--no-trial", "--round=0"]);
+    let verified = finish(verify.arg(node.path("proof.message"))).assert_code(0);
+    assert!(
+        verified.err.contains("PoetProofMessage"),
+        "{}",
+        verified.err
+    );
     for (url, proof) in [
         (&first_url, &first_proof),
         (&second_url, &second_proof),
@@ -627,10 +635,25 @@ fn without_a_valid_proof_every_server_has_a_reason() {
     let never = FakeServer::start(|_| None);
     let denied =
         FakeServer::start(|request| (request == "GET /v1/proofs/0").then(|| error(400, "go away")));
-    node.register(&[&never.url, &denied.url], &[])
+    let idle = FakeServer::start(|request| {
+        let proof = json!({
+            "proof": {
+                "proof": {"root": "", "provenLeaves": [], "proofNodes": []},
+                "members": [],
+                "leaves": "0",
+            },
+            "pubkey": STANDARD.encode(FAKE_KEY),
+        });
+        (request == "GET /v1/proofs/0").then_some(Reply::Json(200, proof))
+    });
+    node.register(&[&never.url, &denied.url, &idle.url], &[])
         .assert_code(0);
     node.rounds_end_now();
     let run = node.collect(&["--until=3s"]).assert_code(1);
+    assert!(
+        run.line(&idle.url)
+            .contains("no: its proof is empty: the server does no work")
+    );
     assert!(
         run.line(&never.url)
             .contains("no: it answers 404: proof not found")
@@ -903,6 +926,7 @@ fn nonsense_at_the_registration_is_named() {
     let conflict = submit(|| error(409, "conflicting registration"));
     let too_late = submit(|| error(400, "too late to register for the desired round"));
     let far = submit(|| Reply::Json(200, json!({"roundId": "0", "roundEnd": "8640001s"})));
+    let past = submit(|| Reply::Json(200, json!({"roundId": "0", "roundEnd": "-5.5s"})));
     let word = submit(|| Reply::Json(200, json!({"roundId": "../x", "roundEnd": "5s"})));
     let hard = FakeServer::start(|request| {
         let params = json!({"powParams": {"difficulty": 256, "challenge": ""}});
@@ -936,6 +960,7 @@ fn nonsense_at_the_registration_is_named() {
             "it answers 400: too late to register for the desired round",
         ),
         (&far, "too late to be of use"),
+        (&past, "it says that its round has ended already"),
         (&word, "its answer is not one of a PoET"),
         (
             &hard,
@@ -995,6 +1020,11 @@ fn bad_input_is_one_sentence_and_nothing_is_lost() {
         register(&["--poet=localhost"]),
         2,
         &["--poet", "expected http://"],
+    );
+    refused(
+        register(&["--poet=http://localhost:99999"]),
+        2,
+        &["--poet", "expected a port from 1 to 65535"],
     );
     refused(
         register(&["--until=soon"]),

@@ -423,7 +423,7 @@ pub fn proof_response(published: &PublishedProof, public_key: &[u8; 32]) -> Stri
     let entries = proof.proven_leaves.len() + proof.proof_nodes.len() + published.members.len() + 2;
     let mut json = String::with_capacity(256 + entries * ENTRY_CHARS);
     json.push_str("{\"proof\":{\"proof\":{\"root\":");
-    push_base64(&mut json, &proof.root);
+    push_base64(&mut json, published.root().map_or(&[], |root| &root[..]));
     json.push_str(",\"provenLeaves\":");
     push_list(&mut json, &proof.proven_leaves);
     json.push_str(",\"proofNodes\":");

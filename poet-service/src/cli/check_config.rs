@@ -30,7 +30,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         forced: config.backend.as_deref(),
         trial: false,
     };
-    select_with(WorkFunction::Sha256, options)?;
+    select_with(WorkFunction::Sha256, options)?.for_one_chain()?;
     let width = |lengths: &mut dyn Iterator<Item = usize>| lengths.max().unwrap_or(0);
     let names = width(&mut effective.iter().map(|option| option.name.len()));
     let values = width(&mut effective.iter().map(|option| option.value.len()));

@@ -102,6 +102,26 @@ pub struct PublishedProof {
 }
 
 impl PublishedProof {
+    /// What a server publishes that does no work: the members, and no proof.
+    pub fn empty(statement: Vec<u8>, members: Vec<[u8; 32]>) -> Self {
+        Self {
+            statement,
+            members,
+            odd_members: Vec::new(),
+            leaves: 0,
+            proof: Proof {
+                root: [0; 32],
+                proven_leaves: Vec::new(),
+                proof_nodes: Vec::new(),
+            },
+        }
+    }
+
+    /// The root, unless the proof is empty.
+    pub fn root(&self) -> Option<&Node> {
+        (self.leaves > 0).then_some(&self.proof.root)
+    }
+
     /// The challenges as they were registered.
     pub fn registered_members(&self) -> impl Iterator<Item = &[u8]> {
         let mut odd = self.odd_members.iter().peekable();
@@ -308,8 +328,8 @@ pub trait Storage: Send + Sync + 'static {
     /// When the storage fails.
     fn settle_round(&self, round: u64, execution: &Execution) -> Result<(), StorageError>;
 
-    /// Stores the proof of `round` and makes its root the new challenge of the proof of work, in
-    /// one transaction. Returns the new challenges.
+    /// Stores the proof of `round` and makes its root the new challenge of the proof of work, unless
+    /// the proof is empty, in one transaction. Returns the challenges, which exist already.
     ///
     /// # Errors
     /// When the storage fails.

@@ -422,7 +422,12 @@ impl Job {
             )));
         }
         let submitted = self.submit(poet, &info)?;
-        let round_end = after(now(), submitted.round_end.0);
+        let Some(left) = submitted.round_end.0 else {
+            return Err(Failure::last(
+                "it says that its round has ended already: its clock or its schedule is wrong",
+            ));
+        };
+        let round_end = after(now(), left);
         let latest = match self.deadline {
             Some(deadline) => after(deadline, CLOCK_TOLERANCE),
             None => after(now(), MAX_ROUND),
