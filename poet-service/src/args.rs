@@ -5,14 +5,16 @@ use std::{net::SocketAddr, num::NonZero, path::PathBuf, time::Duration};
 use clap::{Args, Parser};
 use jiff::Timestamp;
 use poet_engine::MAX_THREADS;
-
-use crate::{
-    api::client::TrustedProxies,
+use poet_proto::{
     certificate::{self, KeyTextError},
-    cores::{WorkCore, WorkPriority},
     duration::{self, DurationError},
     identity::PublicKey,
     pow::MAX_DIFFICULTY,
+};
+
+use crate::{
+    api::client::TrustedProxies,
+    cores::{WorkCore, WorkPriority},
     worker::AuditMode,
 };
 

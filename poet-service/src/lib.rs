@@ -13,7 +13,6 @@
 //! | [`config`] | the configuration: command line over file over defaults |
 //! | [`schedule`], [`clock`] | when rounds open, start and end; pure functions of an injected time |
 //! | [`registration`] | the rules of registration, whatever the transport |
-//! | [`pow`], [`certificate`], [`identity`], [`timestamp`] | what a registration is checked against |
 //! | [`storage`] | what must survive: group commit in SQLite behind a trait |
 //! | [`worker`] | the hashing thread, its log, auditors, proofs |
 //! | [`cores`], [`rate`] | where the hashing thread runs, and whether it has become slow |
@@ -29,20 +28,16 @@
 pub mod api;
 pub mod args;
 mod blocking;
-pub mod certificate;
 pub mod clock;
 pub mod config;
 pub mod cores;
 mod directory;
 pub mod doctor;
-pub mod duration;
-pub mod identity;
 pub mod import;
 pub mod limits;
 pub mod logfile;
 pub mod machine;
 pub mod metrics;
-pub mod pow;
 mod proofs;
 pub mod rate;
 pub mod registration;
@@ -50,7 +45,6 @@ pub mod schedule;
 pub mod service;
 pub mod storage;
 pub mod terminal;
-pub mod timestamp;
 pub mod worker;
 
 pub use proofs::EncodedProof;

@@ -20,20 +20,18 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use poet_engine::{SubtreeHeight, Work, membership};
+use poet_proto::{identity::PrivateKey, messages::PublishedProof};
 use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
     blocking::blocking,
     clock::{Clock, time_until},
     config::Config,
-    identity::PrivateKey,
     metrics::Metrics,
     registration::{OpenRound, Registration},
     schedule::Schedule,
     service::StartError,
-    storage::{
-        Execution, PowChallenges, PublishedProof, Setting, Storage, StorageError, UnfinishedRound,
-    },
+    storage::{Execution, PowChallenges, Setting, Storage, StorageError, UnfinishedRound},
     worker::{Hashing, Job, Worker, WorkerHandle},
 };
 

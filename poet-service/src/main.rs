@@ -8,12 +8,12 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use poet_backends::{Options, select_with};
 use poet_engine::{LABEL_DEPTH, WorkFunction};
+use poet_proto::duration::format_go;
 use poet_service::{
     args::ServerArgs,
     clock::{Clock, SystemClock},
     config::Config,
     cores::WorkPlace,
-    duration::format_go,
     logfile::LogFile,
     registration::Registration,
     service::Server,
@@ -165,7 +165,7 @@ fn greeting(server: &Server, places: &str) -> String {
          \n\
          Try:\n  \
            curl {url}/v1/info\n  \
-           cargo run --release -p poet-service --bin poet-client -- watch {url}\n  \
+           cargo run --release -p poet-client -- watch {url}\n  \
            curl {url}/v1/proofs/{round}\n"
     )
 }

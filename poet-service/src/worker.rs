@@ -34,6 +34,7 @@ use poet_engine::{
     LogError, LogHeader, MAX_THREADS, Proof, ProveError, ProveProgress, T, Tree, VerifyError, Work,
     membership, prove, resume, verify,
 };
+use poet_proto::messages::PublishedProof;
 use tokio::sync::Notify;
 
 pub(crate) use self::audit::MAX_UNSYNCED_LEAVES;
@@ -44,7 +45,7 @@ use crate::{
     clock::{Clock, time_until},
     rate::{Rate, RateWatch},
     registration::Registration,
-    storage::{Execution, PublishedProof, Storage, StorageError},
+    storage::{Execution, Storage, StorageError},
 };
 
 /// Leaves of a tick on the main network.

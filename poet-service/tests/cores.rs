@@ -3,10 +3,13 @@
 #![cfg(target_os = "linux")]
 
 mod common;
+#[path = "common/program.rs"]
+mod program;
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use common::{ServerProcess, await_some};
+use common::await_some;
+use program::ServerProcess;
 
 /// The cores on which this process may run, as the kernel writes them.
 fn allowed_here() -> Vec<usize> {

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use poet_engine::{T, proven_indices, verify};
-use poet_service::identity::{PublicKey, decode_key_text};
+use poet_proto::identity::{PublicKey, decode_key_text};
 
 use super::proof_file::{self, Form, ProofFile};
 use super::prove::{Statement, parse_hex};

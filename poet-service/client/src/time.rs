@@ -7,7 +7,7 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use poet_service::duration::{format_go, parse_go};
+use poet_proto::duration::{format_go, parse_go};
 
 /// How often a long wait looks at the clock: it may be set, and the machine may sleep.
 const LOOK: Duration = Duration::from_secs(5);

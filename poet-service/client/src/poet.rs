@@ -4,7 +4,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use poet_service::pow::PowParams;
+use poet_proto::pow::PowParams;
 use serde::de::DeserializeOwned;
 
 use crate::{

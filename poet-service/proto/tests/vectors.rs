@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use poet_conformance::vectors;
-use poet_service::{
+use poet_proto::{
     certificate::{Certificate, CertificateError, Certifier, SignedCertificate},
     identity::PublicKey,
     pow::{self, PowParams},

@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use poet_engine::{LABEL_DEPTH, Node, ProofMessage, T, Work, WorkFunction, verify};
-use poet_service::{api::json, storage::PublishedProof};
+use poet_proto::{json, messages::PublishedProof};
 
 use crate::messages::ProofResponse;
 

@@ -3,17 +3,15 @@
 
 use std::{fmt, marker::PhantomData, time::Duration};
 
-use base64::{
-    Engine as _, alphabet,
-    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig, general_purpose::STANDARD},
-};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::{SignedDuration, Timestamp};
 use poet_engine::{MAX_PROOF_NODES, MAX_PROVEN_LEAVES, Node, Proof, membership};
-use poet_service::{
+use poet_proto::{
     certificate::SignedCertificate,
     duration::{format_proto, parse_go},
+    json::decode_base64,
+    messages::PublishedProof,
     pow::PowParams,
-    storage::PublishedProof,
 };
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
@@ -22,21 +20,6 @@ use serde::{
 
 /// The most members of a round that are read: four times as many as are planned for.
 pub(crate) const MAX_MEMBERS: usize = 1 << 22;
-
-/// Base64 in either alphabet, padded or not.
-pub(crate) fn decode_base64(text: &str) -> Option<Vec<u8>> {
-    const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new()
-        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
-        .with_decode_allow_trailing_bits(true);
-    const LENIENT_STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT);
-    const LENIENT_URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT);
-    let engine = if text.contains(['-', '_']) {
-        &LENIENT_URL_SAFE
-    } else {
-        &LENIENT_STANDARD
-    };
-    engine.decode(text).ok()
-}
 
 /// Bytes that are base64 in JSON.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

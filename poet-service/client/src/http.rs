@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use flate2::read::MultiGzDecoder;
-use poet_service::duration::format_go;
+use poet_proto::duration::format_go;
 use serde::{Deserialize, Serialize};
 use ureq::{
     Agent,

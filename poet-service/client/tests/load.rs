@@ -2,6 +2,7 @@
 //! Speed is not looked at here; `docs/LOAD.md` says how to measure it.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../../tests/common/mod.rs"]
 mod common;
 
 use std::{
@@ -10,21 +11,32 @@ use std::{
     path::Path,
     process::{Command, Output},
     thread,
+    time::{Duration, SystemTime},
 };
 
-use common::ServerProcess;
+use common::{LocalServer, config};
 use jiff::Timestamp;
 
 /// Rounds of a few seconds, the first of which opens now.
-fn server(folder: &Path, options: &[&str]) -> ServerProcess {
-    let genesis = format!("--genesis-time={:.0}", Timestamp::now());
-    let schedule = [
-        &genesis,
-        "--phase-shift=15s",
-        "--epoch-duration=15s",
-        "--cycle-gap=10s",
-    ];
-    ServerProcess::start(folder, &[&schedule[..], options].concat())
+fn server(folder: &Path) -> LocalServer {
+    let mut config = config(folder);
+    config.genesis = Some(now());
+    config.phase_shift = Duration::from_secs(15);
+    config.epoch_duration = Duration::from_secs(15);
+    config.cycle_gap = Duration::from_secs(10);
+    config.rules.pow_difficulty = 3;
+    LocalServer::start_in_real_time(config)
+}
+
+/// A server whose first round stays open, for at most so many members.
+fn open_server(folder: &Path, members: u64) -> LocalServer {
+    let mut config = config(folder);
+    config.rules.max_round_members = members;
+    LocalServer::start(config, 0)
+}
+
+fn now() -> Timestamp {
+    SystemTime::now().try_into().unwrap()
 }
 
 fn load(arguments: &[&str]) -> Output {
@@ -47,8 +59,8 @@ fn told(output: &Output) -> (String, bool) {
 #[test]
 fn thousands_register_and_fetch_the_proof() {
     let folder = tempfile::tempdir().unwrap();
-    let server = server(folder.path(), &["--pow-difficulty=3"]);
-    let url = server.told("REST").to_owned();
+    let server = server(folder.path());
+    let url = server.url();
 
     let arguments = [
         "register",
@@ -93,13 +105,9 @@ fn thousands_register_and_fetch_the_proof() {
 #[test]
 fn refused_registrations_are_counted_by_kind() {
     let folder = tempfile::tempdir().unwrap();
-    let options = [
-        "--genesis-time=2099-01-01T00:00:00Z",
-        "--max-round-members=7",
-    ];
-    let server = ServerProcess::start(folder.path(), &options);
-    let url = server.told("REST");
-    let (text, right) = told(&load(&["register", "--url", url, "--members=20"]));
+    let server = open_server(folder.path(), 7);
+    let url = server.url();
+    let (text, right) = told(&load(&["register", "--url", &url, "--members=20"]));
     assert!(!right);
     assert!(text.contains("registered  7 of 20 in "), "{text}");
     assert!(text.contains("13  status 429: {"), "{text}");
@@ -110,12 +118,11 @@ fn refused_registrations_are_counted_by_kind() {
 #[test]
 fn what_cannot_be_done_is_one_sentence() {
     let folder = tempfile::tempdir().unwrap();
-    let options = ["--genesis-time=2099-01-01T00:00:00Z"];
-    let server = ServerProcess::start(folder.path(), &options);
-    let url = server.told("REST");
+    let server = open_server(folder.path(), 7);
+    let url = server.url();
     for (arguments, expected) in [
         (
-            &["fetch", "--url", url, "--round=0"][..],
+            &["fetch", "--url", &url, "--round=0"][..],
             "error: round 0 has no proof: expected --wait or another one",
         ),
         (
@@ -166,11 +173,11 @@ fn serve(answers: Vec<Vec<u8>>) -> String {
 #[test]
 fn a_wrong_proof_is_noticed() {
     let folder = tempfile::tempdir().unwrap();
-    let genuine = server(folder.path(), &[]);
+    let genuine = server(folder.path());
     let (text, right) = told(&load(&[
         "register",
         "--url",
-        genuine.told("REST"),
+        &genuine.url(),
         "--members=3",
         "--await-proof",
     ]));

@@ -4,7 +4,7 @@ use std::thread;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ed25519_dalek::{Signer as _, SigningKey};
-use poet_service::pow::{self, PowParams};
+use poet_proto::pow::{self, PowParams};
 
 /// What a node puts before its challenge: the genesis id of its network and a domain byte.
 const PREFIX: [u8; 21] = [0x5a; 21];
@@ -97,7 +97,7 @@ pub(super) fn prepare(seed: u64, count: usize, params: &PowParams) -> Option<Vec
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use poet_service::{api::json, identity::PublicKey};
+    use poet_proto::{identity::PublicKey, json};
 
     use super::*;
 

@@ -1,6 +1,7 @@
 //! `poet-client` against real servers, and against servers that lie, hang, hide and come late.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../../tests/common/mod.rs"]
 mod common;
 
 use std::{
@@ -12,17 +13,18 @@ use std::{
     process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
     },
     thread,
     time::Duration,
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use common::{LocalServer, ServerProcess, TestNode, await_some, config, verify_json};
+use common::{LocalServer, TestNode, await_some, config, verify_json};
 use ed25519_dalek::SigningKey;
 use flate2::{Compression, write::GzEncoder};
-use poet_service::{
+use poet_engine::{ProofMessage, ProveProgress, SubtreeHeight, T, Tree, WorkFunction, membership};
+use poet_proto::{
     certificate::{Certifier, TrustedKeys},
     identity::PublicKey,
 };
@@ -147,14 +149,13 @@ impl Node {
         fs::write(self.path("poet-client.json"), state.to_string()).unwrap();
     }
 
-    /// The proof that was written, which `poet-service verify` accepts.
+    /// The proof that was written, which is valid.
     #[track_caller]
     fn verified_proof(&self) -> Value {
-        let path = self.path("proof.json");
-        let mut verify = Command::new(env!("CARGO_BIN_EXE_poet-service"));
-        let run = finish(verify.args(["verify", "--no-trial"]).arg(&path)).assert_code(0);
-        assert!(run.out.starts_with("valid: "), "{}", run.out);
-        serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+        let json = fs::read(self.path("proof.json")).unwrap();
+        let proof = serde_json::from_slice(&json).unwrap();
+        verify_json(&proof);
+        proof
     }
 }
 
@@ -388,29 +389,40 @@ fn leaves(proof: &Value) -> u64 {
 /// A proof of many leaves for the node's challenge in which all is right but the labels: each takes
 /// one hash instead of 400.
 fn without_work(node: &Node) -> Value {
-    let out = node.path("without-work.json");
-    let mut prove = Command::new(env!("CARGO_BIN_EXE_poet-service"));
-    prove
-        .args(["prove", "--no-trial", "--depth=1", "--leaves=1000000"])
-        .args(["--statement", &hex::encode(node.node.challenge)])
-        .arg("--out")
-        .arg(&out);
-    finish(&mut prove).assert_code(0);
-    let made: Value = serde_json::from_slice(&fs::read(out).unwrap()).unwrap();
-    let base64 =
-        |text: &Value| json!(STANDARD.encode(hex::decode(text.as_str().unwrap()).unwrap()));
-    let list =
-        |name: &str| -> Vec<_> { made[name].as_array().unwrap().iter().map(base64).collect() };
+    let challenge = node.node.challenge;
+    let work = poet_backends::select(WorkFunction::Sha256, Some("generic"))
+        .unwrap()
+        .work(1)
+        .unwrap();
+    let subtree_height = SubtreeHeight::new(10).unwrap();
+    let mut tree = Tree::new(&work, &challenge);
+    let mut log = Vec::new();
+    let leaves = 1_000_000;
+    let (target, counted) = (AtomicU64::new(leaves), AtomicU64::new(0));
+    poet_engine::run(&mut tree, subtree_height, &target, &counted, |root| {
+        log.push(root);
+    });
+    let proof = poet_engine::prove(
+        &tree,
+        subtree_height,
+        &mut log.as_slice(),
+        T,
+        1,
+        &ProveProgress::default(),
+    )
+    .unwrap();
+    let base64 = |node: &[u8; 32]| STANDARD.encode(node);
+    let list = |nodes: &[[u8; 32]]| -> Vec<_> { nodes.iter().map(base64).collect() };
     json!({
         "proof": {
             "proof": {
-                "root": base64(&made["root"]),
-                "provenLeaves": list("proven_leaves"),
-                "proofNodes": list("proof_nodes"),
+                "root": base64(&proof.root),
+                "provenLeaves": list(&proof.proven_leaves),
+                "proofNodes": list(&proof.proof_nodes),
             },
             // Of a single member, the statement is the challenge.
-            "members": [STANDARD.encode(node.node.challenge)],
-            "leaves": made["leaves"].to_string(),
+            "members": [base64(&challenge)],
+            "leaves": leaves.to_string(),
         },
         "pubkey": STANDARD.encode(FAKE_KEY),
     })
@@ -542,14 +554,6 @@ fn the_best_of_all_valid_proofs_is_kept_whatever_the_others_do() {
     let run = node
         .collect(&["--until=12s", "--timeout=2s", "--message=proof.message"])
         .assert_code(3);
-    let mut verify = Command::new(env!("CARGO_BIN_EXE_poet-service"));
-    let verify = verify.args(["verify", "--no-trial", "--round=0"]);
-    let verified = finish(verify.arg(node.path("proof.message"))).assert_code(0);
-    assert!(
-        verified.err.contains("PoetProofMessage"),
-        "{}",
-        verified.err
-    );
     for (url, proof) in [
         (&first_url, &first_proof),
         (&second_url, &second_proof),
@@ -617,6 +621,18 @@ fn the_best_of_all_valid_proofs_is_kept_whatever_the_others_do() {
     assert_eq!(written["proof"], best["proof"]);
     let fetched = verify_json(&written);
     assert!(fetched.members.contains(&node.node.challenge));
+    let message = fs::read(node.path("proof.message")).unwrap();
+    let message = ProofMessage::from_scale(&message).unwrap();
+    assert_eq!(message.statement[..], membership::root(&fetched.members));
+    assert_eq!(
+        (message.proof.root, message.leaves),
+        (fetched.root, leaves(best))
+    );
+    assert_eq!(
+        json!(STANDARD.encode(message.service_key)),
+        written["pubkey"]
+    );
+    assert_eq!((&*message.round_id, message.signature), ("0", [0; 64]));
     let line = run.line("proof.json: ");
     assert!(line.contains(&format!("{} leaves", leaves(best))), "{line}");
 
@@ -777,9 +793,13 @@ fn another_list_of_servers_loses_no_registration() {
 #[test]
 fn in_real_time_from_a_new_key_to_a_verified_proof() {
     let folder = tempfile::tempdir().unwrap();
-    let schedule = ["--epoch-duration=8s", "--phase-shift=5s", "--cycle-gap=3s"];
-    let server = ServerProcess::start(folder.path(), &schedule);
-    let url = server.told("REST");
+    let mut config = config(folder.path());
+    config.genesis = Some(now().parse().unwrap());
+    config.epoch_duration = Duration::from_secs(8);
+    config.phase_shift = Duration::from_secs(5);
+    config.cycle_gap = Duration::from_secs(3);
+    let server = LocalServer::start_in_real_time(config);
+    let url = &server.url();
     let node = Node::new(8);
     fs::remove_file(node.path("local.key")).unwrap();
     node.register(&[url], &["--generate-key"]).assert_code(0);
@@ -898,7 +918,7 @@ fn a_submission_is_what_a_node_sends() {
     ];
     node.register(&[&fake.url], &more).assert_code(0);
     let submits = fake.submits.lock().unwrap();
-    let request = poet_service::api::json::submit_request(submits[0].to_string().as_bytes());
+    let request = poet_proto::json::submit_request(submits[0].to_string().as_bytes());
     let request = request.unwrap();
     assert_eq!(hex::encode(&request.prefix), format!("{genesis}04"));
     assert_eq!(request.challenge, node.node.challenge);
@@ -907,7 +927,7 @@ fn a_submission_is_what_a_node_sends() {
     let public = PublicKey::from_bytes(&node.node.id()).unwrap();
     assert!(public.verifies(&[&request.prefix, &request.challenge], &request.signature));
     assert_eq!(request.pow_params.difficulty, 3);
-    assert!(poet_service::pow::is_valid(
+    assert!(poet_proto::pow::is_valid(
         &request.pow_params,
         &request.pubkey,
         &request.challenge,
@@ -978,7 +998,7 @@ fn nonsense_at_the_registration_is_named() {
     let urls: Vec<_> = cases.iter().map(|(fake, _)| fake.url.as_str()).collect();
     let node = Node::new(12);
     let run = node
-        .register(&urls, &["--until=8s", "--phase-shift=30s"])
+        .register(&urls, &["--until=20s", "--phase-shift=30s"])
         .assert_code(1);
     for (fake, expected) in cases {
         let line = run.line(&fake.url);

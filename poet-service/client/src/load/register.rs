@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use poet_service::pow::PowParams;
+use poet_proto::pow::PowParams;
 use serde::Deserialize;
 use tokio::task::LocalSet;
 

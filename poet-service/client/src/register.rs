@@ -16,7 +16,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use jiff::Timestamp;
-use poet_service::{
+use poet_proto::{
     certificate::{Certifier, SignedCertificate, TrustedKeys},
     duration::format_go,
     identity::PublicKey,

@@ -18,13 +18,11 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::error::ApiError;
 use crate::{
     certificate::SignedCertificate,
     duration::format_proto,
+    messages::{Info, PublishedProof, SubmitRequest, Submitted},
     pow::PowParams,
-    registration::{Info, SubmitRequest, Submitted},
-    storage::PublishedProof,
     timestamp::ProtoTimestamp,
 };
 
@@ -35,6 +33,11 @@ const QUOTED_CHARS: usize = 64;
 const MAX_DEPTH: usize = 10_000;
 /// The digits of the greatest 64-bit integer.
 const MAX_DIGITS: usize = 20;
+
+/// Why a body is not the message that was expected. The text is meant for the client.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Malformed(pub String);
 
 /// The fields of a JSON object, not yet interpreted.
 struct Object<'a>(Vec<(String, &'a RawValue)>);
@@ -64,12 +67,12 @@ impl<'de> Deserialize<'de> for Object<'de> {
 }
 
 impl<'a> Object<'a> {
-    fn parse(text: &'a str) -> Result<Self, ApiError> {
+    fn parse(text: &'a str) -> Result<Self, Malformed> {
         serde_json::from_str(text).map_err(|error| malformed(&format!("syntax error: {error}")))
     }
 
     /// The value of the field with this lowerCamelCase or snake_case name, unless unset.
-    fn field(&self, camel: &'static str, snake: &str) -> Result<Option<Field<'a>>, ApiError> {
+    fn field(&self, camel: &'static str, snake: &str) -> Result<Option<Field<'a>>, Malformed> {
         let mut values = self
             .0
             .iter()
@@ -85,7 +88,7 @@ impl<'a> Object<'a> {
         }))
     }
 
-    fn bytes(&self, camel: &'static str, snake: &str) -> Result<Vec<u8>, ApiError> {
+    fn bytes(&self, camel: &'static str, snake: &str) -> Result<Vec<u8>, Malformed> {
         self.field(camel, snake)?
             .map_or(Ok(Vec::new()), |field| field.bytes())
     }
@@ -98,7 +101,7 @@ struct Field<'a> {
 }
 
 impl Field<'_> {
-    fn invalid(&self, kind: &str) -> ApiError {
+    fn invalid(&self, kind: &str) -> Malformed {
         let quoted: String = self.raw.chars().take(QUOTED_CHARS).collect();
         let dots = if quoted.len() < self.raw.len() {
             "..."
@@ -115,11 +118,11 @@ impl Field<'_> {
         serde_json::from_str(self.raw).ok()
     }
 
-    fn object(&self) -> Result<Object<'_>, ApiError> {
+    fn object(&self) -> Result<Object<'_>, Malformed> {
         serde_json::from_str(self.raw).map_err(|_| self.invalid("message"))
     }
 
-    fn bytes(&self) -> Result<Vec<u8>, ApiError> {
+    fn bytes(&self) -> Result<Vec<u8>, Malformed> {
         self.string()
             .and_then(|text| decode_base64(&text))
             .ok_or_else(|| self.invalid("bytes"))
@@ -135,17 +138,17 @@ impl Field<'_> {
         (number.get() == text).then(|| whole_number(&text))?
     }
 
-    fn uint64(&self) -> Result<u64, ApiError> {
+    fn uint64(&self) -> Result<u64, Malformed> {
         self.unsigned().ok_or_else(|| self.invalid("uint64"))
     }
 
-    fn uint32(&self) -> Result<u32, ApiError> {
+    fn uint32(&self) -> Result<u32, Malformed> {
         self.unsigned()
             .and_then(|number| u32::try_from(number).ok())
             .ok_or_else(|| self.invalid("uint32"))
     }
 
-    fn timestamp(&self) -> Result<ProtoTimestamp, ApiError> {
+    fn timestamp(&self) -> Result<ProtoTimestamp, Malformed> {
         self.string()
             .and_then(|text| ProtoTimestamp::parse(&text))
             .ok_or_else(|| self.invalid("google.protobuf.Timestamp"))
@@ -189,7 +192,7 @@ fn whole_number(json: &str) -> Option<u64> {
 /// Reads base64 as Go's JSON mapping does: in either alphabet, with or without all of its padding,
 /// with line breaks anywhere. Text whose length, line breaks included, is a multiple of four must be
 /// padded, other text must not.
-pub(super) fn decode_base64(text: &str) -> Option<Vec<u8>> {
+pub fn decode_base64(text: &str) -> Option<Vec<u8>> {
     let alphabet = if text.contains(['-', '_']) {
         &alphabet::URL_SAFE
     } else {
@@ -208,7 +211,7 @@ pub(super) fn decode_base64(text: &str) -> Option<Vec<u8>> {
 }
 
 /// Checks what the parser passes over in values that nobody reads.
-fn check_skipped(json: &str) -> Result<(), ApiError> {
+fn check_skipped(json: &str) -> Result<(), Malformed> {
     let bytes = json.as_bytes();
     // The UTF-16 unit that the escape at `at` stands for, if there is one of that kind.
     let unit = |at: usize| {
@@ -251,9 +254,9 @@ fn check_skipped(json: &str) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn malformed(message: &str) -> ApiError {
+fn malformed(message: &str) -> Malformed {
     // The parser quotes what it did not expect, however long that is.
-    ApiError::Malformed(message.chars().take(MAX_MESSAGE).collect())
+    Malformed(message.chars().take(MAX_MESSAGE).collect())
 }
 
 /// The longest message about a body, in characters.
@@ -263,8 +266,8 @@ const MAX_MESSAGE: usize = 200;
 /// what follows the object is not looked at: both as in the Go server.
 ///
 /// # Errors
-/// [`ApiError::Malformed`], naming the field where there is one.
-pub fn submit_request(body: &[u8]) -> Result<SubmitRequest, ApiError> {
+/// [`Malformed::Malformed`], naming the field where there is one.
+pub fn submit_request(body: &[u8]) -> Result<SubmitRequest, Malformed> {
     let mut values = serde_json::Deserializer::from_slice(body).into_iter::<&RawValue>();
     let Some(value) = values.next() else {
         return Ok(SubmitRequest::default());
@@ -317,7 +320,7 @@ pub fn submit_request(body: &[u8]) -> Result<SubmitRequest, ApiError> {
 }
 
 /// Bytes that are written as base64.
-pub(super) struct Base64<'a>(pub(super) &'a [u8]);
+pub struct Base64<'a>(pub &'a [u8]);
 
 impl Serialize for Base64<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -393,24 +396,8 @@ pub fn info_response(info: &Info<'_>) -> String {
     })
 }
 
-#[derive(Serialize)]
-struct ErrorMessage {
-    code: i32,
-    message: String,
-    details: [(); 0],
-}
-
-/// Writes an error.
-pub fn error(error: &ApiError) -> String {
-    write(&ErrorMessage {
-        code: error.code() as i32,
-        message: error.to_string(),
-        details: [],
-    })
-}
-
 /// Writes an answer.
-pub(super) fn write(message: &impl Serialize) -> String {
+pub fn write(message: &impl Serialize) -> String {
     // Strings, numbers and lists of them: there is nothing that JSON could not hold.
     serde_json::to_string(message).unwrap_or_default()
 }

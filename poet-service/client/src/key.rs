@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use ed25519_dalek::{KEYPAIR_LENGTH, Signer as _, SigningKey};
 use poet_files::{Access, create_new, reason};
-use poet_service::identity::{PrivateKey, PrivateKeyError, decode_key_text};
+use poet_proto::identity::{PrivateKey, PrivateKeyError, decode_key_text};
 
 /// No form of a key is longer, with some white space.
 const MAX_FILE_BYTES: u64 = 1024;

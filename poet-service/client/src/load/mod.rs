@@ -13,7 +13,7 @@ mod report;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use poet_service::limits;
+use poet_host::open_files;
 
 /// Put load on a server and check its answers
 ///
@@ -26,7 +26,7 @@ pub(crate) enum Command {
 
 pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
     // Each connection takes one.
-    limits::raise_open_files();
+    open_files::raise_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
