@@ -531,6 +531,18 @@ fn trusted_keys_are_read_again_on_sighup() {
             .then_some(())
     });
     assert_eq!(server.client.get("/v1/info").status, 200);
+
+    // A pipe into which nobody writes holds up neither the reload nor the end.
+    let made = std::process::Command::new("mkfifo")
+        .arg(keys.join("x.key"))
+        .status();
+    assert!(made.unwrap().success());
+    server.send_signal("HUP");
+    await_some("the complaint", || {
+        let log = server.log();
+        log.contains("x.key is not a regular file").then_some(())
+    });
+    assert_eq!(server.signal("TERM").code(), Some(0));
 }
 
 #[test]
