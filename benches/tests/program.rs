@@ -216,6 +216,15 @@ fn bad_input() {
         &["--backend", "none", "--json", "x"],
         "unknown backend \"none\"",
     );
+    for backend in poet_backends::survey(poet_engine::WorkFunction::Sha256) {
+        if !backend.latency && backend.excluded.is_none() {
+            bad(
+                folder,
+                &["--backend", backend.name, "--json", "x"],
+                "hashes only many chains at once, and this work is one chain",
+            );
+        }
+    }
     bad(folder, &["--work", "md5"], "there are sha256 and haraka256");
     bad(folder, &["--duration", "soon"], "expected a time such as");
     bad(folder, &["--tick-size", "0"], "--tick-size");

@@ -4,8 +4,9 @@
 //! did. This crate is everything between the hash functions (which backends provide, see
 //! [`Sha256`] and [`Chain`]) and a service: labels and tree ([`Tree`]), the work loop ([`run`]),
 //! the log of subtree roots from which a round can be resumed and proven ([`LogRead`],
-//! [`resume`]), its audit ([`mod@audit`]), proofs ([`prove()`], [`Proof`]), verification
-//! ([`verify()`]) and the membership tree ([`membership`]).
+//! [`resume`]), its audit ([`mod@audit`]), proofs ([`prove()`], [`Proof`]) and the message in which
+//! nodes store them ([`ProofMessage`]), verification ([`verify()`]) and the membership tree
+//! ([`membership`]).
 //!
 //! "PROTOCOL.md section n" in these pages refers to the specification of the Spacemesh PoET
 //! protocol, the page [`mod@protocol`].

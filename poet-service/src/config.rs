@@ -38,6 +38,15 @@ const BACKEND_VARIABLE: &str = "POET_BACKEND";
 /// The burst of an address, unless configured, in seconds of its rate.
 const BURST_SECONDS: f64 = 10.0;
 const MEGABYTE: u64 = 1_000_000;
+/// Options that are paths, in which variables of the environment are replaced.
+const PATHS: [&str; 6] = [
+    "poetdir",
+    "configfile",
+    "datadir",
+    "dbdir",
+    "logdir",
+    "trusted-pub-keys-dir-path",
+];
 /// Options of the original server that there is nothing to do for.
 const WITHOUT_EFFECT: [&str; 5] = ["lps", "memory", "tree-file-buffer", "cpuprofile", "profile"];
 
@@ -147,6 +156,16 @@ pub enum ConfigError {
     /// A burst of a rate that is not limited.
     #[error("--rate-limit-burst is given without --rate-limit: expected both")]
     BurstWithoutRate,
+    /// A path with a variable that is not set.
+    #[error("--{option} {path}: the variable {variable} is not set: expected a path that is one")]
+    Variable {
+        /// Which option.
+        option: &'static str,
+        /// Its value.
+        path: String,
+        /// What is not set.
+        variable: String,
+    },
     /// The key in the environment is none.
     #[error("{PRIVATE_KEY_VARIABLE}: {cause}")]
     PrivateKey {
@@ -235,8 +254,19 @@ impl Config {
         };
         let args = over(args, file.args);
         let config = Self::resolve(args.clone(), private_key)?;
-        let effective = config
-            .values(args)
+        let values = config.values(args);
+        for (option, path) in &values {
+            if PATHS.contains(option)
+                && let Some(variable) = variable_in(path)
+            {
+                return Err(ConfigError::Variable {
+                    option,
+                    path: path.clone(),
+                    variable: variable.to_owned(),
+                });
+            }
+        }
+        let effective = values
             .into_iter()
             .map(|(name, value)| Effective {
                 name,
@@ -592,8 +622,8 @@ fn is_switch(option: &clap::Arg) -> bool {
 }
 
 /// Replaces a leading `~` by the user's home and `$NAME` or `${NAME}` by that variable of the
-/// environment, for files that no shell has seen. A variable that is not set is left as it stands:
-/// the path is wrong either way, and so the error says why.
+/// environment, for files that no shell has seen. A variable that is not set is left as it stands,
+/// where [`variable_in`] finds it.
 fn expand(path: PathBuf) -> PathBuf {
     let path = match (path.strip_prefix("~"), env::home_dir()) {
         (Ok(rest), Some(home)) => home.join(rest),
@@ -603,6 +633,17 @@ fn expand(path: PathBuf) -> PathBuf {
         Some(text) if text.contains('$') => expand_variables(text, |name| env::var_os(name)).into(),
         _ => path,
     }
+}
+
+/// The name of the first variable that a path still has.
+fn variable_in(path: &str) -> Option<&str> {
+    path.split('$').skip(1).find_map(|part| {
+        let name = part.strip_prefix('{').unwrap_or(part);
+        let end = name.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let name = &name[..end.unwrap_or(name.len())];
+        name.starts_with(|first: char| !first.is_ascii_digit())
+            .then_some(name)
+    })
 }
 
 fn expand_variables(text: &str, variable: impl Fn(&str) -> Option<OsString>) -> OsString {
@@ -904,6 +945,19 @@ mod tests {
         ] {
             assert_eq!(expand_variables(text, variable), *expanded, "{text}");
         }
+        for (text, variable) in [
+            ("/srv/poet", None),
+            ("/srv/$", None),
+            ("/srv/$/$1/${", None),
+            ("$NO_SUCH/poet", Some("NO_SUCH")),
+            ("/srv/${NO_SUCH}/x", Some("NO_SUCH")),
+            ("/srv/$$X", Some("X")),
+        ] {
+            assert_eq!(variable_in(text), variable, "{text}");
+        }
+        let error = load("datadir=$POET_NO_SUCH/x", &["--poetdir=/p"]).unwrap_err();
+        let expected = "--datadir $POET_NO_SUCH/x: the variable POET_NO_SUCH is not set";
+        assert!(error.starts_with(expected), "{error}");
         let path = env::var_os("PATH").unwrap();
         let config = load("dbdir=${PATH}", &["--poetdir=/p"]).unwrap();
         assert_eq!(config.dbdir, Path::new(&path));

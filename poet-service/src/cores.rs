@@ -45,6 +45,16 @@ pub enum WorkCore {
     Off,
 }
 
+/// Whether there is a core with this number on which this process may run; `true` where the system
+/// does not tell.
+pub fn is_allowed(core: usize) -> bool {
+    #[cfg(target_os = "linux")]
+    if let Ok(allowed) = rustix::thread::sched_getaffinity(None) {
+        return core < rustix::thread::CpuSet::MAX_CPU && allowed.is_set(core);
+    }
+    true
+}
+
 impl FromStr for WorkCore {
     type Err = &'static str;
 

@@ -2,7 +2,7 @@
 //! one before `poet.log.2`, and so on; the oldest one goes.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -94,7 +94,9 @@ impl Files {
 }
 
 fn append(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).open(path)
+    // Whatever the umask and the directory: it says who registered from where.
+    let mut options = Access::Private.open_options();
+    options.create(true).append(true).open(path)
 }
 
 #[cfg(test)]

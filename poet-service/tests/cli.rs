@@ -280,6 +280,43 @@ fn backends_are_listed_with_what_was_found_out_about_them() {
 }
 
 #[test]
+fn a_backend_for_many_chains_does_not_hash_one() {
+    let usable = |report: &poet_backends::KernelReport| report.excluded.is_none();
+    let reports = poet_backends::survey(poet_engine::WorkFunction::Sha256);
+    let many = reports.iter().find(|it| !it.latency && usable(it));
+    let Some(many) = many else {
+        println!("skipped: this CPU has no backend for many chains only");
+        return;
+    };
+    let directory = Directory::new();
+    let (poetdir, file) = (directory.path("poet"), directory.path("proof.json"));
+    let backend = format!("--backend={}", many.name);
+    let reason = "hashes only many chains at once, and this work is one chain";
+    for command in [
+        &["--poetdir", &poetdir][..],
+        &["check-config", "--poetdir", &poetdir],
+        &["prove", "--statement=00", "--leaves=150", "--no-trial"],
+    ] {
+        refused(&[command, &[&backend]].concat(), 1, reason);
+    }
+    let prove = [
+        "prove",
+        "--statement=00",
+        "--leaves=150",
+        "--no-trial",
+        "--out",
+        &file,
+    ];
+    let mut command = poet();
+    command.args(prove).env("POET_BACKEND", many.name);
+    let output = command.output().unwrap();
+    assert!(stderr(&output).contains("(forced by POET_BACKEND)"));
+    // Verifying has many chains.
+    assert!(run(&prove).status.success());
+    assert!(run(&["verify", &backend, &file]).status.success());
+}
+
+#[test]
 fn bad_arguments_are_named() {
     refused(&["prove", "--statement", "aa"], 2, "--leaves");
     refused(
