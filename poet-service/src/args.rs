@@ -5,6 +5,7 @@ use std::{net::SocketAddr, num::NonZero, path::PathBuf, time::Duration};
 use clap::{Args, Parser};
 use jiff::Timestamp;
 use poet_engine::MAX_THREADS;
+use poet_host::{WorkCore, WorkPriority};
 use poet_proto::{
     certificate::{self, KeyTextError},
     duration::{self, DurationError},
@@ -12,11 +13,7 @@ use poet_proto::{
     pow::MAX_DIFFICULTY,
 };
 
-use crate::{
-    api::client::TrustedProxies,
-    cores::{WorkCore, WorkPriority},
-    worker::AuditMode,
-};
+use crate::{api::client::TrustedProxies, worker::AuditMode};
 
 /// The options of the server, as far as they are given. They can also stand in a file.
 #[derive(Args, Clone, Debug, Default)]

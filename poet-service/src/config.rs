@@ -18,6 +18,7 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use clap::{Args as _, Parser};
 use jiff::Timestamp;
+use poet_host::{WorkCore, WorkPlace, WorkPriority};
 use poet_proto::{
     certificate::{Certifier, TrustedKeys, TrustedKeysError},
     duration::format_go,
@@ -27,7 +28,6 @@ use poet_proto::{
 use crate::{
     api::client::Rate,
     args::{OptionLine, ServerArgs},
-    cores::{WorkCore, WorkPlace, WorkPriority},
     limits::ClientLimits,
     registration::Rules,
     worker::AuditMode,

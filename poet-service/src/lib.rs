@@ -15,7 +15,7 @@
 //! | [`registration`] | the rules of registration, whatever the transport |
 //! | [`storage`] | what must survive: group commit in SQLite behind a trait |
 //! | [`worker`] | the hashing thread, its log, auditors, proofs |
-//! | [`cores`], [`rate`] | where the hashing thread runs, and whether it has become slow |
+//! | [`rate`] | whether the hashing thread has become slow |
 //! | [`machine`] | all of that together: the life of rounds, start, recovery and end, without network |
 //! | [`service`] | the server: directories, the machine, the network around it, shutdown |
 //! | [`api`] | REST and its JSON, gRPC |
@@ -30,7 +30,6 @@ pub mod args;
 mod blocking;
 pub mod clock;
 pub mod config;
-pub mod cores;
 mod directory;
 pub mod doctor;
 pub mod import;

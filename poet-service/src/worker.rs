@@ -292,7 +292,17 @@ impl<H: Hashing> Worker<H> {
         tracing::info!(round = job.round, leaves = tree.leaves(), until = %job.end, "working");
         let mut repaired = false;
         loop {
-            (tree, log) = self.hash(job, tree, log).await?;
+            let hashed = self.hash(job, tree, log).await;
+            if let (Err(error), true) = (&hashed, self.handle.stopping()) {
+                tracing::warn!(
+                    round = job.round,
+                    %error,
+                    "work interrupted: what could not be written to the log is made again after a \
+                     restart"
+                );
+                return Ok(());
+            }
+            (tree, log) = hashed?;
             let leaves = tree.leaves();
             if self.handle.stopping() {
                 tracing::info!(round = job.round, leaves, "work interrupted");

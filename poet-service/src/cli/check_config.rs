@@ -9,12 +9,8 @@ use anyhow::{Context as _, bail};
 use jiff::Timestamp;
 use poet_backends::{Options, select_with};
 use poet_engine::WorkFunction;
-use poet_service::{
-    args::ServerArgs,
-    config::Config,
-    cores::{WorkCore, is_allowed},
-    schedule::Schedule,
-};
+use poet_host::{WorkCore, affinity::allowed, list};
+use poet_service::{args::ServerArgs, config::Config, schedule::Schedule};
 
 /// Print the effective configuration and where each value comes from
 ///
@@ -40,13 +36,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     select_with(WorkFunction::Sha256, options)?.for_one_chain()?;
     check_ports(&config)?;
-    if let WorkCore::Number(core) = config.work_core
-        && !is_allowed(core)
-    {
-        bail!(
-            "--work-core {core}: this process may not run on a core with that number, or there is none: expected auto, off or another number"
-        );
-    }
+    check_core(config.work_core)?;
     let width = |lengths: &mut dyn Iterator<Item = usize>| lengths.max().unwrap_or(0);
     let names = width(&mut effective.iter().map(|option| option.name.len()));
     let values = width(&mut effective.iter().map(|option| option.value.len()));
@@ -70,6 +60,22 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         );
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Checks that the core that the work is to have is there.
+fn check_core(core: WorkCore) -> anyhow::Result<()> {
+    let cores = allowed();
+    if let WorkCore::Number(core) = core
+        // Where the system does not tell, nothing is known.
+        && !cores.is_empty()
+        && !cores.contains(&core)
+    {
+        let cores = list(&cores);
+        bail!(
+            "--work-core {core} is not a core that this process may use: expected one of {cores}"
+        );
+    }
+    Ok(())
 }
 
 /// Checks that no two listeners want the same port of the same address.

@@ -252,6 +252,9 @@ pub(super) struct AuditThread {
     thread: JoinHandle<RoundAudit>,
 }
 
+/// How often it is looked whether the auditors have stopped.
+const STOP_POLL: Duration = Duration::from_millis(1);
+
 #[derive(Debug)]
 struct Signals {
     /// The auditors are to stop.
@@ -310,9 +313,16 @@ impl AuditThread {
         (entry != u64::MAX).then_some(entry)
     }
 
-    /// Stops the auditors. `None` if they have failed.
-    pub(super) fn stop(self) -> Option<RoundAudit> {
+    /// Stops the auditors. `None` if they have failed, or a disk keeps them beyond the deadline.
+    pub(super) fn stop(self, deadline: Instant) -> Option<RoundAudit> {
         self.signals.stop.store(true, Relaxed);
+        while !self.thread.is_finished() {
+            if Instant::now() > deadline {
+                tracing::error!("the auditors wait for the disk, and are left behind");
+                return None;
+            }
+            thread::sleep(STOP_POLL);
+        }
         let audit = self.thread.join();
         if audit.is_err() {
             tracing::error!("the auditors failed");

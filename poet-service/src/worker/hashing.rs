@@ -11,6 +11,7 @@ use std::{
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 #[cfg(not(feature = "fault-injection"))]
@@ -20,6 +21,7 @@ use poet_engine::{
     file::{FileLog, LogMonitor, LogWriter},
 };
 use poet_files::{Access, create_directory};
+use poet_host::WorkPlace;
 
 #[cfg(feature = "fault-injection")]
 use super::fault::run;
@@ -27,10 +29,10 @@ use super::{
     Job, WorkError,
     audit::{AuditThread, Audits, RoundAudit},
 };
-use crate::{
-    cores::WorkPlace,
-    directory::{AUDIT_FILE, FINDINGS_FILE, LOG_FILE, NEW_FINDINGS_FILE, SAMPLED_FILE},
-};
+use crate::directory::{AUDIT_FILE, FINDINGS_FILE, LOG_FILE, NEW_FINDINGS_FILE, SAMPLED_FILE};
+
+/// How long a disk may take that does not answer, before the process ends without it.
+const DISK_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Hashes rounds and keeps their logs.
 ///
@@ -95,7 +97,8 @@ pub trait Running: Send {
     /// Has the work stop as soon as there are `target` leaves.
     fn set_target(&mut self, target: u64);
 
-    /// Waits until the work has stopped and everything is in the log and durable. Where the work is
+    /// Waits until the work has stopped and everything is in the log and durable; not for ever, if the
+    /// disk does not answer. Where the work is
     /// audited, and was not interrupted by a target of 0, what was wrong is then taken back: the tree
     /// can have fewer leaves. May block.
     ///
@@ -226,8 +229,7 @@ impl Hashing for HashingThread {
         let folder = self.folder(job.round);
         Ok(RunningThread {
             leaves,
-            target: Target(target),
-            monitor,
+            target: Target(target, monitor),
             thread,
             auditors: AuditThread::start(&self.audits, job, &work, view, &folder),
         })
@@ -271,7 +273,6 @@ impl Hashing for HashingThread {
 pub struct RunningThread {
     leaves: Arc<AtomicU64>,
     target: Target,
-    monitor: LogMonitor,
     thread: JoinHandle<(Option<Tree>, LogWriter)>,
     auditors: Option<AuditThread>,
 }
@@ -285,8 +286,8 @@ impl Running for RunningThread {
 
     fn status(&mut self) -> Status {
         Status {
-            durable_entries: self.monitor.durable_entries(),
-            log_error: self.monitor.error(),
+            durable_entries: self.target.1.durable_entries(),
+            log_error: self.target.1.error(),
             stopped: self.thread.is_finished(),
             wrong_entry: self.auditors.as_ref().and_then(AuditThread::wrong_entry),
         }
@@ -297,10 +298,14 @@ impl Running for RunningThread {
     }
 
     fn finish(self) -> Result<(Tree, FileLog), WorkError> {
-        let interrupted = self.target.0.load(Relaxed) == 0;
+        let Target(target, monitor) = &self.target;
+        let interrupted = target.load(Relaxed) == 0;
+        // What a full disk has not taken by now is made again after a restart.
+        monitor.give_up();
         let (tree, writer) = self.thread.join().map_err(|_| WorkError::Hashing)?;
-        let log = writer.finish();
-        let auditors = self.auditors.and_then(AuditThread::stop);
+        let deadline = Instant::now() + DISK_PATIENCE;
+        let log = writer.finish_within(DISK_PATIENCE);
+        let auditors = self.auditors.and_then(|auditors| auditors.stop(deadline));
         let (mut log, tree) = (log?, tree.ok_or(WorkError::Hashing)?);
         let tree = match auditors {
             Some(mut auditors) if interrupted => auditors.go_back(tree, &mut log)?,
@@ -311,14 +316,15 @@ impl Running for RunningThread {
     }
 }
 
-/// The number of leaves at which the hashing thread stops.
+/// The number of leaves at which the hashing thread stops, and the writer that it may wait for.
 #[derive(Debug)]
-struct Target(Arc<AtomicU64>);
+struct Target(Arc<AtomicU64>, LogMonitor);
 
 impl Drop for Target {
     fn drop(&mut self) {
         // Nobody waits for the thread any more.
         self.0.store(0, Relaxed);
+        self.1.give_up();
     }
 }
 

@@ -14,6 +14,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ed25519_dalek::{Signer as _, SigningKey};
 use jiff::{SignedDuration, Timestamp};
 use poet_engine::{LABEL_DEPTH, Node, Proof, T, WorkFunction, membership, verify};
+use poet_host::{WorkCore, WorkPlace, WorkPriority};
 use poet_proto::{
     certificate::Certifier,
     identity::PublicKey,
@@ -22,7 +23,6 @@ use poet_proto::{
 use poet_service::{
     clock::{Clock, ManualClock, SystemClock},
     config::Config,
-    cores::{WorkCore, WorkPlace, WorkPriority},
     limits::ClientLimits,
     registration::Rules,
     service::{Addresses, Server},

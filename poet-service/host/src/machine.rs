@@ -1,20 +1,24 @@
-//! What the kernel tells about a machine: a pure reader of `/proc` and `/sys`.
-//!
-//! Every reader takes the root of the file system, so that trees of other machines can be tested.
-//! What a machine does not show is absent from the report, never guessed.
+//! What does not change on a machine while it runs.
 
-use std::collections::BTreeSet;
-use std::path::Path;
-use std::{fs, io};
+use std::{collections::BTreeSet, path::Path};
 
 use serde::{Deserialize, Serialize};
+
+use crate::{
+    interrupts::Interrupts,
+    limits,
+    read::{number, numbered, parse_list, text},
+    sensors::CpuTimes,
+};
 
 /// A machine.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
+    /// Its name in the network.
+    pub hostname: Option<String>,
     /// The name of the CPU.
     pub model: String,
-    /// The microarchitecture, where the hardware bound is known for it.
+    /// The microarchitecture of the fast cores, where it is known.
     pub microarchitecture: Option<String>,
     /// The CPU features that kernels use.
     pub features: Vec<String>,
@@ -36,10 +40,32 @@ pub struct Machine {
     pub nmi_watchdog: Option<bool>,
     /// The cores that the control group of this process may use up in CPU time, if limited.
     pub cpu_quota: Option<f64>,
+    /// The control group that sets this limit.
+    pub cpu_quota_group: Option<String>,
+    /// The cores that the control group of this process may use, if that is shown.
+    pub cpu_set: Option<Vec<usize>>,
+    /// Which container this is; `unknown` if nameless.
+    pub container: Option<String>,
+    /// How the kernel is started, where it can be seen.
+    pub boot_loader: Option<BootLoader>,
     /// Share of the time since boot that the hypervisor gave to others.
     pub steal: Option<f64>,
     /// The cores that exist, in the order of their numbers.
     pub cores: Vec<Core>,
+}
+
+/// What starts the kernel, and so how its command line is changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BootLoader {
+    /// GRUB, with `update-grub`.
+    GrubDebian,
+    /// GRUB, with `grubby` for its entries.
+    GrubFedora,
+    /// GRUB, with `grub-mkconfig`.
+    Grub,
+    /// systemd-boot, with the command line in `/etc/kernel/cmdline`.
+    SystemdBoot,
 }
 
 /// A core, as the operating system counts them (a hardware thread).
@@ -114,7 +140,7 @@ impl Machine {
             .unwrap_or_else(|| processors(&cpuinfo));
         let kinds = [("performance", "cpu_core"), ("efficiency", "cpu_atom")]
             .map(|(kind, device)| (kind, list(&format!("sys/devices/{device}/cpus"))));
-        let interrupts = text(root, "proc/interrupts").map(|text| device_interrupts(&text));
+        let interrupts = Interrupts::read(root);
         let cores = present.iter().map(|&id| {
             let mut core = read_core(root, id);
             core.online = online.as_ref().is_none_or(|online| online.contains(&id));
@@ -122,10 +148,7 @@ impl Machine {
                 let member = cores.as_ref()?.contains(&id);
                 member.then(|| (*kind).to_owned())
             });
-            core.device_interrupts = interrupts
-                .as_ref()
-                .and_then(|counts| counts.iter().find(|(core, _)| *core == id))
-                .map(|(_, count)| *count);
+            core.device_interrupts = interrupts.as_ref().and_then(|all| all.of_devices(id));
             core
         });
         let cores: Vec<Core> = cores.collect();
@@ -135,7 +158,9 @@ impl Machine {
         let flags: BTreeSet<&str> = flags.split_whitespace().collect();
         let features = FEATURES.iter().filter(|name| flags.contains(*name));
         let turbo = turbo(root);
+        let quota = limits::cpu_quota(root);
         Self {
+            hostname: text(root, "proc/sys/kernel/hostname").filter(|name| !name.is_empty()),
             model: field(&cpuinfo, "model name")
                 .filter(|name| !name.is_empty())
                 .unwrap_or("a CPU without a name")
@@ -150,7 +175,11 @@ impl Machine {
             isolated: list(&format!("{cpu}/isolated")).unwrap_or_default(),
             nohz_full: list(&format!("{cpu}/nohz_full")).unwrap_or_default(),
             nmi_watchdog: number(root, "proc/sys/kernel/nmi_watchdog").map(|on| on == 1),
-            cpu_quota: text(root, "sys/fs/cgroup/cpu.max").and_then(|text| parse_quota(&text)),
+            cpu_quota: quota.as_ref().map(|quota| quota.cores),
+            cpu_quota_group: quota.map(|quota| quota.group),
+            cpu_set: limits::cpu_set(root),
+            container: limits::container(root),
+            boot_loader: boot_loader(root),
             steal: CpuTimes::read(root, None).and_then(|times| times.steal_share()),
             cores,
         }
@@ -183,30 +212,67 @@ impl Machine {
             _ => false,
         }
     }
+}
 
-    /// The bound of the instruction set for a chain of SHA-256 on the core, in cycles a hash; it is
-    /// known for few CPUs.
-    #[must_use]
-    pub fn sha256_bound(&self, core: usize) -> Option<f64> {
-        let efficiency = self.core(core)?.kind.as_deref() == Some("efficiency");
-        (self.microarchitecture.is_some() && !efficiency).then_some(GOLDEN_COVE_CYCLES)
+/// By vendor, family and model. A hypervisor may show a wrong model, but hardly features that do not
+/// exist: AMX together with AVX512-FP16 came with Golden Cove (and AMX-FP16 with its successor).
+fn microarchitecture(cpuinfo: &str, flags: &BTreeSet<&str>) -> Option<&'static str> {
+    let number = |name| field(cpuinfo, name)?.parse::<u32>().ok();
+    let (family, model) = (number("cpu family")?, number("model")?);
+    match (field(cpuinfo, "vendor_id")?, family) {
+        ("GenuineIntel", 6) => {
+            let has = |name| flags.contains(name);
+            if has("amx_tile") && has("avx512_fp16") && !has("amx_fp16") {
+                return Some("Golden Cove");
+            }
+            match model {
+                // Alder Lake, Sapphire Rapids; Raptor Lake and Emerald Rapids have the same core
+                // with more cache.
+                0x8f | 0x97 | 0x9a | 0xb7 | 0xba | 0xbf | 0xcf => Some("Golden Cove"),
+                0x6a | 0x6c | 0x7d | 0x7e => Some("Sunny Cove"),
+                0xa7 => Some("Cypress Cove"),
+                0x8c | 0x8d => Some("Willow Cove"),
+                _ => None,
+            }
+        }
+        ("AuthenticAMD", 0x17) => Some(if model < 0x30 { "Zen" } else { "Zen 2" }),
+        ("AuthenticAMD", 0x19) => Some(match model {
+            0x10..=0x1f | 0x60..=0x7f | 0xa0..=0xaf => "Zen 4",
+            _ => "Zen 3",
+        }),
+        ("AuthenticAMD", 0x1a) => Some("Zen 5"),
+        _ => None,
     }
 }
 
-/// 31 steps of two rounds at 4 cycles each, and 7 for the last with the way to the next hash.
-const GOLDEN_COVE_CYCLES: f64 = 131.0;
-
-/// Golden Cove by the model number, or, where a hypervisor shows a wrong one, by AMX together with
-/// AVX512-FP16, which came with it (AMX-FP16 came with its successor).
-fn microarchitecture(cpuinfo: &str, flags: &BTreeSet<&str>) -> Option<&'static str> {
-    let is = |name, value| field(cpuinfo, name) == Some(value);
-    let model = field(cpuinfo, "model")?.parse().ok()?;
-    // Sapphire Rapids, Emerald Rapids, Alder Lake (two).
-    let known = matches!(model, 0x8f | 0xcf | 0x97 | 0x9a);
-    let features =
-        flags.contains("amx_tile") && flags.contains("avx512_fp16") && !flags.contains("amx_fp16");
-    let intel = is("vendor_id", "GenuineIntel") && is("cpu family", "6");
-    (intel && (known || features)).then_some("Golden Cove")
+/// How the kernel's command line is changed, by the files of what starts it.
+fn boot_loader(root: &Path) -> Option<BootLoader> {
+    let exists = |path: &str| root.join(path).exists();
+    let systemd = [
+        "boot/loader/loader.conf",
+        "efi/loader/loader.conf",
+        "boot/efi/loader/loader.conf",
+    ];
+    // Fedora keeps entries in the form of systemd-boot for GRUB, too.
+    let grub = exists("boot/grub/grub.cfg") || exists("boot/grub2/grub.cfg");
+    if systemd.iter().any(|path| exists(path)) && !grub {
+        return Some(BootLoader::SystemdBoot);
+    }
+    if !grub && !exists("etc/default/grub") {
+        return None;
+    }
+    let program = |name: &str| {
+        ["usr/sbin", "usr/bin", "sbin"]
+            .iter()
+            .any(|folder| exists(&format!("{folder}/{name}")))
+    };
+    Some(if program("update-grub") {
+        BootLoader::GrubDebian
+    } else if program("grubby") {
+        BootLoader::GrubFedora
+    } else {
+        BootLoader::Grub
+    })
 }
 
 fn read_core(root: &Path, id: usize) -> Core {
@@ -281,109 +347,6 @@ fn hypervisor(root: &Path, flags: &BTreeSet<&str>) -> Option<String> {
     })
 }
 
-/// How the time of a core, or of all together, was spent since boot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CpuTimes {
-    total: u64,
-    steal: u64,
-}
-
-impl CpuTimes {
-    /// Reads the times of a core, or of all.
-    #[must_use]
-    pub fn read(root: &Path, core: Option<usize>) -> Option<Self> {
-        let name = core.map_or_else(|| "cpu".to_owned(), |id| format!("cpu{id}"));
-        let stat = text(root, "proc/stat")?;
-        let mut words = stat
-            .lines()
-            .map(str::split_whitespace)
-            .find_map(|mut words| (words.next()? == name).then_some(words))?;
-        // user nice system idle iowait irq softirq steal; guest time is part of user time.
-        let mut times = [0_u64; 8];
-        for time in &mut times {
-            *time = words.next()?.parse().ok()?;
-        }
-        Some(Self {
-            total: times.iter().sum(),
-            steal: times[7],
-        })
-    }
-
-    /// The share of time that a hypervisor gave to others; nothing if no time has passed.
-    #[must_use]
-    pub fn steal_share(self) -> Option<f64> {
-        (self.total > 0).then(|| self.steal as f64 / self.total as f64)
-    }
-
-    /// What passed since `earlier`.
-    #[must_use]
-    pub fn since(self, earlier: Self) -> Self {
-        Self {
-            total: self.total.saturating_sub(earlier.total),
-            steal: self.steal.saturating_sub(earlier.steal),
-        }
-    }
-}
-
-/// The highest temperature that the machine shows, in degrees Celsius: of the CPU, where a sensor
-/// says that it is one.
-#[must_use]
-pub fn temperature(root: &Path) -> Option<f64> {
-    let hwmon = numbered(root, "sys/class/hwmon", "hwmon").into_iter();
-    let of_cpu = hwmon.filter_map(|index| {
-        let base = format!("sys/class/hwmon/hwmon{index}");
-        let name = text(root, &format!("{base}/name"))?;
-        let is_cpu = ["coretemp", "k10temp", "zenpower", "cpu_thermal"].contains(&name.as_str());
-        is_cpu.then(|| {
-            let files = fs::read_dir(root.join(&base))
-                .into_iter()
-                .flatten()
-                .flatten();
-            let inputs = files.filter_map(|file| file.file_name().into_string().ok());
-            inputs
-                .filter(|file| file.starts_with("temp") && file.ends_with("_input"))
-                .filter_map(|file| number(root, &format!("{base}/{file}")))
-                .max()
-        })?
-    });
-    let zones = || {
-        let zones = numbered(root, "sys/class/thermal", "thermal_zone").into_iter();
-        let zone = |zone| number(root, &format!("sys/class/thermal/thermal_zone{zone}/temp"));
-        zones.filter_map(zone).max()
-    };
-    of_cpu.max().or_else(zones).map(|milli| milli as f64 / 1e3)
-}
-
-/// The clock of a core as the kernel sees it, in Hz.
-#[must_use]
-pub fn frequency(root: &Path, core: usize) -> Option<f64> {
-    let path = format!("sys/devices/system/cpu/cpu{core}/cpufreq/scaling_cur_freq");
-    number(root, &path).map(|khz| khz as f64 * 1e3)
-}
-
-/// The trimmed content of a file; nothing if it cannot be read.
-fn text(root: &Path, path: &str) -> Option<String> {
-    let text: io::Result<String> = fs::read_to_string(root.join(path));
-    Some(text.ok()?.trim().to_owned())
-}
-
-fn number(root: &Path, path: &str) -> Option<u64> {
-    text(root, path)?.parse().ok()
-}
-
-/// The numbers n for which `folder` has an entry of the name `prefix` followed by n, in order.
-fn numbered(root: &Path, folder: &str, prefix: &str) -> Vec<usize> {
-    let entries = fs::read_dir(root.join(folder))
-        .into_iter()
-        .flatten()
-        .flatten();
-    let number = |name: String| name.strip_prefix(prefix)?.parse().ok();
-    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    let mut numbers: Vec<usize> = names.filter_map(number).collect();
-    numbers.sort_unstable();
-    numbers
-}
-
 /// The first value of a field of `/proc/cpuinfo`.
 fn field<'a>(cpuinfo: &'a str, name: &str) -> Option<&'a str> {
     let mut fields = cpuinfo.lines().filter_map(|line| line.split_once(':'));
@@ -398,78 +361,18 @@ fn processors(cpuinfo: &str) -> Vec<usize> {
         .collect()
 }
 
-/// Lists of the kernel: `0-3,8,10-11`. What is not one is left out.
-fn parse_list(text: &str) -> Vec<usize> {
-    let mut numbers = Vec::new();
-    for part in text.trim().split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        if let (Ok(first), Ok(last)) = (first.trim().parse(), last.trim().parse::<usize>()) {
-            numbers.extend(first..=last);
-        }
-    }
-    numbers
-}
-
-/// `cpu.max` of a control group: `max 100000`, or time and period.
-fn parse_quota(text: &str) -> Option<f64> {
-    let (quota, period) = text.split_once(' ')?;
-    let (quota, period): (f64, f64) = (quota.parse().ok()?, period.parse().ok()?);
-    (period > 0.0).then(|| quota / period)
-}
-
-/// For each core the interrupts with a number: those of devices. The others have names.
-fn device_interrupts(text: &str) -> Vec<(usize, u64)> {
-    let mut lines = text.lines();
-    let header = lines.next().unwrap_or_default().split_whitespace();
-    let cores = header.filter_map(|name| name.strip_prefix("CPU")?.parse().ok());
-    let mut counts: Vec<(usize, u64)> = cores.map(|core| (core, 0)).collect();
-    for line in lines {
-        let Some((name, columns)) = line.split_once(':') else {
-            continue;
-        };
-        if name.trim().parse::<u32>().is_err() {
-            continue;
-        }
-        for ((_, sum), count) in counts.iter_mut().zip(columns.split_whitespace()) {
-            *sum += count.parse().unwrap_or(0);
-        }
-    }
-    counts
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Unpacks a tree: after `== path` comes the content of the file. A range `{0-3}` in a path
-    /// stands for one file for each number.
-    fn unpack(tree: &str) -> tempfile::TempDir {
-        let root = tempfile::tempdir().unwrap();
-        for file in tree.split("\n== ").skip(1) {
-            let (path, content) = file.split_once('\n').unwrap();
-            let paths = match path.split_once('{') {
-                None => vec![path.to_owned()],
-                Some((before, after)) => {
-                    let (range, after) = after.split_once('}').unwrap();
-                    let name = |number| format!("{before}{number}{after}");
-                    parse_list(range).into_iter().map(name).collect()
-                }
-            };
-            for path in paths {
-                let path = root.path().join(path);
-                fs::create_dir_all(path.parent().unwrap()).unwrap();
-                fs::write(path, content).unwrap();
-            }
-        }
-        root
-    }
+    use crate::read::tests::unpack;
+    use crate::sensors::{frequency, temperature};
 
     #[test]
     fn desktop_of_amd() {
         let root = unpack(include_str!("../fixtures/amd-desktop.txt"));
         let machine = Machine::read(root.path());
         assert_eq!(machine.model, "AMD Ryzen 5 7600 6-Core Processor");
-        assert_eq!(machine.microarchitecture, None);
+        assert_eq!(machine.microarchitecture.as_deref(), Some("Zen 4"));
         assert_eq!(machine.kernel, "6.8.0-45-generic");
         assert_eq!(machine.hypervisor, None);
         assert_eq!(machine.smt, Some(true));
@@ -502,7 +405,6 @@ mod tests {
         assert!(machine.core(12).is_none());
         assert_eq!(temperature(root.path()), Some(61.875));
         assert_eq!(frequency(root.path(), 3), Some(5_050_000_000.0));
-        assert_eq!(machine.sha256_bound(3), None);
     }
 
     #[test]
@@ -515,8 +417,6 @@ mod tests {
         let kind = |id| machine.core(id).unwrap().kind.as_deref();
         assert_eq!(kind(0), Some("performance"));
         assert_eq!(kind(15), Some("efficiency"));
-        assert_eq!(machine.sha256_bound(0), Some(131.0));
-        assert_eq!(machine.sha256_bound(15), None);
         assert_eq!(machine.core(0).unwrap().siblings, [1]);
         assert!(machine.core(15).unwrap().siblings.is_empty());
         assert!(!machine.core(14).unwrap().online);
@@ -525,6 +425,7 @@ mod tests {
         assert!(!machine.is_favoured(0));
         assert_eq!(temperature(root.path()), Some(58.0));
         assert_eq!(machine.cpu_quota, Some(1.5));
+        assert_eq!(machine.cpu_quota_group.as_deref(), Some("/user.slice"));
     }
 
     #[test]
@@ -557,11 +458,38 @@ mod tests {
     }
 
     #[test]
-    fn lists() {
-        assert_eq!(parse_list("0-2,5\n"), [0, 1, 2, 5]);
-        assert!(parse_list("").is_empty());
-        assert!(parse_list("(null)").is_empty());
-        assert_eq!(parse_quota("max 100000"), None);
-        assert_eq!(parse_quota("50000 100000"), Some(0.5));
+    fn boot_loaders() {
+        let loader = |tree: &str| boot_loader(unpack(tree).path());
+        assert_eq!(loader(""), None);
+        let systemd = "\n== boot/loader/loader.conf\ndefault x";
+        assert_eq!(loader(systemd), Some(BootLoader::SystemdBoot));
+        let fedora = format!("{systemd}\n== boot/grub2/grub.cfg\n\n== usr/sbin/grubby\n");
+        assert_eq!(loader(&fedora), Some(BootLoader::GrubFedora));
+        let debian = "\n== etc/default/grub\n\n== usr/sbin/update-grub\n";
+        assert_eq!(loader(debian), Some(BootLoader::GrubDebian));
+        assert_eq!(loader("\n== etc/default/grub\n"), Some(BootLoader::Grub));
+    }
+
+    #[test]
+    fn microarchitectures() {
+        let known = |vendor: &str, family: u32, model: u32, flags: &[&str]| {
+            let cpuinfo =
+                format!("vendor_id\t: {vendor}\ncpu family\t: {family}\nmodel\t\t: {model}\n");
+            microarchitecture(&cpuinfo, &flags.iter().copied().collect())
+        };
+        assert_eq!(known("GenuineIntel", 6, 0xb7, &[]), Some("Golden Cove"));
+        assert_eq!(known("GenuineIntel", 6, 0xa7, &[]), Some("Cypress Cove"));
+        let features = ["amx_tile", "avx512_fp16"];
+        assert_eq!(
+            known("GenuineIntel", 6, 0xa7, &features),
+            Some("Golden Cove")
+        );
+        let later = ["amx_tile", "avx512_fp16", "amx_fp16"];
+        assert_eq!(known("GenuineIntel", 6, 0xad, &later), None);
+        assert_eq!(known("AuthenticAMD", 0x17, 0x71, &[]), Some("Zen 2"));
+        assert_eq!(known("AuthenticAMD", 0x19, 0x21, &[]), Some("Zen 3"));
+        assert_eq!(known("AuthenticAMD", 0x19, 0x11, &[]), Some("Zen 4"));
+        assert_eq!(known("AuthenticAMD", 0x1a, 0x44, &[]), Some("Zen 5"));
+        assert_eq!(known("Other", 6, 0xb7, &[]), None);
     }
 }
