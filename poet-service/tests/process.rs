@@ -705,7 +705,7 @@ fn check_config_finds_a_core_that_is_not_there() {
     let output = check("1023");
     let error = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{error}");
-    assert!(error.contains("--work-core 1023: "), "{error}");
+    assert!(error.contains("--work-core 1023 is not a core"), "{error}");
     let allowed = rustix::thread::sched_getaffinity(None).unwrap();
     let core = (0..1023).find(|core| allowed.is_set(*core)).unwrap();
     assert_eq!(check(&core.to_string()).status.code(), Some(0));
