@@ -4,7 +4,7 @@
 //! did. This crate is everything between the hash functions (which backends provide, see
 //! [`Sha256`] and [`Chain`]) and a service: labels and tree ([`Tree`]), the work loop ([`run`]),
 //! the log of subtree roots from which a round can be resumed and proven ([`LogRead`],
-//! [`resume`]), its audit ([`mod@audit`]), proofs ([`prove()`], [`Proof`]) and the message in which
+//! [`RoundWork`]), its audit ([`mod@audit`]), proofs ([`prove()`], [`Proof`]) and the message in which
 //! nodes store them ([`ProofMessage`]), verification ([`verify()`]) and the membership tree
 //! ([`membership`]).
 //!
@@ -62,7 +62,7 @@ mod proof;
 #[doc = include_str!("../PROTOCOL.md")]
 pub mod protocol {}
 mod prove;
-mod resume;
+mod round;
 mod run;
 mod sha256;
 mod tree;
@@ -81,7 +81,7 @@ pub use proof::{
     MAX_PROOF_NODES, MAX_PROVEN_LEAVES, MAX_ROUND_ID_BYTES, Proof, ProofMessage, ScaleError,
 };
 pub use prove::{ProveError, ProveProgress, prove};
-pub use resume::resume;
+pub use round::RoundWork;
 pub use run::run;
 pub use tree::{MAX_LEAVES, Tree, TreeError, height};
 pub use verify::{Claim, VerifyError, verify, verify_many};

@@ -8,7 +8,7 @@ use alloc::string::String;
 
 use crate::sha256::Hasher;
 use crate::tree::MAX_LEAVES;
-use crate::{MAX_DEPTH, NODE_SIZE, Node, Sha256, Work, WorkFunction};
+use crate::{MAX_DEPTH, NODE_SIZE, Node, RoundWork, Sha256, WorkFunction};
 
 /// The height of the subtrees whose roots a log keeps, 0 to 24.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -87,7 +87,7 @@ impl LogRead for &[Node] {
             .ok()
             .and_then(|start| self.get(start..)?.get(..out.len()))
             .ok_or(LogError::Missing {
-                entry: start.saturating_add(out.len() as u64),
+                entry: start.saturating_add(out.len() as u64).saturating_sub(1),
                 entries: self.entries(),
             })?;
         out.copy_from_slice(entries);
@@ -221,13 +221,13 @@ impl LogHeader {
     /// The length of a header in a log.
     pub const BYTES: usize = 96;
 
-    /// The header of a log of `work` on `statement`.
-    #[must_use]
-    pub fn new(work: &Work, statement: &[u8], subtree_height: SubtreeHeight) -> Self {
+    /// The header of a log of `round`.
+    pub(crate) fn new(round: &RoundWork<'_>) -> Self {
+        let (work, statement) = (round.work(), round.statement());
         Self {
             function: work.function(),
             depth: work.depth(),
-            subtree_height,
+            subtree_height: round.subtree_height(),
             statement_bytes: statement.len() as u64,
             statement_digest: sha256(work.sha256(), statement),
         }
@@ -258,7 +258,8 @@ impl LogHeader {
     ///
     /// # Errors
     /// When the bytes are not a header that this version writes.
-    pub fn decode(hash: &dyn Sha256, bytes: &[u8; Self::BYTES]) -> Result<Self, HeaderError> {
+    pub fn read(hash: &dyn Sha256, bytes: &[u8]) -> Result<Self, HeaderError> {
+        let bytes: &[u8; Self::BYTES] = bytes.try_into().map_err(|_| HeaderError::Magic)?;
         if &bytes[..8] != MAGIC {
             return Err(HeaderError::Magic);
         }

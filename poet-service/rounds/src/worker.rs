@@ -31,8 +31,8 @@ use std::{
 
 use jiff::Timestamp;
 use poet_engine::{
-    LogError, LogHeader, MAX_THREADS, Proof, ProveError, ProveProgress, T, Tree, VerifyError, Work,
-    membership, prove, resume, verify,
+    LogError, MAX_THREADS, Proof, ProveError, ProveProgress, T, Tree, VerifyError, Work,
+    membership, prove, verify,
 };
 use poet_proto::messages::PublishedProof;
 use tokio::sync::Notify;
@@ -337,14 +337,9 @@ impl<H: Hashing> Worker<H> {
 
     /// The log of a round and the tree it stands for.
     fn resume(&self, job: &Job) -> Result<(Tree, H::Log), WorkError> {
-        let Execution {
-            statement,
-            subtree_height,
-        } = &job.execution;
-        let header = LogHeader::new(&self.work, statement, *subtree_height);
-        let sha256 = self.work.kernels().sha256;
-        let mut log = self.hashing.open_log(job.round, &header, sha256)?;
-        let tree = resume(&self.work, statement, *subtree_height, &mut log)?;
+        let work = job.execution.round_work(&self.work);
+        let mut log = self.hashing.open_log(job.round, &work)?;
+        let tree = work.resume(&mut log)?;
         Ok((tree, log))
     }
 

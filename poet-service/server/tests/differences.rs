@@ -375,8 +375,8 @@ fn of_the_tree_only_subtree_roots_are_stored() {
     let folder = tempfile::tempdir().unwrap();
     // As many leaves are expected of it as of a round of the main network.
     let mut config = config(folder.path());
-    config.epoch_duration = Duration::from_secs(336 * 3600);
-    config.cycle_gap = Duration::from_secs(12 * 3600);
+    config.rounds.epoch_duration = Duration::from_secs(336 * 3600);
+    config.rounds.cycle_gap = Duration::from_secs(12 * 3600);
     let server = LocalServer::start(config.clone(), 10);
     server.at(30);
     let leaves = |server: &LocalServer| -> Option<u64> {
@@ -428,7 +428,7 @@ fn requests_are_read_as_the_go_server_reads_them() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path());
     // Every nonce will do.
-    config.rules.pow_difficulty = 0;
+    config.rounds.rules.pow_difficulty = 0;
     let server = LocalServer::start(config, 10);
     let request = TestNode::new(1).request(&server.client.pow_params());
     let with = |field: &str, value: &str| {
@@ -540,10 +540,9 @@ fn a_post_is_never_taken_for_a_get() {
 
 /// A configuration without a worker.
 fn idle(folder: &std::path::Path) -> poet_service::config::Config {
-    poet_service::config::Config {
-        worker: false,
-        ..config(folder)
-    }
+    let mut config = config(folder);
+    config.rounds.worker = false;
+    config
 }
 
 #[test]
@@ -633,7 +632,7 @@ fn trusted_keys_need_no_main_key() {
     fs::create_dir(&keys).unwrap();
     fs::write(keys.join("a.key"), base64(&key) + "\n").unwrap();
     let mut config = config(folder.path());
-    config.rules.certifier = Some(poet_proto::certificate::Certifier {
+    config.rounds.rules.certifier = Some(poet_proto::certificate::Certifier {
         url: String::new(),
         pubkey: None,
         trusted: poet_proto::certificate::TrustedKeys::read(keys)

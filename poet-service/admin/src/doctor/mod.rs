@@ -19,7 +19,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use poet_engine::{LogError, T, Work, membership, verify};
+use poet_engine::{LogError, T, Work, file::FileLog, membership, verify};
 use poet_proto::identity::PrivateKey;
 use poet_rounds::{
     round_files::{self, ROUNDS_FOLDER},
@@ -549,11 +549,7 @@ impl Doctor<'_> {
                     let _ = write!(text, "; {rest} bytes behind them are cut off by the server");
                 }
                 self.fine(&text)?;
-                let audited = log.audited_leaves().map_err(|cause| DoctorError::Io {
-                    action: "read the audit beside",
-                    path: path.clone(),
-                    cause,
-                })?;
+                let audited = log.audited_leaves()?;
                 if audited > leaves.saturating_add(MAX_UNSYNCED_LEAVES) {
                     self.damaged(
                         &format!(
@@ -670,18 +666,14 @@ impl Doctor<'_> {
         path: &std::path::Path,
         unfinished: &BTreeMap<u64, Unfinished>,
     ) -> Option<u64> {
-        let found = fs::File::open(path).ok().and_then(|mut file| {
-            let mut header = [0; poet_engine::LogHeader::BYTES];
-            io::Read::read_exact(&mut file, &mut header).ok()?;
-            Some(header)
-        })?;
+        let found = FileLog::open_read_only(path).ok()?.header().ok()?;
         let matches = |execution: &Execution| {
             let log = TreeLog {
                 work: self.work,
                 execution,
                 path: PathBuf::new(),
             };
-            log.header() == found
+            log.header()[..] == found
         };
         let mut rounds = unfinished.iter();
         rounds

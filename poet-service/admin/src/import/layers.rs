@@ -19,15 +19,15 @@
 
 use std::{
     collections::BTreeSet,
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{self, BufReader, Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
 
 use poet_engine::{
-    LogError, LogHeader, LogRead, MAX_LEAVES, NODE_SIZE, Node, SubtreeHeight, Work, ZERO,
-    file::FileLog, resume, run,
+    LogError, LogRead, MAX_LEAVES, NODE_SIZE, Node, RoundWork, SubtreeHeight, Work, ZERO,
+    file::FileLog,
 };
 use poet_rounds::round_files::LOG_FILE;
 
@@ -193,11 +193,9 @@ impl Layers<'_> {
         }
         let entries = good?;
         log.sync()?;
+        log.cut(entries)?;
         drop(log);
         let durable = || {
-            let file = OpenOptions::new().write(true).open(&part)?;
-            file.set_len(LogHeader::BYTES as u64 + entries * NODE_SIZE as u64)?;
-            file.sync_all()?;
             fs::rename(&part, &log_file)?;
             #[cfg(unix)]
             for folder in self.target.ancestors().take(3) {
@@ -216,13 +214,12 @@ impl Layers<'_> {
         part: &Path,
         report: &mut dyn FnMut(Event),
     ) -> Result<(FileLog, bool), LayerError> {
-        let header = LogHeader::new(self.work, self.statement, self.subtree_height);
-        let sha256 = self.work.kernels().sha256;
-        let mut log = match FileLog::open(part, &header, sha256) {
+        let round = self.round_work();
+        let mut log = match FileLog::open(part, &round) {
             // Made with other options.
             Err(LogError::Foreign { .. }) => {
                 fs::remove_file(part).map_err(|e| failed("remove", part, e))?;
-                FileLog::open(part, &header, sha256)
+                FileLog::open(part, &round)
             }
             opened => opened,
         }?;
@@ -274,6 +271,10 @@ impl Layers<'_> {
         Ok(())
     }
 
+    fn round_work(&self) -> RoundWork<'_> {
+        RoundWork::new(self.work, self.statement, self.subtree_height)
+    }
+
     /// The root over the next 2^`levels` nodes.
     fn subtree_root(&self, nodes: &mut Nodes, levels: u32) -> Result<Node, LayerError> {
         if levels == 0 {
@@ -284,7 +285,10 @@ impl Layers<'_> {
         // Whatever their height, they are hashed as nodes of a tree that begins with them.
         nodes.window = 1 << levels;
         let bottom = SubtreeHeight::new(0).unwrap_or(SubtreeHeight::MAX);
-        let tree = resume(self.work, self.statement, bottom, nodes)?;
+        let tree = self
+            .round_work()
+            .with_subtree_height(bottom)
+            .resume(nodes)?;
         Ok(tree.parked().first().copied().unwrap_or(ZERO))
     }
 
@@ -347,18 +351,7 @@ impl Layers<'_> {
         }
         let mut stored = [ZERO];
         log.read(entry, &mut stored)?;
-        let mut before = Prefix {
-            log,
-            entries: entry,
-        };
-        let k = self.subtree_height;
-        let mut tree = resume(self.work, self.statement, k, &mut before)?;
-        let target = AtomicU64::new((entry + 1) << k.get());
-        let mut made = None;
-        run(&mut tree, k, &target, &AtomicU64::new(0), |root| {
-            made = Some(root);
-        });
-        Ok(made == Some(stored[0]))
+        Ok(self.round_work().recompute_entry(log, entry)? == stored[0])
     }
 }
 
@@ -381,22 +374,6 @@ fn failed(action: &'static str, path: &Path, cause: io::Error) -> LayerError {
         action,
         path: path.to_owned(),
         cause,
-    }
-}
-
-/// The first entries of a log.
-struct Prefix<'a> {
-    log: &'a mut FileLog,
-    entries: u64,
-}
-
-impl LogRead for Prefix<'_> {
-    fn entries(&self) -> u64 {
-        self.entries
-    }
-
-    fn read(&mut self, start: u64, out: &mut [Node]) -> Result<(), LogError> {
-        self.log.read(start, out)
     }
 }
 

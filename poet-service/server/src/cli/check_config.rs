@@ -26,18 +26,18 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (config, effective) = Config::explain(args.server)?;
     Schedule::new(
-        config.genesis.unwrap_or(Timestamp::UNIX_EPOCH),
-        config.epoch_duration,
-        config.phase_shift,
-        config.cycle_gap,
+        config.rounds.genesis.unwrap_or(Timestamp::UNIX_EPOCH),
+        config.rounds.epoch_duration,
+        config.rounds.phase_shift,
+        config.rounds.cycle_gap,
     )?;
     let options = Options {
-        forced: config.backend.as_deref(),
+        forced: config.work.backend.as_deref(),
         trial: false,
     };
     select_with(WorkFunction::Sha256, options)?.for_one_chain()?;
     check_ports(&config)?;
-    check_core(config.work_core)?;
+    check_core(config.work.core)?;
     let width = |lengths: &mut dyn Iterator<Item = usize>| lengths.max().unwrap_or(0);
     let names = width(&mut effective.iter().map(|option| option.name.len()));
     let values = width(&mut effective.iter().map(|option| option.value.len()));
@@ -81,11 +81,12 @@ fn check_core(core: WorkCore) -> anyhow::Result<()> {
 
 /// Checks that no two listeners want the same port of the same address.
 fn check_ports(config: &Config) -> anyhow::Result<()> {
+    let config = &config.listeners;
     let metrics = config.metrics_port.map(|port| format!(":{port}"));
     let listeners = [
-        ("--restlisten", Some(&config.restlisten)),
-        ("--rpclisten", Some(&config.rpclisten)),
-        ("--config-rpclisten", Some(&config.config_rpclisten)),
+        ("--restlisten", Some(&config.rest)),
+        ("--rpclisten", Some(&config.grpc)),
+        ("--config-rpclisten", Some(&config.private)),
         ("--metrics-port", metrics.as_ref()),
     ];
     let listeners: Vec<_> = listeners
