@@ -158,6 +158,22 @@ struct Batch {
     other: Option<Node>,
 }
 
+impl RoundWork<'_> {
+    /// An auditor that has seen nothing yet of the log.
+    #[must_use]
+    pub fn auditor(&self) -> Auditor {
+        Auditor::new(self)
+    }
+
+    /// An auditor that goes on after the chunks whose roots it, or one before it, has found
+    /// ([`Auditor::roots`]). They are not taken on trust: one that is wrong differs from the log, and
+    /// then the chunk is audited again.
+    #[must_use]
+    pub fn auditor_with_roots(&self, roots: Vec<Node>) -> Auditor {
+        Auditor::with_roots(self, roots)
+    }
+}
+
 impl Auditor {
     /// An auditor that has seen nothing yet of the log of `round`.
     pub(crate) fn new(round: &RoundWork<'_>) -> Self {

@@ -73,7 +73,7 @@ mod wide;
 pub use challenge::{T, proven_indices};
 pub use hash::{
     Block, Chain, DepthError, Kernels, LABEL_DEPTH, MAX_DEPTH, NODE_SIZE, Node, SHA256_IV, Sha256,
-    State, Work, WorkFunction, ZERO,
+    State, TICK_LEAVES, Work, WorkFunction, ZERO,
 };
 pub use log::{HeaderError, LogError, LogHeader, LogRead, SubtreeHeight, SubtreeHeightError};
 pub use parallel::MAX_THREADS;

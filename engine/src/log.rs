@@ -8,7 +8,7 @@ use alloc::string::String;
 
 use crate::sha256::Hasher;
 use crate::tree::MAX_LEAVES;
-use crate::{MAX_DEPTH, NODE_SIZE, Node, RoundWork, Sha256, WorkFunction};
+use crate::{MAX_DEPTH, NODE_SIZE, Node, Sha256, Work, WorkFunction};
 
 /// The height of the subtrees whose roots a log keeps, 0 to 24.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -221,13 +221,12 @@ impl LogHeader {
     /// The length of a header in a log.
     pub const BYTES: usize = 96;
 
-    /// The header of a log of `round`.
-    pub(crate) fn new(round: &RoundWork<'_>) -> Self {
-        let (work, statement) = (round.work(), round.statement());
+    /// The header of a log of `work` on `statement`.
+    pub(crate) fn new(work: &Work, statement: &[u8], subtree_height: SubtreeHeight) -> Self {
         Self {
             function: work.function(),
             depth: work.depth(),
-            subtree_height: round.subtree_height(),
+            subtree_height,
             statement_bytes: statement.len() as u64,
             statement_digest: sha256(work.sha256(), statement),
         }

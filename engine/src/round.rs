@@ -2,9 +2,6 @@
 
 use core::sync::atomic::AtomicU64;
 
-use alloc::vec::Vec;
-
-use crate::audit::Auditor;
 use crate::log::{LogError, LogHeader, LogRead, SubtreeHeight};
 use crate::tree::{MAX_LEAVES, Tree};
 use crate::upper::absorb;
@@ -49,7 +46,7 @@ impl<'a> RoundWork<'a> {
     }
 
     /// The same with a log of subtrees of another height. The roots that an auditor keeps are such a
-    /// log ([`Auditor::root_height`]).
+    /// log ([`Auditor::root_height`](crate::audit::Auditor::root_height)).
     #[must_use]
     pub fn with_subtree_height(self, subtree_height: SubtreeHeight) -> Self {
         Self {
@@ -61,7 +58,7 @@ impl<'a> RoundWork<'a> {
     /// The header of the log.
     #[must_use]
     pub fn header(&self) -> LogHeader {
-        LogHeader::new(self)
+        LogHeader::new(self.work, self.statement, self.subtree_height)
     }
 
     /// The header, as its bytes stand in a log.
@@ -161,19 +158,5 @@ impl<'a> RoundWork<'a> {
             }
         }
         Ok(wrong)
-    }
-
-    /// An auditor that has seen nothing yet of the log.
-    #[must_use]
-    pub fn auditor(&self) -> Auditor {
-        Auditor::new(self)
-    }
-
-    /// An auditor that goes on after the chunks whose roots it, or one before it, has found
-    /// ([`Auditor::roots`]). They are not taken on trust: one that is wrong differs from the log, and
-    /// then the chunk is audited again.
-    #[must_use]
-    pub fn auditor_with_roots(&self, roots: Vec<Node>) -> Auditor {
-        Auditor::with_roots(self, roots)
     }
 }

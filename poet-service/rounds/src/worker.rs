@@ -48,8 +48,6 @@ use crate::{
     storage::{Execution, Storage, StorageError},
 };
 
-/// Leaves of a tick on the main network.
-pub const TICK_LEAVES: u64 = 9_331_200;
 /// How often the clock is read, which may have been set in the meantime.
 const CLOCK_INTERVAL: Duration = Duration::from_millis(100);
 /// How often it is looked whether the rest of the log is durable.

@@ -1,9 +1,10 @@
 //! What the server is doing, for those who tell it.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use jiff::Timestamp;
 use poet_rounds::{
+    clock::time_until,
     registration::{OpenRound, Registration},
     schedule::Schedule,
     worker::{Audits, Executing, WorkerHandle},
@@ -11,7 +12,7 @@ use poet_rounds::{
 
 /// What the server is doing.
 #[derive(Clone, Debug)]
-pub struct Status {
+pub struct ServerStatus {
     /// The round that takes registrations.
     pub open: OpenRound,
     /// When it closes.
@@ -59,13 +60,19 @@ impl StatusReader {
     }
 
     /// What the server is doing now.
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> ServerStatus {
         let open = self.registration.open_round();
-        Status {
+        ServerStatus {
             open,
             start: self.registration.schedule().start(open.round),
             executing: self.worker.executing(),
             queued: self.worker.queued(),
         }
     }
+}
+
+/// How many leaves there will be at the end of a round, if the work goes on as fast as it has.
+pub(crate) fn expected_leaves(executing: &Executing, now: Timestamp) -> u64 {
+    let left = time_until(now, executing.end).as_secs_f64();
+    executing.leaves.load(Relaxed) + (executing.leaves_per_second() * left) as u64
 }

@@ -18,11 +18,11 @@ use std::{
     path::PathBuf,
 };
 
-use jiff::Timestamp;
 use poet_engine::{LogError, T, Work, file::FileLog, membership, verify};
 use poet_proto::identity::PrivateKey;
 use poet_rounds::{
     round_files::{self, ROUNDS_FOLDER},
+    schedule::Schedule,
     storage::{Execution, RoundRecord, Setting},
     worker::MAX_UNSYNCED_LEAVES,
 };
@@ -316,7 +316,7 @@ impl Doctor<'_> {
         }
         match storage.setting(Setting::Schedule) {
             Ok(None) => {}
-            Ok(Some(schedule)) => match readable_schedule(schedule) {
+            Ok(Some(bytes)) => match read_schedule(&bytes) {
                 Some(schedule) => self.fine(&format!("schedule {schedule}"))?,
                 None => self.damaged(
                     "the schedule cannot be read",
@@ -704,9 +704,6 @@ fn describe(wrong: &Wrong, execution: &Execution) -> (String, String) {
     (what, remedy)
 }
 
-fn readable_schedule(bytes: Vec<u8>) -> Option<String> {
-    let text = String::from_utf8(bytes).ok()?;
-    let genesis = text.strip_prefix("genesis-time=")?.split(' ').next()?;
-    genesis.parse::<Timestamp>().ok()?;
-    Some(text)
+fn read_schedule(bytes: &[u8]) -> Option<Schedule> {
+    str::from_utf8(bytes).ok()?.parse().ok()
 }

@@ -16,7 +16,7 @@ use poet_engine::{
 use poet_files::Output;
 
 use super::{
-    BackendArgs, INTERRUPTED, TICK, WorkArgs, available_threads, progress_bar, proof_file,
+    BackendArgs, INTERRUPTED, TICK, WorkArgs, available_threads, progress::Progress, proof_file,
 };
 
 /// How long an interrupted run waits for a disk that does not answer.
@@ -156,12 +156,7 @@ fn do_work(
     })
     .context("cannot handle signals")?;
 
-    let bar = progress_bar(
-        "{bar:30} {human_pos}/{human_len} leaves  {rate}  {eta} left",
-        leaves,
-    );
-    bar.set_position(tree.leaves());
-    bar.reset_eta();
+    let mut shown = Progress::new("leaves", tree.leaves());
     let progress = AtomicU64::new(tree.leaves());
     let mut writer = LogWriter::spawn(log)?;
     let monitor = writer.monitor();
@@ -171,7 +166,7 @@ fn do_work(
         });
         let mut failure = None;
         while !worker.is_finished() {
-            bar.set_position(progress.load(Relaxed));
+            shown.update(progress.load(Relaxed), leaves);
             if failure.is_none() {
                 failure = monitor.error();
             }
@@ -185,7 +180,7 @@ fn do_work(
         }
         failure
     });
-    bar.finish_and_clear();
+    drop(shown);
     let log = match target.load(Relaxed) {
         0 => writer.finish_within(DISK_PATIENCE),
         _ => writer.finish(),
@@ -203,20 +198,19 @@ fn make_proof(
     log: &mut FileLog,
     threads: usize,
 ) -> anyhow::Result<poet_engine::Proof> {
-    let bar = progress_bar("{bar:30} making the proof  {percent} %  {eta} left", 1);
+    let mut shown = Progress::new("making the proof", 0);
     let progress = ProveProgress::default();
     let proof = thread::scope(|scope| {
         let prover = scope.spawn(|| prove(tree, k, log, T, threads, &progress));
         while !prover.is_finished() {
             let (done, total) = progress.hashes();
-            bar.set_length(total.max(1));
-            bar.set_position(done);
+            shown.update(done, total);
             thread::sleep(TICK.min(Duration::from_millis(5)));
         }
         prover
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })?;
-    bar.finish_and_clear();
+    drop(shown);
     Ok(proof)
 }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use poet_engine::{T, proven_indices, verify};
+use poet_engine::{T, TICK_LEAVES, proven_indices, verify};
 use poet_proto::identity::{PublicKey, decode_key_text};
 
 use super::proof_file::{self, Form, ProofFile};
@@ -47,7 +47,7 @@ pub(crate) struct Args {
     work: WorkArgs,
 
     /// Leaves in a tick; the default is mainnet's
-    #[arg(long, value_name = "LEAVES", default_value_t = 9_331_200, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "LEAVES", default_value_t = TICK_LEAVES, value_parser = clap::value_parser!(u64).range(1..))]
     tick_size: u64,
 
     #[command(flatten)]
