@@ -333,16 +333,7 @@ fn selection(function: WorkFunction, forced: Option<&str>) -> Result<Selection> 
         forced,
         trial: true,
     };
-    let selection = select_with(function, options)?;
-    if let Some(name) = forced {
-        let used = selection.latency().name;
-        ensure!(
-            used == name,
-            "--backend {name} hashes many chains side by side only, and ticks are made on one: \
-             expected another, for example {used}"
-        );
-    }
-    Ok(selection)
+    Ok(select_with(function, options)?.for_one_chain()?)
 }
 
 fn allowed_core(machine: &Machine, allowed: &[usize], core: Option<usize>) -> Result<()> {

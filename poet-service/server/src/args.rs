@@ -181,12 +181,13 @@ pub struct Options {
     #[arg(long, value_name = "KEY", value_parser = parse_public_key)]
     pub certifier_pubkey: Option<PublicKey>,
 
-    /// A directory of further keys that may sign certificates: `*.key` files, each with one key
-    /// in base64
+    /// A directory of keys that may sign certificates, with or without --certifier-pubkey: `*.key`
+    /// files, each with one key in base64
     #[arg(long, value_name = "DIR", value_parser = path())]
     pub trusted_pub_keys_dir_path: Option<PathBuf>,
 
-    /// Take registrations and close rounds, but work on none until a start without this
+    /// Do no work: a round that closes gets an empty proof with its members. A round whose work has
+    /// begun is left for a start without this
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
         default_missing_value = "true", value_parser = parse_bool, default_value = "false",
         hide_default_value = true)]

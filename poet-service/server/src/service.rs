@@ -198,7 +198,7 @@ impl Server {
             forced: config.work.backend.as_deref(),
             trial: config.work.trial,
         };
-        let backend = poet_backends::select_with(WorkFunction::Sha256, options)?;
+        let backend = poet_backends::select_with(WorkFunction::Sha256, options)?.for_one_chain()?;
         tracing::info!(
             one_chain = %backend.latency(),
             many_chains = %backend.throughput(),

@@ -10,7 +10,7 @@ use common::{LocalServer, TestNode, config, members_of, verify_json};
 use poet_proto::certificate::{Certifier, TrustedKeys, parse_public_key};
 use poet_service::config::Config;
 use prost_reflect::{
-    DescriptorPool, DynamicMessage, MethodDescriptor, SerializeOptions,
+    DescriptorPool, DynamicMessage, MethodDescriptor, SerializeOptions, Value as Reflected,
     prost::{Message as _, bytes::Buf as _},
     prost_types::FileDescriptorProto,
 };
@@ -110,9 +110,18 @@ impl Client {
 
     /// Calls a method with a request in the JSON mapping, and gives the answer in it.
     fn call(&self, service: &str, method: &str, request: &Value) -> Result<Value, Status> {
-        let descriptor = self.pool.get_service_by_name(service).unwrap();
-        let method = descriptor.methods().find(|m| m.name() == method).unwrap();
+        let method = self.method(service, method);
         let message = DynamicMessage::deserialize(method.input(), request).unwrap();
+        self.send(method, message)
+    }
+
+    fn method(&self, service: &str, method: &str) -> MethodDescriptor {
+        let service = self.pool.get_service_by_name(service).unwrap();
+        service.methods().find(|m| m.name() == method).unwrap()
+    }
+
+    fn send(&self, method: MethodDescriptor, message: DynamicMessage) -> Result<Value, Status> {
+        let service = method.parent_service().full_name().to_owned();
         let path = format!("/{service}/{}", method.name());
         let answer = self.runtime.block_on(async {
             let mut client = Grpc::new(self.channel.clone()).max_decoding_message_size(usize::MAX);
@@ -429,6 +438,38 @@ fn every_error_has_its_code_and_message() {
 }
 
 #[test]
+fn deadlines_are_those_of_rest() {
+    let (server, _folder) = server();
+    let client = Client::new(server.addresses.grpc);
+    let mut request = TestNode::new(1).request(&server.client.pow_params());
+    for deadline in ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999999Z"] {
+        request["deadline"] = json!(deadline);
+        client.poet("Submit", &request).unwrap();
+        assert_eq!(server.client.submit(&request).status, 200, "{deadline}");
+    }
+    // What JSON cannot carry is refused here, too.
+    let submit = client.method(POET, "Submit");
+    let valid = DynamicMessage::deserialize(submit.input(), &request).unwrap();
+    for (seconds, nanos) in [
+        (-62_135_596_801, 0),
+        (253_402_300_800, 0),
+        (i64::MAX, 0),
+        (0, -1),
+        (0, 1_000_000_000),
+    ] {
+        let mut request = valid.clone();
+        let deadline = request.get_field_by_name_mut("deadline").unwrap();
+        let deadline = deadline.as_message_mut().unwrap();
+        deadline.set_field_by_name("seconds", Reflected::I64(seconds));
+        deadline.set_field_by_name("nanos", Reflected::I32(nanos));
+        let status = client.send(submit.clone(), request).unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{seconds} {nanos}");
+        let message = "invalid value for google.protobuf.Timestamp field deadline";
+        assert_eq!(status.message(), message);
+    }
+}
+
+#[test]
 fn what_is_no_message_is_the_clients_error() {
     let (server, _folder) = server();
     let client = Client::new(server.addresses.grpc);
@@ -484,7 +525,7 @@ fn with_certifier(folder: &std::path::Path) -> Config {
     let mut config = config(folder);
     config.rounds.rules.certifier = Some(Certifier {
         url: "http://certifier.example".to_owned(),
-        pubkey: parse_public_key(CERTIFIER_KEY).unwrap(),
+        pubkey: Some(parse_public_key(CERTIFIER_KEY).unwrap()),
         trusted: TrustedKeys::read(keys).unwrap().into(),
     });
     config

@@ -1,7 +1,7 @@
 //! The server's directories: what is where, and whose they are.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, File, TryLockError},
     io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
 };
@@ -163,7 +163,8 @@ impl DirectoryLock {
             cause,
         };
         create_directory(path, Access::Private).map_err(failed)?;
-        let mut file = OpenOptions::new()
+        let mut file = Access::Private
+            .open_options()
             .create(true)
             .truncate(false)
             .read(true)

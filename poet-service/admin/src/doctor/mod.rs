@@ -502,6 +502,12 @@ impl Doctor<'_> {
         if record.published.is_some() {
             return match storage.proof(record.round) {
                 Ok(Some(published)) => {
+                    if published.leaves == 0 && members == published.members {
+                        let count = members.len();
+                        return self.fine(&format!(
+                            "{count} members and an empty proof: it closed under --disable-worker"
+                        ));
+                    }
                     // With challenges of other lengths only the original server knows how it came
                     // to the statement.
                     let odd = !published.odd_members.is_empty();

@@ -15,8 +15,10 @@ use axum::{
     routing::post,
 };
 use http_body_util::{BodyExt as _, Full};
-use jiff::{SignedDuration, Timestamp};
-use poet_proto::{certificate::SignedCertificate, messages, pow::PowParams};
+use jiff::SignedDuration;
+use poet_proto::{
+    certificate::SignedCertificate, messages, pow::PowParams, timestamp::ProtoTimestamp,
+};
 use prost::Message;
 use tonic::{Code, Status, service::Routes};
 use tonic_health::pb::health_server::{Health, HealthServer};
@@ -204,9 +206,11 @@ impl PoetService for Handlers {
             service_pubkey: info.public_key.as_bytes().to_vec(),
             phase_shift: Some(duration(info.phase_shift)),
             cycle_gap: Some(duration(info.cycle_gap)),
-            certifier: info.certifier.map(|certifier| Cerifier {
-                url: certifier.url.clone(),
-                pubkey: certifier.pubkey.as_bytes().to_vec(),
+            certifier: info.certifier.and_then(|certifier| {
+                Some(Cerifier {
+                    url: certifier.url.clone(),
+                    pubkey: certifier.pubkey.as_ref()?.as_bytes().to_vec(),
+                })
             }),
         }))
     }
@@ -289,7 +293,7 @@ impl TryFrom<SubmitRequest> for messages::SubmitRequest {
     fn try_from(request: SubmitRequest) -> Result<Self, ApiError> {
         let params = request.pow_params.unwrap_or_default();
         let deadline = request.deadline.map(|deadline| {
-            Timestamp::new(deadline.seconds, deadline.nanos).map_err(|_| {
+            ProtoTimestamp::new(deadline.seconds, deadline.nanos).ok_or_else(|| {
                 ApiError::Malformed(
                     "invalid value for google.protobuf.Timestamp field deadline".to_owned(),
                 )
@@ -305,7 +309,7 @@ impl TryFrom<SubmitRequest> for messages::SubmitRequest {
             challenge: request.challenge,
             pubkey: request.pubkey,
             signature: request.signature,
-            deadline: deadline.transpose()?,
+            deadline: deadline.transpose()?.and_then(ProtoTimestamp::deadline),
             certificate: request.certificate.map(|certificate| SignedCertificate {
                 data: certificate.data,
                 signature: certificate.signature,

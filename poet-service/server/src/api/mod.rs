@@ -21,14 +21,16 @@ use axum::{
     Router,
     body::{Body, Bytes, HttpBody as _},
     extract::{Path, Request, State, rejection::PathRejection},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use percent_encoding::percent_decode_str;
 use poet_proto::json;
 use tokio::sync::Semaphore;
+use tonic::codegen::Service as _;
 
 use self::{error::ApiError, poet::Poet};
 
@@ -49,7 +51,7 @@ const FOR_EVER: &str = "public, max-age=31536000, immutable";
 
 /// The routes of the interface, and `others` that are served beside them.
 pub fn router(poet: Arc<Poet>, others: Router) -> Router {
-    Router::new()
+    let routes = Router::new()
         .route("/v1/pow_params", get(pow_params))
         .route("/v1/submit", post(submit))
         .route("/v1/info", get(info))
@@ -57,9 +59,30 @@ pub fn router(poet: Arc<Poet>, others: Router) -> Router {
         .route("/v1/proofs/{id}", get(proof))
         .with_state(poet)
         .merge(others)
-        .fallback(async || ApiError::UnknownPath)
-        .method_not_allowed_fallback(async || ApiError::Method)
+        .method_not_allowed_fallback(async || ApiError::Method);
+    let decoded = routes.clone().fallback(async || ApiError::UnknownPath);
+    routes
+        .fallback(async move |mut request: Request| {
+            if let Some(uri) = without_escapes(request.uri()) {
+                *request.uri_mut() = uri;
+            }
+            decoded.clone().call(request).await
+        })
         .layer(middleware::from_fn(read_body))
+}
+
+/// The same address with the escapes in its path decoded, if it has any: `/v1/%69nfo` is
+/// `/v1/info`.
+fn without_escapes(uri: &Uri) -> Option<Uri> {
+    let path = percent_decode_str(uri.path()).decode_utf8().ok()?;
+    // What would not be a path, or would have to be decoded again.
+    if path == uri.path() || path.contains(['?', '#', '%']) {
+        return None;
+    }
+    let query = uri
+        .query()
+        .map_or(String::new(), |query| format!("?{query}"));
+    format!("{path}{query}").parse().ok()
 }
 
 async fn read_body(request: Request, next: Next) -> Result<Response, ApiError> {
