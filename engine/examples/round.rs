@@ -46,8 +46,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let monitor = writer.monitor();
     let (target, leaves) = (AtomicU64::new(u64::MAX), AtomicU64::new(tree.leaves()));
     let start = Instant::now();
+    let height = round.subtree_height();
     thread::scope(|scope| {
-        let height = round.subtree_height();
         let hashing = scope.spawn(|| {
             run(&mut tree, height, &target, &leaves, |root| {
                 writer.push(root)
