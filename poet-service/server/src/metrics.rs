@@ -38,7 +38,7 @@ use tokio::sync::watch;
 
 use crate::{
     api::{error::Code, grpc},
-    status::{Status, StatusReader, expected_leaves},
+    status::{ServerStatus, StatusReader, expected_leaves},
 };
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -63,7 +63,7 @@ struct HandledLabels {
 
 /// The counters, shared by all who count.
 #[derive(Clone, Debug)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     with_certificate: Family<ResultLabel, Counter>,
     with_pow: Family<ResultLabel, Counter>,
     batch_write: Histogram,
@@ -349,7 +349,11 @@ impl Collector for ServerState {
 
 impl ServerState {
     /// What auditors do and have found.
-    fn encode_audits(&self, encoder: &mut DescriptorEncoder<'_>, status: &Status) -> fmt::Result {
+    fn encode_audits(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        status: &ServerStatus,
+    ) -> fmt::Result {
         let audits = self.status.audits();
         let total = audits.total();
         let name = "poet_audit_mismatches";

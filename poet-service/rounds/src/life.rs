@@ -42,7 +42,7 @@ const CLOCK_RESOLUTION: Duration = Duration::from_millis(1);
 /// How long to wait before a storage that failed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What a [`Machine`] runs on.
+/// What a [`Rounds`] runs on.
 pub struct Parts<H> {
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
@@ -81,14 +81,14 @@ pub enum RecoveryError {
 }
 
 /// A running server without its network.
-pub struct Machine {
+pub struct Rounds {
     registration: Arc<Registration>,
     worker: WorkerHandle,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
 }
 
-impl Machine {
+impl Rounds {
     /// Goes on where the storage says that an earlier one ended. Takes registrations when this
     /// returns.
     ///
@@ -141,7 +141,7 @@ impl Machine {
         );
         let handle = worker.handle().clone();
         let (stop, stopped) = watch::channel(false);
-        let rounds = Rounds {
+        let rounds = Keeper {
             registration: Arc::clone(&registration),
             storage,
             clock,
@@ -320,7 +320,7 @@ fn remove_old_logs(hashing: &impl Hashing, storage: &dyn Storage) -> Result<(), 
 }
 
 /// Takes rounds from open to working.
-struct Rounds {
+struct Keeper {
     registration: Arc<Registration>,
     storage: Arc<dyn Storage>,
     clock: Arc<dyn Clock>,
@@ -330,7 +330,7 @@ struct Rounds {
     stopped: watch::Receiver<bool>,
 }
 
-impl Rounds {
+impl Keeper {
     async fn keep(mut self, unfinished: Vec<UnfinishedRound>) {
         let open = self.registration.open_round().round;
         for UnfinishedRound { round, execution } in unfinished {
