@@ -294,6 +294,7 @@ impl Config {
                 self.max_grpc_response_bytes.to_string(),
             ),
             ("max-connections", text(limits.max_connections)),
+            ("max-grpc-connections", text(limits.max_grpc_connections)),
             (
                 "max-connections-per-address",
                 text(limits.max_connections_per_address),
@@ -400,6 +401,7 @@ impl Config {
             max_grpc_response_bytes: args.max_grpc_resp_size.unwrap_or(8 << 20),
             client_limits: ClientLimits {
                 max_connections: args.max_connections,
+                max_grpc_connections: args.max_grpc_connections,
                 max_connections_per_address: args.max_connections_per_address,
                 rate: rate(args.rate_limit, args.rate_limit_burst)?,
                 proxies: args.trusted_proxies.unwrap_or_default(),
@@ -485,6 +487,7 @@ for_all_options!(
     config_rpclisten "config-rpclisten",
     max_grpc_resp_size "max-grpc-resp-size",
     max_connections "max-connections",
+    max_grpc_connections "max-grpc-connections",
     max_connections_per_address "max-connections-per-address",
     rate_limit "rate-limit",
     rate_limit_burst "rate-limit-burst",

@@ -12,9 +12,11 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use crate::{
     api::{
         self,
+        budget::Budget,
         client::RateLimit,
-        grpc as grpc_api,
-        server::{self, ConnectionLimits, Protocol},
+        dropped::Dropped,
+        grpc as grpc_api, listen,
+        server::{ConnectionLimits, Interface, Protocol},
     },
     blocking::blocking,
     clock::{Clock, time_until},
@@ -119,8 +121,8 @@ pub enum StartError {
     #[error(transparent)]
     Depth(#[from] DepthError),
     #[error(
-        "cannot listen on {flag} {address}: {cause}: expected an address of this machine and a \
-         port that is free and permitted"
+        "cannot listen on {flag} {address}: {cause}: expected addresses of this machine and a port \
+         that is free and permitted at each of them"
     )]
     Listen {
         flag: &'static str,
@@ -288,7 +290,11 @@ impl Server {
                 health,
                 config.max_grpc_response_bytes,
             )?,
-            private: grpc_api::private_router(Arc::clone(registration), private_health)?,
+            private: grpc_api::private_router(
+                Arc::clone(registration),
+                private_health,
+                &config.config_rpclisten,
+            )?,
         };
         let (stop, stopped) = watch::channel(false);
         let state = ServerState {
@@ -313,36 +319,42 @@ impl Server {
             Some(rate) => RateLimit::new(rate, limits.proxies.clone(), protocol).layer(router),
         };
         let connections = limits.connections(limits::raise_open_files());
-        let mut tasks = vec![
-            tokio::spawn(probe.keep(stopped.clone())),
-            tokio::spawn(rest.serve(
+        let (public, operators) = (Arc::default(), Arc::default());
+        let interfaces = [
+            rest.interface(
                 Protocol::Http1,
                 counted(limited(routers.rest, Protocol::Http1)),
                 connections.rest,
-                stopped.clone(),
-            )),
-            tokio::spawn(grpc.serve(
+                &public,
+                metrics.dropped("rest"),
+            ),
+            grpc.interface(
                 Protocol::Http2,
                 counted(limited(routers.grpc, Protocol::Http2)),
                 connections.grpc,
-                stopped.clone(),
-            )),
-            tokio::spawn(private.serve(
+                &public,
+                metrics.dropped("grpc"),
+            ),
+            private.interface(
                 Protocol::Either,
                 counted(routers.private),
                 connections.private.clone(),
-                stopped.clone(),
-            )),
+                &operators,
+                metrics.dropped("operator"),
+            ),
         ];
-        if let Some(listener) = metrics_listener {
+        let monitoring = metrics_listener.map(|listener| {
             let router = metrics::router(&metrics, state);
-            tasks.push(tokio::spawn(listener.serve(
-                Protocol::Http1,
-                router,
-                connections.private,
-                stopped,
-            )));
-        }
+            let dropped = metrics.dropped("metrics");
+            let limits = connections.private;
+            listener.interface(Protocol::Http1, router, limits, &operators, dropped)
+        });
+        let served = interfaces
+            .into_iter()
+            .chain(monitoring)
+            .map(|interface| tokio::spawn(interface.serve(stopped.clone())));
+        let mut tasks = vec![tokio::spawn(probe.keep(stopped.clone()))];
+        tasks.extend(served);
         Ok(Self {
             machine,
             audits,
@@ -395,9 +407,10 @@ impl Server {
     }
 }
 
-/// An interface that is going to be served.
+/// The sockets of an interface that is going to be served.
 struct Listener {
-    socket: TcpListener,
+    sockets: Vec<TcpListener>,
+    /// The first one's.
     address: SocketAddr,
 }
 
@@ -408,19 +421,30 @@ impl Listener {
             address: address.to_owned(),
             cause,
         };
-        let socket = server::bind(address).await.map_err(failed)?;
-        let address = socket.local_addr().map_err(failed)?;
-        Ok(Self { socket, address })
+        let sockets = listen::bind(address).await.map_err(failed)?;
+        let first = sockets.first().map(TcpListener::local_addr);
+        let address = first
+            .unwrap_or(Err(io::ErrorKind::AddrNotAvailable.into()))
+            .map_err(failed)?;
+        Ok(Self { sockets, address })
     }
 
-    async fn serve(
+    fn interface(
         self,
         protocol: Protocol,
         router: Router,
         limits: ConnectionLimits,
-        stopped: watch::Receiver<bool>,
-    ) {
-        server::serve(self.socket, protocol, router, limits, stopped).await;
+        budget: &Arc<Budget>,
+        dropped: Dropped,
+    ) -> Interface {
+        Interface {
+            listeners: self.sockets,
+            protocol,
+            router,
+            limits,
+            budget: Arc::clone(budget),
+            dropped,
+        }
     }
 }
 
