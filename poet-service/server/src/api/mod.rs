@@ -1,0 +1,283 @@
+//! The interfaces: REST here, gRPC in [`grpc`], both in front of the same
+//! [`Poet`].
+//!
+//! Every request's body is read before the request is looked at: clients send `{}` with their
+//! GETs, and a body that nobody reads would cost them their connection.
+
+pub(crate) mod budget;
+pub mod client;
+mod connection;
+pub(crate) mod dropped;
+pub mod error;
+pub mod grpc;
+pub(crate) mod listen;
+mod operator;
+pub mod poet;
+pub(crate) mod request_id;
+pub(crate) mod rounds;
+pub mod server;
+
+use std::{error::Error, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::{Body, Bytes, HttpBody as _},
+    extract::{Path, Request, State, rejection::PathRejection},
+    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use poet_proto::json;
+
+use self::{budget::OverBudget, error::ApiError, poet::Poet};
+
+/// The largest body that is read. A registration with a certificate takes about 1 KiB.
+pub const MAX_BODY_BYTES: usize = 64 * 1024;
+/// How long a body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a body that is compressed with gzip begins with.
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+
+/// Caches in front of the server may keep these for a little while: the challenge of the proof of
+/// work changes once in a round, and the one before stays valid.
+const BRIEFLY: &str = "public, max-age=5";
+/// The proof of a round never changes.
+const FOR_EVER: &str = "public, max-age=31536000, immutable";
+
+/// The routes of the interface, and `others` that are served beside them.
+pub fn router(poet: Arc<Poet>, others: Router) -> Router {
+    Router::new()
+        .route("/v1/pow_params", get(pow_params))
+        .route("/v1/submit", post(submit))
+        .route("/v1/info", get(info))
+        .route("/v1/proofs/", get(proof_without_id))
+        .route("/v1/proofs/{id}", get(proof))
+        .with_state(poet)
+        .merge(others)
+        .fallback(async || ApiError::UnknownPath)
+        .method_not_allowed_fallback(async || ApiError::Method)
+        .layer(middleware::from_fn(read_body))
+}
+
+async fn read_body(request: Request, next: Next) -> Result<Response, ApiError> {
+    let encoded = |headers: &HeaderMap| {
+        let mut codings = headers.get_all(header::CONTENT_ENCODING).iter();
+        codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+    };
+    if encoded(request.headers()) {
+        return Err(ApiError::ContentEncoding);
+    }
+    let (parts, body) = read_whole_body(request).await?;
+    if body.starts_with(&GZIP_MAGIC) {
+        return Err(ApiError::ContentEncoding);
+    }
+    Ok(next.run(Request::from_parts(parts, body.into())).await)
+}
+
+/// Reads the body of a request, within its limits of size and time.
+async fn read_whole_body(request: Request) -> Result<(Parts, Vec<u8>), ApiError> {
+    let (parts, body) = request.into_parts();
+    let body = tokio::time::timeout(BODY_TIMEOUT, read_to_end(body))
+        .await
+        .map_err(|_| ApiError::BodyTimeout)??;
+    Ok((parts, body))
+}
+
+async fn read_to_end(body: Body) -> Result<Vec<u8>, ApiError> {
+    // Before it is sent.
+    if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
+        return Err(ApiError::BodyTooLarge(MAX_BODY_BYTES));
+    }
+    let mut body = Limited::new(body, MAX_BODY_BYTES);
+    // It grows with what arrives, not with what is announced.
+    let mut whole = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
+            if error.is::<LengthLimitError>() {
+                ApiError::BodyTooLarge(MAX_BODY_BYTES)
+            } else if is_caused_by::<OverBudget>(&*error) {
+                ApiError::OverBudget
+            } else {
+                ApiError::BodyIncomplete
+            }
+        })?;
+        if let Ok(data) = frame.into_data() {
+            whole.extend_from_slice(&data);
+        }
+    }
+    Ok(whole)
+}
+
+fn is_caused_by<E: Error + 'static>(error: &(dyn Error + 'static)) -> bool {
+    error.is::<E>() || error.source().is_some_and(is_caused_by::<E>)
+}
+
+type Service = State<Arc<Poet>>;
+
+async fn pow_params(State(poet): Service) -> Response {
+    cached(ok(json::pow_params_response(&poet.pow_params())), BRIEFLY)
+}
+
+async fn info(State(poet): Service) -> Response {
+    cached(ok(json::info_response(&poet.info())), BRIEFLY)
+}
+
+async fn submit(State(poet): Service, body: Bytes) -> Result<Response, ApiError> {
+    let submitted = async {
+        let request = json::submit_request(&body)?;
+        Ok::<_, ApiError>(poet.submit(request).await?)
+    };
+    let submitted = submitted
+        .await
+        // As text, which is escaped: a reason may quote the client, and have more than one line.
+        .inspect_err(|reason| {
+            tracing::debug!(reason = reason.to_string(), "registration refused");
+        })?;
+    tracing::debug!(round = submitted.round, "registered");
+    Ok(ok(json::submit_response(&submitted)))
+}
+
+async fn proof_without_id() -> ApiError {
+    ApiError::ProofNotFound
+}
+
+async fn proof(
+    State(poet): Service,
+    id: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let Path(id) = id.map_err(|_| ApiError::ProofNotFound)?;
+    let proof = poet.proof(&id).await?;
+    let compressed = accepts_gzip(&headers);
+    let (content, etag) = if compressed {
+        (proof.json_gzip, &proof.etag_gzip)
+    } else {
+        (proof.json, &proof.etag)
+    };
+    // Whoever has one of the forms has the proof.
+    let response = if knows(&headers, &proof.etag) || knows(&headers, &proof.etag_gzip) {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        let mut response = ok(content);
+        if compressed {
+            let gzip = HeaderValue::from_static("gzip");
+            response
+                .headers_mut()
+                .insert(header::CONTENT_ENCODING, gzip);
+        }
+        response
+    };
+    let mut response = cached(response, FOR_EVER);
+    let headers = response.headers_mut();
+    headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+    if let Ok(etag) = HeaderValue::from_str(etag) {
+        headers.insert(header::ETAG, etag);
+    }
+    Ok(response)
+}
+
+/// Whether the client says that it takes gzip.
+fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let codings = headers
+        .get_all(header::ACCEPT_ENCODING)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','));
+    let mut any = false;
+    for coding in codings {
+        let (name, parameters) = coding.split_once(';').unwrap_or((coding, ""));
+        let weight = parameters.trim().strip_prefix("q=").unwrap_or("1");
+        // Zero, however it is written, means never.
+        let accepted = weight
+            .trim()
+            .parse::<f32>()
+            .is_ok_and(|weight| weight > 0.0);
+        match name.trim().to_ascii_lowercase().as_str() {
+            "gzip" | "x-gzip" => return accepted,
+            "*" => any = accepted,
+            _ => {}
+        }
+    }
+    any
+}
+
+/// Whether the client says that it has the content with this entity tag.
+fn knows(headers: &HeaderMap, etag: &str) -> bool {
+    headers
+        .get_all(header::IF_NONE_MATCH)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
+}
+
+fn ok(body: impl Into<Body>) -> Response {
+    // The second header is the original server's, whose REST interface is a gateway to its gRPC.
+    let headers = [
+        ("content-type", "application/json"),
+        ("grpc-metadata-content-type", "application/grpc"),
+    ];
+    (headers, body.into()).into_response()
+}
+
+fn cached(mut response: Response, how_long: &'static str) -> Response {
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static(how_long));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn bodies_are_read_to_their_limit() {
+        // One that does not say how long it is.
+        let unannounced = |bytes: usize| {
+            let parts = vec![b' '; bytes];
+            let parts: Vec<_> = parts.chunks(1000).map(<[u8]>::to_vec).collect();
+            let parts = parts.into_iter().map(Ok::<_, std::io::Error>);
+            Body::from_stream(tonic::codegen::tokio_stream::iter(parts))
+        };
+        let announced = |bytes: usize| Body::from(vec![b' '; bytes]);
+        for bytes in [0, 1, 60_000, MAX_BODY_BYTES] {
+            for body in [unannounced(bytes), announced(bytes)] {
+                assert_eq!(read_to_end(body).await.map(|body| body.len()), Ok(bytes));
+            }
+        }
+        let too_large = Err(ApiError::BodyTooLarge(MAX_BODY_BYTES));
+        for body in [
+            unannounced(MAX_BODY_BYTES + 1),
+            announced(MAX_BODY_BYTES + 1),
+        ] {
+            assert_eq!(read_to_end(body).await, too_large);
+        }
+    }
+
+    #[test]
+    fn gzip_is_negotiated() {
+        for (value, accepted) in [
+            ("gzip", true),
+            ("GZIP", true),
+            ("br, gzip;q=0.5", true),
+            ("gzip; q=1.0", true),
+            ("*", true),
+            ("x-gzip", true),
+            ("", false),
+            ("identity", false),
+            ("gzip;q=0", false),
+            ("gzip;q=0.000, *", false),
+            ("*;q=0", false),
+            ("gzip;q=much", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(value));
+            assert_eq!(accepts_gzip(&headers), accepted, "{value:?}");
+        }
+        assert!(!accepts_gzip(&HeaderMap::new()));
+    }
+}
