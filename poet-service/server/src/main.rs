@@ -32,9 +32,7 @@ use poet_service::{
         Without a subcommand it runs the server: nodes register challenges for a round, the round \
         is worked on, and its proof is served. Without options it keeps rounds of 30 seconds on \
         a local port, to try it out.",
-    args_conflicts_with_subcommands = true,
-    // As for the original server, of an option that is given twice the last one counts.
-    args_override_self = true
+    args_conflicts_with_subcommands = true
 )]
 struct Cli {
     #[command(subcommand)]
@@ -50,6 +48,7 @@ enum Command {
     CheckConfig(Box<cli::check_config::Args>),
     Doctor(Box<cli::doctor::Args>),
     Export(Box<cli::export::Args>),
+    #[cfg(feature = "import")]
     Import(Box<cli::import::Args>),
     Prove(cli::prove::Args),
     Verify(cli::verify::Args),
@@ -63,6 +62,7 @@ fn main() -> ExitCode {
         Some(Command::CheckConfig(args)) => cli::check_config::run(*args),
         Some(Command::Doctor(args)) => Ok(cli::doctor::run(*args)),
         Some(Command::Export(args)) => cli::export::run(*args),
+        #[cfg(feature = "import")]
         Some(Command::Import(args)) => cli::import::run(*args),
         Some(Command::Prove(args)) => cli::prove::run(&args),
         Some(Command::Verify(args)) => cli::verify::run(&args),
@@ -76,18 +76,18 @@ fn main() -> ExitCode {
 fn serve(args: ServerArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(args)?;
     let file = LogFile::open(
-        &config.logdir,
-        config.max_log_files,
-        config.max_log_file_bytes,
+        &config.log.folder,
+        config.log.max_files,
+        config.log.max_file_bytes,
     )
     .map_err(|cause| {
-        let folder = config.logdir.display();
+        let folder = config.log.folder.display();
         anyhow::anyhow!(
             "cannot use --logdir {folder}: {cause}: expected a directory that can be written to"
         )
     })?;
     let terminal = Terminal::new(file).context("cannot start the threads of the log")?;
-    terminal.init_logs(config.debug_log, config.json_log);
+    terminal.init_logs(config.log.debug, config.log.json);
     Ok(match serve_with(config, &terminal) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -98,18 +98,19 @@ fn serve(args: ServerArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn serve_with(mut config: Config, terminal: &Terminal) -> anyhow::Result<()> {
+fn serve_with(config: Config, terminal: &Terminal) -> anyhow::Result<()> {
     if !config.ignored.is_empty() {
         tracing::warn!("without effect here: {}", config.ignored.join(", "));
     }
     // Before any thread is started: none may disturb the measurement of the cores.
-    if config.worker {
+    let mut place = WorkPlace::default();
+    if config.rounds.worker {
         let options = Options {
-            forced: config.backend.as_deref(),
+            forced: config.work.backend.as_deref(),
             trial: false,
         };
         let work = select_with(WorkFunction::Sha256, options)?.work(LABEL_DEPTH)?;
-        config.work_place = WorkPlace::prepare(config.work_core, config.work_priority, &|| {
+        place = WorkPlace::prepare(config.work.core, config.work.priority, &|| {
             work.kernels().chain.one(&mut ZERO.clone(), LABEL_DEPTH);
             LABEL_DEPTH.into()
         });
@@ -118,21 +119,21 @@ fn serve_with(mut config: Config, terminal: &Terminal) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the threads of the server")?;
-    runtime.block_on(run(config, terminal))
+    runtime.block_on(run(config, place, terminal))
 }
 
-async fn run(config: Config, terminal: &Terminal) -> anyhow::Result<()> {
+async fn run(config: Config, place: WorkPlace, terminal: &Terminal) -> anyhow::Result<()> {
     // Before anything else, so that a signal during the start ends the server in order, too.
     let end = end_signal()?;
     let hangups = Hangups::new()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let places = format!(
         "database   {}\nwork       {}\nlogs       {}",
-        config.dbdir.display(),
-        config.datadir.display(),
-        config.logdir.display()
+        config.directories.dbdir.display(),
+        config.directories.datadir.display(),
+        config.log.folder.display()
     );
-    let server = Server::start(config, Arc::clone(&clock)).await?;
+    let server = Server::start(config, place, Arc::clone(&clock)).await?;
 
     // Nobody needs to read it: an output that is closed or stopped is no reason to end or to wait.
     let greeting = greeting(&server, &places);

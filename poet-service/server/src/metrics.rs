@@ -19,12 +19,8 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use poet_rounds::{
-    clock::{Clock, time_until},
-    counters::Counters,
-    storage::Storage,
-    worker::{AuditMode, TICK_LEAVES},
-};
+use poet_engine::TICK_LEAVES;
+use poet_rounds::{clock::Clock, counters::Counters, storage::Storage, worker::AuditMode};
 use poet_storage::directory;
 use prometheus_client::{
     collector::Collector,
@@ -46,7 +42,7 @@ use crate::{
         error::Code,
         grpc,
     },
-    service::{Status, StatusReader},
+    status::{ServerStatus, StatusReader, expected_leaves},
 };
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -71,7 +67,7 @@ struct HandledLabels {
 
 /// The counters, shared by all who count.
 #[derive(Clone, Debug)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     with_certificate: Family<ResultLabel, Counter>,
     with_pow: Family<ResultLabel, Counter>,
     batch_write: Histogram,
@@ -270,8 +266,7 @@ impl Collector for ServerState {
             let id = [("id", executing.round.to_string())];
             let leaves = executing.leaves.load(Relaxed);
             let (rate, watched) = (executing.leaves_per_second(), executing.rate());
-            let left = time_until(self.clock.now(), executing.end).as_secs_f64();
-            let expected = leaves + (rate * left) as u64;
+            let expected = expected_leaves(executing, self.clock.now());
             members.push((executing.round, executing.members));
 
             let name = "poet_round_leaves";
@@ -375,7 +370,11 @@ impl Collector for ServerState {
 
 impl ServerState {
     /// What auditors do and have found.
-    fn encode_audits(&self, encoder: &mut DescriptorEncoder<'_>, status: &Status) -> fmt::Result {
+    fn encode_audits(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        status: &ServerStatus,
+    ) -> fmt::Result {
         let audits = self.status.audits();
         let total = audits.total();
         let name = "poet_audit_mismatches";

@@ -19,7 +19,7 @@ use poet_rounds::{
     storage::{Storage, StorageError},
 };
 
-use crate::api::grpc;
+use crate::api::proof_frame::proof_frame;
 
 /// What encoded proofs may take of the memory; that of the newest round is kept whatever it takes:
 /// it is what nodes ask for. That of a round with a million members takes 115 MB.
@@ -31,7 +31,7 @@ const ALIVE_BYTES: usize = 1 << 30;
 
 /// A proof as it goes over the wire.
 #[derive(Clone, Debug)]
-pub struct EncodedProof {
+pub(crate) struct EncodedProof {
     /// The JSON answer.
     pub json: Bytes,
     /// The JSON answer, compressed.
@@ -187,7 +187,7 @@ fn encode(proof: &PublishedProof, public_key: &[u8; 32], alive: &Arc<AtomicUsize
     EncodedProof {
         json_gzip: Counted::bytes(gzip(&json), alive),
         json: Counted::bytes(json, alive),
-        grpc: Counted::bytes(grpc::proof_frame(proof, public_key), alive),
+        grpc: Counted::bytes(proof_frame(proof, public_key), alive),
         etag: format!("\"{hex}\""),
         etag_gzip: format!("\"{hex}-gzip\""),
     }

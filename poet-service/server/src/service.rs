@@ -1,4 +1,4 @@
-//! The whole server: its directories, the [`Machine`], the network around it, readiness, shutdown.
+//! The whole server: its directories, the [`Rounds`], the network around it, readiness, shutdown.
 
 use std::{
     fs, io,
@@ -9,20 +9,20 @@ use std::{
 };
 
 use axum::{Router, middleware};
-use jiff::Timestamp;
 use poet_backends::{Options, SelectError, Selection};
 use poet_engine::{DepthError, LABEL_DEPTH, WorkFunction};
+use poet_host::WorkPlace;
 use poet_proto::identity::{PRIVATE_KEY_VARIABLE, PrivateKey, PrivateKeyError};
 use poet_rounds::{
     blocking,
     clock::{Clock, time_until},
-    machine::{EXPECTED_LEAVES_PER_SECOND, Machine, Parts, RecoveryError},
+    life::{EXPECTED_LEAVES_PER_SECOND, Parts, RecoveryError, Rounds},
     publish::Publish,
-    registration::{OpenRound, Registration},
+    registration::Registration,
     round_files::ROUNDS_FOLDER,
     schedule::{Schedule, ScheduleError},
     storage::{Setting, Storage, StorageError},
-    worker::{Audits, Executing, HashingThread, WorkerHandle},
+    worker::{Audits, HashingThread},
 };
 use poet_storage::{
     DatabaseError, SqliteStorage,
@@ -35,16 +35,17 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use crate::{
     api::{
         self,
-        budget::Budget,
         client::RateLimit,
         dropped::Dropped,
-        grpc as grpc_api, listen,
+        grpc as grpc_api, listen, operator,
         poet::Poet,
-        server::{ConnectionLimits, Interface, Protocol},
+        protocol::Protocol,
+        server::{ConnectionLimits, Interface},
     },
     config::Config,
     metrics::{self, Metrics, ServerState},
     proofs::Proofs,
+    status::StatusReader,
 };
 
 /// How often the server looks whether it is ready, and how long a write may take then.
@@ -156,7 +157,7 @@ impl StartError {
 
 /// A running server.
 pub struct Server {
-    machine: Machine,
+    rounds: Rounds,
     storage: Arc<dyn Storage>,
     audits: Audits,
     addresses: Addresses,
@@ -179,59 +180,19 @@ pub struct Addresses {
     pub metrics: Option<SocketAddr>,
 }
 
-/// What the server is doing.
-#[derive(Clone, Debug)]
-pub struct Status {
-    /// The round that takes registrations.
-    pub open: OpenRound,
-    /// When it closes.
-    pub start: Timestamp,
-    /// The round that is being worked on.
-    pub executing: Option<Executing>,
-    /// Rounds that wait for it to be finished.
-    pub queued: usize,
-}
-
-/// Tells what a server is doing, while it runs.
-#[derive(Clone)]
-pub struct StatusReader {
-    registration: Arc<Registration>,
-    worker: WorkerHandle,
-    audits: Audits,
-}
-
-impl StatusReader {
-    /// What audits have found.
-    pub fn audits(&self) -> &Audits {
-        &self.audits
-    }
-
-    /// The schedule of the rounds.
-    pub fn schedule(&self) -> &Schedule {
-        self.registration.schedule()
-    }
-
-    /// What the server is doing now.
-    pub fn status(&self) -> Status {
-        let open = self.registration.open_round();
-        Status {
-            open,
-            start: self.registration.schedule().start(open.round),
-            executing: self.worker.executing(),
-            queued: self.worker.queued(),
-        }
-    }
-}
-
 impl Server {
-    /// Starts a server. It serves when this returns.
+    /// Starts a server, whose hashing thread runs at `place`. It serves when this returns.
     ///
     /// # Errors
     /// When something that it needs is not there; the message says what was expected.
-    pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
+    pub async fn start(
+        config: Config,
+        place: WorkPlace,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StartError> {
         let options = Options {
-            forced: config.backend.as_deref(),
-            trial: config.trial,
+            forced: config.work.backend.as_deref(),
+            trial: config.work.trial,
         };
         let backend = poet_backends::select_with(WorkFunction::Sha256, options)?;
         tracing::info!(
@@ -244,10 +205,10 @@ impl Server {
         }
         let work = backend.work(LABEL_DEPTH)?;
         // Before anything is stored: a port that is taken leaves no trace.
-        let rest = Listener::bind("--restlisten", &config.restlisten).await?;
-        let grpc = Listener::bind("--rpclisten", &config.rpclisten).await?;
-        let private = Listener::bind("--config-rpclisten", &config.config_rpclisten).await?;
-        let metrics_listener = match config.metrics_port {
+        let rest = Listener::bind("--restlisten", &config.listeners.rest).await?;
+        let grpc = Listener::bind("--rpclisten", &config.listeners.grpc).await?;
+        let private = Listener::bind("--config-rpclisten", &config.listeners.private).await?;
+        let metrics_listener = match config.listeners.metrics_port {
             // All interfaces, like the original server.
             Some(port) => Some(Listener::bind("--metrics-port", &format!(":{port}")).await?),
             None => None,
@@ -262,13 +223,13 @@ impl Server {
 
         let (locks, storage) = blocking(|| open(&config, metrics.clone()))?;
         let proofs = Arc::new(Proofs::new(Arc::clone(&storage)));
-        let audits = Audits::new(config.audit, config.audit_threads);
-        tracing::info!(mode = %config.audit, threads = config.audit_threads, "audit of the work");
+        let audits = Audits::new(config.work.audit, config.work.audit_threads);
+        tracing::info!(mode = %config.work.audit, threads = config.work.audit_threads, "audit of the work");
         let hashing = HashingThread::new(
-            config.datadir.join(THREAD_ID_FILE),
-            config.datadir.join(ROUNDS_FOLDER),
+            config.directories.datadir.join(THREAD_ID_FILE),
+            config.directories.datadir.join(ROUNDS_FOLDER),
             audits.clone(),
-            config.work_place.clone(),
+            place,
         );
         let parts = Parts {
             clock: Arc::clone(&clock),
@@ -279,19 +240,19 @@ impl Server {
             publish: Arc::clone(&proofs) as Arc<dyn Publish>,
             counters: Arc::new(metrics.clone()),
         };
-        let machine = Machine::start(&config.rounds(), parts)
+        let rounds = Rounds::start(&config.rounds, parts)
             .await
-            .map_err(|error| StartError::recovery(&config.dbdir, error))?;
+            .map_err(|error| StartError::recovery(&config.directories.dbdir, error))?;
         blocking(|| claim(&config, &*storage))?;
-        let registration = machine.registration();
+        let registration = rounds.registration();
         let poet = Arc::new(Poet::new(Arc::clone(registration), proofs));
         let (poet_reporter, health) = tonic_health::server::health_reporter();
         let (private_reporter, private_health) = tonic_health::server::health_reporter();
-        let status = StatusReader {
-            registration: Arc::clone(registration),
-            worker: machine.worker().clone(),
-            audits: audits.clone(),
-        };
+        let status = StatusReader::new(
+            Arc::clone(registration),
+            rounds.worker().clone(),
+            audits.clone(),
+        );
         let (unready, readiness) = watch::channel(None);
         let probe = Probe {
             status: status.clone(),
@@ -312,8 +273,15 @@ impl Server {
         );
         let routers = Routers {
             rest: api::router(Arc::clone(&poet), others),
-            grpc: grpc_api::router(Arc::clone(&poet), health, config.max_grpc_response_bytes)?,
-            private: grpc_api::private_router(poet, private_health, &config.config_rpclisten)?,
+            grpc: grpc_api::router(
+                Arc::clone(&poet),
+                health,
+                config.listeners.max_grpc_response_bytes,
+            )?,
+            private: operator::guard(
+                grpc_api::private_router(poet, private_health)?,
+                &config.listeners.private,
+            ),
         };
         let (stop, stopped) = watch::channel(false);
         let state = ServerState {
@@ -321,8 +289,8 @@ impl Server {
             clock,
             storage: Arc::clone(&storage),
             unready: readiness,
-            dbdir: config.dbdir.clone(),
-            datadir: config.datadir.clone(),
+            dbdir: config.directories.dbdir.clone(),
+            datadir: config.directories.datadir.clone(),
         };
         let counted = |router: Router| {
             router
@@ -332,33 +300,29 @@ impl Server {
                 ))
                 .layer(middleware::from_fn(api::request_id::name))
         };
-        let limits = &config.client_limits;
+        let limits = &config.listeners.limits;
         let limited = |router: Router, protocol| match limits.rate {
             None => router,
             Some(rate) => RateLimit::new(rate, limits.proxies.clone(), protocol).layer(router),
         };
         let connections = limits.connections(poet_host::open_files::raise_limit());
-        let (public, operators) = (Arc::default(), Arc::default());
         let interfaces = [
             rest.interface(
                 Protocol::Http1,
                 counted(limited(routers.rest, Protocol::Http1)),
                 connections.rest,
-                &public,
                 metrics.dropped("rest"),
             ),
             grpc.interface(
                 Protocol::Http2,
                 counted(limited(routers.grpc, Protocol::Http2)),
                 connections.grpc,
-                &public,
                 metrics.dropped("grpc"),
             ),
             private.interface(
                 Protocol::Either,
                 counted(routers.private),
                 connections.private.clone(),
-                &operators,
                 metrics.dropped("operator"),
             ),
         ];
@@ -366,7 +330,7 @@ impl Server {
             let router = metrics::router(&metrics, state);
             let dropped = metrics.dropped("metrics");
             let limits = connections.private;
-            listener.interface(Protocol::Http1, router, limits, &operators, dropped)
+            listener.interface(Protocol::Http1, router, limits, dropped)
         });
         let served = interfaces
             .into_iter()
@@ -375,7 +339,7 @@ impl Server {
         let mut tasks = vec![tokio::spawn(probe.keep(stopped.clone()))];
         tasks.extend(served);
         Ok(Self {
-            machine,
+            rounds,
             storage,
             audits,
             addresses,
@@ -393,7 +357,7 @@ impl Server {
 
     /// Registration, to ask it without a network.
     pub fn registration(&self) -> &Arc<Registration> {
-        self.machine.registration()
+        self.rounds.registration()
     }
 
     /// The kernels it works with.
@@ -408,17 +372,17 @@ impl Server {
 
     /// A handle that tells what the server is doing.
     pub fn status_reader(&self) -> StatusReader {
-        StatusReader {
-            registration: Arc::clone(self.registration()),
-            worker: self.machine.worker().clone(),
-            audits: self.audits.clone(),
-        }
+        StatusReader::new(
+            Arc::clone(self.registration()),
+            self.rounds.worker().clone(),
+            self.audits.clone(),
+        )
     }
 
     /// Ends the server: requests under way are answered, the work done so far is in the log.
     pub async fn shutdown(self) {
         self.stop.send_replace(true);
-        self.machine.stop().await;
+        self.rounds.stop().await;
         for task in self.tasks {
             if let Err(error) = task.await {
                 tracing::error!(%error, "a part of the server failed");
@@ -458,7 +422,6 @@ impl Listener {
         protocol: Protocol,
         router: Router,
         limits: ConnectionLimits,
-        budget: &Arc<Budget>,
         dropped: Dropped,
     ) -> Interface {
         Interface {
@@ -466,7 +429,6 @@ impl Listener {
             protocol,
             router,
             limits,
-            budget: Arc::clone(budget),
             dropped,
         }
     }
@@ -484,19 +446,19 @@ fn open(
     config: &Config,
     metrics: Metrics,
 ) -> Result<(DirectoryLocks, Arc<dyn Storage>), StartError> {
-    let directories = config.directories();
+    let directories = &config.directories;
     let locks = directories.lock()?;
     let database = directories.database();
     let unusable = |cause| DirectoryError::Unusable {
         flag: "--datadir",
-        path: config.datadir.clone(),
+        path: config.directories.datadir.clone(),
         cause,
     };
-    let owner = directory::owner(&config.datadir).map_err(unusable)?;
+    let owner = directory::owner(&config.directories.datadir).map_err(unusable)?;
     let other = |found| StartError::OtherOwner {
-        datadir: config.datadir.clone(),
+        datadir: config.directories.datadir.clone(),
         owner: owner.clone().unwrap_or_default(),
-        dbdir: config.dbdir.clone(),
+        dbdir: config.directories.dbdir.clone(),
         found,
     };
     // A new one would have another key, and none of the members.
@@ -506,14 +468,14 @@ fn open(
     }
     // The same if it was forgotten to take over what is there.
     for (flag, path, file) in [
-        ("--datadir", &config.datadir, GO_STATE_FILE),
-        ("--dbdir", &config.dbdir, GO_SERVER_PROOFS),
+        ("--datadir", &config.directories.datadir, GO_STATE_FILE),
+        ("--dbdir", &config.directories.dbdir, GO_SERVER_PROOFS),
     ] {
         if missing && path.join(file).exists() {
             return Err(StartError::NotTakenOver {
                 flag,
                 path: path.clone(),
-                dbdir: config.dbdir.clone(),
+                dbdir: config.directories.dbdir.clone(),
             });
         }
     }
@@ -541,15 +503,15 @@ fn stored_key(storage: &dyn Storage) -> Result<Option<PrivateKey>, StorageError>
 fn claim(config: &Config, storage: &dyn Storage) -> Result<(), StartError> {
     let unusable = |cause| DirectoryError::Unusable {
         flag: "--datadir",
-        path: config.datadir.clone(),
+        path: config.directories.datadir.clone(),
         cause,
     };
-    if directory::owner(&config.datadir)
+    if directory::owner(&config.directories.datadir)
         .map_err(unusable)?
         .is_none()
         && let Some(key) = stored_key(storage)?
     {
-        directory::set_owner(&config.datadir, &key.public()).map_err(unusable)?;
+        directory::set_owner(&config.directories.datadir, &key.public()).map_err(unusable)?;
     }
     Ok(())
 }
@@ -588,10 +550,10 @@ impl Probe {
         if !matches!(written, Ok(Ok(()))) {
             return Some("the database cannot be written");
         }
-        if self.status.worker.failing() {
+        if self.status.work_fails() {
             return Some("the work on a round fails");
         }
-        let executing = self.status.worker.executing()?;
+        let executing = self.status.status().executing?;
         let late = time_until(executing.end, self.clock.now());
         (late > MAX_LATENESS).then_some("the proof of a round is overdue")
     }

@@ -18,10 +18,10 @@ use axum::http::HeaderMap;
 
 use super::client::Network;
 
-/// What all requests may take.
-const ALL_BYTES: usize = 96 << 20;
+/// What all requests to an interface may take.
+const ALL_BYTES: usize = 80 << 20;
 /// What those of one address may take: enough for 10,000 registrations at once.
-const NETWORK_BYTES: usize = 64 << 20;
+const NETWORK_BYTES: usize = 56 << 20;
 /// What an address may take even when nothing is left.
 const GRANTED_BYTES: usize = 16 << 10;
 /// What a request takes besides its headers and its body: tasks, buffers.
@@ -31,7 +31,7 @@ const STREAM_BYTES: usize = 32 << 10;
 /// What a header takes besides its name and its value.
 const HEADER_BYTES: usize = 64;
 
-/// The budget of one or more listeners.
+/// The budget of an interface.
 #[derive(Debug, Default)]
 pub(crate) struct Budget(Mutex<Charged>);
 
@@ -177,9 +177,9 @@ mod tests {
     fn one_address_leaves_something_for_others_and_everybody_has_a_little() {
         let budget = Arc::new(Budget::default());
         let (one, megabytes) = fill(&budget, network(1));
-        assert_eq!(megabytes, 63);
+        assert_eq!(megabytes, 55);
         let (two, megabytes) = fill(&budget, network(2));
-        assert_eq!(megabytes, 31);
+        assert_eq!(megabytes, 23);
         // Nothing is left.
         let (_three, megabytes) = fill(&budget, network(3));
         assert_eq!(megabytes, 0);
@@ -189,7 +189,7 @@ mod tests {
         assert_eq!(small.len(), GRANTED_BYTES / REQUEST_BYTES);
         drop(one);
         let (_one, megabytes) = fill(&budget, network(1));
-        assert_eq!(megabytes, 63);
+        assert_eq!(megabytes, 55);
         drop((two, small));
     }
 
@@ -218,7 +218,7 @@ mod tests {
         drop(stream);
         // A proxy speaks for many.
         let (proxied, megabytes) = fill(&budget, None);
-        assert_eq!(megabytes, 95);
+        assert_eq!(megabytes, 79);
         drop(proxied);
         assert_eq!(charged(), 0);
     }

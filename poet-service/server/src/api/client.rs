@@ -21,7 +21,7 @@ use axum::{
 use ipnet::IpNet;
 use tonic::Status;
 
-use super::{error::ApiError, server::Protocol};
+use super::{error::ApiError, protocol::Protocol};
 
 /// Addresses whose requests are counted at a time: 4 MB. When there are more, those that have not
 /// been seen for a while are forgotten, or else some of them.
@@ -128,7 +128,7 @@ impl fmt::Display for TrustedProxies {
 
 /// How often an address may send a request.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Rate {
+pub struct RequestRate {
     /// Requests per second in the long run, above 0.
     pub per_second: f64,
     /// Requests at once.
@@ -150,7 +150,7 @@ pub(crate) struct RateLimit {
 }
 
 impl RateLimit {
-    pub(crate) fn new(rate: Rate, proxies: TrustedProxies, protocol: Protocol) -> Self {
+    pub(crate) fn new(rate: RequestRate, proxies: TrustedProxies, protocol: Protocol) -> Self {
         let interval = Duration::try_from_secs_f64(1.0 / rate.per_second).unwrap_or(MAX_INTERVAL);
         let interval = interval.min(MAX_INTERVAL);
         Self {
@@ -226,7 +226,7 @@ mod tests {
 
     fn limit(per_second: f64, burst: u32) -> RateLimit {
         let burst = NonZero::new(burst).unwrap();
-        let rate = Rate { per_second, burst };
+        let rate = RequestRate { per_second, burst };
         RateLimit::new(rate, TrustedProxies::default(), Protocol::Http1)
     }
 

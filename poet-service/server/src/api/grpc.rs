@@ -22,11 +22,7 @@ use axum::{
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Frame, SizeHint};
 use jiff::{SignedDuration, Timestamp};
-use poet_proto::{
-    certificate::SignedCertificate,
-    messages::{self, PublishedProof},
-    pow::PowParams,
-};
+use poet_proto::{certificate::SignedCertificate, messages, pow::PowParams};
 use prost::Message;
 use tokio::time::{Instant, Sleep, sleep};
 use tonic::{Code, Status, service::Routes};
@@ -39,7 +35,7 @@ use self::proto::{
     info_response::Cerifier,
     poet_service_server::{PoetService, PoetServiceServer},
 };
-use super::{error::ApiError, operator, poet::Poet, read_whole_body};
+use super::{error::ApiError, poet::Poet, proof_frame::FRAME_PREFIX_BYTES, read_whole_body};
 
 /// The messages and services of the interface.
 #[expect(
@@ -57,8 +53,6 @@ pub const CONFIGURATION_SERVICE: &str = "rpc.api.v1.ConfigurationService";
 
 /// The interface as reflection shows it.
 const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
-/// What stands before a message on the wire: whether it is compressed, and its length.
-const FRAME_PREFIX_BYTES: usize = 5;
 /// The longest message to reflection and health. A client may have many of those streams open, and
 /// a message that is half there is kept.
 const MAX_STREAM_MESSAGE_BYTES: usize = 4 * 1024;
@@ -79,7 +73,7 @@ pub fn router(
     health: HealthServer<impl Health>,
     max_response_bytes: usize,
 ) -> Result<Router, tonic_reflection::server::Error> {
-    let proofs = Proofs {
+    let proofs = ProofCall {
         registration: Arc::clone(&registration),
         max_response_bytes,
     };
@@ -96,14 +90,13 @@ pub fn router(
 }
 
 /// The routes of the interface for operators, which are never public: over gRPC and, for those who
-/// have only `curl`, over REST. `listen_address` is where they are served, as it is configured.
+/// have only `curl`, over REST.
 ///
 /// # Errors
 /// When the description of the interface is damaged.
 pub fn private_router(
     registration: Arc<Poet>,
     health: HealthServer<impl Health>,
-    listen_address: &str,
 ) -> Result<Router, tonic_reflection::server::Error> {
     let service = ConfigurationServiceServer::new(Handlers(Arc::clone(&registration)));
     let router = with_reflection(Routes::new(service), CONFIGURATION_SERVICE)?
@@ -113,7 +106,7 @@ pub fn private_router(
             "/v1/reload_trusted_keys",
             post(reload_trusted_keys).with_state(registration),
         );
-    Ok(operator::guard(finish(router), listen_address))
+    Ok(finish(router))
 }
 
 /// What both interfaces have in common.
@@ -340,13 +333,13 @@ async fn reload_trusted_keys(State(registration): State<Arc<Poet>>) -> Result<Re
 }
 
 #[derive(Clone)]
-struct Proofs {
+struct ProofCall {
     registration: Arc<Poet>,
     max_response_bytes: usize,
 }
 
 /// `PoetService.Proof`, from the prepared frame.
-async fn proof(State(proofs): State<Proofs>, body: Bytes) -> Response {
+async fn proof(State(proofs): State<ProofCall>, body: Bytes) -> Response {
     let frame = async {
         let ProofRequest { round_id } = unary_message(&body)?;
         let frame = proofs.registration.proof(&round_id).await?.grpc;
@@ -386,78 +379,6 @@ pub fn unary_message<M: Message + Default>(body: &[u8]) -> Result<M, ApiError> {
         ));
     }
     M::decode(message).map_err(|error| malformed(error.to_string()))
-}
-
-/// A `ProofResponse` as it goes over the wire: one frame. Encoded by hand from borrowed parts: with
-/// a million members, messages that own their parts would take several times its size.
-pub(crate) fn proof_frame(published: &PublishedProof, public_key: &[u8; 32]) -> Vec<u8> {
-    let proof = &published.proof;
-    let mut merkle = Vec::new();
-    push_entries(&mut merkle, 1, [proof.root]);
-    push_entries(&mut merkle, 2, &proof.proven_leaves);
-    push_entries(&mut merkle, 3, &proof.proof_nodes);
-    let mut head = Vec::with_capacity(merkle.len() + MAX_NESTING_BYTES);
-    push_length(&mut head, 1, merkle.len());
-    head.append(&mut merkle);
-    let mut leaves = vec![tag(3, 0)];
-    push_varint(&mut leaves, published.leaves);
-    let members: usize = published
-        .registered_members()
-        .map(|member| 1 + varint_bytes(member.len() as u64) + member.len())
-        .sum();
-    let poet_bytes = head.len() + members + leaves.len();
-
-    let mut frame =
-        Vec::with_capacity(FRAME_PREFIX_BYTES + MAX_NESTING_BYTES + poet_bytes + ENTRY_BYTES);
-    frame.extend([0; FRAME_PREFIX_BYTES]);
-    push_length(&mut frame, 1, poet_bytes);
-    frame.append(&mut head);
-    push_entries(&mut frame, 2, published.registered_members());
-    frame.append(&mut leaves);
-    push_entries(&mut frame, 2, [*public_key]);
-    // A round of more members than a frame can announce does not fit the memory either.
-    let announced = u32::try_from(frame.len() - FRAME_PREFIX_BYTES).unwrap_or(u32::MAX);
-    frame[1..FRAME_PREFIX_BYTES].copy_from_slice(&announced.to_be_bytes());
-    frame
-}
-
-/// 32 bytes with their tag and their length.
-const ENTRY_BYTES: usize = 34;
-/// What stands before a nested message at most.
-const MAX_NESTING_BYTES: usize = 11;
-
-/// What stands before a field: its number, and 2 for bytes and messages or 0 for a number.
-const fn tag(field: u8, wire_type: u8) -> u8 {
-    field << 3 | wire_type
-}
-
-fn push_entries(
-    buffer: &mut Vec<u8>,
-    field: u8,
-    entries: impl IntoIterator<Item = impl AsRef<[u8]>>,
-) {
-    for entry in entries {
-        let entry = entry.as_ref();
-        push_length(buffer, field, entry.len());
-        buffer.extend(entry);
-    }
-}
-
-fn push_length(buffer: &mut Vec<u8>, field: u8, bytes: usize) {
-    buffer.push(tag(field, 2));
-    push_varint(buffer, bytes as u64);
-}
-
-const fn varint_bytes(value: u64) -> usize {
-    (u64::BITS - (value | 1).leading_zeros()).div_ceil(7) as usize
-}
-
-fn push_varint(buffer: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        buffer.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    buffer.push(value as u8);
 }
 
 impl From<ApiError> for Status {
@@ -508,8 +429,10 @@ fn duration(duration: SignedDuration) -> prost_types::Duration {
 #[cfg(test)]
 mod tests {
     use poet_engine::Proof;
+    use poet_proto::messages::PublishedProof;
 
     use super::*;
+    use crate::api::proof_frame::proof_frame;
 
     #[test]
     fn a_proof_frame_is_the_encoded_message() {

@@ -18,7 +18,7 @@ use super::{client::Peer, error::ApiError, grpc};
 
 /// Lets only those requests through that name a host that the operator's listener has.
 /// `listen_address` is what is configured: `host:port`, or `:port`.
-pub(super) fn guard(router: Router, listen_address: &str) -> Router {
+pub(crate) fn guard(router: Router, listen_address: &str) -> Router {
     let name = listen_address.rsplit_once(':').map_or("", |(host, _)| host);
     let name = name.to_ascii_lowercase();
     router.layer(middleware::from_fn_with_state(name, check))

@@ -56,6 +56,7 @@ use super::{
     dropped::Dropped,
     error::ApiError,
     grpc,
+    protocol::Protocol,
 };
 
 /// How long a client may take to send a request's headers, and a connection of HTTP/1.1 may lie
@@ -105,17 +106,6 @@ const TIDE_CONNECTIONS: usize = 100;
 const TIDE_BYTES: usize = 2 << 20;
 /// How long requests under way may take when the server ends.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// What is spoken on a listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    /// HTTP/1.1, for REST.
-    Http1,
-    /// HTTP/2 without TLS, for gRPC.
-    Http2,
-    /// Whichever of them the client begins with.
-    Either,
-}
 
 impl Protocol {
     fn server(self) -> auto::Builder<TokioExecutor> {
@@ -179,8 +169,6 @@ pub(crate) struct Interface {
     pub(crate) protocol: Protocol,
     pub(crate) router: Router,
     pub(crate) limits: ConnectionLimits,
-    /// What requests under way may take, of all interfaces that share it.
-    pub(crate) budget: Arc<Budget>,
     /// Counts connections that are closed or refused.
     pub(crate) dropped: Dropped,
 }
@@ -201,7 +189,7 @@ impl Interface {
         let server = Arc::new(Server {
             http: self.protocol.server(),
             router: TowerToHyperService::new(self.router),
-            budget: self.budget,
+            budget: Arc::default(),
             slots: Arc::clone(&slots),
         });
         let sweeper = tokio::spawn(Arc::clone(&server).sweep(idle_timeout));
