@@ -108,10 +108,14 @@ pub struct Options {
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "8388608")]
     pub max_grpc_resp_size: usize,
 
-    /// The most connections for REST at a time; a quarter as many are served for gRPC
-    /// [default: 16384, or what the limit on open files leaves]
+    /// The most connections for REST at a time [default: 16384, or what the limit on open files
+    /// leaves]
     #[arg(long, value_name = "NUMBER", value_parser = parse_connections)]
     pub max_connections: Option<usize>,
+
+    /// The most connections for gRPC at a time [default: a quarter of those for REST]
+    #[arg(long, value_name = "NUMBER", value_parser = parse_connections)]
+    pub max_grpc_connections: Option<usize>,
 
     /// The most connections of one address, or of one /64 of IPv6; trusted proxies have no limit
     /// of their own [default: half of all]
@@ -541,6 +545,7 @@ mod tests {
             ("--audit-threads=0", "a number of threads from 1 to 1024"),
             ("--max-connections=0", "at least 1"),
             ("--max-connections-per-address=many", "at least 1"),
+            ("--max-grpc-connections=0", "at least 1"),
             ("--rate-limit=0", "above 0"),
             ("--rate-limit-burst=0", "at least 1"),
             ("--trusted-proxies=10.0.0.0/40", "networks with commas"),

@@ -272,6 +272,7 @@ impl Config {
                 max_grpc_response_bytes: args.max_grpc_resp_size,
                 limits: ClientLimits {
                     max_connections: args.max_connections,
+                    max_grpc_connections: args.max_grpc_connections,
                     max_connections_per_address: args.max_connections_per_address,
                     rate: rate(args.rate_limit, args.rate_limit_burst)?,
                     proxies: args.trusted_proxies.unwrap_or_default(),

@@ -38,10 +38,11 @@ use crate::{
     api::{
         self,
         client::RateLimit,
-        grpc as grpc_api,
+        dropped::Dropped,
+        grpc as grpc_api, listen, operator,
         poet::Poet,
         protocol::Protocol,
-        server::{self, ConnectionLimits},
+        server::{ConnectionLimits, Interface},
     },
     config::Config,
     metrics::{self, Metrics, ServerState},
@@ -128,8 +129,8 @@ pub enum StartError {
     #[error(transparent)]
     Depth(#[from] DepthError),
     #[error(
-        "cannot listen on {flag} {address}: {cause}: expected an address of this machine and a \
-         port that is free and permitted"
+        "cannot listen on {flag} {address}: {cause}: expected addresses of this machine and a port \
+         that is free and permitted at each of them"
     )]
     Listen {
         flag: &'static str,
@@ -282,7 +283,10 @@ impl Server {
                 health,
                 config.listeners.max_grpc_response_bytes,
             )?,
-            private: grpc_api::private_router(poet, private_health)?,
+            private: operator::guard(
+                grpc_api::private_router(poet, private_health)?,
+                &config.listeners.private,
+            ),
         };
         let (stop, stopped) = watch::channel(false);
         let state = ServerState {
@@ -307,36 +311,38 @@ impl Server {
             Some(rate) => RateLimit::new(rate, limits.proxies.clone(), protocol).layer(router),
         };
         let connections = limits.connections(poet_host::open_files::raise_limit());
-        let mut tasks = vec![
-            tokio::spawn(probe.keep(stopped.clone())),
-            tokio::spawn(rest.serve(
+        let interfaces = [
+            rest.interface(
                 Protocol::Http1,
                 counted(limited(routers.rest, Protocol::Http1)),
                 connections.rest,
-                stopped.clone(),
-            )),
-            tokio::spawn(grpc.serve(
+                metrics.dropped("rest"),
+            ),
+            grpc.interface(
                 Protocol::Http2,
                 counted(limited(routers.grpc, Protocol::Http2)),
                 connections.grpc,
-                stopped.clone(),
-            )),
-            tokio::spawn(private.serve(
+                metrics.dropped("grpc"),
+            ),
+            private.interface(
                 Protocol::Either,
                 counted(routers.private),
                 connections.private.clone(),
-                stopped.clone(),
-            )),
+                metrics.dropped("operator"),
+            ),
         ];
-        if let Some(listener) = metrics_listener {
+        let monitoring = metrics_listener.map(|listener| {
             let router = metrics::router(&metrics, state);
-            tasks.push(tokio::spawn(listener.serve(
-                Protocol::Http1,
-                router,
-                connections.private,
-                stopped,
-            )));
-        }
+            let dropped = metrics.dropped("metrics");
+            let limits = connections.private;
+            listener.interface(Protocol::Http1, router, limits, dropped)
+        });
+        let served = interfaces
+            .into_iter()
+            .chain(monitoring)
+            .map(|interface| tokio::spawn(interface.serve(stopped.clone())));
+        let mut tasks = vec![tokio::spawn(probe.keep(stopped.clone()))];
+        tasks.extend(served);
         Ok(Self {
             rounds,
             storage,
@@ -394,9 +400,10 @@ impl Server {
     }
 }
 
-/// An interface that is going to be served.
+/// The sockets of an interface that is going to be served.
 struct Listener {
-    socket: TcpListener,
+    sockets: Vec<TcpListener>,
+    /// The first one's.
     address: SocketAddr,
 }
 
@@ -407,19 +414,28 @@ impl Listener {
             address: address.to_owned(),
             cause,
         };
-        let socket = server::bind(address).await.map_err(failed)?;
-        let address = socket.local_addr().map_err(failed)?;
-        Ok(Self { socket, address })
+        let sockets = listen::bind(address).await.map_err(failed)?;
+        let first = sockets.first().map(TcpListener::local_addr);
+        let address = first
+            .unwrap_or(Err(io::ErrorKind::AddrNotAvailable.into()))
+            .map_err(failed)?;
+        Ok(Self { sockets, address })
     }
 
-    async fn serve(
+    fn interface(
         self,
         protocol: Protocol,
         router: Router,
         limits: ConnectionLimits,
-        stopped: watch::Receiver<bool>,
-    ) {
-        server::serve(self.socket, protocol, router, limits, stopped).await;
+        dropped: Dropped,
+    ) -> Interface {
+        Interface {
+            listeners: self.sockets,
+            protocol,
+            router,
+            limits,
+            dropped,
+        }
     }
 }
 

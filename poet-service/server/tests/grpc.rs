@@ -606,6 +606,96 @@ fn only_the_private_listener_reloads_keys() {
 }
 
 #[test]
+fn web_pages_do_not_reach_the_private_listener() {
+    use std::io::{Read as _, Write as _};
+    let folder = tempfile::tempdir().unwrap();
+    let server = LocalServer::start(with_certifier(folder.path()), 10);
+    let address = server.addresses.private;
+    let reload = |headers: &str| {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        let head = format!(
+            "POST /v1/reload_trusted_keys HTTP/1.1\r\n{headers}connection: close\r\n\
+             content-length: 0\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let port = address.port();
+    for headers in [
+        format!("host: {address}\r\n"),
+        "host: localhost\r\n".to_owned(),
+        // A forwarded port.
+        "host: localhost:6000\r\n".to_owned(),
+        format!("host: localhost:{port}\r\norigin: http://localhost:{port}\r\n"),
+    ] {
+        let answer = reload(&headers);
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{headers}: {answer}");
+    }
+    for (headers, message) in [
+        // A name that leads here, as DNS rebinding makes it.
+        (
+            format!("host: evil.example:{port}\r\n"),
+            "this host is not served",
+        ),
+        ("host: 192.0.2.1\r\n".to_owned(), "this host is not served"),
+        (
+            format!("host: {address}\r\norigin: http://evil.example\r\n"),
+            "requests from web pages",
+        ),
+        (
+            format!("host: localhost:{port}\r\norigin: http://localhost:3000\r\n"),
+            "requests from web pages",
+        ),
+        (
+            format!("host: {address}\r\norigin: null\r\n"),
+            "requests from web pages",
+        ),
+    ] {
+        let answer = reload(&headers);
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{headers}: {answer}");
+        assert!(
+            answer.contains("\"code\":7") && answer.contains(message),
+            "{answer}"
+        );
+    }
+    // Over gRPC, where the name is the authority.
+    let operator = Client::new(address);
+    let call = |name: &str| {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+        let endpoint = endpoint.origin(format!("http://{name}").parse().unwrap());
+        let channel = operator.runtime.block_on(endpoint.connect()).unwrap();
+        let service = operator.pool.get_service_by_name(CONFIGURATION).unwrap();
+        let method = service.methods().next().unwrap();
+        let request = Request::new(DynamicMessage::new(method.input()));
+        let path = PathAndQuery::try_from(format!("/{CONFIGURATION}/{}", method.name())).unwrap();
+        let answer = operator.runtime.block_on(async {
+            let mut grpc = Grpc::new(channel);
+            grpc.ready().await.unwrap();
+            grpc.unary(request, path, DynamicCodec(method)).await
+        });
+        answer.map_or_else(|status| status.code(), |_| Code::Ok)
+    };
+    assert_eq!(call("localhost:6000"), Code::Ok);
+    assert_eq!(
+        call(&format!("evil.example:{port}")),
+        Code::PermissionDenied
+    );
+    // The public listeners have many names.
+    let status = |address: SocketAddr| {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        let head = b"GET /v1/info HTTP/1.1\r\nhost: poet.example\r\norigin: http://a\r\n\
+                     connection: close\r\n\r\n";
+        stream.write_all(head).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer.split(' ').nth(1).map(str::to_owned)
+    };
+    assert_eq!(status(server.addresses.rest).as_deref(), Some("200"));
+}
+
+#[test]
 fn the_longest_message_is_configured_and_rest_has_no_limit() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path());
