@@ -50,7 +50,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     thread::scope(|scope| {
         let hashing = scope.spawn(|| {
             run(&mut tree, height, &target, &leaves, |root| {
-                writer.push(root)
+                writer.push(root);
             });
         });
         while !hashing.is_finished() {
