@@ -209,6 +209,13 @@ mod linux {
             Self(Some(place))
         }
 
+        /// Whether the hashing thread has a core that no other thread of the process runs on.
+        pub(crate) fn is_apart(&self) -> bool {
+            self.0
+                .as_ref()
+                .is_some_and(|place| !place.others.is_set(place.core))
+        }
+
         /// Called by the hashing thread: moves it to its core, and all other threads off it until
         /// the result is dropped.
         pub(crate) fn enter(&self) -> Occupied {
@@ -643,6 +650,10 @@ mod elsewhere {
                 tracing::info!("the hashing thread shares its core: --work-core is for Linux");
             }
             Self
+        }
+
+        pub(crate) fn is_apart(&self) -> bool {
+            false
         }
 
         pub(crate) fn enter(&self) -> Occupied {

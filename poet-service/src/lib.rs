@@ -48,6 +48,7 @@ pub mod rate;
 pub mod registration;
 pub mod schedule;
 pub mod service;
+mod standby;
 pub mod storage;
 pub mod terminal;
 pub mod worker;

@@ -27,7 +27,7 @@ use crate::{
     registration::{OpenRound, Registration},
     schedule::{Schedule, ScheduleError},
     storage::{Setting, SqliteStorage, Storage, StorageError, keep_damaged_log},
-    worker::{Audits, Executing, HashingThread, WorkerHandle},
+    worker::{AuditMode, Audits, Executing, HashingThread, WorkerHandle},
 };
 
 pub use crate::directory::DATABASE_FILE;
@@ -110,6 +110,11 @@ pub enum StartError {
         path: PathBuf,
         dbdir: PathBuf,
     },
+    #[error(
+        "the system gives this process too few threads: {0}: expected room for some 30 (see `ulimit \
+         -u`, TasksMax of systemd, pids.max of the control group)"
+    )]
+    Threads(io::Error),
     #[error("the system gives no random numbers: {0}")]
     Random(getrandom::Error),
     #[error(transparent)]
@@ -182,6 +187,13 @@ impl StatusReader {
         &self.audits
     }
 
+    /// How far auditors are behind the work, in time; `None` where there is no work, or none.
+    pub fn audit_lag(&self, clock: &dyn Clock) -> Option<Duration> {
+        let executing = self.worker.executing()?;
+        let report = self.audits.round(executing.round)?;
+        (self.audits.mode() != AuditMode::Off).then(|| executing.audit_lag(clock, &report))
+    }
+
     /// The schedule of the rounds.
     pub fn schedule(&self) -> &Schedule {
         self.registration.schedule()
@@ -244,7 +256,9 @@ impl Server {
             config.datadir.join(ROUNDS_FOLDER),
             audits.clone(),
             config.work_place.clone(),
-        );
+            Arc::clone(&clock),
+        )
+        .map_err(StartError::Threads)?;
         let parts = Parts {
             clock: Arc::clone(&clock),
             storage: Arc::clone(&storage),

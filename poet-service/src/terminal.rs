@@ -4,7 +4,7 @@
 use std::{
     io::{self, IsTerminal as _, Write},
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tracing_subscriber::{Layer as _, filter::LevelFilter, fmt, layer::SubscriberExt as _};
@@ -18,6 +18,8 @@ use crate::{
 
 /// How often the status line is written.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+/// How far the audit must be behind for the status line to say so.
+const AUDIT_LAG_SHOWN: Duration = Duration::from_secs(5);
 
 /// Standard error, shared by the logs and the status line.
 #[derive(Clone, Debug)]
@@ -78,7 +80,9 @@ impl Terminal {
         let mut rate = Rate::default();
         loop {
             let status = reader.status();
-            let text = status_line(&status, rate.update(&status), &*clock);
+            let leaves_per_second = rate.update(&status, clock.monotonic());
+            let audit_lag = reader.audit_lag(&*clock);
+            let text = status_line(&status, leaves_per_second, audit_lag, &*clock);
             self.show(&text);
             tokio::time::sleep(STATUS_INTERVAL).await;
         }
@@ -127,23 +131,27 @@ impl Write for LogWriter {
 
 /// The speed of the work between two looks at it.
 #[derive(Default)]
-struct Rate(Option<(u64, u64, Instant)>);
+struct Rate(Option<(u64, u64, Duration)>);
 
 impl Rate {
-    fn update(&mut self, status: &Status) -> Option<u64> {
-        let now = Instant::now();
+    fn update(&mut self, status: &Status, now: Duration) -> Option<u64> {
         let before = self.0.take();
         let executing = status.executing.as_ref()?;
         let leaves = executing.leaves.load(Relaxed);
         self.0 = Some((executing.round, leaves, now));
         let (round, leaves_before, then) = before?;
-        let seconds = (now - then).as_secs_f64();
+        let seconds = now.saturating_sub(then).as_secs_f64();
         let made = leaves.checked_sub(leaves_before)?;
         (round == executing.round && seconds > 0.0).then(|| (made as f64 / seconds) as u64)
     }
 }
 
-fn status_line(status: &Status, leaves_per_second: Option<u64>, clock: &dyn Clock) -> String {
+fn status_line(
+    status: &Status,
+    leaves_per_second: Option<u64>,
+    audit_lag: Option<Duration>,
+    clock: &dyn Clock,
+) -> String {
     let now = clock.now();
     let left = |then| format_go(Duration::from_secs(time_until(now, then).as_secs()));
     let mut line = format!(
@@ -160,6 +168,10 @@ fn status_line(status: &Status, leaves_per_second: Option<u64>, clock: &dyn Cloc
             " | round {}: {leaves} leaves{rate}, {end} left",
             executing.round
         );
+        if let Some(lag) = audit_lag.filter(|lag| *lag >= AUDIT_LAG_SHOWN) {
+            let lag = format_go(Duration::from_secs(lag.as_secs()));
+            line += &format!(", audit {lag} behind");
+        }
     }
     line
 }
@@ -185,7 +197,7 @@ mod tests {
             queued: 0,
         };
         assert_eq!(
-            status_line(&status, None, &clock),
+            status_line(&status, None, None, &clock),
             "round 4 open, 17 members, starts in 1m30s"
         );
         let leaves = Arc::new(AtomicU64::new(1000));
@@ -194,27 +206,32 @@ mod tests {
             end: at("2026-01-01T00:01:20Z"),
             members: 5,
             leaves: Arc::clone(&leaves),
-            started: (Instant::now(), 0),
-            durable: Arc::new(Mutex::new(Instant::now())),
+            started: (Duration::ZERO, 0),
+            durable: Arc::default(),
             rate: Arc::default(),
         });
+        let lag = |seconds| Some(Duration::from_secs(seconds));
         assert_eq!(
-            status_line(&status, Some(70_000), &clock),
+            status_line(&status, Some(70_000), lag(4), &clock),
             "round 4 open, 17 members, starts in 1m30s | round 3: 1000 leaves, 70000/s, 1m20s left"
         );
+        assert!(status_line(&status, None, lag(100), &clock).ends_with("left, audit 1m40s behind"));
         // A round that is late has no time left.
         clock.set(at("2026-01-01T00:01:25Z"));
-        assert!(status_line(&status, None, &clock).ends_with("round 3: 1000 leaves, 0s left"));
+        assert!(
+            status_line(&status, None, None, &clock).ends_with("round 3: 1000 leaves, 0s left")
+        );
 
         let mut rate = Rate::default();
-        assert_eq!(rate.update(&status), None);
+        assert_eq!(rate.update(&status, Duration::from_secs(1)), None);
         leaves.store(900, Relaxed);
         assert_eq!(
-            rate.update(&status),
+            rate.update(&status, Duration::from_secs(2)),
             None,
             "fewer leaves than before: resumed"
         );
         leaves.store(2000, Relaxed);
-        assert!(rate.update(&status).is_some());
+        let later = Duration::from_secs(4);
+        assert_eq!(rate.update(&status, later), Some(550));
     }
 }
