@@ -34,7 +34,6 @@ pub mod kernels;
 pub mod machine;
 pub mod measure;
 pub mod options;
-pub mod output;
 pub mod peers;
 pub mod pinning;
 pub mod progress;

@@ -7,6 +7,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use poet_files::{Access, create_directory};
 
 use crate::{identity::PublicKey, service::StartError};
 
@@ -30,34 +31,6 @@ pub(crate) const GO_STATE_FILE: &str = "state.bin";
 const OWNER_FILE: &str = "poet-service.owner";
 /// In both directories: locked while a server runs, and holds its process id.
 const LOCK_FILE: &str = "poet-service.lock";
-
-/// Makes a directory, if there is none, so that it is still there after a power failure.
-pub(crate) fn create(path: &Path) -> io::Result<()> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    let parent = path.parent().filter(|path| !path.as_os_str().is_empty());
-    let parent = parent.unwrap_or(Path::new("."));
-    create(parent)?;
-    match fs::create_dir(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
-    if path.is_dir() {
-        sync(parent)
-    } else {
-        Err(io::ErrorKind::NotADirectory.into())
-    }
-}
-
-/// Makes it durable which files a directory holds.
-pub(crate) fn sync(directory: &Path) -> io::Result<()> {
-    // Elsewhere, directories cannot be opened.
-    if cfg!(unix) {
-        File::open(directory)?.sync_all()?;
-    }
-    Ok(())
-}
 
 /// The public key, in base64, of the server whose work `datadir` holds, if that was ever noted.
 pub(crate) fn owner(datadir: &Path) -> io::Result<Option<String>> {
@@ -112,7 +85,7 @@ impl DirectoryLock {
             path: path.to_owned(),
             cause,
         };
-        create(path).map_err(failed)?;
+        create_directory(path, Access::Private).map_err(failed)?;
         let mut file = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -146,19 +119,6 @@ impl DirectoryLock {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn directories_are_made_with_their_parents() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a/b/c");
-        create(&path).unwrap();
-        create(&path).unwrap();
-        assert!(path.is_dir());
-        let file = path.join("file");
-        fs::write(&file, "").unwrap();
-        assert!(create(&file).is_err());
-        assert!(create(&file.join("d")).is_err());
-    }
 
     #[test]
     fn an_owner_is_noted() {

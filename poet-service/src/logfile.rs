@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use crate::directory;
+use poet_files::{Access, create_directory};
 
 const FILE_NAME: &str = "poet.log";
 
@@ -33,7 +33,7 @@ impl LogFile {
     /// When the folder or the file cannot be made or written.
     pub fn open(folder: &Path, max_files: usize, max_bytes: u64) -> io::Result<Self> {
         // Often the first to make the directory in which all others are, so durably.
-        directory::create(folder)?;
+        create_directory(folder, Access::Private)?;
         let current = append(&folder.join(FILE_NAME))?;
         let bytes = current.metadata()?.len();
         Ok(Self(Arc::new(Mutex::new(Files {

@@ -334,7 +334,7 @@ fn bad_arguments_are_named() {
     refused(
         &[&prove[..], &["--out", "/nowhere/out"]].concat(),
         1,
-        "/nowhere/out",
+        "cannot write --out /nowhere/out: the directory /nowhere does not exist",
     );
     refused(&["prowe"], 2, "prowe");
     let output = poet()
@@ -344,6 +344,52 @@ fn bad_arguments_are_named() {
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("abacus"), "{}", stderr(&output));
+}
+
+#[test]
+fn the_output_of_prove_stays_what_it_is() {
+    let directory = Directory::new();
+    let prove = |out: &str| {
+        let leaves = ["prove", "--no-trial", "--statement=aa", "--leaves=200"];
+        run(&[&leaves[..], &["--out", out]].concat())
+    };
+    let proof = prove("-").stdout;
+    assert_eq!(prove("/dev/stdout").stdout, proof);
+    let shell = |program: &str, path: &str| {
+        let status = Command::new(program).arg(path).status().unwrap();
+        assert!(status.success());
+    };
+    let pipe = directory.path("pipe");
+    shell("mkfifo", &pipe);
+    let reader = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || fs::read(pipe).unwrap()
+    });
+    assert!(prove(&pipe).status.success());
+    assert_eq!(reader.join().unwrap(), proof);
+    let link = directory.path("link");
+    std::os::unix::fs::symlink("target", &link).unwrap();
+    assert!(prove(&link).status.success());
+    assert!(Path::new(&link).is_symlink());
+    assert_eq!(fs::read(directory.path("target")).unwrap(), proof);
+    // Nothing is left over but what was asked for.
+    assert_eq!(fs::read_dir(directory.0.path()).unwrap().count(), 3);
+
+    // Not the machine's own device: a fault here would break it for everybody.
+    let full = directory.path("full");
+    let node = Command::new("mknod").args([&full, "c", "1", "7"]).output();
+    if !node.is_ok_and(|made| made.status.success()) {
+        let ci = std::env::var_os("CI").is_some_and(|ci| !ci.is_empty());
+        assert!(!ci, "CI must be able to make a device");
+        eprintln!("skipped: no device can be made here");
+        return;
+    }
+    let output = prove(&full);
+    assert_eq!(output.status.code(), Some(1));
+    let expected = format!("cannot write --out {full}: no space left on the device");
+    assert!(stderr(&output).contains(&expected), "{}", stderr(&output));
+    let kind = fs::symlink_metadata(full).unwrap().file_type();
+    assert!(std::os::unix::fs::FileTypeExt::is_char_device(&kind));
 }
 
 #[test]

@@ -767,7 +767,29 @@ fn in_real_time_from_a_new_key_to_a_verified_proof() {
     assert_eq!(fs::read_to_string(node.path("local.key")).unwrap(), key);
     let run = node.collect(&[]).assert_code(0);
     assert_eq!(run.row(url)[6], "yes");
-    node.verified_proof();
+    let proof = node.verified_proof();
+
+    // Once more to what is no file: the proof alone, and the summary elsewhere.
+    let parse = |text: &str| -> Value { serde_json::from_str(text).unwrap() };
+    let run = node.collect(&["--out=-"]).assert_code(0);
+    assert_eq!(parse(&run.out), proof);
+    assert!(run.err.contains("our challenge is member 0 of 1"));
+    let pipe = node.path("pipe");
+    assert!(
+        Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let reader = thread::spawn(move || fs::read_to_string(pipe).unwrap());
+    node.collect(&["--out=pipe"]).assert_code(0);
+    assert_eq!(parse(&reader.join().unwrap()), proof);
+    std::os::unix::fs::symlink("linked.json", node.path("link")).unwrap();
+    node.collect(&["--out=link"]).assert_code(0);
+    assert!(node.path("link").is_symlink());
+    let linked = fs::read_to_string(node.path("linked.json")).unwrap();
+    assert_eq!(parse(&linked), proof);
 }
 
 // Registrations --------------------------------------------------------------------------------
@@ -1087,7 +1109,12 @@ fn bad_input_is_one_sentence_and_nothing_is_lost() {
     );
     assert_eq!(node.state(), good);
 
-    // What is in the way of the proof.
+    // What is in the way of the proof, before the end of a round is waited for.
+    refused(
+        node.collect(&["--out=none/p.json"]),
+        1,
+        &["cannot write --out none/p.json: the directory none does not exist"],
+    );
     fs::write(node.path("proof.json"), "precious").unwrap();
     refused(
         node.collect(&[]),

@@ -1,9 +1,10 @@
 //! `poet-service export`.
 
-use std::{io::Write as _, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, bail};
 use clap::ValueEnum;
+use poet_files::Output;
 use poet_service::{
     api::json,
     args::ServerArgs,
@@ -12,8 +13,6 @@ use poet_service::{
     service::DATABASE_FILE,
     storage::{Setting, SqliteReader},
 };
-
-use super::OutFile;
 
 /// Write a published proof to a file
 ///
@@ -26,9 +25,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ID")]
     proof: u64,
 
-    /// Write to this file instead of standard output
-    #[arg(long, value_name = "FILE")]
-    out: Option<PathBuf>,
+    /// Write to this file; - is standard output
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    out: PathBuf,
 
     /// json: the answer of GET /v1/proofs/ID. bytes: what nodes store and name the proof by, without
     /// the members; the statement that it is valid for is printed on standard error
@@ -54,6 +53,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
             config.dbdir.display()
         );
     }
+    let out = Output::open("--out", &args.out)?;
     let database = SqliteReader::open(&path)?;
     let Some(published) = database.proof(args.proof)? else {
         bail!("round {} has no proof in {}", args.proof, path.display());
@@ -73,11 +73,6 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
             published.proof.to_scale(published.leaves)
         }
     };
-    match args.out {
-        Some(path) => OutFile::create(&path)?.finish(&content)?,
-        None => std::io::stdout()
-            .write_all(&content)
-            .context("cannot write the proof to standard output")?,
-    }
+    out.write(&content)?;
     Ok(ExitCode::SUCCESS)
 }

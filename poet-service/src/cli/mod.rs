@@ -11,15 +11,12 @@ pub(crate) mod verify;
 mod proof_file;
 
 use std::fmt;
-use std::io::{IsTerminal, Write};
-use std::path::Path;
+use std::io::IsTerminal;
 use std::time::Duration;
 
-use anyhow::Context;
 use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use poet_backends::{Options, SelectError, Selection, select_with};
 use poet_engine::{LABEL_DEPTH, MAX_DEPTH, Work, WorkFunction};
-use tempfile::NamedTempFile;
 
 /// Which work function, at which depth.
 #[derive(Clone, Debug, clap::Args)]
@@ -119,30 +116,3 @@ const TICK: Duration = Duration::from_millis(50);
 
 /// The exit code of a program that was interrupted, as shells have it.
 const INTERRUPTED: u8 = 130;
-
-/// A file that appears under its name only when it is complete.
-struct OutFile<'a> {
-    path: &'a Path,
-    file: NamedTempFile,
-}
-
-impl<'a> OutFile<'a> {
-    fn create(path: &'a Path) -> anyhow::Result<Self> {
-        let parent = path
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty());
-        let file = NamedTempFile::new_in(parent.unwrap_or(Path::new(".")))
-            // The name of the temporary file would only puzzle the reader.
-            .map_err(|error| std::io::Error::from(error.kind()))
-            .with_context(|| format!("cannot write --out {}", path.display()))?;
-        Ok(Self { path, file })
-    }
-
-    fn finish(mut self, content: &[u8]) -> anyhow::Result<()> {
-        let cannot = || format!("cannot write --out {}", self.path.display());
-        self.file.write_all(content).with_context(cannot)?;
-        self.file.as_file().sync_all().with_context(cannot)?;
-        self.file.persist(self.path).with_context(cannot)?;
-        Ok(())
-    }
-}

@@ -1,6 +1,5 @@
 //! `poet-service prove`.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -13,9 +12,10 @@ use poet_engine::{
     LogHeader, LogRead, MAX_LEAVES, MAX_THREADS, ProveProgress, SubtreeHeight, T, Tree, prove,
     proven_indices, resume, run as work_loop, verify,
 };
+use poet_files::Output;
 
 use super::{
-    BackendArgs, INTERRUPTED, OutFile, TICK, WorkArgs, available_threads, progress_bar, proof_file,
+    BackendArgs, INTERRUPTED, TICK, WorkArgs, available_threads, progress_bar, proof_file,
 };
 
 /// Do the work for a statement and print the proof
@@ -48,9 +48,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_parser = parse_threads)]
     threads: Option<usize>,
 
-    /// Write the proof to this file instead of standard output
-    #[arg(long, value_name = "FILE")]
-    out: Option<PathBuf>,
+    /// Write the proof to this file; - is standard output
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    out: PathBuf,
 
     #[command(flatten)]
     work: WorkArgs,
@@ -83,7 +83,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let Statement(statement) = &args.statement;
     let work = args.work.select(&args.backend)?;
     // Before the work, so that its result is not lost for want of a place to put it.
-    let out = args.out.as_deref().map(OutFile::create).transpose()?;
+    let out = Output::open("--out", &args.out)?;
     let k = args
         .subtree_height
         .unwrap_or_else(|| SubtreeHeight::for_round(leaves));
@@ -130,12 +130,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
     let indices = proven_indices(hash, &proof.root, leaves, T);
     let json = proof_file::to_json(&work, statement, leaves, indices, &proof)?;
-    match out {
-        Some(out) => out.finish(json.as_bytes())?,
-        None => std::io::stdout()
-            .write_all(json.as_bytes())
-            .context("cannot write the proof to standard output")?,
-    }
+    out.write(json.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
 

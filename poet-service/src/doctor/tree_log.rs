@@ -22,11 +22,9 @@ use poet_engine::{
     audit::{AuditError, AuditWith, Auditor, Culprit},
     resume,
 };
+use poet_files::{Access, create_directory, rename_into_place};
 
-use crate::{
-    directory::{self, AUDIT_FILE},
-    storage::Execution,
-};
+use crate::{directory::AUDIT_FILE, storage::Execution};
 
 /// Entries that are recomputed of a log, besides the first and the last one, without `--full`.
 const SAMPLES: usize = 16;
@@ -466,8 +464,7 @@ impl TreeLog<'_> {
         if fs::hard_link(&self.path, &kept).is_err() {
             fs::copy(&self.path, &kept)?;
         }
-        fs::rename(&new, &self.path)?;
-        sync_parent(&self.path)?;
+        rename_into_place(&new, &self.path)?;
         Ok(kept)
     }
 }
@@ -475,22 +472,16 @@ impl TreeLog<'_> {
 /// Gives a file another name, so that it is in nobody's way. Gives that name.
 pub(super) fn set_aside(path: &Path) -> io::Result<PathBuf> {
     let kept = kept_name(path);
-    fs::rename(path, &kept)?;
-    sync_parent(path)?;
+    rename_into_place(path, &kept)?;
     Ok(kept)
 }
 
 /// Moves a file to where it belongs.
 pub(super) fn put_back(from: &Path, to: &Path) -> io::Result<()> {
     if let Some(folder) = to.parent() {
-        directory::create(folder)?;
+        create_directory(folder, Access::Private)?;
     }
-    fs::rename(from, to)?;
-    sync_parent(to)
-}
-
-fn sync_parent(path: &Path) -> io::Result<()> {
-    path.parent().map_or(Ok(()), directory::sync)
+    rename_into_place(from, to)
 }
 
 /// A name for the damaged original of a file.

@@ -18,6 +18,7 @@ use poet_engine::{
     LogHeader, LogRead, ProveError, Sha256, Tree,
     file::{FileLog, LogMonitor, LogWriter},
 };
+use poet_files::{Access, create_directory};
 
 #[cfg(feature = "fault-injection")]
 use super::fault::run;
@@ -28,7 +29,7 @@ use super::{
 use crate::{
     clock::Clock,
     cores::WorkPlace,
-    directory::{self, AUDIT_FILE, FINDINGS_FILE, LOG_FILE, NEW_FINDINGS_FILE, SAMPLED_FILE},
+    directory::{AUDIT_FILE, FINDINGS_FILE, LOG_FILE, NEW_FINDINGS_FILE, SAMPLED_FILE},
     standby::{Standby, Task},
 };
 
@@ -188,7 +189,7 @@ impl Hashing for HashingThread {
         sha256: &dyn Sha256,
     ) -> Result<FileLog, WorkError> {
         let folder = self.folder(round);
-        directory::create(&folder).map_err(|source| WorkError::Folder {
+        create_directory(&folder, Access::Private).map_err(|source| WorkError::Folder {
             path: folder.clone(),
             source,
         })?;

@@ -16,6 +16,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use jiff::Timestamp;
 use poet_engine::Work;
+use poet_files::Output;
 
 use crate::{
     http::Http,
@@ -23,7 +24,7 @@ use crate::{
     output::table,
     poet::{Failure, Kind, Poet},
     proof::{VerifiedProof, spacemesh_work},
-    state::{DEFAULT_FILE, Registration, State, replace},
+    state::{DEFAULT_FILE, Registration, State},
     time::{
         after, now, once_to_twice, parse_until, parse_wait, receive, rough, rough_between,
         sleep_until, time_until, wait_again,
@@ -46,7 +47,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
     state: PathBuf,
 
-    /// Where the best proof is written, as JSON that `poet-service verify` reads
+    /// Where the best proof is written, as JSON that `poet-service verify` reads; to standard output
+    /// (-), a pipe or a device once, at the end
     #[arg(long, value_name = "FILE", default_value = "proof.json")]
     out: PathBuf,
 
@@ -84,7 +86,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         bail!("--state {name} holds no registration");
     };
     let work = Arc::new(spacemesh_work()?);
-    let mut best = read_earlier(&args.out, &state, &work)?;
+    // Before the wait, so that no proof is lost for want of a place to put it.
+    let out = Output::open("--out", &args.out)?;
+    let mut best = match out.file() {
+        Some(path) => read_earlier(path, &state, &work)?,
+        None => None,
+    };
     let limit = args
         .until
         .unwrap_or_else(|| after(last_end.max(now()), DEFAULT_PATIENCE));
@@ -141,7 +148,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                     .as_ref()
                     .is_none_or(|best| best.leaves() < proof.leaves())
                 {
-                    write(&args.out, &proof)?;
+                    if out.is_replaced() {
+                        out.write(proof.to_json().as_bytes())?;
+                    }
                     best = Some(proof);
                 }
             }
@@ -149,24 +158,36 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     drop(events);
 
-    print!("{}", summary(&state, &outcomes, args.tick_size));
+    let mut text = summary(&state, &outcomes, args.tick_size);
     let failed = outcomes
         .iter()
         .filter(|outcome| matches!(outcome, Outcome::Failed(_)))
         .count();
+    match &best {
+        Some(best) => {
+            text += &format!(
+                "{}: {} leaves, {} ticks; our challenge is member {} of {}; reference {}\n",
+                args.out.display(),
+                best.leaves(),
+                best.leaves() / args.tick_size,
+                best.index,
+                best.members(),
+                hex::encode(best.reference()),
+            );
+        }
+        None => text += "no server gave a valid proof: nothing was written\n",
+    }
+    if out.is_stdout() {
+        eprint!("{text}");
+    } else {
+        print!("{text}");
+    }
     let Some(best) = best else {
-        println!("no server gave a valid proof: nothing was written");
         return Ok(ExitCode::FAILURE);
     };
-    println!(
-        "{}: {} leaves, {} ticks; our challenge is member {} of {}; reference {}",
-        args.out.display(),
-        best.leaves(),
-        best.leaves() / args.tick_size,
-        best.index,
-        best.members(),
-        hex::encode(best.reference()),
-    );
+    if !out.is_replaced() {
+        out.write(best.to_json().as_bytes())?;
+    }
     Ok(if failed == 0 {
         ExitCode::SUCCESS
     } else {
@@ -199,11 +220,6 @@ fn read_earlier(path: &Path, state: &State, work: &Work) -> anyhow::Result<Optio
              expected another name"
         ),
     }
-}
-
-fn write(path: &Path, proof: &VerifiedProof) -> anyhow::Result<()> {
-    replace(path, proof.to_json().as_bytes())
-        .with_context(|| format!("cannot write --out {}", path.display()))
 }
 
 /// What is known of a server's proof.

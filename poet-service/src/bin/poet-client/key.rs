@@ -1,14 +1,15 @@
 //! A node's identity: its ed25519 private key, in the forms in which it is found.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{ErrorKind, Read as _, Write as _},
+    fs::File,
+    io::{ErrorKind, Read as _},
     path::Path,
 };
 
 use anyhow::{Context as _, bail};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ed25519_dalek::{KEYPAIR_LENGTH, Signer as _, SigningKey};
+use poet_files::{Access, create_new, reason};
 use poet_service::identity::{PrivateKey, PrivateKeyError};
 
 /// No form of a key is longer, with some white space.
@@ -45,25 +46,14 @@ impl NodeKey {
     /// # Errors
     /// As [`NodeKey::read`], and when the file cannot be written.
     pub(crate) fn read_or_generate(path: &Path) -> anyhow::Result<Self> {
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let cannot = || format!("cannot write --key {}", path.display());
-        match options.open(path) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error).with_context(cannot),
-            Ok(mut file) => {
-                let key = PrivateKey::generate().context("the system gives no randomness")?;
-                // Without a line break: that is how nodes write it, and all that they read.
-                let written = file
-                    .write_all(hex::encode(key.to_bytes()).as_bytes())
-                    .and_then(|()| file.sync_all());
-                if let Err(error) = written {
-                    // Half a key would be in the way of the next attempt.
-                    drop(fs::remove_file(path));
-                    return Err(error).with_context(cannot);
-                }
+        if !path.exists() {
+            let key = PrivateKey::generate().context("the system gives no randomness")?;
+            // Without a line break: that is how nodes write it, and all that they read.
+            let text = hex::encode(key.to_bytes());
+            match create_new(path, text.as_bytes(), Access::Private) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => bail!("cannot write --key {}: {}", path.display(), reason(&error)),
+                Ok(()) => {}
             }
         }
         Self::read(path)

@@ -6,14 +6,14 @@
 
 use std::{
     fs::{self, File, TryLockError},
-    io::{ErrorKind, Read as _, Write as _},
+    io::{ErrorKind, Read as _},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, bail, ensure};
 use jiff::Timestamp;
+use poet_files::Output;
 use serde::{Deserialize, Serialize};
-use tempfile::NamedTempFile;
 
 use crate::{
     http::Url,
@@ -99,27 +99,9 @@ impl State {
     pub(crate) fn write(&self, path: &Path) -> anyhow::Result<()> {
         let mut json = serde_json::to_string_pretty(self)?;
         json.push('\n');
-        replace(path, json.as_bytes())
-            .with_context(|| format!("cannot write --state {}", path.display()))
+        Output::open_file("--state", path)?.write(json.as_bytes())?;
+        Ok(())
     }
-}
-
-/// Replaces the file at `path` by one with this content, durably and as a whole.
-pub(crate) fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let mut file = NamedTempFile::new_in(folder)
-        // The name of the temporary file would only puzzle the reader.
-        .map_err(|error| std::io::Error::from(error.kind()))?;
-    file.write_all(content)?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    // The new name is only durable with the folder. Elsewhere than on Unix it cannot be synced.
-    #[cfg(unix)]
-    File::open(folder)?.sync_all()?;
-    Ok(())
 }
 
 /// The right to change a state file, which one program at a time has.
