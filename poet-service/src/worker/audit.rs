@@ -276,10 +276,13 @@ pub(super) struct AuditThreads {
     raised: Standby,
     /// Stops the audit of what is published already, if there is one.
     late: Mutex<Arc<AtomicBool>>,
+    clock: SharedClock,
+    /// Whether the hashing thread has a core of its own, so that auditors may have priority.
+    apart: bool,
 }
 
 impl AuditThreads {
-    pub(super) fn start() -> io::Result<Self> {
+    pub(super) fn start(clock: Arc<dyn Clock>, apart: bool) -> io::Result<Self> {
         let lower = || {
             if let Err(error) = set_niceness(LOW) {
                 tracing::warn!(%error, "cannot lower the priority of the auditors");
@@ -289,6 +292,8 @@ impl AuditThreads {
             low: Standby::start("audit", lower)?,
             raised: Standby::start("audit-behind", || {})?,
             late: Mutex::default(),
+            clock: SharedClock(clock),
+            apart,
         })
     }
 
@@ -298,14 +303,14 @@ impl AuditThreads {
         &self,
         mut audit: RoundAudit,
         tree: Tree,
-        clock: Arc<dyn Clock>,
         done: impl FnOnce() + Send + 'static,
     ) {
         let stop = Arc::<AtomicBool>::default();
         self.stop_late(Arc::clone(&stop));
+        let clock = self.clock.clone();
         // It reports what it finds.
         drop(self.low.run(move || {
-            audit.afterwards(&tree, &*clock, &stop);
+            audit.afterwards(&tree, &*clock.0, &stop);
             drop(audit);
             done();
         }));
@@ -390,7 +395,7 @@ impl fmt::Debug for SharedClock {
 
 impl Auditors {
     /// Starts the auditors, unless there are to be none. `folder` is where the roots of audited chunks
-    /// are kept. They may be given priority only where the hashing thread is `apart`.
+    /// are kept.
     pub(super) fn start(
         threads: &AuditThreads,
         audits: &Audits,
@@ -398,12 +403,10 @@ impl Auditors {
         work: &Work,
         log: LogView,
         folder: &Path,
-        clock: &Arc<dyn Clock>,
-        apart: bool,
     ) -> Option<Self> {
         threads.stop_late(Arc::default());
         let audit = RoundAudit::in_folder(audits, job, work, log.clone(), folder)?;
-        let now = clock.monotonic();
+        let now = threads.clock.0.monotonic();
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
             stop_low: AtomicBool::new(false),
@@ -413,7 +416,7 @@ impl Auditors {
             turn: Mutex::new(Turn {
                 trust: trusted_entries(&audit),
                 audit,
-                clock: SharedClock(Arc::clone(clock)),
+                clock: threads.clock.clone(),
                 scrub: Scrub::new(now),
                 checked: false,
                 failure: None,
@@ -422,11 +425,11 @@ impl Auditors {
         });
         let low = Arc::clone(&shared);
         let mut tasks = vec![threads.low.run(move || low.keep_up())];
-        if apart {
+        if threads.apart {
             let raised = Arc::clone(&shared);
             let lag = Lag {
                 round: job.round,
-                clock: SharedClock(Arc::clone(clock)),
+                clock: threads.clock.clone(),
                 first: (now, log.entries()),
                 log,
             };

@@ -140,7 +140,6 @@ pub struct HashingThread {
     id_file: PathBuf,
     rounds_dir: PathBuf,
     place: WorkPlace,
-    clock: Arc<dyn Clock>,
     thread: Standby,
     audits: Audits,
     audit_threads: AuditThreads,
@@ -164,11 +163,10 @@ impl HashingThread {
         Ok(Self {
             id_file,
             rounds_dir,
+            audit_threads: AuditThreads::start(clock, place.is_apart())?,
             place,
-            clock,
             thread: Standby::start("hash", || {})?,
             audits,
-            audit_threads: AuditThreads::start()?,
             repairs: Mutex::default(),
         })
     }
@@ -240,8 +238,6 @@ impl Hashing for HashingThread {
             &work,
             view,
             &self.folder(job.round),
-            &self.clock,
-            self.place.is_apart(),
         );
         Ok(RunningThread {
             leaves,
@@ -314,8 +310,7 @@ impl Hashing for HashingThread {
         match audit {
             Some(audit) => {
                 let remove = move || remove_folder(&folder);
-                let clock = Arc::clone(&self.clock);
-                self.audit_threads.audit_late(audit, tree, clock, remove);
+                self.audit_threads.audit_late(audit, tree, remove);
             }
             None => remove_folder(&folder),
         }
