@@ -42,6 +42,7 @@ pub mod limits;
 pub mod logfile;
 pub mod machine;
 pub mod metrics;
+mod parts;
 pub mod pow;
 mod proofs;
 pub mod rate;

@@ -20,7 +20,7 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use poet_engine::{SubtreeHeight, Work, membership};
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::sync::watch;
 
 use crate::{
     blocking::blocking,
@@ -28,6 +28,7 @@ use crate::{
     config::Config,
     identity::PrivateKey,
     metrics::Metrics,
+    parts::Supervisor,
     registration::{OpenRound, Registration},
     schedule::Schedule,
     service::StartError,
@@ -63,7 +64,7 @@ pub struct Machine {
     registration: Arc<Registration>,
     worker: WorkerHandle,
     stop: watch::Sender<bool>,
-    tasks: Vec<JoinHandle<()>>,
+    parts: Supervisor,
 }
 
 impl Machine {
@@ -122,14 +123,16 @@ impl Machine {
             expected_leaves_per_second,
             stopped,
         };
+        let parts = Supervisor::new();
+        parts
+            .spawn_thread("rounds", rounds.keep(unfinished))
+            .and_then(|()| parts.spawn_thread("work", worker.serve()))
+            .map_err(StartError::Threads)?;
         Ok(Self {
             registration,
             worker: handle,
             stop,
-            tasks: vec![
-                tokio::spawn(rounds.keep(unfinished)),
-                tokio::spawn(worker.serve()),
-            ],
+            parts,
         })
     }
 
@@ -143,15 +146,17 @@ impl Machine {
         &self.worker
     }
 
+    /// Waits for a part of it to end although nobody stopped it; returns its name. Without it, the
+    /// machine does not do its work.
+    pub async fn part_ended(&mut self) -> &'static str {
+        self.parts.ended().await
+    }
+
     /// Ends it: the work done so far is in the log.
     pub async fn stop(self) {
         self.stop.send_replace(true);
         self.worker.stop();
-        for task in self.tasks {
-            if let Err(error) = task.await {
-                tracing::error!(%error, "a part of the server failed");
-            }
-        }
+        self.parts.all_ended().await;
     }
 }
 

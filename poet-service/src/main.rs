@@ -101,11 +101,10 @@ fn serve(args: ServerArgs) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start the threads of the server")?;
-    runtime.block_on(run(config, &terminal))?;
-    Ok(ExitCode::SUCCESS)
+    runtime.block_on(run(config, &terminal))
 }
 
-async fn run(config: Config, terminal: &Terminal) -> anyhow::Result<()> {
+async fn run(config: Config, terminal: &Terminal) -> anyhow::Result<ExitCode> {
     // Before anything else, so that a signal during the start ends the server in order, too.
     let end = end_signal()?;
     let hangups = Hangups::new()?;
@@ -116,22 +115,34 @@ async fn run(config: Config, terminal: &Terminal) -> anyhow::Result<()> {
         config.datadir.display(),
         config.logdir.display()
     );
-    let server = Server::start(config, Arc::clone(&clock)).await?;
+    let mut server = Server::start(config, Arc::clone(&clock)).await?;
 
     // Nobody needs to read it: a closed output is no reason to end.
     drop(std::io::stdout().write_all(greeting(&server, &places).as_bytes()));
     let reader = server.status_reader();
     tokio::spawn(reload_on_signal(hangups, Arc::clone(server.registration())));
-    tokio::select! {
+    let part = tokio::select! {
         signal = end => {
             terminal.clear();
             tracing::info!(signal, "ending");
+            None
         }
-        () = terminal.keep_status_line(reader, clock) => {}
+        part = server.part_ended() => Some(part),
+        () = terminal.keep_status_line(reader, clock) => None,
+    };
+    if let Some(part) = part {
+        terminal.clear();
+        // Whatever else still runs, it is no server any more. What was acknowledged is stored, and a
+        // start goes on with the rest.
+        tracing::error!(
+            part,
+            "ALARM: a part of the server has ended unexpectedly; the server ends"
+        );
+        return Ok(ExitCode::FAILURE);
     }
     server.shutdown().await;
     tracing::info!("ended");
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Where to look, and what to try.

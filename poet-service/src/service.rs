@@ -6,7 +6,7 @@ use axum::{Router, middleware};
 use jiff::Timestamp;
 use poet_backends::{Options, SelectError, Selection};
 use poet_engine::{DepthError, LABEL_DEPTH, WorkFunction};
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio::{net::TcpListener, sync::watch};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
@@ -24,6 +24,7 @@ use crate::{
     limits,
     machine::{Machine, Parts},
     metrics::{self, Metrics, ServerState},
+    parts::Supervisor,
     registration::{OpenRound, Registration},
     schedule::{Schedule, ScheduleError},
     storage::{Setting, SqliteStorage, Storage, StorageError, keep_damaged_log},
@@ -143,7 +144,7 @@ pub struct Server {
     addresses: Addresses,
     backend: Selection,
     stop: watch::Sender<bool>,
-    tasks: Vec<JoinHandle<()>>,
+    parts: Supervisor,
     _locks: Vec<DirectoryLock>,
 }
 
@@ -327,35 +328,41 @@ impl Server {
             Some(rate) => RateLimit::new(rate, limits.proxies.clone(), protocol).layer(router),
         };
         let connections = limits.connections(limits::raise_open_files());
-        let mut tasks = vec![
-            tokio::spawn(probe.keep(stopped.clone())),
-            tokio::spawn(rest.serve(
+        let parts = Supervisor::new();
+        parts.spawn("readiness", probe.keep(stopped.clone()));
+        parts.spawn(
+            "REST",
+            rest.serve(
                 Protocol::Http1,
                 counted(limited(routers.rest, Protocol::Http1)),
                 connections.rest,
                 stopped.clone(),
-            )),
-            tokio::spawn(grpc.serve(
+            ),
+        );
+        parts.spawn(
+            "gRPC",
+            grpc.serve(
                 Protocol::Http2,
                 counted(limited(routers.grpc, Protocol::Http2)),
                 connections.grpc,
                 stopped.clone(),
-            )),
-            tokio::spawn(private.serve(
+            ),
+        );
+        parts.spawn(
+            "operator",
+            private.serve(
                 Protocol::Either,
                 counted(routers.private),
                 connections.private.clone(),
                 stopped.clone(),
-            )),
-        ];
+            ),
+        );
         if let Some(listener) = metrics_listener {
             let router = metrics::router(&metrics, state);
-            tasks.push(tokio::spawn(listener.serve(
-                Protocol::Http1,
-                router,
-                connections.private,
-                stopped,
-            )));
+            parts.spawn(
+                "metrics",
+                listener.serve(Protocol::Http1, router, connections.private, stopped),
+            );
         }
         Ok(Self {
             machine,
@@ -363,7 +370,7 @@ impl Server {
             addresses,
             backend,
             stop,
-            tasks,
+            parts,
             _locks: locks,
         })
     }
@@ -401,10 +408,15 @@ impl Server {
     pub async fn shutdown(self) {
         self.stop.send_replace(true);
         self.machine.stop().await;
-        for task in self.tasks {
-            if let Err(error) = task.await {
-                tracing::error!(%error, "a part of the server failed");
-            }
+        self.parts.all_ended().await;
+    }
+
+    /// Waits for a part of the server to end although nobody has ended it; returns its name. The
+    /// server is of no use then.
+    pub async fn part_ended(&mut self) -> &'static str {
+        tokio::select! {
+            name = self.machine.part_ended() => name,
+            name = self.parts.ended() => name,
         }
     }
 }
