@@ -23,6 +23,7 @@ use poet_engine::file::{FileLog, LogView, LogWriter};
 use poet_engine::{
     LABEL_DEPTH, LogError, LogHeader, LogRead, Node, SubtreeHeight, Tree, Work, run,
 };
+use poet_host::affinity;
 
 /// How long the hashing thread runs in one window.
 const WINDOW: Duration = Duration::from_secs(2);
@@ -33,7 +34,7 @@ const POLL: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(1);
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let cores = pinning::allowed();
+    let cores = affinity::allowed();
     let (Some(first), Some(last)) = (cores.first().copied(), cores.last().copied()) else {
         return Err("the system does not tell the cores of this process".into());
     };

@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     let options = Options::parse();
     let result = match options.command {
         None => measure(&options.measurement),
-        Some(Command::Compare { reports, html }) => compare(reports, html),
+        Some(Command::Compare { reports, html }) => compare(reports, html.as_deref()),
         Some(Command::Check { core }) => check(core),
     };
     result.unwrap_or_else(|error| {
@@ -82,8 +82,8 @@ fn stop_at_signals() -> Result<()> {
     .context("cannot listen to signals")
 }
 
-fn compare(paths: Vec<PathBuf>, page: Option<PathBuf>) -> Result<ExitCode> {
-    let page = output("--html", page.as_deref())?;
+fn compare(paths: Vec<PathBuf>, page: Option<&Path>) -> Result<ExitCode> {
+    let page = output("--html", page)?;
     let load = |path: PathBuf| {
         let report = Report::load(&path)?;
         let name = path.file_stem().unwrap_or(path.as_os_str());

@@ -138,6 +138,23 @@ pub enum LogError {
         /// The number of entries.
         entries: u64,
     },
+    /// A sync failed, and what it may have lost has not been written again.
+    #[error(
+        "the log {path} may have lost entries from {entry} on: a sync failed, and they have not \
+         been written again"
+    )]
+    Unwritten {
+        /// The file.
+        path: String,
+        /// The first of them.
+        entry: u64,
+    },
+    /// The work was stopped while the queue of the writer thread was full.
+    #[error("the work was stopped before all of its entries could be written to the log")]
+    GivenUp,
+    /// The writer thread has not ended in the time that it was given.
+    #[error("the log could not be written in time: the disk does not answer")]
+    TimedOut,
     /// The writer thread has ended without saying why.
     #[error("the thread that writes the log has stopped")]
     WriterStopped,

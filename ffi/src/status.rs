@@ -142,7 +142,11 @@ impl From<TreeError> for Error {
 impl From<LogError> for Error {
     fn from(cause: LogError) -> Self {
         let status = match cause {
-            LogError::Io { .. } | LogError::WriterStopped => poet_status::Io,
+            LogError::Io { .. }
+            | LogError::Unwritten { .. }
+            | LogError::GivenUp
+            | LogError::TimedOut
+            | LogError::WriterStopped => poet_status::Io,
             LogError::Locked { .. } => poet_status::LogInUse,
             LogError::Foreign { .. } => poet_status::LogForeign,
             LogError::Missing { .. } => poet_status::LogDamaged,

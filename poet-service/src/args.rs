@@ -5,16 +5,15 @@ use std::{net::SocketAddr, num::NonZero, path::PathBuf, time::Duration};
 use clap::{Args, Parser};
 use jiff::Timestamp;
 use poet_engine::MAX_THREADS;
-
-use crate::{
-    api::client::TrustedProxies,
+use poet_host::{WorkCore, WorkPriority};
+use poet_proto::{
     certificate::{self, KeyTextError},
-    cores::{WorkCore, WorkPriority},
     duration::{self, DurationError},
     identity::PublicKey,
     pow::MAX_DIFFICULTY,
-    worker::AuditMode,
 };
+
+use crate::{api::client::TrustedProxies, worker::AuditMode};
 
 /// The options of the server, as far as they are given. They can also stand in a file.
 #[derive(Args, Clone, Debug, Default)]

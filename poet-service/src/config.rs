@@ -18,14 +18,16 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use clap::{Args as _, Parser};
 use jiff::Timestamp;
+use poet_host::{WorkCore, WorkPlace, WorkPriority};
+use poet_proto::{
+    certificate::{Certifier, TrustedKeys, TrustedKeysError},
+    duration::format_go,
+    identity::{PRIVATE_KEY_VARIABLE, PrivateKey, PrivateKeyError, PublicKey},
+};
 
 use crate::{
     api::client::Rate,
     args::{OptionLine, ServerArgs},
-    certificate::{Certifier, TrustedKeys, TrustedKeysError},
-    cores::{WorkCore, WorkPlace, WorkPriority},
-    duration::format_go,
-    identity::{PRIVATE_KEY_VARIABLE, PrivateKey, PrivateKeyError, PublicKey},
     limits::ClientLimits,
     registration::Rules,
     worker::AuditMode,

@@ -8,8 +8,9 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use poet_files::{Access, create_directory};
+use poet_proto::identity::PublicKey;
 
-use crate::{identity::PublicKey, service::StartError};
+use crate::service::StartError;
 
 /// In the directory of the database: the database.
 pub const DATABASE_FILE: &str = "poet.sqlite";
@@ -124,7 +125,9 @@ mod tests {
     fn an_owner_is_noted() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(owner(folder.path()).unwrap(), None);
-        let key = crate::identity::PrivateKey::generate().unwrap().public();
+        let key = poet_proto::identity::PrivateKey::generate()
+            .unwrap()
+            .public();
         set_owner(folder.path(), &key).unwrap();
         assert_eq!(owner(folder.path()).unwrap(), Some(owner_text(&key)));
     }

@@ -13,10 +13,9 @@
 //! | [`config`] | the configuration: command line over file over defaults |
 //! | [`schedule`], [`clock`] | when rounds open, start and end; pure functions of an injected time |
 //! | [`registration`] | the rules of registration, whatever the transport |
-//! | [`pow`], [`certificate`], [`identity`] | what a registration is checked against |
 //! | [`storage`] | what must survive: group commit in SQLite behind a trait |
 //! | [`worker`] | the hashing thread, its log, auditors, proofs |
-//! | [`cores`], [`rate`] | where the hashing thread runs, and whether it has become slow |
+//! | [`rate`] | whether the hashing thread has become slow |
 //! | [`machine`] | all of that together: the life of rounds, start, recovery and end, without network |
 //! | [`service`] | the server: directories, the machine, the network around it, shutdown |
 //! | [`api`] | REST and its JSON, gRPC |
@@ -29,21 +28,16 @@
 pub mod api;
 pub mod args;
 mod blocking;
-pub mod certificate;
 pub mod clock;
 pub mod config;
-pub mod cores;
 mod directory;
 pub mod doctor;
-pub mod duration;
-pub mod identity;
 pub mod import;
 pub mod limits;
 pub mod logfile;
 pub mod machine;
 pub mod metrics;
 mod parts;
-pub mod pow;
 mod proofs;
 pub mod rate;
 pub mod registration;

@@ -20,13 +20,13 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use poet_engine::{SubtreeHeight, Work, membership};
+use poet_proto::identity::PrivateKey;
 use tokio::sync::watch;
 
 use crate::{
     blocking::blocking,
     clock::{Clock, time_until},
     config::Config,
-    identity::PrivateKey,
     metrics::Metrics,
     parts::Supervisor,
     registration::{OpenRound, Registration},

@@ -7,13 +7,13 @@ use std::{io::Write as _, process::ExitCode, sync::Arc};
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use poet_backends::{Options, select_with};
-use poet_engine::{LABEL_DEPTH, WorkFunction};
+use poet_engine::{LABEL_DEPTH, WorkFunction, ZERO};
+use poet_host::WorkPlace;
+use poet_proto::duration::format_go;
 use poet_service::{
     args::ServerArgs,
     clock::{Clock, SystemClock},
     config::Config,
-    cores::WorkPlace,
-    duration::format_go,
     logfile::LogFile,
     registration::Registration,
     service::Server,
@@ -95,7 +95,10 @@ fn serve(args: ServerArgs) -> anyhow::Result<ExitCode> {
             trial: false,
         };
         let work = select_with(WorkFunction::Sha256, options)?.work(LABEL_DEPTH)?;
-        config.work_place = WorkPlace::prepare(config.work_core, config.work_priority, &work);
+        config.work_place = WorkPlace::prepare(config.work_core, config.work_priority, &|| {
+            work.kernels().chain.one(&mut ZERO.clone(), LABEL_DEPTH);
+            LABEL_DEPTH.into()
+        });
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -174,7 +177,7 @@ fn greeting(server: &Server, places: &str) -> String {
          \n\
          Try:\n  \
            curl {url}/v1/info\n  \
-           cargo run --release -p poet-service --bin poet-client -- watch {url}\n  \
+           cargo run --release -p poet-client -- watch {url}\n  \
            curl {url}/v1/proofs/{round}\n"
     )
 }

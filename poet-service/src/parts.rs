@@ -24,7 +24,7 @@ struct Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         // Nobody listens any more when the server has ended.
-        drop(self.parts.send(self.name));
+        let _ = self.parts.send(self.name);
     }
 }
 

@@ -12,11 +12,12 @@ use std::{
 
 use axum::body::Bytes;
 use flate2::{Compression, write::GzEncoder};
+use poet_proto::{json, messages::PublishedProof};
 
 use crate::{
-    api::{grpc, json},
+    api::grpc,
     blocking::blocking,
-    storage::{PublishedProof, Storage, StorageError},
+    storage::{Storage, StorageError},
 };
 
 /// What encoded proofs may take of the memory; that of the newest round is kept whatever it takes:

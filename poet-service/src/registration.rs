@@ -7,59 +7,25 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
+use poet_proto::{
+    certificate::{Certifier, KeyHint},
+    identity::PublicKey,
+    messages::{Info, PublishedProof, SubmitRequest, Submitted},
+    pow::{self, PowParams},
+};
 use tokio::sync::watch;
 
 use crate::{
     api::error::ApiError,
-    certificate::{Certifier, KeyHint, SignedCertificate},
     clock::{Clock, time_until},
-    identity::PublicKey,
     metrics::Metrics,
-    pow::{self, PowParams},
     proofs::{EncodedProof, Proofs},
     schedule::Schedule,
-    storage::{Member, PowChallenges, PublishedProof, Registered, Storage, StorageError},
+    storage::{Member, PowChallenges, Registered, Storage, StorageError},
 };
 
 /// How long a registration that met the closing of a round waits for the next one to open.
 const NEXT_ROUND_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// A request to register.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[expect(missing_docs, reason = "names and meaning are those of the API")]
-pub struct SubmitRequest {
-    pub nonce: u64,
-    pub pow_params: PowParams,
-    pub prefix: Vec<u8>,
-    pub challenge: Vec<u8>,
-    pub pubkey: Vec<u8>,
-    pub signature: Vec<u8>,
-    pub deadline: Option<Timestamp>,
-    pub certificate: Option<SignedCertificate>,
-    pub certificate_pubkey_hint: Vec<u8>,
-}
-
-/// The answer to a registration that is durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Submitted {
-    /// The round it is for.
-    pub round: u64,
-    /// From now until the end of the round's work.
-    pub time_to_end: SignedDuration,
-}
-
-/// What the server tells about itself.
-#[derive(Clone, Copy, Debug)]
-pub struct Info<'a> {
-    /// Its key.
-    pub public_key: &'a PublicKey,
-    /// From genesis to the start of round 0.
-    pub phase_shift: SignedDuration,
-    /// From the end of a round to the start of the next one.
-    pub cycle_gap: SignedDuration,
-    /// Where nodes get certificates, if they need any.
-    pub certifier: Option<&'a Certifier>,
-}
 
 /// The round that takes registrations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

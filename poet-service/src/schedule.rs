@@ -12,7 +12,7 @@ use std::{fmt, time::Duration};
 
 use jiff::Timestamp;
 
-use crate::duration::format_go;
+use poet_proto::duration::format_go;
 
 /// The shortest epoch: far below any use, far above what would overflow a round's number.
 const MIN_EPOCH: Duration = Duration::from_millis(1);

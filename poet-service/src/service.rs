@@ -6,6 +6,7 @@ use axum::{Router, middleware};
 use jiff::Timestamp;
 use poet_backends::{Options, SelectError, Selection};
 use poet_engine::{DepthError, LABEL_DEPTH, WorkFunction};
+use poet_proto::identity::{PRIVATE_KEY_VARIABLE, PrivateKey, PrivateKeyError};
 use tokio::{net::TcpListener, sync::watch};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
@@ -20,8 +21,6 @@ use crate::{
     clock::{Clock, time_until},
     config::Config,
     directory::{self, DirectoryLock, GO_STATE_FILE, ROUNDS_FOLDER, same_directory},
-    identity::{PRIVATE_KEY_VARIABLE, PrivateKey, PrivateKeyError},
-    limits,
     machine::{Machine, Parts},
     metrics::{self, Metrics, ServerState},
     parts::Supervisor,
@@ -327,7 +326,7 @@ impl Server {
             None => router,
             Some(rate) => RateLimit::new(rate, limits.proxies.clone(), protocol).layer(router),
         };
-        let connections = limits.connections(limits::raise_open_files());
+        let connections = limits.connections(poet_host::open_files::raise_limit());
         let parts = Supervisor::new();
         parts.spawn("readiness", probe.keep(stopped.clone()));
         parts.spawn(

@@ -9,6 +9,7 @@ use std::{
         mpsc::{self, Receiver, Sender},
     },
     thread,
+    time::Duration,
 };
 
 /// A thread that waits for something to do, and does one thing after the other.
@@ -71,6 +72,11 @@ impl<T> Task<T> {
     /// Waits until it is done. `None` if it has panicked.
     pub(crate) fn join(self) -> Option<T> {
         self.result.recv().ok()?.ok()
+    }
+
+    /// Waits until it is done, not longer than `patience`. `None` if it has panicked, too.
+    pub(crate) fn join_within(self, patience: Duration) -> Option<T> {
+        self.result.recv_timeout(patience).ok()?.ok()
     }
 }
 

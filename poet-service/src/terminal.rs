@@ -7,11 +7,11 @@ use std::{
     time::Duration,
 };
 
+use poet_proto::duration::format_go;
 use tracing_subscriber::{Layer as _, filter::LevelFilter, fmt, layer::SubscriberExt as _};
 
 use crate::{
     clock::{Clock, time_until},
-    duration::format_go,
     logfile::LogFile,
     service::{Status, StatusReader},
 };

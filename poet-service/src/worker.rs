@@ -35,6 +35,7 @@ use poet_engine::{
     LogError, LogHeader, MAX_THREADS, Proof, ProveError, ProveProgress, T, Tree, VerifyError, Work,
     audit::AuditError, membership, prove, resume, verify,
 };
+use poet_proto::messages::PublishedProof;
 use tokio::sync::Notify;
 
 pub(crate) use self::audit::MAX_UNSYNCED_LEAVES;
@@ -45,7 +46,7 @@ use crate::{
     clock::{Clock, time_until},
     rate::{Rate, RateWatch},
     registration::Registration,
-    storage::{Execution, PublishedProof, Storage, StorageError},
+    storage::{Execution, Storage, StorageError},
 };
 
 /// Leaves of a tick on the main network.
@@ -321,7 +322,17 @@ impl<H: Hashing> Worker<H> {
         tracing::info!(round = job.round, leaves = tree.leaves(), until = %job.end, "working");
         let mut repairs = 0;
         loop {
-            (tree, log) = self.hash(job, tree, log).await?;
+            let hashed = self.hash(job, tree, log).await;
+            if let (Err(error), true) = (&hashed, self.handle.stopping()) {
+                tracing::warn!(
+                    round = job.round,
+                    %error,
+                    "work interrupted: what could not be written to the log is made again after a \
+                     restart"
+                );
+                return Ok(());
+            }
+            (tree, log) = hashed?;
             let leaves = tree.leaves();
             if self.handle.stopping() {
                 tracing::info!(round = job.round, leaves, "work interrupted");

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "common/program.rs"]
+mod program;
 
 use std::{
     fs,
@@ -14,14 +16,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Client, LocalServer, ServerProcess, TestNode, await_some, config};
+use common::{Client, LocalServer, TestNode, await_some, config};
 use poet_engine::Proof;
+use poet_proto::messages::PublishedProof;
 use poet_service::{
     api::client::Rate,
-    limits::{self, ClientLimits},
+    limits::ClientLimits,
     metrics::Metrics,
-    storage::{PublishedProof, SqliteStorage, Storage as _},
+    storage::{SqliteStorage, Storage as _},
 };
+use program::ServerProcess;
 
 /// Much longer than anything takes that is not to last for ever.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -357,7 +361,7 @@ fn slow_senders_are_cut_off() {
 
 #[test]
 fn many_large_bodies_do_not_fill_the_memory() {
-    limits::raise_open_files();
+    poet_host::open_files::raise_limit();
     let folder = tempfile::tempdir().unwrap();
     let options = ["--max-connections-per-address=4000"];
     let mut victim = Victim::start(folder.path(), &options);

@@ -11,7 +11,8 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use common::{LocalServer, TestNode, bytes, certifier, config, verify_fetched};
-use poet_service::{api::MAX_BODY_BYTES, pow::PowParams};
+use poet_proto::pow::PowParams;
+use poet_service::api::MAX_BODY_BYTES;
 use serde_json::json;
 
 /// A server in round 0, 10 seconds after genesis, and the folder it lives in.
@@ -382,7 +383,7 @@ fn connections_stay_open_after_a_get_with_a_body() {
 fn the_key_is_the_one_that_was_given() {
     let folder = tempfile::tempdir().unwrap();
     let mut with_key = config(folder.path());
-    let key = poet_service::identity::PrivateKey::generate().unwrap();
+    let key = poet_proto::identity::PrivateKey::generate().unwrap();
     with_key.private_key = Some(key.clone());
     let pubkey =
         |server: &LocalServer| bytes(&server.client.get("/v1/info").json()["servicePubkey"]);

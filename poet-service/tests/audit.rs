@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "common/program.rs"]
+mod program;
 
 use std::{
     fs::{self, OpenOptions},
@@ -16,8 +18,9 @@ use std::{
     time::Duration,
 };
 
-use common::{Client, ServerProcess, TestNode, await_some, members_of, verify_fetched};
+use common::{Client, TestNode, await_some, members_of, verify_fetched};
 use poet_engine::LogHeader;
+use program::ServerProcess;
 use serde_json::{Value, json};
 
 /// Three seconds of work, and then none for a long time.

@@ -3,10 +3,13 @@
 #![cfg(target_os = "linux")]
 
 mod common;
+#[path = "common/program.rs"]
+mod program;
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use common::{ServerProcess, await_some};
+use common::await_some;
+use program::ServerProcess;
 
 /// The cores on which this process may run, as the kernel writes them.
 fn allowed_here() -> Vec<usize> {
@@ -115,6 +118,67 @@ fn between_rounds_all_threads_may_use_all_cores() {
             let free = places(folder.path()).values().all(|places| *places == here);
             (free && hashing_thread(folder.path()).is_none()).then_some(())
         });
+    }
+}
+
+/// The names by which servers on this machine claim cores.
+fn claims() -> usize {
+    let sockets = fs::read_to_string("/proc/net/unix").unwrap();
+    let names = sockets.lines().filter_map(|line| line.rsplit_once('@'));
+    names
+        .filter(|(_, name)| name.starts_with("poet-service/work-core/"))
+        .count()
+}
+
+#[test]
+fn servers_started_together_take_different_cores_or_say_who_has_it() {
+    let here = allowed_here();
+    let before = claims();
+    let folders: [_; 3] = std::array::from_fn(|_| tempfile::tempdir().unwrap());
+    let options = [&ROUND[..], &["--work-core=auto"]].concat();
+    let servers = std::thread::scope(|scope| {
+        let start = |folder: &tempfile::TempDir| {
+            let (path, options) = (folder.path().to_owned(), &options);
+            scope.spawn(move || ServerProcess::start(&path, options))
+        };
+        let starting: Vec<_> = folders.iter().map(start).collect();
+        let started = starting.into_iter().map(|server| server.join().unwrap());
+        started.collect::<Vec<_>>()
+    });
+    let process = |folder: &tempfile::TempDir| {
+        fs::read_to_string(folder.path().join("db/poet-service.lock")).unwrap()
+    };
+    let shared: Vec<bool> = servers
+        .iter()
+        .map(|server| server.log().contains("is also the work core of process "))
+        .collect();
+    // Those that say nothing have a core for themselves.
+    let cores: Vec<usize> = folders
+        .iter()
+        .zip(&shared)
+        .filter(|(_, shared)| !**shared && here.len() > 1)
+        .map(|(folder, _)| {
+            let (threads, hashing) = threads(folder.path());
+            threads[&hashing][0]
+        })
+        .collect();
+    let different: std::collections::BTreeSet<_> = cores.iter().collect();
+    assert_eq!(different.len(), cores.len(), "{cores:?}");
+    // Other servers on this machine may have some of its cores, so not all that is claimed is ours.
+    let alone = before == 0 && claims() <= 2 * here.len();
+    if alone {
+        let claimed = shared.iter().filter(|shared| !**shared).count();
+        assert!(claimed >= 1, "nobody claimed a core");
+    }
+    if here.len() < 3 {
+        // Some of them must share, and the message names one that is there.
+        let index = shared.iter().position(|shared| *shared).unwrap();
+        let log = servers[index].log();
+        let (_, rest) = log.split_once("is also the work core of process ").unwrap();
+        let named = rest.split(':').next().unwrap();
+        let others: Vec<String> = folders.iter().map(process).collect();
+        assert!(!alone || others.iter().any(|id| id == named), "{named}");
+        assert_ne!(named, others[index]);
     }
 }
 

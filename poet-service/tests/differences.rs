@@ -3,12 +3,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "common/program.rs"]
+mod program;
 
 use std::{fs, thread, time::Duration};
 
-use common::{
-    LocalServer, ServerProcess, TestNode, await_some, config, members_of, verify_fetched,
-};
+use common::{LocalServer, TestNode, await_some, config, members_of, verify_fetched};
+use program::ServerProcess;
 
 /// Every row, and the tests that hold it: `file::name`.
 const ROWS: &[(&str, &[&str])] = &[
@@ -245,7 +246,7 @@ fn the_rotated_challenge_survives_a_restart() {
     };
     assert_eq!(submit(1, &first).status, 200);
     assert_eq!(submit(2, &rotated).status, 200);
-    let empty = poet_service::pow::PowParams {
+    let empty = poet_proto::pow::PowParams {
         challenge: Vec::new(),
         ..first
     };

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "common/program.rs"]
+mod program;
 
 use std::{
     collections::BTreeMap,
@@ -11,11 +13,12 @@ use std::{
     sync::atomic::AtomicU64,
 };
 
-use common::{LocalServer, ServerProcess, TestNode, command, config, members_of, verify_fetched};
+use common::{LocalServer, TestNode, config, members_of, verify_fetched};
 use poet_engine::{
     LABEL_DEPTH, LogHeader, Node, SubtreeHeight, Work, WorkFunction, audit::Auditor, membership,
     resume, run,
 };
+use program::{ServerProcess, command};
 use rusqlite::Connection;
 
 const HEADER: usize = LogHeader::BYTES;

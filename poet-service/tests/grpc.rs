@@ -7,10 +7,8 @@ use std::{fs, net::SocketAddr, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use common::{LocalServer, TestNode, config, members_of, verify_json};
-use poet_service::{
-    certificate::{Certifier, TrustedKeys, parse_public_key},
-    config::Config,
-};
+use poet_proto::certificate::{Certifier, TrustedKeys, parse_public_key};
+use poet_service::config::Config;
 use prost_reflect::{
     DescriptorPool, DynamicMessage, MethodDescriptor, SerializeOptions,
     prost::{Message as _, bytes::Buf as _},
@@ -396,7 +394,7 @@ fn every_error_has_its_code_and_message() {
     let message = "invalid proof of work parameters";
     fails(&[("powParams", json!(null))], invalid, message);
     let nonce = (0..)
-        .find(|nonce| !poet_service::pow::is_valid(&params, &node.id(), &node.challenge, *nonce))
+        .find(|nonce| !poet_proto::pow::is_valid(&params, &node.id(), &node.challenge, *nonce))
         .unwrap();
     let message = "invalid proof of work: invalid leading zero bits";
     fails(&[("nonce", json!(nonce.to_string()))], invalid, message);

@@ -277,7 +277,7 @@ fn a_round_in_progress_goes_on_from_its_last_leaf() {
     let challenge = bytes(&about["pow_challenge"]);
     assert_eq!(server.client.pow_params().challenge, challenge);
 
-    server.clock.set(at("2026-11-20T13:01:18Z"));
+    server.set_clock(at("2026-11-20T13:01:18Z"));
     let answer = server.client.await_proof(0);
     let proof = verify_fetched(&answer);
     assert!(proof.leaves >= later);
@@ -810,7 +810,7 @@ fn a_record_that_was_never_completed_is_left_out_with_a_warning() {
 fn another_key_in_the_environment_is_refused() {
     let takeover = Takeover::of("finished");
     let mut other = takeover.config();
-    other.private_key = Some(poet_service::identity::PrivateKey::generate().unwrap());
+    other.private_key = Some(poet_proto::identity::PrivateKey::generate().unwrap());
     let error = takeover.import_with(&other, during_round_0(), false);
     let message = error.unwrap_err().to_string();
     assert!(
@@ -840,7 +840,7 @@ fn members_of_a_round_that_is_not_begun() {
     assert_eq!(server.open_round(), 1);
     let round = server.client.get("/v1/rounds/1").json();
     assert_eq!(round["members"], "11", "{round}");
-    server.clock.set(at("2026-11-20T15:00:00Z"));
+    server.set_clock(at("2026-11-20T15:00:00Z"));
     verify_fetched(&server.client.await_proof(0));
     let proof = verify_fetched(&server.client.await_proof(1));
     assert_eq!(proof.members, usable_members());
@@ -890,7 +890,7 @@ fn work_that_no_node_would_accept_begins_anew() {
     assert_eq!(report.warnings.len(), 4);
     let server = takeover.start("2026-11-20T12:12:00Z");
     server.await_work(0);
-    server.clock.set(at("2026-11-20T14:00:00Z"));
+    server.set_clock(at("2026-11-20T14:00:00Z"));
     let proof = verify_fetched(&server.client.await_proof(0));
     assert_eq!(proof.members, usable_members());
 }

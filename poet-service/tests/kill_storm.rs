@@ -15,6 +15,8 @@
 #![cfg(unix)]
 
 mod common;
+#[path = "common/program.rs"]
+mod program;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -31,11 +33,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Client, TestNode, await_some, command, verify_json};
+use common::{Client, TestNode, await_some, verify_json};
 use jiff::{SignedDuration, Timestamp};
 use poet_conformance::Rng;
 use poet_engine::LogHeader;
-use poet_service::pow::PowParams;
+use poet_proto::pow::PowParams;
+use program::command;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 

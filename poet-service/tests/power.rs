@@ -5,6 +5,8 @@
 #![cfg(target_os = "linux")]
 
 mod common;
+#[path = "common/program.rs"]
+mod program;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -14,7 +16,8 @@ use std::{
     process::{Command, Stdio},
 };
 
-use common::{Client, TestNode, await_some, command};
+use common::{Client, TestNode, await_some};
+use program::command;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// The calls that change files, make that durable, or talk to clients.

@@ -3,10 +3,13 @@
 #![cfg(unix)]
 
 mod common;
+#[path = "common/program.rs"]
+mod program;
 
 use std::{fs, net::TcpListener, path::Path, process::Stdio};
 
-use common::{ServerProcess, TestNode, await_some, command, members_of, verify_fetched};
+use common::{TestNode, await_some, members_of, verify_fetched};
+use program::{ServerProcess, command};
 
 /// The size of the tree log of `round`.
 fn log_bytes(folder: &Path, round: u64) -> u64 {
@@ -565,7 +568,7 @@ fn directories_belong_to_one_server_one_key_and_one_schedule() {
         ],
     );
     use base64::{Engine as _, engine::general_purpose::STANDARD};
-    let key = poet_service::identity::PrivateKey::generate().unwrap();
+    let key = poet_proto::identity::PrivateKey::generate().unwrap();
     let mut with_key = command(folder);
     with_key
         .env("POET_PRIVATE_KEY", STANDARD.encode(key.to_bytes()))
@@ -609,7 +612,7 @@ fn check_config_says_what_counts_and_why() {
     .unwrap();
     let check = |options: &[&str]| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_poet-service"));
-        let key = poet_service::identity::PrivateKey::from_bytes(&ed25519_key()).unwrap();
+        let key = poet_proto::identity::PrivateKey::from_bytes(&ed25519_key()).unwrap();
         use base64::{Engine as _, engine::general_purpose::STANDARD};
         command
             .args(["check-config", "-c"])

@@ -35,7 +35,7 @@ fn start(folder: &Path, time: &str) -> LocalServer {
 }
 
 fn set(server: &LocalServer, time: &str) {
-    server.clock.set(at(time));
+    server.set_clock(at(time));
 }
 
 /// What the server tells of a round it knows.

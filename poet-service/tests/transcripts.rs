@@ -7,11 +7,11 @@ use std::{collections::BTreeMap, fs};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use common::{Answer, Client, LocalServer, bytes, config, verify_fetched};
-use poet_service::{
+use poet_proto::{
     certificate::{Certifier, TrustedKeys, parse_public_key},
     pow::{self, PowParams},
-    registration::Rules,
 };
+use poet_service::registration::Rules;
 use serde::Deserialize;
 use serde_json::{Value, json};
 

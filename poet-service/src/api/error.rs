@@ -6,8 +6,11 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::json;
-use crate::certificate::CertificateError;
+use poet_proto::{
+    certificate::CertificateError,
+    json::{self, Malformed},
+};
+use serde::Serialize;
 
 /// gRPC status codes, as far as they are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +141,27 @@ impl ApiError {
             },
         }
     }
+
+    fn json(&self) -> String {
+        json::write(&ErrorMessage {
+            code: self.code() as i32,
+            message: self.to_string(),
+            details: [],
+        })
+    }
+}
+
+impl From<Malformed> for ApiError {
+    fn from(Malformed(message): Malformed) -> Self {
+        Self::Malformed(message)
+    }
+}
+
+#[derive(Serialize)]
+struct ErrorMessage {
+    code: i32,
+    message: String,
+    details: [(); 0],
 }
 
 impl IntoResponse for ApiError {
@@ -147,7 +171,7 @@ impl IntoResponse for ApiError {
             // A proof that is not there yet will be.
             (header::CACHE_CONTROL, "no-store"),
         ];
-        let mut response = (self.status(), headers, json::error(&self)).into_response();
+        let mut response = (self.status(), headers, self.json()).into_response();
         if let Self::TooManyRequests {
             retry_after_seconds,
         } = self

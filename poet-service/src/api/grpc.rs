@@ -16,6 +16,11 @@ use axum::{
 };
 use http_body_util::{BodyExt as _, Full};
 use jiff::{SignedDuration, Timestamp};
+use poet_proto::{
+    certificate::SignedCertificate,
+    messages::{self, PublishedProof},
+    pow::PowParams,
+};
 use prost::Message;
 use tonic::{Code, Status, service::Routes};
 use tonic_health::pb::health_server::{Health, HealthServer};
@@ -28,12 +33,7 @@ use self::proto::{
     poet_service_server::{PoetService, PoetServiceServer},
 };
 use super::{error::ApiError, read_whole_body};
-use crate::{
-    certificate::SignedCertificate,
-    pow::PowParams,
-    registration::{self, Registration},
-    storage::PublishedProof,
-};
+use crate::registration::Registration;
 
 /// The messages and services of the interface.
 #[expect(
@@ -363,7 +363,7 @@ impl From<ApiError> for Status {
     }
 }
 
-impl TryFrom<SubmitRequest> for registration::SubmitRequest {
+impl TryFrom<SubmitRequest> for messages::SubmitRequest {
     type Error = ApiError;
 
     fn try_from(request: SubmitRequest) -> Result<Self, ApiError> {

@@ -8,7 +8,6 @@ pub mod client;
 mod connection;
 pub mod error;
 pub mod grpc;
-pub mod json;
 pub(crate) mod request_id;
 pub(crate) mod rounds;
 pub mod server;
@@ -25,6 +24,7 @@ use axum::{
     routing::{get, post},
 };
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use poet_proto::json;
 use tokio::sync::Semaphore;
 
 use self::error::ApiError;

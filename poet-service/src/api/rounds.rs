@@ -19,10 +19,11 @@ use axum::{
     routing::get,
 };
 use poet_engine::{Node, membership};
+use poet_proto::json;
 use serde::Serialize;
 use tokio::sync::{Mutex, watch};
 
-use super::{BRIEFLY, FOR_EVER, cached, error::ApiError, json, ok};
+use super::{BRIEFLY, FOR_EVER, cached, error::ApiError, ok};
 use crate::{
     clock::{Clock, time_until},
     registration::parse_round,

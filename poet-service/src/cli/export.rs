@@ -5,11 +5,10 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::{Context as _, bail};
 use clap::ValueEnum;
 use poet_files::Output;
+use poet_proto::{identity::PrivateKey, json};
 use poet_service::{
-    api::json,
     args::ServerArgs,
     config::Config,
-    identity::PrivateKey,
     service::DATABASE_FILE,
     storage::{Setting, SqliteReader},
 };

@@ -20,12 +20,12 @@ use std::{
 
 use jiff::Timestamp;
 use poet_engine::{LogError, T, Work, membership, verify};
+use poet_proto::identity::PrivateKey;
 use rusqlite::Connection;
 
 use self::tree_log::{State, Thoroughness, TreeLog, Wrong, put_back, set_aside};
 use crate::{
     directory::{self, DATABASE_FILE, DirectoryLock, ROUNDS_FOLDER, same_directory},
-    identity::PrivateKey,
     service::StartError,
     storage::{
         Execution, LogDamage, RoundRecord, Setting, SqliteStorage, Storage, StorageError,

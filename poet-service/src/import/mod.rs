@@ -36,6 +36,10 @@ use std::{collections::BTreeMap, io, path::PathBuf, sync::atomic::AtomicBool};
 
 use jiff::{SignedDuration, Timestamp};
 use poet_engine::{Node, Proof, SubtreeHeight, T, Work, membership, verify};
+use poet_proto::{
+    identity::{PRIVATE_KEY_VARIABLE, PrivateKey, PrivateKeyError, PublicKey},
+    messages::PublishedProof,
+};
 
 pub use self::{layers::LayerError, leveldb::LevelDbError, source::Source, xdr::XdrError};
 use self::{
@@ -45,13 +49,12 @@ use self::{
 use crate::{
     config::Config,
     directory::{self, DATABASE_FILE, DirectoryLock, ROUNDS_FOLDER, same_directory},
-    identity::{PRIVATE_KEY_VARIABLE, PrivateKey, PrivateKeyError, PublicKey},
     machine::subtree_height,
     schedule::{Schedule, ScheduleError},
     service::{EXPECTED_LEAVES_PER_SECOND, StartError},
     storage::{
-        Execution, Imported, ImportedRound, Member, PowChallenges, PublishedProof, Setting,
-        SqliteReader, SqliteStorage, StorageError,
+        Execution, Imported, ImportedRound, Member, PowChallenges, Setting, SqliteReader,
+        SqliteStorage, StorageError,
     },
 };
 

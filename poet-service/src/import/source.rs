@@ -8,13 +8,14 @@ use std::{
 };
 
 use poet_engine::Node;
+use poet_proto::identity::PrivateKey;
 
 use super::{
     ImportError,
     leveldb::{self, LevelDbError},
     xdr::{self, RoundState, StoredProof},
 };
-use crate::{directory::GO_STATE_FILE, identity::PrivateKey};
+use crate::directory::GO_STATE_FILE;
 
 const ROUNDS_FOLDER: &str = "rounds";
 const PROOFS_FOLDER: &str = "proofs";

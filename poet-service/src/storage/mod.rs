@@ -15,7 +15,8 @@ mod wal;
 
 use std::{future::Future, path::PathBuf, pin::Pin, sync::Arc};
 
-use poet_engine::{Node, Proof, SubtreeHeight};
+use poet_engine::{Node, SubtreeHeight};
+use poet_proto::messages::PublishedProof;
 
 pub use sqlite::{SqliteReader, SqliteStorage};
 pub(crate) use wal::{LogDamage, keep_damaged_log, log_damage};
@@ -83,34 +84,6 @@ pub struct PublishedRecord {
     pub leaves: u64,
     /// How many members it has.
     pub members: u64,
-}
-
-/// A finished round.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PublishedProof {
-    /// What the work was bound to: the membership root.
-    pub statement: Vec<u8>,
-    /// The challenges, in the byte order of their node ids.
-    pub members: Vec<[u8; 32]>,
-    /// Challenges of another length, by their position among the members, where they stand cut or
-    /// padded, as nodes read them. Rounds of the original server may have some.
-    pub odd_members: Vec<(u32, Vec<u8>)>,
-    /// Leaves of the tree.
-    pub leaves: u64,
-    /// The proof that they were made.
-    pub proof: Proof,
-}
-
-impl PublishedProof {
-    /// The challenges as they were registered.
-    pub fn registered_members(&self) -> impl Iterator<Item = &[u8]> {
-        let mut odd = self.odd_members.iter().peekable();
-        let members = self.members.iter().enumerate();
-        members.map(move |(position, member)| {
-            let replaced = odd.next_if(|(odd, _)| *odd as usize == position);
-            replaced.map_or(&member[..], |(_, challenge)| challenge)
-        })
-    }
 }
 
 /// All that another server knew.

@@ -449,12 +449,15 @@ impl Auditors {
         self.tasks.iter().any(Task::is_finished) && self.wrong_entry().is_none()
     }
 
-    /// Stops the auditors. `None` if they have failed.
-    pub(super) fn stop(self) -> Option<RoundAudit> {
+    /// Stops the auditors. `None` if they have failed, or a disk keeps them for longer than `patience`.
+    pub(super) fn stop(self, patience: Duration) -> Option<RoundAudit> {
         self.shared.stop.store(true, Relaxed);
         self.shared.stop_low.store(true, Relaxed);
         for task in self.tasks {
-            task.join()?;
+            if task.join_within(patience).is_none() {
+                tracing::error!("the auditors failed, or wait for the disk, and are left behind");
+                return None;
+            }
         }
         let shared = Arc::into_inner(self.shared)?;
         Some(shared.turn.into_inner().ok()?.audit)

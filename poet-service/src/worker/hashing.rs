@@ -10,6 +10,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 #[cfg(not(feature = "fault-injection"))]
@@ -19,6 +20,7 @@ use poet_engine::{
     file::{FileLog, LogMonitor, LogWriter},
 };
 use poet_files::{Access, create_directory};
+use poet_host::WorkPlace;
 
 #[cfg(feature = "fault-injection")]
 use super::fault::run;
@@ -28,10 +30,12 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    cores::WorkPlace,
     directory::{AUDIT_FILE, FINDINGS_FILE, LOG_FILE, NEW_FINDINGS_FILE, SAMPLED_FILE},
     standby::{Standby, Task},
 };
+
+/// How long a disk may take that does not answer, before the process ends without it.
+const DISK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Hashes rounds and keeps their logs.
 ///
@@ -111,8 +115,9 @@ pub trait Running: Send {
     /// Has the work stop as soon as there are `target` leaves.
     fn set_target(&mut self, target: u64);
 
-    /// Waits until the work has stopped and everything is in the log and durable. What auditors have
-    /// found to be wrong is then taken back: the tree can have fewer leaves. May block.
+    /// Waits until the work has stopped and everything is in the log and durable; not for ever, if the
+    /// disk does not answer. What auditors have found to be wrong is then taken back: the tree can
+    /// have fewer leaves. May block.
     ///
     /// # Errors
     /// When the log could not be written, or the hashing failed.
@@ -241,8 +246,7 @@ impl Hashing for HashingThread {
         );
         Ok(RunningThread {
             leaves,
-            target: Target(target),
-            monitor,
+            target: Target(target, monitor),
             thread,
             auditors,
         })
@@ -344,7 +348,6 @@ fn remove_folder(folder: &Path) {
 pub struct RunningThread {
     leaves: Arc<AtomicU64>,
     target: Target,
-    monitor: LogMonitor,
     thread: Task<(Option<Tree>, LogWriter)>,
     auditors: Option<Auditors>,
 }
@@ -358,8 +361,8 @@ impl Running for RunningThread {
 
     fn status(&mut self) -> Status {
         Status {
-            durable_entries: self.monitor.durable_entries(),
-            log_error: self.monitor.error(),
+            durable_entries: self.target.1.durable_entries(),
+            log_error: self.target.1.error(),
             stopped: self.thread.is_finished(),
             wrong_entry: self.auditors.as_ref().and_then(Auditors::wrong_entry),
             auditors_failed: self.auditors.as_ref().is_some_and(Auditors::failed),
@@ -371,10 +374,13 @@ impl Running for RunningThread {
     }
 
     fn finish(self) -> Result<(Tree, FileLog), WorkError> {
+        let Target(_, monitor) = &self.target;
+        // What a full disk has not taken by now is made again after a restart.
+        monitor.give_up();
         let (tree, writer) = self.thread.join().ok_or(WorkError::Hashing)?;
-        let log = writer.finish();
+        let log = writer.finish_within(DISK_PATIENCE);
         // Without them, or when they have failed, the proof tells what is wrong.
-        let audit = self.auditors.and_then(Auditors::stop);
+        let audit = (self.auditors).and_then(|auditors| auditors.stop(DISK_PATIENCE));
         let (mut log, tree) = (log?, tree.ok_or(WorkError::Hashing)?);
         let tree = match audit {
             Some(mut audit) => audit.settle(tree, &mut log)?,
@@ -384,14 +390,15 @@ impl Running for RunningThread {
     }
 }
 
-/// The number of leaves at which the hashing thread stops.
+/// The number of leaves at which the hashing thread stops, and the writer that it may wait for.
 #[derive(Debug)]
-struct Target(Arc<AtomicU64>);
+struct Target(Arc<AtomicU64>, LogMonitor);
 
 impl Drop for Target {
     fn drop(&mut self) {
         // Nobody waits for the thread any more.
         self.0.store(0, Relaxed);
+        self.1.give_up();
     }
 }
 

@@ -4,10 +4,7 @@
 #![allow(dead_code)]
 
 use std::{
-    fs::{self, File},
-    io::{BufRead as _, BufReader},
-    path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    path::Path,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -17,14 +14,16 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ed25519_dalek::{Signer as _, SigningKey};
 use jiff::{SignedDuration, Timestamp};
 use poet_engine::{LABEL_DEPTH, Node, Proof, T, WorkFunction, membership, verify};
-use poet_service::{
+use poet_host::{WorkCore, WorkPlace, WorkPriority};
+use poet_proto::{
     certificate::Certifier,
-    clock::ManualClock,
-    config::Config,
-    cores::{WorkCore, WorkPlace, WorkPriority},
     identity::PublicKey,
-    limits::ClientLimits,
     pow::{self, PowParams},
+};
+use poet_service::{
+    clock::{Clock, ManualClock, SystemClock},
+    config::Config,
+    limits::ClientLimits,
     registration::Rules,
     service::{Addresses, Server},
     worker::{AuditMode, Executing},
@@ -310,7 +309,7 @@ pub(crate) struct LocalServer {
     server: Option<Server>,
     pub(crate) client: Client,
     pub(crate) addresses: Addresses,
-    pub(crate) clock: Arc<ManualClock>,
+    clock: Option<Arc<ManualClock>>,
 }
 
 /// The genesis of the tests' own network.
@@ -371,14 +370,23 @@ impl LocalServer {
 
     /// Starts a server `seconds_after_genesis`.
     pub(crate) fn start(config: Config, seconds_after_genesis: i64) -> Self {
+        let clock = Arc::new(ManualClock::new(genesis() + seconds(seconds_after_genesis)));
+        let mut server = Self::start_with(config, Arc::clone(&clock) as Arc<dyn Clock>);
+        server.clock = Some(clock);
+        server
+    }
+
+    /// Starts a server under the real clock.
+    pub(crate) fn start_in_real_time(config: Config) -> Self {
+        Self::start_with(config, Arc::new(SystemClock))
+    }
+
+    fn start_with(config: Config, clock: Arc<dyn Clock>) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
             .unwrap();
-        let clock = Arc::new(ManualClock::new(genesis() + seconds(seconds_after_genesis)));
-        let server = runtime
-            .block_on(Server::start(config, clock.clone()))
-            .unwrap();
+        let server = runtime.block_on(Server::start(config, clock)).unwrap();
         let addresses = *server.addresses();
         let client = Client::new(&format!("http://{}", addresses.rest));
         Self {
@@ -386,13 +394,23 @@ impl LocalServer {
             server: Some(server),
             client,
             addresses,
-            clock,
+            clock: None,
         }
     }
 
     /// Sets the clock.
     pub(crate) fn at(&self, seconds_after_genesis: i64) {
-        self.clock.set(genesis() + seconds(seconds_after_genesis));
+        self.set_clock(genesis() + seconds(seconds_after_genesis));
+    }
+
+    /// Sets the clock.
+    pub(crate) fn set_clock(&self, now: Timestamp) {
+        self.clock.as_ref().unwrap().set(now);
+    }
+
+    /// Where it serves REST.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.addresses.rest)
     }
 
     pub(crate) fn open_round(&self) -> u64 {
@@ -434,112 +452,4 @@ impl Drop for LocalServer {
             self.runtime.block_on(server.shutdown());
         }
     }
-}
-
-/// A server in a process of its own, under the real clock.
-pub(crate) struct ServerProcess {
-    child: Child,
-    pub(crate) client: Client,
-    greeting: Vec<String>,
-    log: PathBuf,
-}
-
-impl ServerProcess {
-    /// Starts a server in `folder` on a free port and waits until it serves.
-    pub(crate) fn start(folder: &Path, options: &[&str]) -> Self {
-        Self::start_with(folder, options, &[])
-    }
-
-    /// As [`Self::start`], with an environment.
-    pub(crate) fn start_with(
-        folder: &Path,
-        options: &[&str],
-        environment: &[(&str, &str)],
-    ) -> Self {
-        let log = folder.join("log.txt");
-        let mut child = command(folder)
-            .arg("--restlisten=127.0.0.1:0")
-            .args(options)
-            .envs(environment.iter().copied())
-            .stdout(Stdio::piped())
-            .stderr(File::create(&log).unwrap())
-            .spawn()
-            .unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        let greeting: Vec<_> = stdout
-            .lines()
-            .map_while(Result::ok)
-            .take_while(|line| !line.is_empty())
-            .collect();
-        if greeting.is_empty() {
-            panic!("{}", fs::read_to_string(&log).unwrap());
-        }
-        let mut server = Self {
-            child,
-            client: Client::new(""),
-            greeting,
-            log,
-        };
-        server.client = Client::new(server.told("REST"));
-        server
-    }
-
-    /// What the server says after `name` when it starts.
-    pub(crate) fn told(&self, name: &str) -> &str {
-        let mut told = self
-            .greeting
-            .iter()
-            .filter_map(|line| line.strip_prefix(name));
-        told.next().unwrap().trim()
-    }
-
-    pub(crate) fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap()
-    }
-
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// Ends the process as a power cut would.
-    pub(crate) fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    /// Sends a signal (`HUP`, `TERM`, `INT`).
-    #[cfg(unix)]
-    pub(crate) fn send_signal(&self, name: &str) {
-        let kill = format!("kill -{name} {}", self.child.id());
-        let sent = Command::new("sh").args(["-c", &kill]).status().unwrap();
-        assert!(sent.success());
-    }
-
-    /// Sends a signal and waits for the end.
-    #[cfg(unix)]
-    pub(crate) fn signal(mut self, name: &str) -> ExitStatus {
-        self.send_signal(name);
-        self.child.wait().unwrap()
-    }
-}
-
-impl Drop for ServerProcess {
-    fn drop(&mut self) {
-        // A test that failed must not leave its server behind; one that ended is no error.
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
-/// The program, with its directories in `folder`, free ports for gRPC, no core of its own (tests
-/// run side by side), and nothing from the environment.
-pub(crate) fn command(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_poet-service"));
-    command
-        .arg(format!("--poetdir={}", folder.display()))
-        .args(["--rpclisten=127.0.0.1:0", "--config-rpclisten=127.0.0.1:0"])
-        .arg("--work-core=off")
-        .env_remove("POET_PRIVATE_KEY")
-        .stdin(Stdio::null());
-    command
 }

@@ -1,6 +1,7 @@
 //! Hashing at the pace of simulated time, with the log on a simulated disk. The leaves, the log and
-//! what is read from it are real; the hashing thread and the log's writer are done here, step by
-//! step, whenever somebody asks how the work stands.
+//! what is read from it are real, and so is what decides that an entry is durable ([`DurableLog`]); the
+//! hashing thread and the pace of the log's writer are done here, step by step, whenever somebody asks
+//! how the work stands.
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +13,9 @@ use std::{
 };
 
 use poet_engine::{
-    LogError, LogHeader, LogRead, Node, Sha256, SubtreeHeight, Tree, file::FileLog, run,
+    LogError, LogHeader, LogRead, Node, Sha256, SubtreeHeight, Tree,
+    file::{DurableLog, FileLog},
+    run,
 };
 use poet_service::worker::{
     AuditMode, Audits, Hashing, Job, RoundAudit, Running, Status, WorkError,
@@ -28,6 +31,8 @@ use crate::{
 /// after a failure.
 const SYNC_INTERVAL: Duration = Duration::from_millis(250);
 const RETRY: Duration = Duration::from_secs(1);
+/// The hashing never waits for the disk.
+const BACKLOG: usize = usize::MAX;
 /// How long the auditors gather entries.
 const AUDIT_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -41,13 +46,16 @@ pub(crate) struct SimulatedHashing {
 
 /// A log that is open. The process has it to itself.
 pub(crate) struct SimulatedLog {
-    file: SimulatedFile,
+    open: OpenFile,
     log: FileLog,
 }
 
-impl Drop for SimulatedLog {
+/// The log's file, which is closed when this is dropped.
+struct OpenFile(SimulatedFile);
+
+impl Drop for OpenFile {
     fn drop(&mut self) {
-        let SimulatedFile { world, round } = &self.file;
+        let SimulatedFile { world, round } = &self.0;
         if let Some(file) = world.state().disk.files.get_mut(round) {
             file.open = false;
         }
@@ -111,7 +119,10 @@ impl Hashing for SimulatedHashing {
         self.world.require(crashed || entries >= promised, || {
             format!("log {round} has {entries} entries, of {promised} that were durable")
         });
-        Ok(SimulatedLog { file, log })
+        Ok(SimulatedLog {
+            open: OpenFile(file),
+            log,
+        })
     }
 
     fn logs(&self) -> Vec<u64> {
@@ -131,7 +142,8 @@ impl Hashing for SimulatedHashing {
 
     fn start(&self, job: &Job, tree: Tree, log: SimulatedLog) -> Result<SimulatedRun, WorkError> {
         let subtree_height = job.execution.subtree_height;
-        let round = log.file.round;
+        let SimulatedLog { open, log } = log;
+        let round = open.0.round;
         let entries = tree.leaves() >> subtree_height.get();
         self.world.require(entries == log.entries(), || {
             format!("round {round} starts from other leaves than its log stands for")
@@ -152,23 +164,17 @@ impl Hashing for SimulatedHashing {
             leaves: Arc::new(AtomicU64::new(tree.leaves())),
             target: u64::MAX,
             subtree_height,
-            writer: Writer {
-                durable: log.entries(),
-                waiting: Vec::new(),
-                last_sync: now,
-                retry: now,
-                sync_failed: false,
-                error: None,
-            },
-            audit: (self.audits.mode() == AuditMode::Full).then(|| {
-                let view = log.log.view();
-                RoundAudit::new(&self.audits, job, tree.work(), view, None)
-            }),
+            last_sync: now,
+            retry: now,
+            error: None,
+            audit: (self.audits.mode() == AuditMode::Full)
+                .then(|| RoundAudit::new(&self.audits, job, tree.work(), log.view(), None)),
             last_audit: now,
             statement: job.execution.statement.clone(),
             reached: Arc::clone(&self.reached),
             tree,
-            log,
+            log: DurableLog::new(log, BACKLOG)?,
+            open,
         })
     }
 
@@ -207,46 +213,15 @@ pub(crate) struct SimulatedRun {
     target: u64,
     subtree_height: SubtreeHeight,
     tree: Tree,
-    log: SimulatedLog,
-    writer: Writer,
+    open: OpenFile,
+    log: DurableLog,
+    last_sync: Instant,
+    retry: Instant,
+    error: Option<String>,
     audit: Option<RoundAudit>,
     last_audit: Instant,
     statement: Vec<u8>,
     reached: Arc<Mutex<BTreeMap<u64, u64>>>,
-}
-
-/// What the log's writer knows.
-struct Writer {
-    durable: u64,
-    /// Entries that are not durable; the first one is number `durable`.
-    waiting: Vec<Node>,
-    last_sync: Instant,
-    retry: Instant,
-    sync_failed: bool,
-    error: Option<String>,
-}
-
-impl Writer {
-    fn write(&mut self, log: &mut FileLog, last: bool) -> Result<(), LogError> {
-        let written = (log.entries() - self.durable) as usize;
-        let (old, new) = self.waiting.split_at(written);
-        if self.sync_failed {
-            log.view().rewrite(self.durable, old)?;
-        }
-        if !new.is_empty() {
-            log.append(new)?;
-        }
-        let due = last || self.last_sync.elapsed() >= SYNC_INTERVAL;
-        if due && !self.waiting.is_empty() {
-            self.sync_failed = true;
-            log.sync()?;
-            self.waiting.clear();
-            self.durable = log.entries();
-            self.last_sync = Instant::now();
-        }
-        self.sync_failed = false;
-        Ok(())
-    }
 }
 
 impl SimulatedRun {
@@ -260,12 +235,12 @@ impl SimulatedRun {
         let passed = started.elapsed().as_millis() as u64;
         let due = before + passed * u64::from(self.leaves_per_second) / 1000;
         self.add_leaves(due.min(self.target));
-        if Instant::now() >= self.writer.retry {
-            let result = self.writer.write(&mut self.log.log, false);
+        if Instant::now() >= self.retry {
+            let result = self.write();
             if result.is_err() {
-                self.writer.retry = Instant::now() + RETRY;
+                self.retry = Instant::now() + RETRY;
             }
-            self.writer.error = result.err().map(|error| error.to_string());
+            self.error = result.err().map(|error| error.to_string());
         }
         if let Some(audit) = &mut self.audit
             && self.last_audit.elapsed() >= AUDIT_INTERVAL
@@ -274,6 +249,15 @@ impl SimulatedRun {
             // It is tried again.
             drop(audit.catch_up(&AtomicBool::new(false)));
         }
+    }
+
+    fn write(&mut self) -> Result<(), LogError> {
+        if self.last_sync.elapsed() < SYNC_INTERVAL {
+            return self.log.write();
+        }
+        self.log.sync()?;
+        self.last_sync = Instant::now();
+        Ok(())
     }
 
     /// A bit of the state changes.
@@ -287,7 +271,7 @@ impl SimulatedRun {
         let (work, leaves) = (*self.tree.work(), self.tree.leaves());
         self.tree = Tree::from_parked(&work, &self.statement, leaves, &parked).unwrap();
         self.world.count(Event::Mistake);
-        let round = self.log.file.round;
+        let round = self.open.0.round;
         self.world.note(format_args!(
             "the work of round {round} goes wrong at leaf {leaves}"
         ));
@@ -299,11 +283,11 @@ impl SimulatedRun {
             tree,
             leaves,
             subtree_height,
-            writer,
+            log,
             ..
         } = self;
         run(tree, *subtree_height, &target, leaves, |root| {
-            writer.waiting.push(root);
+            log.push(root).expect("a backlog without end");
         });
     }
 }
@@ -318,7 +302,7 @@ impl Running for SimulatedRun {
     fn status(&mut self) -> Status {
         if !self.world.crashed() {
             self.advance();
-            let (round, durable) = (self.log.file.round, self.writer.durable);
+            let (round, durable) = (self.open.0.round, self.log.durable_entries());
             let synced = {
                 let state = self.world.state();
                 let file = state.disk.files.get(&round);
@@ -331,8 +315,8 @@ impl Running for SimulatedRun {
                 });
         }
         Status {
-            durable_entries: self.writer.durable,
-            log_error: self.writer.error.clone(),
+            durable_entries: self.log.durable_entries(),
+            log_error: self.error.clone(),
             stopped: self.tree.leaves() >= self.target,
             wrong_entry: self.audit.as_ref().and_then(RoundAudit::wrong_entry),
             auditors_failed: false,
@@ -347,7 +331,7 @@ impl Running for SimulatedRun {
         // However long it takes.
         self.add_leaves(self.target);
         let leaves = self.leaves.load(Relaxed);
-        let round = self.log.file.round;
+        let round = self.open.0.round;
         self.world
             .note(format_args!("round {round} has {leaves} leaves"));
         let wrong = self
@@ -357,14 +341,14 @@ impl Running for SimulatedRun {
         if !wrong {
             self.reached.lock().unwrap().insert(round, leaves);
         }
-        self.writer.write(&mut self.log.log, true)?;
+        let mut log = self.log.finish()?;
         // What was wrong may be taken back.
         self.reached.lock().unwrap().remove(&round);
-        let (tree, log) = (self.tree, &mut self.log.log);
         let tree = match self.audit {
-            Some(mut audit) => audit.settle(tree, log)?,
-            None => tree,
+            Some(mut audit) => audit.settle(self.tree, &mut log)?,
+            None => self.tree,
         };
-        Ok((tree, self.log))
+        let open = self.open;
+        Ok((tree, SimulatedLog { open, log }))
     }
 }

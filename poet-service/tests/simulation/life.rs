@@ -13,14 +13,17 @@ use ed25519_dalek::{Signer as _, SigningKey};
 use jiff::{SignedDuration, Timestamp};
 use poet_conformance::Rng;
 use poet_engine::{Work, WorkFunction};
+use poet_proto::{
+    identity::PrivateKey,
+    messages::{SubmitRequest, Submitted},
+    pow::{self, PowParams},
+};
 use poet_service::{
     api::error::ApiError,
     config::Config,
-    identity::PrivateKey,
     machine::{Machine, Parts},
     metrics::Metrics,
-    pow::{self, PowParams},
-    registration::{Registration, Rules, SubmitRequest, Submitted},
+    registration::{Registration, Rules},
     schedule::Schedule,
     storage::{Member, Storage},
     worker::{AuditMode, Audits},

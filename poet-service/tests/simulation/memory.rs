@@ -5,9 +5,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
+use poet_proto::messages::PublishedProof;
 use poet_service::storage::{
-    Execution, Member, PowChallenges, PublishedProof, PublishedRecord, Registered, RoundRecord,
-    Setting, Storage, StorageError, StorageFuture, UnfinishedRound,
+    Execution, Member, PowChallenges, PublishedRecord, Registered, RoundRecord, Setting, Storage,
+    StorageError, StorageFuture, UnfinishedRound,
 };
 
 /// What outlives a process.

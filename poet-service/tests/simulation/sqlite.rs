@@ -7,11 +7,12 @@ use std::{
     thread,
 };
 
+use poet_proto::messages::PublishedProof;
 use poet_service::{
     metrics::Metrics,
     storage::{
-        Execution, Member, PowChallenges, PublishedProof, Registered, RoundRecord, Setting,
-        SqliteStorage, Storage, StorageError, StorageFuture, UnfinishedRound,
+        Execution, Member, PowChallenges, Registered, RoundRecord, Setting, SqliteStorage, Storage,
+        StorageError, StorageFuture, UnfinishedRound,
     },
 };
 

@@ -9,9 +9,10 @@ use std::{
     time::Duration,
 };
 
+use poet_proto::messages::PublishedProof;
 use poet_service::storage::{
-    Execution, Member, PowChallenges, PublishedProof, Registered, RoundRecord, Setting, Storage,
-    StorageError, StorageFuture, UnfinishedRound,
+    Execution, Member, PowChallenges, Registered, RoundRecord, Setting, Storage, StorageError,
+    StorageFuture, UnfinishedRound,
 };
 use tokio::sync::{Notify, oneshot};
 

@@ -12,10 +12,11 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use poet_conformance::Rng;
 use poet_engine::{LogHeader, T, Work, membership, verify};
+use poet_proto::messages::PublishedProof;
 use poet_service::{
     clock::Clock,
     schedule::Schedule,
-    storage::{Member, PublishedProof, Storage},
+    storage::{Member, Storage},
 };
 use tokio::{sync::Notify, time::Instant};
 
