@@ -47,14 +47,15 @@ fn monotonic() -> Duration {
     FIRST.elapsed()
 }
 
-/// A clock that stands still until it is set.
+/// A wall clock that stands still until it is set. The monotonic one goes on.
 #[derive(Debug)]
 pub struct ManualClock(Mutex<Shown>);
 
 #[derive(Debug)]
 struct Shown {
     wall: Timestamp,
-    monotonic: Duration,
+    /// By how much the wall clock was set forwards.
+    skipped: Duration,
 }
 
 impl ManualClock {
@@ -62,7 +63,7 @@ impl ManualClock {
     pub fn new(now: Timestamp) -> Self {
         Self(Mutex::new(Shown {
             wall: now,
-            monotonic: Duration::ZERO,
+            skipped: Duration::ZERO,
         }))
     }
 
@@ -70,7 +71,7 @@ impl ManualClock {
     pub fn set(&self, now: Timestamp) {
         let mut shown = self.lock();
         let passed = time_until(shown.wall, now);
-        shown.monotonic += passed;
+        shown.skipped += passed;
         shown.wall = now;
     }
 
@@ -85,7 +86,7 @@ impl Clock for ManualClock {
     }
 
     fn monotonic(&self) -> Duration {
-        self.lock().monotonic
+        monotonic() + self.lock().skipped
     }
 }
 

@@ -244,7 +244,7 @@ impl Collector for ServerState {
             let leaves = executing.leaves.load(Relaxed);
             let (rate, watched) = (executing.leaves_per_second(&*self.clock), executing.rate());
             let left = time_until(self.clock.now(), executing.end).as_secs_f64();
-            let expected = leaves + (rate * left) as u64;
+            let expected = leaves.saturating_add((rate * left) as u64);
             members.push((executing.round, executing.members));
 
             let name = "poet_round_leaves";

@@ -99,8 +99,11 @@ impl Executing {
     pub fn leaves_per_second(&self, clock: &dyn Clock) -> f64 {
         let (since, before) = self.started;
         let made = self.leaves.load(Relaxed).saturating_sub(before);
-        let passed = clock.monotonic().saturating_sub(since).as_secs_f64();
-        made as f64 / passed.max(f64::MIN_POSITIVE)
+        let passed = clock.monotonic().saturating_sub(since);
+        if passed.is_zero() {
+            return 0.0;
+        }
+        made as f64 / passed.as_secs_f64()
     }
 
     /// How long the work takes for the leaves that are not audited.

@@ -200,7 +200,7 @@ impl Rounds {
                 let leaves = executing.leaves.load(Relaxed);
                 let rate = executing.leaves_per_second(&*self.clock);
                 let left = time_until(self.clock.now(), executing.end);
-                let expected = leaves + (rate * left.as_secs_f64()) as u64;
+                let expected = leaves.saturating_add((rate * left.as_secs_f64()) as u64);
                 described.state = "executing";
                 described.leaves = Some(leaves.to_string());
                 described.leaves_per_second = Some(rate as u64);
