@@ -108,7 +108,13 @@ impl DirectoryLock {
                     pid,
                 });
             }
-            Err(TryLockError::Error(source)) => return Err(failed(source)),
+            Err(TryLockError::Error(cause)) => {
+                return Err(StartError::NoLocks {
+                    flag,
+                    path: path.to_owned(),
+                    cause,
+                });
+            }
         }
         file.set_len(0)
             .and_then(|()| write!(file, "{}", std::process::id()))

@@ -34,6 +34,7 @@ mod directory;
 pub mod doctor;
 pub mod import;
 pub mod limits;
+mod log_queue;
 pub mod logfile;
 pub mod machine;
 pub mod metrics;

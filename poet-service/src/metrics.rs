@@ -36,8 +36,9 @@ use tokio::sync::watch;
 use crate::{
     api::{error::Code, grpc},
     clock::{Clock, time_until},
+    directory::DATABASE_FILE,
     service::{Status, StatusReader},
-    storage::Storage,
+    storage::{self, Storage},
     worker::{AuditMode, TICK_LEAVES},
 };
 
@@ -315,6 +316,11 @@ impl Collector for ServerState {
                 "poet_storage_bytes",
                 "Size of the database",
                 folder_bytes(&self.dbdir) as f64,
+            ),
+            (
+                "poet_database_wal_bytes",
+                "Size of the database's own log (-wal), part of the database",
+                storage::log_bytes(&self.dbdir.join(DATABASE_FILE)) as f64,
             ),
         ];
         for (name, help, path) in [

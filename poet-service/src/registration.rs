@@ -234,7 +234,8 @@ impl Registration {
                     }
                 }
                 Err(error) => {
-                    tracing::error!(%error, round, "cannot store a registration");
+                    // The storage logs why, once a minute and not for each.
+                    tracing::debug!(%error, round, "cannot store a registration");
                     return Err(ApiError::Unavailable);
                 }
             }

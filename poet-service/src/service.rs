@@ -35,6 +35,8 @@ pub use crate::directory::DATABASE_FILE;
 /// How often the server looks whether it is ready, and how long a write may take then.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the end of the server waits for the database to be closed.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long after the end of a round its proof is overdue.
 const MAX_LATENESS: Duration = Duration::from_secs(60);
 /// What the fastest of today's machines make; sets the size of a round's tree log.
@@ -62,6 +64,15 @@ pub enum StartError {
         flag: &'static str,
         path: PathBuf,
         pid: String,
+    },
+    #[error(
+        "cannot lock {flag} {path}: {cause}: its file system has no locks, as some network file \
+         systems (NFS): expected a directory on a local disk"
+    )]
+    NoLocks {
+        flag: &'static str,
+        path: PathBuf,
+        cause: io::Error,
     },
     #[error(transparent)]
     Schedule(#[from] ScheduleError),
@@ -139,6 +150,7 @@ pub enum StartError {
 /// A running server.
 pub struct Server {
     machine: Machine,
+    storage: Arc<dyn Storage>,
     audits: Audits,
     addresses: Addresses,
     backend: Selection,
@@ -308,7 +320,7 @@ impl Server {
         let state = ServerState {
             status,
             clock,
-            storage,
+            storage: Arc::clone(&storage),
             unready: readiness,
             dbdir: config.dbdir.clone(),
             datadir: config.datadir.clone(),
@@ -365,6 +377,7 @@ impl Server {
         }
         Ok(Self {
             machine,
+            storage,
             audits,
             addresses,
             backend,
@@ -408,6 +421,10 @@ impl Server {
         self.stop.send_replace(true);
         self.machine.stop().await;
         self.parts.all_ended().await;
+        let closed = tokio::time::timeout(CLOSE_TIMEOUT, self.storage.close()).await;
+        if !matches!(closed, Ok(Ok(()))) {
+            tracing::warn!("the database could not be closed in time: its next start tidies up");
+        }
     }
 
     /// Waits for a part of the server to end although nobody has ended it; returns its name. The

@@ -1,9 +1,10 @@
 //! What the operator sees: logs on standard error, and, if that is a terminal, a status line
-//! below them.
+//! below them; and the log's files. Nobody waits for any of them (see [`LogQueue`]).
 
 use std::{
-    io::{self, IsTerminal as _, Write},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
+    io::{self, IsTerminal as _},
+    panic,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -12,6 +13,7 @@ use tracing_subscriber::{Layer as _, filter::LevelFilter, fmt, layer::Subscriber
 
 use crate::{
     clock::{Clock, time_until},
+    log_queue::{self, LogQueue, Portion, Sink},
     logfile::LogFile,
     service::{Status, StatusReader},
 };
@@ -21,35 +23,42 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// How far the audit must be behind for the status line to say so.
 const AUDIT_LAG_SHOWN: Duration = Duration::from_secs(5);
 
-/// Standard error, shared by the logs and the status line.
-#[derive(Clone, Debug)]
+/// How long an end waits for lines that are still to be written.
+const END: Duration = Duration::from_secs(1);
+
+/// The logs of this process. When this is dropped, what was logged is written, if that takes no more
+/// than a moment.
+#[derive(Debug)]
 pub struct Terminal {
-    /// Whether the status line stands where the next line would go.
-    line_shown: Arc<Mutex<bool>>,
+    screen: LogQueue,
+    file: LogQueue,
     interactive: bool,
 }
 
 impl Terminal {
-    /// Standard error of this process.
-    pub fn new() -> Self {
-        Self {
-            line_shown: Arc::default(),
+    /// Logs to standard error and to `file`.
+    ///
+    /// # Errors
+    /// When the system has no threads to give.
+    pub fn new(file: LogFile) -> io::Result<Self> {
+        Ok(Self {
+            screen: LogQueue::start(Screen::default())?,
+            file: LogQueue::start(file)?,
             interactive: io::stderr().is_terminal(),
-        }
+        })
     }
 
-    /// Sends the logs of this process here, and to `file`.
-    pub fn init_logs(&self, debug: bool, json: bool, file: LogFile) {
+    /// Sends the logs of this process here, and the reasons of panics.
+    pub fn init_logs(&self, debug: bool, json: bool) {
         let level = if debug {
             LevelFilter::DEBUG
         } else {
             LevelFilter::INFO
         };
-        let terminal = self.clone();
-        let writer = move || LogWriter(terminal.clone());
+        let (screen, file) = (self.screen.clone(), self.file.clone());
         let here = fmt::layer()
             .with_ansi(self.interactive && !json)
-            .with_writer(writer);
+            .with_writer(move || screen.clone());
         let there = fmt::layer()
             .with_ansi(false)
             .with_writer(move || file.clone());
@@ -70,6 +79,7 @@ impl Terminal {
         let subscriber = tracing_subscriber::registry().with(vec![here, there]);
         // Whoever embeds this may have a subscriber of its own: then that one counts.
         drop(tracing::subscriber::set_global_default(subscriber));
+        panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
     }
 
     /// Keeps the status line, if there is a terminal. Never resolves.
@@ -83,49 +93,68 @@ impl Terminal {
             let leaves_per_second = rate.update(&status, clock.monotonic());
             let audit_lag = reader.audit_lag(&*clock);
             let text = status_line(&status, leaves_per_second, audit_lag, &*clock);
-            self.show(&text);
+            self.screen.status(Some(text));
             tokio::time::sleep(STATUS_INTERVAL).await;
         }
     }
 
-    fn show(&self, text: &str) {
-        let mut shown = self.line_shown();
-        // A status that cannot be written is not worth more than that.
-        let _ = write!(io::stderr(), "\r\x1b[K{text}");
-        *shown = true;
-    }
-
     /// Takes the status line away.
     pub fn clear(&self) {
-        let mut shown = self.line_shown();
-        if std::mem::take(&mut *shown) {
-            let _ = write!(io::stderr(), "\r\x1b[K");
+        self.screen.status(None);
+    }
+
+    /// Writes a line that is no log to standard error.
+    pub fn say(&self, line: &str) {
+        self.screen.line(format!("{line}\n").as_bytes());
+    }
+
+    /// Handles for those who move the log's file.
+    pub fn log_file(&self) -> LogFileHandle {
+        LogFileHandle(self.file.clone())
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let deadline = std::time::Instant::now() + END;
+        self.screen.end(deadline);
+        self.file.end(deadline);
+    }
+}
+
+/// The file of the log, while it is written.
+#[derive(Clone, Debug)]
+pub struct LogFileHandle(LogQueue);
+
+impl LogFileHandle {
+    /// Opens the file again, if it was moved.
+    pub fn reopen(&self) {
+        self.0.reopen();
+    }
+}
+
+/// Standard error.
+#[derive(Debug, Default)]
+struct Screen {
+    /// Whether a status line stands where the next line would go.
+    status_shown: bool,
+}
+
+impl Sink for Screen {
+    fn name(&self) -> String {
+        "standard error".to_owned()
+    }
+
+    fn write(&mut self, portion: &Portion) -> io::Result<()> {
+        const CLEAR: &[u8] = b"\r\x1b[K";
+        let before = if self.status_shown { CLEAR } else { b"" };
+        let mut bytes = [before, &portion.lines].concat();
+        self.status_shown = portion.status.is_some();
+        if let Some(status) = &portion.status {
+            bytes.extend_from_slice(CLEAR);
+            bytes.extend_from_slice(status.as_bytes());
         }
-    }
-
-    fn line_shown(&self) -> MutexGuard<'_, bool> {
-        self.line_shown
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Default for Terminal {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-struct LogWriter(Terminal);
-
-impl Write for LogWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.clear();
-        io::stderr().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        log_queue::write_all(&mut io::stderr(), &bytes)
     }
 }
 

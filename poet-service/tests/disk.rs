@@ -3,10 +3,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "common/program.rs"]
+mod program;
 
 use std::{fs, path::Path, process::Command, sync::atomic::Ordering::Relaxed};
 
 use common::{LocalServer, TestNode, await_some, config, members_of, verify_fetched};
+use program::ServerProcess;
 
 /// A small file system, while this is there.
 struct SmallDisk(tempfile::TempDir);
@@ -157,4 +160,87 @@ fn while_the_log_is_on_a_full_disk_the_work_goes_on() {
         worked - proof.leaves
     );
     assert_eq!(proof.members, members_of(&[TestNode::new(1)]));
+}
+
+/// What was acknowledged is there after a crash, although the database's files were removed meanwhile.
+#[test]
+fn a_database_that_is_removed_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let schedule = [
+        "--epoch-duration=16s",
+        "--phase-shift=8s",
+        "--cycle-gap=14s",
+    ];
+    let server = ServerProcess::start(folder.path(), &schedule);
+    let path = |name: &str| folder.path().join("db").join(name);
+    let mut nodes = vec![TestNode::new(1)];
+    let round = server.client.register(&nodes[0]);
+    for name in ["poet.sqlite", "poet.sqlite-wal", "poet.sqlite-shm"] {
+        fs::remove_file(path(name)).unwrap();
+    }
+    nodes.push(TestNode::new(2));
+    assert_eq!(server.client.register(&nodes[1]), round);
+    assert_eq!(server.client.get("/readyz").status, 200);
+    let log = server.log();
+    assert!(log.contains("ALARM: the database was removed"), "{log}");
+    server.kill();
+    let server = ServerProcess::start(folder.path(), &schedule);
+    let proof = verify_fetched(&server.client.await_proof(round));
+    assert_eq!(proof.members, members_of(&nodes));
+}
+
+/// One that is replaced is not promised anything in.
+#[test]
+fn a_database_that_is_replaced_gets_no_registrations() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = LocalServer::start(config(folder.path()), 0);
+    server.client.register(&TestNode::new(1));
+    let database = folder.path().join("db/poet.sqlite");
+    fs::rename(&database, folder.path().join("aside")).unwrap();
+    fs::write(&database, "").unwrap();
+    let request = TestNode::new(2).request(&server.client.pow_params());
+    let refused = server.client.submit(&request);
+    refused.assert_error(503, 14, "temporarily unavailable, try again later");
+    await_unready(&server, "the database cannot be written");
+    fs::rename(folder.path().join("aside"), &database).unwrap();
+    await_ready(&server);
+    server.client.register(&TestNode::new(2));
+}
+
+/// While the disk is full, the log says so once a minute and names the directory, whatever clients do.
+#[test]
+fn a_full_disk_is_said_once() {
+    let Some(disk) = SmallDisk::mount(2) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let dbdir = disk.path().join("db");
+    let dbdir = format!("--dbdir={}", dbdir.display());
+    let server = ServerProcess::start(
+        folder.path(),
+        &[&dbdir, "--epoch-duration=1h", "--phase-shift=30m"],
+    );
+    let params = server.client.pow_params();
+    disk.fill();
+    let mut refused = 0;
+    for number in 0.. {
+        let node = TestNode::new(number);
+        refused += u32::from(server.client.submit(&node.request(&params)).status == 503);
+        if refused == 50 {
+            break;
+        }
+    }
+    await_some("unreadiness", || {
+        (server.client.get("/readyz").status == 503).then_some(())
+    });
+    let log = server.log();
+    let mut lines = log.lines().filter(|line| line.contains("ERROR"));
+    let line = lines
+        .find(|line| line.contains("cannot write the database"))
+        .unwrap();
+    assert!(line.contains(disk.path().to_str().unwrap()), "{line}");
+    let full = log.matches("disk is full").count();
+    assert_eq!(full, 1, "{log}");
+    let errors = log.lines().filter(|line| line.contains("ERROR")).count();
+    assert!(errors <= 3, "{log}");
 }

@@ -64,6 +64,7 @@ fn the_names_of_existing_dashboards_and_new_ones() {
     for sample in [
         "poet_round_batch_write_latency_seconds_count",
         "poet_storage_bytes",
+        "poet_database_wal_bytes",
         "poet_dbdir_free_bytes",
         "poet_datadir_free_bytes",
     ] {

@@ -10,6 +10,7 @@
 //!
 //! so that whatever the moment at which a process ends, the next one knows how to go on.
 
+mod place;
 mod sqlite;
 mod wal;
 
@@ -19,7 +20,7 @@ use poet_engine::{Node, SubtreeHeight};
 use poet_proto::messages::PublishedProof;
 
 pub use sqlite::{SqliteReader, SqliteStorage};
-pub(crate) use wal::{LogDamage, keep_damaged_log, log_damage};
+pub(crate) use wal::{LogDamage, keep_damaged_log, log_bytes, log_damage};
 
 /// A storage operation that is waited for without blocking a thread.
 pub type StorageFuture<T> = Pin<Box<dyn Future<Output = Result<T, StorageError>> + Send>>;
@@ -149,6 +150,31 @@ pub enum StorageError {
         /// Why.
         cause: std::io::Error,
     },
+    /// The file system lacks something that the database needs.
+    #[error(
+        "cannot use the database {path} in --dbdir: its file system has no locks or no shared memory, \
+         as network file systems such as NFS ({cause}): expected a directory on a local disk"
+    )]
+    FileSystem {
+        /// Its file.
+        path: PathBuf,
+        /// What SQLite says.
+        cause: String,
+    },
+    /// The file of the database is not what it was.
+    #[error("the database {path} in --dbdir {what}")]
+    Lost {
+        /// Its file.
+        path: PathBuf,
+        /// What happened to it, and what to do.
+        what: String,
+    },
+    /// The database's log is too long for more registrations.
+    #[error(
+        "registrations are refused, because the log of the database (-wal) is too long: end the \
+         program that holds a read transaction on it"
+    )]
+    LogFull,
     /// The database was made by another version of this program.
     #[error(
         "the database {path} in --dbdir has schema {found}, this version knows schema {known}: \
@@ -248,8 +274,14 @@ pub trait Storage: Send + Sync + 'static {
     /// When the storage fails.
     fn member_count(&self, round: u64) -> Result<u64, StorageError>;
 
-    /// Writes something, to see whether that is possible.
+    /// Finds out whether something can be read and written, without writing if that has succeeded a
+    /// short while ago.
     fn probe(&self) -> StorageFuture<()>;
+
+    /// Ends the storage: what can be tidied up is, and nothing is written any more.
+    fn close(&self) -> StorageFuture<()> {
+        Box::pin(async { Ok(()) })
+    }
 
     /// The newest rounds that were opened, at most `count`, the newest one first.
     ///

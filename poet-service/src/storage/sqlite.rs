@@ -14,29 +14,49 @@
 //! things that are stored can be checked by what they are.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
-    fs::OpenOptions,
-    mem,
-    path::Path,
+    collections::{BTreeMap, HashMap, hash_map::Entry},
+    fs::{self, File},
+    io, mem,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
+
 use poet_engine::{Node, Proof, SubtreeHeight};
+use poet_files::{Access, sync_directory};
 use rusqlite::{
-    Connection, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior, params,
+    Connection, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior, ffi, params,
 };
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Execution, Imported, Member, PowChallenges, PublishedProof, PublishedRecord, Registered,
     RoundRecord, Setting, Storage, StorageError, StorageFuture, UnfinishedRound,
+    place::{Change, Place},
+    wal::{log_bytes, log_path},
 };
 use crate::metrics::Metrics;
 
 /// Commands that may wait for the writer; further callers wait for room.
 const QUEUED_COMMANDS: usize = 16_384;
+
+/// How long to wait for another program that has locked the database, and for one that reads it when
+/// the server ends.
+const BUSY_PATIENCE: Duration = Duration::from_secs(5);
+const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
+/// How long something that was written tells that writing is possible.
+const WRITE_AGAIN: Duration = Duration::from_secs(60);
+/// How often the same failure is said, and a log that is too long is looked after.
+const MINUTE: Duration = Duration::from_secs(60);
+/// SQLite cuts its log (-wal) to this, once all of it is in the database.
+const KEPT_LOG_BYTES: u64 = 16 << 20;
+/// A log that is longer, and remains so, is held by another program's read transaction.
+const LONG_LOG_BYTES: u64 = 64 << 20;
+/// With a log that is longer there are no more registrations: the disk's last space is for proofs.
+const MAX_LOG_BYTES: u64 = 4 << 30;
 
 const SCHEMA_VERSION: i64 = 3;
 const SCHEMA: &str = "
@@ -87,7 +107,8 @@ const POW_CHALLENGE_PREVIOUS: &str = "pow_challenge_previous";
 /// Storage in an SQLite file.
 #[derive(Debug)]
 pub struct SqliteStorage {
-    reader: Mutex<Connection>,
+    /// The writer replaces it when it opens the database again.
+    reader: Arc<Mutex<Connection>>,
     commands: mpsc::Sender<Command>,
 }
 
@@ -107,6 +128,12 @@ enum Command {
     },
     Write {
         write: Write,
+        reply: Reply<()>,
+    },
+    Probe {
+        reply: Reply<()>,
+    },
+    Close {
         reply: Reply<()>,
     },
 }
@@ -144,27 +171,13 @@ impl SqliteStorage {
     /// # Errors
     /// When that fails, or the file is not such a database.
     pub fn open(path: &Path, max_batch: usize, metrics: Metrics) -> Result<Self, StorageError> {
-        let connection = create(path)?;
-        let reader = connect(path).map_err(|cause| StorageError::Open {
-            path: path.to_owned(),
-            cause,
-        })?;
+        let writer = Writer::open(path, max_batch, metrics)?;
+        let reader = Arc::clone(&writer.reader);
         let (commands, queue) = mpsc::channel(QUEUED_COMMANDS);
         thread::Builder::new()
             .name("storage".to_owned())
-            .spawn(move || {
-                Writer {
-                    connection,
-                    open: None,
-                    max_batch,
-                    metrics,
-                }
-                .run(queue);
-            })?;
-        Ok(Self {
-            reader: Mutex::new(reader),
-            commands,
-        })
+            .spawn(move || writer.run(queue))?;
+        Ok(Self { reader, commands })
     }
 
     /// Opens the database in the file `path` for reading only. What would write gets
@@ -176,7 +189,7 @@ impl SqliteStorage {
         let reader = open_to_read(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         let (commands, _) = mpsc::channel(1);
         Ok(Self {
-            reader: Mutex::new(reader),
+            reader: Arc::new(Mutex::new(reader)),
             commands,
         })
     }
@@ -273,8 +286,7 @@ impl SqliteStorage {
     }
 
     fn reader(&self) -> MutexGuard<'_, Connection> {
-        // A connection has no state that a panic elsewhere could have left half done.
-        self.reader.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.reader)
     }
 
     /// Hands a command to the writer and waits for its answer.
@@ -309,6 +321,11 @@ impl SqliteStorage {
     }
 }
 
+fn lock(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
+    // A connection has no state that a panic elsewhere could have left half done.
+    connection.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Opens or creates the database in the file `path`.
 fn create(path: &Path) -> Result<Connection, StorageError> {
     create_private(path)?;
@@ -316,7 +333,7 @@ fn create(path: &Path) -> Result<Connection, StorageError> {
         path: path.to_owned(),
         cause,
     };
-    let mut connection = connect(path).map_err(open_error)?;
+    let mut connection = connect(path)?;
     let version: i64 = connection
         .query_row("PRAGMA user_version", [], |row| row.get(0))
         .map_err(open_error)?;
@@ -345,26 +362,57 @@ fn create(path: &Path) -> Result<Connection, StorageError> {
 /// The file holds the private key: it is nobody else's to read. SQLite gives its companion files
 /// the same permissions.
 fn create_private(path: &Path) -> Result<(), StorageError> {
-    let mut options = OpenOptions::new();
-    options.create(true).append(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    match options.open(path) {
+    let mut options = Access::Private.open_options();
+    match options.create(true).append(true).open(path) {
         Ok(_) => Ok(()),
-        Err(cause) => Err(StorageError::File {
-            path: path.to_owned(),
-            cause,
-        }),
+        Err(cause) => Err(unusable(path, cause)),
     }
 }
 
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
+fn connect(path: &Path) -> Result<Connection, StorageError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)?;
-    connection.pragma_update(None, "journal_mode", "WAL")?;
-    // In WAL mode, FULL syncs the log at every commit; the default NORMAL does not.
-    connection.pragma_update(None, "synchronous", "FULL")?;
-    Ok(connection)
+    let open = || {
+        let connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(BUSY_PATIENCE)?;
+        let mode: String =
+            connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
+        // In WAL mode, FULL syncs the log at every commit; the default NORMAL does not.
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        let limit = KEPT_LOG_BYTES as i64;
+        connection.pragma_update_and_check(None, "journal_size_limit", limit, |_| Ok(()))?;
+        // Opens the log.
+        connection.query_row("PRAGMA user_version", [], |_| Ok(()))?;
+        Ok((connection, mode))
+    };
+    let path = path.to_owned();
+    match open() {
+        Ok((connection, mode)) if mode == "wal" => Ok(connection),
+        Ok((_, mode)) => Err(StorageError::FileSystem {
+            path,
+            cause: format!("SQLite cannot keep a log there, only journal_mode={mode}"),
+        }),
+        Err(cause) if lacks_locks(&cause) => Err(StorageError::FileSystem {
+            path,
+            cause: cause.to_string(),
+        }),
+        Err(cause) => Err(StorageError::Open { path, cause }),
+    }
+}
+
+/// Whether a file system that lacks locks or shared memory is the reason of an error.
+fn lacks_locks(error: &rusqlite::Error) -> bool {
+    let code = error.sqlite_error().map(|error| error.extended_code);
+    code.is_some_and(|code| {
+        [
+            ffi::SQLITE_PROTOCOL,
+            ffi::SQLITE_IOERR_LOCK,
+            ffi::SQLITE_IOERR_RDLOCK,
+            ffi::SQLITE_IOERR_UNLOCK,
+            ffi::SQLITE_IOERR_SHMLOCK,
+            ffi::SQLITE_IOERR_SHMMAP,
+        ]
+        .contains(&code)
+    })
 }
 
 impl Storage for SqliteStorage {
@@ -445,18 +493,11 @@ impl Storage for SqliteStorage {
     }
 
     fn probe(&self) -> StorageFuture<()> {
-        self.submit(|reply| Command::Write {
-            // Another value each time, so that there is something to write.
-            write: Box::new(|transaction| {
-                transaction.execute(
-                    "INSERT INTO settings (name, value) VALUES ('probe', randomblob(8))
-                     ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-                    [],
-                )?;
-                Ok(())
-            }),
-            reply,
-        })
+        self.submit(|reply| Command::Probe { reply })
+    }
+
+    fn close(&self) -> StorageFuture<()> {
+        self.submit(|reply| Command::Close { reply })
     }
 
     fn newest_rounds(&self, count: usize) -> Result<Vec<RoundRecord>, StorageError> {
@@ -844,19 +885,57 @@ impl Undo {
 /// The thread that owns the only connection that writes.
 struct Writer {
     connection: Connection,
+    reader: Arc<Mutex<Connection>>,
     open: Option<OpenRound>,
     max_batch: usize,
     metrics: Metrics,
+    place: Place,
+    /// Whether the database was closed to be opened again, which has not succeeded yet.
+    closed: bool,
+    /// A copy of what the database held when another file was put in its place.
+    kept: Option<PathBuf>,
+    /// When something was written last; `None` after a failure.
+    written: Option<Instant>,
+    /// How long the log (-wal) is, and when it was looked after.
+    log_bytes: u64,
+    max_log_bytes: u64,
+    tended: Instant,
+    /// Failures of the last minute, and when they were said.
+    said: BTreeMap<String, Instant>,
 }
 
 impl Writer {
+    fn open(path: &Path, max_batch: usize, metrics: Metrics) -> Result<Self, StorageError> {
+        let connection = create(path)?;
+        let reader = connect(path)?;
+        let place = Place::of(path).map_err(|cause| unusable(path, cause))?;
+        Ok(Self {
+            connection,
+            reader: Arc::new(Mutex::new(reader)),
+            open: None,
+            max_batch,
+            metrics,
+            place,
+            closed: false,
+            kept: None,
+            written: None,
+            log_bytes: 0,
+            max_log_bytes: MAX_LOG_BYTES,
+            tended: Instant::now(),
+            said: BTreeMap::new(),
+        })
+    }
+
     fn run(mut self, mut queue: mpsc::Receiver<Command>) {
         let mut batch = Vec::new();
-        while queue.blocking_recv_many(&mut batch, self.max_batch) > 0 {
+        let mut close = None;
+        while close.is_none() && queue.blocking_recv_many(&mut batch, self.max_batch) > 0 {
             let mut answers = Vec::with_capacity(batch.len());
             let mut undo = Undo::default();
             let is_register = |command: &Command| matches!(command, Command::Register { .. });
             let registers = batch.iter().any(is_register);
+            let is_close = |command: &mut Command| matches!(command, Command::Close { .. });
+            close = batch.extract_if(.., is_close).next();
             let start = Instant::now();
             let durable = match self.commit(batch.drain(..), &mut answers, &mut undo) {
                 Ok(()) => {
@@ -867,7 +946,8 @@ impl Writer {
                     true
                 }
                 Err(error) => {
-                    tracing::error!(%error, "a transaction failed, nothing of it was stored");
+                    self.complain(&error);
+                    self.written = None;
                     undo.apply(&mut self.open);
                     false
                 }
@@ -875,6 +955,25 @@ impl Writer {
             for answer in answers {
                 answer.send(durable);
             }
+            if self.log_bytes > self.max_log_bytes {
+                self.complain(&StorageError::LogFull);
+            }
+            self.tend_log();
+        }
+        if let Some(Command::Close { reply }) = close {
+            self.empty_log();
+            drop(reply.send(Ok(())));
+        }
+    }
+
+    /// Says that a transaction failed, the same at most once a minute: while a disk is full, all do.
+    fn complain(&mut self, error: &StorageError) {
+        self.said.retain(|_, said| said.elapsed() < MINUTE);
+        let error = error.to_string();
+        if !self.said.contains_key(&error) {
+            let database = self.place.database.display();
+            tracing::error!(%error, %database, "cannot write the database; what fails is not stored");
+            self.said.insert(error, Instant::now());
         }
     }
 
@@ -886,12 +985,24 @@ impl Writer {
         answers: &mut Vec<Answer>,
         undo: &mut Undo,
     ) -> Result<(), StorageError> {
+        self.hold_place()?;
         let Self {
             connection, open, ..
         } = self;
+        let log_full = self.log_bytes > self.max_log_bytes;
+        let must_write = self.written.is_none_or(|at| at.elapsed() >= WRITE_AGAIN);
+        let before = connection.total_changes();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for command in batch {
             answers.push(match command {
+                Command::Register { reply, .. } if log_full => {
+                    drop(reply.send(Err(StorageError::LogFull)));
+                    continue;
+                }
+                Command::Probe { reply } if log_full => {
+                    drop(reply.send(Err(StorageError::LogFull)));
+                    continue;
+                }
                 Command::Register {
                     round,
                     member,
@@ -920,11 +1031,243 @@ impl Writer {
                     write(&transaction)?;
                     Answer::Write(reply)
                 }
+                Command::Probe { reply } => {
+                    probe(&transaction, must_write)?;
+                    Answer::Write(reply)
+                }
+                // Taken out before.
+                Command::Close { .. } => continue,
             });
         }
         transaction.commit()?;
+        if connection.total_changes() != before {
+            self.written = Some(Instant::now());
+        }
         Ok(())
     }
+
+    /// Makes sure that the database is where others will find it.
+    fn hold_place(&mut self) -> Result<(), StorageError> {
+        if self.closed {
+            return self.open_again();
+        }
+        let change = self.place.change();
+        let Some(change) = change.map_err(|cause| unusable(&self.place.database, cause))? else {
+            return Ok(());
+        };
+        let path = self.place.database.clone();
+        let lost = |what: &str| StorageError::Lost {
+            path: path.clone(),
+            what: what.to_owned(),
+        };
+        Err(match change {
+            Change::Removed => {
+                self.put_back()?;
+                tracing::error!(
+                    database = %path.display(),
+                    "ALARM: the database was removed while the server used it; it was written again, \
+                     with everything in it"
+                );
+                return Ok(());
+            }
+            Change::LogRemoved => {
+                if !self.checkpoint(BUSY_PATIENCE)? {
+                    return Err(lost(
+                        "has lost its log (-wal) while another program reads it: end that program",
+                    ));
+                }
+                self.open_again()?;
+                tracing::error!(
+                    database = %path.display(),
+                    "ALARM: the log of the database (-wal) was removed while the server used it; \
+                     nothing of it was lost"
+                );
+                return Ok(());
+            }
+            Change::Shorter(bytes) => {
+                if bytes >= self.bytes()? {
+                    // By a VACUUM.
+                    self.place.shrunk(bytes);
+                    return Ok(());
+                }
+                lost(
+                    "was cut while the server used it: stop the server and restore the database from \
+                     a backup",
+                )
+            }
+            Change::NoFolder => lost(
+                "is gone with its directory: put the directory back where it was; what was removed is, \
+                 on Linux, in /proc/PID/fd for as long as this server runs",
+            ),
+            Change::Replaced => {
+                let kept = self.keep_copy()?;
+                lost(&format!(
+                    "was replaced by another file while the server used it: stop the server, put {} \
+                     in its place, which has everything, and remove -wal and -shm",
+                    kept.display()
+                ))
+            }
+        })
+    }
+
+    /// How large the database is by what SQLite knows.
+    fn bytes(&self) -> Result<u64, StorageError> {
+        let pragma = |name: &str| {
+            let value = self
+                .connection
+                .pragma_query_value(None, name, |row| row.get(0))?;
+            unsigned(value)
+        };
+        Ok(pragma("page_count")? * pragma("page_size")?)
+    }
+
+    /// Writes everything to a new file, durably.
+    fn copy_to(&self, path: &Path) -> Result<(), StorageError> {
+        let failed = |cause| unusable(path, cause);
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        create_private(path)?;
+        let name = path
+            .to_str()
+            .ok_or_else(|| failed(io::ErrorKind::InvalidFilename.into()))?;
+        self.connection.execute("VACUUM INTO ?", [name])?;
+        File::open(path)
+            .and_then(|file| file.sync_all())
+            .map_err(failed)
+    }
+
+    /// Writes a database again of which the file is gone, with everything that it held.
+    fn put_back(&mut self) -> Result<(), StorageError> {
+        let database = self.place.database.clone();
+        let new = with_suffix(&database, ".new");
+        self.copy_to(&new)?;
+        // The old log must never stand beside the new database. Whoever has it open keeps it.
+        for old in [log_path(&database), with_suffix(&database, "-shm")] {
+            match fs::remove_file(&old) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(unusable(&old, error));
+                }
+                _ => {}
+            }
+        }
+        let folder = database.parent().unwrap_or(Path::new("."));
+        sync_directory(folder)
+            // Fails if there is a file again by now, and does not replace it.
+            .and_then(|()| fs::hard_link(&new, &database))
+            .and_then(|()| fs::remove_file(&new))
+            .and_then(|()| sync_directory(folder))
+            .map_err(|cause| unusable(&database, cause))?;
+        self.open_again()
+    }
+
+    /// Keeps a copy of everything beside the file that has taken the database's place.
+    fn keep_copy(&mut self) -> Result<PathBuf, StorageError> {
+        if let Some(kept) = &self.kept {
+            return Ok(kept.clone());
+        }
+        let time = Timestamp::now().strftime(".kept-%Y%m%dT%H%M%SZ");
+        let kept = with_suffix(&self.place.database, &time.to_string());
+        self.copy_to(&kept)?;
+        self.kept = Some(kept.clone());
+        Ok(kept)
+    }
+
+    /// Closes the database and opens what is in its place.
+    fn open_again(&mut self) -> Result<(), StorageError> {
+        self.closed = true;
+        let database = self.place.database.clone();
+        let mut reader = lock(&self.reader);
+        // The old one first: whoever closes a database last removes its log, by its name.
+        self.connection = Connection::open_in_memory()?;
+        *reader = Connection::open_in_memory()?;
+        self.connection = connect(&database)?;
+        *reader = connect(&database)?;
+        self.place = Place::of(&database).map_err(|cause| unusable(&database, cause))?;
+        self.closed = false;
+        Ok(())
+    }
+
+    /// Looks after a log that is long: empties it, or says why that is impossible.
+    fn tend_log(&mut self) {
+        self.log_bytes = log_bytes(&self.place.database);
+        if self.log_bytes <= LONG_LOG_BYTES || self.tended.elapsed() < MINUTE {
+            return;
+        }
+        self.tended = Instant::now();
+        match self.checkpoint(Duration::ZERO) {
+            Ok(true) => self.log_bytes = log_bytes(&self.place.database),
+            Ok(false) => {
+                let (log, bytes) = (log_path(&self.place.database), self.log_bytes);
+                tracing::warn!(
+                    log = %log.display(),
+                    bytes,
+                    "another program holds a read transaction on the database, whose log grows until \
+                     that is ended"
+                );
+            }
+            Err(error) => self.complain(&error),
+        }
+    }
+
+    /// Moves all that is in the log to the database, so that copies of that file are whole.
+    fn empty_log(&mut self) {
+        match self
+            .hold_place()
+            .and_then(|()| self.checkpoint(CLOSE_PATIENCE))
+        {
+            Ok(true) => {}
+            Ok(false) => {
+                let log = log_path(&self.place.database);
+                tracing::warn!(
+                    log = %log.display(),
+                    "another program reads the database: what was stored last is in its log"
+                );
+            }
+            Err(error) => self.complain(&error),
+        }
+    }
+
+    /// Moves the log's contents to the database and cuts it. Says whether that was possible: as long as
+    /// others read an older state, it is not.
+    fn checkpoint(&self, patience: Duration) -> Result<bool, StorageError> {
+        let connection = &self.connection;
+        connection.busy_timeout(patience)?;
+        let busy: rusqlite::Result<bool> =
+            connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
+        connection.busy_timeout(BUSY_PATIENCE)?;
+        Ok(!busy?)
+    }
+}
+
+fn unusable(path: &Path, cause: io::Error) -> StorageError {
+    StorageError::File {
+        path: path.to_owned(),
+        cause,
+    }
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Reads something, and writes something if it must.
+fn probe(transaction: &Transaction<'_>, must_write: bool) -> Result<(), StorageError> {
+    // From the file, not from memory.
+    transaction.release_memory()?;
+    read_setting(transaction, name(Setting::PrivateKey))?;
+    if must_write {
+        // Another value each time, so that there is something to write.
+        transaction.execute(
+            "INSERT INTO settings (name, value) VALUES ('probe', randomblob(8))
+             ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            [],
+        )?;
+    }
+    Ok(())
 }
 
 fn register(
@@ -1285,12 +1628,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("poet.sqlite");
         drop(open(&folder));
-        let mut writer = Writer {
-            connection: connect(&path).unwrap(),
-            open: None,
-            max_batch: 100,
-            metrics: Metrics::default(),
-        };
+        let mut writer = Writer::open(&path, 100, Metrics::default()).unwrap();
         // The answers' receivers stay, so that each answer could be sent.
         let mut replies = Vec::new();
         let mut reply = || {
@@ -1344,6 +1682,208 @@ mod tests {
         let storage = SqliteStorage::open(&path, 100, Metrics::default()).unwrap();
         assert_eq!(storage.members(4).unwrap(), [[1; 32], [2; 32], [3; 32]]);
         assert_eq!(storage.members(5).unwrap(), [[9; 32]]);
+    }
+
+    fn sizes(folder: &tempfile::TempDir) -> (u64, u64) {
+        let path = folder.path().join("poet.sqlite");
+        (fs::metadata(&path).unwrap().len(), log_bytes(&path))
+    }
+
+    #[test]
+    fn a_probe_writes_only_when_nothing_was_written_lately() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = open(&folder);
+        let (_, empty) = sizes(&folder);
+        wait(storage.probe()).unwrap();
+        let before = sizes(&folder);
+        assert!(before.1 > empty, "the first one writes");
+        for _ in 0..9 {
+            wait(storage.probe()).unwrap();
+        }
+        assert_eq!(sizes(&folder), before);
+        // Reading is tried in any case.
+        let other = Connection::open(folder.path().join("poet.sqlite")).unwrap();
+        other
+            .execute_batch("ALTER TABLE settings RENAME TO gone")
+            .unwrap();
+        assert!(wait(storage.probe()).is_err());
+        other
+            .execute_batch("ALTER TABLE gone RENAME TO settings")
+            .unwrap();
+        let before = sizes(&folder);
+        wait(storage.probe()).unwrap();
+        assert!(sizes(&folder).1 > before.1, "after a failure it writes");
+    }
+
+    #[test]
+    fn when_it_is_closed_everything_is_in_the_database() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = open(&folder);
+        wait(storage.open_round(3)).unwrap();
+        wait(storage.register(3, member(1, 1), 9)).unwrap();
+        assert!(sizes(&folder).1 > 0);
+        wait(storage.close()).unwrap();
+        assert_eq!(sizes(&folder).1, 0);
+        let path = folder.path().join("poet.sqlite");
+        let only = Connection::open(format!("file:{}?immutable=1", path.display())).unwrap();
+        assert_eq!(count_members(&only, 3).unwrap(), 1);
+        let error = wait(storage.register(3, member(2, 2), 9)).unwrap_err();
+        assert!(matches!(error, StorageError::Stopped), "{error}");
+        assert_eq!(storage.members(3).unwrap().len(), 1, "it can still be read");
+    }
+
+    #[test]
+    fn a_log_that_is_held_is_limited_and_shrinks_when_it_is_released() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("poet.sqlite");
+        let mut writer = Writer::open(&path, 100, Metrics::default()).unwrap();
+        writer.max_log_bytes = 20 << 20;
+        let mut run = |command| {
+            let (mut answers, mut undo) = (Vec::new(), Undo::default());
+            let done = writer.commit([command].into_iter(), &mut answers, &mut undo);
+            for answer in answers {
+                answer.send(done.is_ok());
+            }
+            writer.tend_log();
+            done
+        };
+        let (reply, _opened) = oneshot::channel();
+        run(Command::OpenRound { round: 1, reply }).unwrap();
+        let other = Connection::open(&path).unwrap();
+        other
+            .execute_batch("BEGIN; SELECT count(*) FROM rounds")
+            .unwrap();
+        other
+            .query_row("SELECT count(*) FROM rounds", [], |_| Ok(()))
+            .unwrap();
+        let fill = |bytes: u32| Command::Write {
+            write: Box::new(move |transaction| {
+                write_setting(transaction, "filler", &vec![7; bytes as usize])
+            }),
+            reply: oneshot::channel().0,
+        };
+        run(fill(9 << 20)).unwrap();
+        run(fill(11 << 20)).unwrap();
+        assert!(log_bytes(&path) > 20 << 20);
+        let register = || {
+            let (reply, answer) = oneshot::channel();
+            let (round, member, max_members) = (1, member(1, 1), 9);
+            let command = Command::Register {
+                round,
+                member,
+                max_members,
+                reply,
+            };
+            (command, answer)
+        };
+        let (command, answer) = register();
+        run(command).unwrap();
+        let refused = answer.blocking_recv().unwrap();
+        assert!(matches!(refused, Err(StorageError::LogFull)), "{refused:?}");
+        other.execute_batch("COMMIT").unwrap();
+        // SQLite moves all of it with the next transaction, and cuts it with the one after that.
+        run(fill(1)).unwrap();
+        run(fill(2)).unwrap();
+        assert!(log_bytes(&path) <= KEPT_LOG_BYTES, "{}", log_bytes(&path));
+        let (command, answer) = register();
+        run(command).unwrap();
+        assert_eq!(answer.blocking_recv().unwrap().unwrap(), Registered::New);
+    }
+
+    #[test]
+    fn a_database_that_is_removed_is_written_again() {
+        let names = ["poet.sqlite", "poet.sqlite-wal", "poet.sqlite-shm"];
+        for removed in [&names[..], &names[..1], &names[1..2], &names[1..]] {
+            let folder = tempfile::tempdir().unwrap();
+            let storage = open(&folder);
+            wait(storage.open_round(3)).unwrap();
+            wait(storage.register(3, member(1, 1), 9)).unwrap();
+            for name in removed {
+                fs::remove_file(folder.path().join(name)).unwrap();
+            }
+            assert_eq!(
+                wait(storage.register(3, member(2, 2), 9)).unwrap(),
+                Registered::New
+            );
+            assert_eq!(storage.members(3).unwrap(), [[1; 32], [2; 32]]);
+            assert_eq!(
+                wait(storage.register(3, member(1, 1), 9)).unwrap(),
+                Registered::Already
+            );
+            // As it would be found after a crash.
+            let crashed = tempfile::tempdir().unwrap();
+            for name in names {
+                fs::copy(folder.path().join(name), crashed.path().join(name)).unwrap();
+            }
+            assert_eq!(open(&crashed).members(3).unwrap(), [[1; 32], [2; 32]]);
+            assert_eq!(
+                fs::read_dir(folder.path()).unwrap().count(),
+                3,
+                "{removed:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_is_promised_in_a_database_that_nobody_will_find() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = open(&folder);
+        wait(storage.open_round(3)).unwrap();
+        wait(storage.register(3, member(1, 1), 9)).unwrap();
+        let path = folder.path().join("poet.sqlite");
+        let refused = |what: &str| {
+            assert!(
+                wait(storage.register(3, member(2, 2), 9)).is_err(),
+                "{what}"
+            );
+            assert!(wait(storage.probe()).is_err(), "{what}");
+        };
+        // Another one in its place: what this one held is kept.
+        let (aside, other) = (folder.path().join("aside"), tempfile::tempdir().unwrap());
+        drop(open(&other));
+        fs::rename(&path, &aside).unwrap();
+        fs::copy(other.path().join("poet.sqlite"), &path).unwrap();
+        refused("replaced");
+        let kept = fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        let mut kept = kept.filter(|path| path.to_str().unwrap().contains(".kept-"));
+        let kept = Connection::open(kept.next().unwrap()).unwrap();
+        assert_eq!(count_members(&kept, 3).unwrap(), 1);
+        fs::rename(&aside, &path).unwrap();
+        wait(storage.probe()).unwrap();
+        // Its directory elsewhere.
+        let moved = folder.path().with_extension("moved");
+        fs::rename(folder.path(), &moved).unwrap();
+        refused("moved with its directory");
+        fs::rename(&moved, folder.path()).unwrap();
+        assert_eq!(
+            wait(storage.register(3, member(2, 2), 9)).unwrap(),
+            Registered::New
+        );
+        // Cut.
+        let other = Connection::open(&path).unwrap();
+        let checkpoint = || {
+            let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
+            other.query_row(checkpoint, [], |_| Ok(())).unwrap();
+        };
+        checkpoint();
+        wait(storage.probe()).unwrap();
+        let bytes = fs::read(&path).unwrap();
+        let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_len(bytes.len() as u64 / 2).unwrap();
+        refused("cut");
+        fs::write(&path, &bytes).unwrap();
+        wait(storage.probe()).unwrap();
+        // Made smaller by another program, rightly.
+        let fill = |sql| other.execute_batch(sql).unwrap();
+        fill("CREATE TABLE filler AS SELECT randomblob(99999)");
+        checkpoint();
+        wait(storage.probe()).unwrap();
+        fill("DROP TABLE filler; VACUUM");
+        checkpoint();
+        assert!(fs::metadata(&path).unwrap().len() < 99_999);
+        wait(storage.probe()).unwrap();
     }
 
     #[test]

@@ -11,8 +11,8 @@
 //! (The format: <https://www.sqlite.org/fileformat2.html#the_write_ahead_log>.)
 
 use std::{
-    fs,
-    io::{self, ErrorKind},
+    fs::{self, File},
+    io::{self, BufReader, ErrorKind, Read},
     path::{Path, PathBuf},
 };
 
@@ -24,6 +24,8 @@ const HEADER_BYTES: usize = 32;
 const FRAME_HEADER_BYTES: usize = 24;
 /// SQLite's default, which the database has.
 const PAGE_BYTES: usize = 4096;
+/// What SQLite allows.
+const MAX_PAGE_BYTES: usize = 1 << 16;
 /// Without its lowest bit, which is the byte order of the checksums.
 const MAGIC: u32 = 0x377f_0682;
 
@@ -31,16 +33,21 @@ const MAGIC: u32 = 0x377f_0682;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LogDamage {
     /// The number of the first wrong frame, from 0.
-    pub(crate) frame: usize,
+    pub(crate) frame: u64,
     /// Whole transactions that SQLite drops because of it.
-    pub(crate) transactions: usize,
+    pub(crate) transactions: u64,
 }
 
 /// The log of a database.
-fn log_path(database: &Path) -> PathBuf {
+pub(super) fn log_path(database: &Path) -> PathBuf {
     let mut path = database.as_os_str().to_owned();
     path.push("-wal");
     path.into()
+}
+
+/// How long the log of a database is; 0 if there is none.
+pub(crate) fn log_bytes(database: &Path) -> u64 {
+    fs::metadata(log_path(database)).map_or(0, |metadata| metadata.len())
 }
 
 /// The damage in the log of a database, if there is any.
@@ -48,8 +55,8 @@ fn log_path(database: &Path) -> PathBuf {
 /// # Errors
 /// When it cannot be read.
 pub(crate) fn log_damage(database: &Path) -> io::Result<Option<LogDamage>> {
-    match fs::read(log_path(database)) {
-        Ok(log) => Ok(damage(&log)),
+    match File::open(log_path(database)) {
+        Ok(log) => damage(BufReader::new(log)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
@@ -87,8 +94,12 @@ pub(crate) fn keep_damaged_log(database: &Path) -> Result<Option<PathBuf>, Stora
     Ok(Some(kept))
 }
 
-fn damage(log: &[u8]) -> Option<LogDamage> {
-    let header = log.first_chunk::<HEADER_BYTES>()?;
+/// Reads a log frame by frame: however long it is, only one of them is in memory.
+fn damage(mut log: impl Read) -> io::Result<Option<LogDamage>> {
+    let mut header = [0; HEADER_BYTES];
+    if !read_whole(&mut log, &mut header)? {
+        return Ok(None);
+    }
     let word = |offset: usize| {
         let bytes = &header[offset..offset + 4];
         bytes
@@ -98,23 +109,26 @@ fn damage(log: &[u8]) -> Option<LogDamage> {
     let (magic, page_bytes) = (word(0), word(8) as usize);
     let mut checksum = Checksum::new(magic & 1 == 1);
     checksum.add(&header[..24]);
-    let mut valid = magic & !1 == MAGIC && checksum.is(&header[24..]);
+    let mut valid =
+        magic & !1 == MAGIC && checksum.is(&header[24..]) && page_bytes <= MAX_PAGE_BYTES;
     let mut first_wrong = (!valid).then_some(0);
     // A wrong header says nothing; the frames may.
     let page_bytes = if valid { page_bytes } else { PAGE_BYTES };
-    let salts = if valid {
-        &header[16..24]
-    } else {
-        log.get(HEADER_BYTES + 8..HEADER_BYTES + 16)?
-    };
-    let frames = log[HEADER_BYTES..].chunks_exact(FRAME_HEADER_BYTES + page_bytes);
+    // The salts of a log stand in its header and in each of its frames.
+    let mut salts: Option<[u8; 8]> = header[16..].first_chunk().copied().filter(|_| valid);
+    let mut frame = vec![0; FRAME_HEADER_BYTES + page_bytes];
     let mut transactions = 0;
-    for (number, frame) in frames.enumerate() {
+    let mut number = 0;
+    while read_whole(&mut log, &mut frame)? {
         let (head, page) = frame.split_at(FRAME_HEADER_BYTES);
-        if head[8..16] != *salts {
+        let this = number;
+        number += 1;
+        let found = head[8..].first_chunk().copied();
+        salts = salts.or(found);
+        if found != salts {
             // Left behind by a log that was here before; or its own salts are what is wrong.
             valid = false;
-            first_wrong.get_or_insert(number);
+            first_wrong.get_or_insert(this);
             continue;
         }
         if valid {
@@ -124,7 +138,7 @@ fn damage(log: &[u8]) -> Option<LogDamage> {
                 continue;
             }
             valid = false;
-            first_wrong.get_or_insert(number);
+            first_wrong.get_or_insert(this);
         }
         // The size of the database stands in the last frame of a transaction.
         if head[4..8] != [0; 4] {
@@ -132,11 +146,21 @@ fn damage(log: &[u8]) -> Option<LogDamage> {
         }
     }
     // One is that which was being written.
-    let frame = first_wrong.filter(|_| transactions > 1)?;
-    Some(LogDamage {
-        frame,
-        transactions,
-    })
+    Ok(first_wrong
+        .filter(|_| transactions > 1)
+        .map(|frame| LogDamage {
+            frame,
+            transactions,
+        }))
+}
+
+/// Fills `out`; `false` if there is not so much any more.
+fn read_whole(log: &mut impl Read, out: &mut [u8]) -> io::Result<bool> {
+    match log.read_exact(out) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// The checksum of a log.
@@ -210,13 +234,13 @@ mod tests {
         assert!(log.len() > 100_000);
         for length in 0..log.len() {
             if length % 977 == 0 {
-                assert_eq!(damage(&log[..length]), None, "{length} bytes");
+                assert_eq!(damage(&log[..length]).unwrap(), None, "{length} bytes");
             }
         }
         let mut last = log.clone();
         *last.last_mut().unwrap() ^= 1;
-        assert_eq!(damage(&last), None);
-        assert_eq!(damage(&[0; 9000]), None);
+        assert_eq!(damage(&*last).unwrap(), None);
+        assert_eq!(damage(&[0; 9000][..]).unwrap(), None);
     }
 
     #[test]
@@ -224,7 +248,7 @@ mod tests {
         let (mut newer, older) = (log(), log());
         newer.truncate(HEADER_BYTES + 3 * (FRAME_HEADER_BYTES + 4096));
         newer.extend_from_slice(&older[newer.len()..]);
-        assert_eq!(damage(&newer), None);
+        assert_eq!(damage(&*newer).unwrap(), None);
     }
 
     #[test]
@@ -233,8 +257,9 @@ mod tests {
         for place in (0..HEADER_BYTES).chain((0..log.len() * 3 / 4).step_by(1231)) {
             let mut changed = log.clone();
             changed[place] ^= 4;
-            let found = damage(&changed);
+            let found = damage(&*changed).unwrap();
             let frame = place.saturating_sub(HEADER_BYTES) / (FRAME_HEADER_BYTES + 4096);
+            let frame = frame as u64;
             assert!(
                 found.is_some_and(|found| found.frame == frame && found.transactions > 1),
                 "{place}: {found:?}"
