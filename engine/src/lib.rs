@@ -61,6 +61,7 @@ mod proof;
 #[doc = include_str!("../PROTOCOL.md")]
 pub mod protocol {}
 mod prove;
+mod resume;
 mod run;
 mod sha256;
 mod tree;
@@ -73,12 +74,11 @@ pub use hash::{
     Block, Chain, DepthError, Kernels, LABEL_DEPTH, MAX_DEPTH, NODE_SIZE, Node, SHA256_IV, Sha256,
     State, Work, WorkFunction, ZERO,
 };
-pub use log::{
-    HeaderError, LogError, LogHeader, LogRead, SubtreeHeight, SubtreeHeightError, resume,
-};
+pub use log::{HeaderError, LogError, LogHeader, LogRead, SubtreeHeight, SubtreeHeightError};
 pub use parallel::MAX_THREADS;
 pub use proof::{MAX_PROOF_NODES, MAX_PROVEN_LEAVES, Proof, ScaleError};
 pub use prove::{ProveError, ProveProgress, prove};
+pub use resume::resume;
 pub use run::run;
 pub use tree::{MAX_LEAVES, Tree, TreeError, height};
 pub use verify::{Claim, VerifyError, verify, verify_many};

@@ -7,8 +7,7 @@
 use alloc::string::String;
 
 use crate::sha256::Hasher;
-use crate::tree::{MAX_LEAVES, Tree};
-use crate::upper::absorb;
+use crate::tree::MAX_LEAVES;
 use crate::{MAX_DEPTH, NODE_SIZE, Node, Sha256, Work, WorkFunction};
 
 /// The height of the subtrees whose roots a log keeps, 0 to 24.
@@ -325,23 +324,4 @@ fn sha256(hash: &dyn Sha256, bytes: &[u8]) -> Node {
     let mut hasher = Hasher::new();
     hasher.update(hash, bytes);
     hasher.finish(hash)
-}
-
-/// The tree of all leaves that the log stands for: where the work goes on.
-///
-/// # Errors
-/// When the log cannot be read, or is longer than a tree may be.
-pub fn resume(
-    work: &Work,
-    statement: &[u8],
-    subtree_height: SubtreeHeight,
-    log: &mut dyn LogRead,
-) -> Result<Tree, LogError> {
-    let entries = log.entries();
-    if entries > MAX_LEAVES >> subtree_height.get() {
-        return Err(LogError::TooLong { entries });
-    }
-    let mut tree = Tree::new(work, statement);
-    absorb(&mut tree, subtree_height, log, entries, &mut ())?;
-    Ok(tree)
 }

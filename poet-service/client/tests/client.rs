@@ -1,7 +1,7 @@
 //! `poet-client` against real servers, and against servers that lie, hang, hide and come late.
 #![allow(clippy::unwrap_used)]
 
-#[path = "../../tests/common/mod.rs"]
+#[path = "../../server/tests/common/mod.rs"]
 mod common;
 
 use std::{

@@ -2,7 +2,7 @@
 //! Speed is not looked at here; `docs/LOAD.md` says how to measure it.
 #![allow(clippy::unwrap_used)]
 
-#[path = "../../tests/common/mod.rs"]
+#[path = "../../server/tests/common/mod.rs"]
 mod common;
 
 use std::{

@@ -1,0 +1,97 @@
+//! Time, injected wherever it matters, so that tests can set it: the wall clock, and one that only
+//! goes forward.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use jiff::{SignedDuration, Timestamp};
+
+/// Tells the time.
+pub trait Clock: Send + Sync + 'static {
+    /// The time on the wall. It may leap in either direction.
+    fn now(&self) -> Timestamp;
+
+    /// The time since some moment. It never goes back, and nobody sets it.
+    fn monotonic(&self) -> Duration;
+}
+
+/// The clocks of the operating system.
+#[derive(Clone, Copy, Debug)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        // A clock set beyond the year 9999 must not crash the server.
+        Timestamp::try_from(SystemTime::now()).unwrap_or(Timestamp::MAX)
+    }
+
+    fn monotonic(&self) -> Duration {
+        monotonic()
+    }
+}
+
+/// Goes on while the machine sleeps, so that no clock has leapt when it wakes up.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn monotonic() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    time.try_into().unwrap_or_default()
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn monotonic() -> Duration {
+    use std::{sync::LazyLock, time::Instant};
+
+    static FIRST: LazyLock<Instant> = LazyLock::new(Instant::now);
+    FIRST.elapsed()
+}
+
+/// A wall clock that stands still until it is set. The monotonic one goes on.
+#[derive(Debug)]
+pub struct ManualClock(Mutex<Shown>);
+
+#[derive(Debug)]
+struct Shown {
+    wall: Timestamp,
+    /// By how much the wall clock was set forwards.
+    skipped: Duration,
+}
+
+impl ManualClock {
+    /// A clock that shows `now`.
+    pub fn new(now: Timestamp) -> Self {
+        Self(Mutex::new(Shown {
+            wall: now,
+            skipped: Duration::ZERO,
+        }))
+    }
+
+    /// Time passes, or goes back, until it is `now` on the wall.
+    pub fn set(&self, now: Timestamp) {
+        let mut shown = self.lock();
+        let passed = time_until(shown.wall, now);
+        shown.skipped += passed;
+        shown.wall = now;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shown> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Timestamp {
+        self.lock().wall
+    }
+
+    fn monotonic(&self) -> Duration {
+        monotonic() + self.lock().skipped
+    }
+}
+
+/// The time from `now` until `then`; zero when it has passed.
+pub fn time_until(now: Timestamp, then: Timestamp) -> Duration {
+    let left: SignedDuration = then.duration_since(now);
+    left.try_into().unwrap_or(Duration::ZERO)
+}

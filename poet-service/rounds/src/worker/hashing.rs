@@ -1,0 +1,427 @@
+//! What does the hashing and keeps the log: a thread and a file, behind traits that a simulation
+//! can stand in for.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    panic::{self, AssertUnwindSafe},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+#[cfg(not(feature = "fault-injection"))]
+use poet_engine::run;
+use poet_engine::{
+    LogHeader, LogRead, ProveError, Sha256, Tree,
+    file::{FileLog, LogMonitor, LogWriter},
+};
+use poet_files::{Access, create_directory};
+use poet_host::WorkPlace;
+
+#[cfg(feature = "fault-injection")]
+use super::fault::run;
+use super::{
+    Job, WorkError,
+    audit::{AuditThreads, Auditors, Audits, RoundAudit},
+};
+use crate::{
+    clock::Clock,
+    round_files::{AUDIT_FILE, FINDINGS_FILE, LOG_FILE, NEW_FINDINGS_FILE, SAMPLED_FILE},
+    standby::{Standby, Task},
+};
+
+/// How long a disk may take that does not answer, before the process ends without it.
+const DISK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Hashes rounds and keeps their logs.
+///
+/// The log of a round goes from hand to hand: [`Hashing::open_log`] gives it to the worker, which
+/// resumes from it; [`Hashing::start`] takes it for as long as leaves are added; and
+/// [`Running::finish`] gives it back, for the proof.
+pub trait Hashing: Send + Sync + 'static {
+    /// The log of a round.
+    type Log: LogRead + Send;
+    /// A round that is being hashed.
+    type Running: Running<Log = Self::Log>;
+
+    /// Opens the log of a round, or creates it. May block.
+    ///
+    /// # Errors
+    /// When there cannot be one, or the one that is there belongs to other work than `header` says.
+    fn open_log(
+        &self,
+        round: u64,
+        header: &LogHeader,
+        sha256: &dyn Sha256,
+    ) -> Result<Self::Log, WorkError>;
+
+    /// The rounds that have a log. May block.
+    fn logs(&self) -> Vec<u64>;
+
+    /// Removes the log of a round, if there is one. May block.
+    fn remove_log(&self, round: u64);
+
+    /// Starts to add leaves to `tree` and the roots of finished subtrees to `log`, which stands for
+    /// all leaves of `tree`.
+    ///
+    /// # Errors
+    /// When the system has no thread to give.
+    fn start(&self, job: &Job, tree: Tree, log: Self::Log) -> Result<Self::Running, WorkError>;
+
+    /// Takes note that the proof of a round is not valid: `reason` says why.
+    fn bad_proof(&self, job: &Job, reason: &WorkError) {
+        tracing::error!(round = job.round, %reason, "the proof is not valid");
+    }
+
+    /// After a proof that was not valid, `reason` saying why: looks for what is wrong in the `log` of a
+    /// round, and repairs it. Returns the tree that the log stands for then, which can have fewer
+    /// leaves. May block.
+    ///
+    /// # Errors
+    /// Fails if the log cannot be read or written, or it is stopped.
+    fn repair(
+        &self,
+        job: &Job,
+        reason: &WorkError,
+        tree: Tree,
+        log: &mut Self::Log,
+        stop: &AtomicBool,
+    ) -> Result<Tree, WorkError>;
+
+    /// The proof of a round is published, and `log` not needed any more: removes it. What was not
+    /// audited may be audited before, while others go on. May block.
+    fn retire(&self, job: &Job, tree: Tree, log: Self::Log) {
+        drop((tree, log));
+        self.remove_log(job.round);
+    }
+}
+
+/// A round that is being hashed. Without a target the work goes on for ever; when this is dropped
+/// it stops, and what was not durable may be lost.
+pub trait Running: Send {
+    /// The log that is written.
+    type Log;
+
+    /// Leaves so far; goes on counting.
+    fn leaves(&self) -> Arc<AtomicU64>;
+
+    /// How the work stands.
+    fn status(&mut self) -> Status;
+
+    /// Has the work stop as soon as there are `target` leaves.
+    fn set_target(&mut self, target: u64);
+
+    /// Waits until the work has stopped and everything is in the log and durable; not for ever, if the
+    /// disk does not answer. What auditors have found to be wrong is then taken back: the tree can
+    /// have fewer leaves. May block.
+    ///
+    /// # Errors
+    /// When the log could not be written, or the hashing failed.
+    fn finish(self) -> Result<(Tree, Self::Log), WorkError>;
+}
+
+/// How the work on a round stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Entries of the log that would survive a power failure now.
+    pub durable_entries: u64,
+    /// Why entries cannot be written at the moment.
+    pub log_error: Option<String>,
+    /// Whether no leaves are added any more.
+    pub stopped: bool,
+    /// The entry from which on the work was wrong: it has to be stopped, finished and started again.
+    pub wrong_entry: Option<u64>,
+    /// Whether the auditors have ended unexpectedly: the work has to be started again, with others.
+    pub auditors_failed: bool,
+}
+
+/// Hashing in a thread that does nothing else, with logs in files and auditors behind it.
+pub struct HashingThread {
+    /// See [`ThreadId`].
+    id_file: PathBuf,
+    rounds_dir: PathBuf,
+    place: WorkPlace,
+    thread: Standby,
+    audits: Audits,
+    audit_threads: AuditThreads,
+    /// How often rounds were repaired without having found anything.
+    repairs: Mutex<BTreeMap<u64, u32>>,
+}
+
+impl HashingThread {
+    /// Keeps its logs below `rounds_dir`, and the id of the hashing thread in `id_file` while there
+    /// is work for it. The thread runs at `place`.
+    ///
+    /// # Errors
+    /// Fails if the system has no threads to give.
+    pub fn new(
+        id_file: PathBuf,
+        rounds_dir: PathBuf,
+        audits: Audits,
+        place: WorkPlace,
+        clock: Arc<dyn Clock>,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            id_file,
+            rounds_dir,
+            audit_threads: AuditThreads::start(clock, place.is_apart())?,
+            place,
+            thread: Standby::start("hash", || {})?,
+            audits,
+            repairs: Mutex::default(),
+        })
+    }
+
+    fn folder(&self, round: u64) -> PathBuf {
+        self.rounds_dir.join(round.to_string())
+    }
+}
+
+impl Hashing for HashingThread {
+    type Log = FileLog;
+    type Running = RunningThread;
+
+    fn open_log(
+        &self,
+        round: u64,
+        header: &LogHeader,
+        sha256: &dyn Sha256,
+    ) -> Result<FileLog, WorkError> {
+        let folder = self.folder(round);
+        create_directory(&folder, Access::Private).map_err(|source| WorkError::Folder {
+            path: folder.clone(),
+            source,
+        })?;
+        self.audits.remember(round, &folder);
+        Ok(FileLog::open(&folder.join(LOG_FILE), header, sha256)?)
+    }
+
+    fn logs(&self) -> Vec<u64> {
+        let number = |entry: fs::DirEntry| entry.file_name().to_str()?.parse().ok();
+        match fs::read_dir(&self.rounds_dir) {
+            Ok(entries) => entries.flatten().filter_map(number).collect(),
+            // Without the folder, there are none.
+            Err(_) => Vec::new(),
+        }
+    }
+
+    fn remove_log(&self, round: u64) {
+        remove_folder(&self.folder(round));
+    }
+
+    fn start(&self, job: &Job, mut tree: Tree, log: FileLog) -> Result<RunningThread, WorkError> {
+        let leaves = Arc::new(AtomicU64::new(tree.leaves()));
+        let target = Arc::new(AtomicU64::new(u64::MAX));
+        let subtree_height = job.execution.subtree_height;
+        let (view, work) = (log.view(), *tree.work());
+        let mut writer = LogWriter::spawn(log)?;
+        let monitor = writer.monitor();
+        let thread = self.thread.run({
+            let (leaves, target) = (Arc::clone(&leaves), Arc::clone(&target));
+            let (id_file, place) = (self.id_file.clone(), self.place.clone());
+            move || {
+                let _core = place.enter();
+                let _id = ThreadId::write(&id_file);
+                // The writer must outlive a panic: what it has is then in the log.
+                let hashed = panic::catch_unwind(AssertUnwindSafe(|| {
+                    run(&mut tree, subtree_height, &target, &leaves, |root| {
+                        writer.push(root);
+                    });
+                    tree
+                }));
+                (hashed.ok(), writer)
+            }
+        });
+        let auditors = Auditors::start(
+            &self.audit_threads,
+            &self.audits,
+            job,
+            &work,
+            view,
+            &self.folder(job.round),
+        );
+        Ok(RunningThread {
+            leaves,
+            target: Target(target, monitor),
+            thread,
+            auditors,
+        })
+    }
+
+    fn bad_proof(&self, job: &Job, reason: &WorkError) {
+        (self.audits).bad_proof(job.round, &self.folder(job.round), reason);
+    }
+
+    fn repair(
+        &self,
+        job: &Job,
+        reason: &WorkError,
+        tree: Tree,
+        log: &mut FileLog,
+        stop: &AtomicBool,
+    ) -> Result<Tree, WorkError> {
+        let folder = self.folder(job.round);
+        let work = *tree.work();
+        let mut search = RoundAudit::new(&self.audits, job, &work, log.view(), None);
+        let shown = match reason {
+            WorkError::Prove(ProveError::WrongEntry { entry }) => Some(*entry),
+            _ => None,
+        };
+        if search.search(&tree, shown, stop)? {
+            return Ok(search.go_back(tree, log)?);
+        }
+        drop(search);
+        let count = {
+            let mut repairs = self.repairs.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = repairs.entry(job.round).or_default();
+            *count += 1;
+            *count
+        };
+        if !(2..=3).contains(&count) {
+            // What is in the log fits as far as can be seen. Perhaps only the proof was wrong.
+            return Ok(tree);
+        }
+        // What was taken on trust may be what is wrong. If it stays there, that is noticed.
+        drop(fs::remove_file(folder.join(SAMPLED_FILE)));
+        let roots = folder.join(AUDIT_FILE);
+        // First what was audited is compared and the rest recomputed: that is all, unless audits were
+        // wrong. Then, and only once, since it may take days, everything is recomputed.
+        if count == 3 {
+            match fs::remove_file(&roots) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!(%error, path = %roots.display(), "cannot begin an audit again");
+                }
+                _ => {}
+            }
+        }
+        tracing::error!(
+            round = job.round,
+            "ALARM: auditing the whole log: its proof is not valid, and nothing else explains why"
+        );
+        let mut audit = RoundAudit::new(&self.audits, job, &work, log.view(), Some(&roots));
+        audit.all(stop)?;
+        Ok(audit.settle(tree, log)?)
+    }
+
+    fn retire(&self, job: &Job, tree: Tree, log: FileLog) {
+        let folder = self.folder(job.round);
+        let audit = RoundAudit::in_folder(&self.audits, job, tree.work(), log.view(), &folder);
+        drop(log);
+        match audit {
+            Some(audit) => {
+                let remove = move || remove_folder(&folder);
+                self.audit_threads.audit_late(audit, tree, remove);
+            }
+            None => remove_folder(&folder),
+        }
+    }
+}
+
+/// Removes the log of a round and what is kept with it.
+fn remove_folder(folder: &Path) {
+    for file in [
+        AUDIT_FILE,
+        SAMPLED_FILE,
+        FINDINGS_FILE,
+        NEW_FINDINGS_FILE,
+        LOG_FILE,
+    ] {
+        let log = folder.join(file);
+        match fs::remove_file(&log) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                tracing::warn!(%error, log = %log.display(), "cannot remove an old log");
+            }
+        }
+    }
+    // Only if nothing else is in there.
+    drop(fs::remove_dir(folder));
+}
+
+/// The hashing thread at work on a round.
+#[derive(Debug)]
+pub struct RunningThread {
+    leaves: Arc<AtomicU64>,
+    target: Target,
+    thread: Task<(Option<Tree>, LogWriter)>,
+    auditors: Option<Auditors>,
+}
+
+impl Running for RunningThread {
+    type Log = FileLog;
+
+    fn leaves(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.leaves)
+    }
+
+    fn status(&mut self) -> Status {
+        Status {
+            durable_entries: self.target.1.durable_entries(),
+            log_error: self.target.1.error(),
+            stopped: self.thread.is_finished(),
+            wrong_entry: self.auditors.as_ref().and_then(Auditors::wrong_entry),
+            auditors_failed: self.auditors.as_ref().is_some_and(Auditors::failed),
+        }
+    }
+
+    fn set_target(&mut self, target: u64) {
+        self.target.0.store(target, Relaxed);
+    }
+
+    fn finish(self) -> Result<(Tree, FileLog), WorkError> {
+        let Target(_, monitor) = &self.target;
+        // What a full disk has not taken by now is made again after a restart.
+        monitor.give_up();
+        let (tree, writer) = self.thread.join().ok_or(WorkError::Hashing)?;
+        let log = writer.finish_within(DISK_PATIENCE);
+        // Without them, or when they have failed, the proof tells what is wrong.
+        let audit = (self.auditors).and_then(|auditors| auditors.stop(DISK_PATIENCE));
+        let (mut log, tree) = (log?, tree.ok_or(WorkError::Hashing)?);
+        let tree = match audit {
+            Some(mut audit) => audit.settle(tree, &mut log)?,
+            None => tree,
+        };
+        Ok((tree, log))
+    }
+}
+
+/// The number of leaves at which the hashing thread stops, and the writer that it may wait for.
+#[derive(Debug)]
+struct Target(Arc<AtomicU64>, LogMonitor);
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        // Nobody waits for the thread any more.
+        self.0.store(0, Relaxed);
+        self.1.give_up();
+    }
+}
+
+/// The file that holds the id of the hashing thread, for tools that give it a core or watch it.
+/// It is there while the thread runs.
+struct ThreadId<'a>(&'a Path);
+
+impl<'a> ThreadId<'a> {
+    fn write(path: &'a Path) -> Self {
+        #[cfg(target_os = "linux")]
+        {
+            let id = rustix::thread::gettid().as_raw_nonzero().to_string();
+            if let Err(error) = fs::write(path, id) {
+                tracing::warn!(%error, path = %path.display(), "cannot write the thread's id");
+            }
+        }
+        Self(path)
+    }
+}
+
+impl Drop for ThreadId<'_> {
+    fn drop(&mut self) {
+        // Where it was not written, there is none to remove.
+        drop(fs::remove_file(self.0));
+    }
+}

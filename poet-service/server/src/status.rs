@@ -1,0 +1,79 @@
+//! What the server is doing, for those who tell it.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use poet_rounds::{
+    clock::Clock,
+    registration::{OpenRound, Registration},
+    schedule::Schedule,
+    worker::{AuditMode, Audits, Executing, WorkerHandle},
+};
+
+/// What the server is doing.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// The round that takes registrations.
+    pub open: OpenRound,
+    /// When it closes.
+    pub start: Timestamp,
+    /// The round that is being worked on.
+    pub executing: Option<Executing>,
+    /// Rounds that wait for it to be finished.
+    pub queued: usize,
+}
+
+/// Tells what a server is doing, while it runs.
+#[derive(Clone)]
+pub struct StatusReader {
+    registration: Arc<Registration>,
+    worker: WorkerHandle,
+    audits: Audits,
+}
+
+impl StatusReader {
+    pub(crate) fn new(
+        registration: Arc<Registration>,
+        worker: WorkerHandle,
+        audits: Audits,
+    ) -> Self {
+        Self {
+            registration,
+            worker,
+            audits,
+        }
+    }
+
+    /// Whether the work, or writing its log, fails.
+    pub(crate) fn work_fails(&self) -> bool {
+        self.worker.failing()
+    }
+
+    /// What audits have found.
+    pub fn audits(&self) -> &Audits {
+        &self.audits
+    }
+
+    /// How far auditors are behind the work, in time; `None` where there is no work, or none.
+    pub fn audit_lag(&self, clock: &dyn Clock) -> Option<Duration> {
+        let executing = self.worker.executing()?;
+        let report = self.audits.round(executing.round)?;
+        (self.audits.mode() != AuditMode::Off).then(|| executing.audit_lag(clock, &report))
+    }
+
+    /// The schedule of the rounds.
+    pub fn schedule(&self) -> &Schedule {
+        self.registration.schedule()
+    }
+
+    /// What the server is doing now.
+    pub fn status(&self) -> Status {
+        let open = self.registration.open_round();
+        Status {
+            open,
+            start: self.registration.schedule().start(open.round),
+            executing: self.worker.executing(),
+            queued: self.worker.queued(),
+        }
+    }
+}
