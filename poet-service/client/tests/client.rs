@@ -767,10 +767,10 @@ fn another_list_of_servers_loses_no_registration() {
 fn in_real_time_from_a_new_key_to_a_verified_proof() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path());
-    config.genesis = Some(now().parse().unwrap());
-    config.epoch_duration = Duration::from_secs(8);
-    config.phase_shift = Duration::from_secs(5);
-    config.cycle_gap = Duration::from_secs(3);
+    config.rounds.genesis = Some(now().parse().unwrap());
+    config.rounds.epoch_duration = Duration::from_secs(8);
+    config.rounds.phase_shift = Duration::from_secs(5);
+    config.rounds.cycle_gap = Duration::from_secs(3);
     let server = LocalServer::start_in_real_time(config);
     let url = &server.url();
     let node = Node::new(8);
@@ -816,8 +816,8 @@ fn certificates_are_used_where_they_are_valid() {
     let node = Node::new(9);
     let (data, signature, certifier) = node.node.certificate(1);
     let mut certified = config(folder.path());
-    certified.rules.pow = false;
-    certified.rules.certifier = Some(Certifier {
+    certified.rounds.rules.pow = false;
+    certified.rounds.rules.certifier = Some(Certifier {
         url: "http://certifier.example".to_owned(),
         pubkey: PublicKey::from_bytes(&certifier).unwrap(),
         trusted: Arc::new(TrustedKeys::default()),

@@ -20,18 +20,18 @@ use jiff::Timestamp;
 /// Rounds of a few seconds, the first of which opens now.
 fn server(folder: &Path) -> LocalServer {
     let mut config = config(folder);
-    config.genesis = Some(now());
-    config.phase_shift = Duration::from_secs(15);
-    config.epoch_duration = Duration::from_secs(15);
-    config.cycle_gap = Duration::from_secs(10);
-    config.rules.pow_difficulty = 3;
+    config.rounds.genesis = Some(now());
+    config.rounds.phase_shift = Duration::from_secs(15);
+    config.rounds.epoch_duration = Duration::from_secs(15);
+    config.rounds.cycle_gap = Duration::from_secs(10);
+    config.rounds.rules.pow_difficulty = 3;
     LocalServer::start_in_real_time(config)
 }
 
 /// A server whose first round stays open, for at most so many members.
 fn open_server(folder: &Path, members: u64) -> LocalServer {
     let mut config = config(folder);
-    config.rules.max_round_members = members;
+    config.rounds.rules.max_round_members = members;
     LocalServer::start(config, 0)
 }
 

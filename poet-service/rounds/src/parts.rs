@@ -36,11 +36,7 @@ impl Supervisor {
     }
 
     /// Starts a part on the threads of the runtime.
-    pub fn spawn(
-        &self,
-        name: &'static str,
-        part: impl Future<Output = ()> + Send + 'static,
-    ) {
+    pub fn spawn(&self, name: &'static str, part: impl Future<Output = ()> + Send + 'static) {
         let guard = self.guard(name);
         tokio::spawn(async move {
             let _guard = guard;

@@ -1,8 +1,14 @@
-//! The options of the server.
+//! The options of the server: each is declared once, here. Its name, its help, its default, what a file
+//! may say, what `check-config` prints and what the manual must list follow from that.
 
-use std::{net::SocketAddr, num::NonZero, path::PathBuf, time::Duration};
+use std::{ffi::OsString, fmt, net::SocketAddr, num::NonZero, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use clap::{
+    ArgMatches, Args, Command, FromArgMatches,
+    builder::{PathBufValueParser, TypedValueParser},
+    parser::ValueSource,
+};
 use jiff::Timestamp;
 use poet_engine::MAX_THREADS;
 use poet_host::{WorkCore, WorkPriority};
@@ -14,69 +20,93 @@ use poet_proto::{
 };
 use poet_rounds::worker::AuditMode;
 
-use crate::api::client::TrustedProxies;
+use crate::{api::client::TrustedProxies, paths};
 
-/// The options of the server, as far as they are given. They can also stand in a file.
-#[derive(Args, Clone, Debug, Default)]
-pub struct ServerArgs {
+/// Declares options: a field for each, whose name, help, value and default clap takes from it.
+macro_rules! options {
+    (
+        $(#[$meta:meta])*
+        pub struct $Options:ident {
+            $($(#[$field_meta:meta])* pub $field:ident: $Value:ty,)*
+        }
+    ) => {
+        $(#[$meta])*
+        pub struct $Options {
+            $($(#[$field_meta])* pub $field: $Value,)*
+        }
+
+        impl $Options {
+            /// The value of each option as a text, by the id that clap knows it by.
+            pub(crate) fn texts(&self) -> Vec<(&'static str, String)> {
+                vec![$((stringify!($field), self.$field.text())),*]
+            }
+        }
+    };
+}
+
+options! {
+/// The options of the server, with the values that count.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
     /// The network's genesis, in RFC 3339 [default: the server's first start]
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub genesis_time: Option<Timestamp>,
 
     /// Where the directories below are, unless given [default: the user's cache directory + /poet]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = path())]
     pub poetdir: Option<PathBuf>,
 
     /// A file with options, one `name=value` in a line
-    #[arg(short = 'c', long, value_name = "FILE")]
+    #[arg(short = 'c', long, value_name = "FILE", value_parser = path())]
     pub configfile: Option<PathBuf>,
 
     /// Where the work in progress is kept [default: POETDIR/data]
-    #[arg(short = 'b', long, value_name = "DIR")]
+    #[arg(short = 'b', long, value_name = "DIR", value_parser = path())]
     pub datadir: Option<PathBuf>,
 
     /// Where the database is kept [default: POETDIR/db]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = path())]
     pub dbdir: Option<PathBuf>,
 
     /// Where the log's files are kept, besides standard error [default: POETDIR/logs]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = path())]
     pub logdir: Option<PathBuf>,
 
-    /// How many full log files are kept; 0: the log is one file without limit [default: 3]
-    #[arg(long, value_name = "NUMBER", value_parser = parse_files)]
-    pub maxlogfiles: Option<usize>,
+    /// How many full log files are kept; 0: the log is one file without limit
+    #[arg(long, value_name = "NUMBER", value_parser = parse_files, default_value = "3")]
+    pub maxlogfiles: usize,
 
-    /// How large a log file becomes, in MB [default: 10]
-    #[arg(long, value_name = "MB", value_parser = parse_megabytes)]
-    pub maxlogfilesize: Option<u64>,
+    /// How large a log file becomes, in MB
+    #[arg(long, value_name = "MB", value_parser = parse_megabytes, default_value = "10")]
+    pub maxlogfilesize: u64,
 
     /// Log details, too
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
-        default_missing_value = "true", value_parser = parse_bool)]
-    pub debuglog: Option<bool>,
+        default_missing_value = "true", value_parser = parse_bool, default_value = "false",
+        hide_default_value = true)]
+    pub debuglog: bool,
 
     /// Log in JSON
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
-        default_missing_value = "true", value_parser = parse_bool)]
-    pub jsonlog: Option<bool>,
+        default_missing_value = "true", value_parser = parse_bool, default_value = "false",
+        hide_default_value = true)]
+    pub jsonlog: bool,
 
-    /// Where to listen for REST clients [default: localhost:8080]
-    #[arg(short = 'w', long, value_name = "HOST:PORT", value_parser = parse_address)]
-    pub restlisten: Option<String>,
+    /// Where to listen for REST clients
+    #[arg(short = 'w', long, value_name = "HOST:PORT", value_parser = parse_address, default_value = "localhost:8080")]
+    pub restlisten: String,
 
-    /// Where to listen for gRPC clients [default: localhost:50002]
-    #[arg(short = 'r', long, value_name = "HOST:PORT", value_parser = parse_address)]
-    pub rpclisten: Option<String>,
+    /// Where to listen for gRPC clients
+    #[arg(short = 'r', long, value_name = "HOST:PORT", value_parser = parse_address, default_value = "localhost:50002")]
+    pub rpclisten: String,
 
     /// Where to listen for the operator's gRPC calls, which must not be public
-    /// [default: localhost:50001]
-    #[arg(long, value_name = "HOST:PORT", value_parser = parse_address)]
-    pub config_rpclisten: Option<String>,
+    #[arg(long, value_name = "HOST:PORT", value_parser = parse_address, default_value = "localhost:50001")]
+    pub config_rpclisten: String,
 
-    /// The longest message that is sent over gRPC, in bytes; REST has no limit [default: 8388608]
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
-    pub max_grpc_resp_size: Option<usize>,
+    /// The longest message that is sent over gRPC, in bytes; REST has no limit
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "8388608")]
+    pub max_grpc_resp_size: usize,
 
     /// The most connections for REST at a time; a quarter as many are served for gRPC
     /// [default: 16384, or what the limit on open files leaves]
@@ -106,42 +136,42 @@ pub struct ServerArgs {
     #[arg(long, value_name = "PORT", value_parser = parse_port)]
     pub metrics_port: Option<u16>,
 
-    /// The time from one round's start to the next one's [default: 30s]
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
-    pub epoch_duration: Option<Duration>,
+    /// The time from one round's start to the next one's
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "30s")]
+    pub epoch_duration: Duration,
 
-    /// The time from genesis to the start of round 0 [default: 15s]
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
-    pub phase_shift: Option<Duration>,
+    /// The time from genesis to the start of round 0
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "15s")]
+    pub phase_shift: Duration,
 
-    /// The time from a round's end to the next one's start [default: 10s]
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
-    pub cycle_gap: Option<Duration>,
+    /// The time from a round's end to the next one's start
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "10s")]
+    pub cycle_gap: Duration,
 
-    /// Zero bits that a proof of work must begin with [default: 0]
-    #[arg(long, value_name = "BITS", value_parser = parse_difficulty)]
-    pub pow_difficulty: Option<u32>,
+    /// Zero bits that a proof of work must begin with
+    #[arg(long, value_name = "BITS", value_parser = parse_difficulty, default_value = "0")]
+    pub pow_difficulty: u32,
 
-    /// The most members of a round [default: 4294967296]
-    #[arg(long, value_name = "NUMBER", value_parser = parse_members)]
-    pub max_round_members: Option<u64>,
+    /// The most members of a round
+    #[arg(long, value_name = "NUMBER", value_parser = parse_members, default_value = "4294967296")]
+    pub max_round_members: u64,
 
-    /// The most registrations that share one commit [default: 1000]
-    #[arg(long, value_name = "NUMBER", value_parser = parse_batch)]
-    pub max_submit_batch_size: Option<usize>,
+    /// The most registrations that share one commit
+    #[arg(long, value_name = "NUMBER", value_parser = parse_batch, default_value = "1000")]
+    pub max_submit_batch_size: usize,
 
     /// How long a registration may wait for others to share its commit. Here none waits longer
-    /// than the disk takes, so every value is kept [default: 100ms]
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
-    pub submit_flush_interval: Option<Duration>,
+    /// than the disk takes, so every value is kept
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "100ms")]
+    pub submit_flush_interval: Duration,
 
-    /// Whether nodes may register with a proof of work [default: on]
-    #[arg(long, value_name = "on|off", value_parser = parse_switch)]
-    pub pow: Option<bool>,
+    /// Whether nodes may register with a proof of work
+    #[arg(long, value_name = "on|off", value_parser = parse_switch, default_value = "on")]
+    pub pow: Switch,
 
-    /// Whether nodes may register with a certificate [default: on]
-    #[arg(long, value_name = "on|off", value_parser = parse_switch)]
-    pub certificates: Option<bool>,
+    /// Whether nodes may register with a certificate
+    #[arg(long, value_name = "on|off", value_parser = parse_switch, default_value = "on")]
+    pub certificates: Switch,
 
     /// Where nodes get certificates
     #[arg(long, value_name = "URL")]
@@ -153,29 +183,30 @@ pub struct ServerArgs {
 
     /// A directory of further keys that may sign certificates: `*.key` files, each with one key
     /// in base64
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = path())]
     pub trusted_pub_keys_dir_path: Option<PathBuf>,
 
     /// Take registrations and close rounds, but work on none until a start without this
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
-        default_missing_value = "true", value_parser = parse_bool)]
-    pub disable_worker: Option<bool>,
+        default_missing_value = "true", value_parser = parse_bool, default_value = "false",
+        hide_default_value = true)]
+    pub disable_worker: bool,
 
     /// The core that the hashing thread has for itself while it works, all other threads being
     /// kept off it: `auto` takes the fastest one, measured at the start, and none if there is only
     /// one; a number takes that one; `off` lets the system place the threads. With a core for it,
     /// memory is kept from being swapped out. What the system does not permit is left out with a
-    /// warning [default: auto]
-    #[arg(long, value_name = "auto|N|off")]
-    pub work_core: Option<WorkCore>,
+    /// warning
+    #[arg(long, value_name = "auto|N|off", default_value = "auto")]
+    pub work_core: WorkCore,
 
     /// The priority of the hashing thread on its own core. `realtime` comes before every ordinary
     /// thread, the system's included: for a core that the system is kept off, too (isolcpus), with
     /// kernel.sched_rt_runtime_us=-1. `nice` is the highest ordinary one: where the kernel
     /// schedules by groups (autogroups, cpu control groups), the other threads of the server pay
-    /// for it [default: off]
-    #[arg(long, value_name = "off|nice|realtime")]
-    pub work_priority: Option<WorkPriority>,
+    /// for it
+    #[arg(long, value_name = "off|nice|realtime", default_value = "off")]
+    pub work_priority: WorkPriority,
 
     /// How much of the work is recomputed on other cores while it is done, so that what a faulty CPU,
     /// memory or disk gets wrong is repaired while it can be: full; sampled, a random eighth, and
@@ -184,9 +215,9 @@ pub struct ServerArgs {
     #[arg(long, value_name = "full|sampled|off")]
     pub audit: Option<AuditMode>,
 
-    /// Threads of low priority for that [default: 1]
-    #[arg(long, value_name = "NUMBER", value_parser = parse_threads)]
-    pub audit_threads: Option<usize>,
+    /// Threads of low priority for that
+    #[arg(long, value_name = "NUMBER", value_parser = parse_threads, default_value = "1")]
+    pub audit_threads: usize,
 
     /// The backend that hashes [default: POET_BACKEND, or the fastest one here]
     #[arg(long, value_name = "NAME")]
@@ -194,8 +225,9 @@ pub struct ServerArgs {
 
     /// Choose the backend by a fixed order instead of a timing trial at the start
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
-        default_missing_value = "true", value_parser = parse_bool)]
-    pub no_trial: Option<bool>,
+        default_missing_value = "true", value_parser = parse_bool, default_value = "false",
+        hide_default_value = true)]
+    pub no_trial: bool,
 
     /// Has no effect here: known for the sake of existing configurations
     #[arg(long, value_name = "NUMBER")]
@@ -217,13 +249,150 @@ pub struct ServerArgs {
     #[arg(long, value_name = "PORT")]
     pub profile: Option<String>,
 }
+}
 
-/// Options on their own, without the rest of the command line.
-#[derive(Parser)]
-#[command(no_binary_name = true, disable_help_flag = true)]
-pub(crate) struct OptionLine {
-    #[command(flatten)]
-    pub(crate) server: ServerArgs,
+/// Options of the original server that there is nothing to do for.
+pub(crate) const WITHOUT_EFFECT: [&str; 5] =
+    ["lps", "memory", "tree_file_buffer", "cpuprofile", "profile"];
+
+/// The options of the server that a command line gives. More can stand in a file, so that they have
+/// values only together with that: see [`Config`](crate::config::Config).
+#[derive(Clone, Debug, Default)]
+pub struct ServerArgs(pub(crate) Vec<OsString>);
+
+impl ServerArgs {
+    /// The options of a command line of nothing else.
+    ///
+    /// # Errors
+    /// When they are none.
+    pub fn parse(
+        arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+    ) -> Result<Self, clap::Error> {
+        let matches = options_only().try_get_matches_from(arguments)?;
+        Self::from_arg_matches(&matches)
+    }
+}
+
+impl Args for ServerArgs {
+    fn augment_args(command: Command) -> Command {
+        // As for the original server, of an option that is given twice the last one counts.
+        Options::augment_args(command).args_override_self(true)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Options::augment_args_for_update(command).args_override_self(true)
+    }
+}
+
+impl FromArgMatches for ServerArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut arguments = Vec::new();
+        for option in options_only().get_arguments() {
+            let id = option.get_id().as_str();
+            if matches.value_source(id) == Some(ValueSource::CommandLine)
+                && let Some(name) = option.get_long()
+                && let Some(value) = matches.get_raw(id).and_then(Iterator::last)
+            {
+                let mut argument = OsString::from(format!("--{name}="));
+                argument.push(value);
+                arguments.push(argument);
+            }
+        }
+        Ok(Self(arguments))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.0.extend(Self::from_arg_matches(matches)?.0);
+        Ok(())
+    }
+}
+
+/// Options without the rest of the command line.
+pub(crate) fn options_only() -> Command {
+    let command = Command::new("")
+        .no_binary_name(true)
+        .disable_help_flag(true);
+    ServerArgs::augment_args(command)
+}
+
+/// A value as it is written in a file.
+trait Text {
+    /// The text; empty for a value that is not set.
+    fn text(&self) -> String;
+}
+
+impl<T: Text> Text for Option<T> {
+    fn text(&self) -> String {
+        self.as_ref().map_or(String::new(), Text::text)
+    }
+}
+
+macro_rules! displayed {
+    ($($Value:ty),*) => {
+        $(impl Text for $Value {
+            fn text(&self) -> String {
+                self.to_string()
+            }
+        })*
+    };
+}
+
+displayed!(
+    AuditMode,
+    NonZero<u32>,
+    String,
+    Switch,
+    Timestamp,
+    TrustedProxies,
+    WorkCore,
+    WorkPriority,
+    bool,
+    f64,
+    u16,
+    u32,
+    u64,
+    usize
+);
+
+impl Text for Duration {
+    fn text(&self) -> String {
+        duration::format_go(*self)
+    }
+}
+
+impl Text for PathBuf {
+    fn text(&self) -> String {
+        self.display().to_string()
+    }
+}
+
+impl Text for PublicKey {
+    fn text(&self) -> String {
+        STANDARD.encode(self.as_bytes())
+    }
+}
+
+/// Whether something is allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Switch {
+    /// It is.
+    On,
+    /// It is not.
+    Off,
+}
+
+impl fmt::Display for Switch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::On => "on",
+            Self::Off => "off",
+        })
+    }
+}
+
+/// A path, which no shell may have seen.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(paths::expand)
 }
 
 fn parse_time(text: &str) -> Result<Timestamp, &'static str> {
@@ -255,10 +424,10 @@ fn parse_bool(text: &str) -> Result<bool, &'static str> {
     }
 }
 
-fn parse_switch(text: &str) -> Result<bool, &'static str> {
+fn parse_switch(text: &str) -> Result<Switch, &'static str> {
     match text {
-        "on" => Ok(true),
-        "off" => Ok(false),
+        "on" => Ok(Switch::On),
+        "off" => Ok(Switch::Off),
         _ => Err("expected on or off"),
     }
 }
@@ -333,13 +502,11 @@ fn parse_address(text: &str) -> Result<String, &'static str> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
-        OptionLine::command().debug_assert();
+        options_only().debug_assert();
     }
 
     #[test]
@@ -377,10 +544,7 @@ mod tests {
             ("--rate-limit-burst=0", "at least 1"),
             ("--trusted-proxies=10.0.0.0/40", "networks with commas"),
         ] {
-            let error = OptionLine::try_parse_from([argument])
-                .err()
-                .unwrap()
-                .to_string();
+            let error = ServerArgs::parse([argument]).err().unwrap().to_string();
             let (option, _) = argument.split_once('=').unwrap();
             assert!(
                 error.contains(option) && error.contains(expected),
@@ -392,9 +556,10 @@ mod tests {
     #[test]
     fn every_audit_mode() {
         for mode in ["full", "sampled", "off"] {
-            let OptionLine { server } =
-                OptionLine::try_parse_from([format!("--audit={mode}")]).unwrap();
-            assert_eq!(server.audit.unwrap().to_string(), mode);
+            let argument = format!("--audit={mode}");
+            let matches = options_only().try_get_matches_from([argument]).unwrap();
+            let options = Options::from_arg_matches(&matches).unwrap();
+            assert_eq!(options.audit.unwrap().to_string(), mode);
         }
     }
 

@@ -1,36 +1,24 @@
-//! The server's configuration: command line over file over defaults.
-//!
-//! The file has one `name=value` in a line, with the names of the command line's long options.
-//! Values may stand in double quotes, with the escapes of JSON in them; a switch without a value is on;
-//! lines that begin with `;` or `#` are comments; section headers in brackets are passed over.
+//! The server's configuration: command line over file over defaults, in the parts that its users need.
 
-use std::{
-    collections::HashMap,
-    env,
-    ffi::OsString,
-    fmt, fs, io,
-    num::NonZero,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{env, fmt, num::NonZero, path::PathBuf, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use clap::{Args as _, Parser};
-use jiff::Timestamp;
-use poet_host::{WorkCore, WorkPlace, WorkPriority};
+use clap::FromArgMatches as _;
+use poet_host::{WorkCore, WorkPriority};
 use poet_proto::{
-    certificate::{Certifier, TrustedKeys, TrustedKeysError},
-    duration::format_go,
-    identity::{PRIVATE_KEY_VARIABLE, PrivateKey, PrivateKeyError, PublicKey},
+    certificate::{Certifier, TrustedKeys},
+    identity::{PRIVATE_KEY_VARIABLE, PrivateKey},
 };
 use poet_rounds::{config::RoundsConfig, registration::Rules, worker::AuditMode};
 use poet_storage::directory::Directories;
 
+pub use crate::config_error::ConfigError;
 use crate::{
     api::client::Rate,
-    args::{OptionLine, ServerArgs},
+    args::{Options, ServerArgs, Switch, WITHOUT_EFFECT, options_only},
+    config_file::OptionFile,
     limits::ClientLimits,
+    paths::default_poetdir,
 };
 
 /// The environment variable that may name the backend.
@@ -38,124 +26,73 @@ const BACKEND_VARIABLE: &str = "POET_BACKEND";
 /// The burst of an address, unless configured, in seconds of its rate.
 const BURST_SECONDS: f64 = 10.0;
 const MEGABYTE: u64 = 1_000_000;
-/// Options of the original server that there is nothing to do for.
-const WITHOUT_EFFECT: [&str; 5] = ["lps", "memory", "tree-file-buffer", "cpuprofile", "profile"];
 
 /// All that the server needs to know.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The network's genesis; without one, the server's first start.
-    pub genesis: Option<Timestamp>,
-    /// The length of an epoch.
-    pub epoch_duration: Duration,
-    /// From genesis to the start of round 0.
-    pub phase_shift: Duration,
-    /// From a round's end to the next one's start.
-    pub cycle_gap: Duration,
-    /// Where the work in progress is kept.
-    pub datadir: PathBuf,
-    /// Where the database is kept.
-    pub dbdir: PathBuf,
+    /// What rounds follow.
+    pub rounds: RoundsConfig,
+    /// Where the server keeps what must survive.
+    pub directories: Directories,
+    /// The most registrations in one commit.
+    pub max_submit_batch: usize,
+    /// Where it listens, and to whom.
+    pub listeners: ListenersConfig,
+    /// How the work is done.
+    pub work: WorkConfig,
+    /// How it logs.
+    pub log: LogConfig,
+    /// Options that were given and have no effect.
+    pub ignored: Vec<String>,
+}
+
+/// Where the server listens, and what clients may cost.
+#[derive(Clone, Debug)]
+pub struct ListenersConfig {
     /// `host:port` for REST.
-    pub restlisten: String,
+    pub rest: String,
     /// `host:port` for gRPC.
-    pub rpclisten: String,
+    pub grpc: String,
     /// `host:port` for the operator's gRPC.
-    pub config_rpclisten: String,
+    pub private: String,
+    /// Where metrics are served, if they are.
+    pub metrics_port: Option<u16>,
     /// The longest message that is sent over gRPC.
     pub max_grpc_response_bytes: usize,
     /// What clients may cost.
-    pub client_limits: ClientLimits,
-    /// Where metrics are served, if they are.
-    pub metrics_port: Option<u16>,
-    /// The rules of registration.
-    pub rules: Rules,
-    /// The server's key, if it was given.
-    pub private_key: Option<PrivateKey>,
+    pub limits: ClientLimits,
+}
+
+/// How the work is done.
+#[derive(Clone, Debug)]
+pub struct WorkConfig {
     /// The backend to use, if it was named.
     pub backend: Option<String>,
     /// Whether backends are timed against each other.
     pub trial: bool,
-    /// Whether rounds are worked on.
-    pub worker: bool,
     /// The core that the hashing thread asks for.
-    pub work_core: WorkCore,
+    pub core: WorkCore,
     /// The priority that the hashing thread asks for.
-    pub work_priority: WorkPriority,
-    /// The place that it has got; it has to be asked for before any thread is started.
-    pub work_place: WorkPlace,
+    pub priority: WorkPriority,
     /// How much of the work is audited.
     pub audit: AuditMode,
     /// Threads that audit.
     pub audit_threads: usize,
-    /// The most registrations in one commit.
-    pub max_submit_batch: usize,
-    /// Where the log's files are kept.
-    pub logdir: PathBuf,
-    /// How many full log files are kept; 0 for one without limit.
-    pub max_log_files: usize,
-    /// How large a log file becomes.
-    pub max_log_file_bytes: u64,
-    /// Options that were given and have no effect.
-    pub ignored: Vec<String>,
-    /// Whether to log details.
-    pub debug_log: bool,
-    /// Whether to log in JSON.
-    pub json_log: bool,
 }
 
-/// Why there is no usable configuration. Each message tells all there is to tell: causes are in
-/// it, not behind it.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("cannot read --configfile {path}: {cause}: expected a text of name=value lines")]
-    Read {
-        /// Which one.
-        path: PathBuf,
-        /// Why.
-        cause: io::Error,
-    },
-    /// A line of the file means nothing.
-    #[error("{path}, line {line}: {reason}")]
-    Line {
-        /// The file.
-        path: PathBuf,
-        /// The line's number, from 1.
-        line: usize,
-        /// What is wrong.
-        reason: String,
-    },
-    /// There is no place for the default directories.
-    #[error("the user's cache directory is unknown: expected --poetdir, or --datadir and --dbdir")]
-    NoCacheDirectory,
-    /// A certifier without a key.
-    #[error("--certifier-url is given without --certifier-pubkey: expected both")]
-    CertifierWithoutKey,
-    /// Trusted keys that nothing would be checked against.
-    #[error("--trusted-pub-keys-dir-path is given without --certifier-pubkey: expected both")]
-    TrustedWithoutCertifier,
-    /// The trusted keys cannot be used.
-    #[error("--trusted-pub-keys-dir-path: {cause}")]
-    TrustedKeys {
-        /// Why.
-        cause: TrustedKeysError,
-    },
-    /// No way to register is left.
-    #[error(
-        "with --pow=off and without certificates nobody could register: expected --pow=on, or \
-         --certifier-pubkey with --certificates=on"
-    )]
-    NoRegistration,
-    /// A burst of a rate that is not limited.
-    #[error("--rate-limit-burst is given without --rate-limit: expected both")]
-    BurstWithoutRate,
-    /// The key in the environment is none.
-    #[error("{PRIVATE_KEY_VARIABLE}: {cause}")]
-    PrivateKey {
-        /// Why.
-        cause: PrivateKeyError,
-    },
+/// How the server logs.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// Where the log's files are kept.
+    pub folder: PathBuf,
+    /// How many full log files are kept; 0 for one without limit.
+    pub max_files: usize,
+    /// How large a log file becomes.
+    pub max_file_bytes: u64,
+    /// Whether to log details.
+    pub debug: bool,
+    /// Whether to log in JSON.
+    pub json: bool,
 }
 
 /// Where the value of an option comes from.
@@ -190,8 +127,8 @@ impl fmt::Display for Source {
 /// The value that counts of an option.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Effective {
-    /// The option.
-    pub name: &'static str,
+    /// The option, or the environment variable.
+    pub name: String,
     /// Its value; empty for an option that is not set.
     pub value: String,
     /// Where the value comes from.
@@ -211,180 +148,87 @@ impl Config {
     ///
     /// # Errors
     /// As [`Self::load`].
-    pub fn explain(args: ServerArgs) -> Result<(Self, Vec<Effective>), ConfigError> {
+    pub fn explain(ServerArgs(given): ServerArgs) -> Result<(Self, Vec<Effective>), ConfigError> {
         // As for the original server, an empty one is none.
         let given_key = env::var_os(PRIVATE_KEY_VARIABLE).filter(|text| !text.is_empty());
         let private_key = given_key
             .map(|text| PrivateKey::from_base64(&text.to_string_lossy()))
             .transpose()
             .map_err(|cause| ConfigError::PrivateKey { cause })?;
-        let path = args.configfile.clone().map(expand);
+        let on_command_line = options_only().try_get_matches_from(&given)?;
+        let path = on_command_line.get_one::<PathBuf>("configfile").cloned();
         let file = match &path {
-            None => File::default(),
-            Some(path) => read_file(path)?,
+            None => OptionFile::default(),
+            Some(path) => OptionFile::read(path)?,
         };
-        let on_command_line = given(&args);
-        let source = |name: &str| {
-            if on_command_line.contains(&name) {
-                return Source::CommandLine;
-            }
-            match (&path, file.lines.get(name)) {
-                (Some(path), Some(line)) => Source::File {
+        // Of an option that is given twice the last one counts.
+        let mut command = options_only();
+        let matches = command.try_get_matches_from_mut(file.arguments.iter().chain(&given))?;
+        let mut options = Options::from_arg_matches(&matches)?;
+        let is_given =
+            |id: &str| matches.value_source(id) == Some(clap::parser::ValueSource::CommandLine);
+        let ignored: Vec<_> = WITHOUT_EFFECT
+            .into_iter()
+            .filter(|id| is_given(id))
+            .map(|id| format!("--{}", id.replace('_', "-")))
+            .collect();
+        options.complete()?;
+        let backend_variable = env::var(BACKEND_VARIABLE).ok();
+        let mut effective = Vec::new();
+        for (id, mut value) in options.texts() {
+            let name = command
+                .get_arguments()
+                .find(|option| option.get_id() == id)
+                .and_then(clap::Arg::get_long)
+                .unwrap_or(id)
+                .to_owned();
+            let source = if on_command_line.value_source(id)
+                == Some(clap::parser::ValueSource::CommandLine)
+            {
+                Source::CommandLine
+            } else if let (Some(path), Some(line)) = (&path, file.lines.get(&name)) {
+                Source::File {
                     path: path.clone(),
                     line: *line,
-                },
-                _ => Source::Default,
-            }
-        };
-        let args = over(args, file.args);
-        let config = Self::resolve(args.clone(), private_key)?;
-        let effective = config
-            .values(args)
-            .into_iter()
-            .map(|(name, value)| Effective {
+                }
+            } else if let ("backend", Some(variable)) = (id, &backend_variable) {
+                value.clone_from(variable);
+                Source::Environment
+            } else {
+                Source::Default
+            };
+            effective.push(Effective {
                 name,
                 value,
-                source: match name {
-                    PRIVATE_KEY_VARIABLE if config.private_key.is_some() => Source::Environment,
-                    "backend"
-                        if config.backend.is_none() && env::var_os(BACKEND_VARIABLE).is_some() =>
-                    {
-                        Source::Environment
-                    }
-                    _ => source(name),
-                },
-            })
-            .collect();
-        Ok((config, effective))
-    }
-
-    /// What rounds follow.
-    pub fn rounds(&self) -> RoundsConfig {
-        RoundsConfig {
-            genesis: self.genesis,
-            epoch_duration: self.epoch_duration,
-            phase_shift: self.phase_shift,
-            cycle_gap: self.cycle_gap,
-            rules: self.rules.clone(),
-            private_key: self.private_key.clone(),
-            worker: self.worker,
+                source,
+            });
         }
+        // Never the key itself.
+        let key = private_key.as_ref().map(|key| {
+            let public = STANDARD.encode(key.public().as_bytes());
+            format!("the private key of {public}")
+        });
+        effective.push(Effective {
+            name: PRIVATE_KEY_VARIABLE.to_owned(),
+            source: match key {
+                Some(_) => Source::Environment,
+                None => Source::Default,
+            },
+            value: key.unwrap_or_default(),
+        });
+        Ok((Self::resolve(options, private_key, ignored)?, effective))
     }
 
-    /// Where the server keeps what must survive.
-    pub fn directories(&self) -> Directories {
-        Directories {
-            dbdir: self.dbdir.clone(),
-            datadir: self.datadir.clone(),
-        }
-    }
-
-    /// Every option with the value that counts.
-    fn values(&self, args: ServerArgs) -> Vec<(&'static str, String)> {
-        fn text(value: Option<impl ToString>) -> String {
-            value.map_or(String::new(), |value| value.to_string())
-        }
-        let path = |path: &Path| path.display().to_string();
-        let switch = |on| if on { "on" } else { "off" }.to_owned();
-        let key = |key: &PublicKey| STANDARD.encode(key.as_bytes());
-        let (rules, limits) = (&self.rules, &self.client_limits);
-        let (poetdir, configfile) = (args.poetdir.map(expand), args.configfile.map(expand));
-        let (keys, backend) = (args.trusted_pub_keys_dir_path.map(expand), &self.backend);
-        let backend = backend.clone().or_else(|| env::var(BACKEND_VARIABLE).ok());
-        let flush = args.submit_flush_interval;
-        vec![
-            ("genesis-time", text(self.genesis)),
-            (
-                "poetdir",
-                text(poetdir.or_else(default_poetdir).as_deref().map(path)),
-            ),
-            ("configfile", text(configfile.as_deref().map(path))),
-            ("datadir", path(&self.datadir)),
-            ("dbdir", path(&self.dbdir)),
-            ("logdir", path(&self.logdir)),
-            ("maxlogfiles", self.max_log_files.to_string()),
-            (
-                "maxlogfilesize",
-                (self.max_log_file_bytes / MEGABYTE).to_string(),
-            ),
-            ("debuglog", self.debug_log.to_string()),
-            ("jsonlog", self.json_log.to_string()),
-            ("restlisten", self.restlisten.clone()),
-            ("rpclisten", self.rpclisten.clone()),
-            ("config-rpclisten", self.config_rpclisten.clone()),
-            (
-                "max-grpc-resp-size",
-                self.max_grpc_response_bytes.to_string(),
-            ),
-            ("max-connections", text(limits.max_connections)),
-            (
-                "max-connections-per-address",
-                text(limits.max_connections_per_address),
-            ),
-            ("rate-limit", text(limits.rate.map(|rate| rate.per_second))),
-            ("rate-limit-burst", text(limits.rate.map(|rate| rate.burst))),
-            ("trusted-proxies", limits.proxies.to_string()),
-            ("metrics-port", text(self.metrics_port)),
-            ("epoch-duration", format_go(self.epoch_duration)),
-            ("phase-shift", format_go(self.phase_shift)),
-            ("cycle-gap", format_go(self.cycle_gap)),
-            ("pow-difficulty", rules.pow_difficulty.to_string()),
-            ("max-round-members", rules.max_round_members.to_string()),
-            ("max-submit-batch-size", self.max_submit_batch.to_string()),
-            (
-                "submit-flush-interval",
-                format_go(flush.unwrap_or(Duration::from_millis(100))),
-            ),
-            ("pow", switch(rules.pow)),
-            ("certificates", switch(args.certificates.unwrap_or(true))),
-            ("certifier-url", text(args.certifier_url)),
-            (
-                "certifier-pubkey",
-                text(args.certifier_pubkey.as_ref().map(key)),
-            ),
-            ("trusted-pub-keys-dir-path", text(keys.as_deref().map(path))),
-            ("disable-worker", (!self.worker).to_string()),
-            ("work-core", self.work_core.to_string()),
-            ("work-priority", self.work_priority.to_string()),
-            ("audit", self.audit.to_string()),
-            ("audit-threads", self.audit_threads.to_string()),
-            ("backend", text(backend)),
-            ("no-trial", (!self.trial).to_string()),
-            ("lps", text(args.lps)),
-            ("memory", text(args.memory)),
-            ("tree-file-buffer", text(args.tree_file_buffer)),
-            ("cpuprofile", text(args.cpuprofile)),
-            ("profile", text(args.profile)),
-            (
-                PRIVATE_KEY_VARIABLE,
-                // Never the key itself.
-                text(
-                    self.private_key
-                        .as_ref()
-                        .map(|private| format!("the private key of {}", key(&private.public()))),
-                ),
-            ),
-        ]
-    }
-
-    fn resolve(args: ServerArgs, private_key: Option<PrivateKey>) -> Result<Self, ConfigError> {
-        let ignored = given(&args)
-            .into_iter()
-            .filter(|name| WITHOUT_EFFECT.contains(name))
-            .map(|name| format!("--{name}"))
-            .collect();
-        let poetdir = args.poetdir.or_else(default_poetdir);
-        let directory = |given: Option<PathBuf>, name| {
-            given
-                .or_else(|| Some(poetdir.as_ref()?.join(name)))
-                .map(expand)
-                .ok_or(ConfigError::NoCacheDirectory)
-        };
+    fn resolve(
+        args: Options,
+        private_key: Option<PrivateKey>,
+        ignored: Vec<String>,
+    ) -> Result<Self, ConfigError> {
         let certifier = match (args.certifier_pubkey, args.certifier_url) {
             (Some(pubkey), url) => {
                 let trusted = match args.trusted_pub_keys_dir_path {
                     None => TrustedKeys::default(),
-                    Some(folder) => TrustedKeys::read(expand(folder))
+                    Some(folder) => TrustedKeys::read(folder)
                         .map_err(|cause| ConfigError::TrustedKeys { cause })?,
                 };
                 Some(Certifier {
@@ -399,280 +243,110 @@ impl Config {
             }
             (None, None) => None,
         };
-        let certifier = certifier.filter(|_| args.certificates.unwrap_or(true));
-        let pow = args.pow.unwrap_or(true);
+        let certifier = certifier.filter(|_| args.certificates == Switch::On);
+        let pow = args.pow == Switch::On;
         if !pow && certifier.is_none() {
             return Err(ConfigError::NoRegistration);
         }
+        let directory = |path: Option<PathBuf>| path.ok_or(ConfigError::NoCacheDirectory);
         Ok(Self {
-            genesis: args.genesis_time,
-            epoch_duration: args.epoch_duration.unwrap_or(Duration::from_secs(30)),
-            phase_shift: args.phase_shift.unwrap_or(Duration::from_secs(15)),
-            cycle_gap: args.cycle_gap.unwrap_or(Duration::from_secs(10)),
-            datadir: directory(args.datadir, "data")?,
-            dbdir: directory(args.dbdir, "db")?,
-            restlisten: args
-                .restlisten
-                .unwrap_or_else(|| "localhost:8080".to_owned()),
-            rpclisten: args
-                .rpclisten
-                .unwrap_or_else(|| "localhost:50002".to_owned()),
-            config_rpclisten: args
-                .config_rpclisten
-                .unwrap_or_else(|| "localhost:50001".to_owned()),
-            max_grpc_response_bytes: args.max_grpc_resp_size.unwrap_or(8 << 20),
-            client_limits: ClientLimits {
-                max_connections: args.max_connections,
-                max_connections_per_address: args.max_connections_per_address,
-                rate: rate(args.rate_limit, args.rate_limit_burst)?,
-                proxies: args.trusted_proxies.unwrap_or_default(),
+            rounds: RoundsConfig {
+                genesis: args.genesis_time,
+                epoch_duration: args.epoch_duration,
+                phase_shift: args.phase_shift,
+                cycle_gap: args.cycle_gap,
+                rules: Rules {
+                    pow,
+                    pow_difficulty: args.pow_difficulty,
+                    max_round_members: args.max_round_members,
+                    certifier,
+                },
+                private_key,
+                worker: !args.disable_worker,
             },
-            metrics_port: args.metrics_port,
-            worker: !args.disable_worker.unwrap_or(false),
-            work_core: args.work_core.unwrap_or_default(),
-            work_priority: args.work_priority.unwrap_or_default(),
-            work_place: WorkPlace::default(),
-            audit: args.audit.unwrap_or_else(AuditMode::for_this_machine),
-            audit_threads: args.audit_threads.unwrap_or(1),
-            max_submit_batch: args.max_submit_batch_size.unwrap_or(1000),
-            logdir: directory(args.logdir, "logs")?,
-            max_log_files: args.maxlogfiles.unwrap_or(3),
-            max_log_file_bytes: args.maxlogfilesize.unwrap_or(10) * MEGABYTE,
+            directories: Directories {
+                dbdir: directory(args.dbdir)?,
+                datadir: directory(args.datadir)?,
+            },
+            max_submit_batch: args.max_submit_batch_size,
+            listeners: ListenersConfig {
+                rest: args.restlisten,
+                grpc: args.rpclisten,
+                private: args.config_rpclisten,
+                metrics_port: args.metrics_port,
+                max_grpc_response_bytes: args.max_grpc_resp_size,
+                limits: ClientLimits {
+                    max_connections: args.max_connections,
+                    max_connections_per_address: args.max_connections_per_address,
+                    rate: rate(args.rate_limit, args.rate_limit_burst)?,
+                    proxies: args.trusted_proxies.unwrap_or_default(),
+                },
+            },
+            work: WorkConfig {
+                backend: args.backend,
+                trial: !args.no_trial,
+                core: args.work_core,
+                priority: args.work_priority,
+                audit: args.audit.unwrap_or_else(AuditMode::for_this_machine),
+                audit_threads: args.audit_threads,
+            },
+            log: LogConfig {
+                folder: directory(args.logdir)?,
+                max_files: args.maxlogfiles,
+                max_file_bytes: args.maxlogfilesize * MEGABYTE,
+                debug: args.debuglog,
+                json: args.jsonlog,
+            },
             ignored,
-            rules: Rules {
-                pow,
-                pow_difficulty: args.pow_difficulty.unwrap_or(0),
-                max_round_members: args.max_round_members.unwrap_or(1 << 32),
-                certifier,
-            },
-            private_key,
-            backend: args.backend,
-            trial: !args.no_trial.unwrap_or(false),
-            debug_log: args.debuglog.unwrap_or(false),
-            json_log: args.jsonlog.unwrap_or(false),
         })
     }
 }
 
-fn rate(per_second: Option<f64>, burst: Option<NonZero<u32>>) -> Result<Option<Rate>, ConfigError> {
-    let Some(per_second) = per_second else {
-        return match burst {
-            Some(_) => Err(ConfigError::BurstWithoutRate),
-            None => Ok(None),
-        };
-    };
-    let default = || {
-        let requests = (per_second * BURST_SECONDS).ceil() as u32;
-        NonZero::new(requests).unwrap_or(NonZero::<u32>::MIN)
-    };
-    Ok(Some(Rate {
-        per_second,
-        burst: burst.unwrap_or_else(default),
-    }))
-}
-
-/// What is done to every option.
-macro_rules! for_all_options {
-    ($($field:ident $name:literal),* $(,)?) => {
-        /// `args`, and where it says nothing, `file`.
-        fn over(args: ServerArgs, file: ServerArgs) -> ServerArgs {
-            ServerArgs {
-                $($field: args.$field.or(file.$field)),*
+impl Options {
+    /// Gives those their value whose default depends on others, or on the machine.
+    fn complete(&mut self) -> Result<(), ConfigError> {
+        self.poetdir = self.poetdir.take().or_else(default_poetdir);
+        for (directory, name) in [
+            (&mut self.datadir, "data"),
+            (&mut self.dbdir, "db"),
+            (&mut self.logdir, "logs"),
+        ] {
+            if directory.is_none() {
+                let poetdir = self.poetdir.as_ref();
+                let poetdir = poetdir.ok_or(ConfigError::NoCacheDirectory)?;
+                *directory = Some(poetdir.join(name));
             }
         }
-
-        /// The names of the options that are set in `args`.
-        fn given(args: &ServerArgs) -> Vec<&'static str> {
-            let mut names = Vec::new();
-            $(if args.$field.is_some() {
-                names.push($name);
-            })*
-            names
+        self.audit.get_or_insert_with(AuditMode::for_this_machine);
+        if let Some(per_second) = self.rate_limit {
+            self.rate_limit_burst
+                .get_or_insert_with(|| burst(per_second));
         }
-    };
-}
-
-for_all_options!(
-    genesis_time "genesis-time",
-    poetdir "poetdir",
-    configfile "configfile",
-    datadir "datadir",
-    dbdir "dbdir",
-    logdir "logdir",
-    maxlogfiles "maxlogfiles",
-    maxlogfilesize "maxlogfilesize",
-    debuglog "debuglog",
-    jsonlog "jsonlog",
-    restlisten "restlisten",
-    rpclisten "rpclisten",
-    config_rpclisten "config-rpclisten",
-    max_grpc_resp_size "max-grpc-resp-size",
-    max_connections "max-connections",
-    max_connections_per_address "max-connections-per-address",
-    rate_limit "rate-limit",
-    rate_limit_burst "rate-limit-burst",
-    trusted_proxies "trusted-proxies",
-    metrics_port "metrics-port",
-    epoch_duration "epoch-duration",
-    phase_shift "phase-shift",
-    cycle_gap "cycle-gap",
-    pow_difficulty "pow-difficulty",
-    max_round_members "max-round-members",
-    max_submit_batch_size "max-submit-batch-size",
-    submit_flush_interval "submit-flush-interval",
-    pow "pow",
-    certificates "certificates",
-    certifier_url "certifier-url",
-    certifier_pubkey "certifier-pubkey",
-    trusted_pub_keys_dir_path "trusted-pub-keys-dir-path",
-    disable_worker "disable-worker",
-    work_core "work-core",
-    work_priority "work-priority",
-    audit "audit",
-    audit_threads "audit-threads",
-    backend "backend",
-    no_trial "no-trial",
-    lps "lps",
-    memory "memory",
-    tree_file_buffer "tree-file-buffer",
-    cpuprofile "cpuprofile",
-    profile "profile",
-);
-
-/// What stands in a file.
-#[derive(Default)]
-struct File {
-    args: ServerArgs,
-    /// The line of each option that counts.
-    lines: HashMap<String, usize>,
-}
-
-fn read_file(path: &Path) -> Result<File, ConfigError> {
-    let text = fs::read_to_string(path).map_err(|cause| ConfigError::Read {
-        path: path.to_owned(),
-        cause,
-    })?;
-    let mut file = File::default();
-    for (index, line) in text.lines().enumerate() {
-        let option = parse_line(line.trim()).map_err(|reason| ConfigError::Line {
-            path: path.to_owned(),
-            line: index + 1,
-            reason,
-        })?;
-        if let Some((name, option)) = option {
-            // As on the command line of the original server, the last one counts.
-            file.args = over(option, file.args);
-            file.lines.insert(name, index + 1);
-        }
-    }
-    Ok(file)
-}
-
-/// The option in a line, if there is one.
-fn parse_line(line: &str) -> Result<Option<(String, ServerArgs)>, String> {
-    if line.is_empty() || line.starts_with([';', '#', '[']) {
-        return Ok(None);
-    }
-    let (name, value) = line
-        .split_once('=')
-        .ok_or_else(|| format!("expected name=value, found {line:?}"))?;
-    let (name, value) = (name.trim(), value.trim());
-    let option = find_option(name).ok_or_else(|| format!("unknown option {name:?}"))?;
-    let value = if value.starts_with('"') {
-        // The same escapes as in JSON.
-        serde_json::from_str(value).map_err(|_| {
-            format!("expected a value in double quotes, with \\ before quotes in it, found {value}")
-        })?
-    } else {
-        value.to_owned()
-    };
-    let argument = if value.is_empty() && is_switch(&option) {
-        format!("--{name}")
-    } else {
-        format!("--{name}={value}")
-    };
-    let option = OptionLine::try_parse_from([argument]).map_err(|error| {
-        let message = error.to_string();
-        let first_line = message.lines().next().unwrap_or_default();
-        first_line
-            .strip_prefix("error: ")
-            .unwrap_or(first_line)
-            .to_owned()
-    })?;
-    Ok(Some((name.to_owned(), option.server)))
-}
-
-/// An option that a file may have: any of the command line but that for the file.
-fn find_option(name: &str) -> Option<clap::Arg> {
-    ServerArgs::augment_args(clap::Command::new(""))
-        .get_arguments()
-        .find(|option| option.get_long() == Some(name) && name != "configfile")
-        .cloned()
-}
-
-/// Whether an option may stand without a value.
-fn is_switch(option: &clap::Arg) -> bool {
-    option
-        .get_num_args()
-        .is_some_and(|values| values.min_values() == 0)
-}
-
-/// Replaces a leading `~` by the user's home and `$NAME` or `${NAME}` by that variable of the
-/// environment, for files that no shell has seen. A variable that is not set is left as it stands:
-/// the path is wrong either way, and so the error says why.
-fn expand(path: PathBuf) -> PathBuf {
-    let path = match (path.strip_prefix("~"), env::home_dir()) {
-        (Ok(rest), Some(home)) => home.join(rest),
-        _ => path,
-    };
-    match path.to_str() {
-        Some(text) if text.contains('$') => expand_variables(text, |name| env::var_os(name)).into(),
-        _ => path,
+        Ok(())
     }
 }
 
-fn expand_variables(text: &str, variable: impl Fn(&str) -> Option<OsString>) -> OsString {
-    let mut parts = text.split('$');
-    let mut expanded = OsString::from(parts.next().unwrap_or_default());
-    for part in parts {
-        let braced = part.strip_prefix('{').and_then(|part| part.split_once('}'));
-        let (name, rest) = braced.unwrap_or_else(|| {
-            let in_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-            part.split_at(part.find(|c| !in_name(c)).unwrap_or(part.len()))
-        });
-        match variable(name) {
-            Some(value) => {
-                expanded.push(value);
-                expanded.push(rest);
-            }
-            None => {
-                expanded.push("$");
-                expanded.push(part);
-            }
-        }
-    }
-    expanded
+/// The burst of an address at this rate, unless it is configured.
+fn burst(per_second: f64) -> NonZero<u32> {
+    let requests = (per_second * BURST_SECONDS).ceil() as u32;
+    NonZero::new(requests).unwrap_or(NonZero::<u32>::MIN)
 }
 
-fn default_poetdir() -> Option<PathBuf> {
-    Some(cache_directory()?.join("poet"))
-}
-
-fn cache_directory() -> Option<PathBuf> {
-    if cfg!(windows) {
-        return env::var_os("LOCALAPPDATA").map(PathBuf::from);
+fn rate(per_second: Option<f64>, given: Option<NonZero<u32>>) -> Result<Option<Rate>, ConfigError> {
+    match (per_second, given) {
+        (None, None) => Ok(None),
+        (None, Some(_)) => Err(ConfigError::BurstWithoutRate),
+        (Some(per_second), given) => Ok(Some(Rate {
+            per_second,
+            burst: given.unwrap_or_else(|| burst(per_second)),
+        })),
     }
-    if cfg!(target_os = "macos") {
-        return env::home_dir().map(|home| home.join("Library/Caches"));
-    }
-    env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .filter(|path| path.is_absolute())
-        .or_else(|| env::home_dir().map(|home| home.join(".cache")))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, path::Path, time::Duration};
+
     use super::*;
 
     fn load(file: &str, arguments: &[&str]) -> Result<Config, String> {
@@ -681,35 +355,35 @@ mod tests {
         fs::write(&path, file).unwrap();
         let file = format!("--configfile={}", path.display());
         let line = [file.as_str()].into_iter().chain(arguments.iter().copied());
-        let args = OptionLine::try_parse_from(line).unwrap().server;
+        let args = ServerArgs::parse(line).unwrap();
         Config::load(args).map_err(|error| error.to_string())
     }
 
     #[test]
     fn defaults() {
         let config = load("", &["--poetdir=/p"]).unwrap();
-        assert_eq!(config.genesis, None);
-        assert_eq!(config.epoch_duration, Duration::from_secs(30));
-        assert_eq!(config.phase_shift, Duration::from_secs(15));
-        assert_eq!(config.cycle_gap, Duration::from_secs(10));
-        assert_eq!(config.datadir, Path::new("/p/data"));
-        assert_eq!(config.dbdir, Path::new("/p/db"));
-        assert_eq!(config.restlisten, "localhost:8080");
-        assert_eq!(config.rpclisten, "localhost:50002");
-        assert_eq!(config.config_rpclisten, "localhost:50001");
-        assert_eq!(config.max_grpc_response_bytes, 8_388_608);
-        assert_eq!(config.rules.pow_difficulty, 0);
-        assert_eq!(config.rules.max_round_members, 4_294_967_296);
-        assert_eq!(config.logdir, Path::new("/p/logs"));
+        assert_eq!(config.rounds.genesis, None);
+        assert_eq!(config.rounds.epoch_duration, Duration::from_secs(30));
+        assert_eq!(config.rounds.phase_shift, Duration::from_secs(15));
+        assert_eq!(config.rounds.cycle_gap, Duration::from_secs(10));
+        assert_eq!(config.directories.datadir, Path::new("/p/data"));
+        assert_eq!(config.directories.dbdir, Path::new("/p/db"));
+        assert_eq!(config.listeners.rest, "localhost:8080");
+        assert_eq!(config.listeners.grpc, "localhost:50002");
+        assert_eq!(config.listeners.private, "localhost:50001");
+        assert_eq!(config.listeners.max_grpc_response_bytes, 8_388_608);
+        assert_eq!(config.rounds.rules.pow_difficulty, 0);
+        assert_eq!(config.rounds.rules.max_round_members, 4_294_967_296);
+        assert_eq!(config.log.folder, Path::new("/p/logs"));
         assert_eq!(
-            (config.max_log_files, config.max_log_file_bytes),
+            (config.log.max_files, config.log.max_file_bytes),
             (3, 10_000_000)
         );
         assert_eq!(config.max_submit_batch, 1000);
-        assert!(config.worker && config.rules.pow && config.ignored.is_empty());
-        assert_eq!(config.work_core, WorkCore::Auto);
-        assert_eq!(config.work_priority, WorkPriority::Off);
-        assert!(config.rules.certifier.is_none() && !config.debug_log && !config.json_log);
+        assert!(config.rounds.worker && config.rounds.rules.pow && config.ignored.is_empty());
+        assert_eq!(config.work.core, WorkCore::Auto);
+        assert_eq!(config.work.priority, WorkPriority::Off);
+        assert!(config.rounds.rules.certifier.is_none() && !config.log.debug && !config.log.json);
     }
 
     #[test]
@@ -740,17 +414,20 @@ mod tests {
         )
         .unwrap();
         assert_eq!(
-            config.genesis,
+            config.rounds.genesis,
             Some("2023-07-14T08:00:00Z".parse().unwrap())
         );
-        assert_eq!(config.epoch_duration, Duration::from_secs(336 * 3600));
-        assert_eq!(config.cycle_gap, Duration::from_secs(12 * 3600));
-        assert_eq!(config.rules.pow_difficulty, 3);
-        assert_eq!(config.rules.max_round_members, 7);
-        assert_eq!(config.datadir, Path::new("/elsewhere"));
-        assert_eq!(config.dbdir, Path::new("/p/db"));
-        assert_eq!(config.restlisten, ":99");
-        assert!(config.debug_log && config.json_log);
+        assert_eq!(
+            config.rounds.epoch_duration,
+            Duration::from_secs(336 * 3600)
+        );
+        assert_eq!(config.rounds.cycle_gap, Duration::from_secs(12 * 3600));
+        assert_eq!(config.rounds.rules.pow_difficulty, 3);
+        assert_eq!(config.rounds.rules.max_round_members, 7);
+        assert_eq!(config.directories.datadir, Path::new("/elsewhere"));
+        assert_eq!(config.directories.dbdir, Path::new("/p/db"));
+        assert_eq!(config.listeners.rest, ":99");
+        assert!(config.log.debug && config.log.json);
     }
 
     #[test]
@@ -782,10 +459,7 @@ mod tests {
                 "{error}"
             );
         }
-        let args = ServerArgs {
-            configfile: Some("/missing/file".into()),
-            ..Default::default()
-        };
+        let args = ServerArgs::parse(["--configfile=/missing/file"]).unwrap();
         let error = Config::load(args).unwrap_err().to_string();
         assert!(
             error.starts_with("cannot read --configfile /missing/file: "),
@@ -801,7 +475,7 @@ mod tests {
         assert!(error.contains("--certifier-pubkey"), "{error}");
         let key = "--certifier-pubkey=V2j2EMp26MjC55ZVa9p/PpRBIgoM94JlHVSDR1LN+Ys=";
         let config = load("certifier-url=http://c", &["--poetdir=/p", key]).unwrap();
-        assert_eq!(config.rules.certifier.unwrap().url, "http://c");
+        assert_eq!(config.rounds.rules.certifier.unwrap().url, "http://c");
         let keys = "--trusted-pub-keys-dir-path=/missing";
         let error = load("", &["--poetdir=/p", key, keys]).unwrap_err();
         assert!(
@@ -813,7 +487,7 @@ mod tests {
     #[test]
     fn rates_have_a_burst() {
         let rate = |line: &[&str]| load("", &[&["--poetdir=/p"], line].concat());
-        let limits = |line: &[&str]| rate(line).unwrap().client_limits;
+        let limits = |line: &[&str]| rate(line).unwrap().listeners.limits;
         assert_eq!(limits(&[]), ClientLimits::default());
         let of = |line: &[&str]| limits(line).rate.unwrap().burst.get();
         assert_eq!(of(&["--rate-limit=2.5"]), 25);
@@ -827,9 +501,9 @@ mod tests {
     fn a_way_to_register_is_left() {
         let key = "certifier-pubkey=V2j2EMp26MjC55ZVa9p/PpRBIgoM94JlHVSDR1LN+Ys=";
         let config = load(key, &["--poetdir=/p", "--pow=off"]).unwrap();
-        assert!(!config.rules.pow && config.rules.certifier.is_some());
+        assert!(!config.rounds.rules.pow && config.rounds.rules.certifier.is_some());
         let config = load(key, &["--poetdir=/p", "--certificates=off"]).unwrap();
-        assert!(config.rules.pow && config.rules.certifier.is_none());
+        assert!(config.rounds.rules.pow && config.rounds.rules.certifier.is_none());
         for (file, options) in [
             ("", &["--pow=off"][..]),
             (key, &["--pow=off", "--certificates=off"]),
@@ -844,11 +518,11 @@ mod tests {
     fn quoted_values_and_the_spellings_of_go() {
         let file = "datadir=\"/a \\\"b\\\"\"\ndebuglog=1\njsonlog=T\ndisable-worker=True\n";
         let config = load(file, &["--poetdir=/p", "--jsonlog=0"]).unwrap();
-        assert_eq!(config.datadir, Path::new("/a \"b\""));
-        assert!(config.debug_log && !config.json_log && !config.worker);
+        assert_eq!(config.directories.datadir, Path::new("/a \"b\""));
+        assert!(config.log.debug && !config.log.json && !config.rounds.worker);
         // A switch without a value is on, other options need one.
         let config = load("debuglog=\n disable-worker =\n", &["--poetdir=/p"]).unwrap();
-        assert!(config.debug_log && !config.json_log && !config.worker);
+        assert!(config.log.debug && !config.log.json && !config.rounds.worker);
         for line in ["datadir=", "pow=", "epoch-duration=", "certifier-url="] {
             let error = load(line, &["--poetdir=/p"]).unwrap_err();
             let (name, _) = line.split_once('=').unwrap();
@@ -869,7 +543,7 @@ mod tests {
         fs::write(&path, "\nmemory=1\npow-difficulty=5\n").unwrap();
         let file = format!("--configfile={}", path.display());
         let line = [&file, "--poetdir=/p", "--memory=2"];
-        let args = OptionLine::try_parse_from(line).unwrap().server;
+        let args = ServerArgs::parse(line).unwrap();
         let (_, effective) = Config::explain(args).unwrap();
         let of = |name: &str| effective.iter().find(|option| option.name == name).unwrap();
         let difficulty = of("pow-difficulty");
@@ -886,12 +560,15 @@ mod tests {
             ("/p/logs", &Source::Default)
         );
         // The names of both lists are those of the command line.
-        let command = ServerArgs::augment_args(clap::Command::new(""));
+        let command = options_only();
         let mut known: Vec<_> = command
             .get_arguments()
             .filter_map(clap::Arg::get_long)
             .collect();
-        let mut explained: Vec<_> = effective.iter().map(|option| option.name).collect();
+        let mut explained: Vec<_> = effective
+            .iter()
+            .map(|option| option.name.as_str())
+            .collect();
         explained.retain(|name| *name != PRIVATE_KEY_VARIABLE);
         known.sort_unstable();
         explained.sort_unstable();
@@ -902,28 +579,17 @@ mod tests {
     fn homes_are_expanded() {
         let Some(home) = env::home_dir() else { return };
         let config = load("poetdir=~/poet", &[]).unwrap();
-        assert_eq!(config.datadir, home.join("poet/data"));
+        assert_eq!(config.directories.datadir, home.join("poet/data"));
     }
 
     #[test]
     fn variables_are_expanded() {
-        let variable = |name: &str| match name {
-            "HOME" => Some("/home/operator".into()),
-            "N" => Some("7".into()),
-            _ => None,
-        };
-        for (text, expanded) in [
-            ("$HOME/poet", "/home/operator/poet"),
-            ("${HOME}/poet", "/home/operator/poet"),
-            ("/srv/$N-${N}${N}$N", "/srv/7-777"),
-            ("/srv/$NO/${NO}/x", "/srv/$NO/${NO}/x"),
-            ("/srv/$", "/srv/$"),
-            ("/srv/$$N/${N", "/srv/$7/${N"),
-        ] {
-            assert_eq!(expand_variables(text, variable), *expanded, "{text}");
-        }
         let path = env::var_os("PATH").unwrap();
         let config = load("dbdir=${PATH}", &["--poetdir=/p"]).unwrap();
-        assert_eq!(config.dbdir, Path::new(&path));
+        assert_eq!(config.directories.dbdir, Path::new(&path));
+        let error = load("\ndatadir=$POET_NO_SUCH/x", &["--poetdir=/p"]).unwrap_err();
+        for expected in ["line 2: ", "--datadir", "POET_NO_SUCH is not set"] {
+            assert!(error.contains(expected), "{error}");
+        }
     }
 }

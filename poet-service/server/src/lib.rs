@@ -22,10 +22,13 @@
 pub mod api;
 pub mod args;
 pub mod config;
+mod config_error;
+mod config_file;
 pub mod limits;
 mod log_queue;
 pub mod logfile;
 pub mod metrics;
+mod paths;
 mod proofs;
 pub mod service;
 pub mod status;

@@ -45,9 +45,7 @@ const LAST_LINE: Duration = Duration::from_millis(200);
         Without a subcommand it runs the server: nodes register challenges for a round, the round \
         is worked on, and its proof is served. Without options it keeps rounds of 30 seconds on \
         a local port, to try it out.",
-    args_conflicts_with_subcommands = true,
-    // As for the original server, of an option that is given twice the last one counts.
-    args_override_self = true
+    args_conflicts_with_subcommands = true
 )]
 struct Cli {
     #[command(subcommand)]
@@ -89,18 +87,18 @@ fn main() -> ExitCode {
 fn serve(args: ServerArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(args)?;
     let file = LogFile::open(
-        &config.logdir,
-        config.max_log_files,
-        config.max_log_file_bytes,
+        &config.log.folder,
+        config.log.max_files,
+        config.log.max_file_bytes,
     )
     .map_err(|cause| {
-        let folder = config.logdir.display();
+        let folder = config.log.folder.display();
         anyhow::anyhow!(
             "cannot use --logdir {folder}: {cause}: expected a directory that can be written to"
         )
     })?;
     let terminal = Terminal::new(file).context("cannot start the threads of the log")?;
-    terminal.init_logs(config.debug_log, config.json_log);
+    terminal.init_logs(config.log.debug, config.log.json);
     Ok(serve_with(config, &terminal).unwrap_or_else(|error| {
         // By the same way as the log, which may not be read at the moment.
         terminal.say(&format!("error: {error:#}"));
@@ -166,20 +164,21 @@ impl Deadline {
     }
 }
 
-fn serve_with(mut config: Config, terminal: &Terminal) -> anyhow::Result<ExitCode> {
+fn serve_with(config: Config, terminal: &Terminal) -> anyhow::Result<ExitCode> {
     check_threads()?;
     let deadline = Deadline::new()?;
     if !config.ignored.is_empty() {
         tracing::warn!("without effect here: {}", config.ignored.join(", "));
     }
     // Before any thread is started: none may disturb the measurement of the cores.
-    if config.worker {
+    let mut place = WorkPlace::default();
+    if config.rounds.worker {
         let options = Options {
-            forced: config.backend.as_deref(),
+            forced: config.work.backend.as_deref(),
             trial: false,
         };
         let work = select_with(WorkFunction::Sha256, options)?.work(LABEL_DEPTH)?;
-        config.work_place = WorkPlace::prepare(config.work_core, config.work_priority, &|| {
+        place = WorkPlace::prepare(config.work.core, config.work.priority, &|| {
             work.kernels().chain.one(&mut ZERO.clone(), LABEL_DEPTH);
             LABEL_DEPTH.into()
         });
@@ -188,24 +187,29 @@ fn serve_with(mut config: Config, terminal: &Terminal) -> anyhow::Result<ExitCod
         .enable_all()
         .build()
         .context("cannot start the threads of the server")?;
-    let result = runtime.block_on(run(config, terminal, &deadline));
+    let result = runtime.block_on(run(config, place, terminal, &deadline));
     // What still runs there ends with the process.
     runtime.shutdown_background();
     result
 }
 
-async fn run(config: Config, terminal: &Terminal, deadline: &Deadline) -> anyhow::Result<ExitCode> {
+async fn run(
+    config: Config,
+    place: WorkPlace,
+    terminal: &Terminal,
+    deadline: &Deadline,
+) -> anyhow::Result<ExitCode> {
     // Before anything else, so that a signal during the start ends the server in order, too.
     let end = end_signal()?;
     let hangups = Hangups::new()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let places = format!(
         "database   {}\nwork       {}\nlogs       {}",
-        config.dbdir.display(),
-        config.datadir.display(),
-        config.logdir.display()
+        config.directories.dbdir.display(),
+        config.directories.datadir.display(),
+        config.log.folder.display()
     );
-    let mut server = Server::start(config, Arc::clone(&clock)).await?;
+    let mut server = Server::start(config, place, Arc::clone(&clock)).await?;
 
     // Nobody needs to read it: an output that is closed or stopped is no reason to end or to wait.
     let greeting = greeting(&server, &places);

@@ -11,6 +11,7 @@ use std::{
 use axum::{Router, middleware};
 use poet_backends::{Options, SelectError, Selection};
 use poet_engine::{DepthError, LABEL_DEPTH, WorkFunction};
+use poet_host::WorkPlace;
 use poet_proto::identity::{PRIVATE_KEY_VARIABLE, PrivateKey, PrivateKeyError};
 use poet_rounds::{
     blocking,
@@ -186,14 +187,18 @@ pub struct Addresses {
 }
 
 impl Server {
-    /// Starts a server. It serves when this returns.
+    /// Starts a server, whose hashing thread runs at `place`. It serves when this returns.
     ///
     /// # Errors
     /// When something that it needs is not there; the message says what was expected.
-    pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
+    pub async fn start(
+        config: Config,
+        place: WorkPlace,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StartError> {
         let options = Options {
-            forced: config.backend.as_deref(),
-            trial: config.trial,
+            forced: config.work.backend.as_deref(),
+            trial: config.work.trial,
         };
         let backend = poet_backends::select_with(WorkFunction::Sha256, options)?;
         tracing::info!(
@@ -206,10 +211,10 @@ impl Server {
         }
         let work = backend.work(LABEL_DEPTH)?;
         // Before anything is stored: a port that is taken leaves no trace.
-        let rest = Listener::bind("--restlisten", &config.restlisten).await?;
-        let grpc = Listener::bind("--rpclisten", &config.rpclisten).await?;
-        let private = Listener::bind("--config-rpclisten", &config.config_rpclisten).await?;
-        let metrics_listener = match config.metrics_port {
+        let rest = Listener::bind("--restlisten", &config.listeners.rest).await?;
+        let grpc = Listener::bind("--rpclisten", &config.listeners.grpc).await?;
+        let private = Listener::bind("--config-rpclisten", &config.listeners.private).await?;
+        let metrics_listener = match config.listeners.metrics_port {
             // All interfaces, like the original server.
             Some(port) => Some(Listener::bind("--metrics-port", &format!(":{port}")).await?),
             None => None,
@@ -224,13 +229,13 @@ impl Server {
 
         let (locks, storage) = blocking(|| open(&config, metrics.clone()))?;
         let proofs = Arc::new(Proofs::new(Arc::clone(&storage)));
-        let audits = Audits::new(config.audit, config.audit_threads);
-        tracing::info!(mode = %config.audit, threads = config.audit_threads, "audit of the work");
+        let audits = Audits::new(config.work.audit, config.work.audit_threads);
+        tracing::info!(mode = %config.work.audit, threads = config.work.audit_threads, "audit of the work");
         let hashing = HashingThread::new(
-            config.datadir.join(THREAD_ID_FILE),
-            config.datadir.join(ROUNDS_FOLDER),
+            config.directories.datadir.join(THREAD_ID_FILE),
+            config.directories.datadir.join(ROUNDS_FOLDER),
             audits.clone(),
-            config.work_place.clone(),
+            place,
             Arc::clone(&clock),
         )
         .map_err(StartError::Threads)?;
@@ -243,9 +248,9 @@ impl Server {
             publish: Arc::clone(&proofs) as Arc<dyn Publish>,
             counters: Arc::new(metrics.clone()),
         };
-        let machine = Machine::start(&config.rounds(), parts)
+        let machine = Machine::start(&config.rounds, parts)
             .await
-            .map_err(|error| StartError::recovery(&config.dbdir, error))?;
+            .map_err(|error| StartError::recovery(&config.directories.dbdir, error))?;
         blocking(|| claim(&config, &*storage))?;
         let registration = machine.registration();
         let poet = Arc::new(Poet::new(Arc::clone(registration), proofs));
@@ -276,7 +281,11 @@ impl Server {
         );
         let routers = Routers {
             rest: api::router(Arc::clone(&poet), others),
-            grpc: grpc_api::router(Arc::clone(&poet), health, config.max_grpc_response_bytes)?,
+            grpc: grpc_api::router(
+                Arc::clone(&poet),
+                health,
+                config.listeners.max_grpc_response_bytes,
+            )?,
             private: grpc_api::private_router(poet, private_health)?,
         };
         let (stop, stopped) = watch::channel(false);
@@ -285,8 +294,8 @@ impl Server {
             clock,
             storage: Arc::clone(&storage),
             unready: readiness,
-            dbdir: config.dbdir.clone(),
-            datadir: config.datadir.clone(),
+            dbdir: config.directories.dbdir.clone(),
+            datadir: config.directories.datadir.clone(),
         };
         let counted = |router: Router| {
             router
@@ -296,7 +305,7 @@ impl Server {
                 ))
                 .layer(middleware::from_fn(api::request_id::name))
         };
-        let limits = &config.client_limits;
+        let limits = &config.listeners.limits;
         let limited = |router: Router, protocol| match limits.rate {
             None => router,
             Some(rate) => RateLimit::new(rate, limits.proxies.clone(), protocol).layer(router),
@@ -441,19 +450,19 @@ fn open(
     config: &Config,
     metrics: Metrics,
 ) -> Result<(DirectoryLocks, Arc<dyn Storage>), StartError> {
-    let directories = config.directories();
+    let directories = &config.directories;
     let locks = directories.lock()?;
     let database = directories.database();
     let unusable = |cause| DirectoryError::Unusable {
         flag: "--datadir",
-        path: config.datadir.clone(),
+        path: config.directories.datadir.clone(),
         cause,
     };
-    let owner = directory::owner(&config.datadir).map_err(unusable)?;
+    let owner = directory::owner(&config.directories.datadir).map_err(unusable)?;
     let other = |found| StartError::OtherOwner {
-        datadir: config.datadir.clone(),
+        datadir: config.directories.datadir.clone(),
         owner: owner.clone().unwrap_or_default(),
-        dbdir: config.dbdir.clone(),
+        dbdir: config.directories.dbdir.clone(),
         found,
     };
     // A new one would have another key, and none of the members.
@@ -463,14 +472,14 @@ fn open(
     }
     // The same if it was forgotten to take over what is there.
     for (flag, path, file) in [
-        ("--datadir", &config.datadir, GO_STATE_FILE),
-        ("--dbdir", &config.dbdir, GO_SERVER_PROOFS),
+        ("--datadir", &config.directories.datadir, GO_STATE_FILE),
+        ("--dbdir", &config.directories.dbdir, GO_SERVER_PROOFS),
     ] {
         if missing && path.join(file).exists() {
             return Err(StartError::NotTakenOver {
                 flag,
                 path: path.clone(),
-                dbdir: config.dbdir.clone(),
+                dbdir: config.directories.dbdir.clone(),
             });
         }
     }
@@ -498,15 +507,15 @@ fn stored_key(storage: &dyn Storage) -> Result<Option<PrivateKey>, StorageError>
 fn claim(config: &Config, storage: &dyn Storage) -> Result<(), StartError> {
     let unusable = |cause| DirectoryError::Unusable {
         flag: "--datadir",
-        path: config.datadir.clone(),
+        path: config.directories.datadir.clone(),
         cause,
     };
-    if directory::owner(&config.datadir)
+    if directory::owner(&config.directories.datadir)
         .map_err(unusable)?
         .is_none()
         && let Some(key) = stored_key(storage)?
     {
-        directory::set_owner(&config.datadir, &key.public()).map_err(unusable)?;
+        directory::set_owner(&config.directories.datadir, &key.public()).map_err(unusable)?;
     }
     Ok(())
 }

@@ -538,7 +538,7 @@ fn streams_on_which_nothing_comes_make_room() {
 fn an_address_has_a_rate() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path());
-    config.client_limits = ClientLimits {
+    config.listeners.limits = ClientLimits {
         rate: Some(Rate {
             // Nothing comes back in the time that this takes.
             per_second: 0.0001,

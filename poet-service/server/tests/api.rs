@@ -127,7 +127,7 @@ fn proofs_of_work_need_the_right_challenge() {
 fn a_full_round_takes_nobody() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path());
-    config.rules.max_round_members = 2;
+    config.rounds.rules.max_round_members = 2;
     let server = LocalServer::start(config, 10);
     let params = server.client.pow_params();
     for number in 1..=2 {
@@ -161,8 +161,8 @@ fn without_a_certifier_certificates_are_ignored() {
 fn methods_of_registration_can_be_switched_off() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path());
-    config.rules.pow = false;
-    config.rules.certifier = Some(certifier());
+    config.rounds.rules.pow = false;
+    config.rounds.rules.certifier = Some(certifier());
     let server = LocalServer::start(config, 10);
     let mut request = TestNode::new(1).request(&server.client.pow_params());
     // Not a 401, which only those expect who sent a certificate.
@@ -384,7 +384,7 @@ fn the_key_is_the_one_that_was_given() {
     let folder = tempfile::tempdir().unwrap();
     let mut with_key = config(folder.path());
     let key = poet_proto::identity::PrivateKey::generate().unwrap();
-    with_key.private_key = Some(key.clone());
+    with_key.rounds.private_key = Some(key.clone());
     let pubkey =
         |server: &LocalServer| bytes(&server.client.get("/v1/info").json()["servicePubkey"]);
     let server = LocalServer::start(with_key, 10);

@@ -341,8 +341,8 @@ fn of_the_tree_only_subtree_roots_are_stored() {
     let folder = tempfile::tempdir().unwrap();
     // As many leaves are expected of it as of a round of the main network.
     let mut config = config(folder.path());
-    config.epoch_duration = Duration::from_secs(336 * 3600);
-    config.cycle_gap = Duration::from_secs(12 * 3600);
+    config.rounds.epoch_duration = Duration::from_secs(336 * 3600);
+    config.rounds.cycle_gap = Duration::from_secs(12 * 3600);
     let server = LocalServer::start(config.clone(), 10);
     server.at(30);
     let leaves = |server: &LocalServer| -> Option<u64> {

@@ -86,7 +86,7 @@ fn while_the_database_is_on_a_full_disk_nothing_is_promised_and_nothing_lost() {
     };
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path());
-    config.dbdir = disk.path().join("db");
+    config.directories.dbdir = disk.path().join("db");
     let server = LocalServer::start(config, 0);
     let params = server.client.pow_params();
     let mut acknowledged = Vec::new();
@@ -131,7 +131,7 @@ fn while_the_log_is_on_a_full_disk_the_work_goes_on() {
     };
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path());
-    config.datadir = disk.path().join("data");
+    config.directories.datadir = disk.path().join("data");
     let server = LocalServer::start(config, 0);
     server.client.register(&TestNode::new(1));
     let leaves = || server.executing().unwrap().leaves.load(Relaxed);

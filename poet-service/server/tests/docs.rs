@@ -164,8 +164,8 @@ fn the_sample_configurations_are_what_they_say() {
 fn scrape() -> (BTreeMap<String, String>, BTreeSet<String>) {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path());
-    config.rules.certifier = Some(certifier());
-    config.audit = AuditMode::Full;
+    config.rounds.rules.certifier = Some(certifier());
+    config.work.audit = AuditMode::Full;
     let server = LocalServer::start(config, 10);
     let params = server.client.pow_params();
     server.client.register(&TestNode::new(1));

@@ -459,7 +459,7 @@ fn what_is_no_message_is_the_clients_error() {
 fn a_full_round_and_a_stuck_database() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path());
-    config.rules.max_round_members = 1;
+    config.rounds.rules.max_round_members = 1;
     let server = LocalServer::start(config, 10);
     let client = Client::new(server.addresses.grpc);
     let params = server.client.pow_params();
@@ -482,7 +482,7 @@ fn with_certifier(folder: &std::path::Path) -> Config {
     let keys = folder.join("keys");
     fs::create_dir(&keys).unwrap();
     let mut config = config(folder);
-    config.rules.certifier = Some(Certifier {
+    config.rounds.rules.certifier = Some(Certifier {
         url: "http://certifier.example".to_owned(),
         pubkey: parse_public_key(CERTIFIER_KEY).unwrap(),
         trusted: TrustedKeys::read(keys).unwrap().into(),
@@ -568,7 +568,7 @@ fn only_the_private_listener_reloads_keys() {
 fn the_longest_message_is_configured_and_rest_has_no_limit() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path());
-    config.max_grpc_response_bytes = 1000;
+    config.listeners.max_grpc_response_bytes = 1000;
     let server = LocalServer::start(config, 10);
     server.at(30);
     server.await_work(0);
@@ -656,7 +656,7 @@ fn health_follows_readiness() {
 fn rules_that_are_configured_have_their_errors() {
     let folder = tempfile::tempdir().unwrap();
     let mut full = config(folder.path());
-    full.rules.max_round_members = 0;
+    full.rounds.rules.max_round_members = 0;
     let server = LocalServer::start(full, 10);
     let client = Client::new(server.addresses.grpc);
     let request = TestNode::new(1).request(&server.client.pow_params());
@@ -665,7 +665,7 @@ fn rules_that_are_configured_have_their_errors() {
 
     let folder = tempfile::tempdir().unwrap();
     let mut certified = with_certifier(folder.path());
-    certified.rules.pow = false;
+    certified.rounds.rules.pow = false;
     let server = LocalServer::start(certified, 10);
     let client = Client::new(server.addresses.grpc);
     let request = TestNode::new(1).request(&server.client.pow_params());

@@ -18,6 +18,7 @@ use common::{LocalServer, await_some, bytes, config, genesis, verify_fetched};
 use jiff::Timestamp;
 use poet_admin::import::{ImportError, Report, RoundReport, Source, Taken, import};
 use poet_engine::{LABEL_DEPTH, LogHeader, Work, WorkFunction, membership};
+use poet_host::WorkPlace;
 use poet_rounds::clock::ManualClock;
 use poet_service::{config::Config, service::Server};
 use serde_json::Value;
@@ -56,16 +57,16 @@ impl Takeover {
         let seconds = std::time::Duration::from_secs;
         let mut config = config(&self.path("new"));
         if self.name == "finished" {
-            config.genesis = Some(at("2026-11-20T12:06:43Z"));
-            config.epoch_duration = seconds(30);
-            config.phase_shift = seconds(16);
-            config.cycle_gap = seconds(8);
+            config.rounds.genesis = Some(at("2026-11-20T12:06:43Z"));
+            config.rounds.epoch_duration = seconds(30);
+            config.rounds.phase_shift = seconds(16);
+            config.rounds.cycle_gap = seconds(8);
         } else {
             let about = about(self.name);
-            config.genesis = Some(at(about["genesis_time"].as_str().unwrap()));
-            config.epoch_duration = seconds(3600);
-            config.phase_shift = seconds(4);
-            config.cycle_gap = seconds(600);
+            config.rounds.genesis = Some(at(about["genesis_time"].as_str().unwrap()));
+            config.rounds.epoch_duration = seconds(3600);
+            config.rounds.phase_shift = seconds(4);
+            config.rounds.cycle_gap = seconds(600);
         }
         config
     }
@@ -84,8 +85,8 @@ impl Takeover {
         let stop = AtomicBool::new(stop);
         import(
             &self.source(),
-            &config.directories(),
-            &config.rounds(),
+            &config.directories,
+            &config.rounds,
             now,
             &work(),
             &stop,
@@ -528,7 +529,7 @@ fn an_interrupted_import_goes_on() {
     // With another schedule, so that it was of another height.
     let takeover = Takeover::of("stopped-cleanly");
     let mut other = takeover.config();
-    other.epoch_duration = std::time::Duration::from_secs(3600 * 24);
+    other.rounds.epoch_duration = std::time::Duration::from_secs(3600 * 24);
     let interrupted = takeover.import_with(&other, during_round_0(), true);
     assert!(matches!(interrupted, Err(ImportError::Interrupted)));
     takeover.import().unwrap();
@@ -628,7 +629,7 @@ fn a_destination_in_use_or_with_another_state_is_left_alone() {
     let takeover = Takeover::of("finished");
     takeover.import().unwrap();
     let mut other = takeover.config();
-    other.cycle_gap = std::time::Duration::from_secs(9);
+    other.rounds.cycle_gap = std::time::Duration::from_secs(9);
     let error = takeover.import_with(&other, during_round_0(), false);
     let message = error.unwrap_err().to_string();
     assert!(
@@ -642,20 +643,20 @@ fn a_destination_in_use_or_with_another_state_is_left_alone() {
 fn a_server_does_not_start_where_an_import_is_to_be_made_or_ended() {
     let takeover = Takeover::of("stopped-cleanly");
     let expect_refusal = |config: Config, part: &str| {
-        let database = config.dbdir.join("poet.sqlite");
+        let database = config.directories.dbdir.join("poet.sqlite");
         let clock = Arc::new(ManualClock::new(during_round_0()));
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        let started = runtime.block_on(Server::start(config, clock));
+        let started = runtime.block_on(Server::start(config, WorkPlace::default(), clock));
         let message = started.map(drop).unwrap_err().to_string();
         assert!(message.contains(part), "{message}");
         assert!(!database.exists());
     };
     let mut config = takeover.config();
-    config.datadir = takeover.path("go/data");
+    config.directories.datadir = takeover.path("go/data");
     expect_refusal(config, "expected `poet-service import` first");
     takeover.import().unwrap();
     // As after a kill right before the database was there.
-    let database = takeover.config().dbdir.join("poet.sqlite");
+    let database = takeover.config().directories.dbdir.join("poet.sqlite");
     fs::remove_file(&database).unwrap();
     expect_refusal(
         takeover.config(),
@@ -679,20 +680,20 @@ fn the_schedule_must_be_that_of_the_rounds() {
         takeover.nothing_is_imported();
     };
     let mut config = takeover.config();
-    config.genesis = None;
+    config.rounds.genesis = None;
     refused(&config, "--genesis-time is not set");
-    config.genesis = Some(at("2026-11-20T12:21:14Z"));
+    config.rounds.genesis = Some(at("2026-11-20T12:21:14Z"));
     refused(
         &config,
         "began to work on round 0 at 2026-11-20T12:11:18Z, which by the configured schedule lasts \
          from 2026-11-20T12:21:18Z to 2026-11-20T13:11:18Z",
     );
-    config.genesis = Some(at("2026-11-19T12:11:14Z"));
+    config.rounds.genesis = Some(at("2026-11-19T12:11:14Z"));
     refused(
         &config,
         "which by the configured schedule lasts from 2026-11-19",
     );
-    config.epoch_duration = config.cycle_gap;
+    config.rounds.epoch_duration = config.rounds.cycle_gap;
     refused(&config, "expected a gap shorter than the epoch");
 }
 
@@ -701,10 +702,14 @@ fn the_server_only_starts_with_the_schedule_of_the_import() {
     let takeover = Takeover::of("finished");
     takeover.import().unwrap();
     let mut other = takeover.config();
-    other.cycle_gap = std::time::Duration::from_secs(9);
+    other.rounds.cycle_gap = std::time::Duration::from_secs(9);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let clock = std::sync::Arc::new(poet_rounds::clock::SystemClock);
-    let refused = runtime.block_on(poet_service::service::Server::start(other, clock));
+    let refused = runtime.block_on(poet_service::service::Server::start(
+        other,
+        WorkPlace::default(),
+        clock,
+    ));
     let message = refused.err().unwrap().to_string();
     assert!(
         message.contains("holds rounds of another schedule"),
@@ -815,7 +820,7 @@ fn a_record_that_was_never_completed_is_left_out_with_a_warning() {
 fn another_key_in_the_environment_is_refused() {
     let takeover = Takeover::of("finished");
     let mut other = takeover.config();
-    other.private_key = Some(poet_proto::identity::PrivateKey::generate().unwrap());
+    other.rounds.private_key = Some(poet_proto::identity::PrivateKey::generate().unwrap());
     let error = takeover.import_with(&other, during_round_0(), false);
     let message = error.unwrap_err().to_string();
     assert!(
@@ -934,8 +939,8 @@ fn the_same_directories_can_be_used() {
     let takeover = Takeover::of("stopped-cleanly");
     let before = snapshot(&takeover.path("go"));
     let mut config = takeover.config();
-    config.datadir = takeover.path("go/data");
-    config.dbdir = takeover.path("go/db");
+    config.directories.datadir = takeover.path("go/data");
+    config.directories.dbdir = takeover.path("go/db");
     takeover
         .import_with(&config, during_round_0(), false)
         .unwrap();
@@ -950,8 +955,8 @@ fn the_same_directories_can_be_used() {
     change(&takeover.layer(4), |nodes| nodes[0] ^= 1);
     let before = snapshot(&takeover.path("go"));
     let mut config = takeover.config();
-    config.datadir = takeover.path("go/data");
-    config.dbdir = takeover.path("go/db");
+    config.directories.datadir = takeover.path("go/data");
+    config.directories.dbdir = takeover.path("go/db");
     takeover
         .import_with(&config, during_round_0(), false)
         .unwrap_err();

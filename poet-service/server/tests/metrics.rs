@@ -173,7 +173,7 @@ fn open_metrics_is_for_those_who_ask_for_it() {
 fn certificates_and_the_operators_calls_are_counted() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path());
-    config.rules.certifier = Some(certifier());
+    config.rounds.rules.certifier = Some(certifier());
     let server = LocalServer::start(config, 10);
     let params = server.client.pow_params();
     for (number, status) in [(1, 200), (2, 401), (3, 401)] {
@@ -212,7 +212,7 @@ fn certificates_and_the_operators_calls_are_counted() {
 fn without_a_port_nothing_is_served() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path());
-    config.metrics_port = None;
+    config.listeners.metrics_port = None;
     let server = LocalServer::start(config, 10);
     assert!(server.addresses.metrics.is_none());
     assert_eq!(server.client.get("/metrics").status, 404);

@@ -8,7 +8,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use common::{LocalServer, TestNode, await_some, config, members_of, verify_fetched};
 use poet_engine::{LogHeader, T};
 use poet_rounds::worker::AuditMode;
-use poet_service::config::Config;
 
 // In these tests, round e starts 30 + 60 e seconds after genesis and ends 50 seconds later.
 
@@ -255,9 +254,10 @@ fn with_damaged_log(
     audit: AuditMode,
     damage: impl FnOnce(&mut [u8]),
 ) -> (LocalServer, u64) {
-    let config = || Config {
-        audit,
-        ..config(folder)
+    let config = || {
+        let mut config = config(folder);
+        config.work.audit = audit;
+        config
     };
     let server = LocalServer::start(config(), 0);
     server.client.register(&TestNode::new(1));
@@ -349,7 +349,7 @@ fn while_the_database_is_stuck_nothing_is_promised_and_nothing_lost() {
 fn without_a_worker_rounds_are_closed_and_wait() {
     let folder = tempfile::tempdir().unwrap();
     let mut without = config(folder.path());
-    without.worker = false;
+    without.rounds.worker = false;
     let server = LocalServer::start(without, 0);
     let node = TestNode::new(1);
     assert_eq!(server.client.register(&node), 0);

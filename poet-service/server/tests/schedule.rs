@@ -15,13 +15,12 @@ const HOUR: u64 = 3600;
 
 /// The main network's schedule.
 fn mainnet(folder: &Path) -> Config {
-    Config {
-        genesis: Some(at("2023-07-14T08:00:00Z")),
-        epoch_duration: Duration::from_secs(336 * HOUR),
-        phase_shift: Duration::from_secs(240 * HOUR),
-        cycle_gap: Duration::from_secs(12 * HOUR),
-        ..config(folder)
-    }
+    let mut config = config(folder);
+    config.rounds.genesis = Some(at("2023-07-14T08:00:00Z"));
+    config.rounds.epoch_duration = Duration::from_secs(336 * HOUR);
+    config.rounds.phase_shift = Duration::from_secs(240 * HOUR);
+    config.rounds.cycle_gap = Duration::from_secs(12 * HOUR);
+    config
 }
 
 fn at(time: &str) -> Timestamp {
@@ -382,7 +381,7 @@ fn members_of_a_round_that_the_clock_passed_over_are_not_forgotten() {
 fn a_round_that_was_closed_too_early_is_worked_on_in_time() {
     let folder = tempfile::tempdir().unwrap();
     let mut without_worker = mainnet(folder.path());
-    without_worker.worker = false;
+    without_worker.rounds.worker = false;
     let after_genesis = |time| at(time).duration_since(genesis()).as_secs();
     let server = LocalServer::start(without_worker, after_genesis("2027-01-08T00:00:00Z"));
     assert_eq!(server.client.register(&TestNode::new(1)), 91);

@@ -141,14 +141,14 @@ fn the_recorded_answers_are_reproduced() {
         trusted: TrustedKeys::read(keys).unwrap().into(),
     };
     let mut config = config(folder.path());
-    config.rules = Rules {
+    config.rounds.rules = Rules {
         pow_difficulty: 6,
         certifier: Some(certifier),
-        ..config.rules
+        ..config.rounds.rules
     };
-    config.epoch_duration = std::time::Duration::from_secs(30);
-    config.phase_shift = std::time::Duration::from_secs(16);
-    config.cycle_gap = std::time::Duration::from_secs(8);
+    config.rounds.epoch_duration = std::time::Duration::from_secs(30);
+    config.rounds.phase_shift = std::time::Duration::from_secs(16);
+    config.rounds.cycle_gap = std::time::Duration::from_secs(8);
     let server = LocalServer::start(config, 2);
     let client = &server.client;
     let current = client.pow_params();

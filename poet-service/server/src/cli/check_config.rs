@@ -22,13 +22,13 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (config, effective) = Config::explain(args.server)?;
     Schedule::new(
-        config.genesis.unwrap_or(Timestamp::UNIX_EPOCH),
-        config.epoch_duration,
-        config.phase_shift,
-        config.cycle_gap,
+        config.rounds.genesis.unwrap_or(Timestamp::UNIX_EPOCH),
+        config.rounds.epoch_duration,
+        config.rounds.phase_shift,
+        config.rounds.cycle_gap,
     )?;
     let options = Options {
-        forced: config.backend.as_deref(),
+        forced: config.work.backend.as_deref(),
         trial: false,
     };
     select_with(WorkFunction::Sha256, options)?;

@@ -47,10 +47,10 @@ pub(crate) fn run(args: Args) -> ExitCode {
 
 fn check(args: Args) -> anyhow::Result<bool> {
     let config = Config::load(args.server)?;
-    let directories = config.directories();
+    let directories = config.directories;
     let backend = BackendArgs {
-        backend: config.backend,
-        no_trial: !config.trial,
+        backend: config.work.backend,
+        no_trial: !config.work.trial,
     };
     let work = backend.select(WorkFunction::Sha256)?.work(LABEL_DEPTH)?;
     let examination = Examination {

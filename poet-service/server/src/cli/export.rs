@@ -42,11 +42,11 @@ enum Format {
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = Config::load(args.server)?;
-    let path = config.dbdir.join(DATABASE_FILE);
+    let path = config.directories.dbdir.join(DATABASE_FILE);
     if !path.exists() {
         bail!(
             "--dbdir {} has no {DATABASE_FILE}: expected the directory of a server",
-            config.dbdir.display()
+            config.directories.dbdir.display()
         );
     }
     let out = Output::open("--out", &args.out)?;

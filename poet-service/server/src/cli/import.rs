@@ -59,8 +59,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let backend = poet_backends::select_with(
         WorkFunction::Sha256,
         Options {
-            forced: config.backend.as_deref(),
-            trial: config.trial,
+            forced: config.work.backend.as_deref(),
+            trial: config.work.trial,
         },
     )?;
     let work = backend.work(LABEL_DEPTH)?;
@@ -75,8 +75,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut step = String::new();
     let result = import(
         &source,
-        &config.directories(),
-        &config.rounds(),
+        &config.directories,
+        &config.rounds,
         SystemClock.now(),
         &work,
         &stop,

@@ -14,7 +14,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ed25519_dalek::{Signer as _, SigningKey};
 use jiff::{SignedDuration, Timestamp};
 use poet_engine::{LABEL_DEPTH, Node, Proof, T, WorkFunction, membership, verify};
-use poet_host::{WorkCore, WorkPlace, WorkPriority};
+use poet_host::WorkPlace;
 use poet_proto::{
     certificate::Certifier,
     identity::PublicKey,
@@ -22,12 +22,11 @@ use poet_proto::{
 };
 use poet_rounds::{
     clock::{Clock, ManualClock, SystemClock},
-    registration::Rules,
-    worker::{AuditMode, Executing},
+    worker::Executing,
 };
 use poet_service::{
+    args::ServerArgs,
     config::Config,
-    limits::ClientLimits,
     service::{Addresses, Server},
 };
 use serde_json::{Value, json};
@@ -325,42 +324,23 @@ pub(crate) fn seconds(seconds: i64) -> SignedDuration {
 
 /// Rounds of a minute that start at :30 and are worked on for 50 seconds.
 pub(crate) fn config(folder: &Path) -> Config {
-    Config {
-        genesis: Some(genesis()),
-        epoch_duration: Duration::from_secs(60),
-        phase_shift: Duration::from_secs(30),
-        cycle_gap: Duration::from_secs(10),
-        datadir: folder.join("data"),
-        dbdir: folder.join("db"),
-        restlisten: "127.0.0.1:0".to_owned(),
-        rpclisten: "127.0.0.1:0".to_owned(),
-        config_rpclisten: "127.0.0.1:0".to_owned(),
-        max_grpc_response_bytes: 8 << 20,
-        client_limits: ClientLimits::default(),
-        metrics_port: Some(0),
-        rules: Rules {
-            pow: true,
-            pow_difficulty: 4,
-            max_round_members: 1 << 32,
-            certifier: None,
-        },
-        private_key: None,
-        backend: None,
-        trial: false,
-        worker: true,
-        work_core: WorkCore::Off,
-        work_priority: WorkPriority::Off,
-        work_place: WorkPlace::default(),
-        audit: AuditMode::Full,
-        audit_threads: 1,
-        max_submit_batch: 1000,
-        logdir: folder.join("logs"),
-        max_log_files: 3,
-        max_log_file_bytes: 10_000_000,
-        ignored: Vec::new(),
-        debug_log: false,
-        json_log: false,
-    }
+    let folder = folder.display();
+    let options = [
+        format!("--poetdir={folder}"),
+        format!("--genesis-time={}", genesis()),
+        "--epoch-duration=60s".to_owned(),
+        "--phase-shift=30s".to_owned(),
+        "--cycle-gap=10s".to_owned(),
+        "--restlisten=127.0.0.1:0".to_owned(),
+        "--rpclisten=127.0.0.1:0".to_owned(),
+        "--config-rpclisten=127.0.0.1:0".to_owned(),
+        "--metrics-port=0".to_owned(),
+        "--pow-difficulty=4".to_owned(),
+        "--no-trial".to_owned(),
+        "--work-core=off".to_owned(),
+        "--audit=full".to_owned(),
+    ];
+    Config::load(ServerArgs::parse(options).unwrap()).unwrap()
 }
 
 impl LocalServer {
@@ -388,7 +368,9 @@ impl LocalServer {
             .enable_all()
             .build()
             .unwrap();
-        let server = runtime.block_on(Server::start(config, clock)).unwrap();
+        let server = runtime
+            .block_on(Server::start(config, WorkPlace::default(), clock))
+            .unwrap();
         let addresses = *server.addresses();
         let client = Client::new(&format!("http://{}", addresses.rest));
         Self {
