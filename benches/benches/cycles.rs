@@ -9,8 +9,8 @@ use poet_bench::work::Counting;
 use poet_bench::{is_measuring, kernels, peers, pin, work};
 use poet_conformance::{Rng, reference::Reference};
 use poet_engine::{
-    Block, Chain, LABEL_DEPTH, Sha256, State, SubtreeHeight, T, Tree, Work, WorkFunction, resume,
-    verify,
+    Block, Chain, LABEL_DEPTH, RoundWork, Sha256, State, SubtreeHeight, T, Tree, Work,
+    WorkFunction, verify,
 };
 
 /// Turns of everything; a sample and its two calibrations take about 0.3 ms.
@@ -146,7 +146,7 @@ impl Subject {
         let mut log = synthetic::Log::new(leaves, height);
         let expected = synthetic::tree(work, leaves);
         let mut passed = move |work: &Work| {
-            let tree = resume(work, &STATEMENT, height, &mut log);
+            let tree = RoundWork::new(work, &STATEMENT, height).resume(&mut log);
             tree.expect("the log can be read")
         };
         let hashes = Counting::count(work, |work| drop(passed(work)));

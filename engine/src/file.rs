@@ -10,6 +10,8 @@
 //! later sync makes durable only what has been written again.
 
 mod durable;
+mod read_only;
+mod resume;
 mod writer;
 
 use std::fmt;
@@ -19,8 +21,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use self::durable::DurableLog;
+pub use self::read_only::ReadOnlyLog;
+pub use self::resume::Resumed;
 pub use self::writer::{LogMonitor, LogWriter};
-use crate::{HeaderError, LogError, LogHeader, LogRead, NODE_SIZE, Node, Sha256};
+use crate::{HeaderError, LogError, LogHeader, LogRead, NODE_SIZE, Node, RoundWork};
 
 const HEADER_BYTES: u64 = LogHeader::BYTES as u64;
 
@@ -138,13 +142,13 @@ struct Extent {
 }
 
 impl FileLog {
-    /// Opens the log at `path`, or creates it. What is behind the last whole entry is cut off: it
+    /// Opens the log of `round` at `path`, or creates it. What is behind the last whole entry is cut off: it
     /// is the rest of a write that was interrupted.
     ///
     /// # Errors
     /// When the file cannot be used, another process has it open, or it is the log of something
-    /// else than `header` says; then it is left as it is.
-    pub fn open(path: &Path, header: &LogHeader, hash: &dyn Sha256) -> Result<Self, LogError> {
+    /// else; then it is left as it is.
+    pub fn open(path: &Path, round: &RoundWork<'_>) -> Result<Self, LogError> {
         let name = path.display().to_string();
         let file = OpenOptions::new()
             .read(true)
@@ -158,7 +162,7 @@ impl FileLog {
             Err(TryLockError::WouldBlock) => return Err(LogError::Locked { path: name }),
             Err(TryLockError::Error(cause)) => return Err(io_error("lock", &name, cause)),
         }
-        let log = Self::with_file(Box::new(file), name, header, hash)?;
+        let log = Self::with_file(Box::new(file), name, round)?;
         // A file that was just created is durable only when its directory is.
         #[cfg(unix)]
         if log.entries() == 0 {
@@ -172,38 +176,31 @@ impl FileLog {
         Ok(log)
     }
 
+    /// Opens the log at `path` to look at it: whatever it is the log of, whoever has it open.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn open_read_only(path: &Path) -> Result<ReadOnlyLog, LogError> {
+        ReadOnlyLog::open(path)
+    }
+
     /// A log in a file that has no name (or whose name does not matter): the same, without the
     /// lock. `file` must be open for reading and writing.
     ///
     /// # Errors
     /// As [`FileLog::open`].
-    pub fn in_file(
-        file: impl LogFile + 'static,
-        header: &LogHeader,
-        hash: &dyn Sha256,
-    ) -> Result<Self, LogError> {
-        Self::with_file(
-            Box::new(file),
-            "in a temporary file".to_owned(),
-            header,
-            hash,
-        )
+    pub fn in_file(file: impl LogFile + 'static, round: &RoundWork<'_>) -> Result<Self, LogError> {
+        Self::with_file(Box::new(file), "in a temporary file".to_owned(), round)
     }
 
     fn with_file(
         file: Box<dyn LogFile>,
         path: String,
-        header: &LogHeader,
-        hash: &dyn Sha256,
+        round: &RoundWork<'_>,
     ) -> Result<Self, LogError> {
-        let view = LogView(Arc::new(Shared {
-            file,
-            path,
-            extent: Mutex::default(),
-            syncing: Mutex::default(),
-        }));
+        let view = LogView::new(file, path);
         let file = &*view.0.file;
-        let expected = header.encode(hash);
+        let expected = round.header_bytes();
         let mut found = [0; LogHeader::BYTES];
         let length = read_at(file, &mut found, 0).map_err(|e| view.error("read", e))?;
         let size = file.size().map_err(|e| view.error("read", e))?;
@@ -214,8 +211,8 @@ impl FileLog {
         let mut entries = 0;
         if length == LogHeader::BYTES {
             if !blank {
-                LogHeader::decode(hash, &found)
-                    .and_then(|found| found.check(header))
+                LogHeader::read(round.work().kernels().sha256, &found)
+                    .and_then(|found| found.check(&round.header()))
                     .map_err(|why| view.foreign(why))?;
             }
             entries = size.saturating_sub(HEADER_BYTES) / NODE_SIZE as u64;
@@ -297,6 +294,15 @@ impl LogRead for FileLog {
 }
 
 impl LogView {
+    fn new(file: Box<dyn LogFile>, path: String) -> Self {
+        Self(Arc::new(Shared {
+            file,
+            path,
+            extent: Mutex::default(),
+            syncing: Mutex::default(),
+        }))
+    }
+
     /// The number of entries that survive a power failure.
     #[must_use]
     pub fn durable_entries(&self) -> u64 {

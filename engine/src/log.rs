@@ -87,7 +87,7 @@ impl LogRead for &[Node] {
             .ok()
             .and_then(|start| self.get(start..)?.get(..out.len()))
             .ok_or(LogError::Missing {
-                entry: start.saturating_add(out.len() as u64),
+                entry: start.saturating_add(out.len() as u64).saturating_sub(1),
                 entries: self.entries(),
             })?;
         out.copy_from_slice(entries);
@@ -222,8 +222,7 @@ impl LogHeader {
     pub const BYTES: usize = 96;
 
     /// The header of a log of `work` on `statement`.
-    #[must_use]
-    pub fn new(work: &Work, statement: &[u8], subtree_height: SubtreeHeight) -> Self {
+    pub(crate) fn new(work: &Work, statement: &[u8], subtree_height: SubtreeHeight) -> Self {
         Self {
             function: work.function(),
             depth: work.depth(),
@@ -258,7 +257,8 @@ impl LogHeader {
     ///
     /// # Errors
     /// When the bytes are not a header that this version writes.
-    pub fn decode(hash: &dyn Sha256, bytes: &[u8; Self::BYTES]) -> Result<Self, HeaderError> {
+    pub fn read(hash: &dyn Sha256, bytes: &[u8]) -> Result<Self, HeaderError> {
+        let bytes: &[u8; Self::BYTES] = bytes.try_into().map_err(|_| HeaderError::Magic)?;
         if &bytes[..8] != MAGIC {
             return Err(HeaderError::Magic);
         }

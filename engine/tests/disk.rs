@@ -10,8 +10,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use failing_disk::{Disk, entries, header, node, nodes};
-use poet_backend_generic::Generic;
+use failing_disk::{Disk, entries, node, nodes, round, work};
 use poet_engine::file::{FileLog, LogMonitor, LogWriter};
 use poet_engine::{LogError, LogHeader, LogRead as _};
 
@@ -334,7 +333,7 @@ fn a_small_file_system_fills_up_and_is_emptied() {
         Err(reason) => return eprintln!("skipped: no file system can be mounted here: {reason}"),
     };
     let path = disk.file("tree.log");
-    let log = FileLog::open(&path, &header(), Generic::get()).unwrap();
+    let log = FileLog::open(&path, &round(&work())).unwrap();
     let mut writer = LogWriter::spawn(log).unwrap();
     let monitor = writer.monitor();
     std::fs::write(disk.file("other"), vec![1; 900_000]).unwrap();

@@ -132,6 +132,48 @@ impl DurableLog {
         Ok(())
     }
 
+    /// Writes entries again, durably as far as they were durable before, `start` being the number of
+    /// the first one. They must be there.
+    ///
+    /// # Errors
+    /// When they are not there, or cannot be written. What is in memory is repaired even so.
+    pub fn repair(&mut self, start: u64, entries: &[Node]) -> Result<(), LogError> {
+        let (end, have) = (start.saturating_add(entries.len() as u64), self.entries());
+        if end > have {
+            let entry = end - 1;
+            return Err(LogError::Missing {
+                entry,
+                entries: have,
+            });
+        }
+        for (number, entry) in (start..).zip(entries) {
+            let kept = number.checked_sub(self.first);
+            if let Some(kept) = kept.and_then(|kept| self.backlog.get_mut(kept as usize)) {
+                *kept = *entry;
+            }
+        }
+        let in_file = self.log.entries().clamp(start, end) - start;
+        match &entries[..in_file as usize] {
+            [] => Ok(()),
+            old => self.log.0.repair(start, old),
+        }
+    }
+
+    /// Cuts the log to its first `entries` entries, durably. A log that is shorter stays as it is.
+    ///
+    /// # Errors
+    /// When the system cannot.
+    pub fn cut(&mut self, entries: u64) -> Result<(), LogError> {
+        let result = self.log.cut(entries);
+        // Not if the file is as it was. That the cut is not durable yet does not matter here.
+        if self.log.entries() <= entries {
+            self.first = self.first.min(entries);
+            let kept = (entries - self.first).min(self.backlog.len() as u64);
+            self.backlog.truncate(kept as usize);
+        }
+        result
+    }
+
     /// Makes everything durable, and returns the log.
     ///
     /// # Errors

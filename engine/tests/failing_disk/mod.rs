@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use poet_backend_generic::Generic;
 use poet_engine::file::{FileLog, LogFile};
-use poet_engine::{Kernels, LogHeader, LogRead, Node, SubtreeHeight, Work, WorkFunction};
+use poet_engine::{Kernels, LogRead, Node, RoundWork, SubtreeHeight, Work, WorkFunction};
 
 /// A disk, with what is on it, what is only in memory, and what is wrong with it.
 #[derive(Clone, Debug, Default)]
@@ -56,7 +56,7 @@ impl Disk {
     }
 
     pub(crate) fn log(&self) -> FileLog {
-        FileLog::in_file(self.clone(), &header(), Generic::get()).unwrap()
+        FileLog::in_file(self.clone(), &round(&work())).unwrap()
     }
 
     /// The disk after a power failure.
@@ -164,7 +164,7 @@ impl LogFile for Disk {
     }
 }
 
-pub(crate) fn header() -> LogHeader {
+pub(crate) fn work() -> Work {
     let g = Generic::get();
     let kernels = Kernels {
         sha256: g,
@@ -172,8 +172,11 @@ pub(crate) fn header() -> LogHeader {
         wide_sha256: g,
         wide_chain: g,
     };
-    let work = Work::new(WorkFunction::Sha256, 3, kernels).unwrap();
-    LogHeader::new(&work, b"statement", SubtreeHeight::new(2).unwrap())
+    Work::new(WorkFunction::Sha256, 3, kernels).unwrap()
+}
+
+pub(crate) fn round(work: &Work) -> RoundWork<'_> {
+    RoundWork::new(work, b"statement", SubtreeHeight::new(2).unwrap())
 }
 
 pub(crate) fn node(i: usize) -> Node {

@@ -3,7 +3,8 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`doctor`] | finds out what is wrong with them, and repairs it |
-//! | [`import`] | takes over those of a Go server |
+//! | `import` | takes over those of a Go server (feature `import`) |
 
 pub mod doctor;
+#[cfg(feature = "import")]
 pub mod import;

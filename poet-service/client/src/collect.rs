@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use jiff::Timestamp;
-use poet_engine::Work;
+use poet_engine::{TICK_LEAVES, Work};
 use poet_files::Output;
 
 use crate::{
@@ -58,7 +58,7 @@ pub(crate) struct Args {
     until: Option<Timestamp>,
 
     /// Leaves in a tick; the default is mainnet's
-    #[arg(long, value_name = "LEAVES", default_value_t = 9_331_200, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "LEAVES", default_value_t = TICK_LEAVES, value_parser = clap::value_parser!(u64).range(1..))]
     tick_size: u64,
 
     /// A server that failed is asked again after once to twice this time, or half of what is left
@@ -99,7 +99,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let http = Http::new(state.registrations.iter().map(|it| &it.poet))?;
     let (sender, events) = mpsc::channel();
     for (index, registration) in state.registrations.iter().enumerate() {
-        let job = Job {
+        let job = Collecting {
             index,
             poet: Poet::new(registration.poet.clone(), http.clone()),
             registration: registration.clone(),
@@ -130,14 +130,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     while let Some((index, event)) = receive(&events, limit) {
         let poet = &state.registrations[index].poet;
         match event {
-            Event::Failed { reason, again } => {
+            CollectEvent::Failed { reason, again } => {
                 let outcome = Outcome::Failed(reason);
                 if let (Some(wait), true) = (again, outcomes[index] != outcome) {
                     eprintln!("{poet}: {outcome}; asked again in {}", rough(wait));
                 }
                 outcomes[index] = outcome;
             }
-            Event::Fetched(proof) => {
+            CollectEvent::Fetched(proof) => {
                 eprintln!("{poet}: a valid proof of {} leaves", proof.leaves());
                 outcomes[index] = Outcome::Valid {
                     leaves: proof.leaves(),
@@ -272,7 +272,7 @@ fn summary(state: &State, outcomes: &[Outcome], tick_size: u64) -> String {
 }
 
 /// What became of an attempt.
-enum Event {
+enum CollectEvent {
     Fetched(VerifiedProof),
     Failed {
         reason: String,
@@ -282,7 +282,7 @@ enum Event {
 }
 
 /// What is to be done with a server.
-struct Job {
+struct Collecting {
     index: usize,
     poet: Poet,
     registration: Registration,
@@ -293,9 +293,9 @@ struct Job {
     timeout: Duration,
 }
 
-impl Job {
+impl Collecting {
     /// Waits for the end of the round and tries until there is a proof, no hope, or no time.
-    fn run(&self, events: &Sender<(usize, Event)>) {
+    fn run(&self, events: &Sender<(usize, CollectEvent)>) {
         let Registration {
             round_end,
             cycle_gap,
@@ -307,14 +307,14 @@ impl Job {
         let tell = |event| drop(events.send((self.index, event)));
         while !time_until(self.limit).is_zero() {
             let failure = match self.fetch() {
-                Ok(proof) => return tell(Event::Fetched(proof)),
+                Ok(proof) => return tell(CollectEvent::Fetched(proof)),
                 Err(failure) => failure,
             };
             let again = match failure.kind {
                 Kind::Passing => wait_again(self.retry_delay, self.limit),
                 Kind::Unauthorized | Kind::Final => None,
             };
-            tell(Event::Failed {
+            tell(CollectEvent::Failed {
                 reason: failure.reason,
                 again,
             });

@@ -96,9 +96,9 @@ impl<'de> Deserialize<'de> for Bytes32 {
 }
 
 /// A member's challenge, cut or padded to 32 bytes, as nodes do before they compute the statement.
-struct Member(Node);
+struct MemberChallenge(Node);
 
-impl<'de> Deserialize<'de> for Member {
+impl<'de> Deserialize<'de> for MemberChallenge {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let Bytes(bytes) = Bytes::deserialize(deserializer)?;
         let mut challenge = [0; 32];
@@ -329,7 +329,7 @@ pub(crate) struct ProofResponse {
 #[derive(Deserialize)]
 struct PoetProof {
     proof: MerkleProof,
-    members: List<Member, MAX_MEMBERS>,
+    members: List<MemberChallenge, MAX_MEMBERS>,
     leaves: Number,
 }
 
@@ -350,7 +350,11 @@ impl ProofResponse {
             members,
             leaves,
         } = self.proof;
-        let members: Vec<Node> = members.0.into_iter().map(|Member(node)| node).collect();
+        let members: Vec<Node> = members
+            .0
+            .into_iter()
+            .map(|MemberChallenge(node)| node)
+            .collect();
         PublishedProof {
             statement: membership::root(&members),
             odd_members: Vec::new(),

@@ -11,6 +11,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
+use poet_engine::TICK_LEAVES;
 use serde::Serialize;
 
 use crate::{
@@ -50,7 +51,7 @@ pub(crate) struct Args {
     json: bool,
 
     /// Leaves in a tick; the default is mainnet's
-    #[arg(long, value_name = "LEAVES", default_value_t = 9_331_200, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "LEAVES", default_value_t = TICK_LEAVES, value_parser = clap::value_parser!(u64).range(1..))]
     tick_size: u64,
 
     /// The longest time for an answer
@@ -126,7 +127,7 @@ fn show(args: &Args, watched: &[Watched]) -> std::io::Result<()> {
             .iter()
             .map(|poet| poet.report(now, args.tick_size))
             .collect();
-        let json = serde_json::to_string(&Report { time: now, poets })?;
+        let json = serde_json::to_string(&WatchReport { time: now, poets })?;
         writeln!(out, "{json}")?;
     } else {
         let text = text(watched, now, args.tick_size);
@@ -286,7 +287,7 @@ impl Watched {
 
 /// One look at all servers, in JSON.
 #[derive(Serialize)]
-struct Report<'a> {
+struct WatchReport<'a> {
     time: Timestamp,
     poets: Vec<PoetReport<'a>>,
 }

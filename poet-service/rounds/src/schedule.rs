@@ -8,11 +8,10 @@
 //! Round `e` takes registrations until `start(e)` and is executed until `end(e)`. Before
 //! `start(0)` the open round is 0.
 
-use std::{fmt, time::Duration};
+use std::{fmt, str::FromStr, time::Duration};
 
 use jiff::Timestamp;
-
-use poet_proto::duration::format_go;
+use poet_proto::duration::{format_go, parse_go};
 
 /// The shortest epoch: far below any use, far above what would overflow a round's number.
 const MIN_EPOCH: Duration = Duration::from_millis(1);
@@ -137,6 +136,34 @@ impl fmt::Display for Schedule {
             format_go(self.phase_shift),
             format_go(self.cycle_gap),
         )
+    }
+}
+
+/// A text is not what a schedule is stored as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected genesis-time=, epoch-duration=, phase-shift= and cycle-gap=")]
+pub struct ScheduleTextError;
+
+/// Reads what [`Display`](fmt::Display) writes.
+impl FromStr for Schedule {
+    type Err = ScheduleTextError;
+
+    fn from_str(text: &str) -> Result<Self, ScheduleTextError> {
+        let mut fields = text.split(' ');
+        let mut field = |name| {
+            let field = fields.next()?.strip_prefix(name)?;
+            field.strip_prefix('=')
+        };
+        let mut read = || {
+            let genesis = field("genesis-time")?.parse().ok()?;
+            let mut duration = |name| parse_go(field(name)?).ok();
+            let (epoch, shift) = (duration("epoch-duration")?, duration("phase-shift")?);
+            let gap = duration("cycle-gap")?;
+            Self::new(genesis, epoch, shift, gap).ok()
+        };
+        read()
+            .filter(|_| fields.next().is_none())
+            .ok_or(ScheduleTextError)
     }
 }
 
@@ -299,5 +326,34 @@ mod tests {
             "--cycle-gap is 1h0m0s and --epoch-duration 1h0m0s: expected a gap shorter than the epoch"
         );
         assert!(Schedule::new(genesis, Duration::ZERO, hours(1), hours(1)).is_err());
+    }
+
+    #[test]
+    fn what_is_stored_is_read_again() {
+        let genesis: Timestamp = "2023-07-14T08:00:00.25Z".parse().unwrap();
+        let gap = Duration::from_nanos(1_500_000_001);
+        for schedule in [
+            Schedule::new(genesis, hours(336), hours(240), hours(12)).unwrap(),
+            Schedule::new(genesis, hours(1), Duration::ZERO, gap).unwrap(),
+        ] {
+            assert_eq!(schedule.to_string().parse(), Ok(schedule));
+        }
+        let text = "genesis-time=2023-07-14T08:00:00Z epoch-duration=336h0m0s \
+                    phase-shift=240h0m0s cycle-gap=12h0m0s";
+        assert!(text.parse::<Schedule>().is_ok());
+        for (from, to) in [
+            ("", " "),
+            ("cycle-gap=12h0m0s", ""),
+            ("12h0m0s", "336h0m0s"),
+            ("12h0m0s", "12h0m0s x=1"),
+            ("2023", "year"),
+            ("phase-shift", "shift"),
+        ] {
+            let other = match from {
+                "" => to.to_owned(),
+                _ => text.replace(from, to),
+            };
+            assert_eq!(other.parse::<Schedule>(), Err(ScheduleTextError), "{other}");
+        }
     }
 }

@@ -12,7 +12,7 @@
 
 use std::{error::Error, fmt, future::Future, pin::Pin, sync::Arc};
 
-use poet_engine::{Node, SubtreeHeight};
+use poet_engine::{Node, RoundWork, SubtreeHeight, Work};
 use poet_proto::messages::PublishedProof;
 
 /// A storage operation that is waited for without blocking a thread.
@@ -49,6 +49,13 @@ pub struct Execution {
     pub statement: Vec<u8>,
     /// The height of the subtrees in the round's tree log.
     pub subtree_height: SubtreeHeight,
+}
+
+impl Execution {
+    /// The round as the engine knows it, by its `work` function.
+    pub fn round_work<'a>(&'a self, work: &'a Work) -> RoundWork<'a> {
+        RoundWork::new(work, &self.statement, self.subtree_height)
+    }
 }
 
 /// A round that was opened and has no proof yet.

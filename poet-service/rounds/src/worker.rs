@@ -32,8 +32,8 @@ use std::{
 
 use jiff::Timestamp;
 use poet_engine::{
-    LogError, LogHeader, MAX_THREADS, Proof, ProveError, ProveProgress, T, Tree, VerifyError, Work,
-    audit::AuditError, membership, prove, resume, verify,
+    LogError, MAX_THREADS, Proof, ProveError, ProveProgress, T, Tree, VerifyError, Work,
+    audit::AuditError, membership, prove, verify,
 };
 use poet_proto::messages::PublishedProof;
 use tokio::sync::Notify;
@@ -49,8 +49,6 @@ use crate::{
     storage::{Execution, Storage, StorageError},
 };
 
-/// Leaves of a tick on the main network.
-pub const TICK_LEAVES: u64 = 9_331_200;
 /// How often the clock is read, which may have been set in the meantime.
 const CLOCK_INTERVAL: Duration = Duration::from_millis(100);
 /// How often it is looked whether the rest of the log is durable.
@@ -369,14 +367,9 @@ impl<H: Hashing> Worker<H> {
 
     /// The log of a round and the tree it stands for.
     fn resume(&self, job: &Job) -> Result<(Tree, H::Log), WorkError> {
-        let Execution {
-            statement,
-            subtree_height,
-        } = &job.execution;
-        let header = LogHeader::new(&self.work, statement, *subtree_height);
-        let sha256 = self.work.kernels().sha256;
-        let mut log = self.hashing.open_log(job.round, &header, sha256)?;
-        let tree = resume(&self.work, statement, *subtree_height, &mut log)?;
+        let work = job.execution.round_work(&self.work);
+        let mut log = self.hashing.open_log(job.round, &work)?;
+        let tree = work.resume(&mut log)?;
         Ok((tree, log))
     }
 

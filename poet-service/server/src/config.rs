@@ -14,7 +14,7 @@ use poet_storage::directory::Directories;
 
 pub use crate::config_error::ConfigError;
 use crate::{
-    api::client::Rate,
+    api::client::RequestRate,
     args::{Options, ServerArgs, Switch, WITHOUT_EFFECT, options_only},
     config_file::OptionFile,
     limits::ClientLimits,
@@ -332,11 +332,14 @@ fn burst(per_second: f64) -> NonZero<u32> {
     NonZero::new(requests).unwrap_or(NonZero::<u32>::MIN)
 }
 
-fn rate(per_second: Option<f64>, given: Option<NonZero<u32>>) -> Result<Option<Rate>, ConfigError> {
+fn rate(
+    per_second: Option<f64>,
+    given: Option<NonZero<u32>>,
+) -> Result<Option<RequestRate>, ConfigError> {
     match (per_second, given) {
         (None, None) => Ok(None),
         (None, Some(_)) => Err(ConfigError::BurstWithoutRate),
-        (Some(per_second), given) => Ok(Some(Rate {
+        (Some(per_second), given) => Ok(Some(RequestRate {
             per_second,
             burst: given.unwrap_or_else(|| burst(per_second)),
         })),

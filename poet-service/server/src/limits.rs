@@ -1,7 +1,7 @@
 //! What clients may cost, as far as the operating system allows it.
 
 use crate::api::{
-    client::{Rate, TrustedProxies},
+    client::{RequestRate, TrustedProxies},
     server::ConnectionLimits,
 };
 
@@ -21,7 +21,7 @@ pub struct ClientLimits {
     /// Connections of one address to each interface.
     pub max_connections_per_address: Option<usize>,
     /// Requests of one address.
-    pub rate: Option<Rate>,
+    pub rate: Option<RequestRate>,
     /// Who is not a client itself.
     pub proxies: TrustedProxies,
 }

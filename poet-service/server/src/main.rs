@@ -61,6 +61,7 @@ enum Command {
     CheckConfig(Box<cli::check_config::Args>),
     Doctor(Box<cli::doctor::Args>),
     Export(Box<cli::export::Args>),
+    #[cfg(feature = "import")]
     Import(Box<cli::import::Args>),
     Prove(cli::prove::Args),
     Verify(cli::verify::Args),
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
         Some(Command::CheckConfig(args)) => cli::check_config::run(*args),
         Some(Command::Doctor(args)) => Ok(cli::doctor::run(*args)),
         Some(Command::Export(args)) => cli::export::run(*args),
+        #[cfg(feature = "import")]
         Some(Command::Import(args)) => cli::import::run(*args),
         Some(Command::Prove(args)) => cli::prove::run(&args),
         Some(Command::Verify(args)) => cli::verify::run(&args),

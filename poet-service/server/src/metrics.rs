@@ -19,12 +19,8 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use poet_rounds::{
-    clock::{Clock, time_until},
-    counters::Counters,
-    storage::Storage,
-    worker::{AuditMode, TICK_LEAVES},
-};
+use poet_engine::TICK_LEAVES;
+use poet_rounds::{clock::Clock, counters::Counters, storage::Storage, worker::AuditMode};
 use poet_storage::directory;
 use prometheus_client::{
     collector::Collector,
@@ -42,7 +38,7 @@ use tokio::sync::watch;
 
 use crate::{
     api::{error::Code, grpc},
-    status::{Status, StatusReader},
+    status::{ServerStatus, StatusReader, expected_leaves},
 };
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -67,7 +63,7 @@ struct HandledLabels {
 
 /// The counters, shared by all who count.
 #[derive(Clone, Debug)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     with_certificate: Family<ResultLabel, Counter>,
     with_pow: Family<ResultLabel, Counter>,
     batch_write: Histogram,
@@ -249,8 +245,7 @@ impl Collector for ServerState {
             let id = [("id", executing.round.to_string())];
             let leaves = executing.leaves.load(Relaxed);
             let (rate, watched) = (executing.leaves_per_second(&*self.clock), executing.rate());
-            let left = time_until(self.clock.now(), executing.end).as_secs_f64();
-            let expected = leaves.saturating_add((rate * left) as u64);
+            let expected = expected_leaves(executing, &*self.clock);
             members.push((executing.round, executing.members));
 
             let name = "poet_round_leaves";
@@ -354,7 +349,11 @@ impl Collector for ServerState {
 
 impl ServerState {
     /// What auditors do and have found.
-    fn encode_audits(&self, encoder: &mut DescriptorEncoder<'_>, status: &Status) -> fmt::Result {
+    fn encode_audits(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        status: &ServerStatus,
+    ) -> fmt::Result {
         let audits = self.status.audits();
         let total = audits.total();
         let name = "poet_audit_mismatches";

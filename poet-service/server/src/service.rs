@@ -1,4 +1,4 @@
-//! The whole server: its directories, the [`Machine`], the network around it, readiness, shutdown.
+//! The whole server: its directories, the [`Rounds`], the network around it, readiness, shutdown.
 
 use std::{
     fs, io,
@@ -16,7 +16,7 @@ use poet_proto::identity::{PRIVATE_KEY_VARIABLE, PrivateKey, PrivateKeyError};
 use poet_rounds::{
     blocking,
     clock::{Clock, time_until},
-    machine::{EXPECTED_LEAVES_PER_SECOND, Machine, Parts, RecoveryError},
+    life::{EXPECTED_LEAVES_PER_SECOND, Parts, RecoveryError, Rounds},
     parts::Supervisor,
     publish::Publish,
     registration::Registration,
@@ -163,7 +163,7 @@ impl StartError {
 
 /// A running server.
 pub struct Server {
-    machine: Machine,
+    rounds: Rounds,
     storage: Arc<dyn Storage>,
     audits: Audits,
     addresses: Addresses,
@@ -248,17 +248,17 @@ impl Server {
             publish: Arc::clone(&proofs) as Arc<dyn Publish>,
             counters: Arc::new(metrics.clone()),
         };
-        let machine = Machine::start(&config.rounds, parts)
+        let rounds = Rounds::start(&config.rounds, parts)
             .await
             .map_err(|error| StartError::recovery(&config.directories.dbdir, error))?;
         blocking(|| claim(&config, &*storage))?;
-        let registration = machine.registration();
+        let registration = rounds.registration();
         let poet = Arc::new(Poet::new(Arc::clone(registration), proofs));
         let (poet_reporter, health) = tonic_health::server::health_reporter();
         let (private_reporter, private_health) = tonic_health::server::health_reporter();
         let status = StatusReader::new(
             Arc::clone(registration),
-            machine.worker().clone(),
+            rounds.worker().clone(),
             audits.clone(),
         );
         let (unready, readiness) = watch::channel(None);
@@ -348,7 +348,7 @@ impl Server {
             );
         }
         Ok(Self {
-            machine,
+            rounds,
             storage,
             audits,
             addresses,
@@ -366,7 +366,7 @@ impl Server {
 
     /// Registration, to ask it without a network.
     pub fn registration(&self) -> &Arc<Registration> {
-        self.machine.registration()
+        self.rounds.registration()
     }
 
     /// The kernels it works with.
@@ -383,7 +383,7 @@ impl Server {
     pub fn status_reader(&self) -> StatusReader {
         StatusReader::new(
             Arc::clone(self.registration()),
-            self.machine.worker().clone(),
+            self.rounds.worker().clone(),
             self.audits.clone(),
         )
     }
@@ -391,7 +391,7 @@ impl Server {
     /// Ends the server: requests under way are answered, the work done so far is in the log.
     pub async fn shutdown(self) {
         self.stop.send_replace(true);
-        self.machine.stop().await;
+        self.rounds.stop().await;
         self.parts.all_ended().await;
         let closed = tokio::time::timeout(CLOSE_TIMEOUT, self.storage.close()).await;
         if !matches!(closed, Ok(Ok(()))) {
@@ -403,7 +403,7 @@ impl Server {
     /// server is of no use then.
     pub async fn part_ended(&mut self) -> &'static str {
         tokio::select! {
-            name = self.machine.part_ended() => name,
+            name = self.rounds.part_ended() => name,
             name = self.parts.ended() => name,
         }
     }

@@ -1,10 +1,13 @@
 //! What the server is doing, for those who tell it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use poet_rounds::{
-    clock::Clock,
+    clock::{Clock, time_until},
     registration::{OpenRound, Registration},
     schedule::Schedule,
     worker::{AuditMode, Audits, Executing, WorkerHandle},
@@ -12,7 +15,7 @@ use poet_rounds::{
 
 /// What the server is doing.
 #[derive(Clone, Debug)]
-pub struct Status {
+pub struct ServerStatus {
     /// The round that takes registrations.
     pub open: OpenRound,
     /// When it closes.
@@ -67,13 +70,20 @@ impl StatusReader {
     }
 
     /// What the server is doing now.
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> ServerStatus {
         let open = self.registration.open_round();
-        Status {
+        ServerStatus {
             open,
             start: self.registration.schedule().start(open.round),
             executing: self.worker.executing(),
             queued: self.worker.queued(),
         }
     }
+}
+
+/// How many leaves there will be at the end of a round, if the work goes on as fast as it has.
+pub(crate) fn expected_leaves(executing: &Executing, clock: &dyn Clock) -> u64 {
+    let left = time_until(clock.now(), executing.end).as_secs_f64();
+    let more = (executing.leaves_per_second(clock) * left) as u64;
+    executing.leaves.load(Relaxed).saturating_add(more)
 }

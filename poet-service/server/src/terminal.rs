@@ -1,5 +1,5 @@
 //! What the operator sees: logs on standard error, and, if that is a terminal, a status line
-//! below them; and the log's files. Nobody waits for any of them (see [`LogQueue`]).
+//! below them; and the log's files. Nobody waits for any of them (see `LogQueue`).
 
 use std::{
     io::{self, IsTerminal as _},
@@ -15,7 +15,7 @@ use tracing_subscriber::{Layer as _, filter::LevelFilter, fmt, layer::Subscriber
 use crate::{
     log_queue::{self, LogQueue, Portion, Sink},
     logfile::LogFile,
-    status::{Status, StatusReader},
+    status::{ServerStatus, StatusReader},
 };
 
 /// How often the status line is written.
@@ -87,7 +87,7 @@ impl Terminal {
         if !self.interactive {
             std::future::pending::<()>().await;
         }
-        let mut rate = Rate::default();
+        let mut rate = ShownSpeed::default();
         loop {
             let status = reader.status();
             let leaves_per_second = rate.update(&status, clock.monotonic());
@@ -160,10 +160,10 @@ impl Sink for Screen {
 
 /// The speed of the work between two looks at it.
 #[derive(Default)]
-struct Rate(Option<(u64, u64, Duration)>);
+struct ShownSpeed(Option<(u64, u64, Duration)>);
 
-impl Rate {
-    fn update(&mut self, status: &Status, now: Duration) -> Option<u64> {
+impl ShownSpeed {
+    fn update(&mut self, status: &ServerStatus, now: Duration) -> Option<u64> {
         let before = self.0.take();
         let executing = status.executing.as_ref()?;
         let leaves = executing.leaves.load(Relaxed);
@@ -176,7 +176,7 @@ impl Rate {
 }
 
 fn status_line(
-    status: &Status,
+    status: &ServerStatus,
     leaves_per_second: Option<u64>,
     audit_lag: Option<Duration>,
     clock: &dyn Clock,
@@ -216,7 +216,7 @@ mod tests {
     fn the_status_line_says_what_goes_on() {
         let at = |text: &str| text.parse::<jiff::Timestamp>().unwrap();
         let clock = ManualClock::new(at("2026-01-01T00:00:00Z"));
-        let mut status = Status {
+        let mut status = ServerStatus {
             open: OpenRound {
                 round: 4,
                 members: 17,
@@ -251,7 +251,7 @@ mod tests {
             status_line(&status, None, None, &clock).ends_with("round 3: 1000 leaves, 0s left")
         );
 
-        let mut rate = Rate::default();
+        let mut rate = ShownSpeed::default();
         assert_eq!(rate.update(&status, Duration::from_secs(1)), None);
         leaves.store(900, Relaxed);
         assert_eq!(

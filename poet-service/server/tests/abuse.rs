@@ -20,7 +20,7 @@ use common::{Client, LocalServer, TestNode, await_some, config};
 use poet_engine::Proof;
 use poet_proto::messages::PublishedProof;
 use poet_rounds::storage::Storage as _;
-use poet_service::{api::client::Rate, limits::ClientLimits};
+use poet_service::{api::client::RequestRate, limits::ClientLimits};
 use poet_storage::SqliteStorage;
 use program::ServerProcess;
 
@@ -539,7 +539,7 @@ fn an_address_has_a_rate() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path());
     config.listeners.limits = ClientLimits {
-        rate: Some(Rate {
+        rate: Some(RequestRate {
             // Nothing comes back in the time that this takes.
             per_second: 0.0001,
             burst: 5.try_into().unwrap(),

@@ -15,8 +15,7 @@ use std::{
 
 use common::{LocalServer, TestNode, config, members_of, verify_fetched};
 use poet_engine::{
-    LABEL_DEPTH, LogHeader, Node, SubtreeHeight, Work, WorkFunction, audit::Auditor, membership,
-    resume, run,
+    LABEL_DEPTH, LogHeader, Node, RoundWork, SubtreeHeight, Work, WorkFunction, membership, run,
 };
 use program::{ServerProcess, command};
 use rusqlite::Connection;
@@ -326,11 +325,13 @@ fn a_log_that_was_longer_is_noticed() {
     let folder = left.copy();
     let (work, statement) = (work(), membership::root(&members_of(&nodes())));
     let height = SubtreeHeight::new(0).unwrap();
-    let height = Auditor::new(&work, &statement, height).root_height();
+    let height = RoundWork::new(&work, &statement, height)
+        .auditor()
+        .root_height();
     // Some minutes' more.
     let roots = (10 << 20) / height.leaves();
-    let mut audit = LogHeader::new(&work, &statement, height)
-        .encode(work.kernels().sha256)
+    let mut audit = RoundWork::new(&work, &statement, height)
+        .header_bytes()
         .to_vec();
     audit.resize(HEADER + roots as usize * 32, 7);
     fs::write(tree_log(&folder, 1).with_file_name("audit.log"), audit).unwrap();
@@ -376,8 +377,8 @@ fn logs_in_wrong_places_are_put_back() {
     // The log of another round, and this one's is nowhere: the server refuses to use it.
     let folder = left.copy();
     let work = work();
-    let header = LogHeader::new(&work, b"another", SubtreeHeight::new(0).unwrap());
-    let mut log = header.encode(work.kernels().sha256).to_vec();
+    let other = RoundWork::new(&work, b"another", SubtreeHeight::new(0).unwrap());
+    let mut log = other.header_bytes().to_vec();
     log.extend_from_slice(&right[HEADER..]);
     fs::write(tree_log(&folder, 1), log).unwrap();
     expect_repair(&folder, &[], &["it belongs to another statement"]);
@@ -402,7 +403,9 @@ fn mistakes_of_the_work_itself_are_found_by_recomputing_all() {
     made.push([9; 32]);
     let statement = membership::root(&members_of(&nodes()));
     let height = SubtreeHeight::new(0).unwrap();
-    let mut tree = resume(&work(), &statement, height, &mut made.as_slice()).unwrap();
+    let work = work();
+    let round = RoundWork::new(&work, &statement, height);
+    let mut tree = round.resume(&mut made.as_slice()).unwrap();
     let (target, progress) = (AtomicU64::new(2500), AtomicU64::new(0));
     run(&mut tree, height, &target, &progress, |root| {
         made.push(root);

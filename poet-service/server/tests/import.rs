@@ -16,7 +16,7 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use common::{LocalServer, await_some, bytes, config, genesis, verify_fetched};
 use jiff::Timestamp;
-use poet_admin::import::{ImportError, Report, RoundReport, Source, Taken, import};
+use poet_admin::import::{ImportError, ImportReport, RoundReport, Source, Taken, import};
 use poet_engine::{LABEL_DEPTH, LogHeader, Work, WorkFunction, membership};
 use poet_host::WorkPlace;
 use poet_rounds::clock::ManualClock;
@@ -72,7 +72,7 @@ impl Takeover {
     }
 
     /// Imports at a time when round 0 is being worked on.
-    fn import(&self) -> Result<Report, ImportError> {
+    fn import(&self) -> Result<ImportReport, ImportError> {
         self.import_with(&self.config(), during_round_0(), false)
     }
 
@@ -81,7 +81,7 @@ impl Takeover {
         config: &Config,
         now: Timestamp,
         stop: bool,
-    ) -> Result<Report, ImportError> {
+    ) -> Result<ImportReport, ImportError> {
         let stop = AtomicBool::new(stop);
         import(
             &self.source(),

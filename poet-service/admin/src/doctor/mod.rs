@@ -18,11 +18,11 @@ use std::{
     path::PathBuf,
 };
 
-use jiff::Timestamp;
-use poet_engine::{LogError, T, Work, membership, verify};
+use poet_engine::{LogError, T, Work, file::FileLog, membership, verify};
 use poet_proto::identity::PrivateKey;
 use poet_rounds::{
     round_files::{self, ROUNDS_FOLDER},
+    schedule::Schedule,
     storage::{Execution, RoundRecord, Setting},
     worker::MAX_UNSYNCED_LEAVES,
 };
@@ -316,7 +316,7 @@ impl Doctor<'_> {
         }
         match storage.setting(Setting::Schedule) {
             Ok(None) => {}
-            Ok(Some(schedule)) => match readable_schedule(schedule) {
+            Ok(Some(bytes)) => match read_schedule(&bytes) {
                 Some(schedule) => self.fine(&format!("schedule {schedule}"))?,
                 None => self.damaged(
                     "the schedule cannot be read",
@@ -543,11 +543,7 @@ impl Doctor<'_> {
                     let _ = write!(text, "; {rest} bytes behind them are cut off by the server");
                 }
                 self.fine(&text)?;
-                let audited = log.audited_leaves().map_err(|cause| DoctorError::Io {
-                    action: "read the audit beside",
-                    path: path.clone(),
-                    cause,
-                })?;
+                let audited = log.audited_leaves()?;
                 if audited > leaves.saturating_add(MAX_UNSYNCED_LEAVES) {
                     self.damaged(
                         &format!(
@@ -664,18 +660,14 @@ impl Doctor<'_> {
         path: &std::path::Path,
         unfinished: &BTreeMap<u64, Unfinished>,
     ) -> Option<u64> {
-        let found = fs::File::open(path).ok().and_then(|mut file| {
-            let mut header = [0; poet_engine::LogHeader::BYTES];
-            io::Read::read_exact(&mut file, &mut header).ok()?;
-            Some(header)
-        })?;
+        let found = FileLog::open_read_only(path).ok()?.header().ok()?;
         let matches = |execution: &Execution| {
             let log = TreeLog {
                 work: self.work,
                 execution,
                 path: PathBuf::new(),
             };
-            log.header() == found
+            log.header()[..] == found
         };
         let mut rounds = unfinished.iter();
         rounds
@@ -706,9 +698,6 @@ fn describe(wrong: &Wrong, execution: &Execution) -> (String, String) {
     (what, remedy)
 }
 
-fn readable_schedule(bytes: Vec<u8>) -> Option<String> {
-    let text = String::from_utf8(bytes).ok()?;
-    let genesis = text.strip_prefix("genesis-time=")?.split(' ').next()?;
-    genesis.parse::<Timestamp>().ok()?;
-    Some(text)
+fn read_schedule(bytes: &[u8]) -> Option<Schedule> {
+    str::from_utf8(bytes).ok()?.parse().ok()
 }

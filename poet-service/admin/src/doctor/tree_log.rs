@@ -18,9 +18,9 @@ use std::{
 
 use jiff::Timestamp;
 use poet_engine::{
-    HeaderError, LogError, LogHeader, LogRead, NODE_SIZE, Node, Work,
-    audit::{AuditError, AuditWith, Auditor, Culprit},
-    resume,
+    HeaderError, LogError, LogHeader, LogRead, Node, RoundWork, Work,
+    audit::{AuditError, AuditWith, Culprit},
+    file::{FileLog, ReadOnlyLog},
 };
 use poet_files::{Access, create_directory, rename_into_place};
 
@@ -30,7 +30,6 @@ use poet_rounds::{round_files::AUDIT_FILE, storage::Execution};
 const SAMPLES: usize = 16;
 /// So many entries are put right; if more are wrong, the work itself went wrong at the first.
 const MAX_REPLACED: usize = 8;
-const HEADER_BYTES: u64 = LogHeader::BYTES as u64;
 
 /// How thoroughly to look.
 #[derive(Clone, Copy, Debug)]
@@ -78,18 +77,16 @@ pub(super) struct Wrong {
 
 /// The entries of a log in a file, some of them replaced.
 struct Entries {
-    file: File,
-    path: String,
+    log: ReadOnlyLog,
+    /// As many as there were at first: a server may go on.
     entries: u64,
     replaced: BTreeMap<u64, Node>,
 }
 
 impl Entries {
     fn open(path: &Path, entries: u64, replaced: &BTreeMap<u64, Node>) -> Result<Self, LogError> {
-        let name = path.display().to_string();
         Ok(Self {
-            file: File::open(path).map_err(|cause| unreadable(&name, cause))?,
-            path: name,
+            log: FileLog::open_read_only(path)?,
             entries,
             replaced: replaced.clone(),
         })
@@ -102,30 +99,19 @@ impl LogRead for Entries {
     }
 
     fn read(&mut self, start: u64, out: &mut [Node]) -> Result<(), LogError> {
-        let end = start.saturating_add(out.len() as u64);
-        if end > self.entries {
-            return Err(LogError::Missing {
-                entry: end - 1,
-                entries: self.entries,
-            });
-        }
-        let offset = HEADER_BYTES + start * NODE_SIZE as u64;
-        self.file
-            .seek(SeekFrom::Start(offset))
-            .and_then(|_| self.file.read_exact(out.as_flattened_mut()))
-            .map_err(|cause| unreadable(&self.path, cause))?;
-        for (number, node) in self.replaced.range(start..end) {
+        self.log.read(start, out)?;
+        for (number, node) in self.replaced.range(start..start + out.len() as u64) {
             out[(number - start) as usize] = *node;
         }
         Ok(())
     }
 }
 
-fn unreadable(path: &str, cause: io::Error) -> LogError {
-    LogError::Io {
-        action: "read",
-        path: path.to_owned(),
-        cause,
+/// A log to look at; `None` if there is none.
+fn open(path: &Path) -> Result<Option<ReadOnlyLog>, LogError> {
+    match FileLog::open_read_only(path) {
+        Err(LogError::Io { cause, .. }) if cause.kind() == ErrorKind::NotFound => Ok(None),
+        log => log.map(Some),
     }
 }
 
@@ -139,35 +125,25 @@ pub(super) struct TreeLog<'a> {
 impl TreeLog<'_> {
     /// The header that it should have.
     pub(super) fn header(&self) -> [u8; LogHeader::BYTES] {
-        let Execution {
-            statement,
-            subtree_height,
-        } = self.execution;
-        let header = LogHeader::new(self.work, statement, *subtree_height);
-        header.encode(self.work.kernels().sha256)
+        self.round_work().header_bytes()
+    }
+
+    fn round_work(&self) -> RoundWork<'_> {
+        self.execution.round_work(self.work)
     }
 
     /// How many leaves of it a server had audited, by the roots that it keeps.
-    pub(super) fn audited_leaves(&self) -> io::Result<u64> {
-        let Execution {
-            statement,
-            subtree_height,
-        } = self.execution;
-        let height = Auditor::new(self.work, statement, *subtree_height).root_height();
-        let header = LogHeader::new(self.work, statement, height);
-        let mut file = match File::open(self.audit_log()) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
-            file => file?,
+    pub(super) fn audited_leaves(&self) -> Result<u64, LogError> {
+        let Some(log) = open(&self.audit_log())? else {
+            return Ok(0);
         };
-        let bytes = file.metadata()?.len();
-        let mut found = Vec::new();
-        (&mut file).take(HEADER_BYTES).read_to_end(&mut found)?;
+        let height = self.round_work().auditor().root_height();
+        let chunk_work = self.round_work().with_subtree_height(height);
         // Those of other work say nothing.
-        if found != header.encode(self.work.kernels().sha256) {
+        if log.header()? != chunk_work.header_bytes() {
             return Ok(0);
         }
-        let roots = (bytes - HEADER_BYTES) / NODE_SIZE as u64;
-        Ok(roots.saturating_mul(height.leaves()))
+        Ok(log.entries().saturating_mul(height.leaves()))
     }
 
     /// Where those roots are.
@@ -177,33 +153,20 @@ impl TreeLog<'_> {
 
     /// Looks at it.
     pub(super) fn examine(&self, thoroughness: Thoroughness) -> Result<State, LogError> {
-        let name = self.path.display().to_string();
-        let failed = |cause| unreadable(&name, cause);
-        let mut file = match File::open(&self.path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(State::Missing),
-            Err(error) => return Err(failed(error)),
+        let Some(log) = open(&self.path)? else {
+            return Ok(State::Missing);
         };
-        let bytes = file.metadata().map_err(failed)?.len();
-        let mut found = Vec::new();
-        (&mut file)
-            .take(HEADER_BYTES)
-            .read_to_end(&mut found)
-            .map_err(failed)?;
-        let expected = self.header();
-        let Ok(header) = <&[u8; LogHeader::BYTES]>::try_from(found.as_slice()) else {
+        let (found, expected) = (log.header()?, self.header());
+        if found.len() < expected.len() {
             return Ok(if expected.starts_with(&found) {
                 State::New
             } else {
                 State::Foreign(HeaderError::Magic)
             });
-        };
-        let (entries, rest) = (
-            (bytes - HEADER_BYTES) / NODE_SIZE as u64,
-            (bytes - HEADER_BYTES) % NODE_SIZE as u64,
-        );
-        if *header != expected {
-            return self.other_header(header, entries);
+        }
+        let (entries, rest) = (log.entries(), log.rest());
+        if found != expected {
+            return self.other_header(&found, entries);
         }
         let (recomputed, wrong) = if thoroughness.full {
             (entries, self.audit(entries, thoroughness.threads)?)
@@ -221,17 +184,11 @@ impl TreeLog<'_> {
     }
 
     /// What a log is whose header is not what it should be.
-    fn other_header(
-        &self,
-        header: &[u8; LogHeader::BYTES],
-        entries: u64,
-    ) -> Result<State, LogError> {
-        let execution = self.execution;
-        let expected = LogHeader::new(self.work, &execution.statement, execution.subtree_height);
+    fn other_header(&self, header: &[u8], entries: u64) -> Result<State, LogError> {
         let sha256 = self.work.kernels().sha256;
-        let damaged = match LogHeader::decode(sha256, header) {
+        let damaged = match LogHeader::read(sha256, header) {
             Ok(header) => {
-                let why = header.check(&expected).err();
+                let why = header.check(&self.round_work().header()).err();
                 return Ok(State::Foreign(why.unwrap_or(HeaderError::Unknown)));
             }
             Err(why) => why,
@@ -254,25 +211,13 @@ impl TreeLog<'_> {
         entries: u64,
         replaced: &BTreeMap<u64, Node>,
     ) -> Result<(Node, Node), LogError> {
-        let Execution {
-            statement,
-            subtree_height,
-        } = self.execution;
         let mut log = Entries::open(&self.path, entries, replaced)?;
         let mut stored = [Node::default()];
         log.read(entry, &mut stored)?;
-        log.entries = entry;
-        let mut tree = resume(self.work, statement, *subtree_height, &mut log)?;
-        let mut root = Node::default();
-        for _ in 0..subtree_height.leaves() {
-            let label = tree.next_label();
-            tree.push(label, |height, _, node| {
-                if height == subtree_height.get() {
-                    root = *node;
-                }
-            });
-        }
-        Ok((stored[0], root))
+        Ok((
+            stored[0],
+            self.round_work().recompute_entry(&mut log, entry)?,
+        ))
     }
 
     fn is_right(
@@ -382,12 +327,8 @@ impl TreeLog<'_> {
 
     /// Recomputes all entries.
     fn audit(&self, entries: u64, threads: usize) -> Result<Option<Wrong>, LogError> {
-        let Execution {
-            statement,
-            subtree_height,
-        } = self.execution;
         let mut log = Entries::open(&self.path, entries, &BTreeMap::new())?;
-        let mut auditor = Auditor::new(self.work, statement, *subtree_height);
+        let mut auditor = self.round_work().auditor();
         let stop = AtomicBool::new(false);
         let with = AuditWith {
             threads,
@@ -442,8 +383,9 @@ impl TreeLog<'_> {
 
     /// Gives it the header that it should have; the original is kept, as by [`TreeLog::repair`].
     pub(super) fn repair_header(&self) -> io::Result<PathBuf> {
-        let bytes = fs::metadata(&self.path)?.len();
-        let entries = bytes.saturating_sub(HEADER_BYTES) / NODE_SIZE as u64;
+        let entries = FileLog::open_read_only(&self.path)
+            .map_err(io::Error::other)?
+            .entries();
         self.rewrite(entries, &BTreeMap::new())
     }
 
@@ -451,7 +393,7 @@ impl TreeLog<'_> {
     fn rewrite(&self, entries: u64, right: &BTreeMap<u64, Node>) -> io::Result<PathBuf> {
         let new = self.path.with_extension("repaired");
         let mut source = BufReader::new(File::open(&self.path)?);
-        source.seek(SeekFrom::Start(HEADER_BYTES))?;
+        source.seek(SeekFrom::Start(LogHeader::BYTES as u64))?;
         let mut target = BufWriter::new(File::create(&new)?);
         target.write_all(&self.header())?;
         let mut entry = Node::default();

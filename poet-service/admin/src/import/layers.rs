@@ -19,19 +19,19 @@
 
 use std::{
     collections::BTreeSet,
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{self, BufReader, Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
 
 use poet_engine::{
-    LogError, LogHeader, LogRead, MAX_LEAVES, NODE_SIZE, Node, SubtreeHeight, Work, ZERO,
-    file::FileLog, resume, run,
+    LogError, LogRead, MAX_LEAVES, NODE_SIZE, Node, RoundWork, SubtreeHeight, Work, ZERO,
+    file::FileLog,
 };
 use poet_rounds::round_files::LOG_FILE;
 
-use super::Event;
+use super::ImportProgress;
 
 /// The log while it is being made.
 const PART_FILE: &str = "tree.log.part";
@@ -110,7 +110,10 @@ impl Layers<'_> {
     /// Makes the log, checks it and gives it its name. Returns the leaves that it stands for.
     ///
     /// What an interrupted run has made is gone on with. After any other failure, nothing is left.
-    pub(super) fn take_over(&self, report: &mut dyn FnMut(Event)) -> Result<u64, LayerError> {
+    pub(super) fn take_over(
+        &self,
+        report: &mut dyn FnMut(ImportProgress),
+    ) -> Result<u64, LayerError> {
         let layers = self.layers()?;
         if layers.is_empty() {
             return Ok(0);
@@ -175,7 +178,11 @@ impl Layers<'_> {
         Ok(layers)
     }
 
-    fn make(&self, layers: &[Layer], report: &mut dyn FnMut(Event)) -> Result<u64, LayerError> {
+    fn make(
+        &self,
+        layers: &[Layer],
+        report: &mut dyn FnMut(ImportProgress),
+    ) -> Result<u64, LayerError> {
         fs::create_dir_all(&self.target).map_err(|e| failed("create", &self.target, e))?;
         let (part, log_file) = (self.target.join(PART_FILE), self.target.join(LOG_FILE));
         if log_file.exists() {
@@ -193,11 +200,9 @@ impl Layers<'_> {
         }
         let entries = good?;
         log.sync()?;
+        log.cut(entries)?;
         drop(log);
         let durable = || {
-            let file = OpenOptions::new().write(true).open(&part)?;
-            file.set_len(LogHeader::BYTES as u64 + entries * NODE_SIZE as u64)?;
-            file.sync_all()?;
             fs::rename(&part, &log_file)?;
             #[cfg(unix)]
             for folder in self.target.ancestors().take(3) {
@@ -214,15 +219,14 @@ impl Layers<'_> {
         &self,
         layers: &[Layer],
         part: &Path,
-        report: &mut dyn FnMut(Event),
+        report: &mut dyn FnMut(ImportProgress),
     ) -> Result<(FileLog, bool), LayerError> {
-        let header = LogHeader::new(self.work, self.statement, self.subtree_height);
-        let sha256 = self.work.kernels().sha256;
-        let mut log = match FileLog::open(part, &header, sha256) {
+        let round = self.round_work();
+        let mut log = match FileLog::open(part, &round) {
             // Made with other options.
             Err(LogError::Foreign { .. }) => {
                 fs::remove_file(part).map_err(|e| failed("remove", part, e))?;
-                FileLog::open(part, &header, sha256)
+                FileLog::open(part, &round)
             }
             opened => opened,
         }?;
@@ -238,7 +242,7 @@ impl Layers<'_> {
         &self,
         layer: &Layer,
         log: &mut FileLog,
-        report: &mut dyn FnMut(Event),
+        report: &mut dyn FnMut(ImportProgress),
     ) -> Result<(), LayerError> {
         let levels = self.subtree_height.get() - layer.height;
         let mut nodes = Nodes::open(&layer.path, log.entries() << levels)?;
@@ -263,7 +267,7 @@ impl Layers<'_> {
             if chunks.is_multiple_of(SYNC_CHUNKS) {
                 log.sync()?;
             }
-            report(Event::Converting {
+            report(ImportProgress::Converting {
                 round: self.round,
                 height: layer.height,
                 done: log.entries() << levels,
@@ -272,6 +276,10 @@ impl Layers<'_> {
         }
         log.sync()?;
         Ok(())
+    }
+
+    fn round_work(&self) -> RoundWork<'_> {
+        RoundWork::new(self.work, self.statement, self.subtree_height)
     }
 
     /// The root over the next 2^`levels` nodes.
@@ -284,7 +292,10 @@ impl Layers<'_> {
         // Whatever their height, they are hashed as nodes of a tree that begins with them.
         nodes.window = 1 << levels;
         let bottom = SubtreeHeight::new(0).unwrap_or(SubtreeHeight::MAX);
-        let tree = resume(self.work, self.statement, bottom, nodes)?;
+        let tree = self
+            .round_work()
+            .with_subtree_height(bottom)
+            .resume(nodes)?;
         Ok(tree.parked().first().copied().unwrap_or(ZERO))
     }
 
@@ -293,7 +304,7 @@ impl Layers<'_> {
         &self,
         layers: &[Layer],
         log: &mut FileLog,
-        report: &mut dyn FnMut(Event),
+        report: &mut dyn FnMut(ImportProgress),
     ) -> Result<u64, LayerError> {
         let k = self.subtree_height.get();
         let mut good = log.entries();
@@ -303,7 +314,7 @@ impl Layers<'_> {
             good = 0;
             while good < bad {
                 let middle = good + (bad - good) / 2;
-                report(Event::Searching { round: self.round });
+                report(ImportProgress::Searching { round: self.round });
                 if self.is_right(log, middle)? {
                     good = middle + 1;
                 } else {
@@ -318,7 +329,7 @@ impl Layers<'_> {
         let checks = sample(good)?;
         let total = checks.len() as u64;
         for (done, entry) in (0..).zip(checks) {
-            report(Event::Checking {
+            report(ImportProgress::Checking {
                 round: self.round,
                 done,
                 total,
@@ -347,18 +358,7 @@ impl Layers<'_> {
         }
         let mut stored = [ZERO];
         log.read(entry, &mut stored)?;
-        let mut before = Prefix {
-            log,
-            entries: entry,
-        };
-        let k = self.subtree_height;
-        let mut tree = resume(self.work, self.statement, k, &mut before)?;
-        let target = AtomicU64::new((entry + 1) << k.get());
-        let mut made = None;
-        run(&mut tree, k, &target, &AtomicU64::new(0), |root| {
-            made = Some(root);
-        });
-        Ok(made == Some(stored[0]))
+        Ok(self.round_work().recompute_entry(log, entry)? == stored[0])
     }
 }
 
@@ -381,22 +381,6 @@ fn failed(action: &'static str, path: &Path, cause: io::Error) -> LayerError {
         action,
         path: path.to_owned(),
         cause,
-    }
-}
-
-/// The first entries of a log.
-struct Prefix<'a> {
-    log: &'a mut FileLog,
-    entries: u64,
-}
-
-impl LogRead for Prefix<'_> {
-    fn entries(&self) -> u64 {
-        self.entries
-    }
-
-    fn read(&mut self, start: u64, out: &mut [Node]) -> Result<(), LogError> {
-        self.log.read(start, out)
     }
 }
 

@@ -39,7 +39,7 @@ use std::{
 };
 
 use poet_engine::{
-    LogError, LogHeader, LogRead, MAX_THREADS, Node, SubtreeHeight, Tree, Work,
+    LogError, LogRead, MAX_THREADS, Node, RoundWork, SubtreeHeight, Tree, Work,
     audit::{AuditError, AuditWith, Auditor, Culprit, Finding, STEP_ENTRIES},
     file::{FileLog, LogView},
 };
@@ -674,17 +674,17 @@ impl RoundAudit {
         log: LogView,
         roots: Option<&Path>,
     ) -> Self {
-        let statement = &job.execution.statement;
-        let subtree_height = job.execution.subtree_height;
-        let mut auditor = Auditor::new(work, statement, subtree_height);
-        let header = LogHeader::new(work, statement, auditor.root_height());
+        let round = job.execution.round_work(work);
+        let subtree_height = round.subtree_height();
+        let mut auditor = round.auditor();
+        let chunk_work = round.with_subtree_height(auditor.root_height());
         let chunks = log.entries() * subtree_height.leaves() / auditor.root_height().leaves();
         let folder = roots.and_then(Path::parent);
-        let kept = roots.and_then(|path| match open_roots(path, &header, work, chunks) {
+        let kept = roots.and_then(|path| match open_roots(path, &chunk_work, chunks) {
             Ok((file, roots, gone)) => {
                 let leaves = gone.saturating_mul(auditor.root_height().leaves());
                 audits.log_is_shorter(job.round, folder, leaves);
-                auditor = Auditor::with_roots(work, statement, subtree_height, roots);
+                auditor = round.auditor_with_roots(roots);
                 Some(file)
             }
             Err(error) => {
@@ -1096,17 +1096,15 @@ impl Scrub {
 /// be understood is replaced: all that is in it can be computed again.
 fn open_roots(
     path: &Path,
-    header: &LogHeader,
-    work: &Work,
+    chunk_work: &RoundWork<'_>,
     chunks: u64,
 ) -> Result<(FileLog, Vec<Node>, u64), LogError> {
-    let sha256 = work.kernels().sha256;
-    let mut file = match FileLog::open(path, header, sha256) {
+    let mut file = match FileLog::open(path, chunk_work) {
         Err(error @ LogError::Foreign { .. }) => {
             tracing::warn!(%error, "the audit begins anew");
             // If it is still there, that is the error.
             drop(fs::remove_file(path));
-            FileLog::open(path, header, sha256)?
+            FileLog::open(path, chunk_work)?
         }
         opened => opened?,
     };

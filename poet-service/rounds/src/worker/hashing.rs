@@ -16,7 +16,7 @@ use std::{
 #[cfg(not(feature = "fault-injection"))]
 use poet_engine::run;
 use poet_engine::{
-    LogHeader, LogRead, ProveError, Sha256, Tree,
+    LogRead, ProveError, RoundWork, Tree,
     file::{FileLog, LogMonitor, LogWriter},
 };
 use poet_files::{Access, create_directory};
@@ -51,13 +51,8 @@ pub trait Hashing: Send + Sync + 'static {
     /// Opens the log of a round, or creates it. May block.
     ///
     /// # Errors
-    /// When there cannot be one, or the one that is there belongs to other work than `header` says.
-    fn open_log(
-        &self,
-        round: u64,
-        header: &LogHeader,
-        sha256: &dyn Sha256,
-    ) -> Result<Self::Log, WorkError>;
+    /// When there cannot be one, or the one that is there belongs to other work.
+    fn open_log(&self, round: u64, work: &RoundWork<'_>) -> Result<Self::Log, WorkError>;
 
     /// The rounds that have a log. May block.
     fn logs(&self) -> Vec<u64>;
@@ -185,19 +180,14 @@ impl Hashing for HashingThread {
     type Log = FileLog;
     type Running = RunningThread;
 
-    fn open_log(
-        &self,
-        round: u64,
-        header: &LogHeader,
-        sha256: &dyn Sha256,
-    ) -> Result<FileLog, WorkError> {
+    fn open_log(&self, round: u64, work: &RoundWork<'_>) -> Result<FileLog, WorkError> {
         let folder = self.folder(round);
         create_directory(&folder, Access::Private).map_err(|source| WorkError::Folder {
             path: folder.clone(),
             source,
         })?;
         self.audits.remember(round, &folder);
-        Ok(FileLog::open(&folder.join(LOG_FILE), header, sha256)?)
+        Ok(FileLog::open(&folder.join(LOG_FILE), work)?)
     }
 
     fn logs(&self) -> Vec<u64> {

@@ -123,7 +123,7 @@ impl fmt::Display for TrustedProxies {
 
 /// How often an address may send a request.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Rate {
+pub struct RequestRate {
     /// Requests per second in the long run, above 0.
     pub per_second: f64,
     /// Requests at once.
@@ -145,7 +145,7 @@ pub(crate) struct RateLimit {
 }
 
 impl RateLimit {
-    pub(crate) fn new(rate: Rate, proxies: TrustedProxies, protocol: Protocol) -> Self {
+    pub(crate) fn new(rate: RequestRate, proxies: TrustedProxies, protocol: Protocol) -> Self {
         let interval = Duration::try_from_secs_f64(1.0 / rate.per_second).unwrap_or(MAX_INTERVAL);
         let interval = interval.min(MAX_INTERVAL);
         Self {
@@ -221,7 +221,7 @@ mod tests {
 
     fn limit(per_second: f64, burst: u32) -> RateLimit {
         let burst = NonZero::new(burst).unwrap();
-        let rate = Rate { per_second, burst };
+        let rate = RequestRate { per_second, burst };
         RateLimit::new(rate, TrustedProxies::default(), Protocol::Http1)
     }
 

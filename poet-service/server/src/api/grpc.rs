@@ -1,6 +1,6 @@
 //! The gRPC interface: the handlers of the REST interface behind protocol buffers.
 //!
-//! Proofs do not pass through the generated code. A proof of a round with a million members takes
+//! ProofCall do not pass through the generated code. A proof of a round with a million members takes
 //! 33 MB, so its gRPC frame is encoded once, and everyone who asks is sent from that buffer.
 
 use std::sync::Arc;
@@ -63,7 +63,7 @@ pub fn router(
     health: HealthServer<impl Health>,
     max_response_bytes: usize,
 ) -> Result<Router, tonic_reflection::server::Error> {
-    let proofs = Proofs {
+    let proofs = ProofCall {
         registration: Arc::clone(&registration),
         max_response_bytes,
     };
@@ -229,13 +229,13 @@ async fn reload_trusted_keys(State(registration): State<Arc<Poet>>) -> Result<Re
 }
 
 #[derive(Clone)]
-struct Proofs {
+struct ProofCall {
     registration: Arc<Poet>,
     max_response_bytes: usize,
 }
 
 /// `PoetService.Proof`, from the prepared frame.
-async fn proof(State(proofs): State<Proofs>, body: Bytes) -> Response {
+async fn proof(State(proofs): State<ProofCall>, body: Bytes) -> Response {
     let frame = async {
         let ProofRequest { round_id } = unary_message(&body)?;
         let frame = proofs.registration.proof(&round_id).await?.grpc;

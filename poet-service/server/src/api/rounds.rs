@@ -18,19 +18,19 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use poet_engine::{Node, membership};
+use poet_engine::{Node, TICK_LEAVES, membership};
 use poet_proto::json;
 use poet_rounds::{
-    clock::{Clock, time_until},
+    clock::Clock,
     registration::RegistrationError,
     storage::{RoundRecord, Storage, StorageError},
-    worker::{AuditReport, TICK_LEAVES},
+    worker::AuditReport,
 };
 use serde::Serialize;
 use tokio::sync::{Mutex, watch};
 
 use super::{BRIEFLY, FOR_EVER, cached, error::ApiError, ok, poet::parse_round};
-use crate::status::StatusReader;
+use crate::status::{StatusReader, expected_leaves};
 
 /// Rounds in the list: the newest ones.
 const LISTED_ROUNDS: usize = 50;
@@ -199,8 +199,7 @@ impl Rounds {
             (None, Some(executing)) => {
                 let leaves = executing.leaves.load(Relaxed);
                 let rate = executing.leaves_per_second(&*self.clock);
-                let left = time_until(self.clock.now(), executing.end);
-                let expected = leaves.saturating_add((rate * left.as_secs_f64()) as u64);
+                let expected = expected_leaves(&executing, &*self.clock);
                 described.state = "executing";
                 described.leaves = Some(leaves.to_string());
                 described.leaves_per_second = Some(rate as u64);
@@ -265,7 +264,7 @@ impl Rounds {
         {
             return Ok(Arc::clone(members));
         }
-        let members = Arc::new(blocking(move || self.read_members(round)).await?);
+        let members = Arc::new(on_blocking_thread(move || self.read_members(round)).await?);
         *kept = Some((round, Arc::clone(&members)));
         Ok(members)
     }
@@ -276,7 +275,8 @@ fn failed(error: &StorageError) -> ApiError {
     ApiError::Unavailable
 }
 
-async fn blocking<T: Send + 'static>(
+/// Runs a call that blocks on a thread for such calls.
+async fn on_blocking_thread<T: Send + 'static>(
     call: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     // What it logs is about the same request.
@@ -294,7 +294,9 @@ async fn list(State(rounds): State<Arc<Rounds>>) -> Result<Response, ApiError> {
         return Ok(cached(ok(list.clone()), BRIEFLY));
     }
     let reading = Arc::clone(&rounds);
-    let list = Bytes::from(blocking(move || reading.list().map_err(|error| failed(&error))).await?);
+    let list = Bytes::from(
+        on_blocking_thread(move || reading.list().map_err(|error| failed(&error))).await?,
+    );
     *kept = Some((Instant::now(), list.clone()));
     Ok(cached(ok(list), BRIEFLY))
 }
@@ -307,7 +309,8 @@ async fn round(
     let round = parse_round(&id).ok_or(ApiError::RoundNotFound)?;
     let _reading = rounds.list.lock().await;
     let reading = Arc::clone(&rounds);
-    let described = blocking(move || reading.round(round).map_err(|error| failed(&error))).await?;
+    let described =
+        on_blocking_thread(move || reading.round(round).map_err(|error| failed(&error))).await?;
     Ok(cached(
         ok(described.ok_or(ApiError::RoundNotFound)?),
         BRIEFLY,

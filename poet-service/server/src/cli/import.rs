@@ -11,13 +11,15 @@ use std::{
 
 use anyhow::Context as _;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use poet_admin::import::{Event, ImportError, Report, RoundReport, Source, Taken, import};
+use poet_admin::import::{
+    ImportError, ImportProgress, ImportReport, RoundReport, Source, Taken, import,
+};
 use poet_backends::Options;
 use poet_engine::{LABEL_DEPTH, WorkFunction};
 use poet_rounds::clock::{Clock, SystemClock};
 use poet_service::{args::ServerArgs, config::Config};
 
-use super::{INTERRUPTED, progress_bar};
+use super::{INTERRUPTED, progress::Progress};
 
 /// Take over the state of a Go server (spacemeshos/poet)
 ///
@@ -71,8 +73,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     })
     .context("cannot handle signals")?;
 
-    let bar = progress_bar("{msg}  {bar:30} {percent} %  {rate}  {eta} left", 1);
     let mut step = String::new();
+    let mut progress = Progress::new("", 0);
     let result = import(
         &source,
         &config.directories,
@@ -83,15 +85,13 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         &mut |event| {
             let (text, done, total) = describe(event);
             if text != step {
-                bar.reset_eta();
-                bar.set_message(text.clone());
+                progress = Progress::new(&text, 0);
                 step = text;
             }
-            bar.set_length(total);
-            bar.set_position(done);
+            progress.update(done, total);
         },
     );
-    bar.finish_and_clear();
+    drop(progress);
     match result {
         Ok(report) => {
             print(&report);
@@ -105,9 +105,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn describe(event: Event) -> (String, u64, u64) {
+fn describe(event: ImportProgress) -> (String, u64, u64) {
     match event {
-        Event::Converting {
+        ImportProgress::Converting {
             round,
             height,
             done,
@@ -117,18 +117,18 @@ fn describe(event: Event) -> (String, u64, u64) {
             done,
             total,
         ),
-        Event::Checking { round, done, total } => {
+        ImportProgress::Checking { round, done, total } => {
             let text = format!("round {round}: recomputing subtrees");
             (text, done, total)
         }
-        Event::Searching { round } => {
+        ImportProgress::Searching { round } => {
             let text = format!("round {round}: looking for the last intact subtree");
             (text, 0, 1)
         }
     }
 }
 
-fn print(report: &Report) {
+fn print(report: &ImportReport) {
     println!(
         "identity  {}",
         STANDARD.encode(report.public_key.as_bytes())

@@ -4,17 +4,16 @@ pub(crate) mod backends;
 pub(crate) mod check_config;
 pub(crate) mod doctor;
 pub(crate) mod export;
+#[cfg(feature = "import")]
 pub(crate) mod import;
 pub(crate) mod prove;
 pub(crate) mod verify;
 
+mod progress;
 mod proof_file;
 
-use std::fmt;
-use std::io::IsTerminal;
 use std::time::Duration;
 
-use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use poet_backends::{Options, SelectError, Selection, select_with};
 use poet_engine::{LABEL_DEPTH, MAX_DEPTH, Work, WorkFunction};
 
@@ -89,26 +88,6 @@ fn is_spacemesh(work: &Work) -> bool {
 fn available_threads() -> usize {
     std::thread::available_parallelism()
         .map_or(1, |threads| threads.get().min(poet_engine::MAX_THREADS))
-}
-
-/// A progress bar on standard error if that is a terminal, nothing otherwise.
-fn progress_bar(template: &str, length: u64) -> ProgressBar {
-    let target = if std::io::stderr().is_terminal() {
-        ProgressDrawTarget::stderr_with_hz(5)
-    } else {
-        ProgressDrawTarget::hidden()
-    };
-    let style = ProgressStyle::with_template(template)
-        .unwrap_or_else(|_| ProgressStyle::default_bar())
-        .with_key(
-            "rate",
-            |state: &ProgressState, text: &mut dyn fmt::Write| {
-                // A rate that cannot be shown is not worth more than that.
-                let _ = write!(text, "{}/s", HumanCount(state.per_sec() as u64));
-            },
-        )
-        .progress_chars("=> ");
-    ProgressBar::with_draw_target(Some(length), target).with_style(style)
 }
 
 /// How often progress is looked at.

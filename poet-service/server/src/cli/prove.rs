@@ -5,18 +5,22 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use poet_engine::file::{FileLog, LogWriter};
 use poet_engine::{
-    LogHeader, LogRead, MAX_LEAVES, MAX_THREADS, ProveProgress, SubtreeHeight, T, Tree, prove,
-    proven_indices, resume, run as work_loop, verify,
+    LogRead, MAX_LEAVES, MAX_THREADS, ProveProgress, RoundWork, SubtreeHeight, T, Tree, prove,
+    proven_indices, run as work_loop, verify,
 };
 use poet_files::Output;
 
 use super::{
-    BackendArgs, INTERRUPTED, TICK, WorkArgs, available_threads, progress_bar, proof_file,
+    BackendArgs, INTERRUPTED, TICK, WorkArgs, available_threads, progress::Progress, proof_file,
 };
+
+/// How long an interrupted run waits for a disk that does not answer.
+const DISK_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Do the work for a statement and print the proof
 ///
@@ -88,14 +92,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         .subtree_height
         .unwrap_or_else(|| SubtreeHeight::for_round(leaves));
 
-    let header = LogHeader::new(&work, statement, k);
-    let hash = work.kernels().sha256;
+    let round = RoundWork::new(&work, statement, k);
     let mut log = match &args.log {
-        Some(path) => FileLog::open(path, &header, hash)?,
+        Some(path) => FileLog::open(path, &round)?,
         None => {
             let file =
                 tempfile::tempfile().context("cannot create a temporary file for the log")?;
-            FileLog::in_file(file, &header, hash)?
+            FileLog::in_file(file, &round)?
         }
     };
     let in_log = log.entries().saturating_mul(k.leaves());
@@ -105,7 +108,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if in_log > 0 {
         eprintln!("going on from leaf {in_log}");
     }
-    let mut tree = resume(&work, statement, k, &mut log)?;
+    let mut tree = round.resume(&mut log)?;
 
     let Some(mut log) = do_work(&mut tree, k, leaves, log)? else {
         let hint = match &args.log {
@@ -128,7 +131,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         eprintln!("warning: no verifier accepts a proof of fewer than {T} leaves");
     }
 
-    let indices = proven_indices(hash, &proof.root, leaves, T);
+    let indices = proven_indices(work.kernels().sha256, &proof.root, leaves, T);
     let json = proof_file::to_json(&work, statement, leaves, indices, &proof)?;
     out.write(json.as_bytes())?;
     Ok(ExitCode::SUCCESS)
@@ -153,12 +156,7 @@ fn do_work(
     })
     .context("cannot handle signals")?;
 
-    let bar = progress_bar(
-        "{bar:30} {human_pos}/{human_len} leaves  {rate}  {eta} left",
-        leaves,
-    );
-    bar.set_position(tree.leaves());
-    bar.reset_eta();
+    let mut shown = Progress::new("leaves", tree.leaves());
     let progress = AtomicU64::new(tree.leaves());
     let mut writer = LogWriter::spawn(log)?;
     let monitor = writer.monitor();
@@ -168,19 +166,25 @@ fn do_work(
         });
         let mut failure = None;
         while !worker.is_finished() {
-            bar.set_position(progress.load(Relaxed));
+            shown.update(progress.load(Relaxed), leaves);
             if failure.is_none() {
                 failure = monitor.error();
             }
             if failure.is_some() {
                 target.store(0, Relaxed);
             }
+            if target.load(Relaxed) == 0 {
+                monitor.give_up();
+            }
             thread::sleep(TICK);
         }
         failure
     });
-    bar.finish_and_clear();
-    let log = writer.finish();
+    drop(shown);
+    let log = match target.load(Relaxed) {
+        0 => writer.finish_within(DISK_PATIENCE),
+        _ => writer.finish(),
+    };
     if let Some(failure) = failure {
         bail!(failure);
     }
@@ -194,20 +198,19 @@ fn make_proof(
     log: &mut FileLog,
     threads: usize,
 ) -> anyhow::Result<poet_engine::Proof> {
-    let bar = progress_bar("{bar:30} making the proof  {percent} %  {eta} left", 1);
+    let mut shown = Progress::new("making the proof", 0);
     let progress = ProveProgress::default();
     let proof = thread::scope(|scope| {
         let prover = scope.spawn(|| prove(tree, k, log, T, threads, &progress));
         while !prover.is_finished() {
             let (done, total) = progress.hashes();
-            bar.set_length(total.max(1));
-            bar.set_position(done);
-            thread::sleep(TICK.min(std::time::Duration::from_millis(5)));
+            shown.update(done, total);
+            thread::sleep(TICK.min(Duration::from_millis(5)));
         }
         prover
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })?;
-    bar.finish_and_clear();
+    drop(shown);
     Ok(proof)
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use poet_engine::{T, proven_indices, verify};
+use poet_engine::{T, TICK_LEAVES, proven_indices, verify};
 
 use super::proof_file::{self, ProofFile};
 use super::prove::{Statement, parse_hex};
@@ -30,7 +30,7 @@ pub(crate) struct Args {
     work: WorkArgs,
 
     /// Leaves in a tick; the default is mainnet's
-    #[arg(long, value_name = "LEAVES", default_value_t = 9_331_200, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "LEAVES", default_value_t = TICK_LEAVES, value_parser = clap::value_parser!(u64).range(1..))]
     tick_size: u64,
 
     #[command(flatten)]

@@ -13,7 +13,7 @@ use std::{
 };
 
 use poet_engine::{
-    LogError, LogHeader, LogRead, Node, Sha256, SubtreeHeight, Tree,
+    LogError, LogRead, Node, RoundWork, SubtreeHeight, Tree,
     file::{DurableLog, FileLog},
     run,
 };
@@ -76,13 +76,8 @@ impl Hashing for SimulatedHashing {
     type Log = SimulatedLog;
     type Running = SimulatedRun;
 
-    fn open_log(
-        &self,
-        round: u64,
-        header: &LogHeader,
-        sha256: &dyn Sha256,
-    ) -> Result<SimulatedLog, WorkError> {
-        self.world.opening_log(round, header);
+    fn open_log(&self, round: u64, work: &RoundWork<'_>) -> Result<SimulatedLog, WorkError> {
+        self.world.opening_log(round, &work.header());
         let path = || format!("of round {round}");
         let error = || LogError::Io {
             action: "open",
@@ -105,7 +100,7 @@ impl Hashing for SimulatedHashing {
             world: Arc::clone(&self.world),
             round,
         };
-        let opened = FileLog::in_file(file.clone(), header, sha256);
+        let opened = FileLog::in_file(file.clone(), work);
         let mut state = self.world.state();
         let crashed = state.crashed();
         let Some(there) = state.disk.files.get_mut(&round) else {

@@ -396,8 +396,7 @@ impl World {
             .into_iter()
             .find_map(|unfinished| unfinished.execution.filter(|_| unfinished.round == round));
         let work = self.state().oracle.work;
-        let expected =
-            execution.map(|found| LogHeader::new(&work, &found.statement, found.subtree_height));
+        let expected = execution.map(|found| found.round_work(&work).header());
         self.require(expected.as_ref() == Some(header), || {
             format!(
                 "round {round} is worked on without being settled here, or on another statement"

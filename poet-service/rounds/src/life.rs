@@ -43,7 +43,7 @@ const CLOCK_RESOLUTION: Duration = Duration::from_millis(1);
 /// How long to wait before a storage that failed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What a [`Machine`] runs on.
+/// What a [`Rounds`] runs on.
 pub struct Parts<H> {
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
@@ -84,14 +84,14 @@ pub enum RecoveryError {
 }
 
 /// A running server without its network.
-pub struct Machine {
+pub struct Rounds {
     registration: Arc<Registration>,
     worker: WorkerHandle,
     stop: watch::Sender<bool>,
     parts: Supervisor,
 }
 
-impl Machine {
+impl Rounds {
     /// Goes on where the storage says that an earlier one ended. Takes registrations when this
     /// returns.
     ///
@@ -144,7 +144,7 @@ impl Machine {
         );
         let handle = worker.handle().clone();
         let (stop, stopped) = watch::channel(false);
-        let rounds = Rounds {
+        let rounds = Keeper {
             registration: Arc::clone(&registration),
             storage,
             clock,
@@ -259,19 +259,17 @@ fn schedule(
     now: Timestamp,
 ) -> Result<Schedule, RecoveryError> {
     let damaged = || RecoveryError::Damaged("schedule");
-    let stored = storage
-        .setting(Setting::Schedule)?
-        .map(String::from_utf8)
-        .transpose()
-        .map_err(|_| damaged())?;
+    let stored: Option<Schedule> = match storage.setting(Setting::Schedule)? {
+        None => None,
+        Some(bytes) => {
+            let text = str::from_utf8(&bytes).map_err(|_| damaged())?;
+            Some(text.parse().map_err(|_| damaged())?)
+        }
+    };
     let genesis = match (config.genesis, &stored) {
         (Some(genesis), _) => genesis,
         (None, None) => now,
-        (None, Some(stored)) => stored
-            .split(&[' ', '='])
-            .nth(1)
-            .and_then(|genesis| genesis.parse().ok())
-            .ok_or_else(damaged)?,
+        (None, Some(stored)) => stored.genesis(),
     };
     if config.genesis.is_none() {
         tracing::warn!(
@@ -286,14 +284,14 @@ fn schedule(
         config.phase_shift,
         config.cycle_gap,
     )?;
-    let configured = schedule.to_string();
     match stored {
-        Some(stored) if stored != configured => {
-            Err(RecoveryError::OtherSchedule { stored, configured })
-        }
+        Some(stored) if stored != schedule => Err(RecoveryError::OtherSchedule {
+            stored: stored.to_string(),
+            configured: schedule.to_string(),
+        }),
         Some(_) => Ok(schedule),
         None => {
-            storage.store_setting(Setting::Schedule, configured.as_bytes())?;
+            storage.store_setting(Setting::Schedule, schedule.to_string().as_bytes())?;
             Ok(schedule)
         }
     }
@@ -329,7 +327,7 @@ fn remove_old_logs(hashing: &impl Hashing, storage: &dyn Storage) -> Result<(), 
 }
 
 /// Takes rounds from open to working.
-struct Rounds {
+struct Keeper {
     registration: Arc<Registration>,
     storage: Arc<dyn Storage>,
     clock: Arc<dyn Clock>,
@@ -339,7 +337,7 @@ struct Rounds {
     stopped: watch::Receiver<bool>,
 }
 
-impl Rounds {
+impl Keeper {
     async fn keep(mut self, unfinished: Vec<UnfinishedRound>) {
         let open = self.registration.open_round().round;
         for UnfinishedRound { round, execution } in unfinished {
