@@ -20,7 +20,10 @@ use std::{io, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use poet_engine::{SubtreeHeight, Work, membership};
-use poet_proto::identity::{PrivateKey, PrivateKeyError};
+use poet_proto::{
+    identity::{PrivateKey, PrivateKeyError},
+    messages::PublishedProof,
+};
 use tokio::sync::watch;
 
 use crate::{
@@ -110,17 +113,18 @@ impl Rounds {
             publish,
             counters,
         } = parts;
+        let (recovered, with_work) = blocking(|| {
+            let recovered = recover(config, &*storage, clock.now())?;
+            remove_old_logs(&hashing, &*storage)?;
+            Ok::<_, RecoveryError>((recovered, hashing.logs()))
+        })?;
         let Recovered {
             private_key,
             schedule,
             pow,
             unfinished,
             round,
-        } = blocking(|| {
-            let recovered = recover(config, &*storage, clock.now())?;
-            remove_old_logs(&hashing, &*storage)?;
-            Ok::<_, RecoveryError>(recovered)
-        })?;
+        } = recovered;
         let members = storage.open_round(round).await?;
         let open = OpenRound { round, members };
         tracing::info!(round, members, until = %schedule.start(round), "open for registration");
@@ -149,6 +153,7 @@ impl Rounds {
             storage,
             clock,
             worker: config.worker.then(|| handle.clone()),
+            with_work,
             expected_leaves_per_second,
             stopped,
         };
@@ -331,8 +336,10 @@ struct Keeper {
     registration: Arc<Registration>,
     storage: Arc<dyn Storage>,
     clock: Arc<dyn Clock>,
-    /// Absent where rounds are only closed.
+    /// Absent where no work is done: every round that closes gets an empty proof.
     worker: Option<WorkerHandle>,
+    /// Rounds on which work had begun before the start.
+    with_work: Vec<u64>,
     expected_leaves_per_second: u64,
     stopped: watch::Receiver<bool>,
 }
@@ -456,9 +463,27 @@ impl Keeper {
                 start: self.registration.schedule().start(round),
                 end: self.registration.schedule().end(round),
             }),
-            None => tracing::warn!(round, "not worked on: --disable-worker"),
+            None if self.with_work.contains(&round) => tracing::warn!(
+                round,
+                "the work on it has begun: a start without --disable-worker goes on with it"
+            ),
+            None => {
+                while let Err(error) = blocking(|| self.publish_empty(round, &execution)) {
+                    tracing::error!(%error, round, "cannot publish the empty proof");
+                    self.sleep(RETRY_INTERVAL).await?;
+                }
+            }
         }
         Some(())
+    }
+
+    /// Publishes who the members of a round are, without a proof of work.
+    fn publish_empty(&self, round: u64, execution: &Execution) -> Result<(), StorageError> {
+        let members = self.storage.members(round)?;
+        let proof = PublishedProof::empty(execution.statement.clone(), members);
+        self.registration.publish(round, Arc::new(proof))?;
+        tracing::info!(round, "published an empty proof: --disable-worker");
+        Ok(())
     }
 
     fn settle(&self, round: u64) -> Result<Execution, StorageError> {

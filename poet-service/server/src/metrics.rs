@@ -37,7 +37,11 @@ use prometheus_client::{
 use tokio::sync::watch;
 
 use crate::{
-    api::{error::Code, grpc},
+    api::{
+        dropped::{Dropped, DroppedCounters},
+        error::Code,
+        grpc,
+    },
     status::{ServerStatus, StatusReader, expected_leaves},
 };
 
@@ -70,6 +74,7 @@ pub(crate) struct Metrics {
     lateness: Gauge<f64, std::sync::atomic::AtomicU64>,
     handled: Family<HandledLabels, Counter>,
     handling: Family<MethodLabels, Histogram, fn() -> Histogram>,
+    dropped: DroppedCounters,
 }
 
 impl Default for Metrics {
@@ -81,6 +86,7 @@ impl Default for Metrics {
             lateness: Gauge::default(),
             handled: Family::default(),
             handling: Family::new_with_constructor(request_latencies),
+            dropped: DroppedCounters::default(),
         }
     }
 }
@@ -117,6 +123,11 @@ impl Metrics {
         self.handled.get_or_create(&labels).inc();
     }
 
+    /// Counts what an interface closes and refuses.
+    pub(crate) fn dropped(&self, interface: &'static str) -> Dropped {
+        self.dropped.of(interface)
+    }
+
     fn registry(&self, state: ServerState) -> Registry {
         let mut registry = Registry::default();
         registry.register(
@@ -148,6 +159,16 @@ impl Metrics {
             "grpc_server_handling_seconds",
             "Time that requests took, over gRPC and REST",
             self.handling.clone(),
+        );
+        registry.register(
+            "poet_connections_dropped",
+            "Connections that were closed or refused, by the reason",
+            self.dropped.connections.clone(),
+        );
+        registry.register(
+            "poet_requests_refused",
+            "Requests that were refused because incomplete ones take too much memory",
+            self.dropped.requests.clone(),
         );
         registry.register_collector(Box::new(state));
         registry

@@ -27,7 +27,9 @@ use poet_rounds::{
 };
 use poet_storage::{
     DatabaseError, SqliteStorage,
-    directory::{self, DirectoryError, DirectoryLocks, GO_STATE_FILE},
+    directory::{
+        self, DirectoryError, DirectoryLocks, GO_SERVER_PROOFS, GO_STATE_FILE, OWNER_FILE,
+    },
     keep_damaged_log,
 };
 use tokio::{net::TcpListener, sync::watch};
@@ -37,10 +39,11 @@ use crate::{
     api::{
         self,
         client::RateLimit,
-        grpc as grpc_api,
+        dropped::Dropped,
+        grpc as grpc_api, listen, operator,
         poet::Poet,
         protocol::Protocol,
-        server::{self, ConnectionLimits},
+        server::{ConnectionLimits, Interface},
     },
     config::Config,
     metrics::{self, Metrics, ServerState},
@@ -56,8 +59,6 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long after the end of a round its proof is overdue.
 const MAX_LATENESS: Duration = Duration::from_secs(60);
 const THREAD_ID_FILE: &str = "round.tid";
-/// In the directory of the database of a Go server: a file of its proofs.
-const GO_SERVER_PROOFS: &str = "proofs/CURRENT";
 
 /// Why the server does not start. Each message tells all there is to tell: causes are in it, not
 /// behind it.
@@ -105,6 +106,11 @@ pub enum StartError {
         found: String,
     },
     #[error(
+        "--datadir {0}: the file {OWNER_FILE}, which says whose work this is, is damaged: expected a \
+         sound one, which `poet-service doctor --repair` writes"
+    )]
+    Owner(PathBuf),
+    #[error(
         "{flag} {path} holds the state of a Go server, and --dbdir {dbdir} no database yet: expected \
          `poet-service import` first, which takes it over, or another --poetdir"
     )]
@@ -129,8 +135,8 @@ pub enum StartError {
     #[error(transparent)]
     Depth(#[from] DepthError),
     #[error(
-        "cannot listen on {flag} {address}: {cause}: expected an address of this machine and a \
-         port that is free and permitted"
+        "cannot listen on {flag} {address}: {cause}: expected addresses of this machine and a port \
+         that is free and permitted at each of them"
     )]
     Listen {
         flag: &'static str,
@@ -200,7 +206,7 @@ impl Server {
             forced: config.work.backend.as_deref(),
             trial: config.work.trial,
         };
-        let backend = poet_backends::select_with(WorkFunction::Sha256, options)?;
+        let backend = poet_backends::select_with(WorkFunction::Sha256, options)?.for_one_chain()?;
         tracing::info!(
             one_chain = %backend.latency(),
             many_chains = %backend.throughput(),
@@ -286,7 +292,10 @@ impl Server {
                 health,
                 config.listeners.max_grpc_response_bytes,
             )?,
-            private: grpc_api::private_router(poet, private_health)?,
+            private: operator::guard(
+                grpc_api::private_router(poet, private_health)?,
+                &config.listeners.private,
+            ),
         };
         let (stop, stopped) = watch::channel(false);
         let state = ServerState {
@@ -311,41 +320,36 @@ impl Server {
             Some(rate) => RateLimit::new(rate, limits.proxies.clone(), protocol).layer(router),
         };
         let connections = limits.connections(poet_host::open_files::raise_limit());
-        let parts = Supervisor::new();
-        parts.spawn("readiness", probe.keep(stopped.clone()));
-        parts.spawn(
-            "REST",
-            rest.serve(
+        let interfaces = [
+            rest.interface(
                 Protocol::Http1,
                 counted(limited(routers.rest, Protocol::Http1)),
                 connections.rest,
-                stopped.clone(),
+                metrics.dropped("rest"),
             ),
-        );
-        parts.spawn(
-            "gRPC",
-            grpc.serve(
+            grpc.interface(
                 Protocol::Http2,
                 counted(limited(routers.grpc, Protocol::Http2)),
                 connections.grpc,
-                stopped.clone(),
+                metrics.dropped("grpc"),
             ),
-        );
-        parts.spawn(
-            "operator",
-            private.serve(
+            private.interface(
                 Protocol::Either,
                 counted(routers.private),
                 connections.private.clone(),
-                stopped.clone(),
+                metrics.dropped("operator"),
             ),
-        );
-        if let Some(listener) = metrics_listener {
+        ];
+        let monitoring = metrics_listener.map(|listener| {
             let router = metrics::router(&metrics, state);
-            parts.spawn(
-                "metrics",
-                listener.serve(Protocol::Http1, router, connections.private, stopped),
-            );
+            let dropped = metrics.dropped("metrics");
+            let limits = connections.private;
+            listener.interface(Protocol::Http1, router, limits, dropped)
+        });
+        let parts = Supervisor::new();
+        parts.spawn("readiness", probe.keep(stopped.clone()));
+        for interface in interfaces.into_iter().chain(monitoring) {
+            parts.spawn("interface", interface.serve(stopped.clone()));
         }
         Ok(Self {
             rounds,
@@ -409,9 +413,10 @@ impl Server {
     }
 }
 
-/// An interface that is going to be served.
+/// The sockets of an interface that is going to be served.
 struct Listener {
-    socket: TcpListener,
+    sockets: Vec<TcpListener>,
+    /// The first one's.
     address: SocketAddr,
 }
 
@@ -422,19 +427,28 @@ impl Listener {
             address: address.to_owned(),
             cause,
         };
-        let socket = server::bind(address).await.map_err(failed)?;
-        let address = socket.local_addr().map_err(failed)?;
-        Ok(Self { socket, address })
+        let sockets = listen::bind(address).await.map_err(failed)?;
+        let first = sockets.first().map(TcpListener::local_addr);
+        let address = first
+            .unwrap_or(Err(io::ErrorKind::AddrNotAvailable.into()))
+            .map_err(failed)?;
+        Ok(Self { sockets, address })
     }
 
-    async fn serve(
+    fn interface(
         self,
         protocol: Protocol,
         router: Router,
         limits: ConnectionLimits,
-        stopped: watch::Receiver<bool>,
-    ) {
-        server::serve(self.socket, protocol, router, limits, stopped).await;
+        dropped: Dropped,
+    ) -> Interface {
+        Interface {
+            listeners: self.sockets,
+            protocol,
+            router,
+            limits,
+            dropped,
+        }
     }
 }
 
@@ -453,10 +467,13 @@ fn open(
     let directories = &config.directories;
     let locks = directories.lock()?;
     let database = directories.database();
-    let unusable = |cause| DirectoryError::Unusable {
-        flag: "--datadir",
-        path: config.directories.datadir.clone(),
-        cause,
+    let unusable = |cause: io::Error| match cause.kind() {
+        io::ErrorKind::InvalidData => StartError::Owner(config.directories.datadir.clone()),
+        _ => StartError::Directory(DirectoryError::Unusable {
+            flag: "--datadir",
+            path: config.directories.datadir.clone(),
+            cause,
+        }),
     };
     let owner = directory::owner(&config.directories.datadir).map_err(unusable)?;
     let other = |found| StartError::OtherOwner {
