@@ -16,7 +16,7 @@
 //! On a runtime with one thread and paused time, with simulated ones, a run is a function of what
 //! they do.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use poet_engine::{SubtreeHeight, Work, membership};
@@ -24,13 +24,14 @@ use poet_proto::{
     identity::{PrivateKey, PrivateKeyError},
     messages::PublishedProof,
 };
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::sync::watch;
 
 use crate::{
     blocking::blocking,
     clock::{Clock, time_until},
     config::RoundsConfig,
     counters::Counters,
+    parts::Supervisor,
     publish::Publish,
     registration::{OpenRound, Registration},
     schedule::{Schedule, ScheduleError},
@@ -77,6 +78,8 @@ pub enum RecoveryError {
     Key(PrivateKeyError),
     #[error("the stored rounds belong to another private key")]
     OtherKey,
+    #[error("the system gives no threads: {0}")]
+    Threads(io::Error),
     #[error("the system gives no random numbers: {0}")]
     Random(getrandom::Error),
     #[error(transparent)]
@@ -88,7 +91,7 @@ pub struct Rounds {
     registration: Arc<Registration>,
     worker: WorkerHandle,
     stop: watch::Sender<bool>,
-    tasks: Vec<JoinHandle<()>>,
+    parts: Supervisor,
 }
 
 impl Rounds {
@@ -154,14 +157,16 @@ impl Rounds {
             expected_leaves_per_second,
             stopped,
         };
+        let parts = Supervisor::new();
+        parts
+            .spawn_thread("rounds", rounds.keep(unfinished))
+            .and_then(|()| parts.spawn_thread("work", worker.serve()))
+            .map_err(RecoveryError::Threads)?;
         Ok(Self {
             registration,
             worker: handle,
             stop,
-            tasks: vec![
-                tokio::spawn(rounds.keep(unfinished)),
-                tokio::spawn(worker.serve()),
-            ],
+            parts,
         })
     }
 
@@ -175,15 +180,17 @@ impl Rounds {
         &self.worker
     }
 
+    /// Waits for a part of it to end although nobody stopped it; returns its name. Without it, the
+    /// machine does not do its work.
+    pub async fn part_ended(&mut self) -> &'static str {
+        self.parts.ended().await
+    }
+
     /// Ends it: the work done so far is in the log.
     pub async fn stop(self) {
         self.stop.send_replace(true);
         self.worker.stop();
-        for task in self.tasks {
-            if let Err(error) = task.await {
-                tracing::error!(%error, "a part of the server failed");
-            }
-        }
+        self.parts.all_ended().await;
     }
 }
 

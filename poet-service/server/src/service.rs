@@ -17,6 +17,7 @@ use poet_rounds::{
     blocking,
     clock::{Clock, time_until},
     life::{EXPECTED_LEAVES_PER_SECOND, Parts, RecoveryError, Rounds},
+    parts::Supervisor,
     publish::Publish,
     registration::Registration,
     round_files::ROUNDS_FOLDER,
@@ -31,7 +32,7 @@ use poet_storage::{
     },
     keep_damaged_log,
 };
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio::{net::TcpListener, sync::watch};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
@@ -118,6 +119,11 @@ pub enum StartError {
         path: PathBuf,
         dbdir: PathBuf,
     },
+    #[error(
+        "the system gives this process too few threads: {0}: expected room for some 30 (see `ulimit \
+         -u`, TasksMax of systemd, pids.max of the control group)"
+    )]
+    Threads(io::Error),
     #[error("the system gives no random numbers: {0}")]
     Random(getrandom::Error),
     #[error(transparent)]
@@ -154,6 +160,7 @@ impl StartError {
             RecoveryError::Damaged(what) => Self::Damaged { path, what },
             RecoveryError::Key(cause) => Self::StoredKey { path, cause },
             RecoveryError::OtherKey => Self::OtherKey { path },
+            RecoveryError::Threads(cause) => Self::Threads(cause),
             RecoveryError::Random(cause) => Self::Random(cause),
             RecoveryError::Storage(error) => Self::Storage(error),
         }
@@ -168,7 +175,7 @@ pub struct Server {
     addresses: Addresses,
     backend: Selection,
     stop: watch::Sender<bool>,
-    tasks: Vec<JoinHandle<()>>,
+    parts: Supervisor,
     _locks: DirectoryLocks,
 }
 
@@ -235,7 +242,9 @@ impl Server {
             config.directories.datadir.join(ROUNDS_FOLDER),
             audits.clone(),
             place,
-        );
+            Arc::clone(&clock),
+        )
+        .map_err(StartError::Threads)?;
         let parts = Parts {
             clock: Arc::clone(&clock),
             storage: Arc::clone(&storage),
@@ -337,12 +346,11 @@ impl Server {
             let limits = connections.private;
             listener.interface(Protocol::Http1, router, limits, dropped)
         });
-        let served = interfaces
-            .into_iter()
-            .chain(monitoring)
-            .map(|interface| tokio::spawn(interface.serve(stopped.clone())));
-        let mut tasks = vec![tokio::spawn(probe.keep(stopped.clone()))];
-        tasks.extend(served);
+        let parts = Supervisor::new();
+        parts.spawn("readiness", probe.keep(stopped.clone()));
+        for interface in interfaces.into_iter().chain(monitoring) {
+            parts.spawn("interface", interface.serve(stopped.clone()));
+        }
         Ok(Self {
             rounds,
             storage,
@@ -350,7 +358,7 @@ impl Server {
             addresses,
             backend,
             stop,
-            tasks,
+            parts,
             _locks: locks,
         })
     }
@@ -388,14 +396,19 @@ impl Server {
     pub async fn shutdown(self) {
         self.stop.send_replace(true);
         self.rounds.stop().await;
-        for task in self.tasks {
-            if let Err(error) = task.await {
-                tracing::error!(%error, "a part of the server failed");
-            }
-        }
+        self.parts.all_ended().await;
         let closed = tokio::time::timeout(CLOSE_TIMEOUT, self.storage.close()).await;
         if !matches!(closed, Ok(Ok(()))) {
             tracing::warn!("the database could not be closed in time: its next start tidies up");
+        }
+    }
+
+    /// Waits for a part of the server to end although nobody has ended it; returns its name. The
+    /// server is of no use then.
+    pub async fn part_ended(&mut self) -> &'static str {
+        tokio::select! {
+            name = self.rounds.part_ended() => name,
+            name = self.parts.ended() => name,
         }
     }
 }

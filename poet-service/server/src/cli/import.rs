@@ -140,7 +140,10 @@ fn print(report: &ImportReport) {
             Taken::Proof { leaves } => format!("the proof of {leaves} leaves"),
             Taken::Work { .. } if report.already => "the work".to_owned(),
             Taken::Work { leaves, recorded } => {
-                format!("the work up to leaf {leaves} (recorded: {recorded})")
+                format!(
+                    "the work up to leaf {leaves} (recorded: {recorded}): some of it was recomputed, \
+                     the rest is taken on trust"
+                )
             }
             Taken::Members => "not begun yet".to_owned(),
         };
