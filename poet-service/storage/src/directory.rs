@@ -33,9 +33,10 @@ pub fn owner(datadir: &Path) -> io::Result<Option<String>> {
     if text.is_empty() {
         return Ok(None);
     }
-    match STANDARD.decode(text) {
-        Ok(key) if key.len() == 32 => Ok(Some(STANDARD.encode(key))),
-        _ => Err(io::ErrorKind::InvalidData.into()),
+    let key = str::from_utf8(text).ok().and_then(base64::decode_node);
+    match key {
+        Some(key) => Ok(Some(base64::encode(key))),
+        None => Err(io::ErrorKind::InvalidData.into()),
     }
 }
 
