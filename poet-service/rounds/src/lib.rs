@@ -26,6 +26,7 @@ pub mod registration;
 pub mod round_files;
 pub mod schedule;
 mod standby;
+mod steady;
 pub mod storage;
 pub mod worker;
 

@@ -35,10 +35,14 @@ use crate::{
     publish::Publish,
     registration::{OpenRound, Registration},
     schedule::{Schedule, ScheduleError},
+    steady::SteadyClock,
     storage::{Execution, PowChallenges, Setting, Storage, StorageError, UnfinishedRound},
     worker::{Hashing, Job, Worker, WorkerHandle},
 };
 
+/// What no clock shows that was ever set, and times that no schedule can go beyond.
+const EARLIEST: Timestamp = Timestamp::constant(1_577_836_800, 0);
+const LATEST: Timestamp = Timestamp::constant(253_370_764_800, 0);
 /// How often the clock is read, which may have been set in the meantime.
 const CLOCK_INTERVAL: Duration = Duration::from_millis(100);
 /// The shortest wait for the clock.
@@ -78,6 +82,11 @@ pub enum RecoveryError {
     Key(PrivateKeyError),
     #[error("the stored rounds belong to another private key")]
     OtherKey,
+    #[error(
+        "the clock of this machine shows {0}: expected a time after 2020 and before 9999: set the \
+         clock first"
+    )]
+    Clock(Timestamp),
     #[error("the system gives no threads: {0}")]
     Threads(io::Error),
     #[error("the system gives no random numbers: {0}")]
@@ -88,6 +97,7 @@ pub enum RecoveryError {
 
 /// A running server without its network.
 pub struct Rounds {
+    clock: Arc<dyn Clock>,
     registration: Arc<Registration>,
     worker: WorkerHandle,
     stop: watch::Sender<bool>,
@@ -113,8 +123,12 @@ impl Rounds {
             publish,
             counters,
         } = parts;
+        let now = clock.now();
+        if !(EARLIEST..LATEST).contains(&now) {
+            return Err(RecoveryError::Clock(now));
+        }
         let (recovered, with_work) = blocking(|| {
-            let recovered = recover(config, &*storage, clock.now())?;
+            let recovered = recover(config, &*storage, now)?;
             remove_old_logs(&hashing, &*storage)?;
             Ok::<_, RecoveryError>((recovered, hashing.logs()))
         })?;
@@ -125,6 +139,8 @@ impl Rounds {
             unfinished,
             round,
         } = recovered;
+        let patience = config.clock_leap_patience;
+        let clock: Arc<dyn Clock> = Arc::new(SteadyClock::new(clock, schedule.clone(), patience));
         let members = storage.open_round(round).await?;
         let open = OpenRound { round, members };
         tracing::info!(round, members, until = %schedule.start(round), "open for registration");
@@ -151,7 +167,7 @@ impl Rounds {
         let rounds = Keeper {
             registration: Arc::clone(&registration),
             storage,
-            clock,
+            clock: Arc::clone(&clock),
             worker: config.worker.then(|| handle.clone()),
             with_work,
             expected_leaves_per_second,
@@ -163,11 +179,17 @@ impl Rounds {
             .and_then(|()| parts.spawn_thread("work", worker.serve()))
             .map_err(RecoveryError::Threads)?;
         Ok(Self {
+            clock,
             registration,
             worker: handle,
             stop,
             parts,
         })
+    }
+
+    /// The clock that rounds follow: a leap of the one that was given is not believed at once.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
     }
 
     /// Registration, and everything else that clients ask for.

@@ -56,6 +56,8 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the end of the server waits for the database to be closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long after the start of a round the next one is not open yet.
+const MAX_OPENING: Duration = Duration::from_secs(5);
 /// How long after the end of a round its proof is overdue.
 const MAX_LATENESS: Duration = Duration::from_secs(60);
 const THREAD_ID_FILE: &str = "round.tid";
@@ -124,6 +126,10 @@ pub enum StartError {
          -u`, TasksMax of systemd, pids.max of the control group)"
     )]
     Threads(io::Error),
+    #[error(
+        "the clock of this machine shows {0}: expected a time after 2020 and before 9999: set the          clock first"
+    )]
+    Clock(Timestamp),
     #[error("the system gives no random numbers: {0}")]
     Random(getrandom::Error),
     #[error(transparent)]
@@ -161,6 +167,7 @@ impl StartError {
             RecoveryError::Key(cause) => Self::StoredKey { path, cause },
             RecoveryError::OtherKey => Self::OtherKey { path },
             RecoveryError::Threads(cause) => Self::Threads(cause),
+            RecoveryError::Clock(shown) => Self::Clock(shown),
             RecoveryError::Random(cause) => Self::Random(cause),
             RecoveryError::Storage(error) => Self::Storage(error),
         }
@@ -258,6 +265,8 @@ impl Server {
             .await
             .map_err(|error| StartError::recovery(&config.directories.dbdir, error))?;
         blocking(|| claim(&config, &*storage))?;
+        // What is late and what is open is told by the clock that rounds follow.
+        let clock = Arc::clone(rounds.clock());
         let registration = rounds.registration();
         let poet = Arc::new(Poet::new(Arc::clone(registration), proofs));
         let (poet_reporter, health) = tonic_health::server::health_reporter();
@@ -574,7 +583,11 @@ impl Probe {
         if self.status.work_fails() {
             return Some("the work on a round fails");
         }
-        let executing = self.status.status().executing?;
+        let status = self.status.status();
+        if time_until(status.start, self.clock.now()) > MAX_OPENING {
+            return Some("the next round is not opened");
+        }
+        let executing = status.executing?;
         let late = time_until(executing.end, self.clock.now());
         (late > MAX_LATENESS).then_some("the proof of a round is overdue")
     }

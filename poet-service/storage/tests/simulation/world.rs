@@ -164,6 +164,10 @@ pub(crate) struct Oracle {
     pub(crate) pace: Option<u32>,
     /// The clock may be set.
     pub(crate) jumps: bool,
+    /// How long a jump is not believed.
+    pub(crate) patience: Duration,
+    /// The time as it goes on after a jump that is not believed, from when on.
+    unbelieved: Option<(Timestamp, Instant)>,
 }
 
 /// What becomes of an operation.
@@ -202,6 +206,8 @@ impl World {
                 published: BTreeMap::new(),
                 pace: None,
                 jumps: false,
+                patience: Duration::ZERO,
+                unbelieved: None,
             },
             fuse: None,
             crashed: true,
@@ -232,6 +238,8 @@ impl World {
         state.start = (now, Instant::now());
         state.trouble = Instant::now();
         state.crashed = false;
+        // It believes what the clock shows.
+        state.oracle.unbelieved = None;
         state.fuse = fuse;
     }
 
@@ -241,6 +249,7 @@ impl World {
         let now = state.now();
         state.start.0 = now;
         state.crashed = true;
+        state.oracle.unbelieved = None;
         state.fuse = None;
     }
 
@@ -353,6 +362,11 @@ impl World {
         } else {
             Event::ClockForwards
         });
+        let before = state.now();
+        let steady = state
+            .unbelieved()
+            .map_or(before, |steady| steady.max(before));
+        state.oracle.unbelieved = Some((steady, Instant::now()));
         state.start.0 += by;
         state.trouble = Instant::now();
     }
@@ -576,7 +590,19 @@ impl State {
             start + SignedDuration::try_from(instant.elapsed()).unwrap()
         };
         self.latest = self.latest.max(now);
+        if let Some(steady) = self.unbelieved() {
+            self.latest = self.latest.max(steady);
+        }
         now
+    }
+
+    /// The time of a process that does not believe the clock's jump.
+    fn unbelieved(&self) -> Option<Timestamp> {
+        let (then, since) = self.oracle.unbelieved?;
+        let passed = since.elapsed();
+        // The clock is read ten times a second.
+        (passed <= self.oracle.patience + Duration::from_millis(200))
+            .then(|| then + SignedDuration::try_from(passed).unwrap())
     }
 
     pub(crate) fn crashed(&self) -> bool {
