@@ -546,6 +546,16 @@ fn claim(config: &Config, storage: &dyn Storage) -> Result<(), StartError> {
     Ok(())
 }
 
+/// What is late, if anything is: the open round closes at `start`, the one that is worked on ends at
+/// `end`.
+fn late(now: Timestamp, start: Timestamp, end: Option<Timestamp>) -> Option<&'static str> {
+    if time_until(start, now) > MAX_OPENING {
+        return Some("the next round is not opened");
+    }
+    let overdue = end.is_some_and(|end| time_until(end, now) > MAX_LATENESS);
+    overdue.then_some("the proof of a round is overdue")
+}
+
 /// Finds out whether the server is ready, and says so wherever it is asked.
 struct Probe {
     status: StatusReader,
@@ -584,12 +594,8 @@ impl Probe {
             return Some("the work on a round fails");
         }
         let status = self.status.status();
-        if time_until(status.start, self.clock.now()) > MAX_OPENING {
-            return Some("the next round is not opened");
-        }
-        let executing = status.executing?;
-        let late = time_until(executing.end, self.clock.now());
-        (late > MAX_LATENESS).then_some("the proof of a round is overdue")
+        let end = status.executing.map(|executing| executing.end);
+        late(self.clock.now(), status.start, end)
     }
 
     async fn report(&self, reason: Option<&'static str>) {
@@ -604,5 +610,23 @@ impl Probe {
             }
         }
         self.unready.send_replace(reason);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_late_is_not_ready() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        assert_eq!(late(at(1000), at(2000), None), None);
+        assert_eq!(late(at(1000), at(2000), Some(at(1500))), None);
+        assert_eq!(late(at(1000), at(996), Some(at(1500))), None);
+        assert_eq!(late(at(1000), at(2000), Some(at(941))), None);
+        let overdue = Some("the proof of a round is overdue");
+        assert_eq!(late(at(1000), at(2000), Some(at(939))), overdue);
+        let closed = Some("the next round is not opened");
+        assert_eq!(late(at(1000), at(994), None), closed);
     }
 }

@@ -357,9 +357,13 @@ fn a_proof_that_nothing_explains_leads_to_ever_more_thorough_audits() {
     let (server, audit) = round_with(folder.path(), "proof@3", |_| {});
     assert_eq!(audit["badProofs"], 3, "{audit}");
     assert_eq!(audit["lostLeaves"], "0");
-    // The proof is made again, then after an audit, then after one that relies on nothing.
+    // The proof is made again, then after an audit, then after one that relies on nothing: each
+    // subtree, which is a leaf here, is recomputed once more.
     let audits = server.log().matches("auditing the whole log").count();
     assert_eq!(audits, 2, "{}", server.log());
+    let leaves = number(&server.client.get("/v1/rounds/0").json()["leaves"]);
+    let recomputed = metric(&server, "poet_audit_subtrees_total");
+    assert!(recomputed >= 2 * leaves, "{recomputed} of {leaves}");
 }
 
 #[test]

@@ -1144,3 +1144,19 @@ fn open_roots(
     file.read(0, &mut roots)?;
     Ok((file, roots, gone))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_who_are_behind_get_priority() {
+        for (seconds, expected) in [(0, 19), (4, 19), (5, 0), (59, 0), (60, -5), (1 << 40, -5)] {
+            assert_eq!(
+                niceness(Duration::from_secs(seconds)),
+                expected,
+                "{seconds}"
+            );
+        }
+    }
+}

@@ -159,6 +159,7 @@ impl Hashing for SimulatedHashing {
         Ok(SimulatedRun {
             world: Arc::clone(&self.world),
             leaves_per_second: self.leaves_per_second,
+            half_speed: false,
             started: (now, tree.leaves()),
             leaves: Arc::new(AtomicU64::new(tree.leaves())),
             target: u64::MAX,
@@ -207,6 +208,7 @@ impl Hashing for SimulatedHashing {
 pub(crate) struct SimulatedRun {
     world: Arc<World>,
     leaves_per_second: u32,
+    half_speed: bool,
     started: (Instant, u64),
     leaves: Arc<AtomicU64>,
     target: u64,
@@ -230,11 +232,20 @@ impl SimulatedRun {
         if self.world.chance(mistakes) {
             self.go_wrong();
         }
+        let (hangs, half_speed) = {
+            let faults = &self.world.state().faults;
+            (faults.hangs, faults.half_speed)
+        };
+        if half_speed != self.half_speed {
+            self.half_speed = half_speed;
+            self.started = (Instant::now(), self.tree.leaves());
+        }
         let (started, before) = self.started;
         let passed = started.elapsed().as_millis() as u64;
-        let due = before + passed * u64::from(self.leaves_per_second) / 1000;
+        let leaves_per_second = u64::from(self.leaves_per_second) / (1 + u64::from(half_speed));
+        let due = before + passed * leaves_per_second / 1000;
         self.add_leaves(due.min(self.target));
-        if Instant::now() >= self.retry {
+        if !hangs && Instant::now() >= self.retry {
             let result = self.write();
             if result.is_err() {
                 self.retry = Instant::now() + RETRY;

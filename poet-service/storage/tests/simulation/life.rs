@@ -282,6 +282,43 @@ pub(crate) fn live(
     }
 }
 
+/// A process without trouble, in a round of twenty minutes, for a look at what is told of its work.
+pub(crate) fn calm_round(look: impl AsyncFnOnce(&Arc<World>, &Rounds)) {
+    notice_panics();
+    let mut plan = Plan::draw(&mut Rng::new(1), 1);
+    plan.config.epoch_duration = Duration::from_secs(1200);
+    plan.config.phase_shift = Duration::from_secs(10);
+    plan.config.cycle_gap = Duration::ZERO;
+    plan.leaves_per_second = 100;
+    let config = &plan.config;
+    let (epoch, shift) = (config.epoch_duration, config.phase_shift);
+    let schedule = Schedule::new(genesis(), epoch, shift, config.cycle_gap).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let world = Arc::new(World::new(1, work(), schedule, genesis(), false));
+        let life = Life {
+            world: Arc::clone(&world),
+            plan,
+            recent: Mutex::default(),
+            told: Mutex::default(),
+            audits: Audits::new(AuditMode::Off, 1),
+        };
+        let behind = Arc::<Mutex<Tables>>::default().open();
+        world.state().oracle.truth = Some(Arc::clone(&behind));
+        world.boot(None);
+        let process = life.start(behind).await.unwrap();
+        tokio::time::sleep(shift + Duration::from_secs(1)).await;
+        look(&world, &process.rounds).await;
+        process.rounds.stop().await;
+        assert_eq!(world.violation(), None);
+    });
+    assert!(!PANICKED.take());
+}
+
 struct Life {
     world: Arc<World>,
     plan: Plan,
@@ -415,8 +452,12 @@ impl Life {
                 audits: self.audits.clone(),
                 reached: Arc::default(),
             },
-            // Makes for subtrees of 1 to 16 leaves; the next version may know faster machines.
-            expected_leaves_per_second: (1 << 25) << world.below(5),
+            // Makes for subtrees of 1 to 16 leaves; the next version may know faster machines. In a
+            // longer round, each is a leaf.
+            expected_leaves_per_second: match self.plan.config.epoch_duration.as_secs() {
+                0..100 => (1 << 25) << world.below(5),
+                _ => 1000,
+            },
             publish: Arc::clone(&served) as Arc<dyn Publish>,
             counters: Arc::new(()),
         };

@@ -40,6 +40,10 @@ pub(crate) struct Faults {
     pub(crate) slow: bool,
     /// Thousandths of all looks at the work before which a bit of its state changes.
     pub(crate) mistakes: u32,
+    /// What is written to logs stays on its way, without an error.
+    pub(crate) hangs: bool,
+    /// The work is half as fast.
+    pub(crate) half_speed: bool,
 }
 
 /// How many times what happened. A simulation in which something never happens tests less than it
