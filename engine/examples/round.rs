@@ -46,11 +46,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let monitor = writer.monitor();
     let (target, leaves) = (AtomicU64::new(u64::MAX), AtomicU64::new(tree.leaves()));
     let start = Instant::now();
+    let height = round.subtree_height();
     thread::scope(|scope| {
-        let height = round.subtree_height();
         let hashing = scope.spawn(|| {
             run(&mut tree, height, &target, &leaves, |root| {
-                writer.push(root)
+                writer.push(root);
             });
         });
         while !hashing.is_finished() {
@@ -69,7 +69,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut log = writer.finish()?;
 
     let progress = ProveProgress::default();
-    let proof = prove(&tree, round.subtree_height(), &mut log, T, 1, &progress)?;
+    let proof = prove(&tree, height, &mut log, T, 1, &progress)?;
     verify(&work, statement, tree.leaves(), T, &proof)?;
     println!(
         "a proof of {} leaves, {} bytes",
