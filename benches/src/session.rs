@@ -14,10 +14,11 @@ use poet_host::{Machine, affinity, limits};
 
 use crate::check::Measured;
 use crate::endurance::{Run, endurance};
+use crate::judge::clock_set;
 use crate::measure::{self, Plan};
 use crate::options::Measurement;
 use crate::report::{Endurance, FORMAT, Report, SCHEMA, Settings};
-use crate::verdict::{Doubt, Verdict, clock_set};
+use crate::verdict::{Doubt, Verdict};
 use crate::words::{duration, list};
 use crate::{load, pinning, prover};
 
@@ -333,16 +334,7 @@ fn selection(function: WorkFunction, forced: Option<&str>) -> Result<Selection> 
         forced,
         trial: true,
     };
-    let selection = select_with(function, options)?;
-    if let Some(name) = forced {
-        let used = selection.latency().name;
-        ensure!(
-            used == name,
-            "--backend {name} hashes many chains side by side only, and ticks are made on one: \
-             expected another, for example {used}"
-        );
-    }
-    Ok(selection)
+    Ok(select_with(function, options)?.for_one_chain()?)
 }
 
 fn allowed_core(machine: &Machine, allowed: &[usize], core: Option<usize>) -> Result<()> {

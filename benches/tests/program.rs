@@ -456,7 +456,7 @@ fn bad_input() {
         .find(|it| !it.latency && it.excluded.is_none());
     if let Some(wide) = wide {
         let arguments = ["--quick", "--backend", wide.name, "--json", "x"];
-        bad(folder, &arguments, "hashes many chains side by side only");
+        bad(folder, &arguments, "hashes only many chains at once");
     }
     bad(folder, &["--work", "md5"], "expected sha256 or haraka256");
     bad(folder, &["--duration", "soon"], "expected a time such as");

@@ -52,6 +52,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", default_value = "proof.json")]
     out: PathBuf,
 
+    /// Where the message that a node stores of the best proof (PoetProofMessage, in SCALE) is written,
+    /// at the end
+    #[arg(long, value_name = "FILE")]
+    message: Option<PathBuf>,
+
     /// Take what is there then, and end; a time or a duration from now [default: 20m after the
     /// last round's end, or 20m from now if that has passed]
     #[arg(long, value_name = "TIME", value_parser = parse_until)]
@@ -88,6 +93,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let work = Arc::new(spacemesh_work()?);
     // Before the wait, so that no proof is lost for want of a place to put it.
     let out = Output::open("--out", &args.out)?;
+    let message = match &args.message {
+        Some(path) => Some(Output::open("--message", path)?),
+        None => None,
+    };
     let mut best = match out.file() {
         Some(path) => read_earlier(path, &state, &work)?,
         None => None,
@@ -187,6 +196,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     if !out.is_replaced() {
         out.write(best.to_json().as_bytes())?;
+    }
+    if let Some(message) = message {
+        let made = state
+            .registrations
+            .iter()
+            .find(|it| best.is_of(&it.pubkey.0));
+        let made = made.context("the best proof is of a server that is not registered with")?;
+        message.write(&best.to_message(made.round)?)?;
     }
     Ok(if failed == 0 {
         ExitCode::SUCCESS

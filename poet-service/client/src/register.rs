@@ -422,7 +422,12 @@ impl Registering {
             )));
         }
         let submitted = self.submit(poet, &info)?;
-        let round_end = after(now(), submitted.round_end.0);
+        let Some(left) = submitted.round_end.0 else {
+            return Err(Failure::last(
+                "it says that its round has ended already: its clock or its schedule is wrong",
+            ));
+        };
+        let round_end = after(now(), left);
         let latest = match self.deadline {
             Some(deadline) => after(deadline, CLOCK_TOLERANCE),
             None => after(now(), MAX_ROUND),
@@ -485,7 +490,7 @@ impl Registering {
             let key = certifier.pubkey.0.as_slice().try_into().ok()?;
             Some(Certifier {
                 url: String::new(),
-                pubkey: PublicKey::from_bytes(key)?,
+                pubkey: Some(PublicKey::from_bytes(key)?),
                 trusted: Arc::new(TrustedKeys::default()),
             })
         });

@@ -16,18 +16,22 @@
 //! On a runtime with one thread and paused time, with simulated ones, a run is a function of what
 //! they do.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use poet_engine::{SubtreeHeight, Work, membership};
-use poet_proto::identity::{PrivateKey, PrivateKeyError};
-use tokio::{sync::watch, task::JoinHandle};
+use poet_proto::{
+    identity::{PrivateKey, PrivateKeyError},
+    messages::PublishedProof,
+};
+use tokio::sync::watch;
 
 use crate::{
     blocking::blocking,
     clock::{Clock, time_until},
     config::RoundsConfig,
     counters::Counters,
+    parts::Supervisor,
     publish::Publish,
     registration::{OpenRound, Registration},
     schedule::{Schedule, ScheduleError},
@@ -74,6 +78,8 @@ pub enum RecoveryError {
     Key(PrivateKeyError),
     #[error("the stored rounds belong to another private key")]
     OtherKey,
+    #[error("the system gives no threads: {0}")]
+    Threads(io::Error),
     #[error("the system gives no random numbers: {0}")]
     Random(getrandom::Error),
     #[error(transparent)]
@@ -85,7 +91,7 @@ pub struct Rounds {
     registration: Arc<Registration>,
     worker: WorkerHandle,
     stop: watch::Sender<bool>,
-    tasks: Vec<JoinHandle<()>>,
+    parts: Supervisor,
 }
 
 impl Rounds {
@@ -107,17 +113,18 @@ impl Rounds {
             publish,
             counters,
         } = parts;
+        let (recovered, with_work) = blocking(|| {
+            let recovered = recover(config, &*storage, clock.now())?;
+            remove_old_logs(&hashing, &*storage)?;
+            Ok::<_, RecoveryError>((recovered, hashing.logs()))
+        })?;
         let Recovered {
             private_key,
             schedule,
             pow,
             unfinished,
             round,
-        } = blocking(|| {
-            let recovered = recover(config, &*storage, clock.now())?;
-            remove_old_logs(&hashing, &*storage)?;
-            Ok::<_, RecoveryError>(recovered)
-        })?;
+        } = recovered;
         let members = storage.open_round(round).await?;
         let open = OpenRound { round, members };
         tracing::info!(round, members, until = %schedule.start(round), "open for registration");
@@ -146,17 +153,20 @@ impl Rounds {
             storage,
             clock,
             worker: config.worker.then(|| handle.clone()),
+            with_work,
             expected_leaves_per_second,
             stopped,
         };
+        let parts = Supervisor::new();
+        parts
+            .spawn_thread("rounds", rounds.keep(unfinished))
+            .and_then(|()| parts.spawn_thread("work", worker.serve()))
+            .map_err(RecoveryError::Threads)?;
         Ok(Self {
             registration,
             worker: handle,
             stop,
-            tasks: vec![
-                tokio::spawn(rounds.keep(unfinished)),
-                tokio::spawn(worker.serve()),
-            ],
+            parts,
         })
     }
 
@@ -170,15 +180,17 @@ impl Rounds {
         &self.worker
     }
 
+    /// Waits for a part of it to end although nobody stopped it; returns its name. Without it, the
+    /// machine does not do its work.
+    pub async fn part_ended(&mut self) -> &'static str {
+        self.parts.ended().await
+    }
+
     /// Ends it: the work done so far is in the log.
     pub async fn stop(self) {
         self.stop.send_replace(true);
         self.worker.stop();
-        for task in self.tasks {
-            if let Err(error) = task.await {
-                tracing::error!(%error, "a part of the server failed");
-            }
-        }
+        self.parts.all_ended().await;
     }
 }
 
@@ -324,8 +336,10 @@ struct Keeper {
     registration: Arc<Registration>,
     storage: Arc<dyn Storage>,
     clock: Arc<dyn Clock>,
-    /// Absent where rounds are only closed.
+    /// Absent where no work is done: every round that closes gets an empty proof.
     worker: Option<WorkerHandle>,
+    /// Rounds on which work had begun before the start.
+    with_work: Vec<u64>,
     expected_leaves_per_second: u64,
     stopped: watch::Receiver<bool>,
 }
@@ -449,9 +463,27 @@ impl Keeper {
                 start: self.registration.schedule().start(round),
                 end: self.registration.schedule().end(round),
             }),
-            None => tracing::warn!(round, "not worked on: --disable-worker"),
+            None if self.with_work.contains(&round) => tracing::warn!(
+                round,
+                "the work on it has begun: a start without --disable-worker goes on with it"
+            ),
+            None => {
+                while let Err(error) = blocking(|| self.publish_empty(round, &execution)) {
+                    tracing::error!(%error, round, "cannot publish the empty proof");
+                    self.sleep(RETRY_INTERVAL).await?;
+                }
+            }
         }
         Some(())
+    }
+
+    /// Publishes who the members of a round are, without a proof of work.
+    fn publish_empty(&self, round: u64, execution: &Execution) -> Result<(), StorageError> {
+        let members = self.storage.members(round)?;
+        let proof = PublishedProof::empty(execution.statement.clone(), members);
+        self.registration.publish(round, Arc::new(proof))?;
+        tracing::info!(round, "published an empty proof: --disable-worker");
+        Ok(())
     }
 
     fn settle(&self, round: u64) -> Result<Execution, StorageError> {

@@ -33,4 +33,3 @@ mod proofs;
 pub mod service;
 pub mod status;
 pub mod terminal;
-

@@ -37,7 +37,11 @@ use prometheus_client::{
 use tokio::sync::watch;
 
 use crate::{
-    api::{error::Code, grpc},
+    api::{
+        dropped::{Dropped, DroppedCounters},
+        error::Code,
+        grpc,
+    },
     status::{ServerStatus, StatusReader, expected_leaves},
 };
 
@@ -70,6 +74,7 @@ pub(crate) struct Metrics {
     lateness: Gauge<f64, std::sync::atomic::AtomicU64>,
     handled: Family<HandledLabels, Counter>,
     handling: Family<MethodLabels, Histogram, fn() -> Histogram>,
+    dropped: DroppedCounters,
 }
 
 impl Default for Metrics {
@@ -81,6 +86,7 @@ impl Default for Metrics {
             lateness: Gauge::default(),
             handled: Family::default(),
             handling: Family::new_with_constructor(request_latencies),
+            dropped: DroppedCounters::default(),
         }
     }
 }
@@ -117,6 +123,11 @@ impl Metrics {
         self.handled.get_or_create(&labels).inc();
     }
 
+    /// Counts what an interface closes and refuses.
+    pub(crate) fn dropped(&self, interface: &'static str) -> Dropped {
+        self.dropped.of(interface)
+    }
+
     fn registry(&self, state: ServerState) -> Registry {
         let mut registry = Registry::default();
         registry.register(
@@ -148,6 +159,16 @@ impl Metrics {
             "grpc_server_handling_seconds",
             "Time that requests took, over gRPC and REST",
             self.handling.clone(),
+        );
+        registry.register(
+            "poet_connections_dropped",
+            "Connections that were closed or refused, by the reason",
+            self.dropped.connections.clone(),
+        );
+        registry.register(
+            "poet_requests_refused",
+            "Requests that were refused because incomplete ones take too much memory",
+            self.dropped.requests.clone(),
         );
         registry.register_collector(Box::new(state));
         registry
@@ -244,8 +265,8 @@ impl Collector for ServerState {
         if let Some(executing) = &status.executing {
             let id = [("id", executing.round.to_string())];
             let leaves = executing.leaves.load(Relaxed);
-            let (rate, watched) = (executing.leaves_per_second(), executing.rate());
-            let expected = expected_leaves(executing, self.clock.now());
+            let (rate, watched) = (executing.leaves_per_second(&*self.clock), executing.rate());
+            let expected = expected_leaves(executing, &*self.clock);
             members.push((executing.round, executing.members));
 
             let name = "poet_round_leaves";
@@ -281,7 +302,7 @@ impl Collector for ServerState {
                 (
                     "poet_round_log_age_seconds",
                     "Since the newest entry of the log became durable",
-                    executing.log_age().as_secs_f64(),
+                    executing.log_age(&*self.clock).as_secs_f64(),
                 ),
             ] {
                 let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
@@ -397,6 +418,13 @@ impl ServerState {
             let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             let id = [("id", executing.round.to_string())];
             ConstGauge::new(behind as f64).encode(metric.encode_family(&id)?)?;
+            let lag = executing.audit_lag(&*self.clock, &report).as_secs_f64();
+            let (name, help) = (
+                "poet_audit_lag_seconds",
+                "How long the work takes for the leaves that are not audited yet",
+            );
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(lag).encode(metric.encode_family(&id)?)?;
         }
         Ok(())
     }

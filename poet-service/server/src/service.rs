@@ -17,6 +17,7 @@ use poet_rounds::{
     blocking,
     clock::{Clock, time_until},
     life::{EXPECTED_LEAVES_PER_SECOND, Parts, RecoveryError, Rounds},
+    parts::Supervisor,
     publish::Publish,
     registration::Registration,
     round_files::ROUNDS_FOLDER,
@@ -26,20 +27,23 @@ use poet_rounds::{
 };
 use poet_storage::{
     DatabaseError, SqliteStorage,
-    directory::{self, DirectoryError, DirectoryLocks, GO_STATE_FILE},
+    directory::{
+        self, DirectoryError, DirectoryLocks, GO_SERVER_PROOFS, GO_STATE_FILE, OWNER_FILE,
+    },
     keep_damaged_log,
 };
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio::{net::TcpListener, sync::watch};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
     api::{
         self,
         client::RateLimit,
-        grpc as grpc_api,
+        dropped::Dropped,
+        grpc as grpc_api, listen, operator,
         poet::Poet,
         protocol::Protocol,
-        server::{self, ConnectionLimits},
+        server::{ConnectionLimits, Interface},
     },
     config::Config,
     metrics::{self, Metrics, ServerState},
@@ -55,8 +59,6 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long after the end of a round its proof is overdue.
 const MAX_LATENESS: Duration = Duration::from_secs(60);
 const THREAD_ID_FILE: &str = "round.tid";
-/// In the directory of the database of a Go server: a file of its proofs.
-const GO_SERVER_PROOFS: &str = "proofs/CURRENT";
 
 /// Why the server does not start. Each message tells all there is to tell: causes are in it, not
 /// behind it.
@@ -104,6 +106,11 @@ pub enum StartError {
         found: String,
     },
     #[error(
+        "--datadir {0}: the file {OWNER_FILE}, which says whose work this is, is damaged: expected a \
+         sound one, which `poet-service doctor --repair` writes"
+    )]
+    Owner(PathBuf),
+    #[error(
         "{flag} {path} holds the state of a Go server, and --dbdir {dbdir} no database yet: expected \
          `poet-service import` first, which takes it over, or another --poetdir"
     )]
@@ -112,6 +119,11 @@ pub enum StartError {
         path: PathBuf,
         dbdir: PathBuf,
     },
+    #[error(
+        "the system gives this process too few threads: {0}: expected room for some 30 (see `ulimit \
+         -u`, TasksMax of systemd, pids.max of the control group)"
+    )]
+    Threads(io::Error),
     #[error("the system gives no random numbers: {0}")]
     Random(getrandom::Error),
     #[error(transparent)]
@@ -123,8 +135,8 @@ pub enum StartError {
     #[error(transparent)]
     Depth(#[from] DepthError),
     #[error(
-        "cannot listen on {flag} {address}: {cause}: expected an address of this machine and a \
-         port that is free and permitted"
+        "cannot listen on {flag} {address}: {cause}: expected addresses of this machine and a port \
+         that is free and permitted at each of them"
     )]
     Listen {
         flag: &'static str,
@@ -148,6 +160,7 @@ impl StartError {
             RecoveryError::Damaged(what) => Self::Damaged { path, what },
             RecoveryError::Key(cause) => Self::StoredKey { path, cause },
             RecoveryError::OtherKey => Self::OtherKey { path },
+            RecoveryError::Threads(cause) => Self::Threads(cause),
             RecoveryError::Random(cause) => Self::Random(cause),
             RecoveryError::Storage(error) => Self::Storage(error),
         }
@@ -162,7 +175,7 @@ pub struct Server {
     addresses: Addresses,
     backend: Selection,
     stop: watch::Sender<bool>,
-    tasks: Vec<JoinHandle<()>>,
+    parts: Supervisor,
     _locks: DirectoryLocks,
 }
 
@@ -193,7 +206,7 @@ impl Server {
             forced: config.work.backend.as_deref(),
             trial: config.work.trial,
         };
-        let backend = poet_backends::select_with(WorkFunction::Sha256, options)?;
+        let backend = poet_backends::select_with(WorkFunction::Sha256, options)?.for_one_chain()?;
         tracing::info!(
             one_chain = %backend.latency(),
             many_chains = %backend.throughput(),
@@ -229,7 +242,9 @@ impl Server {
             config.directories.datadir.join(ROUNDS_FOLDER),
             audits.clone(),
             place,
-        );
+            Arc::clone(&clock),
+        )
+        .map_err(StartError::Threads)?;
         let parts = Parts {
             clock: Arc::clone(&clock),
             storage: Arc::clone(&storage),
@@ -277,7 +292,10 @@ impl Server {
                 health,
                 config.listeners.max_grpc_response_bytes,
             )?,
-            private: grpc_api::private_router(poet, private_health)?,
+            private: operator::guard(
+                grpc_api::private_router(poet, private_health)?,
+                &config.listeners.private,
+            ),
         };
         let (stop, stopped) = watch::channel(false);
         let state = ServerState {
@@ -302,35 +320,36 @@ impl Server {
             Some(rate) => RateLimit::new(rate, limits.proxies.clone(), protocol).layer(router),
         };
         let connections = limits.connections(poet_host::open_files::raise_limit());
-        let mut tasks = vec![
-            tokio::spawn(probe.keep(stopped.clone())),
-            tokio::spawn(rest.serve(
+        let interfaces = [
+            rest.interface(
                 Protocol::Http1,
                 counted(limited(routers.rest, Protocol::Http1)),
                 connections.rest,
-                stopped.clone(),
-            )),
-            tokio::spawn(grpc.serve(
+                metrics.dropped("rest"),
+            ),
+            grpc.interface(
                 Protocol::Http2,
                 counted(limited(routers.grpc, Protocol::Http2)),
                 connections.grpc,
-                stopped.clone(),
-            )),
-            tokio::spawn(private.serve(
+                metrics.dropped("grpc"),
+            ),
+            private.interface(
                 Protocol::Either,
                 counted(routers.private),
                 connections.private.clone(),
-                stopped.clone(),
-            )),
+                metrics.dropped("operator"),
+            ),
         ];
-        if let Some(listener) = metrics_listener {
+        let monitoring = metrics_listener.map(|listener| {
             let router = metrics::router(&metrics, state);
-            tasks.push(tokio::spawn(listener.serve(
-                Protocol::Http1,
-                router,
-                connections.private,
-                stopped,
-            )));
+            let dropped = metrics.dropped("metrics");
+            let limits = connections.private;
+            listener.interface(Protocol::Http1, router, limits, dropped)
+        });
+        let parts = Supervisor::new();
+        parts.spawn("readiness", probe.keep(stopped.clone()));
+        for interface in interfaces.into_iter().chain(monitoring) {
+            parts.spawn("interface", interface.serve(stopped.clone()));
         }
         Ok(Self {
             rounds,
@@ -339,7 +358,7 @@ impl Server {
             addresses,
             backend,
             stop,
-            tasks,
+            parts,
             _locks: locks,
         })
     }
@@ -377,21 +396,27 @@ impl Server {
     pub async fn shutdown(self) {
         self.stop.send_replace(true);
         self.rounds.stop().await;
-        for task in self.tasks {
-            if let Err(error) = task.await {
-                tracing::error!(%error, "a part of the server failed");
-            }
-        }
+        self.parts.all_ended().await;
         let closed = tokio::time::timeout(CLOSE_TIMEOUT, self.storage.close()).await;
         if !matches!(closed, Ok(Ok(()))) {
             tracing::warn!("the database could not be closed in time: its next start tidies up");
         }
     }
+
+    /// Waits for a part of the server to end although nobody has ended it; returns its name. The
+    /// server is of no use then.
+    pub async fn part_ended(&mut self) -> &'static str {
+        tokio::select! {
+            name = self.rounds.part_ended() => name,
+            name = self.parts.ended() => name,
+        }
+    }
 }
 
-/// An interface that is going to be served.
+/// The sockets of an interface that is going to be served.
 struct Listener {
-    socket: TcpListener,
+    sockets: Vec<TcpListener>,
+    /// The first one's.
     address: SocketAddr,
 }
 
@@ -402,19 +427,28 @@ impl Listener {
             address: address.to_owned(),
             cause,
         };
-        let socket = server::bind(address).await.map_err(failed)?;
-        let address = socket.local_addr().map_err(failed)?;
-        Ok(Self { socket, address })
+        let sockets = listen::bind(address).await.map_err(failed)?;
+        let first = sockets.first().map(TcpListener::local_addr);
+        let address = first
+            .unwrap_or(Err(io::ErrorKind::AddrNotAvailable.into()))
+            .map_err(failed)?;
+        Ok(Self { sockets, address })
     }
 
-    async fn serve(
+    fn interface(
         self,
         protocol: Protocol,
         router: Router,
         limits: ConnectionLimits,
-        stopped: watch::Receiver<bool>,
-    ) {
-        server::serve(self.socket, protocol, router, limits, stopped).await;
+        dropped: Dropped,
+    ) -> Interface {
+        Interface {
+            listeners: self.sockets,
+            protocol,
+            router,
+            limits,
+            dropped,
+        }
     }
 }
 
@@ -433,10 +467,13 @@ fn open(
     let directories = &config.directories;
     let locks = directories.lock()?;
     let database = directories.database();
-    let unusable = |cause| DirectoryError::Unusable {
-        flag: "--datadir",
-        path: config.directories.datadir.clone(),
-        cause,
+    let unusable = |cause: io::Error| match cause.kind() {
+        io::ErrorKind::InvalidData => StartError::Owner(config.directories.datadir.clone()),
+        _ => StartError::Directory(DirectoryError::Unusable {
+            flag: "--datadir",
+            path: config.directories.datadir.clone(),
+            cause,
+        }),
     };
     let owner = directory::owner(&config.directories.datadir).map_err(unusable)?;
     let other = |found| StartError::OtherOwner {

@@ -1176,6 +1176,15 @@ fn the_commands_import_and_export() {
         2,
         "the bytes end at",
     );
+    // What nodes store, where they have verified it.
+    let format = ["0", "--out", &out, "--format=message"];
+    assert!(run(&[&export[..], &format].concat()).status.success());
+    let key = serde_json::from_str::<serde_json::Value>(&body).unwrap()["pubkey"].clone();
+    let key = ["--service-key", key.as_str().unwrap()];
+    let output = run(&[&["verify", &out, "--round=0"], &key[..]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+    let output = run(&["verify", &out, "--round=1"]);
+    assert_eq!(output.status.code(), Some(1));
     fs::write(&out, body).unwrap();
     fails(
         &["verify", &out, "--statement", &statement],

@@ -611,9 +611,13 @@ impl SqliteStorage {
         round: u64,
         proof: Arc<PublishedProof>,
     ) -> Result<PowChallenges, StorageError> {
-        let challenges = PowChallenges {
-            current: proof.proof.root,
-            previous: self.pow_challenges()?.map(|challenges| challenges.current),
+        let challenges = match (proof.root(), self.pow_challenges()?) {
+            // Guessed as easily as it is empty: not to be asked for.
+            (None, Some(challenges)) => challenges,
+            (_, challenges) => PowChallenges {
+                current: proof.proof.root,
+                previous: challenges.map(|challenges| challenges.current),
+            },
         };
         let rotated = challenges.clone();
         self.write(move |transaction| {

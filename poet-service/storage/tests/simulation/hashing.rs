@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -120,6 +120,10 @@ impl Hashing for SimulatedHashing {
         })
     }
 
+    fn cut_log(&self, log: &mut SimulatedLog, entries: u64) -> Result<(), WorkError> {
+        Ok(log.log.cut(entries)?)
+    }
+
     fn logs(&self) -> Vec<u64> {
         self.world.state().disk.files.keys().copied().collect()
     }
@@ -173,15 +177,29 @@ impl Hashing for SimulatedHashing {
         })
     }
 
-    fn repair(&self, job: &Job, tree: Tree, log: &mut SimulatedLog) -> Result<Tree, WorkError> {
+    fn repair(
+        &self,
+        job: &Job,
+        _reason: &WorkError,
+        tree: Tree,
+        log: &mut SimulatedLog,
+        stop: &AtomicBool,
+    ) -> Result<Tree, WorkError> {
         self.world.count(Event::BadProof);
-        self.world
-            .note(format_args!("log {} is audited as a whole", job.round));
+        let round = job.round;
         let view = log.log.view();
         let mut audit = RoundAudit::new(&self.audits, job, tree.work(), view, None);
         // What was wrong may be taken back.
-        self.reached.lock().unwrap().remove(&job.round);
-        audit.all()?;
+        self.reached.lock().unwrap().remove(&round);
+        if audit.search(&tree, None, stop)? {
+            self.world.count(Event::Searched);
+            self.world
+                .note(format_args!("something wrong is found in log {round}"));
+        } else {
+            self.world
+                .note(format_args!("log {round} is audited as a whole"));
+            audit.all(stop)?;
+        }
         Ok(audit.settle(tree, &mut log.log)?)
     }
 }
@@ -228,7 +246,7 @@ impl SimulatedRun {
         {
             self.last_audit = Instant::now();
             // It is tried again.
-            drop(audit.catch_up());
+            drop(audit.catch_up(&AtomicBool::new(false)));
         }
     }
 
@@ -300,6 +318,7 @@ impl Running for SimulatedRun {
             log_error: self.error.clone(),
             stopped: self.tree.leaves() >= self.target,
             wrong_entry: self.audit.as_ref().and_then(RoundAudit::wrong_entry),
+            auditors_failed: false,
         }
     }
 
@@ -325,7 +344,6 @@ impl Running for SimulatedRun {
         // What was wrong may be taken back.
         self.reached.lock().unwrap().remove(&round);
         let tree = match self.audit {
-            Some(mut audit) if self.target == 0 => audit.go_back(self.tree, &mut log)?,
             Some(mut audit) => audit.settle(self.tree, &mut log)?,
             None => self.tree,
         };

@@ -68,6 +68,7 @@ pub(crate) enum Event {
     Resumed,
     Mistake,
     BadProof,
+    Searched,
     Repaired,
     TakenBack,
     Registered,
@@ -82,7 +83,7 @@ pub(crate) enum Event {
 }
 
 impl Event {
-    pub(crate) const ALL: [Self; 33] = [
+    pub(crate) const ALL: [Self; 34] = [
         Self::Start,
         Self::FailedStart,
         Self::Stop,
@@ -105,6 +106,7 @@ impl Event {
         Self::Resumed,
         Self::Mistake,
         Self::BadProof,
+        Self::Searched,
         Self::Repaired,
         Self::TakenBack,
         Self::Registered,
@@ -618,6 +620,10 @@ pub(crate) struct WorldClock(pub(crate) Arc<World>);
 impl Clock for WorldClock {
     fn now(&self) -> Timestamp {
         self.0.state().now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.state().start.1.elapsed()
     }
 }
 
