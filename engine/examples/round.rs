@@ -69,7 +69,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut log = writer.finish()?;
 
     let progress = ProveProgress::default();
-    let proof = prove(&tree, round.subtree_height(), &mut log, T, 1, &progress)?;
+    let proof = prove(&tree, height, &mut log, T, 1, &progress)?;
     verify(&work, statement, tree.leaves(), T, &proof)?;
     println!(
         "a proof of {} leaves, {} bytes",
