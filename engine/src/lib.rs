@@ -70,8 +70,8 @@ mod wide;
 
 pub use challenge::{T, proven_indices};
 pub use hash::{
-    Block, Chain, DepthError, Kernels, LABEL_DEPTH, MAX_DEPTH, NODE_SIZE, Node, SHA256_IV, Sha256,
-    State, Work, WorkFunction, ZERO,
+    Block, Chain, DepthError, Kernels, LABEL_DEPTH, MAX_DEPTH, NODE_SIZE, Node, NodeMessage,
+    SHA256_IV, Sha256, State, Work, WorkFunction, ZERO,
 };
 pub use log::{
     HeaderError, LogError, LogHeader, LogRead, SubtreeHeight, SubtreeHeightError, resume,

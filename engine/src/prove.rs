@@ -9,7 +9,7 @@ use alloc::{vec, vec::Vec};
 use core::slice;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::challenge::{for_each_sibling, proven_indices};
+use crate::challenge::{proven_indices, siblings};
 use crate::log::{LogError, LogRead, SubtreeHeight};
 use crate::parallel::{MAX_THREADS, try_for_each};
 use crate::tree::{Tree, height};
@@ -164,11 +164,12 @@ impl Plan {
         let root = tree
             .walk(|height, node| edge[height as usize] = *node)
             .ok_or(ProveError::NoLeaves)?;
-        let indices = proven_indices(tree.work().sha256(), &root, leaves, t);
-        let mut siblings = Vec::new();
-        for_each_sibling(&indices, height(leaves), &mut |height, index| {
-            siblings.push(Place { height, index });
-        });
+        let wide = tree.work().kernels().wide_sha256;
+        let indices = proven_indices(wide, &root, leaves, t);
+        let siblings = siblings(&indices, height(leaves));
+        let siblings = siblings
+            .map(|(height, index)| Place { height, index })
+            .collect();
         Ok(Self {
             leaves,
             root,

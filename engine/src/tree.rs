@@ -162,7 +162,7 @@ impl Tree {
         };
         let (sha256, state) = (first.work.kernels().wide_sha256, first.salt.state());
         let messages: Vec<_> = trees.map(Self::first_message).collect();
-        digests(sha256, state, &messages)
+        digests(sha256, &state, &messages)
     }
 
     /// What [`Tree::first_digest`] hashes after the whole blocks of the statement.
