@@ -325,6 +325,6 @@ pub fn resume(
         return Err(LogError::TooLong { entries });
     }
     let mut tree = Tree::new(work, statement);
-    absorb(&mut tree, subtree_height, log, entries, &mut ())?;
+    absorb(&mut tree, subtree_height, log, entries, 1, &mut ())?;
     Ok(tree)
 }

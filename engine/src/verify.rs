@@ -69,7 +69,7 @@ pub enum VerifyError {
 }
 
 /// Verifies that `proof` shows `leaves` leaves of `work` on `statement`, with `t` of them proven
-/// ([`T`](crate::T) on the Spacemesh network).
+/// ([`T`](crate::T) on the Spacemesh network). [`verify_many`] does so on several threads.
 ///
 /// # Errors
 /// Says why the proof is not valid.
@@ -80,6 +80,20 @@ pub fn verify(
     t: usize,
     proof: &Proof,
 ) -> Result<(), VerifyError> {
+    let claim = Claim {
+        statement,
+        leaves,
+        proof,
+    };
+    verify_on(work, t, &claim, 1)
+}
+
+fn verify_on(work: &Work, t: usize, claim: &Claim<'_>, threads: usize) -> Result<(), VerifyError> {
+    let &Claim {
+        statement,
+        leaves,
+        proof,
+    } = claim;
     if t == 0 || t > MAX_PROVEN_LEAVES {
         return Err(VerifyError::SecurityParameter { t });
     }
@@ -110,8 +124,15 @@ pub fn verify(
         return Err(VerifyError::Root);
     }
 
-    let mut labels = digests(kernels.wide_sha256, &salt.state(), &messages.finish());
-    work.finish_labels(&mut labels);
+    let messages = messages.finish();
+    let mut labels = vec![Node::default(); t];
+    let share = t.div_ceil(threads);
+    let shares = messages.chunks(share).zip(labels.chunks_mut(share));
+    let Ok(()) = try_for_each(shares, threads, |(messages, labels)| {
+        digests(kernels.wide_sha256, &salt.state(), messages, labels);
+        work.finish_labels(labels);
+        Ok::<(), Infallible>(())
+    });
     for ((index, label), proven) in indices.iter().zip(&labels).zip(&proof.proven_leaves) {
         if label != proven {
             return Err(VerifyError::Label {
@@ -135,8 +156,9 @@ pub struct Claim<'a> {
     pub proof: &'a Proof,
 }
 
-/// Verifies several proofs, as [`verify`] does, on up to `threads` threads (at least one, at most
-/// [`MAX_THREADS`](crate::MAX_THREADS)). The results are in the order of the claims.
+/// Verifies proofs, as [`verify`] does, on up to `threads` threads (at least one, at most
+/// [`MAX_THREADS`](crate::MAX_THREADS)). If there are more threads than proofs, several recompute the
+/// labels of one. The results are in the order of the claims.
 #[must_use]
 pub fn verify_many(
     work: &Work,
@@ -145,12 +167,13 @@ pub fn verify_many(
     threads: usize,
 ) -> Vec<Result<(), VerifyError>> {
     let mut results = vec![Ok(()); claims.len()];
-    let threads = threads.min(claims.len()).min(MAX_THREADS);
+    let threads = threads.clamp(1, MAX_THREADS);
+    let for_each = (threads / claims.len().max(1)).max(1);
     let Ok(()) = try_for_each(
         claims.iter().zip(&mut results),
-        threads,
+        threads.min(claims.len()),
         |(claim, result)| {
-            *result = verify(work, claim.statement, claim.leaves, t, claim.proof);
+            *result = verify_on(work, t, claim, for_each);
             Ok::<(), Infallible>(())
         },
     );

@@ -30,17 +30,21 @@ impl NodeHasher {
     }
 }
 
-/// The digests of padded messages of any lengths, all of which continue from `start`.
-pub(crate) fn digests(sha256: &dyn Sha256, start: &State, messages: &[&[Block]]) -> Vec<Node> {
+/// Hashes padded messages of any lengths, all of which continue from `start`. The two slices have the
+/// same length.
+pub(crate) fn digests(
+    sha256: &dyn Sha256,
+    start: &State,
+    messages: &[&[Block]],
+    digests: &mut [Node],
+) {
     // Sorted by length, so that messages that are hashed side by side end together.
     let mut order: Vec<_> = (0..messages.len()).collect();
     order.sort_unstable_by_key(|&i| Reverse(messages[i].len()));
     let sorted: Vec<_> = order.iter().map(|&i| messages[i]).collect();
     let mut hashed = vec![Node::default(); messages.len()];
     sha256.hash_many(start, &sorted, &mut hashed);
-    let mut digests = vec![Node::default(); messages.len()];
     for (i, digest) in order.into_iter().zip(hashed) {
         digests[i] = digest;
     }
-    digests
 }
