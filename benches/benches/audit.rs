@@ -18,11 +18,12 @@ use std::time::{Duration, Instant};
 use poet_bench::synthetic::{MAINNET_LEAVES, MAINNET_SUBTREE_HEIGHT, STATEMENT};
 use poet_bench::{is_measuring, kernels, pinning};
 use poet_conformance::Rng;
-use poet_engine::audit::{AuditWith, Auditor, Culprit, STEP_ENTRIES};
+use poet_engine::audit::{AuditWith, Culprit, STEP_ENTRIES};
 use poet_engine::file::{FileLog, LogView, LogWriter};
 use poet_engine::{
-    LABEL_DEPTH, LogError, LogHeader, LogRead, Node, SubtreeHeight, Tree, Work, run,
+    LABEL_DEPTH, LogError, LogRead, Node, RoundWork, SubtreeHeight, Tree, Work, run,
 };
+use poet_host::affinity;
 
 /// How long the hashing thread runs in one window.
 const WINDOW: Duration = Duration::from_secs(2);
@@ -33,7 +34,7 @@ const POLL: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(1);
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let cores = pinning::allowed();
+    let cores = affinity::allowed();
     let (Some(first), Some(last)) = (cores.first().copied(), cores.last().copied()) else {
         return Err("the system does not tell the cores of this process".into());
     };
@@ -92,11 +93,12 @@ fn rates(
         (1, Duration::from_millis(20))
     };
     let mut rng = Rng::new(1);
-    let chunk = Auditor::new(work, &STATEMENT, k).root_height().leaves();
+    let round = RoundWork::new(work, &STATEMENT, k);
+    let chunk = round.auditor().root_height().leaves();
     // The longest log has 2^25 entries.
     let chunks = MAINNET_LEAVES.min(k.leaves() << 25) / chunk;
     let roots = (0..chunks).map(|_| rng.bytes()).collect();
-    let mut auditor = Auditor::with_roots(work, &STATEMENT, k, roots);
+    let mut auditor = round.auditor_with_roots(roots);
     let mut tree = auditor.tree().clone();
     let stop = AtomicBool::new(false);
     let (mut alone, mut together, mut audits) = (Vec::new(), Vec::new(), Vec::new());
@@ -194,7 +196,7 @@ fn detection(
     (audit_core, hash_core): (usize, usize),
     flips: u64,
 ) -> Result<(), Box<dyn Error>> {
-    let header = LogHeader::new(work, &STATEMENT, k);
+    let round = RoundWork::new(work, &STATEMENT, k);
     let mut times = Vec::new();
     let mut rng = Rng::new(7);
     for number in 0..flips {
@@ -211,7 +213,7 @@ fn detection(
         } else {
             40
         };
-        let log = FileLog::in_file(tempfile::tempfile()?, &header, work.kernels().sha256)?;
+        let log = FileLog::in_file(tempfile::tempfile()?, &round)?;
         let mut view = log.view();
         let mut writer = LogWriter::spawn(log)?;
         let target = AtomicU64::new(u64::MAX);
@@ -289,7 +291,7 @@ fn find(work: &Work, k: SubtreeHeight, log: &mut LogView, flip: Flip) -> Instant
         threads: 1,
         stop: &stop,
     };
-    let mut auditor = Auditor::new(work, &STATEMENT, k);
+    let mut auditor = RoundWork::new(work, &STATEMENT, k).auditor();
     let mut last_step = Instant::now();
     loop {
         let new = log.entries() - auditor.entries();

@@ -10,8 +10,8 @@ use poet_bench::{is_measuring, kernels, peers, pin, work};
 use poet_conformance::Rng;
 use poet_conformance::reference::{self, Reference};
 use poet_engine::{
-    Block, Chain, Kernels, LABEL_DEPTH, Node, NodeMessage, SHA256_IV, Sha256, SubtreeHeight, T,
-    Tree, Work, WorkFunction, resume, verify,
+    Block, Chain, Kernels, LABEL_DEPTH, Node, NodeMessage, RoundWork, SHA256_IV, Sha256,
+    SubtreeHeight, T, Tree, Work, WorkFunction, verify,
 };
 
 /// Turns of everything; a sample and its two calibrations take about 0.3 ms.
@@ -163,7 +163,7 @@ impl Subject {
         let mut log = synthetic::Log::new(leaves, height);
         let expected = synthetic::tree(work, leaves);
         let mut passed = move |work: &Work| {
-            let tree = resume(work, &STATEMENT, height, &mut log);
+            let tree = RoundWork::new(work, &STATEMENT, height).resume(&mut log);
             tree.expect("the log can be read")
         };
         let hashes = Counting::count(work, |work| drop(passed(work)));

@@ -17,9 +17,7 @@ use poet_bench::calibration::clock_hz;
 use poet_bench::synthetic::{self, MAINNET_SUBTREE_HEIGHT, STATEMENT};
 use poet_bench::{is_measuring, kernels, pin};
 use poet_engine::file::FileLog;
-use poet_engine::{
-    LABEL_DEPTH, LogHeader, Node, ProveProgress, SubtreeHeight, T, prove, resume, verify,
-};
+use poet_engine::{LABEL_DEPTH, Node, ProveProgress, RoundWork, SubtreeHeight, T, prove, verify};
 
 /// Entries, if the command line does not say.
 const ENTRIES: u64 = 240_000;
@@ -39,8 +37,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let kernels = *selection.work(LABEL_DEPTH)?.kernels();
     let work = synthetic::work(&kernels);
 
-    let header = LogHeader::new(&work, &STATEMENT, height);
-    let mut log = FileLog::in_file(tempfile::tempfile()?, &header, kernels.sha256)?;
+    let round = RoundWork::new(&work, &STATEMENT, height);
+    let mut log = FileLog::in_file(tempfile::tempfile()?, &round)?;
     let chunk: Vec<Node> = vec![synthetic::Log::new(leaves, height).entry; 1 << 16];
     for start in (0..entries).step_by(chunk.len()) {
         let count = (entries - start).min(chunk.len() as u64);
@@ -53,7 +51,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     );
 
     let before = memory();
-    let pass = Taken::by(|| resume(&work, &STATEMENT, height, &mut log))?;
+    let pass = Taken::by(|| round.resume(&mut log))?;
     println!("the pass over the log alone: {pass}");
 
     let tree = synthetic::tree(&work, leaves);

@@ -6,7 +6,8 @@ use std::time::Duration;
 use criterion::{Criterion, SamplingMode, Throughput};
 use poet_bench::{kernels, peers::Sha2Compress, pin, synthetic};
 use poet_engine::{
-    Chain, LABEL_DEPTH, Node, ProveProgress, SubtreeHeight, T, WorkFunction, prove, resume, verify,
+    Chain, LABEL_DEPTH, Node, ProveProgress, RoundWork, SubtreeHeight, T, WorkFunction, prove,
+    verify,
 };
 
 /// Entries of the logs: a million, and the last chunk is not full.
@@ -35,7 +36,8 @@ fn main() {
     group.bench_function("resume", |bencher| {
         let mut log = synthetic::Log::new(leaves, height);
         let mut tree = None;
-        bencher.iter(|| tree = resume(&idle, &synthetic::STATEMENT, height, &mut log).ok());
+        let round = RoundWork::new(&idle, &synthetic::STATEMENT, height);
+        bencher.iter(|| tree = round.resume(&mut log).ok());
         let tree = tree.expect("the log can be read");
         assert_eq!(tree.leaves(), expected.leaves());
         assert_eq!(tree.parked(), expected.parked());

@@ -1,8 +1,8 @@
 //! What on a machine costs ticks, and the commands that change it. Nothing is changed here.
 
-use crate::machine::{Core, Machine};
 use crate::report::{Endurance, Load};
 use crate::sections::{list, percent};
+use poet_host::{Core, Machine};
 
 /// Something that costs ticks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -276,8 +276,8 @@ fn old_kernel(machine: &Machine) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::IdleState;
     use crate::report::tests::sample;
+    use poet_host::machine::IdleState;
 
     fn measured() -> Measured {
         Measured {

@@ -14,12 +14,12 @@ use poet_backends::Selection;
 use poet_engine::{LABEL_DEPTH, SubtreeHeight, Tree, run};
 
 use crate::histogram::Histogram;
-use crate::machine;
 use crate::measure::{Segment, WrongAnswer};
 use crate::pinning::on_core;
 use crate::progress::Progress;
 use crate::report::{Endurance, Interruptions};
 use crate::windows::{Window, Windows};
+use poet_host::sensors;
 
 /// Leaves of a piece: some 30 ms.
 const LEAVES: u64 = 2048;
@@ -43,9 +43,9 @@ struct Sensors {
 impl Sensors {
     fn read(&self, core: usize) {
         let root = Path::new("/");
-        let celsius = machine::temperature(root).unwrap_or(0.0);
+        let celsius = sensors::temperature(root).unwrap_or(0.0);
         self.millicelsius.store((celsius * 1e3) as u64, Relaxed);
-        let hz = machine::frequency(root, core).unwrap_or(0.0);
+        let hz = sensors::frequency(root, core).unwrap_or(0.0);
         self.hz.store(hz as u64, Relaxed);
     }
 

@@ -1,8 +1,8 @@
 //! `poet-bench`, the CPU benchmark, and what the benchmarks of the PoET engine share with it.
 //!
 //! The program (`cargo run --release -p poet-bench`; see `benches/README.md`) goes from [`options`]
-//! through [`session`], which asks [`machine`], [`measure`] and [`endurance`], to a [`report`],
-//! which [`sections`] and [`html`] show, [`mod@compare`] compares and [`output`] writes.
+//! through [`session`], which asks [`poet_host`], [`measure`] and [`endurance`], to a [`report`],
+//! which [`sections`] and [`html`] show and [`mod@compare`] compares.
 //! [`check`] tells what costs ticks.
 //!
 //! | benchmark | what it measures |
@@ -31,10 +31,9 @@ pub mod endurance;
 pub mod histogram;
 pub mod html;
 pub mod kernels;
-pub mod machine;
+pub mod known;
 pub mod measure;
 pub mod options;
-pub mod output;
 pub mod peers;
 pub mod pinning;
 pub mod progress;
@@ -51,11 +50,4 @@ pub fn is_measuring() -> bool {
     std::env::args().any(|argument| argument == "--bench")
 }
 
-/// Pins the calling thread to one core, the last that it may run on, so that samples are comparable.
-/// Where the system cannot, nothing happens.
-pub fn pin() {
-    let cores = core_affinity::get_core_ids().unwrap_or_default();
-    if let Some(core) = cores.last() {
-        core_affinity::set_for_current(*core);
-    }
-}
+pub use poet_host::affinity::pin_to_last as pin;

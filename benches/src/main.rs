@@ -1,7 +1,7 @@
 //! `poet-bench`: which CPU, which core, which settings make the most ticks?
 
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -11,10 +11,10 @@ use poet_bench::check::findings;
 use poet_bench::compare::Comparison;
 use poet_bench::measure::WrongAnswer;
 use poet_bench::options::{Command, Measurement, Options};
-use poet_bench::output::Output;
 use poet_bench::report::Report;
 use poet_bench::sections::{Section, sections, sentences};
 use poet_bench::{html, session};
+use poet_files::Output;
 
 /// The machine computed something wrong.
 const WRONG: u8 = 1;
@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     let options = Options::parse();
     let result = match options.command {
         None => measure(&options.measurement),
-        Some(Command::Compare { reports, html }) => compare(reports, html),
+        Some(Command::Compare { reports, html }) => compare(reports, html.as_deref()),
         Some(Command::Check { core }) => check(core),
     };
     result.unwrap_or_else(|error| {
@@ -41,17 +41,17 @@ fn main() -> ExitCode {
 }
 
 fn measure(options: &Measurement) -> Result<ExitCode> {
-    let json = options.json.clone().map(Output::new).transpose()?;
-    let page = options.html.clone().map(Output::new).transpose()?;
+    let json = output("--json", options.json.as_deref())?;
+    let page = output("--html", options.html.as_deref())?;
     if options.duration.is_some() {
         stop_at_signals()?;
     }
     let report = session::measure(options, &STOP)?;
     if let Some(json) = json {
-        json.write(&report.to_json()?)?;
+        json.write(report.to_json()?.as_bytes())?;
     }
     if let Some(page) = page {
-        page.write(&html::report(&report))?;
+        page.write(html::report(&report).as_bytes())?;
     }
     let heading = format!("poet-bench {}, {}", report.version, report.started);
     show(&heading, &sections(&report), &sentences(&report))?;
@@ -63,6 +63,10 @@ fn measure(options: &Measurement) -> Result<ExitCode> {
         }
         _ => Ok(ExitCode::SUCCESS),
     }
+}
+
+fn output(option: &'static str, path: Option<&Path>) -> Result<Option<Output>> {
+    Ok(path.map(|path| Output::open(option, path)).transpose()?)
 }
 
 /// The first signal ends a long run, which is then reported; the second ends the program.
@@ -78,8 +82,8 @@ fn stop_at_signals() -> Result<()> {
     .context("cannot listen to signals")
 }
 
-fn compare(paths: Vec<PathBuf>, page: Option<PathBuf>) -> Result<ExitCode> {
-    let page = page.map(Output::new).transpose()?;
+fn compare(paths: Vec<PathBuf>, page: Option<&Path>) -> Result<ExitCode> {
+    let page = output("--html", page)?;
     let load = |path: PathBuf| {
         let report = Report::load(&path)?;
         let name = path.file_stem().unwrap_or(path.as_os_str());
@@ -88,7 +92,7 @@ fn compare(paths: Vec<PathBuf>, page: Option<PathBuf>) -> Result<ExitCode> {
     let reports: Result<Vec<_>> = paths.into_iter().map(load).collect();
     let comparison = Comparison::new(reports?)?;
     if let Some(page) = page {
-        page.write(&comparison.page())?;
+        page.write(comparison.page().as_bytes())?;
     }
     show(
         "poet-bench compare",

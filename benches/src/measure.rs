@@ -15,7 +15,6 @@ use poet_backends::Selection;
 use poet_engine::{Chain, LABEL_DEPTH, T, Work, WorkFunction};
 
 use crate::calibration::{Timing, time};
-use crate::machine::{CpuTimes, Machine};
 use crate::peers::Sha2Compress;
 use crate::pinning::on_core;
 use crate::progress::Progress;
@@ -24,6 +23,8 @@ use crate::report::{
 };
 use crate::synthetic::{self, MAINNET_LEAVES};
 use crate::{kernels, work};
+use poet_host::Machine;
+use poet_host::sensors::CpuTimes;
 
 /// Hashes of a sample on one chain, and about as many on many together.
 const HASHES: u32 = 2_000;
@@ -530,7 +531,7 @@ impl Segment {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::Core;
+    use poet_host::Core;
 
     #[test]
     fn a_wrong_answer_is_noticed() {

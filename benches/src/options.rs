@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand};
-use poet_engine::WorkFunction;
+use poet_engine::{TICK_LEAVES, WorkFunction};
 
 /// Which CPU, which core, which settings make the most ticks?
 ///
@@ -74,7 +74,7 @@ pub struct Measurement {
     #[arg(long, value_name = "N", value_parser = parse_rate)]
     pub min_leaves_per_second: Option<f64>,
     /// Leaves of a tick
-    #[arg(long, value_name = "LEAVES", default_value = "9331200",
+    #[arg(long, value_name = "LEAVES", default_value_t = TICK_LEAVES,
         value_parser = clap::value_parser!(u64).range(1..))]
     pub tick_size: u64,
     /// The length of a round

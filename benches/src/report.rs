@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::histogram::Bucket;
-use crate::machine::Machine;
 use crate::windows::Window;
+use poet_host::Machine;
 
 /// What a report calls itself.
 pub const FORMAT: &str = "poet-bench report";
@@ -378,7 +378,7 @@ pub(crate) mod tests {
                 model: "A CPU <of> \"tests\" & more".into(),
                 microarchitecture: Some("Golden Cove".into()),
                 kernel: "6.1".into(),
-                cores: vec![crate::machine::Core::default()],
+                cores: vec![poet_host::Core::default()],
                 ..Machine::default()
             },
             backends: vec![

@@ -3,8 +3,8 @@
 
 use std::fmt::Write;
 
-use crate::machine::Machine;
 use crate::report::{Report, Speed, Stat};
+use poet_host::Machine;
 
 /// A table with a title.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use poet_engine::WorkFunction;
 
 use crate::check::Measured;
 use crate::endurance::endurance;
-use crate::machine::{CpuTimes, Machine};
+use crate::known;
 use crate::measure::{self, Plan};
 use crate::options::Measurement;
 use crate::pinning;
@@ -17,6 +17,9 @@ use crate::report::{
     Cores, Endurance, FORMAT, Prover, Report, SCHEMA, Settings, Verdict, Yardstick, ticks,
 };
 use crate::sections::{list, percent, thousands};
+use poet_host::Machine;
+use poet_host::affinity;
+use poet_host::sensors::CpuTimes;
 
 /// How long a check runs the prover.
 const CHECK: std::time::Duration = std::time::Duration::from_secs(5);
@@ -64,7 +67,7 @@ impl Plan {
 pub fn measure(options: &Measurement, stop: &AtomicBool) -> Result<Report> {
     let started = jiff::Timestamp::now();
     let machine = Machine::read(Path::new("/"));
-    let allowed = pinning::allowed();
+    let allowed = affinity::allowed();
     allowed_core(&machine, &allowed, options.core)?;
     if let Some(nice) = options.priority {
         pinning::set_priority(nice)?;
@@ -104,7 +107,7 @@ pub fn measure(options: &Measurement, stop: &AtomicBool) -> Result<Report> {
         None => None,
     };
     let bound = match options.work {
-        WorkFunction::Sha256 => machine.sha256_bound(core),
+        WorkFunction::Sha256 => known::sha256_bound(&machine, core),
         WorkFunction::Haraka256 => None,
     };
     let mut verdict = verdict(
@@ -150,7 +153,7 @@ pub fn measure(options: &Measurement, stop: &AtomicBool) -> Result<Report> {
 pub fn check(core: Option<usize>) -> Result<(Machine, Measured)> {
     let function = WorkFunction::Sha256;
     let machine = Machine::read(Path::new("/"));
-    let allowed = pinning::allowed();
+    let allowed = affinity::allowed();
     allowed_core(&machine, &allowed, core)?;
     let selection = selection(function, None)?;
     let (cores, skipped) = measure::candidates(&machine, &allowed, core);

@@ -4,9 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use poet_bench::machine::Machine;
-use poet_bench::pinning;
 use poet_bench::report::{FORMAT, Report, SCHEMA};
+use poet_host::Machine;
+use poet_host::affinity;
 
 fn run(folder: &Path, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_poet-bench"))
@@ -50,7 +50,7 @@ fn bad(folder: &Path, arguments: &[&str], expected: &str) {
 fn everything_there_is() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    let core = pinning::allowed()[0].to_string();
+    let core = affinity::allowed()[0].to_string();
     let all = [
         "--quick",
         "--survey",

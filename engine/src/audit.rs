@@ -37,7 +37,7 @@ use crate::log::{LogError, LogRead, SubtreeHeight};
 use crate::parallel::{MAX_THREADS, try_for_each};
 use crate::tree::Tree;
 use crate::wide::NodeHasher;
-use crate::{Node, Work};
+use crate::{Node, RoundWork, Work};
 
 /// Subtrees that a thread recomputes side by side: a multiple of the lanes of every kernel.
 const LANES: usize = 64;
@@ -158,10 +158,29 @@ struct Batch {
     other: Option<Node>,
 }
 
-impl Auditor {
-    /// An auditor that has seen nothing yet of the log of `work` on `statement`.
+impl RoundWork<'_> {
+    /// An auditor that has seen nothing yet of the log.
     #[must_use]
-    pub fn new(work: &Work, statement: &[u8], subtree_height: SubtreeHeight) -> Self {
+    pub fn auditor(&self) -> Auditor {
+        Auditor::new(self)
+    }
+
+    /// An auditor that goes on after the chunks whose roots it, or one before it, has found
+    /// ([`Auditor::roots`]). They are not taken on trust: one that is wrong differs from the log, and
+    /// then the chunk is audited again.
+    #[must_use]
+    pub fn auditor_with_roots(&self, roots: Vec<Node>) -> Auditor {
+        Auditor::with_roots(self, roots)
+    }
+}
+
+impl Auditor {
+    /// An auditor that has seen nothing yet of the log of `round`.
+    pub(crate) fn new(round: &RoundWork<'_>) -> Self {
+        Self::begin(round.work(), round.statement(), round.subtree_height())
+    }
+
+    fn begin(work: &Work, statement: &[u8], subtree_height: SubtreeHeight) -> Self {
         let k = subtree_height.get();
         Self {
             work: *work,
@@ -192,17 +211,9 @@ impl Auditor {
         self
     }
 
-    /// An auditor that goes on behind the chunks whose roots it, or one before it, has found
-    /// ([`Auditor::roots`]). They are not taken on trust: one that is wrong differs from the log, and
-    /// then the chunk is audited again.
-    #[must_use]
-    pub fn with_roots(
-        work: &Work,
-        statement: &[u8],
-        subtree_height: SubtreeHeight,
-        roots: Vec<Node>,
-    ) -> Self {
-        let mut auditor = Self::new(work, statement, subtree_height);
+    /// See [`RoundWork::auditor_with_roots`].
+    pub(crate) fn with_roots(round: &RoundWork<'_>, roots: Vec<Node>) -> Self {
+        let mut auditor = Self::new(round);
         let height = auditor.root_height().get();
         for root in &roots {
             auditor.audited.tree.push_at(height, *root, |_, _, _| {});
@@ -236,7 +247,7 @@ impl Auditor {
         &self.audited.tree
     }
 
-    /// The roots of the chunks audited so far: what to keep for [`Auditor::with_roots`].
+    /// The roots of the chunks audited so far: what to keep for [`RoundWork::auditor_with_roots`].
     #[must_use]
     pub fn roots(&self) -> &[Node] {
         &self.audited.roots
@@ -389,7 +400,7 @@ impl Auditor {
             *self = Self {
                 doubt: Some(entry),
                 recomputed: self.recomputed,
-                ..Self::new(&self.work, &self.statement, self.subtree_height)
+                ..Self::begin(&self.work, &self.statement, self.subtree_height)
             };
         }
     }
@@ -468,7 +479,7 @@ impl Auditor {
         if self.undecided() {
             return Ok(findings);
         }
-        let mut anew = Self::new(&self.work, &self.statement, self.subtree_height);
+        let mut anew = Self::begin(&self.work, &self.statement, self.subtree_height);
         let hasher = anew.audited.tree.node_hasher();
         let height = self.root_height().get();
         let mut entries = Vec::new();

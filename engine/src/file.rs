@@ -1,15 +1,30 @@
-//! The tree log as a file, and the thread that writes it.
+//! The tree log as a file.
+//!
+//! A [`FileLog`] is read, appended to and synced; a [`LogView`] of it does what other threads may do.
+//! [`DurableLog`] keeps in memory what the file may still lose, and [`LogWriter`] is a thread that
+//! does so for the hashing thread.
+//!
+//! All of them share one record of what is in the file, because of what a sync that fails means: the
+//! system may have dropped everything that was written since the last sync that succeeded, and says
+//! so only once. So whichever thread's sync fails, all of that counts as unwritten from then on, and a
+//! later sync makes durable only what has been written again.
+
+mod durable;
+mod read_only;
+mod resume;
+mod writer;
 
 use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::{HeaderError, LogError, LogHeader, LogRead, NODE_SIZE, Node, Sha256};
+pub use self::durable::DurableLog;
+pub use self::read_only::ReadOnlyLog;
+pub use self::resume::Resumed;
+pub use self::writer::{LogMonitor, LogWriter};
+use crate::{HeaderError, LogError, LogHeader, LogRead, NODE_SIZE, Node, RoundWork};
 
 const HEADER_BYTES: u64 = LogHeader::BYTES as u64;
 
@@ -99,22 +114,41 @@ fn read_at(file: &dyn LogFile, bytes: &mut [u8], offset: u64) -> io::Result<usiz
 #[derive(Debug)]
 pub struct FileLog(LogView);
 
-/// A log that another thread has: to read what has been written so far, and to repair it.
+/// A log that another thread has: to read what has been written so far, to sync it, and to repair it.
 #[derive(Clone, Debug)]
-pub struct LogView {
-    file: Arc<dyn LogFile>,
-    path: Arc<str>,
-    entries: Arc<AtomicU64>,
+pub struct LogView(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    file: Box<dyn LogFile>,
+    path: String,
+    extent: Mutex<Extent>,
+    /// Held during a sync and until its result is in `extent`. The system reports a failure to one of
+    /// several syncs that overlap; another one must not count as a success meanwhile.
+    syncing: Mutex<()>,
+}
+
+/// What is in the file.
+#[derive(Clone, Copy, Debug, Default)]
+struct Extent {
+    /// Entries that can be read.
+    entries: u64,
+    /// Entries, from the first on, that are durable or have been written since a sync failed last.
+    written: u64,
+    /// Entries that survive a power failure.
+    durable: u64,
+    /// Syncs that failed.
+    failed_syncs: u64,
 }
 
 impl FileLog {
-    /// Opens the log at `path`, or creates it. What is behind the last whole entry is cut off: it
+    /// Opens the log of `round` at `path`, or creates it. What is behind the last whole entry is cut off: it
     /// is the rest of a write that was interrupted.
     ///
     /// # Errors
     /// When the file cannot be used, another process has it open, or it is the log of something
-    /// else than `header` says; then it is left as it is.
-    pub fn open(path: &Path, header: &LogHeader, hash: &dyn Sha256) -> Result<Self, LogError> {
+    /// else; then it is left as it is.
+    pub fn open(path: &Path, round: &RoundWork<'_>) -> Result<Self, LogError> {
         let name = path.display().to_string();
         let file = OpenOptions::new()
             .read(true)
@@ -128,7 +162,7 @@ impl FileLog {
             Err(TryLockError::WouldBlock) => return Err(LogError::Locked { path: name }),
             Err(TryLockError::Error(cause)) => return Err(io_error("lock", &name, cause)),
         }
-        let log = Self::with_file(Arc::new(file), &name, header, hash)?;
+        let log = Self::with_file(Box::new(file), name, round)?;
         // A file that was just created is durable only when its directory is.
         #[cfg(unix)]
         if log.entries() == 0 {
@@ -142,45 +176,47 @@ impl FileLog {
         Ok(log)
     }
 
+    /// Opens the log at `path` to look at it: whatever it is the log of, whoever has it open.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn open_read_only(path: &Path) -> Result<ReadOnlyLog, LogError> {
+        ReadOnlyLog::open(path)
+    }
+
     /// A log in a file that has no name (or whose name does not matter): the same, without the
     /// lock. `file` must be open for reading and writing.
     ///
     /// # Errors
     /// As [`FileLog::open`].
-    pub fn in_file(
-        file: impl LogFile + 'static,
-        header: &LogHeader,
-        hash: &dyn Sha256,
-    ) -> Result<Self, LogError> {
-        Self::with_file(Arc::new(file), "in a temporary file", header, hash)
+    pub fn in_file(file: impl LogFile + 'static, round: &RoundWork<'_>) -> Result<Self, LogError> {
+        Self::with_file(Box::new(file), "in a temporary file".to_owned(), round)
     }
 
     fn with_file(
-        file: Arc<dyn LogFile>,
-        path: &str,
-        header: &LogHeader,
-        hash: &dyn Sha256,
+        file: Box<dyn LogFile>,
+        path: String,
+        round: &RoundWork<'_>,
     ) -> Result<Self, LogError> {
-        let view = LogView {
-            file,
-            path: path.into(),
-            entries: Arc::default(),
-        };
-        let expected = header.encode(hash);
+        let view = LogView::new(file, path);
+        let file = &*view.0.file;
+        let expected = round.header_bytes();
         let mut found = [0; LogHeader::BYTES];
-        let length = read_at(&*view.file, &mut found, 0).map_err(|e| view.error("read", e))?;
-        let size = view.file.size().map_err(|e| view.error("read", e))?;
+        let length = read_at(file, &mut found, 0).map_err(|e| view.error("read", e))?;
+        let size = file.size().map_err(|e| view.error("read", e))?;
         // What a power cut can leave of a header that was not synced: the length without the bytes.
         // The entries behind it are as good as any: proof and audit recompute them. (A device has
         // zeros, but no size.)
         let blank = size >= length as u64 && found[..length].iter().all(|byte| *byte == 0);
+        let mut entries = 0;
         if length == LogHeader::BYTES {
             if !blank {
-                LogHeader::decode(hash, &found)
-                    .and_then(|found| found.check(header))
+                LogHeader::read(round.work().kernels().sha256, &found)
+                    .and_then(|found| found.check(&round.header()))
                     .map_err(|why| view.foreign(why))?;
             }
-            view.cut(size.saturating_sub(HEADER_BYTES) / NODE_SIZE as u64)?;
+            entries = size.saturating_sub(HEADER_BYTES) / NODE_SIZE as u64;
+            view.set_length(entries)?;
         } else if !blank && !expected.starts_with(&found[..length]) {
             return Err(view.foreign(HeaderError::Magic));
         }
@@ -188,7 +224,13 @@ impl FileLog {
         // system may take for written what is not. Nor need entries be durable that are there: the
         // process that wrote them may have ended before.
         view.write_at(0, &expected)?;
-        view.sync()?;
+        file.sync().map_err(|cause| view.error("sync", cause))?;
+        *view.extent() = Extent {
+            entries,
+            written: entries,
+            durable: entries,
+            failed_syncs: 0,
+        };
         Ok(Self(view))
     }
 
@@ -203,20 +245,23 @@ impl FileLog {
     /// # Errors
     /// When the file cannot be written.
     pub fn append(&mut self, entries: &[Node]) -> Result<(), LogError> {
-        let before = self.entries();
-        self.0.write(before, entries)?;
-        let after = before + entries.len() as u64;
-        self.0.entries.store(after, Ordering::Release);
-        Ok(())
+        let extent = *self.0.extent();
+        self.0.write_entries(extent, extent.entries, entries)
     }
 
-    /// Makes everything that was appended durable. After an error, what was appended since the last
-    /// success has to be written again ([`LogView::rewrite`]).
+    /// Makes everything that was appended durable.
     ///
     /// # Errors
-    /// When the system cannot.
+    /// When the system cannot; and from then on, since what was appended before may be lost.
+    /// [`DurableLog`] knows it and writes it again.
     pub fn sync(&mut self) -> Result<(), LogError> {
         self.0.sync()
+    }
+
+    /// The number of entries that survive a power failure.
+    #[must_use]
+    pub fn durable_entries(&self) -> u64 {
+        self.0.durable_entries()
     }
 
     /// Cuts the log to its first `entries` entries, durably. A log that is shorter stays as it is.
@@ -224,8 +269,17 @@ impl FileLog {
     /// # Errors
     /// When the system cannot.
     pub fn cut(&mut self, entries: u64) -> Result<(), LogError> {
-        self.0.cut(entries.min(self.entries()))?;
-        self.0.sync()
+        let view = &self.0;
+        let _syncing = view.syncing();
+        let entries = entries.min(view.entries());
+        view.set_length(entries)?;
+        {
+            let mut extent = view.extent();
+            extent.entries = entries;
+            extent.written = extent.written.min(entries);
+            extent.durable = extent.durable.min(entries);
+        }
+        view.sync_alone().map(drop)
     }
 }
 
@@ -240,22 +294,86 @@ impl LogRead for FileLog {
 }
 
 impl LogView {
-    /// Writes entries anew, durably, `start` being the number of the first one. They must be there.
+    fn new(file: Box<dyn LogFile>, path: String) -> Self {
+        Self(Arc::new(Shared {
+            file,
+            path,
+            extent: Mutex::default(),
+            syncing: Mutex::default(),
+        }))
+    }
+
+    /// The number of entries that survive a power failure.
+    #[must_use]
+    pub fn durable_entries(&self) -> u64 {
+        self.extent().durable
+    }
+
+    /// Makes durable what has been written before this call.
+    ///
+    /// # Errors
+    /// When the system cannot, and until entries that were lost by that have been written again.
+    pub fn sync(&self) -> Result<(), LogError> {
+        let _syncing = self.syncing();
+        let synced = self.sync_alone()?;
+        if synced.written < synced.entries {
+            return Err(self.unwritten());
+        }
+        Ok(())
+    }
+
+    /// Writes entries again, durably, `start` being the number of the first one. They must be there.
     ///
     /// # Errors
     /// When they are not there, or cannot be written.
     pub fn repair(&self, start: u64, entries: &[Node]) -> Result<(), LogError> {
-        self.rewrite(start, entries)?;
-        self.sync()
+        self.check(start, entries.len())?;
+        self.write(start, entries)?;
+        let _syncing = self.syncing();
+        self.sync_alone().map(drop)
     }
 
-    /// As [`LogView::repair`], without making them durable.
-    ///
-    /// # Errors
-    /// When they are not there, or cannot be written.
-    pub fn rewrite(&self, start: u64, entries: &[Node]) -> Result<(), LogError> {
-        self.check(start, entries.len())?;
-        self.write(start, entries)
+    fn extent(&self) -> MutexGuard<'_, Extent> {
+        let extent = &self.0.extent;
+        extent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn syncing(&self) -> MutexGuard<'_, ()> {
+        let syncing = &self.0.syncing;
+        syncing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Syncs the file. Whoever calls this holds `syncing`. Returns what was in the file before.
+    fn sync_alone(&self) -> Result<Extent, LogError> {
+        let before = *self.extent();
+        let result = self.0.file.sync();
+        let mut extent = self.extent();
+        match result {
+            Ok(()) => {
+                extent.durable = extent.durable.max(before.written);
+                Ok(before)
+            }
+            Err(cause) => {
+                extent.written = extent.durable;
+                extent.failed_syncs += 1;
+                drop(extent);
+                Err(self.error("sync", cause))
+            }
+        }
+    }
+
+    /// Writes entries, the first of which is number `start`: new ones, or again some that were lost.
+    /// `seen` is what was in the file when it was decided to write these.
+    fn write_entries(&self, seen: Extent, start: u64, entries: &[Node]) -> Result<(), LogError> {
+        self.write(start, entries)?;
+        let end = start + entries.len() as u64;
+        let mut extent = self.extent();
+        extent.entries = extent.entries.max(end);
+        // If a sync has failed meanwhile, they may be lost already.
+        if extent.failed_syncs == seen.failed_syncs && extent.written == start {
+            extent.written = end;
+        }
+        Ok(())
     }
 
     fn write(&self, start: u64, entries: &[Node]) -> Result<(), LogError> {
@@ -268,7 +386,7 @@ impl LogView {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), LogError> {
         let mut done = 0;
         while done < bytes.len() {
-            match self.file.write_at(&bytes[done..], offset + done as u64) {
+            match self.0.file.write_at(&bytes[done..], offset + done as u64) {
                 Ok(0) => return Err(self.error("write", ErrorKind::WriteZero.into())),
                 Ok(written) => done += written,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -278,16 +396,10 @@ impl LogView {
         Ok(())
     }
 
-    fn sync(&self) -> Result<(), LogError> {
-        self.file.sync().map_err(|cause| self.error("sync", cause))
-    }
-
-    fn cut(&self, entries: u64) -> Result<(), LogError> {
-        self.file
-            .cut(HEADER_BYTES + entries * NODE_SIZE as u64)
-            .map_err(|cause| self.error("cut", cause))?;
-        self.entries.store(entries, Ordering::Release);
-        Ok(())
+    fn set_length(&self, entries: u64) -> Result<(), LogError> {
+        let bytes = HEADER_BYTES + entries * NODE_SIZE as u64;
+        let cut = self.0.file.cut(bytes);
+        cut.map_err(|cause| self.error("cut", cause))
     }
 
     fn check(&self, start: u64, count: usize) -> Result<(), LogError> {
@@ -300,27 +412,34 @@ impl LogView {
     }
 
     fn error(&self, action: &'static str, cause: io::Error) -> LogError {
-        io_error(action, &self.path, cause)
+        io_error(action, &self.0.path, cause)
     }
 
     fn foreign(&self, why: HeaderError) -> LogError {
         LogError::Foreign {
-            path: self.path.to_string(),
+            path: self.0.path.clone(),
             why,
+        }
+    }
+
+    fn unwritten(&self) -> LogError {
+        LogError::Unwritten {
+            path: self.0.path.clone(),
+            entry: self.extent().written,
         }
     }
 }
 
 impl LogRead for LogView {
     fn entries(&self) -> u64 {
-        self.entries.load(Ordering::Acquire)
+        self.extent().entries
     }
 
     fn read(&mut self, start: u64, out: &mut [Node]) -> Result<(), LogError> {
         self.check(start, out.len())?;
         let bytes = out.as_flattened_mut();
         let offset = HEADER_BYTES + start * NODE_SIZE as u64;
-        match read_at(&*self.file, bytes, offset) {
+        match read_at(&*self.0.file, bytes, offset) {
             Ok(read) if read == bytes.len() => Ok(()),
             Ok(_) => Err(self.error("read", ErrorKind::UnexpectedEof.into())),
             Err(cause) => Err(self.error("read", cause)),
@@ -333,187 +452,5 @@ fn io_error(action: &'static str, path: &str, cause: io::Error) -> LogError {
         action,
         path: path.to_owned(),
         cause,
-    }
-}
-
-/// Entries that may wait for the writer: 8 MiB, hours of a long round, seconds of a short one.
-const QUEUE_ENTRIES: usize = 1 << 18;
-/// Entries that are written by one call.
-const PIECE: usize = 4096;
-/// How often the writer looks for entries.
-const POLL: Duration = Duration::from_millis(20);
-/// How long an entry may wait to become durable.
-const SYNC_INTERVAL: Duration = Duration::from_millis(250);
-/// How long the writer waits after a failure.
-const RETRY: Duration = Duration::from_secs(1);
-
-/// Appends entries to a [`FileLog`] in a thread of its own, so that the hashing thread never
-/// waits for the disk: entries go through a queue without lock or system call. Entries are durable
-/// about a quarter of a second after they were pushed.
-///
-/// When the disk fails, the writer keeps the entries and tries again every second
-/// ([`LogMonitor::error`] says why); only a full queue makes the hashing thread wait. Entries leave
-/// the queue when they are durable and not before: after a sync that failed, the system may have
-/// dropped what it could not write, so all of it is written again. A writer that is dropped writes
-/// what it has and ends by itself.
-#[derive(Debug)]
-pub struct LogWriter {
-    queue: rtrb::Producer<Node>,
-    shared: Arc<Shared>,
-    thread: JoinHandle<Result<FileLog, LogError>>,
-}
-
-/// What other threads may see of a [`LogWriter`].
-#[derive(Clone, Debug)]
-pub struct LogMonitor(Arc<Shared>);
-
-#[derive(Debug)]
-struct Shared {
-    durable: AtomicU64,
-    error: Mutex<Option<String>>,
-}
-
-impl LogWriter {
-    /// Starts the thread.
-    ///
-    /// # Errors
-    /// When the system refuses it.
-    pub fn spawn(log: FileLog) -> Result<Self, LogError> {
-        let (queue, entries) = rtrb::RingBuffer::new(QUEUE_ENTRIES);
-        let shared = Arc::new(Shared {
-            durable: AtomicU64::new(log.entries()),
-            error: Mutex::new(None),
-        });
-        let path = Arc::clone(&log.0.path);
-        let thread = thread::Builder::new()
-            .name("poet-log".into())
-            .spawn({
-                let shared = Arc::clone(&shared);
-                move || write(log, entries, &shared)
-            })
-            .map_err(|cause| io_error("start the writer of", &path, cause))?;
-        Ok(Self {
-            queue,
-            shared,
-            thread,
-        })
-    }
-
-    /// A view for other threads.
-    #[must_use]
-    pub fn monitor(&self) -> LogMonitor {
-        LogMonitor(Arc::clone(&self.shared))
-    }
-
-    /// Hands an entry to the writer. Waits only when the queue is full.
-    pub fn push(&mut self, mut entry: Node) {
-        while let Err(rtrb::PushError::Full(refused)) = self.queue.push(entry) {
-            if self.queue.is_abandoned() {
-                // The writer has ended: `finish` says why.
-                return;
-            }
-            entry = refused;
-            thread::sleep(POLL);
-        }
-    }
-
-    /// Waits until everything is durable, and returns the log.
-    ///
-    /// # Errors
-    /// When the last try to write what was still waiting failed.
-    pub fn finish(self) -> Result<FileLog, LogError> {
-        let Self { queue, thread, .. } = self;
-        drop(queue);
-        thread.thread().unpark();
-        thread.join().unwrap_or(Err(LogError::WriterStopped))
-    }
-}
-
-impl LogMonitor {
-    /// Entries that would survive a power failure now.
-    #[must_use]
-    pub fn durable_entries(&self) -> u64 {
-        self.0.durable.load(Ordering::Relaxed)
-    }
-
-    /// Why entries cannot be written at the moment; `None` when they can.
-    #[must_use]
-    pub fn error(&self) -> Option<String> {
-        self.0
-            .error
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-}
-
-/// The writer's thread.
-fn write(
-    mut log: FileLog,
-    mut queue: rtrb::Consumer<Node>,
-    shared: &Shared,
-) -> Result<FileLog, LogError> {
-    let mut last_sync = Instant::now();
-    let mut durable = log.entries();
-    let mut sync_failed = false;
-    loop {
-        // The other end of the queue is gone. Asked before the queue is written, so that nothing
-        // can come after this.
-        let finished = queue.is_abandoned();
-        let due = finished || last_sync.elapsed() >= SYNC_INTERVAL;
-        let result = write_queued(&mut log, &mut queue, durable, sync_failed).and_then(|()| {
-            if due && log.entries() > durable {
-                sync_failed = true;
-                log.sync()?;
-                last_sync = Instant::now();
-                forget(&mut queue, log.entries() - durable);
-                durable = log.entries();
-                shared.durable.store(durable, Ordering::Relaxed);
-            }
-            sync_failed = false;
-            Ok(())
-        });
-        let wait = if result.is_ok() { POLL } else { RETRY };
-        *shared.error.lock().unwrap_or_else(PoisonError::into_inner) =
-            result.as_ref().err().map(ToString::to_string);
-        if finished {
-            return result.map(|()| log);
-        }
-        thread::park_timeout(wait);
-    }
-}
-
-/// Writes the entries in the queue to the file, without taking them out: those that are not there
-/// yet, or all of them. The first one is number `durable` of the log.
-fn write_queued(
-    log: &mut FileLog,
-    queue: &mut rtrb::Consumer<Node>,
-    durable: u64,
-    all: bool,
-) -> Result<(), LogError> {
-    let Ok(waiting) = queue.read_chunk(queue.slots()) else {
-        return Ok(());
-    };
-    let (first, second) = waiting.as_slices();
-    let mut start = durable;
-    for entries in [first, second] {
-        let written = (log.entries() - start).min(entries.len() as u64) as usize;
-        let (old, new) = entries.split_at(written);
-        if all {
-            log.0.rewrite(start, old)?;
-        }
-        // In pieces, so that an interruption costs little.
-        for piece in new.chunks(PIECE) {
-            log.append(piece)?;
-        }
-        start += entries.len() as u64;
-    }
-    Ok(())
-}
-
-/// Takes entries that are durable out of the queue.
-fn forget(queue: &mut rtrb::Consumer<Node>, count: u64) {
-    if let Ok(chunk) = queue.read_chunk(count as usize) {
-        chunk.commit_all();
     }
 }

@@ -15,6 +15,9 @@ pub const NODE_SIZE: usize = 32;
 /// Invocations of the hash for one label, the first one included (PROTOCOL.md section 1).
 pub const LABEL_DEPTH: u32 = 400;
 
+/// Leaves of a tick on the main network, whose nodes weigh proofs by their ticks.
+pub const TICK_LEAVES: u64 = 9_331_200;
+
 /// The greatest depth a work function may have. A label must stay far shorter than a second, or
 /// the work could not be stopped in time.
 pub const MAX_DEPTH: u32 = 1 << 20;

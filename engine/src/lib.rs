@@ -4,7 +4,7 @@
 //! did. This crate is everything between the hash functions (which backends provide, see
 //! [`Sha256`] and [`Chain`]) and a service: labels and tree ([`Tree`]), the work loop ([`run`]),
 //! the log of subtree roots from which a round can be resumed and proven ([`LogRead`],
-//! [`resume`]), its audit ([`mod@audit`]), proofs ([`prove()`], [`Proof`]), verification
+//! [`RoundWork`]), its audit ([`mod@audit`]), proofs ([`prove()`], [`Proof`]), verification
 //! ([`verify()`]) and the membership tree ([`membership`]).
 //!
 //! "PROTOCOL.md section n" in these pages refers to the specification of the Spacemesh PoET
@@ -61,6 +61,7 @@ mod proof;
 #[doc = include_str!("../PROTOCOL.md")]
 pub mod protocol {}
 mod prove;
+mod round;
 mod run;
 mod sha256;
 mod tree;
@@ -71,14 +72,13 @@ mod wide;
 pub use challenge::{T, proven_indices};
 pub use hash::{
     Block, Chain, DepthError, Kernels, LABEL_DEPTH, MAX_DEPTH, NODE_SIZE, Node, NodeMessage,
-    SHA256_IV, Sha256, State, Work, WorkFunction, ZERO,
+    SHA256_IV, Sha256, State, TICK_LEAVES, Work, WorkFunction, ZERO,
 };
-pub use log::{
-    HeaderError, LogError, LogHeader, LogRead, SubtreeHeight, SubtreeHeightError, resume,
-};
+pub use log::{HeaderError, LogError, LogHeader, LogRead, SubtreeHeight, SubtreeHeightError};
 pub use parallel::MAX_THREADS;
 pub use proof::{MAX_PROOF_NODES, MAX_PROVEN_LEAVES, Proof, ScaleError};
 pub use prove::{ProveError, ProveProgress, prove};
+pub use round::RoundWork;
 pub use run::run;
 pub use tree::{MAX_LEAVES, Tree, TreeError, height};
 pub use verify::{Claim, VerifyError, verify, verify_many};

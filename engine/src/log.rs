@@ -7,8 +7,7 @@
 use alloc::string::String;
 
 use crate::sha256::Hasher;
-use crate::tree::{MAX_LEAVES, Tree};
-use crate::upper::absorb;
+use crate::tree::MAX_LEAVES;
 use crate::{MAX_DEPTH, NODE_SIZE, Node, Sha256, Work, WorkFunction};
 
 /// The height of the subtrees whose roots a log keeps, 0 to 24.
@@ -88,7 +87,7 @@ impl LogRead for &[Node] {
             .ok()
             .and_then(|start| self.get(start..)?.get(..out.len()))
             .ok_or(LogError::Missing {
-                entry: start.saturating_add(out.len() as u64),
+                entry: start.saturating_add(out.len() as u64).saturating_sub(1),
                 entries: self.entries(),
             })?;
         out.copy_from_slice(entries);
@@ -138,6 +137,23 @@ pub enum LogError {
         /// The number of entries.
         entries: u64,
     },
+    /// A sync failed, and what it may have lost has not been written again.
+    #[error(
+        "the log {path} may have lost entries from {entry} on: a sync failed, and they have not \
+         been written again"
+    )]
+    Unwritten {
+        /// The file.
+        path: String,
+        /// The first of them.
+        entry: u64,
+    },
+    /// The work was stopped while the queue of the writer thread was full.
+    #[error("the work was stopped before all of its entries could be written to the log")]
+    GivenUp,
+    /// The writer thread has not ended in the time that it was given.
+    #[error("the log could not be written in time: the disk does not answer")]
+    TimedOut,
     /// The writer thread has ended without saying why.
     #[error("the thread that writes the log has stopped")]
     WriterStopped,
@@ -206,8 +222,7 @@ impl LogHeader {
     pub const BYTES: usize = 96;
 
     /// The header of a log of `work` on `statement`.
-    #[must_use]
-    pub fn new(work: &Work, statement: &[u8], subtree_height: SubtreeHeight) -> Self {
+    pub(crate) fn new(work: &Work, statement: &[u8], subtree_height: SubtreeHeight) -> Self {
         Self {
             function: work.function(),
             depth: work.depth(),
@@ -242,7 +257,8 @@ impl LogHeader {
     ///
     /// # Errors
     /// When the bytes are not a header that this version writes.
-    pub fn decode(hash: &dyn Sha256, bytes: &[u8; Self::BYTES]) -> Result<Self, HeaderError> {
+    pub fn read(hash: &dyn Sha256, bytes: &[u8]) -> Result<Self, HeaderError> {
+        let bytes: &[u8; Self::BYTES] = bytes.try_into().map_err(|_| HeaderError::Magic)?;
         if &bytes[..8] != MAGIC {
             return Err(HeaderError::Magic);
         }
@@ -308,23 +324,4 @@ fn sha256(hash: &dyn Sha256, bytes: &[u8]) -> Node {
     let mut hasher = Hasher::new();
     hasher.update(hash, bytes);
     hasher.finish(hash)
-}
-
-/// The tree of all leaves that the log stands for: where the work goes on.
-///
-/// # Errors
-/// When the log cannot be read, or is longer than a tree may be.
-pub fn resume(
-    work: &Work,
-    statement: &[u8],
-    subtree_height: SubtreeHeight,
-    log: &mut dyn LogRead,
-) -> Result<Tree, LogError> {
-    let entries = log.entries();
-    if entries > MAX_LEAVES >> subtree_height.get() {
-        return Err(LogError::TooLong { entries });
-    }
-    let mut tree = Tree::new(work, statement);
-    absorb(&mut tree, subtree_height, log, entries, 1, &mut ())?;
-    Ok(tree)
 }

@@ -7,7 +7,7 @@
 
 use alloc::{vec, vec::Vec};
 use core::slice;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use crate::challenge::{proven_indices, siblings};
 use crate::log::{LogError, LogRead, SubtreeHeight};
@@ -41,19 +41,30 @@ pub enum ProveError {
         /// The number of the entry.
         entry: u64,
     },
+    /// Another thread asked for it ([`ProveProgress::stop`]).
+    #[error("the proof was stopped")]
+    Stopped,
     /// The log is not the one from which the tree grew.
     #[error("the log and the tree do not belong together")]
     WrongTree,
 }
 
-/// How far a proof is; another thread may look while it is made.
+/// How far a proof is; another thread may look while it is made, and stop it.
 #[derive(Debug, Default)]
 pub struct ProveProgress {
     done: AtomicU64,
     total: AtomicU64,
+    stop: AtomicBool,
 }
 
 impl ProveProgress {
+    /// Set by another thread when [`prove()`] is to return [`ProveError::Stopped`]: it does soon, or at
+    /// once if it has not begun. Nobody takes it back.
+    #[must_use]
+    pub fn stop(&self) -> &AtomicBool {
+        &self.stop
+    }
+
     /// Hashes done and hashes to do in all, approximately; 0 of 0 before the start.
     #[must_use]
     pub fn hashes(&self) -> (u64, u64) {
@@ -65,8 +76,7 @@ impl ProveProgress {
 /// of its subtree roots, on `threads` threads.
 ///
 /// The recomputed subtrees are compared with the log. Memory: about 2 MB, however long the log, and
-/// 0.3 MB for each further thread.
-/// Without feature `std` the calling thread does all the work.
+/// 0.3 MB for each further thread. Without feature `std` the calling thread does all the work.
 ///
 /// # Errors
 /// When the tree is empty, the log cannot be read, or log and tree contradict each other.
@@ -368,6 +378,9 @@ fn recompute(lanes: &mut [Lane], k: u32, progress: &ProveProgress) -> Result<(),
     };
     let work = *first.tree.work();
     loop {
+        if progress.stop.load(Relaxed) {
+            return Err(ProveError::Stopped);
+        }
         let running = || |lane: &&mut Lane| lane.is_running();
         let trees = lanes.iter_mut().filter(running());
         let mut digests = Tree::first_digests(trees.map(|lane| &mut lane.tree));

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use poet_backend_generic::Generic;
 use poet_engine::audit::{AuditError, AuditWith, Auditor, Culprit, Finding};
 use poet_engine::{
-    Chain, Kernels, LogRead as _, Node, ProveProgress, SubtreeHeight, T, Tree, Work, WorkFunction,
-    prove, run, verify,
+    Chain, Kernels, LogRead as _, Node, ProveProgress, RoundWork, SubtreeHeight, T, Tree, Work,
+    WorkFunction, prove, run, verify,
 };
 
 const STATEMENT: &[u8] = b"a statement that is longer than one block of SHA-256, to have a tail";
@@ -61,7 +61,7 @@ impl Round {
             k,
             tree: Tree::new(work, STATEMENT),
             log: Vec::new(),
-            auditor: Auditor::new(work, STATEMENT, k),
+            auditor: RoundWork::new(work, STATEMENT, k).auditor(),
             found: Vec::new(),
             threads: 1,
             lost: 0,
@@ -317,8 +317,10 @@ fn old_damage_is_found_when_the_audit_goes_on_from_kept_roots() {
     round.log[700][4] ^= 2;
     let mut log = round.log.as_slice();
     let entries = log.entries();
-    round.tree = poet_engine::resume(&work(), STATEMENT, round.k, &mut log).unwrap();
-    round.auditor = Auditor::with_roots(&work(), STATEMENT, round.k, roots);
+    round.tree = RoundWork::new(&work(), STATEMENT, round.k)
+        .resume(&mut log)
+        .unwrap();
+    round.auditor = RoundWork::new(&work(), STATEMENT, round.k).auditor_with_roots(roots);
     round.hash(6_500);
     round.audit();
     // The old copy and everything after the start are wrong, and nothing else.
@@ -337,7 +339,7 @@ fn roots_that_were_kept_wrongly_are_noticed() {
     let right = round.auditor.roots().to_vec();
     let mut roots = right.clone();
     roots[2][9] ^= 1;
-    round.auditor = Auditor::with_roots(&work(), STATEMENT, round.k, roots);
+    round.auditor = RoundWork::new(&work(), STATEMENT, round.k).auditor_with_roots(roots);
     round.audit();
     assert_eq!(round.culprits(), BTreeMap::from([("auditor", 1)]));
     assert_eq!(round.auditor.roots(), right);
@@ -564,7 +566,9 @@ fn a_sampled_audit_goes_on_from_kept_roots() {
     let roots = round.auditor.roots().to_vec();
     assert_eq!(roots.len(), 3_000 / 512);
     round.log[700][4] ^= 2;
-    round.auditor = Auditor::with_roots(&work(), STATEMENT, round.k, roots).sampled(4);
+    round.auditor = RoundWork::new(&work(), STATEMENT, round.k)
+        .auditor_with_roots(roots)
+        .sampled(4);
     let findings = round
         .auditor
         .check(&mut round.log.as_slice(), with(1))

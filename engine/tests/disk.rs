@@ -3,168 +3,16 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::io::{Error, ErrorKind, Result};
+mod failing_disk;
+
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use poet_backend_generic::Generic;
-use poet_engine::file::{FileLog, LogFile, LogMonitor, LogWriter};
-use poet_engine::{Kernels, LogHeader, LogRead as _, Node, SubtreeHeight, Work, WorkFunction};
-
-/// A disk, with what is on it, what is only in memory, and what is wrong with it.
-#[derive(Clone, Debug, Default)]
-struct Disk(Arc<(Mutex<State>, Condvar)>);
-
-#[derive(Debug, Default)]
-struct State {
-    /// As reads see it.
-    bytes: Vec<u8>,
-    /// As it is after a power failure.
-    durable: Vec<u8>,
-    /// Bytes of the file that the disk has room for.
-    room: Option<usize>,
-    /// The most bytes that a call reads or writes.
-    short: Option<usize>,
-    /// Syncs that fail; each one loses what was written since the last good one, as Linux does: the
-    /// pages count as clean afterwards.
-    failing_syncs: u32,
-    /// Calls that are interrupted.
-    interruptions: u32,
-    /// Writes hang.
-    stuck: bool,
-    /// Where bytes are that were written and never synced.
-    dirty: Vec<std::ops::Range<usize>>,
-}
-
-impl Disk {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.0.lock().unwrap()
-    }
-
-    fn set(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.state());
-        self.0.1.notify_all();
-    }
-
-    fn log(&self) -> FileLog {
-        FileLog::in_file(self.clone(), &header(), Generic::get()).unwrap()
-    }
-
-    /// The disk after a power failure.
-    fn after_power_failure(&self) -> Self {
-        let bytes = self.state().durable.clone();
-        let disk = Self::default();
-        disk.set(|state| {
-            state.durable.clone_from(&bytes);
-            state.bytes = bytes;
-        });
-        disk
-    }
-}
-
-impl State {
-    fn interrupt(&mut self) -> Result<()> {
-        if self.interruptions > 0 {
-            self.interruptions -= 1;
-            return Err(ErrorKind::Interrupted.into());
-        }
-        Ok(())
-    }
-}
-
-impl LogFile for Disk {
-    fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<usize> {
-        let mut state = self.state();
-        state.interrupt()?;
-        let there = state.bytes.get(offset as usize..).unwrap_or_default();
-        let most = bytes.len().min(state.short.unwrap_or(usize::MAX));
-        let count = there.len().min(most);
-        bytes[..count].copy_from_slice(&there[..count]);
-        Ok(count)
-    }
-
-    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<usize> {
-        let state = self.state();
-        let mut state = self.0.1.wait_while(state, |state| state.stuck).unwrap();
-        state.interrupt()?;
-        let start = offset as usize;
-        let room = state.room.unwrap_or(usize::MAX).saturating_sub(start);
-        let count = bytes.len().min(state.short.unwrap_or(usize::MAX)).min(room);
-        if count == 0 {
-            return Err(ErrorKind::StorageFull.into());
-        }
-        let end = start + count;
-        if state.bytes.len() < end {
-            state.bytes.resize(end, 0);
-        }
-        state.bytes[start..end].copy_from_slice(&bytes[..count]);
-        state.dirty.push(start..end);
-        Ok(count)
-    }
-
-    fn sync(&self) -> Result<()> {
-        let mut state = self.state();
-        state.interrupt().map_err(|_| Error::other("interrupted"))?;
-        if state.failing_syncs > 0 {
-            state.failing_syncs -= 1;
-            // The length is known, the content is gone.
-            state.dirty.clear();
-            return Err(Error::other("input/output error"));
-        }
-        let length = state.bytes.len();
-        state.durable.resize(length, 0);
-        for range in std::mem::take(&mut state.dirty) {
-            let new = state.bytes[range.clone()].to_vec();
-            state.durable[range].copy_from_slice(&new);
-        }
-        Ok(())
-    }
-
-    fn size(&self) -> Result<u64> {
-        Ok(self.state().bytes.len() as u64)
-    }
-
-    fn cut(&self, bytes: u64) -> Result<()> {
-        let mut state = self.state();
-        let length = bytes as usize;
-        state.bytes.resize(length, 0);
-        for range in &mut state.dirty {
-            *range = range.start.min(length)..range.end.min(length);
-        }
-        Ok(())
-    }
-}
-
-fn header() -> LogHeader {
-    let g = Generic::get();
-    let kernels = Kernels {
-        sha256: g,
-        chain: g,
-        wide_sha256: g,
-        wide_chain: g,
-    };
-    let work = Work::new(WorkFunction::Sha256, 3, kernels).unwrap();
-    LogHeader::new(&work, b"statement", SubtreeHeight::new(2).unwrap())
-}
-
-fn node(i: usize) -> Node {
-    let mut node = [0xa5; 32];
-    node[..8].copy_from_slice(&i.to_be_bytes());
-    node
-}
-
-fn nodes(count: usize) -> Vec<Node> {
-    (0..count).map(node).collect()
-}
-
-fn entries(log: &mut FileLog) -> Vec<Node> {
-    let mut entries = vec![[0; 32]; log.entries() as usize];
-    log.read(0, &mut entries).unwrap();
-    entries
-}
+use failing_disk::{Disk, entries, node, nodes, round, work};
+use poet_engine::file::{FileLog, LogMonitor, LogWriter};
+use poet_engine::{LogError, LogHeader, LogRead as _};
 
 #[track_caller]
 fn await_that(what: &str, condition: impl Fn() -> bool) {
@@ -303,6 +151,111 @@ fn a_write_that_hangs_makes_only_a_full_queue_wait() {
 }
 
 #[test]
+fn a_full_queue_is_not_waited_for_when_the_work_is_given_up() {
+    let disk = Disk::default();
+    let mut writer = LogWriter::spawn(disk.log()).unwrap();
+    let monitor = writer.monitor();
+    disk.set(|state| state.room = Some(LogHeader::BYTES + 100 * 32));
+    let pushing = thread::spawn(move || {
+        for i in 0..1_000_000 {
+            writer.push(node(i));
+        }
+        writer
+    });
+    await_that("the report", || monitor.error().is_some());
+    thread::sleep(Duration::from_millis(50));
+    assert!(!pushing.is_finished(), "the queue has no bound");
+    monitor.give_up();
+    let writer = pushing.join().unwrap();
+    let error = writer.finish().unwrap_err().to_string();
+    assert!(error.starts_with("cannot write the log"), "{error}");
+    assert_eq!(entries(&mut disk.log()), nodes(100));
+}
+
+#[test]
+fn what_does_not_follow_from_the_log_does_not_get_into_it() {
+    let disk = Disk::default();
+    let mut writer = LogWriter::spawn(disk.log()).unwrap();
+    disk.set(|state| state.stuck = true);
+    writer.monitor().give_up();
+    // More than the queue holds, and after what was refused there is room again.
+    for i in 0..600_000 {
+        writer.push(node(i));
+    }
+    disk.set(|state| state.stuck = false);
+    await_that("the queue", || writer.monitor().durable_entries() > 0);
+    for i in 600_000..600_010 {
+        writer.push(node(i));
+    }
+    assert!(matches!(writer.finish(), Err(LogError::GivenUp)));
+    let mut log = disk.log();
+    let written = log.entries() as usize;
+    assert!((200_000..600_000).contains(&written), "{written}");
+    assert!(entries(&mut log) == nodes(written));
+}
+
+#[test]
+fn a_disk_that_does_not_answer_is_waited_for_as_long_as_one_likes() {
+    let disk = Disk::default();
+    let mut writer = LogWriter::spawn(disk.log()).unwrap();
+    let monitor = writer.monitor();
+    disk.set(|state| state.stuck_syncs = true);
+    writer.push(node(0));
+    await_that("the sync", || disk.state().syncs > 1);
+    let error = writer.finish_within(Duration::from_millis(20)).unwrap_err();
+    assert!(matches!(error, LogError::TimedOut), "{error}");
+    // The thread goes on.
+    disk.set(|state| state.stuck_syncs = false);
+    await_durable(&monitor, 1);
+}
+
+#[test]
+fn a_process_that_is_killed_loses_less_than_a_second_and_so_does_a_power_failure() {
+    // A busy machine makes some of them wait.
+    let tries = 20;
+    let in_time = |what: &str, done: &dyn Fn(&Disk) -> usize| {
+        let disk = Disk::default();
+        let mut writer = LogWriter::spawn(disk.log()).unwrap();
+        let mut least = Duration::MAX;
+        for i in 0..tries {
+            let start = Instant::now();
+            writer.push(node(i));
+            await_that(what, || done(&disk) > LogHeader::BYTES + i * 32);
+            least = least.min(start.elapsed());
+            if least < Duration::from_secs(1) && i > 1 {
+                break;
+            }
+        }
+        assert!(least < Duration::from_secs(1), "{what} took {least:?}");
+    };
+    in_time("the write", &|disk| disk.state().bytes.len());
+    in_time("the sync", &|disk| disk.state().durable.len());
+}
+
+#[test]
+fn entries_that_come_together_share_a_sync() {
+    let disk = Disk::default();
+    let start = Instant::now();
+    let mut writer = LogWriter::spawn(disk.log()).unwrap();
+    let before = disk.state().syncs;
+    for i in 0..1_000 {
+        writer.push(node(i));
+        thread::sleep(Duration::from_millis(1));
+    }
+    let syncs = disk.state().syncs - before;
+    let most = start.elapsed().as_millis() / 250 + 1;
+    assert!(u128::from(syncs) <= most, "{syncs} syncs, expected {most}");
+    // Nothing new, nothing to sync.
+    drop(writer.finish().unwrap());
+    let mut idle = LogWriter::spawn(disk.log()).unwrap();
+    idle.push(node(1_000));
+    await_durable(&idle.monitor(), 1_001);
+    let before = disk.state().syncs;
+    thread::sleep(Duration::from_millis(600));
+    assert_eq!(disk.state().syncs, before);
+}
+
+#[test]
 fn a_view_reads_and_repairs_what_another_thread_writes() {
     let disk = Disk::default();
     let log = disk.log();
@@ -380,7 +333,7 @@ fn a_small_file_system_fills_up_and_is_emptied() {
         Err(reason) => return eprintln!("skipped: no file system can be mounted here: {reason}"),
     };
     let path = disk.file("tree.log");
-    let log = FileLog::open(&path, &header(), Generic::get()).unwrap();
+    let log = FileLog::open(&path, &round(&work())).unwrap();
     let mut writer = LogWriter::spawn(log).unwrap();
     let monitor = writer.monitor();
     std::fs::write(disk.file("other"), vec![1; 900_000]).unwrap();

@@ -9,8 +9,8 @@ use std::sync::atomic::AtomicU64;
 use poet_backend_generic::Generic;
 use poet_engine::file::{FileLog, LogWriter};
 use poet_engine::{
-    HeaderError, Kernels, LogError, LogHeader, LogRead, Node, ProveProgress, SubtreeHeight, T,
-    Tree, Work, WorkFunction, prove, resume, run, verify,
+    HeaderError, Kernels, LogError, LogHeader, LogRead, Node, ProveProgress, RoundWork,
+    SubtreeHeight, T, Tree, Work, WorkFunction, prove, run, verify,
 };
 
 const STATEMENT: &[u8] = b"statement";
@@ -26,13 +26,14 @@ fn work(function: WorkFunction, depth: u32) -> Work {
     Work::new(function, depth, kernels).unwrap()
 }
 
-fn header(k: u32) -> LogHeader {
-    let k = SubtreeHeight::new(k).unwrap();
-    LogHeader::new(&work(WorkFunction::Sha256, 3), STATEMENT, k)
+/// The log of a work of depth 3.
+fn open(path: &Path, k: u32) -> Result<FileLog, LogError> {
+    let work = work(WorkFunction::Sha256, 3);
+    FileLog::open(path, &RoundWork::new(&work, STATEMENT, height(k)))
 }
 
-fn open(path: &Path, header: &LogHeader) -> Result<FileLog, LogError> {
-    FileLog::open(path, header, Generic::get())
+fn height(k: u32) -> SubtreeHeight {
+    SubtreeHeight::new(k).unwrap()
 }
 
 fn entries(log: &mut FileLog) -> Vec<Node> {
@@ -63,7 +64,7 @@ fn node(i: usize) -> Node {
 fn a_log_cut_anywhere_keeps_its_whole_entries() {
     let directory = Directory::new();
     let path = directory.log();
-    let mut log = open(&path, &header(2)).unwrap();
+    let mut log = open(&path, 2).unwrap();
     let nodes: Vec<Node> = (0..5).map(node).collect();
     log.append(&nodes).unwrap();
     log.sync().unwrap();
@@ -72,7 +73,7 @@ fn a_log_cut_anywhere_keeps_its_whole_entries() {
     assert_eq!(whole.len(), LogHeader::BYTES + 5 * 32);
     for cut in 0..=whole.len() {
         fs::write(&path, &whole[..cut]).unwrap();
-        let mut log = open(&path, &header(2)).unwrap();
+        let mut log = open(&path, 2).unwrap();
         let kept = cut.saturating_sub(LogHeader::BYTES) / 32;
         assert_eq!(entries(&mut log), nodes[..kept], "cut at {cut}");
         // It can be continued where it was cut.
@@ -86,14 +87,14 @@ fn a_log_cut_anywhere_keeps_its_whole_entries() {
 fn a_header_with_any_byte_changed_is_refused_and_left_alone() {
     let directory = Directory::new();
     let path = directory.log();
-    open(&path, &header(2)).unwrap().append(&[node(0)]).unwrap();
+    open(&path, 2).unwrap().append(&[node(0)]).unwrap();
     let whole = fs::read(&path).unwrap();
     for at in 0..LogHeader::BYTES {
         for flip in [1, 0x80] {
             let mut damaged = whole.clone();
             damaged[at] ^= flip;
             fs::write(&path, &damaged).unwrap();
-            let error = open(&path, &header(2)).unwrap_err();
+            let error = open(&path, 2).unwrap_err();
             let expected = if at < 8 {
                 HeaderError::Magic
             } else {
@@ -112,14 +113,14 @@ fn a_header_with_any_byte_changed_is_refused_and_left_alone() {
 fn a_header_that_was_never_written_is_written() {
     let directory = Directory::new();
     let path = directory.log();
-    open(&path, &header(2)).unwrap().append(&[node(7)]).unwrap();
+    open(&path, 2).unwrap().append(&[node(7)]).unwrap();
     let whole = fs::read(&path).unwrap();
     // The file may be shorter than the header, or have entries behind it.
     for length in [1, 50, LogHeader::BYTES, whole.len()] {
         let mut left = whole[..length].to_vec();
         left[..length.min(LogHeader::BYTES)].fill(0);
         fs::write(&path, &left).unwrap();
-        let mut log = open(&path, &header(2)).unwrap();
+        let mut log = open(&path, 2).unwrap();
         let kept = usize::from(length == whole.len());
         assert_eq!(entries(&mut log), [node(7)][..kept], "{length} bytes");
         drop(log);
@@ -134,24 +135,27 @@ fn a_header_that_was_never_written_is_written() {
 fn the_log_of_something_else_is_refused_with_what_differs() {
     let directory = Directory::new();
     let path = directory.log();
-    drop(open(&path, &header(2)).unwrap());
-    let k = SubtreeHeight::new(2).unwrap();
-    for (header, reason) in [
-        (header(3), "it has subtree height 2, not 3"),
+    drop(open(&path, 2).unwrap());
+    let (sha256, deeper) = (work(WorkFunction::Sha256, 3), work(WorkFunction::Sha256, 4));
+    let haraka = work(WorkFunction::Haraka256, 3);
+    for (work, statement, k, reason) in [
+        (&sha256, STATEMENT, 3, "it has subtree height 2, not 3"),
+        (&sha256, b"statemenT", 2, "it belongs to another statement"),
         (
-            LogHeader::new(&work(WorkFunction::Sha256, 3), b"statemenT", k),
-            "it belongs to another statement",
-        ),
-        (
-            LogHeader::new(&work(WorkFunction::Sha256, 4), STATEMENT, k),
+            &deeper,
+            STATEMENT,
+            2,
             "it was made with sha256 x 3, not with sha256 x 4",
         ),
         (
-            LogHeader::new(&work(WorkFunction::Haraka256, 3), STATEMENT, k),
+            &haraka,
+            STATEMENT,
+            2,
             "it was made with sha256 x 3, not with haraka256 x 3",
         ),
     ] {
-        let error = open(&path, &header).unwrap_err().to_string();
+        let other = RoundWork::new(work, statement, height(k));
+        let error = FileLog::open(&path, &other).unwrap_err().to_string();
         assert!(
             error.ends_with(&format!("log cannot be used: {reason}")),
             "{error}"
@@ -167,7 +171,7 @@ fn another_kind_of_file_is_refused_and_left_alone() {
     almost_blank[95] = 1;
     for content in [&b"hello"[..], &almost_blank, &[b'P'; 4096]] {
         fs::write(&path, content).unwrap();
-        let error = open(&path, &header(0)).unwrap_err().to_string();
+        let error = open(&path, 0).unwrap_err().to_string();
         assert!(error.contains("it is not a tree log"), "{error}");
         assert_eq!(fs::read(&path).unwrap(), content);
     }
@@ -176,11 +180,11 @@ fn another_kind_of_file_is_refused_and_left_alone() {
 #[test]
 fn one_process_at_a_time() {
     let directory = Directory::new();
-    let log = open(&directory.log(), &header(0)).unwrap();
-    let error = open(&directory.log(), &header(0)).unwrap_err();
+    let log = open(&directory.log(), 0).unwrap();
+    let error = open(&directory.log(), 0).unwrap_err();
     assert!(matches!(error, LogError::Locked { .. }), "{error}");
     drop(log);
-    open(&directory.log(), &header(0)).unwrap();
+    open(&directory.log(), 0).unwrap();
 }
 
 #[test]
@@ -188,7 +192,7 @@ fn paths_that_cannot_be_used_are_named() {
     let directory = Directory::new();
     fs::write(directory.log(), b"a file").unwrap();
     for path in [directory.0.path().to_owned(), directory.log().join("below")] {
-        let error = open(&path, &header(0)).unwrap_err().to_string();
+        let error = open(&path, 0).unwrap_err().to_string();
         assert!(error.contains(&path.display().to_string()), "{error}");
     }
 }
@@ -196,7 +200,7 @@ fn paths_that_cannot_be_used_are_named() {
 #[test]
 fn reading_behind_the_end_is_an_error() {
     let directory = Directory::new();
-    let mut log = open(&directory.log(), &header(0)).unwrap();
+    let mut log = open(&directory.log(), 0).unwrap();
     log.append(&[node(1), node(2)]).unwrap();
     let mut out = [[0; 32]; 2];
     log.read(0, &mut out).unwrap();
@@ -213,7 +217,7 @@ fn reading_behind_the_end_is_an_error() {
 #[test]
 fn the_writer_writes_everything_in_order() {
     let directory = Directory::new();
-    let mut writer = LogWriter::spawn(open(&directory.log(), &header(0)).unwrap()).unwrap();
+    let mut writer = LogWriter::spawn(open(&directory.log(), 0).unwrap()).unwrap();
     let monitor = writer.monitor();
     // More than the queue holds, so that it wraps and fills.
     let nodes: Vec<Node> = (0..300_000).map(node).collect();
@@ -229,11 +233,11 @@ fn the_writer_writes_everything_in_order() {
 #[test]
 fn a_writer_that_is_dropped_writes_what_it_has_and_lets_go() {
     let directory = Directory::new();
-    let mut writer = LogWriter::spawn(open(&directory.log(), &header(0)).unwrap()).unwrap();
+    let mut writer = LogWriter::spawn(open(&directory.log(), 0).unwrap()).unwrap();
     writer.push(node(1));
     drop(writer);
     let mut log = loop {
-        match open(&directory.log(), &header(0)) {
+        match open(&directory.log(), 0) {
             Err(LogError::Locked { .. }) => std::thread::yield_now(),
             log => break log.unwrap(),
         }
@@ -249,12 +253,12 @@ fn a_full_disk_is_reported_and_does_not_stop_the_work() {
         .allow_sealing(true)
         .create("full")
         .unwrap();
-    let header = header(0);
-    let hash = Generic::get();
-    drop(FileLog::in_file(full.as_file().try_clone().unwrap(), &header, hash).unwrap());
+    let work = work(WorkFunction::Sha256, 3);
+    let round = RoundWork::new(&work, STATEMENT, height(0));
+    drop(FileLog::in_file(full.as_file().try_clone().unwrap(), &round).unwrap());
     full.add_seal(memfd::FileSeal::SealGrow).unwrap();
 
-    let log = FileLog::in_file(full.into_file(), &header, hash);
+    let log = FileLog::in_file(full.into_file(), &round);
     let mut writer = LogWriter::spawn(log.unwrap()).unwrap();
     let monitor = writer.monitor();
     for i in 0..1000 {
@@ -275,11 +279,11 @@ fn a_round_survives_losing_everything_but_its_log() {
     let directory = Directory::new();
     let work = work(WorkFunction::Sha256, 3);
     let k = SubtreeHeight::new(2).unwrap();
-    let header = LogHeader::new(&work, STATEMENT, k);
+    let round = RoundWork::new(&work, STATEMENT, k);
     let mut leaves = 0;
     for target in [10, 11, 50, 203, 480] {
-        let mut log = open(&directory.log(), &header).unwrap();
-        let mut tree = resume(&work, STATEMENT, k, &mut log).unwrap();
+        let mut log = FileLog::open(&directory.log(), &round).unwrap();
+        let mut tree = round.resume(&mut log).unwrap();
         assert_eq!(tree.leaves(), leaves >> 2 << 2);
         let mut writer = LogWriter::spawn(log).unwrap();
         let progress = AtomicU64::new(0);

@@ -7,8 +7,8 @@ use std::sync::atomic::AtomicU64;
 use poet_backend_generic::{Generic, GenericHaraka};
 use poet_conformance::reference;
 use poet_engine::{
-    Chain, Kernels, Node, Proof, ProveProgress, SubtreeHeight, Tree, Work, WorkFunction, prove,
-    resume, run, verify,
+    Chain, Kernels, Node, Proof, ProveProgress, RoundWork, SubtreeHeight, Tree, Work, WorkFunction,
+    prove, run, verify,
 };
 
 #[path = "../fuzz/src/oracle.rs"]
@@ -40,7 +40,9 @@ fn round(work: &Work, statement: &[u8], leaves: u64, k: u32) -> Proof {
         run(&mut tree, height, &AtomicU64::new(target), &done, |root| {
             log.push(root);
         });
-        let kept = resume(work, statement, height, &mut log.as_slice()).unwrap();
+        let kept = RoundWork::new(work, statement, height)
+            .resume(&mut log.as_slice())
+            .unwrap();
         assert!(tree.parked().ends_with(kept.parked()));
         if target < leaves {
             log.truncate(kept.leaves() as usize >> k);

@@ -49,7 +49,7 @@
 /**
  * The minor version of the ABI that this header describes.
  */
-#define POET_ABI_MINOR 0
+#define POET_ABI_MINOR 1
 
 /**
  * Bytes in a backend's name, with the NUL byte.
@@ -120,7 +120,7 @@ enum poet_status
 #endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
  {
   /**
-   * The call did what it says. In every other case it wrote no output.
+   * The call did what it says. In every other case it wrote no output, unless the function says so.
    */
   POET_STATUS_OK = 0,
   /**
@@ -200,6 +200,14 @@ enum poet_status
    * The system refused memory, or there are too many open handles.
    */
   POET_STATUS_OUT_OF_RESOURCES = 19,
+  /**
+   * The log cannot be written, and no more entries fit in memory.
+   */
+  POET_STATUS_BACKLOG_FULL = 20,
+  /**
+   * poet_worker_cancel was called.
+   */
+  POET_STATUS_CANCELLED = 21,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -399,6 +407,26 @@ typedef struct poet_worker_progress {
    * See prove_hashes_done.
    */
   uint64_t prove_hashes_total;
+  /**
+   * Leaves that poet_worker_audit, if one runs or ran, has found right or put right. From here on
+   * since version 1.1 of the ABI.
+   */
+  uint64_t audited_leaves;
+  /**
+   * Entries of the log that were put right since the worker was opened, or when it was: the disk or
+   * memory had changed them.
+   */
+  uint64_t repaired_entries;
+  /**
+   * Leaves that were taken back since the worker was opened, or when it was, because their entries
+   * were not what the work makes; they are made again.
+   */
+  uint64_t lost_leaves;
+  /**
+   * How often poet_worker_audit found that this machine computes wrongly: the work itself, or the
+   * audit. The machine should be replaced.
+   */
+  uint64_t mistakes;
 } poet_worker_progress;
 
 /**
@@ -577,6 +605,11 @@ poet_status poet_work_chain(const struct poet_work *work,
  * worker goes on where it stands: at most 2^subtree_height - 1 leaves, and what a failure of the
  * power lost, are done again. No other worker and no other process can open that log meanwhile.
  *
+ * The last entry of the log is made once more, which takes as long as 2^subtree_height leaves and shows
+ * whether the disk has changed the log. Some changed entries are put right, zeros at the end and what
+ * cannot be put right are cut off: repaired_entries and lost_leaves of poet_worker_progress say so.
+ * What the work itself got wrong is not found: for that there is poet_worker_audit.
+ *
  * options: not needed after the call, nor is what it points to.
  * worker: receives the handle; the caller closes it with poet_worker_close.
  *
@@ -587,7 +620,9 @@ poet_status poet_worker_open(const struct poet_worker_options *options,
                              struct poet_worker **worker);
 
 /**
- * Closes a worker. Everything is in the log already, durable as far as poet_worker_sync made it.
+ * Closes a worker. Everything is in the log, durable as far as poet_worker_sync made it, unless
+ * poet_worker_advance says that the log cannot be written; then it is tried once more, and what is
+ * missing is made again by the next worker.
  *
  * Returns OK, NULL_POINTER, NOT_OPEN, BUSY (another thread works with it: stop that first), PANIC.
  * Any thread.
@@ -605,9 +640,14 @@ poet_status poet_worker_close(struct poet_worker *worker);
  * advanced: receives why it returned, a poet_advanced. If several reasons meet, a stop goes before
  * leaves, and leaves before time.
  *
- * Returns OK, NULL_POINTER, NOT_OPEN, BUSY, POISONED, IO, OUT_OF_RESOURCES, PANIC. After IO or
- * OUT_OF_RESOURCES the leaves that were added stay: the next call first appends what is missing in the
- * log, and then goes on. One thread at a time.
+ * When the log cannot be written, because the disk is full, say, the work goes on all the same: the
+ * leaves were added, advanced is written, and the call returns IO. The entries wait in memory, and every
+ * call tries to write them, also one with leaves 0. When 2^18 entries wait (8 MiB: hours at
+ * subtree_height 12, seconds at 0), the call returns BACKLOG_FULL and adds no leaf that would need
+ * another one: wait a second before the next call. Nothing is lost as long as the worker is open.
+ *
+ * Returns OK, NULL_POINTER, NOT_OPEN, BUSY, POISONED, IO, BACKLOG_FULL, OUT_OF_RESOURCES, PANIC. After
+ * OUT_OF_RESOURCES the leaves that were added stay. One thread at a time.
  */
 poet_status poet_worker_advance(struct poet_worker *worker,
                                 uint64_t leaves,
@@ -621,6 +661,27 @@ poet_status poet_worker_advance(struct poet_worker *worker,
  * Returns OK, NULL_POINTER, NOT_OPEN, POISONED, PANIC. Any thread, also during other calls.
  */
 poet_status poet_worker_stop(struct poet_worker *worker);
+
+/**
+ * Makes the poet_worker_prove or poet_worker_audit that another thread is in return CANCELLED, within
+ * about a millisecond of hashing, or a pass over the log; if none is, the next one returns it. So it does
+ * not matter which of the two calls comes first. Since version 1.1 of the ABI.
+ *
+ * Returns OK, NULL_POINTER, NOT_OPEN, POISONED, PANIC. Any thread, also during other calls.
+ */
+poet_status poet_worker_cancel(struct poet_worker *worker);
+
+/**
+ * Says what a poet_worker computes with, above all which backends were chosen. Since version 1.1 of the
+ * ABI.
+ *
+ * info_size: sizeof(poet_work_info) of the caller. info: receives the answer.
+ *
+ * Returns OK, NULL_POINTER, STRUCT_SIZE, NOT_OPEN, POISONED, PANIC. Any thread, also during other calls.
+ */
+poet_status poet_worker_describe(const struct poet_worker *worker,
+                                 struct poet_work_info *info,
+                                 size_t info_size);
 
 /**
  * Tells how far a worker is.
@@ -644,7 +705,12 @@ poet_status poet_worker_leaves(const struct poet_worker *worker, uint64_t *leave
 /**
  * Makes what is in the log file durable. After it has returned OK, everything that was appended
  * before it was called survives a power failure: up to 50 ms of a poet_worker_advance that is running
- * are not among that. Without a log directory it does nothing.
+ * are not among that. Without a log directory it does nothing. Where nobody calls it,
+ * poet_worker_advance does the same after every 2^17 entries.
+ *
+ * IO: the system could not, and may have lost what was written since the last success. That counts as
+ * unwritten then, durable_leaves does not rise, and this call returns IO until poet_worker_advance, which
+ * keeps it in memory, has written it again.
  *
  * Returns OK, NULL_POINTER, NOT_OPEN, POISONED, IO, PANIC. Any thread, also during other calls; it may
  * take long, so a thread of its own is the place for it.
@@ -670,13 +736,38 @@ poet_status poet_worker_root(const struct poet_worker *worker, uint8_t *root);
  * proof: receives the handle; the caller closes it with poet_proof_close. It does not depend on the
  * worker any more.
  *
+ * It recomputes up to t subtrees of 2^subtree_height leaves and one pass over the log: see GUIDE.md for
+ * how long that takes. poet_worker_cancel stops it. It does not need the disk to take what is missing in
+ * the log.
+ *
  * Returns OK, NULL_POINTER, INVALID_ARGUMENT, NOT_OPEN, BUSY, POISONED, TOO_FEW_LEAVES (fewer than t),
- * IO, LOG_DAMAGED, OUT_OF_RESOURCES, PANIC. One thread at a time.
+ * IO, LOG_DAMAGED (poet_worker_audit can put it right), CANCELLED, OUT_OF_RESOURCES, PANIC. One thread at
+ * a time.
  */
 poet_status poet_worker_prove(struct poet_worker *worker,
                               uint32_t t,
                               uint32_t threads,
                               struct poet_proof **proof);
+
+/**
+ * Recomputes everything that the log says, and puts it right. An entry that has changed in memory or on
+ * the disk is replaced. If the work itself went wrong, which a faulty CPU or memory can do, it is taken
+ * back to its last right entry: the worker has fewer leaves then, and goes on from there. In the fields
+ * of poet_worker_progress after prove_hashes_total stands what was found. After a proof that fails with
+ * LOG_DAMAGED, this and another poet_worker_prove make one.
+ *
+ * It takes about half as long as the work itself took, divided by the number of threads; audited_leaves
+ * says how far it is, and poet_worker_cancel stops it, what was put right by then included. Since version
+ * 1.1 of the ABI.
+ *
+ * threads: how many threads share the work, 1 to POET_MAX_THREADS, the calling one among them; the
+ * others end before the call returns.
+ *
+ * Returns OK (whatever was found), NULL_POINTER, INVALID_ARGUMENT, NOT_OPEN, BUSY, POISONED, IO, CANCELLED,
+ * PANIC. One thread at a time.
+ */
+poet_status poet_worker_audit(struct poet_worker *worker,
+                              uint32_t threads);
 
 /**
  * Reads a proof from the bytes in which go-spacemesh stores it: SCALE of root, proven leaves,

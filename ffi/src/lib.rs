@@ -32,12 +32,15 @@ mod work;
 
 mod worker;
 
+mod audit;
+
 mod proof;
 
 mod verify;
 
 mod membership;
 
+pub use audit::*;
 pub use backend::*;
 pub use library::*;
 pub use membership::*;

@@ -11,7 +11,7 @@ use crate::poet_status;
 pub const POET_ABI_MAJOR: u32 = 1;
 
 /// The minor version of the ABI that this header describes.
-pub const POET_ABI_MINOR: u32 = 0;
+pub const POET_ABI_MINOR: u32 = 1;
 
 /// The version of the ABI that the library has: major in the upper, minor in the lower 16 bits.
 /// Compare it with POET_ABI_MAJOR and POET_ABI_MINOR where the library is loaded at run time.

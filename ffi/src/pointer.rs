@@ -5,7 +5,7 @@
 //! writes, and that nothing else writes to it during the call.
 
 use std::ffi::{CStr, c_char};
-use std::slice;
+use std::{ptr, slice};
 
 use poet_engine::{NODE_SIZE, Node};
 
@@ -121,12 +121,54 @@ pub(crate) unsafe fn leading_size<T>(pointer: *const T, name: &str) -> Result<us
 
 /// Checks the size that a caller gives a struct.
 pub(crate) fn struct_size<T>(size: usize, name: &str) -> Result<(), Error> {
-    let least = size_of::<T>();
-    if (least..=MAX_STRUCT_BYTES).contains(&size) && size.is_multiple_of(align_of::<T>()) {
+    size_in(size, size_of::<T>(), align_of::<T>(), name)
+}
+
+fn size_in(size: usize, least: usize, align: usize, name: &str) -> Result<(), Error> {
+    if (least..=MAX_STRUCT_BYTES).contains(&size) && size.is_multiple_of(align) {
         return Ok(());
     }
     let text = format!("{name} has size {size}, expected {least} (or more, from a later version)");
     Err(Error::new(StructSize, text))
+}
+
+/// A place for a struct that the library fills in, as large as the caller's version of it.
+pub(crate) struct OutVersioned<T> {
+    place: *mut T,
+    size: usize,
+}
+
+impl<T: Copy> OutVersioned<T> {
+    /// Checks the pointer and the size that the caller gives the struct: at least `least`, which it
+    /// had in the first version.
+    ///
+    /// # Safety
+    /// If `pointer` is neither NULL nor misaligned and `size` is from `least` to 4096, there is room for
+    /// `size` bytes that nothing else uses as long as this lives.
+    pub(crate) unsafe fn new(
+        pointer: *mut T,
+        size: usize,
+        least: usize,
+        name: &str,
+    ) -> Result<Self, Error> {
+        check(pointer, name)?;
+        size_in(size, least, align_of::<T>(), name)?;
+        Ok(Self {
+            place: pointer,
+            size: size.min(size_of::<T>()),
+        })
+    }
+
+    /// Writes what the caller knows of `value`.
+    pub(crate) fn write(self, value: &T) {
+        // SAFETY: checked in `new`, whose caller vouches for the room; no more is copied than there is
+        // of `value`, which is the library's.
+        unsafe {
+            self.place
+                .cast::<u8>()
+                .copy_from_nonoverlapping(ptr::from_ref(value).cast::<u8>(), self.size);
+        }
+    }
 }
 
 /// A place for an output.

@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 
 use poet_backends::{Reason, SelectError};
+use poet_engine::audit::AuditError;
 use poet_engine::{
     DepthError, LogError, ProveError, ScaleError, SubtreeHeightError, TreeError, VerifyError,
 };
@@ -11,7 +12,7 @@ use poet_engine::{
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum poet_status {
-    /// The call did what it says. In every other case it wrote no output.
+    /// The call did what it says. In every other case it wrote no output, unless the function says so.
     Ok = 0,
     /// A pointer is NULL that must not be.
     NullPointer = 1,
@@ -52,10 +53,14 @@ pub enum poet_status {
     InvalidProof = 18,
     /// The system refused memory, or there are too many open handles.
     OutOfResources = 19,
+    /// The log cannot be written, and no more entries fit in memory.
+    BacklogFull = 20,
+    /// poet_worker_cancel was called.
+    Cancelled = 21,
 }
 
 impl poet_status {
-    const ALL: [(Self, &CStr); 20] = [
+    const ALL: [(Self, &CStr); 22] = [
         (Self::Ok, c"ok"),
         (Self::NullPointer, c"a pointer is NULL that must not be"),
         (Self::InvalidArgument, c"an argument is out of range"),
@@ -76,6 +81,11 @@ impl poet_status {
         (Self::MalformedProof, c"the bytes are not a proof"),
         (Self::InvalidProof, c"the proof is not valid"),
         (Self::OutOfResources, c"the system refused a resource"),
+        (
+            Self::BacklogFull,
+            c"the log cannot be written, and memory for it is full",
+        ),
+        (Self::Cancelled, c"the call was cancelled"),
     ];
 
     /// A description that holds for every call.
@@ -142,7 +152,11 @@ impl From<TreeError> for Error {
 impl From<LogError> for Error {
     fn from(cause: LogError) -> Self {
         let status = match cause {
-            LogError::Io { .. } | LogError::WriterStopped => poet_status::Io,
+            LogError::Io { .. }
+            | LogError::Unwritten { .. }
+            | LogError::GivenUp
+            | LogError::TimedOut
+            | LogError::WriterStopped => poet_status::Io,
             LogError::Locked { .. } => poet_status::LogInUse,
             LogError::Foreign { .. } => poet_status::LogForeign,
             LogError::Missing { .. } => poet_status::LogDamaged,
@@ -156,11 +170,21 @@ impl From<ProveError> for Error {
     fn from(cause: ProveError) -> Self {
         let status = match cause {
             ProveError::Log(cause) => return cause.into(),
+            ProveError::Stopped => poet_status::Cancelled,
             ProveError::NoLeaves => poet_status::TooFewLeaves,
             ProveError::Threads { .. } => poet_status::InvalidArgument,
             ProveError::WrongEntry { .. } | ProveError::WrongTree => poet_status::LogDamaged,
         };
         Self::of(status, &cause)
+    }
+}
+
+impl From<AuditError> for Error {
+    fn from(cause: AuditError) -> Self {
+        match cause {
+            AuditError::Log(cause) => cause.into(),
+            AuditError::Stopped => Self::of(poet_status::Cancelled, &cause),
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::ffi::c_char;
 
+use poet_backends::Selection;
 use poet_engine::{MAX_DEPTH, Node, Work};
 
 use crate::backend::{array, function, select, work};
@@ -59,6 +60,16 @@ pub(crate) unsafe fn statement<'a>(bytes: *const u8, length: usize) -> Result<&'
     unsafe { pointer::slice(bytes, length, POET_MAX_STATEMENT_BYTES, "statement") }
 }
 
+/// What is told of a work function on the kernels of a selection.
+pub(crate) fn info(selection: &Selection, work: &Work) -> poet_work_info {
+    poet_work_info {
+        work_function: work.function() as u32,
+        depth: work.depth(),
+        one_backend: array(selection.latency().name),
+        many_backend: array(selection.throughput().name),
+    }
+}
+
 /// Opens the hash functions.
 ///
 /// work_function: a poet_work_function.
@@ -86,12 +97,7 @@ pub unsafe extern "C" fn poet_work_open(
             unsafe { (pointer::text(backend, "backend")?, Out::new(work, "work")?) };
         let selection = select(function(work_function)?, backend)?;
         let work = self::work(&selection, depth)?;
-        let info = poet_work_info {
-            work_function,
-            depth: work.depth(),
-            one_backend: array(selection.latency().name),
-            many_backend: array(selection.throughput().name),
-        };
+        let info = self::info(&selection, &work);
         out.write(WORKS.open(Opened { work, info })?);
         Ok(())
     })

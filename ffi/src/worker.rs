@@ -4,29 +4,29 @@
 //! a request to stop; both cost nothing beside a step. Finished subtree roots wait in memory until
 //! they are appended to the log: at the end of each call, and about every 50 ms within one. No
 //! thread is started for that. Making them durable, which can take long, is a call of its own that
-//! another thread may make while the work goes on: it syncs the file through a second descriptor.
+//! another thread may make while the work goes on. Until then they stay in memory, too: what the disk
+//! does not take, or a failed sync loses, is written again ([`DurableLog`]).
 
 use std::ffi::c_char;
-use std::fs::{File, OpenOptions};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
-use poet_engine::file::FileLog;
+use poet_engine::file::{DurableLog, FileLog, LogView};
 use poet_engine::{
-    LogHeader, LogRead, MAX_LEAVES, MAX_PROVEN_LEAVES, Node, ProveProgress, SubtreeHeight, Tree,
-    prove, resume, run,
+    LogError, LogRead, MAX_LEAVES, MAX_PROVEN_LEAVES, Node, ProveProgress, RoundWork,
+    SubtreeHeight, Tree, Work, prove, run,
 };
 
 use crate::backend::{function, select, work};
 use crate::boundary::call;
 use crate::handle::Table;
-use crate::poet_status::{Busy, Io, OutOfResources, Poisoned, TooFewLeaves};
-use crate::pointer::{self, Out};
+use crate::poet_status::{BacklogFull, Busy, Cancelled, OutOfResources, Poisoned, TooFewLeaves};
+use crate::pointer::{self, Out, OutVersioned};
 use crate::status::Error;
 use crate::work::statement;
-use crate::{POET_T, poet_proof, poet_status, proof};
+use crate::{POET_T, poet_proof, poet_status, poet_work_info, proof};
 
 /// The greatest subtree height.
 pub const POET_MAX_SUBTREE_HEIGHT: u32 = 24;
@@ -78,7 +78,22 @@ pub struct poet_worker_progress {
     pub prove_hashes_done: u64,
     /// See prove_hashes_done.
     pub prove_hashes_total: u64,
+    /// Leaves that poet_worker_audit, if one runs or ran, has found right or put right. From here on
+    /// since version 1.1 of the ABI.
+    pub audited_leaves: u64,
+    /// Entries of the log that were put right since the worker was opened, or when it was: the disk or
+    /// memory had changed them.
+    pub repaired_entries: u64,
+    /// Leaves that were taken back since the worker was opened, or when it was, because their entries
+    /// were not what the work makes; they are made again.
+    pub lost_leaves: u64,
+    /// How often poet_worker_audit found that this machine computes wrongly: the work itself, or the
+    /// audit. The machine should be replaced.
+    pub mistakes: u64,
 }
+
+/// The size of poet_worker_progress in version 1.0 of the ABI.
+const PROGRESS_SIZE_1_0: usize = 32;
 
 /// Why poet_worker_advance returned.
 #[repr(u32)]
@@ -101,66 +116,118 @@ const MAX_STEP_LEAVES: u64 = 4096;
 /// How long finished entries may wait in memory.
 const APPEND_INTERVAL: Duration = Duration::from_millis(50);
 
-struct Worker {
-    subtree_height: SubtreeHeight,
-    leaves: AtomicU64,
+/// Entries that may wait for the disk: 8 MiB, as in the server.
+const BACKLOG_ENTRIES: usize = 1 << 18;
+
+/// Entries that are in the file, and wait for a sync that nobody makes. After so many the work makes
+/// one itself.
+const UNSYNCED_ENTRIES: usize = BACKLOG_ENTRIES / 2;
+
+pub(crate) struct Worker {
+    info: poet_work_info,
+    pub(crate) subtree_height: SubtreeHeight,
+    pub(crate) leaves: AtomicU64,
     stop: AtomicBool,
-    prove: ProveProgress,
+    /// Of an audit, the request to stop is here, too.
+    pub(crate) prove: ProveProgress,
+    pub(crate) audit: AuditProgress,
     /// The log file, for syncing it.
-    file: Option<File>,
-    /// Entries that were written to the file, and those of them that are durable.
-    written: AtomicU64,
-    durable: AtomicU64,
+    file: Option<LogView>,
     state: Mutex<State>,
 }
 
+/// What was found wrong and put right.
+#[derive(Default)]
+pub(crate) struct AuditProgress {
+    pub(crate) audited_leaves: AtomicU64,
+    pub(crate) repaired_entries: AtomicU64,
+    pub(crate) lost_leaves: AtomicU64,
+    pub(crate) mistakes: AtomicU64,
+}
+
 /// What only one thread may use.
-struct State {
-    tree: Tree,
-    log: Log,
-    /// Entries that the log does not have yet.
-    waiting: Vec<Node>,
+pub(crate) struct State {
+    pub(crate) work: Work,
+    pub(crate) statement: Vec<u8>,
+    pub(crate) tree: Tree,
+    pub(crate) log: Log,
 }
 
-enum Log {
+pub(crate) enum Log {
     Memory(Vec<Node>),
-    File(FileLog),
+    File(DurableLog),
 }
 
-static WORKERS: Table<Worker> = Table::new("poet_worker", 2);
+pub(crate) static WORKERS: Table<Worker> = Table::new("poet_worker", 2);
+
+/// Why the log takes no more entries.
+fn no_room(log: &mut Log) -> Error {
+    match log.append() {
+        Err(why) => Error::new(
+            BacklogFull,
+            format!("{BACKLOG_ENTRIES} entries wait for the log: {why}"),
+        ),
+        Ok(()) => out_of_memory(),
+    }
+}
 
 fn out_of_memory() -> Error {
     Error::new(OutOfResources, "there is no memory for the log")
 }
 
 impl Log {
-    /// Appends all entries, or none.
-    fn append(&mut self, entries: &mut Vec<Node>) -> Result<(), Error> {
-        if entries.is_empty() {
-            return Ok(());
-        }
+    /// Makes room for up to `count` entries, and returns for how many there is some.
+    fn reserve(&mut self, count: usize) -> usize {
         match self {
-            Self::Memory(log) => {
-                log.try_reserve(entries.len())
-                    .map_err(|_| out_of_memory())?;
-                log.append(entries);
-            }
+            Self::Memory(log) => log.try_reserve(count).map_or(0, |()| count),
+            Self::File(log) => log.reserve(count),
+        }
+    }
+
+    /// Adds an entry for which there is room.
+    pub(crate) fn push(&mut self, entry: Node) {
+        match self {
+            Self::Memory(log) => log.push(entry),
             Self::File(log) => {
-                log.append(entries)?;
-                entries.clear();
+                let pushed = log.push(entry);
+                debug_assert!(pushed.is_ok(), "there is room");
+            }
+        }
+    }
+
+    /// Writes what is not in the file yet.
+    pub(crate) fn append(&mut self) -> Result<(), LogError> {
+        if let Self::File(log) = self {
+            log.write()?;
+            if log.backlog() > UNSYNCED_ENTRIES {
+                log.sync()?;
             }
         }
         Ok(())
     }
 
-    fn entries(&self) -> u64 {
+    pub(crate) fn repair(&mut self, start: u64, entries: &[Node]) -> Result<(), LogError> {
         match self {
-            Self::Memory(log) => log.len() as u64,
-            Self::File(log) => log.entries(),
+            Self::Memory(log) => {
+                let start = start as usize;
+                log[start..start + entries.len()].copy_from_slice(entries);
+                Ok(())
+            }
+            Self::File(log) => log.repair(start, entries),
         }
     }
 
-    fn with_reader<R>(&mut self, body: impl FnOnce(&mut dyn LogRead) -> R) -> R {
+    pub(crate) fn cut(&mut self, entries: u64) -> Result<(), LogError> {
+        match self {
+            Self::Memory(log) => {
+                log.truncate(entries as usize);
+                Ok(())
+            }
+            Self::File(log) => log.cut(entries),
+        }
+    }
+
+    pub(crate) fn with_reader<R>(&mut self, body: impl FnOnce(&mut dyn LogRead) -> R) -> R {
         match self {
             Self::Memory(log) => body(&mut log.as_slice()),
             Self::File(log) => body(log),
@@ -178,36 +245,39 @@ impl Worker {
         let subtree_height = SubtreeHeight::new(options.subtree_height)?;
         let selection = select(function(options.work_function)?, backend)?;
         let work = work(&selection, options.depth)?;
-        let (mut log, file) = match directory {
-            None => (Log::Memory(Vec::new()), None),
+        let round = RoundWork::new(&work, statement, subtree_height);
+        let audit = AuditProgress::default();
+        let (tree, log, file) = match directory {
+            None => (Tree::new(&work, statement), Log::Memory(Vec::new()), None),
             Some(directory) => {
-                let path = Path::new(directory).join("tree.log");
-                let header = LogHeader::new(&work, statement, subtree_height);
-                let log = FileLog::open(&path, &header, work.kernels().sha256)?;
-                let file = OpenOptions::new().write(true).open(&path);
-                let file = file.and_then(|file| file.sync_data().map(|()| file));
-                (Log::File(log), Some(file.map_err(|why| sync_error(&why))?))
+                let mut log = FileLog::open(&Path::new(directory).join("tree.log"), &round)?;
+                let resumed = log.resume(&round)?;
+                let lost = resumed.cut.saturating_mul(subtree_height.leaves());
+                audit.repaired_entries.store(resumed.repaired, Relaxed);
+                audit.lost_leaves.store(lost, Relaxed);
+                let view = log.view();
+                let log = DurableLog::new(log, BACKLOG_ENTRIES)?;
+                (resumed.tree, Log::File(log), Some(view))
             }
         };
-        let tree = log.with_reader(|log| resume(&work, statement, subtree_height, log))?;
-        let entries = if file.is_some() { log.entries() } else { 0 };
         Ok(Self {
+            info: crate::work::info(&selection, &work),
             subtree_height,
             leaves: AtomicU64::new(tree.leaves()),
             stop: AtomicBool::new(false),
             prove: ProveProgress::default(),
+            audit,
             file,
-            written: AtomicU64::new(entries),
-            durable: AtomicU64::new(entries),
             state: Mutex::new(State {
+                work,
+                statement: statement.to_vec(),
                 tree,
                 log,
-                waiting: Vec::new(),
             }),
         })
     }
 
-    fn lock(&self) -> Result<MutexGuard<'_, State>, Error> {
+    pub(crate) fn lock(&self) -> Result<MutexGuard<'_, State>, Error> {
         self.state.try_lock().map_err(|refused| match refused {
             TryLockError::WouldBlock => {
                 Error::new(Busy, "another thread is using this poet_worker handle")
@@ -218,26 +288,24 @@ impl Worker {
         })
     }
 
-    fn append(&self, state: &mut State) -> Result<(), Error> {
-        state.log.append(&mut state.waiting)?;
-        if self.file.is_some() {
-            self.written.store(state.log.entries(), Relaxed);
-        }
-        Ok(())
-    }
-
-    fn advance(&self, leaves: u64, time: Option<Duration>) -> Result<poet_advanced, Error> {
-        let state = &mut *self.lock()?;
-        // Those that an earlier call could not append.
-        self.append(state)?;
-        let goal = state.tree.leaves().saturating_add(leaves).min(MAX_LEAVES);
+    /// Adds leaves. Says why it ended, and what is wrong with the log by then.
+    fn advance(
+        &self,
+        leaves: u64,
+        time: Option<Duration>,
+    ) -> Result<(poet_advanced, Result<(), LogError>), Error> {
+        let State { tree, log, .. } = &mut *self.lock()?;
+        let k = self.subtree_height.get();
+        let goal = tree.leaves().saturating_add(leaves).min(MAX_LEAVES);
         let start = Instant::now();
+        // What an earlier call could not append. The work does not depend on it.
+        let mut written = log.append();
         let mut appended = start;
         let mut now = start;
         // Not known before the first step, which is a single leaf.
         let mut leaf_time = STEP;
         let ended = loop {
-            let done = state.tree.leaves();
+            let done = tree.leaves();
             let left = time.map(|time| time.saturating_sub(now - start));
             if self.stop.swap(false, Relaxed) {
                 break poet_advanced::Stopped;
@@ -250,47 +318,52 @@ impl Worker {
             }
             let step = left.map_or(STEP, |left| left.min(STEP)).as_nanos() / leaf_time.as_nanos();
             let step = (step as u64).clamp(1, MAX_STEP_LEAVES).min(goal - done);
-            let entries = (step >> self.subtree_height.get()) as usize + 1;
-            state
-                .waiting
-                .try_reserve(entries)
-                .map_err(|_| out_of_memory())?;
+            // Up to the leaf before the one that completes an entry for which there is no room.
+            let room = log.reserve((step >> k) as usize + 1) as u64;
+            let step = step.min((((done >> k) + room + 1) << k) - 1 - done);
+            if step == 0 {
+                return Err(no_room(log));
+            }
             run(
-                &mut state.tree,
+                tree,
                 self.subtree_height,
                 &AtomicU64::new(done + step),
                 &self.leaves,
-                |root| state.waiting.push(root),
+                |root| log.push(root),
             );
             let before = now;
             now = Instant::now();
             leaf_time = ((now - before) / step as u32).max(Duration::from_nanos(1));
             if now - appended >= APPEND_INTERVAL {
-                self.append(state)?;
+                written = log.append();
                 appended = now;
             }
         };
-        self.append(state)?;
-        Ok(ended)
+        if now > appended || written.is_ok() {
+            written = log.append();
+        }
+        Ok((ended, written))
     }
 
     fn sync(&self) -> Result<(), Error> {
-        let Some(file) = &self.file else {
-            return Ok(());
-        };
-        let written = self.written.load(Relaxed);
-        file.sync_data().map_err(|why| sync_error(&why))?;
-        self.durable.fetch_max(written, Relaxed);
-        Ok(())
+        match &self.file {
+            Some(file) => Ok(file.sync()?),
+            None => Ok(()),
+        }
     }
 
     fn progress(&self) -> poet_worker_progress {
         let (done, total) = self.prove.hashes();
         poet_worker_progress {
             leaves: self.leaves.load(Relaxed),
-            durable_leaves: self.durable.load(Relaxed) << self.subtree_height.get(),
+            durable_leaves: self.file.as_ref().map_or(0, LogView::durable_entries)
+                << self.subtree_height.get(),
             prove_hashes_done: done,
             prove_hashes_total: total,
+            audited_leaves: self.audit.audited_leaves.load(Relaxed),
+            repaired_entries: self.audit.repaired_entries.load(Relaxed),
+            lost_leaves: self.audit.lost_leaves.load(Relaxed),
+            mistakes: self.audit.mistakes.load(Relaxed),
         }
     }
 
@@ -305,7 +378,8 @@ impl Worker {
             return Err(Error::argument(format!("t is {t}, expected 1 to {POET_T}")));
         }
         let state = &mut *self.lock()?;
-        self.append(state)?;
+        // If it fails, the proof is made from what is in memory.
+        drop(state.log.append());
         let leaves = state.tree.leaves();
         if leaves < t as u64 {
             let text = format!("{leaves} leaves are too few: a proof shows {t}");
@@ -314,18 +388,30 @@ impl Worker {
         let (tree, threads) = (&state.tree, threads as usize);
         let proof = state
             .log
-            .with_reader(|log| prove(tree, self.subtree_height, log, t, threads, &self.prove))?;
-        proof::open(proof, leaves)
+            .with_reader(|log| prove(tree, self.subtree_height, log, t, threads, &self.prove));
+        proof::open(self.or_cancelled(proof)?, leaves)
     }
-}
 
-fn sync_error(why: &std::io::Error) -> Error {
-    Error::new(Io, format!("cannot sync the log: {why}"))
+    /// A request to stop that has been answered counts no longer.
+    pub(crate) fn or_cancelled<T, E: Into<Error>>(&self, result: Result<T, E>) -> Result<T, Error> {
+        result.map_err(|why| {
+            let why = why.into();
+            if why.status == Cancelled {
+                self.prove.stop().store(false, Relaxed);
+            }
+            why
+        })
+    }
 }
 
 /// Opens a worker. If the log directory has a log of the same work, statement and subtree height, the
 /// worker goes on where it stands: at most 2^subtree_height - 1 leaves, and what a failure of the
 /// power lost, are done again. No other worker and no other process can open that log meanwhile.
+///
+/// The last entry of the log is made once more, which takes as long as 2^subtree_height leaves and shows
+/// whether the disk has changed the log. Some changed entries are put right, zeros at the end and what
+/// cannot be put right are cut off: repaired_entries and lost_leaves of poet_worker_progress say so.
+/// What the work itself got wrong is not found: for that there is poet_worker_audit.
 ///
 /// options: not needed after the call, nor is what it points to.
 /// worker: receives the handle; the caller closes it with poet_worker_close.
@@ -361,7 +447,9 @@ pub unsafe extern "C" fn poet_worker_open(
     })
 }
 
-/// Closes a worker. Everything is in the log already, durable as far as poet_worker_sync made it.
+/// Closes a worker. Everything is in the log, durable as far as poet_worker_sync made it, unless
+/// poet_worker_advance says that the log cannot be written; then it is tried once more, and what is
+/// missing is made again by the next worker.
 ///
 /// Returns OK, NULL_POINTER, NOT_OPEN, BUSY (another thread works with it: stop that first), PANIC.
 /// Any thread.
@@ -370,7 +458,12 @@ pub extern "C" fn poet_worker_close(worker: *mut poet_worker) -> poet_status {
     call(|| {
         WORKERS.close_if(worker, |worker| match worker.lock() {
             Err(error) if error.status == Busy => Err(error),
-            _ => Ok(()),
+            Err(_) => Ok(()),
+            Ok(mut state) => {
+                // What the disk does not take now is made again by the next worker.
+                drop(state.log.append());
+                Ok(())
+            }
         })
     })
 }
@@ -385,9 +478,14 @@ pub extern "C" fn poet_worker_close(worker: *mut poet_worker) -> poet_status {
 /// advanced: receives why it returned, a poet_advanced. If several reasons meet, a stop goes before
 /// leaves, and leaves before time.
 ///
-/// Returns OK, NULL_POINTER, NOT_OPEN, BUSY, POISONED, IO, OUT_OF_RESOURCES, PANIC. After IO or
-/// OUT_OF_RESOURCES the leaves that were added stay: the next call first appends what is missing in the
-/// log, and then goes on. One thread at a time.
+/// When the log cannot be written, because the disk is full, say, the work goes on all the same: the
+/// leaves were added, advanced is written, and the call returns IO. The entries wait in memory, and every
+/// call tries to write them, also one with leaves 0. When 2^18 entries wait (8 MiB: hours at
+/// subtree_height 12, seconds at 0), the call returns BACKLOG_FULL and adds no leaf that would need
+/// another one: wait a second before the next call. Nothing is lost as long as the worker is open.
+///
+/// Returns OK, NULL_POINTER, NOT_OPEN, BUSY, POISONED, IO, BACKLOG_FULL, OUT_OF_RESOURCES, PANIC. After
+/// OUT_OF_RESOURCES the leaves that were added stay. One thread at a time.
 ///
 /// # Safety
 /// As the header says of pointers.
@@ -403,8 +501,9 @@ pub unsafe extern "C" fn poet_worker_advance(
         let advanced = unsafe { Out::new(advanced, "advanced") }?;
         let time = (time_us != u64::MAX).then(|| Duration::from_micros(time_us));
         WORKERS.with(worker, |worker| {
-            advanced.write(worker.advance(leaves, time)?);
-            Ok(())
+            let (ended, written) = worker.advance(leaves, time)?;
+            advanced.write(ended);
+            Ok(written?)
         })
     })
 }
@@ -418,6 +517,47 @@ pub extern "C" fn poet_worker_stop(worker: *mut poet_worker) -> poet_status {
     call(|| {
         WORKERS.with(worker, |worker| {
             worker.stop.store(true, Relaxed);
+            Ok(())
+        })
+    })
+}
+
+/// Makes the poet_worker_prove or poet_worker_audit that another thread is in return CANCELLED, within
+/// about a millisecond of hashing, or a pass over the log; if none is, the next one returns it. So it does
+/// not matter which of the two calls comes first. Since version 1.1 of the ABI.
+///
+/// Returns OK, NULL_POINTER, NOT_OPEN, POISONED, PANIC. Any thread, also during other calls.
+#[unsafe(no_mangle)]
+pub extern "C" fn poet_worker_cancel(worker: *mut poet_worker) -> poet_status {
+    call(|| {
+        WORKERS.with(worker, |worker| {
+            worker.prove.stop().store(true, Relaxed);
+            Ok(())
+        })
+    })
+}
+
+/// Says what a poet_worker computes with, above all which backends were chosen. Since version 1.1 of the
+/// ABI.
+///
+/// info_size: sizeof(poet_work_info) of the caller. info: receives the answer.
+///
+/// Returns OK, NULL_POINTER, STRUCT_SIZE, NOT_OPEN, POISONED, PANIC. Any thread, also during other calls.
+///
+/// # Safety
+/// As the header says of pointers.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn poet_worker_describe(
+    worker: *const poet_worker,
+    info: *mut poet_work_info,
+    info_size: usize,
+) -> poet_status {
+    call(|| {
+        // SAFETY: the header asks the caller for it.
+        let info = unsafe { Out::new(info, "info") }?;
+        pointer::struct_size::<poet_work_info>(info_size, "poet_work_info")?;
+        WORKERS.with(worker, |worker| {
+            info.write(worker.info);
             Ok(())
         })
     })
@@ -440,10 +580,16 @@ pub unsafe extern "C" fn poet_worker_read_progress(
 ) -> poet_status {
     call(|| {
         // SAFETY: the header asks the caller for it.
-        let progress = unsafe { Out::new(progress, "progress") }?;
-        pointer::struct_size::<poet_worker_progress>(progress_size, "poet_worker_progress")?;
+        let progress = unsafe {
+            OutVersioned::new(
+                progress,
+                progress_size,
+                PROGRESS_SIZE_1_0,
+                "poet_worker_progress",
+            )
+        }?;
         WORKERS.with(worker, |worker| {
-            progress.write(worker.progress());
+            progress.write(&worker.progress());
             Ok(())
         })
     })
@@ -472,7 +618,12 @@ pub unsafe extern "C" fn poet_worker_leaves(
 
 /// Makes what is in the log file durable. After it has returned OK, everything that was appended
 /// before it was called survives a power failure: up to 50 ms of a poet_worker_advance that is running
-/// are not among that. Without a log directory it does nothing.
+/// are not among that. Without a log directory it does nothing. Where nobody calls it,
+/// poet_worker_advance does the same after every 2^17 entries.
+///
+/// IO: the system could not, and may have lost what was written since the last success. That counts as
+/// unwritten then, durable_leaves does not rise, and this call returns IO until poet_worker_advance, which
+/// keeps it in memory, has written it again.
 ///
 /// Returns OK, NULL_POINTER, NOT_OPEN, POISONED, IO, PANIC. Any thread, also during other calls; it may
 /// take long, so a thread of its own is the place for it.
@@ -513,8 +664,13 @@ pub unsafe extern "C" fn poet_worker_root(
 /// proof: receives the handle; the caller closes it with poet_proof_close. It does not depend on the
 /// worker any more.
 ///
+/// It recomputes up to t subtrees of 2^subtree_height leaves and one pass over the log: see GUIDE.md for
+/// how long that takes. poet_worker_cancel stops it. It does not need the disk to take what is missing in
+/// the log.
+///
 /// Returns OK, NULL_POINTER, INVALID_ARGUMENT, NOT_OPEN, BUSY, POISONED, TOO_FEW_LEAVES (fewer than t),
-/// IO, LOG_DAMAGED, OUT_OF_RESOURCES, PANIC. One thread at a time.
+/// IO, LOG_DAMAGED (poet_worker_audit can put it right), CANCELLED, OUT_OF_RESOURCES, PANIC. One thread at
+/// a time.
 ///
 /// # Safety
 /// As the header says of pointers.

@@ -57,13 +57,20 @@ fn function(line: &str) -> Option<&str> {
     (name.starts_with("poet_") && !line.starts_with('#')).then_some(name)
 }
 
+/// Whether a declaration is still what it was. A struct may have got fields at its end.
+fn is_the_same(committed: &str, now: &str) -> bool {
+    let fields = committed.rsplit_once('}').map_or("", |(fields, _)| fields);
+    let is_struct = committed.starts_with("typedef struct") && !fields.is_empty();
+    committed == now || is_struct && now.starts_with(fields)
+}
+
 #[test]
 fn the_header_declares_what_is_committed() {
     let declared = declarations();
     let committed: Vec<_> = COMMITTED.lines().collect();
     let gone: Vec<_> = committed
         .iter()
-        .filter(|line| !declared.iter().any(|declared| declared == *line))
+        .filter(|line| !declared.iter().any(|now| is_the_same(line, now)))
         .collect();
     assert!(
         gone.is_empty(),

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use poet_conformance::{reference, vectors};
 use poet_engine::{
     Claim, LABEL_DEPTH, LogRead, MAX_PROVEN_LEAVES, Node, Proof, ProveError, ProveProgress,
-    SubtreeHeight, T, Tree, TreeError, VerifyError, Work, WorkFunction, height, membership, prove,
-    proven_indices, resume, run, verify, verify_many,
+    RoundWork, SubtreeHeight, T, Tree, TreeError, VerifyError, Work, WorkFunction, height,
+    membership, prove, proven_indices, run, verify, verify_many,
 };
 use proptest::prelude::*;
 
@@ -381,7 +381,9 @@ fn a_wrong_entry_is_noticed_when_its_subtree_is_shown() {
         // The work goes on from the wrong entry, so the tree is consistent with it.
         let mut wrong = log[..=entry].to_vec();
         wrong[entry][9] ^= 4;
-        let mut tree = resume(&work, b"", k, &mut &wrong[..]).unwrap();
+        let mut tree = RoundWork::new(&work, b"", k)
+            .resume(&mut &wrong[..])
+            .unwrap();
         let target = AtomicU64::new(2_000);
         run(&mut tree, k, &target, &AtomicU64::new(0), |root| {
             wrong.push(root);
@@ -465,7 +467,9 @@ fn a_log_over_many_chunks_gives_the_same_proof() {
     for k in [1, 2, 5, 10] {
         let (tree, log) = grow(&work, b"chunks", leaves, k);
         assert_eq!(proof(&tree, &log, k, 3).unwrap(), expected, "k {k}");
-        let resumed = resume(&work, b"chunks", subtree_height(k), &mut &log[..]).unwrap();
+        let resumed = RoundWork::new(&work, b"chunks", subtree_height(k))
+            .resume(&mut &log[..])
+            .unwrap();
         assert_eq!(resumed.leaves(), leaves >> k << k);
         assert!(tree.parked().ends_with(resumed.parked()));
     }
@@ -489,7 +493,9 @@ impl LogRead for Claims {
 fn a_log_longer_than_any_tree_is_refused() {
     let work = fast_work(WorkFunction::Sha256, 1);
     for entries in [u64::MAX, 1 << 60, (1 << 32) + 1] {
-        let error = resume(&work, b"", subtree_height(24), &mut Claims(entries)).unwrap_err();
+        let error = RoundWork::new(&work, b"", subtree_height(24))
+            .resume(&mut Claims(entries))
+            .unwrap_err();
         assert!(error.to_string().contains("more than"), "{error}");
     }
 }
@@ -515,7 +521,7 @@ proptest! {
             run(&mut tree, subtree_height(k), &target, &progress, |root| log.push(root));
             if stop < leaves {
                 // Everything but the log is lost.
-                tree = resume(&work, &statement, subtree_height(k), &mut &log[..]).unwrap();
+                tree = RoundWork::new(&work, &statement, subtree_height(k)).resume(&mut &log[..]).unwrap();
                 prop_assert_eq!(tree.leaves(), (log.len() as u64) << k);
             }
         }

@@ -9,7 +9,7 @@ use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use poet_conformance::reference;
 use poet_engine::file::FileLog;
-use poet_engine::{LogHeader, LogRead, Node, SubtreeHeight, Work, WorkFunction, resume};
+use poet_engine::{LogHeader, LogRead, Node, RoundWork, SubtreeHeight, Work, WorkFunction};
 use poet_fuzz::KERNELS;
 
 #[derive(Arbitrary, Debug)]
@@ -47,8 +47,9 @@ impl Header<'_> {
         SubtreeHeight::new(u32::from(self.subtree_height % 25)).expect("up to 24")
     }
 
-    fn header(&self) -> LogHeader {
-        LogHeader::new(&self.work(), self.statement, self.subtree_height())
+    fn header(&self) -> [u8; LogHeader::BYTES] {
+        let work = self.work();
+        RoundWork::new(&work, self.statement, self.subtree_height()).header_bytes()
     }
 }
 
@@ -68,15 +69,13 @@ fn content(file: &mut File) -> Vec<u8> {
 
 fuzz_target!(|input: Input| {
     let work = input.wanted.work();
-    let sha256 = work.kernels().sha256;
-    let wanted = input.wanted.header();
-    let header = wanted.encode(sha256);
-    let mut bytes = input
-        .found
-        .unwrap_or(input.wanted)
-        .header()
-        .encode(sha256)
-        .to_vec();
+    let wanted = RoundWork::new(
+        &work,
+        input.wanted.statement,
+        input.wanted.subtree_height(),
+    );
+    let header = wanted.header_bytes();
+    let mut bytes = input.found.unwrap_or(input.wanted).header().to_vec();
     if let Some((at, bit)) = input.flip {
         bytes[usize::from(at) % LogHeader::BYTES] ^= 1 << (bit % 8);
     }
@@ -86,7 +85,7 @@ fuzz_target!(|input: Input| {
     }
 
     let mut copy = file(&bytes);
-    let opened = FileLog::in_file(copy.try_clone().expect("a handle"), &wanted, sha256);
+    let opened = FileLog::in_file(copy.try_clone().expect("a handle"), &wanted);
     let Ok(mut log) = opened else {
         assert!(!bytes.starts_with(&header) && !header.starts_with(&bytes));
         assert_eq!(content(&mut copy), bytes, "a refused log was changed");
@@ -109,8 +108,7 @@ fuzz_target!(|input: Input| {
     assert_eq!(content(&mut copy), cut);
 
     let statement = input.wanted.statement;
-    let tree = resume(&work, statement, input.wanted.subtree_height(), &mut log);
-    let tree = tree.expect("a short log");
+    let tree = wanted.resume(&mut log).expect("a short log");
     assert_eq!(tree.parked(), reference::parked(statement, entries));
 
     log.append(&[[1; 32], [2; 32]]).expect("memory");

@@ -104,6 +104,15 @@ pub(crate) fn describe(work: *mut poet_work) -> poet_work_info {
     unsafe { info.assume_init() }
 }
 
+pub(crate) fn describe_worker(worker: *mut poet_worker) -> poet_work_info {
+    let mut info = MaybeUninit::uninit();
+    let size = size_of::<poet_work_info>();
+    // SAFETY: there is room.
+    ok(unsafe { poet_worker_describe(worker, info.as_mut_ptr(), size) });
+    // SAFETY: the call was successful.
+    unsafe { info.assume_init() }
+}
+
 #[track_caller]
 pub(crate) fn encode(proof: *mut poet_proof) -> Vec<u8> {
     let mut length = 0;

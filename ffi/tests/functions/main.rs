@@ -8,4 +8,5 @@
 
 mod bad_input;
 mod common;
+mod disk;
 mod round;

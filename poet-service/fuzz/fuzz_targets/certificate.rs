@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use parity_scale_codec::{Compact, Decode as _, Encode as _};
-use poet_service::{
+use poet_proto::{
     certificate::{Certificate, Certifier, SignedCertificate},
     identity::PublicKey,
 };

@@ -2,7 +2,7 @@
 //! can be written as a file again, which says the same; and of each option the last line counts.
 #![no_main]
 
-use std::{fs::File, io::Write as _, os::fd::AsRawFd as _, path::PathBuf};
+use std::{fs::File, io::Write as _, os::fd::AsRawFd as _};
 
 use libfuzzer_sys::fuzz_target;
 use poet_service::{
@@ -14,11 +14,11 @@ fn load(content: &[u8]) -> Result<Vec<Effective>, ConfigError> {
     let file = memfd::MemfdOptions::new().create("config").expect("memory");
     let mut file: File = file.into_file();
     file.write_all(content).expect("memory");
-    let args = ServerArgs {
-        configfile: Some(PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))),
-        poetdir: Some(PathBuf::from("/poet")),
-        ..ServerArgs::default()
-    };
+    let args = ServerArgs::parse([
+        format!("--configfile=/proc/self/fd/{}", file.as_raw_fd()),
+        "--poetdir=/poet".to_owned(),
+    ])
+    .expect("options");
     Config::explain(args).map(|(_, effective)| effective)
 }
 

@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
-use poet_service::duration::{DurationError, format_go, parse_go};
+use poet_proto::duration::{DurationError, format_go, parse_go};
 
 #[derive(Arbitrary, Debug)]
 enum Input<'a> {

@@ -4,15 +4,13 @@
 
 use jiff::Timestamp;
 use libfuzzer_sys::fuzz_target;
-use poet_service::{
-    api::{
-        error::ApiError,
-        grpc::{
-            proto::{ProofRequest, SubmitRequest},
-            unary_message,
-        },
+use poet_proto::messages;
+use poet_service::api::{
+    error::ApiError,
+    grpc::{
+        proto::{ProofRequest, SubmitRequest},
+        unary_message,
     },
-    registration,
 };
 use poet_service_fuzz::decoded;
 use prost_reflect::prost::Message;
@@ -37,7 +35,7 @@ fn body(body: &[u8]) {
     let Some(request) = request else { return };
     let deadline = request.deadline;
     let exists = deadline.is_none_or(|time| Timestamp::new(time.seconds, time.nanos).is_ok());
-    let taken = registration::SubmitRequest::try_from(request.clone());
+    let taken = messages::SubmitRequest::try_from(request.clone());
     assert_eq!(taken.is_ok(), exists, "{taken:?}");
     if let Ok(taken) = taken {
         assert_eq!(taken.deadline.is_some(), deadline.is_some());

@@ -7,7 +7,7 @@ use std::{fs, path::PathBuf, sync::LazyLock};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ed25519_dalek::{SigningKey, VerifyingKey};
 use libfuzzer_sys::fuzz_target;
-use poet_service::{
+use poet_proto::{
     certificate::{TrustedKeysError, parse_public_key, read_trusted_keys},
     identity::PrivateKey,
 };

@@ -3,7 +3,7 @@
 #![no_main]
 
 // The reader belongs to the program, not to the library.
-#[path = "../../src/cli/proof_file.rs"]
+#[path = "../../server/src/cli/proof_file.rs"]
 #[allow(dead_code)]
 mod proof_file;
 

@@ -4,9 +4,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use poet_service::{
-    api::{error::ApiError, json::submit_request},
-    registration::SubmitRequest,
+use poet_proto::{
+    json::{Malformed, submit_request},
+    messages::SubmitRequest,
 };
 use poet_service_fuzz::{canonical, reflected};
 
@@ -16,11 +16,10 @@ const YEAR_1: &str = "0001-01-01T00:00:00Z";
 fuzz_target!(|body: &[u8]| {
     let request = match submit_request(body) {
         Ok(request) => request,
-        Err(ApiError::Malformed(message)) => {
+        Err(Malformed(message)) => {
             assert!(!message.is_empty() && message.len() < 1000, "{message}");
             return;
         }
-        Err(other) => panic!("{other}"),
     };
     if body.trim_ascii().is_empty() {
         assert_eq!(request, SubmitRequest::default());

@@ -10,9 +10,8 @@ use base64::{
 use jiff::Timestamp;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
-use poet_service::{
-    api::json::submit_request, certificate::SignedCertificate, pow::PowParams,
-    registration::SubmitRequest,
+use poet_proto::{
+    certificate::SignedCertificate, json::submit_request, messages::SubmitRequest, pow::PowParams,
 };
 use poet_service_fuzz::{canonical, reflected};
 use serde_json::Value;

@@ -7,9 +7,8 @@
 use std::sync::LazyLock;
 
 use jiff::Timestamp;
-use poet_service::{
-    api::grpc::proto, certificate::SignedCertificate, pow::PowParams, registration::SubmitRequest,
-};
+use poet_proto::{certificate::SignedCertificate, messages::SubmitRequest, pow::PowParams};
+use poet_service::api::grpc::proto;
 use prost_reflect::{
     DescriptorPool, DeserializeOptions, DynamicMessage, MessageDescriptor, prost::Message as _,
 };

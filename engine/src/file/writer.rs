@@ -1,0 +1,217 @@
+//! The thread that writes a log.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use super::{DurableLog, FileLog};
+use crate::{LogError, Node};
+
+/// Entries that may wait for the thread, and again as many for the disk: 8 MiB each, hours of a long
+/// round, seconds of a short one.
+const QUEUE_ENTRIES: usize = 1 << 18;
+/// Entries that the thread takes at once.
+const TAKE: usize = 4096;
+/// How often the thread looks for entries.
+const POLL: Duration = Duration::from_millis(20);
+/// How long an entry may wait to become durable.
+const SYNC_INTERVAL: Duration = Duration::from_millis(250);
+/// How long the thread waits after a failure.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Appends entries to a log in a thread of its own, so that the hashing thread never waits for the
+/// disk: entries go through a queue without lock or system call. Entries are durable about a quarter
+/// of a second after they were pushed.
+///
+/// When the disk fails, the thread keeps the entries ([`DurableLog`]) and tries again every second
+/// ([`LogMonitor::error`] says why); only a full queue makes the hashing thread wait. A writer that is
+/// dropped writes what it has and ends by itself.
+#[derive(Debug)]
+pub struct LogWriter {
+    queue: rtrb::Producer<Node>,
+    /// An entry did not get into the queue; none after it may.
+    given_up: bool,
+    monitor: LogMonitor,
+    thread: Thread,
+    finished: mpsc::Receiver<Result<FileLog, LogError>>,
+}
+
+/// What other threads may see of a [`LogWriter`], and say to it.
+#[derive(Clone, Debug)]
+pub struct LogMonitor(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    durable: AtomicU64,
+    error: Mutex<Option<String>>,
+    /// The queue is not to be waited for any more.
+    give_up: AtomicBool,
+}
+
+impl LogWriter {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When the system refuses it, or entries that are in `log` cannot be made durable.
+    pub fn spawn(log: FileLog) -> Result<Self, LogError> {
+        let (queue, entries) = rtrb::RingBuffer::new(QUEUE_ENTRIES);
+        let view = log.view();
+        let log = DurableLog::new(log, QUEUE_ENTRIES)?;
+        let monitor = LogMonitor(Arc::new(Shared {
+            durable: AtomicU64::new(log.durable_entries()),
+            error: Mutex::new(None),
+            give_up: AtomicBool::new(false),
+        }));
+        let (finish, finished) = mpsc::sync_channel(1);
+        let thread = thread::Builder::new()
+            .name("poet-log".into())
+            .spawn({
+                let monitor = monitor.clone();
+                // If nobody waits for the log, it is closed.
+                move || drop(finish.send(write(log, entries, &monitor)))
+            })
+            .map_err(|cause| view.error("start the writer of", cause))?;
+        Ok(Self {
+            queue,
+            given_up: false,
+            monitor,
+            thread: thread.thread().clone(),
+            finished,
+        })
+    }
+
+    /// A view for other threads.
+    #[must_use]
+    pub fn monitor(&self) -> LogMonitor {
+        self.monitor.clone()
+    }
+
+    /// Hands an entry to the thread. Waits only when the queue is full, and until
+    /// [`LogMonitor::give_up`].
+    pub fn push(&mut self, mut entry: Node) {
+        if self.given_up {
+            return;
+        }
+        while let Err(rtrb::PushError::Full(refused)) = self.queue.push(entry) {
+            let nobody_writes = self.queue.is_abandoned();
+            if nobody_writes || self.monitor.0.give_up.load(Relaxed) {
+                // `finish` says so.
+                self.given_up = true;
+                return;
+            }
+            entry = refused;
+            thread::sleep(POLL);
+        }
+    }
+
+    /// Waits until everything is durable, and returns the log.
+    ///
+    /// # Errors
+    /// When the last try to write what was still waiting failed, or entries were given up.
+    pub fn finish(self) -> Result<FileLog, LogError> {
+        self.finish_within(Duration::MAX)
+    }
+
+    /// As [`LogWriter::finish`], for at most `patience`. After that the thread is left to itself: it
+    /// keeps the log, and its lock, until the disk answers, or the process ends.
+    ///
+    /// # Errors
+    /// As [`LogWriter::finish`], and when the time is up.
+    pub fn finish_within(self, patience: Duration) -> Result<FileLog, LogError> {
+        drop(self.queue);
+        self.thread.unpark();
+        let log = match self.finished.recv_timeout(patience) {
+            Ok(result) => result?,
+            Err(RecvTimeoutError::Timeout) => return Err(LogError::TimedOut),
+            Err(RecvTimeoutError::Disconnected) => return Err(LogError::WriterStopped),
+        };
+        if self.given_up {
+            return Err(LogError::GivenUp);
+        }
+        Ok(log)
+    }
+}
+
+impl LogMonitor {
+    /// Entries that would survive a power failure now.
+    #[must_use]
+    pub fn durable_entries(&self) -> u64 {
+        self.0.durable.load(Relaxed)
+    }
+
+    /// Why entries cannot be written at the moment; `None` when they can.
+    #[must_use]
+    pub fn error(&self) -> Option<String> {
+        self.0
+            .error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Stops waiting for room in the queue: for a process that is to end although the disk is full.
+    /// The first entry that does not fit is given up, with all that come after it. The log stays right:
+    /// the work can be done again from where it ends.
+    pub fn give_up(&self) {
+        self.0.give_up.store(true, Relaxed);
+    }
+}
+
+/// The thread.
+fn write(
+    mut log: DurableLog,
+    mut queue: rtrb::Consumer<Node>,
+    monitor: &LogMonitor,
+) -> Result<FileLog, LogError> {
+    let mut last_sync = Instant::now();
+    loop {
+        // The other end of the queue is gone. Asked before the queue is written, so that nothing
+        // can come after this.
+        let finished = queue.is_abandoned();
+        let mut result = take(&mut log, &mut queue);
+        if result.is_ok() && (finished || last_sync.elapsed() >= SYNC_INTERVAL) {
+            result = log.sync();
+            last_sync = Instant::now();
+        }
+        monitor.0.durable.store(log.durable_entries(), Relaxed);
+        let wait = if result.is_ok() { POLL } else { RETRY };
+        *monitor
+            .0
+            .error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) =
+            result.as_ref().err().map(ToString::to_string);
+        if finished {
+            let empty = queue.is_empty();
+            return result.and_then(|()| match empty {
+                true => log.finish(),
+                false => Err(LogError::GivenUp),
+            });
+        }
+        thread::park_timeout(wait);
+    }
+}
+
+/// Takes the entries out of the queue and writes them.
+fn take(log: &mut DurableLog, queue: &mut rtrb::Consumer<Node>) -> Result<(), LogError> {
+    loop {
+        let mut room = log.reserve(TAKE);
+        if room == 0 {
+            log.sync()?;
+            room = log.reserve(TAKE);
+        }
+        let count = queue.slots().min(room);
+        if let Ok(entries) = queue.read_chunk(count) {
+            for entry in entries {
+                let pushed = log.push(entry);
+                debug_assert!(pushed.is_ok(), "there is room");
+            }
+        }
+        log.write()?;
+        if count == 0 {
+            return Ok(());
+        }
+    }
+}

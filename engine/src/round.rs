@@ -1,0 +1,162 @@
+//! What a log is the log of.
+
+use core::sync::atomic::AtomicU64;
+
+use crate::log::{LogError, LogHeader, LogRead, SubtreeHeight};
+use crate::tree::{MAX_LEAVES, Tree};
+use crate::upper::absorb;
+use crate::{Node, Work, run};
+
+/// The work on a statement, and the height of the subtrees whose roots its log keeps: everything that
+/// one has to know of a round to go on with it.
+#[derive(Clone, Copy, Debug)]
+pub struct RoundWork<'a> {
+    work: &'a Work,
+    statement: &'a [u8],
+    subtree_height: SubtreeHeight,
+}
+
+impl<'a> RoundWork<'a> {
+    /// `work` on `statement`, with a log of subtrees of `subtree_height`.
+    #[must_use]
+    pub fn new(work: &'a Work, statement: &'a [u8], subtree_height: SubtreeHeight) -> Self {
+        Self {
+            work,
+            statement,
+            subtree_height,
+        }
+    }
+
+    /// The work function.
+    #[must_use]
+    pub fn work(&self) -> &'a Work {
+        self.work
+    }
+
+    /// What the work is bound to.
+    #[must_use]
+    pub fn statement(&self) -> &'a [u8] {
+        self.statement
+    }
+
+    /// The height of the subtrees whose roots the log keeps.
+    #[must_use]
+    pub fn subtree_height(&self) -> SubtreeHeight {
+        self.subtree_height
+    }
+
+    /// The same with a log of subtrees of another height. The roots that an auditor keeps are such a
+    /// log ([`Auditor::root_height`](crate::audit::Auditor::root_height)).
+    #[must_use]
+    pub fn with_subtree_height(self, subtree_height: SubtreeHeight) -> Self {
+        Self {
+            subtree_height,
+            ..self
+        }
+    }
+
+    /// The header of the log.
+    #[must_use]
+    pub fn header(&self) -> LogHeader {
+        LogHeader::new(self.work, self.statement, self.subtree_height)
+    }
+
+    /// The header, as its bytes stand in a log.
+    #[must_use]
+    pub fn header_bytes(&self) -> [u8; LogHeader::BYTES] {
+        self.header().encode(self.work.kernels().sha256)
+    }
+
+    /// The tree of all leaves that the log stands for: where the work goes on. The log is trusted.
+    ///
+    /// # Errors
+    /// When the log cannot be read, or is longer than a tree may be.
+    pub fn resume(&self, log: &mut dyn LogRead) -> Result<Tree, LogError> {
+        let entries = log.entries();
+        self.resume_at(log, entries)
+    }
+
+    /// The tree of the leaves that the first `entries` entries of the log stand for.
+    fn resume_at(&self, log: &mut dyn LogRead, entries: u64) -> Result<Tree, LogError> {
+        self.check_length(entries)?;
+        let mut tree = Tree::new(self.work, self.statement);
+        absorb(&mut tree, self.subtree_height, log, entries, 1, &mut ())?;
+        Ok(tree)
+    }
+
+    fn check_length(&self, entries: u64) -> Result<(), LogError> {
+        if entries > MAX_LEAVES >> self.subtree_height.get() {
+            return Err(LogError::TooLong { entries });
+        }
+        Ok(())
+    }
+
+    /// Makes entry number `entry` once more, from those before it, which are trusted. It takes as long
+    /// as the work on one subtree, and one pass over the log.
+    ///
+    /// # Errors
+    /// When the log cannot be read, or is longer than a tree may be.
+    pub fn recompute_entry(&self, log: &mut dyn LogRead, entry: u64) -> Result<Node, LogError> {
+        let mut tree = self.resume_at(log, entry)?;
+        Ok(self.next_entry(&mut tree))
+    }
+
+    /// Adds the leaves of the next subtree to `tree`, and returns its root.
+    fn next_entry(&self, tree: &mut Tree) -> Node {
+        let target = AtomicU64::new(tree.leaves() + self.subtree_height.leaves());
+        let mut made = Node::default();
+        run(
+            tree,
+            self.subtree_height,
+            &target,
+            &AtomicU64::new(0),
+            |root| made = root,
+        );
+        made
+    }
+
+    /// As [`RoundWork::resume`], if the last entry is what follows from those before it; which no
+    /// longer holds when any of them has changed since they were made. Takes as long as the work on
+    /// one subtree, too.
+    ///
+    /// # Errors
+    /// As [`RoundWork::resume`].
+    pub fn resume_checked(&self, log: &mut dyn LogRead) -> Result<Option<Tree>, LogError> {
+        let entries = log.entries();
+        let Some(last) = entries.checked_sub(1) else {
+            return self.resume(log).map(Some);
+        };
+        self.check_length(entries)?;
+        let mut tree = self.resume_at(log, last)?;
+        let mut entry = [Node::default()];
+        log.read(last, &mut entry)?;
+        Ok((self.next_entry(&mut tree) == entry[0]).then_some(tree))
+    }
+
+    /// An entry that is not what follows from those before it, which are: the first one, if entries
+    /// have changed since they were made. The last entry of the log must be wrong.
+    ///
+    /// # Errors
+    /// As [`RoundWork::resume`].
+    pub fn first_wrong(&self, log: &mut dyn LogRead) -> Result<u64, LogError> {
+        // Behind a changed entry, no other one follows from those before it. It is likely to be near the
+        // end.
+        let (mut first, mut wrong) = (0, log.entries().saturating_sub(1));
+        let mut step = 1;
+        while first < wrong {
+            let middle = match wrong.checked_sub(step) {
+                Some(before) if first == 0 => before,
+                _ => first + (wrong - first) / 2,
+            };
+            let mut entry = [Node::default()];
+            log.read(middle, &mut entry)?;
+            if self.recompute_entry(log, middle)? == entry[0] {
+                first = middle + 1;
+            } else {
+                wrong = middle;
+                step *= 2;
+            }
+        }
+        Ok(wrong)
+    }
+}

@@ -1,0 +1,703 @@
+//! What is wrong with the directories of a server that does not run, and what can be put right.
+//!
+//! The database is looked at first: whether SQLite finds it whole, whose it is, and what it says of
+//! each round. All else follows from it. The members of a round give the statement that its work is
+//! bound to; the statement tells whether a tree log is the round's; the entries of a log are
+//! recomputed from those before them; and a published proof is verified.
+//!
+//! Repairing never destroys: what is replaced is kept under a name with the time in it. What only a
+//! backup can give back is said, not guessed.
+
+mod tree_log;
+
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write as _},
+    fs,
+    io::{self, Write},
+    path::PathBuf,
+};
+
+use poet_engine::{LogError, T, Work, file::FileLog, membership, verify};
+use poet_proto::identity::PrivateKey;
+use poet_rounds::{
+    round_files::{self, ROUNDS_FOLDER},
+    schedule::Schedule,
+    storage::{Execution, RoundRecord, Setting},
+    worker::MAX_UNSYNCED_LEAVES,
+};
+use poet_storage::{
+    DatabaseError, LogDamage, SqliteStorage,
+    directory::{self, Directories, DirectoryError},
+    keep_damaged_log, log_damage,
+};
+use rusqlite::Connection;
+
+use self::tree_log::{State, Thoroughness, TreeLog, Wrong, put_back, set_aside};
+
+/// What to look at, and how.
+#[derive(Clone, Debug)]
+pub struct Examination {
+    /// What is examined.
+    pub directories: Directories,
+    /// Whether all entries of tree logs are recomputed, or a sample.
+    pub full: bool,
+    /// Whether to put right what can be.
+    pub repair: bool,
+    /// Threads that recompute.
+    pub threads: usize,
+}
+
+/// What was found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Diagnosis {
+    /// Things that are damaged.
+    pub damaged: u32,
+    /// How many of them a repair can put right.
+    pub repairable: u32,
+    /// How many of them were put right.
+    pub repaired: u32,
+}
+
+impl Diagnosis {
+    /// Whether nothing is damaged any more.
+    pub fn sound(&self) -> bool {
+        self.damaged == self.repaired
+    }
+}
+
+impl fmt::Display for Diagnosis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            damaged,
+            repairable,
+            repaired,
+        } = self;
+        match (damaged, repaired, repairable) {
+            (0, ..) => f.write_str("sound"),
+            (_, 0, 0) => write!(f, "damaged: {damaged}, which --repair cannot put right"),
+            (_, 0, _) => write!(
+                f,
+                "damaged: {damaged}, of which --repair can put right {repairable}"
+            ),
+            _ => write!(f, "damaged: {damaged}, of which {repaired} were put right"),
+        }
+    }
+}
+
+/// Why nothing could be found out.
+#[derive(Debug, thiserror::Error)]
+pub enum DoctorError {
+    /// There is nothing to look at.
+    #[error("--dbdir {0} holds no database: expected the directory of a server")]
+    NoDatabase(PathBuf),
+    /// A server runs, or the directories cannot be used.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// The database belongs to another version of the program.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// A file cannot be read or written.
+    #[error("cannot {action} {path}: {cause}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Why not.
+        cause: io::Error,
+    },
+    /// A tree log cannot be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The report cannot be written.
+    #[error("cannot write the report: {0}")]
+    Report(io::Error),
+}
+
+/// Looks at the directories, and writes what it finds to `report` as it finds it.
+///
+/// # Errors
+/// When that is not possible; what was found until then has been written.
+pub fn examine(
+    examination: &Examination,
+    work: &Work,
+    report: &mut dyn Write,
+) -> Result<Diagnosis, DoctorError> {
+    let database = examination.directories.database();
+    if !examination.directories.dbdir.is_dir() {
+        return Err(DoctorError::NoDatabase(
+            examination.directories.dbdir.clone(),
+        ));
+    }
+    let locks = examination.directories.lock_existing()?;
+    let mut doctor = Doctor {
+        examination,
+        work,
+        database,
+        report,
+        diagnosis: Diagnosis::default(),
+    };
+    doctor.examine()?;
+    let diagnosis = doctor.diagnosis;
+    doctor.line(&diagnosis.to_string())?;
+    drop(locks);
+    Ok(diagnosis)
+}
+
+struct Doctor<'a> {
+    examination: &'a Examination,
+    work: &'a Work,
+    database: PathBuf,
+    report: &'a mut dyn Write,
+    diagnosis: Diagnosis,
+}
+
+/// A round that is not published.
+struct Unfinished {
+    execution: Execution,
+    /// Whether it has a log.
+    log: bool,
+}
+
+impl Doctor<'_> {
+    fn line(&mut self, text: &str) -> Result<(), DoctorError> {
+        writeln!(self.report, "{text}").map_err(DoctorError::Report)
+    }
+
+    fn fine(&mut self, text: &str) -> Result<(), DoctorError> {
+        self.line(&format!("  ok        {text}"))
+    }
+
+    fn note(&mut self, text: &str) -> Result<(), DoctorError> {
+        self.line(&format!("  note      {text}"))
+    }
+
+    /// Something is damaged, and there is nothing to repair it from.
+    fn damaged(&mut self, text: &str, advice: &str) -> Result<(), DoctorError> {
+        self.diagnosis.damaged += 1;
+        self.line(&format!("  DAMAGED   {text}"))?;
+        self.line(&format!("            {advice}"))
+    }
+
+    /// Something is damaged that can be put right: by `repair`, which says what it did.
+    fn repairable(
+        &mut self,
+        text: &str,
+        remedy: &str,
+        repair: impl FnOnce() -> Result<String, DoctorError>,
+    ) -> Result<(), DoctorError> {
+        self.diagnosis.damaged += 1;
+        self.diagnosis.repairable += 1;
+        self.line(&format!("  DAMAGED   {text}"))?;
+        if !self.examination.repair {
+            return self.line(&format!("            --repair: {remedy}"));
+        }
+        let done = repair()?;
+        self.diagnosis.repaired += 1;
+        self.line(&format!("  repaired  {done}"))
+    }
+
+    fn examine(&mut self) -> Result<(), DoctorError> {
+        let name = self.database.display().to_string();
+        self.line(&format!("database {name}"))?;
+        self.fine("no server uses it")?;
+        let owner = directory::owner(&self.examination.directories.datadir)
+            .map_err(|cause| self.io("read", &self.examination.directories.datadir, cause))?;
+        let bytes = fs::metadata(&self.database).map_or(0, |metadata| metadata.len());
+        if bytes == 0 {
+            return self.no_database(owner);
+        }
+        self.write_ahead_log()?;
+        let storage = match SqliteStorage::open_to_read(&self.database) {
+            Ok(storage) => storage,
+            // A database without tables.
+            Err(DatabaseError::Schema { found: 0, .. }) => return self.no_database(owner),
+            Err(error @ DatabaseError::Schema { .. }) => return Err(error.into()),
+            Err(error) => return self.unreadable_database(&error),
+        };
+        match storage.damage() {
+            Ok(damage) if damage.is_empty() => {
+                self.fine("SQLite finds it whole, and its tables are as they were made")?;
+            }
+            Ok(damage) => {
+                self.damaged(&format!("SQLite: {}", damage.join("; ")), RESTORE_DATABASE)?;
+            }
+            Err(error) => return self.unreadable_database(&error),
+        }
+        self.settings(&storage, owner)?;
+        self.rounds(&storage)
+    }
+
+    fn no_database(&mut self, owner: Option<String>) -> Result<(), DoctorError> {
+        let Some(owner) = owner else {
+            return Err(DoctorError::NoDatabase(
+                self.examination.directories.dbdir.clone(),
+            ));
+        };
+        self.damaged(
+            &format!("it is gone, or empty; it was that of the server with public key {owner}"),
+            "Restore it from a backup: with it went the key and the registrations.",
+        )
+    }
+
+    fn io(&self, action: &'static str, path: &std::path::Path, cause: io::Error) -> DoctorError {
+        DoctorError::Io {
+            action,
+            path: path.to_owned(),
+            cause,
+        }
+    }
+
+    fn unreadable_database(&mut self, error: &DatabaseError) -> Result<(), DoctorError> {
+        self.damaged(&error.to_string(), RESTORE_DATABASE)
+    }
+
+    fn write_ahead_log(&mut self) -> Result<(), DoctorError> {
+        let found = log_damage(&self.database)
+            .map_err(|cause| self.io("read the log of", &self.database, cause))?;
+        let Some(LogDamage {
+            frame,
+            transactions,
+        }) = found
+        else {
+            return Ok(());
+        };
+        let database = self.database.clone();
+        self.repairable(
+            &format!(
+                "its log (-wal) is wrong from frame {frame} on, with {transactions} whole \
+                 transactions: registrations that were acknowledged shortly before the server \
+                 ended may be lost"
+            ),
+            "keeps a copy and goes on with what is right in it",
+            || {
+                let kept = keep_damaged_log(&database)?;
+                let connection = Connection::open(&database).map_err(DatabaseError::from)?;
+                connection
+                    .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+                    .map_err(DatabaseError::from)?;
+                let kept = kept.unwrap_or_default();
+                Ok(format!(
+                    "what was right is in it; original: {}",
+                    kept.display()
+                ))
+            },
+        )
+    }
+
+    fn settings(
+        &mut self,
+        storage: &SqliteStorage,
+        owner: Option<String>,
+    ) -> Result<(), DoctorError> {
+        match storage.setting(Setting::PrivateKey) {
+            Ok(Some(bytes)) => match (PrivateKey::from_bytes(&bytes), owner) {
+                (Ok(key), owner) => {
+                    let key = directory::owner_text(&key.public());
+                    match owner {
+                        Some(owner) if owner != key => self.damaged(
+                            &format!(
+                                "its public key is {key}, but {} holds the work of {owner}",
+                                self.examination.directories.datadir.display()
+                            ),
+                            "Give --dbdir and --datadir of one server.",
+                        )?,
+                        _ => self.fine(&format!("public key {key}"))?,
+                    }
+                }
+                (Err(error), _) => self.damaged(
+                    &format!("the private key: {error}"),
+                    "Restore the database from a backup.",
+                )?,
+            },
+            Ok(None) => self.note("it has no key yet: the server was never up")?,
+            Err(error) => self.unreadable_database(&error)?,
+        }
+        match storage.setting(Setting::Schedule) {
+            Ok(None) => {}
+            Ok(Some(bytes)) => match read_schedule(&bytes) {
+                Some(schedule) => self.fine(&format!("schedule {schedule}"))?,
+                None => self.damaged(
+                    "the schedule cannot be read",
+                    "Restore the database from a backup.",
+                )?,
+            },
+            Err(error) => self.unreadable_database(&error)?,
+        }
+        match storage.pow_challenges() {
+            Ok(_) => Ok(()),
+            Err(error) => self.unreadable_database(&error),
+        }
+    }
+
+    fn rounds(&mut self, storage: &SqliteStorage) -> Result<(), DoctorError> {
+        let read = || {
+            let mut records = storage.newest_rounds(usize::MAX)?;
+            records.reverse();
+            let unfinished = storage.unfinished_rounds()?;
+            let settled = unfinished
+                .into_iter()
+                .filter_map(|round| Some((round.round, round.execution?)));
+            Ok::<_, DatabaseError>((records, settled.collect::<BTreeMap<_, _>>()))
+        };
+        let (records, mut settled) = match read() {
+            Ok(read) => read,
+            Err(error) => return self.unreadable_database(&error),
+        };
+        let mut unfinished = BTreeMap::new();
+        for record in records {
+            let execution = settled.remove(&record.round);
+            let state = match (&record.published, &execution) {
+                (Some(_), _) => "published",
+                (None, Some(_)) => "being worked on",
+                (None, None) => "open, or closed and not yet begun",
+            };
+            self.line(&format!("round {}, {state}", record.round))?;
+            self.members(storage, &record, execution.as_ref())?;
+            if let Some(execution) = execution {
+                unfinished.insert(
+                    record.round,
+                    Unfinished {
+                        execution,
+                        log: false,
+                    },
+                );
+            }
+        }
+        self.logs(&mut unfinished)
+    }
+
+    /// The members of a round, and what follows from them.
+    fn members(
+        &mut self,
+        storage: &SqliteStorage,
+        record: &RoundRecord,
+        execution: Option<&Execution>,
+    ) -> Result<(), DoctorError> {
+        let read = || {
+            Ok::<_, DatabaseError>((
+                storage.members(record.round)?,
+                storage.changed_registrations(record.round)?,
+            ))
+        };
+        let (members, changed) = match read() {
+            Ok(read) => read,
+            Err(error) => return self.unreadable_database(&error),
+        };
+        if changed.count > 0 {
+            self.damaged(
+                &format!(
+                    "of its registrations, {} have changed since they were stored",
+                    changed.count
+                ),
+                &format!(
+                    "What they were is known of {}, and the server goes on with that. Check the disk \
+                     and the memory, and restore the database from a backup.",
+                    changed.known
+                ),
+            )?;
+        }
+        if record.published.is_some() {
+            return match storage.proof(record.round) {
+                Ok(Some(published)) => {
+                    // With challenges of other lengths only the original server knows how it came
+                    // to the statement.
+                    let odd = !published.odd_members.is_empty();
+                    let statement = if odd {
+                        published.statement
+                    } else {
+                        membership::root(&published.members).to_vec()
+                    };
+                    let verified =
+                        verify(self.work, &statement, published.leaves, T, &published.proof);
+                    match verified {
+                        Ok(()) if odd || members == published.members => self.fine(&format!(
+                            "the proof is valid: {} members, {} leaves",
+                            members.len(),
+                            published.leaves
+                        )),
+                        Ok(()) => self.damaged(
+                            "the registrations are not the members of the proof, which is valid",
+                            RESTORE_DATABASE,
+                        ),
+                        Err(error) => self.damaged(
+                            &format!("the proof is not valid: {error}"),
+                            "Restore the database from a backup; nodes may still have the proof.",
+                        ),
+                    }
+                }
+                Ok(None) => Ok(()),
+                Err(DatabaseError::ProofChanged(_)) => self.damaged(
+                    "the proof has changed since it was stored",
+                    "Restore the database from a backup; nodes may still have the proof.",
+                ),
+                Err(error) => self.unreadable_database(&error),
+            };
+        }
+        let count = members.len();
+        match execution {
+            Some(execution) if membership::root(&members) != execution.statement => self.damaged(
+                &format!("its {count} registrations do not give the statement that is worked on"),
+                "Restore the database from a backup: without the members there is no proof.",
+            ),
+            Some(_) => self.fine(&format!("the statement is that of its {count} members")),
+            None => self.fine(&format!("{count} members")),
+        }
+    }
+
+    /// The tree logs of rounds that are being worked on, and all others.
+    fn logs(&mut self, unfinished: &mut BTreeMap<u64, Unfinished>) -> Result<(), DoctorError> {
+        let folder = self.examination.directories.datadir.join(ROUNDS_FOLDER);
+        self.line(&format!("work {}", folder.display()))?;
+        let mut found: Vec<u64> = match fs::read_dir(&folder) {
+            Ok(entries) => entries
+                .flatten()
+                .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+                .collect(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(cause) => return Err(self.io("read", &folder, cause)),
+        };
+        found.sort_unstable();
+        let mut aside = Vec::new();
+        for round in found {
+            match unfinished.get(&round).map(|round| round.execution.clone()) {
+                Some(execution) => {
+                    let log = self.log(round, &execution, unfinished, &mut aside)?;
+                    if let Some(round) = unfinished.get_mut(&round) {
+                        round.log = log;
+                    }
+                }
+                None => self.log_without_round(round, unfinished, &mut aside)?,
+            }
+        }
+        // One that was in the wrong place may be another's.
+        for kept in aside {
+            let Some(round) = self.belongs_to(&kept, unfinished) else {
+                continue;
+            };
+            let Some(found) = unfinished.get_mut(&round).filter(|found| !found.log) else {
+                continue;
+            };
+            found.log = true;
+            let execution = found.execution.clone();
+            let path = round_files::tree_log(&self.examination.directories.datadir, round);
+            put_back(&kept, &path).map_err(|cause| self.io("move a log to", &path, cause))?;
+            self.line(&format!(
+                "  repaired  {} is that of round {round}",
+                kept.display()
+            ))?;
+            self.log(round, &execution, unfinished, &mut Vec::new())?;
+        }
+        for (round, Unfinished { log, .. }) in unfinished {
+            if !*log {
+                self.note(&format!(
+                    "round {round} has no log: the work on it begins with the first leaf"
+                ))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The log in the folder of a round that is being worked on. Says whether there is one now.
+    fn log(
+        &mut self,
+        round: u64,
+        execution: &Execution,
+        unfinished: &BTreeMap<u64, Unfinished>,
+        aside: &mut Vec<PathBuf>,
+    ) -> Result<bool, DoctorError> {
+        let path = round_files::tree_log(&self.examination.directories.datadir, round);
+        let log = TreeLog {
+            work: self.work,
+            execution,
+            path: path.clone(),
+        };
+        let thoroughness = Thoroughness {
+            full: self.examination.full,
+            threads: self.examination.threads,
+        };
+        let unwritable = |cause| DoctorError::Io {
+            action: "repair",
+            path: path.clone(),
+            cause,
+        };
+        match log.examine(thoroughness)? {
+            State::Missing => return Ok(false),
+            State::New => {
+                self.note(&format!(
+                    "round {round}: the log was being created, which the server does again"
+                ))?;
+            }
+            State::Sound {
+                entries,
+                recomputed,
+                rest,
+            } => {
+                let leaves = entries * execution.subtree_height.leaves();
+                let mut text = format!(
+                    "round {round}: the log is right: {leaves} leaves in {entries} entries, \
+                     {recomputed} of them recomputed"
+                );
+                if rest > 0 {
+                    let _ = write!(text, "; {rest} bytes behind them are cut off by the server");
+                }
+                self.fine(&text)?;
+                let audited = log.audited_leaves()?;
+                if audited > leaves.saturating_add(MAX_UNSYNCED_LEAVES) {
+                    self.damaged(
+                        &format!(
+                            "round {round}: the log was longer: {audited} leaves had been audited"
+                        ),
+                        "If there is a copy of the log, put it back; otherwise the server makes \
+                         them again.",
+                    )?;
+                }
+            }
+            State::Header(why) => {
+                self.repairable(
+                    &format!("round {round}: the log: {why}, but its entries are the round's"),
+                    "writes the header again",
+                    || {
+                        let kept = log.repair_header().map_err(unwritable)?;
+                        Ok(format!("the header; original: {}", kept.display()))
+                    },
+                )?;
+                return self.again(&log, round);
+            }
+            State::Wrong(wrong) => {
+                let (what, remedy) = describe(&wrong, execution);
+                self.repairable(&format!("round {round}: the log: {what}"), &remedy, || {
+                    let kept = log.repair(&wrong).map_err(unwritable)?;
+                    Ok(format!("the log; original: {}", kept.display()))
+                })?;
+                return self.again(&log, round);
+            }
+            State::Foreign(why) => {
+                let whose = match self.belongs_to(&path, unfinished) {
+                    Some(other) => format!(" (it is that of round {other})"),
+                    None => String::new(),
+                };
+                self.repairable(
+                    &format!("round {round}: the log cannot be used: {why}{whose}"),
+                    "sets it aside, so that the work begins anew, unless another log is the round's",
+                    || {
+                        let kept = set_aside(&path).map_err(unwritable)?;
+                        let done = format!("set aside as {}", kept.display());
+                        aside.push(kept);
+                        Ok(done)
+                    },
+                )?;
+                return Ok(!self.examination.repair);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Looks again at a log that was repaired.
+    fn again(&mut self, log: &TreeLog<'_>, round: u64) -> Result<bool, DoctorError> {
+        if self.examination.repair {
+            let thoroughness = Thoroughness {
+                full: self.examination.full,
+                threads: self.examination.threads,
+            };
+            match log.examine(thoroughness)? {
+                State::Sound { entries, .. } => {
+                    self.fine(&format!(
+                        "round {round}: the log is right now, with {entries} entries"
+                    ))?;
+                }
+                other => self.damaged(
+                    &format!("round {round}: the log is still wrong: {other:?}"),
+                    "Check this machine's memory and disk, and repair with --full.",
+                )?,
+            }
+        }
+        Ok(true)
+    }
+
+    /// A folder for a round that nothing is known to be done for.
+    fn log_without_round(
+        &mut self,
+        round: u64,
+        unfinished: &BTreeMap<u64, Unfinished>,
+        aside: &mut Vec<PathBuf>,
+    ) -> Result<(), DoctorError> {
+        let path = round_files::tree_log(&self.examination.directories.datadir, round);
+        if !path.exists() {
+            return Ok(());
+        }
+        let published = SqliteStorage::open_to_read(&self.database)
+            .and_then(|storage| storage.round(round))
+            .is_ok_and(|record| record.is_some_and(|record| record.published.is_some()));
+        if published && self.belongs_to(&path, unfinished).is_none() {
+            return self.note(&format!(
+                "round {round} is published, the server removes the log that is left"
+            ));
+        }
+        self.repairable(
+            &format!(
+                "{} is the log of a round that is not worked on",
+                path.display()
+            ),
+            "sets it aside, or puts it where it belongs",
+            || {
+                let kept = set_aside(&path).map_err(|cause| DoctorError::Io {
+                    action: "rename",
+                    path: path.clone(),
+                    cause,
+                })?;
+                let done = format!("set aside as {}", kept.display());
+                aside.push(kept);
+                Ok(done)
+            },
+        )
+    }
+
+    /// The round that a log belongs to, by its header.
+    fn belongs_to(
+        &self,
+        path: &std::path::Path,
+        unfinished: &BTreeMap<u64, Unfinished>,
+    ) -> Option<u64> {
+        let found = FileLog::open_read_only(path).ok()?.header().ok()?;
+        let matches = |execution: &Execution| {
+            let log = TreeLog {
+                work: self.work,
+                execution,
+                path: PathBuf::new(),
+            };
+            log.header()[..] == found
+        };
+        let mut rounds = unfinished.iter();
+        rounds
+            .find(|(_, round)| matches(&round.execution))
+            .map(|(round, _)| *round)
+    }
+}
+
+const RESTORE_DATABASE: &str = "Restore the database from a backup, or let `sqlite3 FILE .recover` make \
+    another from what can be read, and look at that.";
+
+/// What is wrong with entries, and what a repair does about it.
+fn describe(wrong: &Wrong, execution: &Execution) -> (String, String) {
+    let Wrong {
+        entries,
+        right,
+        kept,
+    } = wrong;
+    let first = right.keys().next().unwrap_or(kept);
+    let what = format!("entry {first} of {entries} is wrong");
+    if kept == entries {
+        let count = right.len();
+        let remedy = format!("puts {count} of them right, which is known; no work is lost");
+        return (what, remedy);
+    }
+    let lost = (entries - kept) * execution.subtree_height.leaves();
+    let remedy = format!("cuts the log to {kept} entries; {lost} leaves are made again");
+    (what, remedy)
+}
+
+fn read_schedule(bytes: &[u8]) -> Option<Schedule> {
+    str::from_utf8(bytes).ok()?.parse().ok()
+}

@@ -1,0 +1,443 @@
+//! The tree log of a round: whether it is right, and how to put it right.
+//!
+//! The state from which an entry was made follows from all entries before it. So recomputing the last
+//! entry tells whether any entry has changed since it was written; and because everything behind a
+//! changed entry looks wrong, and nothing before it, the first one is found by bisection. What the
+//! hashing itself got wrong is different, and so is what had changed when the work went on from it
+//! after a restart: all behind it follows from it, and only recomputing that very entry shows it. A
+//! sample of entries may miss that, a full audit does not.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, BufReader, BufWriter, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _},
+    path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
+    thread,
+};
+
+use jiff::Timestamp;
+use poet_engine::{
+    HeaderError, LogError, LogHeader, LogRead, Node, RoundWork, Work,
+    audit::{AuditError, AuditWith, Culprit},
+    file::{FileLog, ReadOnlyLog},
+};
+use poet_files::{Access, create_directory, rename_into_place};
+
+use poet_rounds::{round_files::AUDIT_FILE, storage::Execution};
+
+/// Entries that are recomputed of a log, besides the first and the last one, without `--full`.
+const SAMPLES: usize = 16;
+/// So many entries are put right; if more are wrong, the work itself went wrong at the first.
+const MAX_REPLACED: usize = 8;
+
+/// How thoroughly to look.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Thoroughness {
+    /// Whether all entries are recomputed.
+    pub(super) full: bool,
+    /// On how many threads.
+    pub(super) threads: usize,
+}
+
+/// What a log is found to be.
+#[derive(Debug, PartialEq)]
+pub(super) enum State {
+    /// There is none.
+    Missing,
+    /// Its creation was interrupted; it is made anew.
+    New,
+    /// Nothing is wrong with it.
+    Sound {
+        /// Entries in it.
+        entries: u64,
+        /// How many of them were recomputed.
+        recomputed: u64,
+        /// Bytes behind the last whole entry.
+        rest: u64,
+    },
+    /// It belongs to something else, or is no log.
+    Foreign(HeaderError),
+    /// Its header is damaged, its entries are not.
+    Header(HeaderError),
+    /// Some entries are wrong.
+    Wrong(Wrong),
+}
+
+/// Wrong entries, and what to do about them.
+#[derive(Debug, PartialEq)]
+pub(super) struct Wrong {
+    /// Entries in the log.
+    pub(super) entries: u64,
+    /// What entries should be, by their numbers.
+    pub(super) right: BTreeMap<u64, Node>,
+    /// How many entries can be kept, with those put right.
+    pub(super) kept: u64,
+}
+
+/// The entries of a log in a file, some of them replaced.
+struct Entries {
+    log: ReadOnlyLog,
+    /// As many as there were at first: a server may go on.
+    entries: u64,
+    replaced: BTreeMap<u64, Node>,
+}
+
+impl Entries {
+    fn open(path: &Path, entries: u64, replaced: &BTreeMap<u64, Node>) -> Result<Self, LogError> {
+        Ok(Self {
+            log: FileLog::open_read_only(path)?,
+            entries,
+            replaced: replaced.clone(),
+        })
+    }
+}
+
+impl LogRead for Entries {
+    fn entries(&self) -> u64 {
+        self.entries
+    }
+
+    fn read(&mut self, start: u64, out: &mut [Node]) -> Result<(), LogError> {
+        self.log.read(start, out)?;
+        for (number, node) in self.replaced.range(start..start + out.len() as u64) {
+            out[(number - start) as usize] = *node;
+        }
+        Ok(())
+    }
+}
+
+/// A log to look at; `None` if there is none.
+fn open(path: &Path) -> Result<Option<ReadOnlyLog>, LogError> {
+    match FileLog::open_read_only(path) {
+        Err(LogError::Io { cause, .. }) if cause.kind() == ErrorKind::NotFound => Ok(None),
+        log => log.map(Some),
+    }
+}
+
+/// The log of a round whose work is bound to something.
+pub(super) struct TreeLog<'a> {
+    pub(super) work: &'a Work,
+    pub(super) execution: &'a Execution,
+    pub(super) path: PathBuf,
+}
+
+impl TreeLog<'_> {
+    /// The header that it should have.
+    pub(super) fn header(&self) -> [u8; LogHeader::BYTES] {
+        self.round_work().header_bytes()
+    }
+
+    fn round_work(&self) -> RoundWork<'_> {
+        self.execution.round_work(self.work)
+    }
+
+    /// How many leaves of it a server had audited, by the roots that it keeps.
+    pub(super) fn audited_leaves(&self) -> Result<u64, LogError> {
+        let Some(log) = open(&self.audit_log())? else {
+            return Ok(0);
+        };
+        let height = self.round_work().auditor().root_height();
+        let chunk_work = self.round_work().with_subtree_height(height);
+        // Those of other work say nothing.
+        if log.header()? != chunk_work.header_bytes() {
+            return Ok(0);
+        }
+        Ok(log.entries().saturating_mul(height.leaves()))
+    }
+
+    /// Where those roots are.
+    fn audit_log(&self) -> PathBuf {
+        self.path.with_file_name(AUDIT_FILE)
+    }
+
+    /// Looks at it.
+    pub(super) fn examine(&self, thoroughness: Thoroughness) -> Result<State, LogError> {
+        let Some(log) = open(&self.path)? else {
+            return Ok(State::Missing);
+        };
+        let (found, expected) = (log.header()?, self.header());
+        if found.len() < expected.len() {
+            return Ok(if expected.starts_with(&found) {
+                State::New
+            } else {
+                State::Foreign(HeaderError::Magic)
+            });
+        }
+        let (entries, rest) = (log.entries(), log.rest());
+        if found != expected {
+            return self.other_header(&found, entries);
+        }
+        let (recomputed, wrong) = if thoroughness.full {
+            (entries, self.audit(entries, thoroughness.threads)?)
+        } else {
+            self.sample(entries, thoroughness.threads)?
+        };
+        Ok(wrong.map_or(
+            State::Sound {
+                entries,
+                recomputed,
+                rest,
+            },
+            State::Wrong,
+        ))
+    }
+
+    /// What a log is whose header is not what it should be.
+    fn other_header(&self, header: &[u8], entries: u64) -> Result<State, LogError> {
+        let sha256 = self.work.kernels().sha256;
+        let damaged = match LogHeader::read(sha256, header) {
+            Ok(header) => {
+                let why = header.check(&self.round_work().header()).err();
+                return Ok(State::Foreign(why.unwrap_or(HeaderError::Unknown)));
+            }
+            Err(why) => why,
+        };
+        let last = entries.checked_sub(1);
+        let fits = |entry| self.is_right(entry, entries, &BTreeMap::new());
+        if let Some(last) = last
+            && fits(0)?
+            && fits(last)?
+        {
+            return Ok(State::Header(damaged));
+        }
+        Ok(State::Foreign(damaged))
+    }
+
+    /// Recomputes an entry from those before it.
+    fn recompute(
+        &self,
+        entry: u64,
+        entries: u64,
+        replaced: &BTreeMap<u64, Node>,
+    ) -> Result<(Node, Node), LogError> {
+        let mut log = Entries::open(&self.path, entries, replaced)?;
+        let mut stored = [Node::default()];
+        log.read(entry, &mut stored)?;
+        Ok((
+            stored[0],
+            self.round_work().recompute_entry(&mut log, entry)?,
+        ))
+    }
+
+    fn is_right(
+        &self,
+        entry: u64,
+        entries: u64,
+        replaced: &BTreeMap<u64, Node>,
+    ) -> Result<bool, LogError> {
+        let (stored, root) = self.recompute(entry, entries, replaced)?;
+        Ok(stored == root)
+    }
+
+    /// Recomputes some entries. Says how many, and what is wrong.
+    fn sample(&self, entries: u64, threads: usize) -> Result<(u64, Option<Wrong>), LogError> {
+        let Some(last) = entries.checked_sub(1) else {
+            return Ok((0, None));
+        };
+        let mut random = [0; SAMPLES * 8];
+        // Without random numbers, it is always the same sample.
+        let _ = getrandom::fill(&mut random);
+        let random = random.as_chunks().0.iter();
+        let mut sample: Vec<_> = random
+            .map(|bytes| u64::from_le_bytes(*bytes) % entries)
+            .chain([0, last])
+            .collect();
+        sample.sort_unstable();
+        sample.dedup();
+        let unchanged = BTreeMap::new();
+        let checked = thread::scope(|scope| {
+            let checks: Vec<_> = (0..threads.clamp(1, sample.len()))
+                .map(|first| {
+                    let mine = sample.iter().skip(first).step_by(threads.max(1));
+                    let check = |entry: &u64| {
+                        Ok((*entry, self.is_right(*entry, entries, &BTreeMap::new())?))
+                    };
+                    scope.spawn(move || mine.map(check).collect::<Result<Vec<_>, LogError>>())
+                })
+                .collect();
+            let mut checked = BTreeMap::new();
+            for check in checks {
+                checked.extend(check.join().unwrap_or(Err(LogError::WriterStopped))?);
+            }
+            Ok::<_, LogError>(checked)
+        })?;
+        let recomputed = checked.len() as u64;
+        let Some((&wrong, _)) = checked.iter().find(|(_, right)| !**right) else {
+            return Ok((recomputed, None));
+        };
+        let before = checked.range(..wrong).next_back().map(|(entry, _)| *entry);
+        let mut right = unchanged;
+        let (mut low, mut high) = (before, wrong);
+        loop {
+            let first = self.first_wrong(low, high, entries, &right)?;
+            let (_, value) = self.recompute(first, entries, &right)?;
+            right.insert(first, value);
+            let still_wrong = [wrong, last]
+                .into_iter()
+                .map(|entry| Ok((entry, self.is_right(entry, entries, &right)?)))
+                .collect::<Result<Vec<_>, LogError>>()?;
+            let Some((next, _)) = still_wrong.into_iter().find(|(_, right)| !right) else {
+                let kept = entries;
+                return Ok((
+                    recomputed,
+                    Some(Wrong {
+                        entries,
+                        right,
+                        kept,
+                    }),
+                ));
+            };
+            if right.len() == MAX_REPLACED {
+                let kept = right.keys().next().copied().unwrap_or_default();
+                right.clear();
+                return Ok((
+                    recomputed,
+                    Some(Wrong {
+                        entries,
+                        right,
+                        kept,
+                    }),
+                ));
+            }
+            (low, high) = (Some(first), next);
+        }
+    }
+
+    /// The first wrong entry behind `low`, which is right, up to `high`, which is wrong.
+    fn first_wrong(
+        &self,
+        low: Option<u64>,
+        mut high: u64,
+        entries: u64,
+        replaced: &BTreeMap<u64, Node>,
+    ) -> Result<u64, LogError> {
+        // The first one that is not known to be right.
+        let mut first = low.map_or(0, |low| low + 1);
+        while first < high {
+            let middle = first + (high - first) / 2;
+            if self.is_right(middle, entries, replaced)? {
+                first = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        Ok(high)
+    }
+
+    /// Recomputes all entries.
+    fn audit(&self, entries: u64, threads: usize) -> Result<Option<Wrong>, LogError> {
+        let mut log = Entries::open(&self.path, entries, &BTreeMap::new())?;
+        let mut auditor = self.round_work().auditor();
+        let stop = AtomicBool::new(false);
+        let with = AuditWith {
+            threads,
+            stop: &stop,
+        };
+        let mut right = BTreeMap::new();
+        let mut kept = entries;
+        loop {
+            let before = auditor.entries();
+            let mut findings = match auditor.step(&mut log, with) {
+                Ok(findings) => findings,
+                Err(AuditError::Log(error)) => return Err(error),
+                // Nobody stops it.
+                Err(AuditError::Stopped) => break,
+            };
+            let finished = findings.is_empty() && auditor.entries() == before;
+            if finished {
+                // What follows from them was not made: they are put right, whoever was wrong.
+                findings.extend(auditor.decide(Culprit::Work));
+            }
+            for finding in findings {
+                let numbered = (finding.entry..).zip(finding.right);
+                match finding.culprit {
+                    Culprit::Auditor => {}
+                    Culprit::Copy => right.extend(numbered),
+                    Culprit::Work => {
+                        right.extend(numbered);
+                        kept = right.keys().next_back().map_or(entries, |last| last + 1);
+                    }
+                }
+            }
+            if finished || kept < entries {
+                break;
+            }
+        }
+        Ok((!right.is_empty()).then_some(Wrong {
+            entries,
+            right,
+            kept,
+        }))
+    }
+
+    /// Puts wrong entries right, or cuts the log; the original is kept under another name, which
+    /// this gives.
+    pub(super) fn repair(&self, wrong: &Wrong) -> io::Result<PathBuf> {
+        // Of a log that is cut, more had been audited than there is.
+        if wrong.kept < wrong.entries && self.audit_log().exists() {
+            set_aside(&self.audit_log())?;
+        }
+        self.rewrite(wrong.kept, &wrong.right)
+    }
+
+    /// Gives it the header that it should have; the original is kept, as by [`TreeLog::repair`].
+    pub(super) fn repair_header(&self) -> io::Result<PathBuf> {
+        let entries = FileLog::open_read_only(&self.path)
+            .map_err(io::Error::other)?
+            .entries();
+        self.rewrite(entries, &BTreeMap::new())
+    }
+
+    /// Writes another log in place of this one, so that at every moment there is one of them.
+    fn rewrite(&self, entries: u64, right: &BTreeMap<u64, Node>) -> io::Result<PathBuf> {
+        let new = self.path.with_extension("repaired");
+        let mut source = BufReader::new(File::open(&self.path)?);
+        source.seek(SeekFrom::Start(LogHeader::BYTES as u64))?;
+        let mut target = BufWriter::new(File::create(&new)?);
+        target.write_all(&self.header())?;
+        let mut entry = Node::default();
+        for number in 0..entries {
+            source.read_exact(&mut entry)?;
+            target.write_all(right.get(&number).unwrap_or(&entry))?;
+        }
+        target.into_inner()?.sync_all()?;
+        let kept = kept_name(&self.path);
+        if fs::hard_link(&self.path, &kept).is_err() {
+            fs::copy(&self.path, &kept)?;
+        }
+        rename_into_place(&new, &self.path)?;
+        Ok(kept)
+    }
+}
+
+/// Gives a file another name, so that it is in nobody's way. Gives that name.
+pub(super) fn set_aside(path: &Path) -> io::Result<PathBuf> {
+    let kept = kept_name(path);
+    rename_into_place(path, &kept)?;
+    Ok(kept)
+}
+
+/// Moves a file to where it belongs.
+pub(super) fn put_back(from: &Path, to: &Path) -> io::Result<()> {
+    if let Some(folder) = to.parent() {
+        create_directory(folder, Access::Private)?;
+    }
+    rename_into_place(from, to)
+}
+
+/// A name for the damaged original of a file.
+fn kept_name(path: &Path) -> PathBuf {
+    let time = Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
+    let name = |suffix: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".damaged-{time}{suffix}"));
+        PathBuf::from(name)
+    };
+    let again = (2..).map(|number| name(&format!("-{number}")));
+    // More than one in a second is rare, and some number is free.
+    std::iter::once(name(""))
+        .chain(again)
+        .find(|kept| !kept.exists())
+        .unwrap_or_else(|| name(""))
+}

@@ -1,0 +1,10 @@
+//! What operators do with the directories of a server that does not run.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`doctor`] | finds out what is wrong with them, and repairs it |
+//! | `import` | takes over those of a Go server (feature `import`) |
+
+pub mod doctor;
+#[cfg(feature = "import")]
+pub mod import;

@@ -1,0 +1,333 @@
+//! `poet-client collect`.
+
+use std::{
+    fs::File,
+    io::{ErrorKind, Read as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{
+        Arc,
+        mpsc::{self, Sender},
+    },
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use jiff::Timestamp;
+use poet_engine::{TICK_LEAVES, Work};
+use poet_files::Output;
+
+use crate::{
+    http::Http,
+    messages::ProofResponse,
+    output::table,
+    poet::{Failure, Kind, Poet},
+    proof::{VerifiedProof, spacemesh_work},
+    state::{DEFAULT_FILE, Registration, State},
+    time::{
+        after, now, once_to_twice, parse_until, parse_wait, receive, rough, rough_between,
+        sleep_until, time_until, wait_again,
+    },
+};
+
+/// Fetch the proofs of the servers of `register`, verify them, and keep the best
+///
+/// Waits for the end of each server's round and a random time more, as nodes do, then asks for
+/// the proof until it is there. Everything is verified: that the server's key is that of the
+/// registration, that the challenge is a member, that the statement is that of the members, and
+/// all 150 labels. The valid proof with the most leaves so far is always in the file of --out; a
+/// proof of the same challenge that is there from an earlier run is only replaced by a better one.
+///
+/// Exit codes: 0 all servers gave a valid proof, 1 none did, 2 the command line is wrong, 3 some did.
+#[derive(Debug, clap::Args)]
+#[command(args_override_self = true)]
+pub(crate) struct Args {
+    /// Where `register` stored the registrations
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
+    state: PathBuf,
+
+    /// Where the best proof is written, as JSON that `poet-service verify` reads; to standard output
+    /// (-), a pipe or a device once, at the end
+    #[arg(long, value_name = "FILE", default_value = "proof.json")]
+    out: PathBuf,
+
+    /// Take what is there then, and end; a time or a duration from now [default: 20m after the
+    /// last round's end, or 20m from now if that has passed]
+    #[arg(long, value_name = "TIME", value_parser = parse_until)]
+    until: Option<Timestamp>,
+
+    /// Leaves in a tick; the default is mainnet's
+    #[arg(long, value_name = "LEAVES", default_value_t = TICK_LEAVES, value_parser = clap::value_parser!(u64).range(1..))]
+    tick_size: u64,
+
+    /// A server that failed is asked again after once to twice this time, or half of what is left
+    #[arg(long, value_name = "DURATION", value_parser = parse_wait, default_value = "10s")]
+    retry_delay: Duration,
+
+    /// The longest time for an answer; the proof of a round with a million members has 44 MB
+    #[arg(long, value_name = "DURATION", value_parser = parse_wait, default_value = "10m")]
+    timeout: Duration,
+}
+
+/// How long after the last round's end there is hope: as long as a node's.
+const DEFAULT_PATIENCE: Duration = Duration::from_secs(20 * 60);
+/// Nodes wait 0.02 to 0.04 % of the cycle gap before they ask: mainnet's 8.64 to 17.28 s.
+const LEAST_WAIT_PER_GAP: f64 = 0.0002;
+/// The longest file that can be a proof.
+const MAX_FILE_BYTES: u64 = 1 << 28;
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let name = args.state.display();
+    let Some(state) = State::read(&args.state)? else {
+        bail!("there is no --state {name}: expected the file that `poet-client register` wrote");
+    };
+    let Some(last_end) = state.registrations.iter().map(|it| it.round_end).max() else {
+        bail!("--state {name} holds no registration");
+    };
+    let work = Arc::new(spacemesh_work()?);
+    // Before the wait, so that no proof is lost for want of a place to put it.
+    let out = Output::open("--out", &args.out)?;
+    let mut best = match out.file() {
+        Some(path) => read_earlier(path, &state, &work)?,
+        None => None,
+    };
+    let limit = args
+        .until
+        .unwrap_or_else(|| after(last_end.max(now()), DEFAULT_PATIENCE));
+
+    let http = Http::new(state.registrations.iter().map(|it| &it.poet))?;
+    let (sender, events) = mpsc::channel();
+    for (index, registration) in state.registrations.iter().enumerate() {
+        let job = Job {
+            index,
+            poet: Poet::new(registration.poet.clone(), http.clone()),
+            registration: registration.clone(),
+            challenge: state.challenge,
+            work: Arc::clone(&work),
+            limit,
+            retry_delay: args.retry_delay,
+            timeout: args.timeout,
+        };
+        let sender = sender.clone();
+        // Not waited for: one that hangs must not hold up the rest.
+        thread::spawn(move || job.run(&sender));
+    }
+    drop(sender);
+    let not_yet = |registration: &Registration| {
+        let end = registration.round_end;
+        Outcome::Failed(if end < limit {
+            "not asked in time".to_owned()
+        } else {
+            format!("its round ends at {end:.0} only")
+        })
+    };
+    let mut outcomes: Vec<Outcome> = state.registrations.iter().map(not_yet).collect();
+    let left = time_until(last_end);
+    if !left.is_zero() {
+        eprintln!("waiting for the end of the rounds, in {}", rough(left));
+    }
+    while let Some((index, event)) = receive(&events, limit) {
+        let poet = &state.registrations[index].poet;
+        match event {
+            Event::Failed { reason, again } => {
+                let outcome = Outcome::Failed(reason);
+                if let (Some(wait), true) = (again, outcomes[index] != outcome) {
+                    eprintln!("{poet}: {outcome}; asked again in {}", rough(wait));
+                }
+                outcomes[index] = outcome;
+            }
+            Event::Fetched(proof) => {
+                eprintln!("{poet}: a valid proof of {} leaves", proof.leaves());
+                outcomes[index] = Outcome::Valid {
+                    leaves: proof.leaves(),
+                    members: proof.members(),
+                    fetched: now(),
+                };
+                if best
+                    .as_ref()
+                    .is_none_or(|best| best.leaves() < proof.leaves())
+                {
+                    if out.is_replaced() {
+                        out.write(proof.to_json().as_bytes())?;
+                    }
+                    best = Some(proof);
+                }
+            }
+        }
+    }
+    drop(events);
+
+    let mut text = summary(&state, &outcomes, args.tick_size);
+    let failed = outcomes
+        .iter()
+        .filter(|outcome| matches!(outcome, Outcome::Failed(_)))
+        .count();
+    match &best {
+        Some(best) => {
+            text += &format!(
+                "{}: {} leaves, {} ticks; our challenge is member {} of {}; reference {}\n",
+                args.out.display(),
+                best.leaves(),
+                best.leaves() / args.tick_size,
+                best.index,
+                best.members(),
+                hex::encode(best.reference()),
+            );
+        }
+        None => text += "no server gave a valid proof: nothing was written\n",
+    }
+    if out.is_stdout() {
+        eprint!("{text}");
+    } else {
+        print!("{text}");
+    }
+    let Some(best) = best else {
+        return Ok(ExitCode::FAILURE);
+    };
+    if !out.is_replaced() {
+        out.write(best.to_json().as_bytes())?;
+    }
+    Ok(if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(3)
+    })
+}
+
+/// The proof that an earlier run wrote, if there is one.
+fn read_earlier(path: &Path, state: &State, work: &Work) -> anyhow::Result<Option<VerifiedProof>> {
+    let name = path.display();
+    let cannot = || format!("cannot read --out {name}");
+    let file = match File::open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        file => file.with_context(cannot)?,
+    };
+    let mut json = Vec::new();
+    file.take(MAX_FILE_BYTES)
+        .read_to_end(&mut json)
+        .with_context(cannot)?;
+    let verified = serde_json::from_slice(&json).ok().and_then(|response| {
+        let response: ProofResponse = response;
+        let pubkey = response.pubkey;
+        let known = state.registrations.iter().any(|it| it.pubkey == pubkey);
+        known.then(|| VerifiedProof::check(work, response, &state.challenge, &pubkey.0))
+    });
+    match verified {
+        Some(Ok(proof)) => Ok(Some(proof)),
+        _ => bail!(
+            "--out {name} exists and is not a proof of this challenge by one of these servers: \
+             expected another name"
+        ),
+    }
+}
+
+/// What is known of a server's proof.
+#[derive(Debug, PartialEq)]
+enum Outcome {
+    Valid {
+        leaves: u64,
+        members: usize,
+        fetched: Timestamp,
+    },
+    Failed(String),
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Valid { .. } => f.write_str("yes"),
+            Self::Failed(reason) => write!(f, "no: {reason}"),
+        }
+    }
+}
+
+fn summary(state: &State, outcomes: &[Outcome], tick_size: u64) -> String {
+    let head = [
+        "server", "round", "leaves", "ticks", "members", "delay", "verified",
+    ];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    for (registration, outcome) in state.registrations.iter().zip(outcomes) {
+        let mut row = vec![
+            registration.poet.to_string(),
+            registration.round.to_string(),
+        ];
+        match outcome {
+            Outcome::Valid {
+                leaves,
+                members,
+                fetched,
+            } => row.extend([
+                leaves.to_string(),
+                (leaves / tick_size).to_string(),
+                members.to_string(),
+                rough_between(registration.round_end, *fetched),
+            ]),
+            Outcome::Failed(_) => row.extend(["-"; 4].map(str::to_owned)),
+        }
+        row.push(outcome.to_string());
+        rows.push(row);
+    }
+    table(&rows)
+}
+
+/// What became of an attempt.
+enum Event {
+    Fetched(VerifiedProof),
+    Failed {
+        reason: String,
+        /// When there will be another attempt.
+        again: Option<Duration>,
+    },
+}
+
+/// What is to be done with a server.
+struct Job {
+    index: usize,
+    poet: Poet,
+    registration: Registration,
+    challenge: [u8; 32],
+    work: Arc<Work>,
+    limit: Timestamp,
+    retry_delay: Duration,
+    timeout: Duration,
+}
+
+impl Job {
+    /// Waits for the end of the round and tries until there is a proof, no hope, or no time.
+    fn run(&self, events: &Sender<(usize, Event)>) {
+        let Registration {
+            round_end,
+            cycle_gap,
+            ..
+        } = self.registration;
+        let jitter = once_to_twice(cycle_gap.0.mul_f64(LEAST_WAIT_PER_GAP));
+        sleep_until(after(round_end, jitter));
+        // When nobody listens any more, the program ends.
+        let tell = |event| drop(events.send((self.index, event)));
+        while !time_until(self.limit).is_zero() {
+            let failure = match self.fetch() {
+                Ok(proof) => return tell(Event::Fetched(proof)),
+                Err(failure) => failure,
+            };
+            let again = match failure.kind {
+                Kind::Passing => wait_again(self.retry_delay, self.limit),
+                Kind::Unauthorized | Kind::Final => None,
+            };
+            tell(Event::Failed {
+                reason: failure.reason,
+                again,
+            });
+            let Some(wait) = again else { return };
+            thread::sleep(wait);
+        }
+    }
+
+    fn fetch(&self) -> Result<VerifiedProof, Failure> {
+        let time = self.timeout.min(time_until(self.limit));
+        let response = self.poet.proof(self.registration.round, time)?;
+        let pubkey = &self.registration.pubkey.0;
+        // A node asks no second time after a proof that is not valid, either.
+        VerifiedProof::check(&self.work, response, &self.challenge, pubkey).map_err(Failure::last)
+    }
+}

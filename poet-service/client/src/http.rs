@@ -1,0 +1,277 @@
+//! Requests to servers that may be slow, broken or hostile: every answer is bounded in time and
+//! size, compressed or not, and redirects are not followed.
+
+use std::{
+    fmt,
+    io::{self, Read},
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use flate2::read::MultiGzDecoder;
+use poet_proto::duration::format_go;
+use serde::{Deserialize, Serialize};
+use ureq::{
+    Agent,
+    http::{Response, Uri},
+    tls::{Certificate, RootCerts, TlsConfig},
+};
+
+use crate::output::printable;
+
+/// The address of a server, without a slash at its end.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) struct Url(String);
+
+impl Url {
+    fn is_https(&self) -> bool {
+        self.0.starts_with("https:")
+    }
+}
+
+impl FromStr for Url {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const EXPECTED: &str = "expected http://HOST[:PORT] or https://HOST[:PORT]";
+        let uri: Uri = text.parse().map_err(|_| EXPECTED)?;
+        let host = uri.authority().ok_or(EXPECTED)?;
+        // What stands before an @ is a password as often as not, and this is printed and stored.
+        let plain = uri.query().is_none() && !text.contains('#') && !host.as_str().contains('@');
+        if !plain || !matches!(uri.scheme_str(), Some("http" | "https")) {
+            return Err(EXPECTED);
+        }
+        Ok(Self(text.trim_end_matches('/').to_owned()))
+    }
+}
+
+impl TryFrom<String> for Url {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<Url> for String {
+    fn from(url: Url) -> Self {
+        url.0
+    }
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HttpError {
+    #[error("no answer within {}", format_go(*.0))]
+    Timeout(Duration),
+    #[error("its answer is longer than {0} bytes")]
+    TooLong(u64),
+    #[error("its answer is cut off or not what its headers say")]
+    Cut,
+    #[error("cannot be reached: {0}")]
+    Unreachable(String),
+}
+
+/// What a server answered.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    /// Where a redirect points to.
+    pub(crate) location: Option<String>,
+    pub(crate) body: Vec<u8>,
+}
+
+/// A client of any number of servers.
+#[derive(Clone)]
+pub(crate) struct Http {
+    agent: Agent,
+}
+
+impl Http {
+    /// A client of `urls`.
+    ///
+    /// # Errors
+    /// When one of them needs TLS and the system has no certificates to trust.
+    pub(crate) fn new<'a>(urls: impl IntoIterator<Item = &'a Url>) -> anyhow::Result<Self> {
+        let mut config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .user_agent(concat!("poet-client/", env!("CARGO_PKG_VERSION")));
+        if urls.into_iter().any(Url::is_https) {
+            config = config.tls_config(tls_config()?);
+        }
+        Ok(Self {
+            agent: config.build().into(),
+        })
+    }
+
+    pub(crate) fn get(&self, url: &str, limits: Limits) -> Result<Answer, HttpError> {
+        let request = self.agent.get(url).header("accept-encoding", "gzip");
+        let request = request.config().timeout_global(Some(limits.time)).build();
+        limits.read(request.call())
+    }
+
+    pub(crate) fn post(
+        &self,
+        url: &str,
+        json: String,
+        limits: Limits,
+    ) -> Result<Answer, HttpError> {
+        let request = self.agent.post(url).content_type("application/json");
+        let request = request.config().timeout_global(Some(limits.time)).build();
+        limits.read(request.send(json))
+    }
+}
+
+/// The system's trusted certificates (as for Go's programs, `SSL_CERT_FILE` names others), and
+/// ring, which builds wherever there is a C compiler.
+fn tls_config() -> anyhow::Result<TlsConfig> {
+    // An error means that there is a provider already.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let found = rustls_native_certs::load_native_certs();
+    if found.certs.is_empty() {
+        let hint = "https needs trusted certificates, and this system has none: expected the \
+            package ca-certificates, or SSL_CERT_FILE";
+        match found.errors.into_iter().next() {
+            Some(error) => return Err(error).context(hint),
+            None => bail!(hint),
+        }
+    }
+    let certificates = found
+        .certs
+        .iter()
+        .map(|certificate| Certificate::from_der(certificate).to_owned());
+    Ok(TlsConfig::builder()
+        .root_certs(RootCerts::Specific(Arc::new(certificates.collect())))
+        .build())
+}
+
+/// What an answer may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// From the first byte of the request to the last of the answer.
+    pub(crate) time: Duration,
+    /// As sent, and again when decompressed.
+    pub(crate) bytes: u64,
+}
+
+impl Limits {
+    fn read(
+        self,
+        response: Result<Response<ureq::Body>, ureq::Error>,
+    ) -> Result<Answer, HttpError> {
+        let mut response = response.map_err(|error| self.explain(&error))?;
+        let header = |name| response.headers().get(name)?.to_str().ok();
+        let gzip = header("content-encoding").is_some_and(|name| name.eq_ignore_ascii_case("gzip"));
+        let location = header("location").map(printable);
+        let body = response.body_mut().with_config().limit(self.bytes);
+        let mut body = body.read_to_vec().map_err(|error| self.explain(&error))?;
+        if gzip {
+            body = self.decompress(&body)?;
+        }
+        Ok(Answer {
+            status: response.status().as_u16(),
+            location,
+            body,
+        })
+    }
+
+    fn decompress(self, bytes: &[u8]) -> Result<Vec<u8>, HttpError> {
+        let mut decompressed = Vec::new();
+        MultiGzDecoder::new(bytes)
+            .take(self.bytes.saturating_add(1))
+            .read_to_end(&mut decompressed)
+            .map_err(|_| HttpError::Cut)?;
+        if decompressed.len() as u64 > self.bytes {
+            return Err(HttpError::TooLong(self.bytes));
+        }
+        Ok(decompressed)
+    }
+
+    fn explain(self, error: &ureq::Error) -> HttpError {
+        match error {
+            ureq::Error::Timeout(_) => HttpError::Timeout(self.time),
+            ureq::Error::BodyExceedsLimit(_) => HttpError::TooLong(self.bytes),
+            // Such as a certificate that is not trusted.
+            ureq::Error::Io(error)
+                if error
+                    .get_ref()
+                    .is_some_and(|inner| inner.is::<rustls::Error>()) =>
+            {
+                HttpError::Unreachable(printable(&error.to_string()))
+            }
+            ureq::Error::Io(error) => match error.kind() {
+                io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => {
+                    HttpError::Timeout(self.time)
+                }
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => HttpError::Cut,
+                io::ErrorKind::ConnectionRefused => {
+                    HttpError::Unreachable("connection refused".to_owned())
+                }
+                _ => HttpError::Unreachable(printable(&error.to_string())),
+            },
+            ureq::Error::HostNotFound => HttpError::Unreachable("no such host".to_owned()),
+            other => HttpError::Unreachable(printable(&other.to_string())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use flate2::{Compression, write::GzEncoder};
+
+    use super::*;
+
+    #[test]
+    fn addresses_are_plain() {
+        for (text, stored) in [
+            ("http://localhost:8080", "http://localhost:8080"),
+            ("https://poet.example/base/", "https://poet.example/base"),
+            ("http://[::1]:80", "http://[::1]:80"),
+        ] {
+            assert_eq!(text.parse::<Url>().unwrap().to_string(), stored);
+        }
+        for text in [
+            "",
+            "localhost:8080",
+            "ftp://host",
+            "http://",
+            "http://user:secret@host",
+            "http://host/?a=b",
+            "http://host/#part",
+            "http://a b",
+        ] {
+            assert!(text.parse::<Url>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_compressed_is_bounded_too() {
+        let limits = Limits {
+            time: Duration::from_secs(1),
+            bytes: 1000,
+        };
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(&[0; 1000]).unwrap();
+        let fits = encoder.finish().unwrap();
+        assert_eq!(limits.decompress(&fits).unwrap().len(), 1000);
+        let twice = [&fits[..], &fits[..]].concat();
+        assert!(matches!(
+            limits.decompress(&twice),
+            Err(HttpError::TooLong(1000))
+        ));
+        let cut = &fits[..fits.len() - 3];
+        assert!(matches!(limits.decompress(cut), Err(HttpError::Cut)));
+    }
+}

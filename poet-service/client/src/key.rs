@@ -1,0 +1,136 @@
+//! A node's identity: its ed25519 private key, in the forms in which it is found.
+
+use std::{
+    fs::File,
+    io::{ErrorKind, Read as _},
+    path::Path,
+};
+
+use anyhow::{Context as _, bail};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use ed25519_dalek::{KEYPAIR_LENGTH, Signer as _, SigningKey};
+use poet_files::{Access, create_new, reason};
+use poet_proto::identity::{PrivateKey, PrivateKeyError};
+
+/// No form of a key is longer, with some white space.
+const MAX_FILE_BYTES: u64 = 1024;
+
+/// A node's identity.
+pub(crate) struct NodeKey(SigningKey);
+
+impl NodeKey {
+    /// Reads the key in `path`: 64 bytes (seed, then public key) in hex, as nodes keep them in
+    /// `identities/local.key`, in base64, or as they are.
+    ///
+    /// # Errors
+    /// When the file cannot be read or holds something else. The key is never part of the message.
+    pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
+        let name = path.display();
+        let file = File::open(path).with_context(|| format!("cannot read --key {name}"))?;
+        let mut bytes = Vec::new();
+        file.take(MAX_FILE_BYTES + 1)
+            .read_to_end(&mut bytes)
+            .with_context(|| format!("cannot read --key {name}"))?;
+        match decode(&bytes) {
+            Ok(key) => Ok(key),
+            Err(PrivateKeyError::Form) => bail!(
+                "--key {name} is not a node's key: expected a 64-byte ed25519 private key (seed, \
+                 then public key) in hex, in base64 or as it is"
+            ),
+            Err(error) => Err(error).with_context(|| format!("--key {name} is not a node's key")),
+        }
+    }
+
+    /// As [`NodeKey::read`], after writing a new key to `path`, unless there is a file.
+    ///
+    /// # Errors
+    /// As [`NodeKey::read`], and when the file cannot be written.
+    pub(crate) fn read_or_generate(path: &Path) -> anyhow::Result<Self> {
+        if !path.exists() {
+            let key = PrivateKey::generate().context("the system gives no randomness")?;
+            // Without a line break: that is how nodes write it, and all that they read.
+            let text = hex::encode(key.to_bytes());
+            match create_new(path, text.as_bytes(), Access::Private) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => bail!("cannot write --key {}: {}", path.display(), reason(&error)),
+                Ok(()) => {}
+            }
+        }
+        Self::read(path)
+    }
+
+    /// The public key.
+    pub(crate) fn node_id(&self) -> [u8; 32] {
+        self.0.verifying_key().to_bytes()
+    }
+
+    pub(crate) fn sign(&self, message: &[u8]) -> [u8; 64] {
+        self.0.sign(message).to_bytes()
+    }
+}
+
+fn decode(file: &[u8]) -> Result<NodeKey, PrivateKeyError> {
+    // 64 bytes can be 32 in hex, too; those of a key are never all text.
+    let bytes = if file.len() == KEYPAIR_LENGTH && !file.is_ascii() {
+        file.to_vec()
+    } else {
+        // 128 digits of hex, 88 of base64: no text can be both.
+        let text = file.trim_ascii();
+        hex::decode(text)
+            .or_else(|_| STANDARD.decode(text))
+            .map_err(|_| PrivateKeyError::Form)?
+    };
+    let key = PrivateKey::from_bytes(&bytes)?;
+    SigningKey::from_keypair_bytes(&key.to_bytes())
+        .map(NodeKey)
+        .map_err(|_| PrivateKeyError::Mismatch)
+}
+
+/// A challenge or another value of `N` bytes in hex.
+///
+/// # Errors
+/// When it is something else.
+pub(crate) fn parse_hex<const N: usize>(text: &str) -> Result<[u8; N], String> {
+    let bytes = hex::decode(text).ok();
+    bytes
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or_else(|| format!("expected {N} bytes in hex ({} digits)", 2 * N))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_read_in_all_forms_and_nothing_else_is() {
+        let signing = SigningKey::from_bytes(&[7; 32]);
+        let pair = signing.to_keypair_bytes();
+        let id = signing.verifying_key().to_bytes();
+        let hex = hex::encode(pair);
+        for form in [
+            pair.to_vec(),
+            hex.clone().into_bytes(),
+            hex.to_uppercase().into_bytes(),
+            format!("{hex}\n").into_bytes(),
+            format!(" {}\r\n", STANDARD.encode(pair)).into_bytes(),
+        ] {
+            assert_eq!(decode(&form).unwrap().node_id(), id);
+        }
+        let wrong = |bytes: &[u8]| decode(bytes).err().unwrap();
+        for form in [
+            Vec::new(),
+            b"-----BEGIN OPENSSH PRIVATE KEY-----".to_vec(),
+            br#"{"Key":"CAESQAAA"}"#.to_vec(),
+            // A seed or a public key: which one, nobody knows.
+            id.to_vec(),
+            hex::encode(id).into_bytes(),
+            STANDARD.encode(id).into_bytes(),
+            hex[1..].to_owned().into_bytes(),
+        ] {
+            assert_eq!(wrong(&form), PrivateKeyError::Form);
+        }
+        let mut halves = pair;
+        halves[40] ^= 1;
+        assert_eq!(wrong(&halves), PrivateKeyError::Mismatch);
+    }
+}

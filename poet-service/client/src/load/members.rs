@@ -1,0 +1,134 @@
+//! Registrations that are signed before the clock starts.
+
+use std::thread;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use ed25519_dalek::{Signer as _, SigningKey};
+use poet_proto::pow::{self, PowParams};
+
+/// What a node puts before its challenge: the genesis id of its network and a domain byte.
+const PREFIX: [u8; 21] = [0x5a; 21];
+/// The end of the publish epoch, as far as the server needs to know.
+const DEADLINE: &str = "9999-01-01T00:00:00Z";
+
+/// A node that registers: 136 bytes, so that a million of them fit the memory.
+#[derive(Clone, Debug)]
+pub(super) struct Member {
+    node_id: [u8; 32],
+    pub(super) challenge: [u8; 32],
+    signature: [u8; 64],
+    nonce: u64,
+}
+
+impl Member {
+    /// The node with this number among those of `seed`.
+    fn new(seed: u64, number: u64, params: &PowParams) -> Option<Self> {
+        let mut secret = [0; 32];
+        secret[..8].copy_from_slice(&seed.to_le_bytes());
+        secret[8..16].copy_from_slice(&number.to_le_bytes());
+        let key = SigningKey::from_bytes(&secret);
+        let node_id = key.verifying_key().to_bytes();
+        // Any hash will do: challenges look random.
+        let challenge = pow::digest(b"challenge", &node_id, &[], number);
+        let signature = key.sign(&[&PREFIX[..], &challenge].concat()).to_bytes();
+        Some(Self {
+            node_id,
+            challenge,
+            signature,
+            nonce: pow::solve(params, &node_id, &challenge)?,
+        })
+    }
+
+    /// The body of the request that registers it.
+    pub(super) fn request(&self, params: &str) -> String {
+        let mut body = String::with_capacity(512 + params.len());
+        let push = |body: &mut String, name: &str, bytes: &[u8]| {
+            body.push_str(name);
+            STANDARD.encode_string(bytes, body);
+        };
+        body.push_str("{\"nonce\":\"");
+        body.push_str(&self.nonce.to_string());
+        body.push_str("\",");
+        body.push_str(params);
+        push(&mut body, ",\"prefix\":\"", &PREFIX);
+        push(&mut body, "\",\"challenge\":\"", &self.challenge);
+        push(&mut body, "\",\"pubkey\":\"", &self.node_id);
+        push(&mut body, "\",\"signature\":\"", &self.signature);
+        body.push_str("\",\"deadline\":\"");
+        body.push_str(DEADLINE);
+        body.push_str("\"}");
+        body
+    }
+}
+
+/// The part of a request that tells which proof of work it solves.
+pub(super) fn params_text(params: &PowParams) -> String {
+    format!(
+        "\"powParams\":{{\"difficulty\":{},\"challenge\":\"{}\"}}",
+        params.difficulty,
+        STANDARD.encode(&params.challenge)
+    )
+}
+
+/// The first `count` nodes of `seed`. `None` when the proof of work has no solution.
+pub(super) fn prepare(seed: u64, count: usize, params: &PowParams) -> Option<Vec<Member>> {
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let share = count.div_ceil(threads).max(1);
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..count)
+            .step_by(share)
+            .map(|first| {
+                let numbers = first..count.min(first + share);
+                scope.spawn(move || {
+                    numbers
+                        .map(|number| Member::new(seed, number as u64, params))
+                        .collect::<Option<Vec<_>>>()
+                })
+            })
+            .collect();
+        let mut members = Vec::with_capacity(count);
+        for worker in workers {
+            members.append(&mut worker.join().ok()??);
+        }
+        Some(members)
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use poet_proto::{identity::PublicKey, json};
+
+    use super::*;
+
+    #[test]
+    fn requests_are_valid() {
+        let params = PowParams {
+            difficulty: 3,
+            challenge: vec![7; 32],
+        };
+        let members = prepare(5, 7, &params).unwrap();
+        assert_eq!(members.len(), 7);
+        for member in &members {
+            let body = member.request(&params_text(&params));
+            let request = json::submit_request(body.as_bytes()).unwrap();
+            assert_eq!(request.pow_params, params);
+            assert_eq!(request.challenge, member.challenge);
+            let key = PublicKey::from_bytes(&member.node_id).unwrap();
+            assert!(key.verifies(&[&request.prefix, &request.challenge], &request.signature));
+            assert!(pow::is_valid(
+                &params,
+                &request.pubkey,
+                &request.challenge,
+                request.nonce
+            ));
+        }
+        // The same again, and others for another seed.
+        let again = prepare(5, 1, &params).unwrap();
+        assert_eq!(again[0].node_id, members[0].node_id);
+        assert_ne!(
+            prepare(6, 1, &params).unwrap()[0].node_id,
+            members[0].node_id
+        );
+    }
+}

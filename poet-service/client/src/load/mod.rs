@@ -1,0 +1,45 @@
+//! `poet-client load`: thousands of nodes at once, to find out what a server stands.
+//!
+//! All of it runs on one thread, so that it can be given a core of its own (`taskset`) and takes as
+//! little as possible from a server on the same machine.
+
+mod fetch;
+mod http;
+mod members;
+mod proof;
+mod register;
+mod report;
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use poet_host::open_files;
+
+/// Put load on a server and check its answers
+///
+/// The exit code is 0 only if every answer was right.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    Register(register::Args),
+    Fetch(fetch::Args),
+}
+
+pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
+    // Each connection takes one.
+    open_files::raise_limit();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let right = runtime.block_on(async {
+        match command {
+            Command::Register(args) => register::run(args).await,
+            Command::Fetch(args) => fetch::run(args).await,
+        }
+    })?;
+    Ok(if right {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}

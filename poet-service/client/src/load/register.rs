@@ -1,0 +1,287 @@
+//! `poet-client load register`.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    num::NonZero,
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use poet_proto::pow::PowParams;
+use serde::Deserialize;
+use tokio::task::LocalSet;
+
+use super::{
+    fetch::await_proof,
+    http::{Connection, Target},
+    members::{self, Member},
+    proof,
+    report::{Errors, Latencies},
+};
+
+/// How far the answers may disagree about the end of a round.
+const END_TOLERANCE: Duration = Duration::from_secs(2);
+/// How long a connection that cannot be made is left alone.
+const RECONNECT_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Register many members at once
+///
+/// Keys, proofs of work and signatures are made before the clock starts. Every answer is checked:
+/// its status, its round, and that the end of the round is the same in all of them.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The server
+    #[arg(long, default_value = "http://localhost:8080")]
+    url: String,
+
+    /// How many members to register
+    #[arg(long, value_name = "NUMBER")]
+    members: NonZero<usize>,
+
+    /// Over how many connections
+    #[arg(long, value_name = "NUMBER", default_value = "200")]
+    connections: NonZero<usize>,
+
+    /// Requests per second; latencies then count from the moment at which a request was due
+    /// [default: as fast as the answers come]
+    #[arg(long, value_name = "NUMBER", value_parser = parse_rate)]
+    rate: Option<f64>,
+
+    /// Makes the same members each time; without it, they are new ones
+    #[arg(long, value_name = "NUMBER")]
+    keys_seed: Option<u64>,
+
+    /// Wait for the proof of the round, verify it and look for each member in it
+    #[arg(long)]
+    await_proof: bool,
+}
+
+fn parse_rate(text: &str) -> Result<f64, &'static str> {
+    text.parse()
+        .ok()
+        .filter(|rate: &f64| rate.is_finite() && *rate >= 0.001)
+        .ok_or("expected a number of requests per second, at least 0.001")
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PowParamsResponse {
+    pow_params: PowParamsMessage,
+}
+
+#[derive(Deserialize)]
+struct PowParamsMessage {
+    difficulty: u32,
+    challenge: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Submitted<'a> {
+    round_id: &'a str,
+    round_end: &'a str,
+}
+
+/// What the connections share. All of them are on one thread.
+struct Load {
+    target: Target,
+    members: Vec<Member>,
+    params: String,
+    start: Instant,
+    /// Between requests, where there is a rate.
+    interval: Option<Duration>,
+    next: Cell<usize>,
+    latencies: RefCell<Latencies>,
+    errors: RefCell<Errors>,
+    /// The members that are in it, and the end, of each round.
+    rounds: RefCell<BTreeMap<String, Round>>,
+}
+
+struct Round {
+    end: Instant,
+    members: Vec<u32>,
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<bool> {
+    let target = Target::resolve(&args.url).await?;
+    let params = pow_params(&target).await?;
+    let count = args.members.get();
+    eprintln!("signing {count} registrations");
+    let began = Instant::now();
+    let seed = match args.keys_seed {
+        Some(seed) => seed,
+        None => {
+            let mut seed = [0; 8];
+            getrandom::fill(&mut seed)?;
+            u64::from_le_bytes(seed)
+        }
+    };
+    let members = members::prepare(seed, count, &params)
+        .context("the proof of work that the server asks for has no solution")?;
+    eprintln!("signed in {:.1} s, sending", began.elapsed().as_secs_f64());
+
+    let mut connections = Vec::new();
+    for _ in 0..args.connections.get() {
+        connections.push(target.connect().await?);
+    }
+    let load = Rc::new(Load {
+        target,
+        members,
+        params: members::params_text(&params),
+        start: Instant::now(),
+        interval: args.rate.map(|rate| Duration::from_secs_f64(1.0 / rate)),
+        next: Cell::new(0),
+        latencies: RefCell::new(Latencies::with_capacity(count)),
+        errors: RefCell::default(),
+        rounds: RefCell::default(),
+    });
+    let local = LocalSet::new();
+    for connection in connections {
+        local.spawn_local(Rc::clone(&load).keep_sending(connection));
+    }
+    local.await;
+    let seconds = load.start.elapsed().as_secs_f64();
+    let load = Rc::into_inner(load).context("a connection is still there")?;
+
+    let answered = load.latencies.borrow().len();
+    println!(
+        "registered  {answered} of {count} in {seconds:.2} s, {:.0}/s, over {} connections",
+        answered as f64 / seconds,
+        args.connections
+    );
+    println!("latency     {}", load.latencies.take().summary());
+    println!("{}", load.errors.borrow());
+    for (id, round) in load.rounds.borrow().iter() {
+        println!("round       {id}: {} members", round.members.len());
+    }
+    let mut right = load.errors.borrow().is_empty();
+    if args.await_proof {
+        for (id, round) in load.rounds.take() {
+            right &= check_proof(&load.target, &load.members, &id, &round).await?;
+        }
+    }
+    Ok(right)
+}
+
+async fn pow_params(target: &Target) -> anyhow::Result<PowParams> {
+    let response: PowParamsResponse = target
+        .get_json("/v1/pow_params")
+        .await?
+        .context("the server has no /v1/pow_params: expected the REST address of a PoET server")?;
+    let PowParamsMessage {
+        difficulty,
+        challenge,
+    } = response.pow_params;
+    Ok(PowParams {
+        difficulty,
+        challenge: STANDARD.decode(challenge).context("/v1/pow_params")?,
+    })
+}
+
+impl Load {
+    /// Sends one request after the other until all members had theirs.
+    async fn keep_sending(self: Rc<Self>, connection: Connection) {
+        let mut connection = Some(connection);
+        loop {
+            let number = self.next.get();
+            if number >= self.members.len() {
+                return;
+            }
+            self.next.set(number + 1);
+            let due = match self.interval {
+                Some(interval) => {
+                    let due = self.start + interval.mul_f64(number as f64);
+                    tokio::time::sleep_until(due.into()).await;
+                    due
+                }
+                None => Instant::now(),
+            };
+            match self.register(number, &mut connection).await {
+                Ok(()) => self.latencies.borrow_mut().push(due.elapsed()),
+                Err(error) => self.errors.borrow_mut().add(&error),
+            }
+        }
+    }
+
+    async fn register(&self, number: usize, kept: &mut Option<Connection>) -> anyhow::Result<()> {
+        let mut connection = match kept.take() {
+            Some(connection) => connection,
+            None => match self.target.connect().await {
+                Ok(connection) => connection,
+                Err(error) => {
+                    tokio::time::sleep(RECONNECT_INTERVAL).await;
+                    return Err(error);
+                }
+            },
+        };
+        let body = self.members[number].request(&self.params);
+        // A connection that failed is not used again.
+        let (status, answer) = connection.post("/v1/submit", body).await?;
+        *kept = Some(connection);
+        if status != 200 {
+            bail!("status {status}: {}", String::from_utf8_lossy(&answer));
+        }
+        self.check(number, &answer)
+    }
+
+    fn check(&self, number: usize, answer: &[u8]) -> anyhow::Result<()> {
+        let submitted: Submitted<'_> =
+            serde_json::from_slice(answer).context("unexpected answer")?;
+        let left = submitted
+            .round_end
+            .strip_suffix('s')
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds.parse().ok()?).ok())
+            .context("roundEnd: expected seconds that are left")?;
+        let end = Instant::now() + left;
+        let mut rounds = self.rounds.borrow_mut();
+        let id = submitted.round_id;
+        if let Some(round) = rounds.get_mut(id) {
+            let apart = end.max(round.end) - end.min(round.end);
+            ensure!(
+                apart <= END_TOLERANCE,
+                "answers disagree about the end of the round"
+            );
+            round.members.push(u32::try_from(number)?);
+            return Ok(());
+        }
+        ensure!(id.parse::<u64>().is_ok(), "roundId: expected a number");
+        let members = vec![u32::try_from(number)?];
+        rounds.insert(id.to_owned(), Round { end, members });
+        Ok(())
+    }
+}
+
+/// Whether all members that were told that they are in a round are in its proof.
+async fn check_proof(
+    target: &Target,
+    members: &[Member],
+    id: &str,
+    round: &Round,
+) -> anyhow::Result<bool> {
+    let left = round.end.saturating_duration_since(Instant::now());
+    eprintln!(
+        "waiting for the proof of round {id}, due in {} s",
+        left.as_secs()
+    );
+    let ready = await_proof(target, id, Some(round.end)).await?;
+    let mut verified = proof::check(&ready.compressed)?;
+    verified.members.sort_unstable();
+    let missing = round
+        .members
+        .iter()
+        .filter(|number| {
+            let challenge = &members[**number as usize].challenge;
+            verified.members.binary_search(challenge).is_err()
+        })
+        .count();
+    println!(
+        "proof       {}; valid: {} leaves, {} members, {missing} of ours missing",
+        ready.when(),
+        verified.leaves,
+        verified.members.len()
+    );
+    Ok(missing == 0)
+}

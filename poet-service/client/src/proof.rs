@@ -1,0 +1,78 @@
+//! Whether what a server calls its proof is one, and of our challenge.
+
+use poet_engine::{LABEL_DEPTH, Node, T, Work, WorkFunction, verify};
+use poet_proto::{json, messages::PublishedProof};
+
+use crate::messages::ProofResponse;
+
+/// A proof that shows that our challenge was there before the work was done.
+pub(crate) struct VerifiedProof {
+    proof: PublishedProof,
+    pubkey: [u8; 32],
+    /// Where our challenge is among the members.
+    pub(crate) index: usize,
+}
+
+/// The work of the Spacemesh network.
+///
+/// # Errors
+/// When this machine has no way to do it.
+pub(crate) fn spacemesh_work() -> anyhow::Result<Work> {
+    // There is little to verify: a trial would take longer than a slow kernel does.
+    let options = poet_backends::Options {
+        forced: None,
+        trial: false,
+    };
+    let selection = poet_backends::select_with(WorkFunction::Sha256, options)?;
+    for warning in selection.warnings() {
+        eprintln!("WARNING: {warning}");
+    }
+    Ok(selection.work(LABEL_DEPTH)?)
+}
+
+impl VerifiedProof {
+    /// Checks everything: that the server is who it was when we registered, that our challenge is
+    /// a member, and that the work was done on a statement of these very members: the path of
+    /// each of the 150 labels and all of their hashes.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub(crate) fn check(
+        work: &Work,
+        response: ProofResponse,
+        challenge: &Node,
+        pubkey: &[u8; 32],
+    ) -> Result<Self, String> {
+        if response.pubkey.0 != *pubkey {
+            return Err("the server's key is another one than at the registration".to_owned());
+        }
+        let proof = response.into_proof();
+        let index = proof.members.iter().position(|member| member == challenge);
+        let index = index.ok_or("our challenge is not among its members")?;
+        verify(work, &proof.statement, proof.leaves, T, &proof.proof)
+            .map_err(|error| format!("the proof is not valid: {error}"))?;
+        Ok(Self {
+            proof,
+            pubkey: *pubkey,
+            index,
+        })
+    }
+
+    pub(crate) fn leaves(&self) -> u64 {
+        self.proof.leaves
+    }
+
+    pub(crate) fn members(&self) -> usize {
+        self.proof.members.len()
+    }
+
+    /// The name by which an ATX refers to the proof.
+    pub(crate) fn reference(&self) -> Node {
+        self.proof.proof.reference(self.proof.leaves)
+    }
+
+    /// The proof as servers answer with it.
+    pub(crate) fn to_json(&self) -> String {
+        json::proof_response(&self.proof, &self.pubkey)
+    }
+}

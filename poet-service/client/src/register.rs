@@ -1,0 +1,557 @@
+//! `poet-client register`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::Read as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{self, Sender},
+    },
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, ensure};
+use jiff::Timestamp;
+use poet_proto::{
+    certificate::{Certifier, SignedCertificate, TrustedKeys},
+    duration::format_go,
+    identity::PublicKey,
+    pow::{self, PowParams},
+};
+
+use crate::{
+    http::{Http, Url},
+    key::{NodeKey, parse_hex},
+    messages::{
+        Admission, Bytes, CertificateFile, Info, SignedChallenge, SubmitRequest, SubmitResponse,
+        WorkParams,
+    },
+    output::{printable, table},
+    poet::{Failure, Kind, Poet},
+    state::{DEFAULT_FILE, Lock, Registration, State},
+    time::{
+        after, now, parse_duration, parse_time, parse_until, parse_wait, receive, rough,
+        rough_between, time_until, wait_again,
+    },
+};
+
+/// Register a challenge with PoET servers
+///
+/// All servers are asked at the same time, and each is satisfied in its own way: with a
+/// certificate of its certifier if --certificate has one, with a proof of work otherwise. One that
+/// is down is asked again. Every registration is stored in the state file as soon as it is made,
+/// so that the same command can be given again, with more servers or after an interruption: servers
+/// that are in the file are not asked again, and none leaves it.
+///
+/// Exit codes: 0 registered with all servers, 1 with none, 2 the command line is wrong, 3 with some.
+#[derive(Debug, clap::Args)]
+#[command(args_override_self = true)]
+pub(crate) struct Args {
+    /// A server; give it once for each
+    #[arg(long = "poet", value_name = "URL", required = true)]
+    poets: Vec<Url>,
+
+    /// The node's private key: 64 bytes in hex (as in a node's identities/local.key), in base64 or
+    /// as they are
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+
+    /// Write a new key to the file of --key, unless it exists
+    #[arg(long)]
+    generate_key: bool,
+
+    /// What is registered: 32 bytes in hex
+    #[arg(long, value_name = "HEX", value_parser = parse_hex::<32>)]
+    challenge: [u8; 32],
+
+    /// The proof must be there by then: a server whose open round ends later refuses
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    deadline: Option<Timestamp>,
+
+    /// Give up then on servers that do not answer; a time or a duration from now [default: the
+    /// start of the round, as the other servers tell it, at least 10m; where none tells, as the Go
+    /// server does not, --deadline, or else 10m]
+    #[arg(long, value_name = "TIME", value_parser = parse_until)]
+    until: Option<Timestamp>,
+
+    /// A certificate for this node as its certifier gave it out, in JSON: {"certificate": base64,
+    /// "signature": base64}; give it once for each
+    #[arg(long = "certificate", value_name = "FILE")]
+    certificates: Vec<PathBuf>,
+
+    /// Refuse servers that have another phase shift, as nodes do [default: not compared]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    phase_shift: Option<Duration>,
+
+    /// The network, which the signature names: 20 bytes in hex; the default is mainnet's
+    #[arg(long, value_name = "HEX", value_parser = parse_hex::<20>,
+        default_value = "9eebff023abb17ccb775c602daade8ed708f0a50", hide_default_value = true)]
+    genesis_id: [u8; 20],
+
+    /// Where the registrations are stored
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
+    state: PathBuf,
+
+    /// A server that failed is asked again after once to twice this time, or half of what is left
+    #[arg(long, value_name = "DURATION", value_parser = parse_wait, default_value = "10s")]
+    retry_delay: Duration,
+
+    /// The longest time for an answer
+    #[arg(long, value_name = "DURATION", value_parser = parse_wait, default_value = "30s")]
+    timeout: Duration,
+}
+
+/// What a node's signature of a registration is for, after the network's id.
+const POET_DOMAIN: u8 = 4;
+/// How long servers that do not answer are asked at least, unless something else is said.
+const DEFAULT_PATIENCE: Duration = Duration::from_secs(600);
+/// No network's round is longer: mainnet's take 13.5 days, and one may wait some days for them.
+const MAX_ROUND: Duration = Duration::from_secs(100 * 24 * 3600);
+/// How far clocks may be apart when a round's end is compared with the deadline.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
+/// A proof of work of this many bits takes a core about 20 minutes; networks ask for less.
+const MAX_POW_BITS: u32 = 32;
+/// Nonces that are tried between looks at the clock.
+const NONCES: u64 = 1 << 16;
+/// The size of a certificate file: what is signed has some 45 bytes.
+const MAX_CERTIFICATE_BYTES: u64 = 16 * 1024;
+/// What is left of a request that began in time may take that long.
+const GRACE: Duration = Duration::from_secs(2);
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let begin = now();
+    if let Some(deadline) = args.deadline {
+        ensure!(deadline > begin, "--deadline {deadline} has passed");
+    }
+    let key = if args.generate_key {
+        NodeKey::read_or_generate(&args.key)?
+    } else {
+        NodeKey::read(&args.key)?
+    };
+    let node_id = key.node_id();
+    let certificates = args
+        .certificates
+        .iter()
+        .map(|path| read_certificate(path))
+        .collect::<Result<_, _>>()?;
+    let _lock = Lock::take(&args.state)?;
+    let mut state = open_state(&args.state, node_id, args.challenge)?;
+
+    let mut poets = args.poets.clone();
+    poets.sort();
+    poets.dedup();
+    let missing = poets.iter().filter(|poet| !state.has(poet));
+    let mut outcomes: BTreeMap<Url, String> = missing
+        .map(|poet| (poet.clone(), "not asked in time".to_owned()))
+        .collect();
+    let http = Http::new(outcomes.keys())?;
+    let patience = Patience {
+        until: args.until,
+        deadline: args.deadline,
+        least: after(begin, DEFAULT_PATIENCE),
+    };
+    let job = Arc::new(Job {
+        signed: sign(&key, args),
+        node_id,
+        challenge: args.challenge,
+        certificates,
+        deadline: args.deadline,
+        phase_shift: args.phase_shift,
+        limit: Mutex::new(patience.limit(None)),
+        retry_delay: args.retry_delay,
+        timeout: args.timeout,
+    });
+
+    println!("node {}", hex::encode(node_id));
+    println!("challenge {}", hex::encode(args.challenge));
+    let (sender, events) = mpsc::channel();
+    for url in outcomes.keys() {
+        let (job, sender) = (Arc::clone(&job), sender.clone());
+        let poet = Poet::new(url.clone(), http.clone());
+        let url = url.clone();
+        // Not waited for: one that hangs must not hold up the rest.
+        thread::spawn(move || job.run(&url, &poet, &sender));
+    }
+    drop(sender);
+    let mut start = None;
+    let mut pending: BTreeSet<Url> = outcomes.keys().cloned().collect();
+    while !pending.is_empty()
+        && let Some((poet, event)) = receive(&events, after(job.limit(), GRACE))
+    {
+        match event {
+            Event::RoundStart(told) => {
+                // Of several, the last one: who tells a wrong one shall not cost the others time.
+                start = start.max(Some(told));
+                job.set_limit(patience.limit(start));
+            }
+            Event::Registered(registration) => {
+                state.registrations.push(registration);
+                state.write(&args.state)?;
+                outcomes.remove(&poet);
+                pending.remove(&poet);
+            }
+            Event::Failed { reason, again } => {
+                let before = outcomes.insert(poet.clone(), reason.clone());
+                match again {
+                    Some(wait) if before.as_ref() != Some(&reason) => {
+                        eprintln!("{poet}: {reason}; asked again in {}", rough(wait));
+                    }
+                    _ => {}
+                }
+                if again.is_none() {
+                    pending.remove(&poet);
+                }
+            }
+        }
+    }
+    drop(events);
+
+    print!("{}", summary(&poets, &state, &outcomes));
+    let registered = poets.len() - outcomes.len();
+    Ok(match (registered, outcomes.len()) {
+        (_, 0) => ExitCode::SUCCESS,
+        (0, _) => ExitCode::FAILURE,
+        _ => ExitCode::from(3),
+    })
+}
+
+/// The state in `path`, or a new one.
+fn open_state(path: &Path, node_id: [u8; 32], challenge: [u8; 32]) -> anyhow::Result<State> {
+    let name = path.display();
+    let Some(state) = State::read(path)? else {
+        // Before anybody is asked, so that no answer is lost for want of a place to put it.
+        let state = State::new(node_id, challenge);
+        state.write(path)?;
+        return Ok(state);
+    };
+    ensure!(
+        state.node_id == node_id,
+        "--state {name} holds the registrations of another node, {}: expected its key, or another \
+         file",
+        hex::encode(state.node_id)
+    );
+    ensure!(
+        state.challenge == challenge,
+        "--state {name} holds the registrations of another challenge, {}: expected another file",
+        hex::encode(state.challenge)
+    );
+    Ok(state)
+}
+
+fn read_certificate(path: &Path) -> anyhow::Result<SignedCertificate> {
+    let name = path.display();
+    let cannot = || format!("cannot read --certificate {name}");
+    let mut json = Vec::new();
+    let file = File::open(path).with_context(cannot)?;
+    file.take(MAX_CERTIFICATE_BYTES)
+        .read_to_end(&mut json)
+        .with_context(cannot)?;
+    let file: CertificateFile = serde_json::from_slice(&json).with_context(|| {
+        format!(
+            "--certificate {name} is not a certificate: expected JSON as a certifier answers with"
+        )
+    })?;
+    Ok(file.into())
+}
+
+fn sign(key: &NodeKey, args: &Args) -> SignedChallenge {
+    let prefix = [&args.genesis_id[..], &[POET_DOMAIN]].concat();
+    let signature = key.sign(&[&prefix[..], &args.challenge].concat());
+    SignedChallenge {
+        prefix: Bytes(prefix),
+        challenge: Bytes(args.challenge.to_vec()),
+        pubkey: Bytes(key.node_id().to_vec()),
+        signature: Bytes(signature.to_vec()),
+        deadline: args.deadline.map(|deadline| deadline.to_string()),
+    }
+}
+
+/// One line for each server.
+fn summary(poets: &[Url], state: &State, outcomes: &BTreeMap<Url, String>) -> String {
+    let now = now();
+    let mut rows = vec![
+        ["server", "round", "ends", "in"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    for registration in &state.registrations {
+        let end = registration.round_end;
+        let mut left = rough_between(now, end);
+        if !poets.contains(&registration.poet) {
+            left.push_str("  (registered earlier)");
+        }
+        rows.push(vec![
+            registration.poet.to_string(),
+            registration.round.to_string(),
+            format!("{end:.0}"),
+            left,
+        ]);
+    }
+    let mut text = if rows.len() > 1 {
+        table(&rows)
+    } else {
+        String::new()
+    };
+    for (poet, reason) in outcomes {
+        text.push_str(&format!("{poet}: not registered: {reason}\n"));
+    }
+    text
+}
+
+impl State {
+    fn has(&self, poet: &Url) -> bool {
+        self.registrations
+            .iter()
+            .any(|registration| registration.poet == *poet)
+    }
+}
+
+/// What became of an attempt.
+enum Event {
+    Registered(Registration),
+    /// When the round starts with which we are registered.
+    RoundStart(Timestamp),
+    Failed {
+        reason: String,
+        /// When there will be another attempt.
+        again: Option<Duration>,
+    },
+}
+
+/// How long servers that do not answer are asked again.
+struct Patience {
+    until: Option<Timestamp>,
+    deadline: Option<Timestamp>,
+    least: Timestamp,
+}
+
+impl Patience {
+    /// The end of all attempts, when the round is known to start at `start`: the servers of a
+    /// network start their rounds at the same time.
+    fn limit(&self, start: Option<Timestamp>) -> Timestamp {
+        let deadline = self.deadline.unwrap_or(Timestamp::MAX);
+        self.until.unwrap_or_else(|| match (start, self.deadline) {
+            (Some(start), _) => start.max(self.least).min(deadline),
+            (None, Some(deadline)) => deadline,
+            (None, None) => self.least,
+        })
+    }
+}
+
+/// What is to be done with every server.
+struct Job {
+    signed: SignedChallenge,
+    node_id: [u8; 32],
+    challenge: [u8; 32],
+    certificates: Vec<SignedCertificate>,
+    deadline: Option<Timestamp>,
+    phase_shift: Option<Duration>,
+    /// The end of all attempts, as far as is known.
+    limit: Mutex<Timestamp>,
+    retry_delay: Duration,
+    timeout: Duration,
+}
+
+impl Job {
+    /// Tries until it is done, there is no hope, or the time is over.
+    fn run(&self, url: &Url, poet: &Poet, events: &Sender<(Url, Event)>) {
+        // When nobody listens any more, the program ends.
+        let tell = |event| drop(events.send((url.clone(), event)));
+        while !time_until(self.limit()).is_zero() {
+            let failure = match self.register(url, poet) {
+                Ok(registration) => {
+                    let round = registration.round;
+                    tell(Event::Registered(registration));
+                    if let Some(start) = self.round_start(poet, round) {
+                        tell(Event::RoundStart(start));
+                    }
+                    return;
+                }
+                Err(failure) => failure,
+            };
+            let again = match failure.kind {
+                Kind::Passing => wait_again(self.retry_delay, self.limit()),
+                Kind::Unauthorized | Kind::Final => None,
+            };
+            tell(Event::Failed {
+                reason: failure.reason,
+                again,
+            });
+            let Some(wait) = again else { return };
+            thread::sleep(wait);
+        }
+    }
+
+    fn limit(&self) -> Timestamp {
+        *self.limit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_limit(&self, limit: Timestamp) {
+        *self.limit.lock().unwrap_or_else(PoisonError::into_inner) = limit;
+    }
+
+    /// When `round` starts, if the server tells.
+    fn round_start(&self, poet: &Poet, round: u64) -> Option<Timestamp> {
+        let rounds = poet.rounds(self.time().ok()?).ok()??;
+        let mut rounds = rounds.iter().filter(|it| it.id.0 == round);
+        rounds.next().map(|round| round.start)
+    }
+
+    /// How long the next answer may take.
+    fn time(&self) -> Result<Duration, Failure> {
+        let left = time_until(self.limit());
+        if left.is_zero() {
+            return Err(Failure::last("not done in time"));
+        }
+        Ok(self.timeout.min(left))
+    }
+
+    fn register(&self, url: &Url, poet: &Poet) -> Result<Registration, Failure> {
+        let info = poet.info(self.time()?)?;
+        if let Some(expected) = self.phase_shift
+            && info.phase_shift.0 != expected
+        {
+            return Err(Failure::last(format!(
+                "its phase shift is {}, expected {}",
+                format_go(info.phase_shift.0),
+                format_go(expected)
+            )));
+        }
+        let submitted = self.submit(poet, &info)?;
+        let round_end = after(now(), submitted.round_end.0);
+        let latest = match self.deadline {
+            Some(deadline) => after(deadline, CLOCK_TOLERANCE),
+            None => after(now(), MAX_ROUND),
+        };
+        if round_end > latest {
+            return Err(Failure::last(format!(
+                "it says that its round ends at {round_end:.0}, too late to be of use"
+            )));
+        }
+        Ok(Registration {
+            poet: url.clone(),
+            pubkey: info.service_pubkey,
+            round: submitted.round_id.0,
+            round_end,
+            cycle_gap: info.cycle_gap,
+        })
+    }
+
+    /// Submits with each certificate that its certifier would accept, then with a proof of work.
+    fn submit(&self, poet: &Poet, info: &Info) -> Result<SubmitResponse, Failure> {
+        for certificate in self.certificates_for(info) {
+            let admission = Admission::Certificate {
+                certificate: certificate.into(),
+            };
+            match self.submit_with(poet, admission) {
+                Err(failure) if failure.kind == Kind::Unauthorized => {}
+                other => return other,
+            }
+        }
+        let params = poet.pow_params(self.time()?)?;
+        let admission = self.solve(params)?;
+        self.submit_with(poet, admission).map_err(|failure| {
+            let reason = match info.certifier() {
+                Some(certifier) if failure.kind != Kind::Passing => format!(
+                    "{} (it accepted no --certificate; its certifier is {})",
+                    failure.reason,
+                    printable(&certifier.url)
+                ),
+                _ => failure.reason,
+            };
+            let kind = match failure.kind {
+                Kind::Unauthorized => Kind::Final,
+                other => other,
+            };
+            Failure { kind, reason }
+        })
+    }
+
+    fn submit_with(&self, poet: &Poet, admission: Admission) -> Result<SubmitResponse, Failure> {
+        let request = SubmitRequest {
+            signed: &self.signed,
+            admission,
+        };
+        poet.submit(&request, self.time()?)
+    }
+
+    /// The certificates for this node by the server's certifier.
+    fn certificates_for(&self, info: &Info) -> Vec<&SignedCertificate> {
+        let certifier = info.certifier().and_then(|certifier| {
+            let key = certifier.pubkey.0.as_slice().try_into().ok()?;
+            Some(Certifier {
+                url: String::new(),
+                pubkey: PublicKey::from_bytes(key)?,
+                trusted: Arc::new(TrustedKeys::default()),
+            })
+        });
+        let Some(certifier) = certifier else {
+            return Vec::new();
+        };
+        let valid = |certificate: &&SignedCertificate| {
+            certifier
+                .verify(certificate, None, &self.node_id, now())
+                .is_ok()
+        };
+        self.certificates.iter().filter(valid).collect()
+    }
+
+    fn solve(&self, params: PowParams) -> Result<Admission, Failure> {
+        let bits = params.difficulty;
+        if bits > MAX_POW_BITS {
+            return Err(Failure::last(format!(
+                "it asks for a proof of work of {bits} bits, expected at most {MAX_POW_BITS}"
+            )));
+        }
+        let valid = |nonce: &u64| pow::is_valid(&params, &self.node_id, &self.challenge, *nonce);
+        let mut first = 0_u64;
+        let nonce = loop {
+            self.time()?;
+            let next = first.saturating_add(NONCES);
+            if let Some(nonce) = (first..next).find(valid) {
+                break nonce;
+            }
+            first = next;
+        };
+        Ok(Admission::Work {
+            pow_params: WorkParams {
+                difficulty: bits,
+                challenge: Bytes(params.challenge),
+            },
+            nonce: nonce.to_string(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_asked_again_until_their_round_starts() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let limit = |until: Option<i64>, deadline: Option<i64>, start: Option<i64>| {
+            let patience = Patience {
+                until: until.map(at),
+                deadline: deadline.map(at),
+                least: at(600),
+            };
+            patience.limit(start.map(at)).as_second()
+        };
+        assert_eq!(limit(None, None, None), 600);
+        assert_eq!(limit(None, None, Some(9000)), 9000);
+        assert_eq!(limit(None, Some(90_000), None), 90_000);
+        assert_eq!(limit(None, Some(90_000), Some(9000)), 9000);
+        // Whoever tells a wrong one.
+        assert_eq!(limit(None, None, Some(1)), 600);
+        assert_eq!(limit(None, Some(90_000), Some(100_000)), 90_000);
+        assert_eq!(limit(None, Some(300), Some(1)), 300);
+        for start in [None, Some(1), Some(9000)] {
+            assert_eq!(limit(Some(700), Some(90_000), start), 700);
+        }
+    }
+}

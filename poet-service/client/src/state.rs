@@ -1,0 +1,174 @@
+//! Where a node is registered: a file that outlives this program, the servers, and changes of the
+//! list of servers.
+//!
+//! One file holds the registrations of one node's one challenge. It is replaced as a whole, so it
+//! is always either the old one or the new one, and one program at a time changes it.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io::{ErrorKind, Read as _},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use jiff::Timestamp;
+use poet_files::Output;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    http::Url,
+    messages::{Bytes32, Seconds},
+};
+
+/// The name of the file unless another one is given.
+pub(crate) const DEFAULT_FILE: &str = "poet-client.json";
+/// The form of the file that this program reads and writes.
+const VERSION: u32 = 1;
+/// Some thousands of registrations.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// What the file holds.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct State {
+    version: u32,
+    #[serde(with = "hex")]
+    pub(crate) node_id: [u8; 32],
+    #[serde(with = "hex")]
+    pub(crate) challenge: [u8; 32],
+    pub(crate) registrations: Vec<Registration>,
+}
+
+/// A registration with a server.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Registration {
+    pub(crate) poet: Url,
+    /// The server's identity at the time.
+    pub(crate) pubkey: Bytes32,
+    pub(crate) round: u64,
+    pub(crate) round_end: Timestamp,
+    pub(crate) cycle_gap: Seconds,
+}
+
+impl State {
+    pub(crate) fn new(node_id: [u8; 32], challenge: [u8; 32]) -> Self {
+        Self {
+            version: VERSION,
+            node_id,
+            challenge,
+            registrations: Vec::new(),
+        }
+    }
+
+    /// Reads `path`; `None` when there is no such file.
+    ///
+    /// # Errors
+    /// When it cannot be read or is not such a file.
+    pub(crate) fn read(path: &Path) -> anyhow::Result<Option<Self>> {
+        let name = path.display();
+        let cannot = || format!("cannot read --state {name}");
+        let file = match File::open(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            file => file.with_context(cannot)?,
+        };
+        let mut json = Vec::new();
+        file.take(MAX_FILE_BYTES)
+            .read_to_end(&mut json)
+            .with_context(cannot)?;
+        // The version first: another one may have other fields.
+        #[derive(Deserialize)]
+        struct Version {
+            version: u32,
+        }
+        let foreign = || format!("--state {name} is damaged or not a state file of poet-client");
+        let Version { version } = serde_json::from_slice(&json).with_context(foreign)?;
+        ensure!(
+            version == VERSION,
+            "--state {name} has version {version}, and this poet-client reads version {VERSION}"
+        );
+        serde_json::from_slice(&json)
+            .map(Some)
+            .with_context(foreign)
+    }
+
+    /// Replaces `path` by this state; it is durable when this returns.
+    ///
+    /// # Errors
+    /// When the file cannot be written; it is then as before.
+    pub(crate) fn write(&self, path: &Path) -> anyhow::Result<()> {
+        let mut json = serde_json::to_string_pretty(self)?;
+        json.push('\n');
+        Output::open_file("--state", path)?.write(json.as_bytes())?;
+        Ok(())
+    }
+}
+
+/// The right to change a state file, which one program at a time has.
+pub(crate) struct Lock(#[expect(dead_code, reason = "closing the file gives the lock up")] File);
+
+impl Lock {
+    /// Takes the lock of the state file at `path`: a file beside it, since the state file itself
+    /// is replaced.
+    ///
+    /// # Errors
+    /// When another program has it, or it cannot be made.
+    pub(crate) fn take(path: &Path) -> anyhow::Result<Self> {
+        let name = path.display();
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(".lock");
+        let file = fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(PathBuf::from(beside))
+            .with_context(|| format!("cannot lock --state {name}"))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self(file)),
+            Err(TryLockError::WouldBlock) => {
+                bail!("--state {name} is in use by another poet-client")
+            }
+            Err(TryLockError::Error(error)) => {
+                Err(error).with_context(|| format!("cannot lock --state {name}"))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_state_survives_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.json");
+        assert_eq!(State::read(&path).unwrap(), None);
+        let mut state = State::new([1; 32], [2; 32]);
+        state.write(&path).unwrap();
+        state.registrations.push(Registration {
+            poet: "https://poet.example".parse().unwrap(),
+            pubkey: Bytes32([3; 32]),
+            round: u64::MAX,
+            round_end: "2026-12-06T20:00:00.123456789Z".parse().unwrap(),
+            cycle_gap: Seconds(Duration::from_secs(12 * 3600)),
+        });
+        state.write(&path).unwrap();
+        assert_eq!(State::read(&path).unwrap(), Some(state));
+        // Nothing is left beside it.
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn one_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.json");
+        let lock = Lock::take(&path).unwrap();
+        let error = Lock::take(&path).err().unwrap().to_string();
+        assert!(error.ends_with("state.json is in use by another poet-client"));
+        drop(lock);
+        Lock::take(&path).unwrap();
+    }
+}

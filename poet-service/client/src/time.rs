@@ -1,0 +1,177 @@
+//! Times and durations of the command line, and the random part of waiting.
+
+use std::{
+    sync::mpsc::{Receiver, RecvTimeoutError},
+    thread,
+    time::{Duration, SystemTime},
+};
+
+use jiff::{SignedDuration, Timestamp};
+use poet_proto::duration::{format_go, parse_go};
+
+/// How often a long wait looks at the clock: it may be set, and the machine may sleep.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// The shortest wait between attempts, unless shorter ones are asked for.
+const LEAST_WAIT: Duration = Duration::from_millis(500);
+
+pub(crate) fn now() -> Timestamp {
+    Timestamp::try_from(SystemTime::now()).unwrap_or(Timestamp::MAX)
+}
+
+/// `time` and then `duration`, at most the last time there is.
+pub(crate) fn after(time: Timestamp, duration: Duration) -> Timestamp {
+    time.checked_add(duration).unwrap_or(Timestamp::MAX)
+}
+
+/// How long it is until `then`; zero when that has passed.
+pub(crate) fn time_until(then: Timestamp) -> Duration {
+    then.duration_since(now())
+        .try_into()
+        .unwrap_or(Duration::ZERO)
+}
+
+/// Sleeps until `then`.
+pub(crate) fn sleep_until(then: Timestamp) {
+    loop {
+        let left = time_until(then);
+        if left.is_zero() {
+            return;
+        }
+        thread::sleep(left.min(LOOK));
+    }
+}
+
+/// The next event; `None` at `limit`, or when there will be no more.
+pub(crate) fn receive<T>(events: &Receiver<T>, limit: Timestamp) -> Option<T> {
+    loop {
+        let left = time_until(limit);
+        match events.recv_timeout(left.min(LOOK)) {
+            Ok(event) => return Some(event),
+            Err(RecvTimeoutError::Timeout) if left > LOOK => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+/// A random duration from `least` up to twice that, as nodes wait before they ask again.
+pub(crate) fn once_to_twice(least: Duration) -> Duration {
+    least + least.mul_f64(random_fraction())
+}
+
+/// How long to wait before another attempt, if there is time for one: once to twice `delay`, or
+/// half of what is left until `limit`, so that the last attempts are near to it.
+pub(crate) fn wait_again(delay: Duration, limit: Timestamp) -> Option<Duration> {
+    wait_within(delay, time_until(limit))
+}
+
+fn wait_within(delay: Duration, left: Duration) -> Option<Duration> {
+    // No sooner, so that the last ones do not become a flood.
+    let least = delay.min(LEAST_WAIT);
+    let wait = once_to_twice(delay).min(left / 2);
+    (wait >= least).then_some(wait)
+}
+
+/// From 0 up to 1.
+fn random_fraction() -> f64 {
+    // Without randomness all ask at the same time, which is no reason not to ask.
+    let random = getrandom::u32().unwrap_or(0);
+    f64::from(random) / (f64::from(u32::MAX) + 1.0)
+}
+
+/// A duration for people: whole seconds, or milliseconds below one.
+pub(crate) fn rough(duration: Duration) -> String {
+    if duration < Duration::from_secs(1) {
+        return format!("{}ms", duration.as_millis());
+    }
+    format_go(Duration::from_secs(duration.as_secs()))
+}
+
+/// The time from `from` to `to`, which may lie before it, for people.
+pub(crate) fn rough_between(from: Timestamp, to: Timestamp) -> String {
+    let difference: SignedDuration = to.duration_since(from);
+    let sign = if difference.is_negative() { "-" } else { "" };
+    format!("{sign}{}", rough(difference.unsigned_abs()))
+}
+
+pub(crate) fn parse_time(text: &str) -> Result<Timestamp, String> {
+    text.parse()
+        .map_err(|_| "expected a time in RFC 3339, such as 2026-01-31T12:00:00Z".to_owned())
+}
+
+/// A time, or a duration from now.
+pub(crate) fn parse_until(text: &str) -> Result<Timestamp, String> {
+    parse_go(text)
+        .map(|duration| after(now(), duration))
+        .or_else(|_| parse_time(text))
+        .map_err(|error| format!("{error}, or a duration from now, such as 30m"))
+}
+
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+    parse_go(text).map_err(|error| error.to_string())
+}
+
+/// A duration that is waited or waited for.
+pub(crate) fn parse_wait(text: &str) -> Result<Duration, String> {
+    let duration = parse_duration(text)?;
+    let day = Duration::from_secs(24 * 3600);
+    if (Duration::from_millis(1)..=day).contains(&duration) {
+        Ok(duration)
+    } else {
+        Err("expected a duration from 1ms to 24h".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_are_within_their_bounds() {
+        let least = Duration::from_secs(10);
+        for _ in 0..1000 {
+            assert!((least..2 * least).contains(&once_to_twice(least)));
+        }
+        assert!(random_fraction() < 1.0);
+    }
+
+    #[test]
+    fn the_last_attempts_are_near_the_limit() {
+        let delay = Duration::from_secs(10);
+        for _ in 0..100 {
+            let mut left = Duration::from_secs(100);
+            let mut waits = 0;
+            while let Some(wait) = wait_within(delay, left) {
+                assert!(wait <= 2 * delay && wait < left);
+                left -= wait;
+                waits += 1;
+            }
+            assert!(left < 2 * LEAST_WAIT, "{left:?}");
+            assert!((5..20).contains(&waits), "{waits}");
+        }
+        let short = Duration::from_millis(50);
+        assert!(wait_within(short, 2 * short).is_some_and(|wait| wait == short));
+        assert_eq!(wait_within(short, short), None);
+    }
+
+    #[test]
+    fn times_are_read_in_both_forms() {
+        let absolute = parse_until("2026-01-31T12:00:00Z").unwrap();
+        assert_eq!(absolute.to_string(), "2026-01-31T12:00:00Z");
+        assert!(parse_until("1h").unwrap() > now());
+        for text in ["", "soon", "2026-01-31"] {
+            let error = parse_until(text).unwrap_err();
+            assert!(error.contains("RFC 3339") && error.contains("30m"));
+        }
+        assert!(parse_wait("0s").is_err() && parse_wait("25h").is_err());
+    }
+
+    #[test]
+    fn durations_are_short_to_read() {
+        assert_eq!(rough(Duration::from_millis(12)), "12ms");
+        assert_eq!(rough(Duration::from_millis(90_700)), "1m30s");
+        let (early, late) = (Timestamp::UNIX_EPOCH, Timestamp::from_second(3).unwrap());
+        assert_eq!(rough_between(early, late), "3s");
+        assert_eq!(rough_between(late, early), "-3s");
+    }
+}

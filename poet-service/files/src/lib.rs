@@ -1,0 +1,197 @@
+//! Files that are there as a whole or not at all, and that survive a power failure.
+//!
+//! [`replace`], [`create_new`] and [`create_directory`] return when what they did is durable.
+//! [`Output`] is a file that a user names on a command line.
+
+mod output;
+mod reason;
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Write as _},
+    path::Path,
+};
+
+use tempfile::{Builder, NamedTempFile};
+
+pub use output::{Output, OutputError};
+pub use reason::reason;
+
+/// Who may read a new file or directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Access {
+    /// Whom the umask allows, as for most programs.
+    #[default]
+    Default,
+    /// The owner only: for keys, and for what belongs to a server alone.
+    Private,
+}
+
+impl Access {
+    fn file_mode(self) -> u32 {
+        match self {
+            Self::Default => 0o666,
+            Self::Private => 0o600,
+        }
+    }
+
+    fn directory_mode(self) -> u32 {
+        match self {
+            Self::Default => 0o777,
+            Self::Private => 0o700,
+        }
+    }
+
+    /// Options that create a file with this access; the umask can only take from it.
+    #[must_use]
+    pub fn open_options(self) -> OpenOptions {
+        let mut options = OpenOptions::new();
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, self.file_mode());
+        options
+    }
+}
+
+/// Replaces the file at `path`, or creates it. Readers, and the disk after a power failure, have the
+/// old content or the new one.
+///
+/// A file that was there keeps its mode, unless `access` is private, and its owner where the system
+/// permits. A symbolic link at `path` is replaced itself; [`Output`] follows it.
+///
+/// # Errors
+/// If the file cannot be written; it is then as before, unless only its directory could not be
+/// synced.
+pub fn replace(path: &Path, content: &[u8], access: Access) -> io::Result<()> {
+    let file = temporary(path, content, access)?;
+    #[cfg(unix)]
+    if let Ok(old) = path.symlink_metadata()
+        && old.is_file()
+    {
+        keep_owner_and_mode(&file, &old, access)?;
+    }
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    sync_parent(path)
+}
+
+/// Creates the file at `path`, as [`replace`] does.
+///
+/// # Errors
+/// `AlreadyExists` if something is there, be it a broken link; else as [`replace`].
+pub fn create_new(path: &Path, content: &[u8], access: Access) -> io::Result<()> {
+    let file = temporary(path, content, access)?;
+    file.as_file().sync_all()?;
+    file.persist_noclobber(path)?;
+    sync_parent(path)
+}
+
+/// Moves a file to another name on the same file system, in place of the file that has it, durably.
+/// The content must have been synced.
+///
+/// # Errors
+/// If that fails.
+pub fn rename_into_place(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    sync_parent(to)?;
+    if parent(from) == parent(to) {
+        return Ok(());
+    }
+    sync_parent(from)
+}
+
+/// Creates a directory and the ones above it, as far as they do not exist, durably. Existing ones
+/// keep their mode.
+///
+/// # Errors
+/// If that fails; `NotADirectory` if something else is there.
+pub fn create_directory(path: &Path, access: Access) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = parent(path);
+    if parent == path {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    create_directory(parent, access)?;
+    let mut builder = DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, access.directory_mode());
+    match builder.create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    if path.is_dir() {
+        sync_directory(parent)
+    } else {
+        Err(io::ErrorKind::NotADirectory.into())
+    }
+}
+
+/// Makes durable which files a directory holds.
+///
+/// # Errors
+/// If that fails.
+pub fn sync_directory(path: &Path) -> io::Result<()> {
+    // Elsewhere, directories cannot be opened.
+    if cfg!(unix) {
+        match File::open(path)?.sync_all() {
+            // Some network file systems cannot sync a directory, and need not.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+            synced => synced?,
+        }
+    }
+    Ok(())
+}
+
+/// Makes durable that a file has its name.
+///
+/// # Errors
+/// If that fails.
+pub fn sync_parent(path: &Path) -> io::Result<()> {
+    sync_directory(parent(path))
+}
+
+/// The directory in which a file is.
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        // The root, and the empty path.
+        None => path,
+    }
+}
+
+/// A file with this content next to `path`, which is removed unless it is persisted.
+fn temporary(path: &Path, content: &[u8], access: Access) -> io::Result<NamedTempFile> {
+    let mut builder = Builder::new();
+    builder.prefix(".poet-").suffix(".tmp");
+    let mut cause = None;
+    // Not the builder's own, which is private whatever the umask allows.
+    let create = |path: &Path| {
+        let mut options = access.open_options();
+        let file = options.read(true).write(true).create_new(true).open(path);
+        file.inspect_err(|error| cause = error.raw_os_error())
+    };
+    let created = builder.make_in(parent(path), create);
+    // Without the name of the temporary file, which nobody knows.
+    let mut file = created.map_err(|error| cause.map_or(error, io::Error::from_raw_os_error))?;
+    file.write_all(content)?;
+    Ok(file)
+}
+
+#[cfg(unix)]
+fn keep_owner_and_mode(file: &NamedTempFile, old: &fs::Metadata, access: Access) -> io::Result<()> {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
+
+    let file = file.as_file();
+    let new = file.metadata()?;
+    if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
+        // Only root may give files away; others become the owner, as with any editor.
+        drop(fchown(file, Some(old.uid()), Some(old.gid())));
+    }
+    if access == Access::Default {
+        let mode = fs::Permissions::from_mode(old.mode() & 0o777);
+        file.set_permissions(mode)?;
+    }
+    Ok(())
+}

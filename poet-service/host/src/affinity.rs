@@ -1,0 +1,140 @@
+//! Threads on cores.
+
+use std::thread;
+
+#[cfg(feature = "hwloc")]
+use by_hwloc::{allowed_cores, pin};
+#[cfg(all(not(feature = "hwloc"), not(target_os = "linux")))]
+use elsewhere::{allowed_cores, pin};
+#[cfg(all(not(feature = "hwloc"), target_os = "linux"))]
+use linux::{allowed_cores, pin};
+
+/// The cores on which this thread may run, in order. To be asked before any thread is pinned: a
+/// thread's children may run where it may.
+#[must_use]
+pub fn allowed() -> Vec<usize> {
+    let mut cores = allowed_cores();
+    cores.sort_unstable();
+    cores
+}
+
+/// Runs `work` on a thread of its own that runs on `cores` only; `None` if the system does not
+/// permit that.
+///
+/// # Panics
+/// If `work` does.
+pub fn on_cores<T: Send>(cores: &[usize], work: impl FnOnce() -> T + Send) -> Option<T> {
+    let run = || pin(cores).then(work);
+    let result = thread::scope(|scope| scope.spawn(run).join());
+    result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Lets the calling thread run on the last of its cores only, so that samples are comparable. Where
+/// the system cannot, nothing happens.
+pub fn pin_to_last() {
+    if let Some(core) = allowed().last() {
+        pin(&[*core]);
+    }
+}
+
+#[cfg(target_os = "linux")]
+pub(crate) mod linux {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+    use crate::MAX_CORES;
+
+    #[cfg(not(feature = "hwloc"))]
+    pub(super) fn allowed_cores() -> Vec<usize> {
+        sched_getaffinity(None).map_or_else(|_| Vec::new(), |set| cores(&set))
+    }
+
+    #[cfg(not(feature = "hwloc"))]
+    pub(super) fn pin(cores: &[usize]) -> bool {
+        sched_setaffinity(None, &set(cores)).is_ok()
+    }
+
+    pub(crate) fn cores(set: &CpuSet) -> Vec<usize> {
+        (0..MAX_CORES).filter(|core| set.is_set(*core)).collect()
+    }
+
+    pub(crate) fn set(cores: &[usize]) -> CpuSet {
+        let mut set = CpuSet::new();
+        for core in cores.iter().filter(|core| **core < MAX_CORES) {
+            set.set(*core);
+        }
+        set
+    }
+}
+
+#[cfg(all(not(feature = "hwloc"), not(target_os = "linux")))]
+mod elsewhere {
+    pub(super) fn allowed_cores() -> Vec<usize> {
+        let cores = core_affinity::get_core_ids().unwrap_or_default();
+        cores.into_iter().map(|core| core.id).collect()
+    }
+
+    /// One core is all that can be asked for here.
+    pub(super) fn pin(cores: &[usize]) -> bool {
+        match cores {
+            [core] => core_affinity::set_for_current(core_affinity::CoreId { id: *core }),
+            _ => false,
+        }
+    }
+}
+
+#[cfg(feature = "hwloc")]
+mod by_hwloc {
+    use std::sync::LazyLock;
+
+    use hwlocality::{
+        Topology,
+        cpu::{binding::CpuBindingFlags, cpuset::CpuSet},
+        object::types::ObjectType,
+    };
+
+    static TOPOLOGY: LazyLock<Option<Topology>> = LazyLock::new(|| Topology::new().ok());
+
+    /// The place of each core.
+    fn places(topology: &Topology) -> impl Iterator<Item = (usize, CpuSet)> {
+        let cores = topology.objects_with_type(ObjectType::PU);
+        cores.filter_map(|core| Some((core.os_index()?, core.cpuset()?.clone_target())))
+    }
+
+    pub(super) fn allowed_cores() -> Vec<usize> {
+        let Some(topology) = TOPOLOGY.as_ref() else {
+            return Vec::new();
+        };
+        // Where the system does not tell how a thread is bound, it is not.
+        let bound = topology.cpu_binding(CpuBindingFlags::THREAD).ok();
+        let allowed = |place: &CpuSet| {
+            topology.allowed_cpuset().includes(place)
+                && bound.as_ref().is_none_or(|bound| bound.includes(place))
+        };
+        let places = places(topology).filter(|(_, place)| allowed(place));
+        places.map(|(core, _)| core).collect()
+    }
+
+    pub(super) fn pin(cores: &[usize]) -> bool {
+        TOPOLOGY.as_ref().is_some_and(|topology| {
+            let wanted = places(topology).filter(|(id, _)| cores.contains(id));
+            let found: Vec<_> = wanted.map(|(_, place)| place).collect();
+            let all = found.iter().fold(CpuSet::new(), |all, place| all | place);
+            found.len() == cores.len() && topology.bind_cpu(&all, CpuBindingFlags::THREAD).is_ok()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pinned_threads_stay_on_their_core() {
+        let here = allowed();
+        for core in &here {
+            assert_eq!(on_cores(&[*core], allowed), Some(vec![*core]));
+        }
+        assert_eq!(on_cores(&here, allowed), Some(here));
+        assert_eq!(on_cores(&[crate::MAX_CORES - 1], || ()), None);
+    }
+}

@@ -1,0 +1,44 @@
+//! What a machine is, and where threads run on it.
+//!
+//! [`Machine`] is what the kernel shows of a machine, and [`limits`], [`interrupts`], [`sensors`] and
+//! [`programs`] what it shows of a moment. All read `/proc` and `/sys` below a root, so that trees of
+//! other machines can be tested. What a machine does not show is absent, never guessed.
+//!
+//! [`affinity`] pins threads. [`WorkPlace`] gives the hashing thread of a server a core of its own.
+//! [`open_files`] raises the limit on open files.
+
+pub mod affinity;
+pub mod interrupts;
+pub mod limits;
+pub mod machine;
+pub mod open_files;
+pub mod programs;
+pub mod sensors;
+
+#[cfg(target_os = "linux")]
+mod choice;
+#[cfg(target_os = "linux")]
+mod claim;
+#[cfg(target_os = "linux")]
+mod place;
+#[cfg(not(target_os = "linux"))]
+#[path = "no_place.rs"]
+mod place;
+#[cfg(target_os = "linux")]
+mod priority;
+mod read;
+mod work_core;
+
+pub use machine::{Core, Machine};
+pub use place::{Occupied, WorkPlace};
+pub use work_core::{WorkCore, WorkPriority};
+
+/// The most cores that an affinity mask has room for.
+pub const MAX_CORES: usize = 1024;
+
+/// Core numbers as messages show them: `0,1,8`.
+#[must_use]
+pub fn list(cores: &[usize]) -> String {
+    let cores: Vec<_> = cores.iter().map(usize::to_string).collect();
+    cores.join(",")
+}

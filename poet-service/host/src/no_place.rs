@@ -1,0 +1,31 @@
+//! Systems that do not let a program place its threads.
+
+use crate::{WorkCore, WorkPriority};
+
+/// Where and how the hashing thread runs: like every other thread.
+#[derive(Clone, Debug, Default)]
+pub struct WorkPlace;
+
+impl WorkPlace {
+    /// Says so if something else is wanted.
+    pub fn prepare(
+        core: WorkCore,
+        _priority: WorkPriority,
+        _hash: &(dyn Fn() -> u64 + Sync),
+    ) -> Self {
+        if core != WorkCore::Off {
+            tracing::info!("the hashing thread shares its core: --work-core is for Linux");
+        }
+        Self
+    }
+
+    /// Nothing to do.
+    pub fn enter(&self) -> Occupied {
+        Occupied
+    }
+}
+
+/// Nothing.
+#[must_use]
+#[derive(Debug)]
+pub struct Occupied;

@@ -1,0 +1,18 @@
+//! What the clients and the servers of a PoET exchange, and the rules for it that both sides must
+//! agree on. Nothing here does I/O over a network or knows of a configuration.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`messages`] | the requests and answers |
+//! | [`json`] | their JSON: the canonical mapping of protobuf |
+//! | [`duration`] | durations as Go and as protobuf write them |
+//! | [`identity`] | ed25519 keys and signatures, by Go's rules |
+//! | [`certificate`] | certificates and the keys that sign them |
+//! | [`pow`] | the proof of work of a registration |
+
+pub mod certificate;
+pub mod duration;
+pub mod identity;
+pub mod json;
+pub mod messages;
+pub mod pow;

@@ -1,0 +1,27 @@
+//! What rounds follow.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use poet_proto::identity::PrivateKey;
+
+use crate::registration::Rules;
+
+/// What rounds follow.
+#[derive(Clone, Debug)]
+pub struct RoundsConfig {
+    /// The network's genesis; without one, the server's first start.
+    pub genesis: Option<Timestamp>,
+    /// The length of an epoch.
+    pub epoch_duration: Duration,
+    /// From genesis to the start of round 0.
+    pub phase_shift: Duration,
+    /// From a round's end to the next one's start.
+    pub cycle_gap: Duration,
+    /// The rules of registration.
+    pub rules: Rules,
+    /// The server's key, if it was given.
+    pub private_key: Option<PrivateKey>,
+    /// Whether rounds are worked on.
+    pub worker: bool,
+}

@@ -1,0 +1,29 @@
+//! The rounds of a PoET server: registration, the sequential work, the proof. No network, no
+//! configuration file, no database: those are behind the traits [`Storage`](storage::Storage),
+//! [`Publish`](publish::Publish), [`Counters`](counters::Counters), [`Clock`](clock::Clock) and
+//! [`Hashing`](worker::Hashing).
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`machine`] | the life of rounds, start, recovery and end |
+//! | [`schedule`], [`clock`] | when rounds open, start and end; pure functions of an injected time |
+//! | [`registration`] | who may register for which round |
+//! | [`worker`] | the hashing thread, its log, auditors, proofs |
+//! | [`rate`] | whether the hashing has become slow |
+//! | [`storage`], [`publish`], [`counters`] | what rounds need of the rest of a server |
+//! | [`round_files`] | what is where in the directory of the work |
+
+mod blocking;
+pub mod clock;
+pub mod config;
+pub mod counters;
+pub mod machine;
+pub mod publish;
+pub mod rate;
+pub mod registration;
+pub mod round_files;
+pub mod schedule;
+pub mod storage;
+pub mod worker;
+
+pub use blocking::blocking;

@@ -1,0 +1,489 @@
+//! The server without its network: recovery at the start, the life of rounds, the end.
+//!
+//! ```text
+//!            start(e)                              end(e)
+//!   open ───────────────> settled ──> working ─────────────> proving ──> published
+//!     registrations  the next round   the worker; its log     verified     proof and new
+//!     are stored     is open          survives a restart                   challenge stored
+//! ```
+//!
+//! What a round is in follows from the storage (see [`storage`](crate::storage)) and the time, so
+//! a start after a crash is an ordinary start: rounds that were opened here, are past their start
+//! and have no proof are settled if they are not, worked on if there is time left, and proven. A
+//! round that was never opened here is not worked on.
+//!
+//! Clock, storage and hashing are given to it, and it waits for nothing but them and tokio's time.
+//! On a runtime with one thread and paused time, with simulated ones, a run is a function of what
+//! they do.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use poet_engine::{SubtreeHeight, Work, membership};
+use poet_proto::identity::{PrivateKey, PrivateKeyError};
+use tokio::{sync::watch, task::JoinHandle};
+
+use crate::{
+    blocking::blocking,
+    clock::{Clock, time_until},
+    config::RoundsConfig,
+    counters::Counters,
+    publish::Publish,
+    registration::{OpenRound, Registration},
+    schedule::{Schedule, ScheduleError},
+    storage::{Execution, PowChallenges, Setting, Storage, StorageError, UnfinishedRound},
+    worker::{Hashing, Job, Worker, WorkerHandle},
+};
+
+/// How often the clock is read, which may have been set in the meantime.
+const CLOCK_INTERVAL: Duration = Duration::from_millis(100);
+/// The shortest wait for the clock.
+const CLOCK_RESOLUTION: Duration = Duration::from_millis(1);
+/// How long to wait before a storage that failed is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What a [`Machine`] runs on.
+pub struct Parts<H> {
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+    /// What must survive; nobody else may use it.
+    pub storage: Arc<dyn Storage>,
+    /// What the leaves are made with.
+    pub work: Work,
+    /// What makes them.
+    pub hashing: H,
+    /// How many it may make; sets the size of a round's tree log.
+    pub expected_leaves_per_second: u64,
+    /// Gets the proofs.
+    pub publish: Arc<dyn Publish>,
+    /// Counts what happens.
+    pub counters: Arc<dyn Counters>,
+}
+
+/// Why rounds cannot go on where the storage says that they ended.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum RecoveryError {
+    #[error(transparent)]
+    Schedule(#[from] ScheduleError),
+    #[error("the stored rounds follow another schedule ({stored}) than this one ({configured})")]
+    OtherSchedule { stored: String, configured: String },
+    #[error("the stored {0} is damaged")]
+    Damaged(&'static str),
+    #[error("the stored private key is damaged: {0}")]
+    Key(PrivateKeyError),
+    #[error("the stored rounds belong to another private key")]
+    OtherKey,
+    #[error("the system gives no random numbers: {0}")]
+    Random(getrandom::Error),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// A running server without its network.
+pub struct Machine {
+    registration: Arc<Registration>,
+    worker: WorkerHandle,
+    stop: watch::Sender<bool>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Machine {
+    /// Goes on where the storage says that an earlier one ended. Takes registrations when this
+    /// returns.
+    ///
+    /// # Errors
+    /// When the storage fails, or holds the state of another server than `config` describes.
+    pub async fn start<H: Hashing>(
+        config: &RoundsConfig,
+        parts: Parts<H>,
+    ) -> Result<Self, RecoveryError> {
+        let Parts {
+            clock,
+            storage,
+            work,
+            hashing,
+            expected_leaves_per_second,
+            publish,
+            counters,
+        } = parts;
+        let Recovered {
+            private_key,
+            schedule,
+            pow,
+            unfinished,
+            round,
+        } = blocking(|| {
+            let recovered = recover(config, &*storage, clock.now())?;
+            remove_old_logs(&hashing, &*storage)?;
+            Ok::<_, RecoveryError>(recovered)
+        })?;
+        let members = storage.open_round(round).await?;
+        let open = OpenRound { round, members };
+        tracing::info!(round, members, until = %schedule.start(round), "open for registration");
+        let registration = Arc::new(Registration::new(
+            schedule,
+            config.rules.clone(),
+            private_key.public(),
+            Arc::clone(&clock),
+            Arc::clone(&storage),
+            pow,
+            open,
+            publish,
+            counters,
+        ));
+        let worker = Worker::new(
+            work,
+            hashing,
+            Arc::clone(&clock),
+            Arc::clone(&storage),
+            Arc::clone(&registration),
+        );
+        let handle = worker.handle().clone();
+        let (stop, stopped) = watch::channel(false);
+        let rounds = Rounds {
+            registration: Arc::clone(&registration),
+            storage,
+            clock,
+            worker: config.worker.then(|| handle.clone()),
+            expected_leaves_per_second,
+            stopped,
+        };
+        Ok(Self {
+            registration,
+            worker: handle,
+            stop,
+            tasks: vec![
+                tokio::spawn(rounds.keep(unfinished)),
+                tokio::spawn(worker.serve()),
+            ],
+        })
+    }
+
+    /// Registration, and everything else that clients ask for.
+    pub fn registration(&self) -> &Arc<Registration> {
+        &self.registration
+    }
+
+    /// What it is working on.
+    pub fn worker(&self) -> &WorkerHandle {
+        &self.worker
+    }
+
+    /// Ends it: the work done so far is in the log.
+    pub async fn stop(self) {
+        self.stop.send_replace(true);
+        self.worker.stop();
+        for task in self.tasks {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a part of the server failed");
+            }
+        }
+    }
+}
+
+/// What the storage says about how to go on.
+struct Recovered {
+    private_key: PrivateKey,
+    schedule: Schedule,
+    pow: PowChallenges,
+    unfinished: Vec<UnfinishedRound>,
+    /// The round to open.
+    round: u64,
+}
+
+fn recover(
+    config: &RoundsConfig,
+    storage: &dyn Storage,
+    now: Timestamp,
+) -> Result<Recovered, RecoveryError> {
+    let private_key = private_key(config, storage)?;
+    let schedule = schedule(config, storage, now)?;
+    let pow = match storage.pow_challenges()? {
+        Some(challenges) => challenges,
+        None => {
+            let mut current = [0; 32];
+            getrandom::fill(&mut current).map_err(RecoveryError::Random)?;
+            let challenges = PowChallenges {
+                current,
+                previous: None,
+            };
+            storage.store_pow_challenges(&challenges)?;
+            challenges
+        }
+    };
+    let unfinished = storage.unfinished_rounds()?;
+    // A round whose membership is settled never opens again, even if the clock was set back.
+    let round = storage.first_unsettled_round(schedule.open_round(now))?;
+    Ok(Recovered {
+        private_key,
+        schedule,
+        pow,
+        unfinished,
+        round,
+    })
+}
+
+fn private_key(config: &RoundsConfig, storage: &dyn Storage) -> Result<PrivateKey, RecoveryError> {
+    if let Some(bytes) = storage.setting(Setting::PrivateKey)? {
+        let stored = PrivateKey::from_bytes(&bytes).map_err(RecoveryError::Key)?;
+        return match &config.private_key {
+            Some(given) if given.to_bytes() != stored.to_bytes() => Err(RecoveryError::OtherKey),
+            _ => Ok(stored),
+        };
+    }
+    let key = match &config.private_key {
+        Some(given) => given.clone(),
+        None => {
+            tracing::info!("generating a private key");
+            PrivateKey::generate().map_err(RecoveryError::Random)?
+        }
+    };
+    storage.store_setting(Setting::PrivateKey, &key.to_bytes())?;
+    Ok(key)
+}
+
+/// The configured schedule, which must be the one that the stored rounds follow. A genesis that
+/// was not configured is the first start's: otherwise the rounds of two runs would not line up,
+/// and no round would survive a restart.
+fn schedule(
+    config: &RoundsConfig,
+    storage: &dyn Storage,
+    now: Timestamp,
+) -> Result<Schedule, RecoveryError> {
+    let damaged = || RecoveryError::Damaged("schedule");
+    let stored: Option<Schedule> = match storage.setting(Setting::Schedule)? {
+        None => None,
+        Some(bytes) => {
+            let text = str::from_utf8(&bytes).map_err(|_| damaged())?;
+            Some(text.parse().map_err(|_| damaged())?)
+        }
+    };
+    let genesis = match (config.genesis, &stored) {
+        (Some(genesis), _) => genesis,
+        (None, None) => now,
+        (None, Some(stored)) => stored.genesis(),
+    };
+    if config.genesis.is_none() {
+        tracing::warn!(
+            %genesis,
+            "--genesis-time is not set, the first start counts: rounds will not line up with any \
+             network"
+        );
+    }
+    let schedule = Schedule::new(
+        genesis,
+        config.epoch_duration,
+        config.phase_shift,
+        config.cycle_gap,
+    )?;
+    match stored {
+        Some(stored) if stored != schedule => Err(RecoveryError::OtherSchedule {
+            stored: stored.to_string(),
+            configured: schedule.to_string(),
+        }),
+        Some(_) => Ok(schedule),
+        None => {
+            storage.store_setting(Setting::Schedule, schedule.to_string().as_bytes())?;
+            Ok(schedule)
+        }
+    }
+}
+
+/// What the fastest of today's machines make in a second; sets the size of a round's tree log.
+pub const EXPECTED_LEAVES_PER_SECOND: u64 = 100_000;
+
+/// The height of the subtrees whose roots are in a round's log, at this rate.
+pub fn subtree_height(schedule: &Schedule, leaves_per_second: u64) -> SubtreeHeight {
+    let leaves = (schedule.work_duration().as_secs()).saturating_mul(leaves_per_second);
+    SubtreeHeight::for_round(leaves).min(max_subtree_height(leaves_per_second))
+}
+
+/// The height of the highest subtree that is made in a quarter of a second. A process that is killed
+/// loses the subtree that is not finished, and what waits for its sync, which is a quarter of a second,
+/// too. So it stays less than a second where the work is half as fast, and however long a round is.
+fn max_subtree_height(leaves_per_second: u64) -> SubtreeHeight {
+    let height = (leaves_per_second / 4).max(1).ilog2();
+    SubtreeHeight::new(height).unwrap_or(SubtreeHeight::MAX)
+}
+
+/// Removes the logs of rounds whose proof is published. One is left behind when the server ends
+/// between the publication and the removal.
+fn remove_old_logs(hashing: &impl Hashing, storage: &dyn Storage) -> Result<(), StorageError> {
+    for round in hashing.logs() {
+        let record = storage.round(round)?;
+        if record.is_some_and(|record| record.published.is_some()) {
+            hashing.remove_log(round);
+        }
+    }
+    Ok(())
+}
+
+/// Takes rounds from open to working.
+struct Rounds {
+    registration: Arc<Registration>,
+    storage: Arc<dyn Storage>,
+    clock: Arc<dyn Clock>,
+    /// Absent where rounds are only closed.
+    worker: Option<WorkerHandle>,
+    expected_leaves_per_second: u64,
+    stopped: watch::Receiver<bool>,
+}
+
+impl Rounds {
+    async fn keep(mut self, unfinished: Vec<UnfinishedRound>) {
+        let open = self.registration.open_round().round;
+        for UnfinishedRound { round, execution } in unfinished {
+            // The open one is among them, and later ones if the clock was ahead once: those that are
+            // settled already are worked on, the others open once more.
+            if round < open || execution.is_some() {
+                tracing::info!(round, "found an unfinished round");
+                if self.work_on(round, execution).await.is_none() {
+                    return;
+                }
+            }
+        }
+        // Ends when the server does.
+        while self.next_round().await.is_some() {}
+    }
+
+    /// Waits for the start of the open round and sees it on its way. `None` when the server ends.
+    async fn next_round(&mut self) -> Option<()> {
+        let schedule = self.registration.schedule().clone();
+        let round = self.registration.open_round().round;
+        loop {
+            let now = self.clock.now();
+            let due = schedule.open_round(now);
+            if due > round {
+                break;
+            }
+            if due < round {
+                match self.open_earlier(due).await {
+                    Ok(false) => {}
+                    Ok(true) => return Some(()),
+                    Err(error) => {
+                        tracing::error!(%error, "cannot open an earlier round");
+                        self.sleep(RETRY_INTERVAL).await?;
+                        continue;
+                    }
+                }
+            }
+            let left = time_until(now, schedule.start(round));
+            self.sleep(left.clamp(CLOCK_RESOLUTION, CLOCK_INTERVAL))
+                .await?;
+        }
+        loop {
+            // Another one than the one that closes, even if the clock is set back right now; and
+            // anew each time: while the storage fails, more rounds may start.
+            let due = schedule.open_round(self.clock.now()).max(round + 1);
+            match self.open(due).await {
+                Ok(()) => break,
+                Err(error) => tracing::error!(%error, "cannot open the next round"),
+            }
+            self.sleep(RETRY_INTERVAL).await?;
+        }
+        self.settle_closed().await
+    }
+
+    /// After the clock was set back to the time of round `due`: if it was ahead before, rounds were
+    /// passed over that are still to come. Opens the first of them, if there is one.
+    async fn open_earlier(&self, due: u64) -> Result<bool, StorageError> {
+        let open = self.registration.open_round().round;
+        let earlier = blocking(|| self.storage.first_unsettled_round(due))? < open;
+        if earlier {
+            tracing::warn!("the clock was set back");
+            self.open(due).await?;
+        }
+        Ok(earlier)
+    }
+
+    /// Opens the first round from `due` on that may open, instead of the one that is open.
+    async fn open(&self, due: u64) -> Result<(), StorageError> {
+        let round = blocking(|| self.storage.first_unsettled_round(due))?;
+        self.registration.open_next(round).await?;
+        let until = self.registration.schedule().start(round);
+        tracing::info!(round, %until, "open for registration");
+        Ok(())
+    }
+
+    /// Settles the rounds before the open one and hands them to the worker: the one that has just
+    /// closed, and any that was open when the clock was ahead and has been passed over since.
+    /// `None` when the server ends.
+    async fn settle_closed(&mut self) -> Option<()> {
+        let open = self.registration.open_round().round;
+        let unfinished = loop {
+            match blocking(|| self.storage.unfinished_rounds()) {
+                Ok(unfinished) => break unfinished,
+                Err(error) => tracing::error!(%error, "cannot read the rounds"),
+            }
+            self.sleep(RETRY_INTERVAL).await?;
+        };
+        for UnfinishedRound { round, execution } in unfinished {
+            // Those that are settled the worker has.
+            if round < open && execution.is_none() {
+                self.work_on(round, None).await?;
+            }
+        }
+        Some(())
+    }
+
+    /// Settles a closed round, if that is not done yet, and hands it to the worker, if there is
+    /// one. `None` when the server ends.
+    async fn work_on(&mut self, round: u64, settled: Option<Execution>) -> Option<()> {
+        let execution = match settled {
+            Some(execution) => execution,
+            None => loop {
+                match blocking(|| self.settle(round)) {
+                    Ok(execution) => break execution,
+                    Err(error) => {
+                        tracing::error!(%error, round, "cannot settle the round");
+                        self.sleep(RETRY_INTERVAL).await?;
+                    }
+                }
+            },
+        };
+        match &self.worker {
+            Some(worker) => worker.execute(Job {
+                round,
+                execution,
+                start: self.registration.schedule().start(round),
+                end: self.registration.schedule().end(round),
+            }),
+            None => tracing::warn!(round, "not worked on: --disable-worker"),
+        }
+        Some(())
+    }
+
+    fn settle(&self, round: u64) -> Result<Execution, StorageError> {
+        let members = self.storage.members(round)?;
+        let schedule = self.registration.schedule();
+        let execution = Execution {
+            statement: membership::root(&members),
+            subtree_height: subtree_height(schedule, self.expected_leaves_per_second),
+        };
+        self.storage.settle_round(round, &execution)?;
+        tracing::info!(round, members = members.len(), "closed");
+        Ok(execution)
+    }
+
+    /// Sleeps; `None` when the server ends meanwhile.
+    async fn sleep(&mut self, duration: Duration) -> Option<()> {
+        // Either way out other than the time's means that the server ends.
+        tokio::time::timeout(duration, self.stopped.wait_for(|stop| *stop))
+            .await
+            .err()
+            .map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subtree_takes_a_quarter_of_a_second_at_most() {
+        for (leaves_per_second, height) in [(0, 0), (7, 0), (8, 1), (100_000, 14), (u64::MAX, 24)] {
+            assert_eq!(max_subtree_height(leaves_per_second).get(), height);
+        }
+    }
+}

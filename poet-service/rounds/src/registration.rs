@@ -1,0 +1,326 @@
+//! Registration, whatever the transport: who may register for which round, and what the server tells
+//! about itself.
+
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use poet_proto::{
+    certificate::{CertificateError, Certifier, KeyHint, TrustedKeysError},
+    identity::PublicKey,
+    messages::{Info, PublishedProof, SubmitRequest, Submitted},
+    pow::{self, PowParams},
+};
+use tokio::sync::watch;
+
+use crate::{
+    clock::{Clock, time_until},
+    counters::Counters,
+    publish::Publish,
+    schedule::Schedule,
+    storage::{Member, PowChallenges, Registered, Storage, StorageError},
+};
+
+/// How long a registration that met the closing of a round waits for the next one to open.
+const NEXT_ROUND_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a registration was refused. The texts are part of the API.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum RegistrationError {
+    #[error("invalid public key")]
+    PublicKey,
+    #[error("invalid signature")]
+    Signature,
+    #[error("invalid challenge length: {0}, expected 32")]
+    ChallengeLength(usize),
+    #[error("invalid certificate public key hint")]
+    CertificateHint,
+    // The line break is the original server's.
+    #[error("invalid certificate\n{0}")]
+    Certificate(#[from] CertificateError),
+    #[error("invalid proof of work parameters")]
+    PowParams,
+    #[error("invalid proof of work: invalid leading zero bits")]
+    Pow,
+    #[error("registration by proof of work is switched off: expected a certificate")]
+    PowOff,
+    #[error("too late to register for the desired round")]
+    TooLate,
+    #[error("maximum number of round members reached")]
+    RoundFull,
+    #[error("conflicting registration")]
+    Conflict,
+    /// It could not be stored, or no round opened in time. The cause has been logged.
+    #[error("temporarily unavailable, try again later")]
+    Unavailable,
+}
+
+/// The round that takes registrations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenRound {
+    /// Its number.
+    pub round: u64,
+    /// Its members so far.
+    pub members: u64,
+}
+
+/// The rules of registration.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// Whether a proof of work is enough.
+    pub pow: bool,
+    /// Leading zero bits that a proof of work must have.
+    pub pow_difficulty: u32,
+    /// The most members of a round.
+    pub max_round_members: u64,
+    /// Who may certify nodes; without one, only proofs of work are looked at.
+    pub certifier: Option<Certifier>,
+}
+
+/// Registration and everything else that clients ask for.
+pub struct Registration {
+    schedule: Schedule,
+    rules: Rules,
+    public_key: PublicKey,
+    clock: Arc<dyn Clock>,
+    storage: Arc<dyn Storage>,
+    pow: RwLock<PowChallenges>,
+    open: watch::Sender<OpenRound>,
+    publish: Arc<dyn Publish>,
+    counters: Arc<dyn Counters>,
+}
+
+impl Registration {
+    /// Registration for `open`, which the storage has opened.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is another thing, and named once"
+    )]
+    pub fn new(
+        schedule: Schedule,
+        rules: Rules,
+        public_key: PublicKey,
+        clock: Arc<dyn Clock>,
+        storage: Arc<dyn Storage>,
+        pow: PowChallenges,
+        open: OpenRound,
+        publish: Arc<dyn Publish>,
+        counters: Arc<dyn Counters>,
+    ) -> Self {
+        Self {
+            schedule,
+            rules,
+            public_key,
+            clock,
+            pow: RwLock::new(pow),
+            open: watch::Sender::new(open),
+            storage,
+            publish,
+            counters,
+        }
+    }
+
+    /// The schedule of the rounds.
+    pub fn schedule(&self) -> &Schedule {
+        &self.schedule
+    }
+
+    /// The round that takes registrations.
+    pub fn open_round(&self) -> OpenRound {
+        *self.open.borrow()
+    }
+
+    /// Closes the open round and opens `round`. When this returns, all that was registered for
+    /// the closed round is stored, and nothing will be added to it.
+    ///
+    /// # Errors
+    /// When the storage fails; the open round then stays open.
+    pub async fn open_next(&self, round: u64) -> Result<(), StorageError> {
+        let members = self.storage.open_round(round).await?;
+        self.open.send_replace(OpenRound { round, members });
+        Ok(())
+    }
+
+    /// The parameters that a proof of work should use.
+    pub fn pow_params(&self) -> PowParams {
+        PowParams {
+            difficulty: self.rules.pow_difficulty,
+            challenge: self.pow_challenges().current.to_vec(),
+        }
+    }
+
+    fn pow_challenges(&self) -> PowChallenges {
+        self.pow
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// What the server tells about itself.
+    pub fn info(&self) -> Info<'_> {
+        Info {
+            public_key: &self.public_key,
+            phase_shift: signed(self.schedule.phase_shift()),
+            cycle_gap: signed(self.schedule.cycle_gap()),
+            certifier: self.rules.certifier.as_ref(),
+        }
+    }
+
+    /// Registers a challenge for the open round. Returns when the registration is durable.
+    ///
+    /// # Errors
+    /// When the request breaks a rule; the rules are checked in the order of the API.
+    pub async fn submit(&self, request: SubmitRequest) -> Result<Submitted, RegistrationError> {
+        let node_id: [u8; 32] = request
+            .pubkey
+            .as_slice()
+            .try_into()
+            .map_err(|_| RegistrationError::PublicKey)?;
+        let signed = PublicKey::from_bytes(&node_id).is_some_and(|key| {
+            key.verifies(&[&request.prefix, &request.challenge], &request.signature)
+        });
+        if !signed {
+            return Err(RegistrationError::Signature);
+        }
+        // A node cuts or pads every member of a proof to 32 bytes when it rebuilds the statement,
+        // so a single challenge of another length would spoil the proof for all members.
+        let challenge: [u8; 32] = request
+            .challenge
+            .as_slice()
+            .try_into()
+            .map_err(|_| RegistrationError::ChallengeLength(request.challenge.len()))?;
+        let hint: Option<KeyHint> = match request.certificate_pubkey_hint.as_slice() {
+            [] => None,
+            bytes => Some(
+                bytes
+                    .try_into()
+                    .map_err(|_| RegistrationError::CertificateHint)?,
+            ),
+        };
+        match (&self.rules.certifier, &request.certificate) {
+            (Some(certifier), Some(certificate)) => {
+                let verified = certifier.verify(certificate, hint, &node_id, self.clock.now());
+                self.counters
+                    .registration_with_certificate(verified.is_ok());
+                verified?;
+            }
+            _ if self.rules.pow => {
+                let checked = self.check_pow(&request, &node_id, &challenge);
+                self.counters.registration_with_pow(checked.is_ok());
+                checked?;
+            }
+            // Not the error of a bad certificate: nodes expect that one only if they sent one.
+            _ => return Err(RegistrationError::PowOff),
+        }
+        self.enter_round(Member { node_id, challenge }, request.deadline)
+            .await
+    }
+
+    fn check_pow(
+        &self,
+        request: &SubmitRequest,
+        node_id: &[u8; 32],
+        challenge: &[u8; 32],
+    ) -> Result<(), RegistrationError> {
+        let params = &request.pow_params;
+        let challenges = self.pow_challenges();
+        let known = params.challenge == challenges.current
+            || challenges
+                .previous
+                .is_some_and(|previous| params.challenge == previous);
+        if params.difficulty != self.rules.pow_difficulty || !known {
+            return Err(RegistrationError::PowParams);
+        }
+        if !pow::is_valid(params, node_id, challenge, request.nonce) {
+            return Err(RegistrationError::Pow);
+        }
+        Ok(())
+    }
+
+    async fn enter_round(
+        &self,
+        member: Member,
+        deadline: Option<Timestamp>,
+    ) -> Result<Submitted, RegistrationError> {
+        let mut open = self.open.subscribe();
+        loop {
+            let round = open.borrow_and_update().round;
+            let end = self.schedule.end(round);
+            if deadline.is_some_and(|deadline| deadline < end) {
+                return Err(RegistrationError::TooLate);
+            }
+            let max_members = self.rules.max_round_members;
+            match self.storage.register(round, member, max_members).await {
+                Ok(outcome @ (Registered::New | Registered::Already)) => {
+                    if outcome == Registered::New {
+                        self.count_member(round);
+                    }
+                    let time_to_end = end.duration_since(self.clock.now());
+                    return Ok(Submitted { round, time_to_end });
+                }
+                Ok(Registered::Conflict) => return Err(RegistrationError::Conflict),
+                Ok(Registered::Full) => return Err(RegistrationError::RoundFull),
+                // The round closed on the way: this is for the next one, whose end is later.
+                Ok(Registered::Closed) => {
+                    let next = tokio::time::timeout(NEXT_ROUND_TIMEOUT, open.changed()).await;
+                    if !matches!(next, Ok(Ok(()))) {
+                        return Err(RegistrationError::Unavailable);
+                    }
+                }
+                Err(error) => {
+                    // The storage logs why, once a minute and not for each.
+                    tracing::debug!(%error, round, "cannot store a registration");
+                    return Err(RegistrationError::Unavailable);
+                }
+            }
+        }
+    }
+
+    fn count_member(&self, round: u64) {
+        // Nobody waits for the number, so nobody is woken.
+        self.open.send_if_modified(|open| {
+            if open.round == round {
+                open.members += 1;
+            }
+            false
+        });
+    }
+
+    /// Reads the directory of trusted certifier keys again. May block.
+    ///
+    /// # Errors
+    /// When there is none, or something in it cannot be used; the keys then stay as they were.
+    pub fn reload_trusted_keys(&self) -> Result<(), TrustedKeysError> {
+        let reloaded = match &self.rules.certifier {
+            Some(certifier) => certifier.trusted.reload(),
+            None => Err(TrustedKeysError::NoFolder),
+        };
+        match &reloaded {
+            Ok(keys) => tracing::info!(keys, "trusted keys reloaded"),
+            Err(error) => tracing::error!("the trusted keys are unchanged: {error}"),
+        }
+        reloaded.map(drop)
+    }
+
+    /// Publishes the proof of a round and rotates the challenge of the proof of work. May block.
+    ///
+    /// # Errors
+    /// When the storage fails; nothing is published then.
+    pub fn publish(&self, round: u64, proof: Arc<PublishedProof>) -> Result<(), StorageError> {
+        // Prepared before anybody can ask for it.
+        let serve = self.publish.prepare(round, &self.public_key, &proof);
+        let challenges = self.storage.publish(round, proof)?;
+        serve();
+        let late = time_until(self.schedule.end(round), self.clock.now());
+        self.counters.published(late);
+        *self.pow.write().unwrap_or_else(PoisonError::into_inner) = challenges;
+        Ok(())
+    }
+}
+
+fn signed(duration: Duration) -> SignedDuration {
+    SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX)
+}

@@ -1,0 +1,359 @@
+//! When a round opens, starts and ends: pure functions of the time.
+//!
+//! ```text
+//! start(e) = genesis + phase_shift + e * epoch_duration
+//! end(e)   = start(e) + epoch_duration - cycle_gap
+//! ```
+//!
+//! Round `e` takes registrations until `start(e)` and is executed until `end(e)`. Before
+//! `start(0)` the open round is 0.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use jiff::Timestamp;
+use poet_proto::duration::{format_go, parse_go};
+
+/// The shortest epoch: far below any use, far above what would overflow a round's number.
+const MIN_EPOCH: Duration = Duration::from_millis(1);
+
+/// The schedule of a network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Schedule {
+    genesis: Timestamp,
+    epoch_duration: Duration,
+    phase_shift: Duration,
+    cycle_gap: Duration,
+}
+
+/// Why durations do not make a schedule.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ScheduleError {
+    /// The epoch is too short.
+    #[error("--epoch-duration is {}: expected at least 1ms", format_go(*.0))]
+    Epoch(Duration),
+    /// Nothing would be left to work in.
+    #[error(
+        "--cycle-gap is {} and --epoch-duration {}: expected a gap shorter than the epoch",
+        format_go(*.gap),
+        format_go(*.epoch)
+    )]
+    Gap {
+        /// The configured gap.
+        gap: Duration,
+        /// The configured epoch.
+        epoch: Duration,
+    },
+}
+
+impl Schedule {
+    /// A schedule from its parameters.
+    ///
+    /// # Errors
+    /// When the epoch is shorter than a millisecond or not longer than the gap.
+    pub fn new(
+        genesis: Timestamp,
+        epoch_duration: Duration,
+        phase_shift: Duration,
+        cycle_gap: Duration,
+    ) -> Result<Self, ScheduleError> {
+        if epoch_duration < MIN_EPOCH {
+            return Err(ScheduleError::Epoch(epoch_duration));
+        }
+        if cycle_gap >= epoch_duration {
+            return Err(ScheduleError::Gap {
+                gap: cycle_gap,
+                epoch: epoch_duration,
+            });
+        }
+        Ok(Self {
+            genesis,
+            epoch_duration,
+            phase_shift,
+            cycle_gap,
+        })
+    }
+
+    /// The network's genesis.
+    pub fn genesis(&self) -> Timestamp {
+        self.genesis
+    }
+
+    /// The length of an epoch.
+    pub fn epoch_duration(&self) -> Duration {
+        self.epoch_duration
+    }
+
+    /// The time from genesis to the start of round 0.
+    pub fn phase_shift(&self) -> Duration {
+        self.phase_shift
+    }
+
+    /// The time from a round's end to the next one's start.
+    pub fn cycle_gap(&self) -> Duration {
+        self.cycle_gap
+    }
+
+    /// The time of work in a round.
+    pub fn work_duration(&self) -> Duration {
+        self.epoch_duration - self.cycle_gap
+    }
+
+    /// The round that takes registrations at `now`.
+    pub fn open_round(&self, now: Timestamp) -> u64 {
+        let since_first_start = now.as_nanosecond() - self.start_nanos(0);
+        if since_first_start < 0 {
+            return 0;
+        }
+        let started = since_first_start / nanos(self.epoch_duration);
+        // An epoch is at least a millisecond and a timestamp within 10,000 years: this fits.
+        u64::try_from(started).unwrap_or(u64::MAX - 1) + 1
+    }
+
+    /// When `round` closes and its work starts. Times past the year 9999 are cut to it.
+    pub fn start(&self, round: u64) -> Timestamp {
+        timestamp(self.start_nanos(round))
+    }
+
+    /// When the work of `round` ends. Times past the year 9999 are cut to it.
+    pub fn end(&self, round: u64) -> Timestamp {
+        timestamp(self.start_nanos(round) + nanos(self.work_duration()))
+    }
+
+    fn start_nanos(&self, round: u64) -> i128 {
+        let epochs = i128::from(round).saturating_mul(nanos(self.epoch_duration));
+        (self.genesis.as_nanosecond() + nanos(self.phase_shift)).saturating_add(epochs)
+    }
+}
+
+/// The parameters, as they are stored with the rounds that follow them.
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "genesis-time={} epoch-duration={} phase-shift={} cycle-gap={}",
+            self.genesis,
+            format_go(self.epoch_duration),
+            format_go(self.phase_shift),
+            format_go(self.cycle_gap),
+        )
+    }
+}
+
+/// A text is not what a schedule is stored as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected genesis-time=, epoch-duration=, phase-shift= and cycle-gap=")]
+pub struct ScheduleTextError;
+
+/// Reads what [`Display`](fmt::Display) writes.
+impl FromStr for Schedule {
+    type Err = ScheduleTextError;
+
+    fn from_str(text: &str) -> Result<Self, ScheduleTextError> {
+        let mut fields = text.split(' ');
+        let mut field = |name| {
+            let field = fields.next()?.strip_prefix(name)?;
+            field.strip_prefix('=')
+        };
+        let mut read = || {
+            let genesis = field("genesis-time")?.parse().ok()?;
+            let mut duration = |name| parse_go(field(name)?).ok();
+            let (epoch, shift) = (duration("epoch-duration")?, duration("phase-shift")?);
+            let gap = duration("cycle-gap")?;
+            Self::new(genesis, epoch, shift, gap).ok()
+        };
+        read()
+            .filter(|_| fields.next().is_none())
+            .ok_or(ScheduleTextError)
+    }
+}
+
+fn nanos(duration: Duration) -> i128 {
+    // At most 2^64 seconds: 94 bits.
+    duration.as_nanos() as i128
+}
+
+fn timestamp(nanos: i128) -> Timestamp {
+    let clamped = nanos.clamp(
+        Timestamp::MIN.as_nanosecond(),
+        Timestamp::MAX.as_nanosecond(),
+    );
+    Timestamp::from_nanosecond(clamped).unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hours(hours: u64) -> Duration {
+        Duration::from_secs(hours * 3600)
+    }
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn mainnet() -> Schedule {
+        Schedule::new(
+            at("2023-07-14T08:00:00Z"),
+            hours(336),
+            hours(240),
+            hours(12),
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn mainnet_rounds() {
+        let schedule = mainnet();
+        let table = [
+            (0, "2023-07-24T08:00:00Z", "2023-08-06T20:00:00Z"),
+            (1, "2023-08-07T08:00:00Z", "2023-08-20T20:00:00Z"),
+            (2, "2023-08-21T08:00:00Z", "2023-09-03T20:00:00Z"),
+            (12, "2024-01-08T08:00:00Z", "2024-01-21T20:00:00Z"),
+            // Over the end of a leap year's February.
+            (15, "2024-02-19T08:00:00Z", "2024-03-03T20:00:00Z"),
+            (16, "2024-03-04T08:00:00Z", "2024-03-17T20:00:00Z"),
+            (40, "2025-02-03T08:00:00Z", "2025-02-16T20:00:00Z"),
+            (87, "2026-11-23T08:00:00Z", "2026-12-06T20:00:00Z"),
+            (120, "2028-02-28T08:00:00Z", "2028-03-12T20:00:00Z"),
+            (1000, "2061-11-21T08:00:00Z", "2061-12-04T20:00:00Z"),
+            // 2100 is no leap year, 2400 is one.
+            (1998, "2100-02-22T08:00:00Z", "2100-03-07T20:00:00Z"),
+            (1999, "2100-03-08T08:00:00Z", "2100-03-21T20:00:00Z"),
+            (9825, "2400-02-28T08:00:00Z", "2400-03-12T20:00:00Z"),
+            (100_000, "5856-08-18T08:00:00Z", "5856-08-31T20:00:00Z"),
+            (208_069, "9998-12-28T08:00:00Z", "9999-01-10T20:00:00Z"),
+        ];
+        for (round, start, end) in table {
+            assert_eq!(schedule.start(round), at(start), "start of {round}");
+            assert_eq!(schedule.end(round), at(end), "end of {round}");
+            let nanosecond = jiff::SignedDuration::from_nanos(1);
+            let just_before = at(start).checked_sub(nanosecond).unwrap();
+            assert_eq!(schedule.open_round(just_before), round);
+            assert_eq!(schedule.open_round(at(start)), round + 1);
+            assert_eq!(schedule.open_round(at(end)), round + 1);
+        }
+    }
+
+    /// Whatever leap years lie between: nothing but whole weeks.
+    #[test]
+    fn mainnet_rounds_start_on_mondays_and_end_on_sundays() {
+        let schedule = mainnet();
+        for round in 0..208_000 {
+            let (start, end) = (schedule.start(round), schedule.end(round));
+            let told = |time: Timestamp| time.strftime("%a %H:%M:%S").to_string();
+            assert_eq!(told(start), "Mon 08:00:00", "{round}");
+            assert_eq!(told(end), "Sun 20:00:00", "{round}");
+            assert_eq!(
+                schedule.start(round + 1).duration_since(start).as_hours(),
+                336
+            );
+            assert_eq!(schedule.open_round(start), round + 1);
+            assert_eq!(schedule.open_round(end), round + 1);
+        }
+    }
+
+    #[test]
+    fn mainnet_dates() {
+        let schedule = mainnet();
+        // The open round, and the one that is executed beside it.
+        for (time, open, executed) in [
+            ("2023-07-14T08:00:00Z", 0, None),
+            ("2023-07-24T07:59:59.999999999Z", 0, None),
+            ("2023-07-24T08:00:00Z", 1, Some(0)),
+            ("2023-08-06T19:59:59Z", 1, Some(0)),
+            // The cycle gap.
+            ("2023-08-06T20:00:00Z", 1, None),
+            ("2023-08-07T07:59:59Z", 1, None),
+            ("2023-08-07T08:00:00Z", 2, Some(1)),
+            ("2024-02-29T12:00:00Z", 16, Some(15)),
+            ("2024-03-01T00:00:00Z", 16, Some(15)),
+            ("2026-11-20T20:00:00Z", 87, Some(86)),
+            ("2028-02-29T00:00:00Z", 121, Some(120)),
+            ("2100-02-28T23:59:59Z", 1999, Some(1998)),
+            ("2100-03-01T00:00:00Z", 1999, Some(1998)),
+            ("9999-01-01T00:00:00Z", 208_070, Some(208_069)),
+        ] {
+            assert_eq!(schedule.open_round(at(time)), open, "{time}");
+            let before = open.checked_sub(1);
+            let executing = before.filter(|round| at(time) < schedule.end(*round));
+            assert_eq!(executing, executed, "{time}");
+        }
+    }
+
+    #[test]
+    fn round_zero_is_open_until_it_starts() {
+        let schedule = mainnet();
+        for time in [
+            "1970-01-01T00:00:00Z",
+            "2023-07-14T07:59:59Z",
+            "2023-07-14T08:00:00Z",
+        ] {
+            assert_eq!(schedule.open_round(at(time)), 0, "{time}");
+        }
+        assert_eq!(schedule.open_round(Timestamp::MIN), 0);
+    }
+
+    #[test]
+    fn without_a_phase_shift_round_zero_starts_at_genesis() {
+        let genesis = at("2020-01-01T00:00:00Z");
+        let schedule = Schedule::new(genesis, hours(1), Duration::ZERO, Duration::ZERO).unwrap();
+        assert_eq!(schedule.start(0), genesis);
+        assert_eq!(schedule.open_round(genesis), 1);
+        assert_eq!(schedule.end(0), schedule.start(1));
+    }
+
+    #[test]
+    fn extremes_neither_panic_nor_wrap() {
+        let schedule = Schedule::new(
+            Timestamp::MIN,
+            Duration::from_millis(1),
+            Duration::from_nanos(i64::MAX as u64),
+            Duration::ZERO,
+        )
+        .unwrap();
+        assert!(schedule.open_round(Timestamp::MAX) > 1 << 48);
+        assert_eq!(mainnet().start(u64::MAX), Timestamp::MAX);
+        assert_eq!(mainnet().end(u64::MAX), Timestamp::MAX);
+    }
+
+    #[test]
+    fn impossible_schedules_are_refused() {
+        let genesis = Timestamp::UNIX_EPOCH;
+        let error = Schedule::new(genesis, hours(1), hours(1), hours(1)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "--cycle-gap is 1h0m0s and --epoch-duration 1h0m0s: expected a gap shorter than the epoch"
+        );
+        assert!(Schedule::new(genesis, Duration::ZERO, hours(1), hours(1)).is_err());
+    }
+
+    #[test]
+    fn what_is_stored_is_read_again() {
+        let genesis: Timestamp = "2023-07-14T08:00:00.25Z".parse().unwrap();
+        let gap = Duration::from_nanos(1_500_000_001);
+        for schedule in [
+            Schedule::new(genesis, hours(336), hours(240), hours(12)).unwrap(),
+            Schedule::new(genesis, hours(1), Duration::ZERO, gap).unwrap(),
+        ] {
+            assert_eq!(schedule.to_string().parse(), Ok(schedule));
+        }
+        let text = "genesis-time=2023-07-14T08:00:00Z epoch-duration=336h0m0s \
+                    phase-shift=240h0m0s cycle-gap=12h0m0s";
+        assert!(text.parse::<Schedule>().is_ok());
+        for (from, to) in [
+            ("", " "),
+            ("cycle-gap=12h0m0s", ""),
+            ("12h0m0s", "336h0m0s"),
+            ("12h0m0s", "12h0m0s x=1"),
+            ("2023", "year"),
+            ("phase-shift", "shift"),
+        ] {
+            let other = match from {
+                "" => to.to_owned(),
+                _ => text.replace(from, to),
+            };
+            assert_eq!(other.parse::<Schedule>(), Err(ScheduleTextError), "{other}");
+        }
+    }
+}

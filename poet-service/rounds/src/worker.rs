@@ -1,0 +1,500 @@
+//! The work: rounds are executed one after the other, proven, verified and published.
+//!
+//! The hashing (see [`Hashing`]) does nothing but add leaves, and the roots of finished subtrees to
+//! a tree log, from which the work goes on after a restart. The [`Worker`] watches the clock for it
+//! and tells it when to stop: at the round's end, but not before there are enough leaves for a
+//! proof, or when the server ends.
+//!
+//! Auditors (see [`Audits`]) recompute the log behind the hashing. When they find that the work was
+//! wrong, it is stopped, taken back to the last right entry of the log, and started again. A proof
+//! that is not valid is made again after an audit of the whole log, and never published.
+//!
+//! The worker is one asynchronous task. It waits only for time to pass and for [`WorkerHandle`], so
+//! that it runs under a simulated clock as well.
+
+mod audit;
+#[cfg(feature = "fault-injection")]
+mod fault;
+mod hashing;
+
+use std::{
+    collections::VecDeque,
+    io,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use poet_engine::{
+    LogError, MAX_THREADS, Proof, ProveError, ProveProgress, T, Tree, VerifyError, Work,
+    membership, prove, verify,
+};
+use poet_proto::messages::PublishedProof;
+use tokio::sync::Notify;
+
+pub use self::audit::MAX_UNSYNCED_LEAVES;
+pub use self::audit::{AuditMode, AuditReport, Audits, RoundAudit};
+pub use self::hashing::{Hashing, HashingThread, Running, RunningThread, Status};
+use crate::{
+    blocking::blocking,
+    clock::{Clock, time_until},
+    rate::{Rate, RateWatch},
+    registration::Registration,
+    storage::{Execution, Storage, StorageError},
+};
+
+/// How often the clock is read, which may have been set in the meantime.
+const CLOCK_INTERVAL: Duration = Duration::from_millis(100);
+/// How often it is looked whether the rest of the log is durable.
+const LOG_INTERVAL: Duration = Duration::from_millis(20);
+/// How long entries may wait for the disk before something is wrong with it.
+const MAX_LOG_DELAY: Duration = Duration::from_secs(10);
+/// How long to wait before a round that failed is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A round to execute.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// Its number.
+    pub round: u64,
+    /// What the work is bound to.
+    pub execution: Execution,
+    /// When the work starts.
+    pub start: Timestamp,
+    /// When the work ends.
+    pub end: Timestamp,
+}
+
+/// The round that is being worked on.
+#[derive(Clone, Debug)]
+pub struct Executing {
+    /// Its number.
+    pub round: u64,
+    /// When its work ends.
+    pub end: Timestamp,
+    /// Its members.
+    pub members: u64,
+    /// Leaves so far; goes on counting.
+    pub leaves: Arc<AtomicU64>,
+    /// When this process began to work on it, and with how many leaves.
+    pub started: (Instant, u64),
+    /// When the newest entry of the log became durable.
+    pub durable: Arc<Mutex<Instant>>,
+    /// How fast it goes.
+    pub rate: Arc<Mutex<Rate>>,
+}
+
+impl Executing {
+    /// The speed of the work since it was begun.
+    pub fn leaves_per_second(&self) -> f64 {
+        let (since, before) = self.started;
+        let made = self.leaves.load(Relaxed).saturating_sub(before);
+        made as f64 / since.elapsed().as_secs_f64().max(f64::MIN_POSITIVE)
+    }
+
+    /// How long ago the newest entry of the log became durable.
+    pub fn log_age(&self) -> Duration {
+        let durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
+        durable.elapsed()
+    }
+
+    /// How fast the work goes, and whether it has become slow.
+    pub fn rate(&self) -> Rate {
+        *self.rate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why a round could not be finished.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum WorkError {
+    #[error("cannot create {path}: {source}")]
+    Folder { path: PathBuf, source: io::Error },
+    #[error("cannot start the hashing thread: {0}")]
+    Thread(io::Error),
+    #[error("the hashing thread failed")]
+    Hashing,
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error("cannot make the proof: {0}")]
+    Prove(#[from] ProveError),
+    #[error("the proof is not valid: {0}")]
+    Verify(#[from] VerifyError),
+    #[error("the stored members do not give the statement that was worked on")]
+    Members,
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// What the rest of the service needs of the worker.
+#[derive(Clone, Default)]
+pub struct WorkerHandle(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// A round was queued, or the worker is to stop. Only the worker waits for it.
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    stop: bool,
+    queue: VecDeque<Job>,
+    executing: Option<Executing>,
+    /// Whether the newest attempt at something failed.
+    failing: bool,
+}
+
+impl WorkerHandle {
+    /// Queues a round. Rounds are executed in the order in which they are queued, once their start has
+    /// come.
+    pub fn execute(&self, job: Job) {
+        self.state().queue.push_back(job);
+        self.0.changed.notify_one();
+    }
+
+    /// Whether the work, or writing its log, fails.
+    pub fn failing(&self) -> bool {
+        self.state().failing
+    }
+
+    /// How many rounds wait to be worked on.
+    pub fn queued(&self) -> usize {
+        self.state().queue.len()
+    }
+
+    /// The round that is being worked on.
+    pub fn executing(&self) -> Option<Executing> {
+        self.state().executing.clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the worker stop, and with it the work, all of which is then in the log.
+    pub fn stop(&self) {
+        self.state().stop = true;
+        self.0.changed.notify_one();
+    }
+
+    /// Waits for a round; `None` when the worker is to stop.
+    ///
+    /// A round that was closed while the clock was ahead waits for its time: it must not keep those
+    /// that come before it from theirs.
+    async fn next(&self, clock: &dyn Clock) -> Option<Job> {
+        loop {
+            let wait = {
+                let mut state = self.state();
+                if state.stop {
+                    return None;
+                }
+                let now = clock.now();
+                let due = state.queue.iter().position(|job| job.start <= now);
+                if let Some(job) = due.and_then(|due| state.queue.remove(due)) {
+                    return Some(job);
+                }
+                if state.queue.is_empty() {
+                    Duration::MAX
+                } else {
+                    CLOCK_INTERVAL
+                }
+            };
+            // Whether it was woken or not, it looks again.
+            drop(tokio::time::timeout(wait, self.0.changed.notified()).await);
+        }
+    }
+
+    fn stopping(&self) -> bool {
+        self.state().stop
+    }
+
+    /// Waits until the worker is to stop, at most for `timeout`. Says whether it is to stop.
+    async fn wait_for_stop(&self, timeout: Duration) -> bool {
+        let stop = async {
+            while !self.stopping() {
+                self.0.changed.notified().await;
+            }
+        };
+        tokio::time::timeout(timeout, stop).await.is_ok()
+    }
+}
+
+/// Works on the rounds that it is given.
+pub struct Worker<H> {
+    work: Work,
+    hashing: H,
+    clock: Arc<dyn Clock>,
+    storage: Arc<dyn Storage>,
+    registration: Arc<Registration>,
+    handle: WorkerHandle,
+}
+
+impl<H: Hashing> Worker<H> {
+    /// A worker that has nothing to do yet.
+    pub fn new(
+        work: Work,
+        hashing: H,
+        clock: Arc<dyn Clock>,
+        storage: Arc<dyn Storage>,
+        registration: Arc<Registration>,
+    ) -> Self {
+        Self {
+            work,
+            hashing,
+            clock,
+            storage,
+            registration,
+            handle: WorkerHandle::default(),
+        }
+    }
+
+    /// A handle for others.
+    pub fn handle(&self) -> &WorkerHandle {
+        &self.handle
+    }
+
+    /// Works until [`WorkerHandle::stop`].
+    pub async fn serve(self) {
+        while let Some(job) = self.handle.next(&*self.clock).await {
+            let result = self.execute(&job).await;
+            {
+                let mut state = self.handle.state();
+                state.executing = None;
+                state.failing = result.is_err();
+            }
+            if let Err(error) = result {
+                tracing::error!(
+                    %error,
+                    round = job.round,
+                    "ALARM: the round could not be finished and will be tried again from its log"
+                );
+                self.handle.wait_for_stop(RETRY_INTERVAL).await;
+                // Behind rounds that are due by now: one that fails for ever must not stop them.
+                self.handle.execute(job);
+            }
+        }
+    }
+
+    /// Works on a round until its end and publishes it, or until the worker is to stop.
+    async fn execute(&self, job: &Job) -> Result<(), WorkError> {
+        let (mut tree, mut log) = blocking(|| self.resume(job))?;
+        // Whatever failed before, now the work goes on.
+        self.handle.state().failing = false;
+        tracing::info!(round = job.round, leaves = tree.leaves(), until = %job.end, "working");
+        let mut repaired = false;
+        loop {
+            let hashed = self.hash(job, tree, log).await;
+            if let (Err(error), true) = (&hashed, self.handle.stopping()) {
+                tracing::warn!(
+                    round = job.round,
+                    %error,
+                    "work interrupted: what could not be written to the log is made again after a \
+                     restart"
+                );
+                return Ok(());
+            }
+            (tree, log) = hashed?;
+            let leaves = tree.leaves();
+            if self.handle.stopping() {
+                tracing::info!(round = job.round, leaves, "work interrupted");
+                return Ok(());
+            }
+            // The work may have been taken back, further than there are leaves for a proof.
+            if leaves < T as u64 || !time_until(self.clock.now(), job.end).is_zero() {
+                continue;
+            }
+            tracing::info!(round = job.round, leaves, "work done, proving");
+            match blocking(|| self.prove(job, &tree, &mut log)) {
+                Ok(proof) => {
+                    tracing::debug!(round = job.round, "the proof is valid, publishing");
+                    return blocking(|| {
+                        self.publish(job, leaves, proof)?;
+                        drop(log);
+                        self.hashing.remove_log(job.round);
+                        Ok(())
+                    });
+                }
+                Err(error) => {
+                    self.hashing.bad_proof(job, &error);
+                    if repaired {
+                        return Err(error);
+                    }
+                }
+            }
+            repaired = true;
+            tree = blocking(|| self.hashing.repair(job, tree, &mut log))?;
+        }
+    }
+
+    /// The log of a round and the tree it stands for.
+    fn resume(&self, job: &Job) -> Result<(Tree, H::Log), WorkError> {
+        let work = job.execution.round_work(&self.work);
+        let mut log = self.hashing.open_log(job.round, &work)?;
+        let tree = work.resume(&mut log)?;
+        Ok((tree, log))
+    }
+
+    /// Adds leaves until the end of the round, or until the worker is to stop.
+    async fn hash(&self, job: &Job, tree: Tree, log: H::Log) -> Result<(Tree, H::Log), WorkError> {
+        let members = blocking(|| self.storage.member_count(job.round))?;
+        let started = (Instant::now(), tree.leaves());
+        let durable = Arc::new(Mutex::new(Instant::now()));
+        let rate = Arc::default();
+        let mut running = self.hashing.start(job, tree, log)?;
+        self.handle.state().executing = Some(Executing {
+            round: job.round,
+            end: job.end,
+            members,
+            leaves: running.leaves(),
+            started,
+            durable: Arc::clone(&durable),
+            rate: Arc::clone(&rate),
+        });
+        self.watch(job, &mut running, &durable, &rate).await;
+        self.await_log(job, &mut running).await;
+        blocking(|| running.finish())
+    }
+
+    /// Waits until all that was done is durable, however long the disk is full, or until the worker
+    /// is to stop.
+    async fn await_log(&self, job: &Job, running: &mut H::Running) {
+        let (leaves, k) = (running.leaves(), job.execution.subtree_height.get());
+        loop {
+            let status = running.status();
+            self.handle.state().failing = status.log_error.is_some();
+            let written = status.durable_entries >= leaves.load(Relaxed) >> k;
+            if status.stopped && written || self.handle.wait_for_stop(LOG_INTERVAL).await {
+                return;
+            }
+        }
+    }
+
+    /// Sets the target when it is time to stop, or the work has to be taken back.
+    async fn watch(
+        &self,
+        job: &Job,
+        running: &mut H::Running,
+        durable: &Mutex<Instant>,
+        rate: &Mutex<Rate>,
+    ) {
+        let (leaves, k) = (running.leaves(), job.execution.subtree_height.get());
+        let mut reported = None;
+        let start = tokio::time::Instant::now();
+        let mut rate_watch = RateWatch::new(start.elapsed(), leaves.load(Relaxed));
+        let mut durable_entries = running.status().durable_entries;
+        let mut nothing_waited = Instant::now();
+        while !running.status().stopped {
+            let left = time_until(self.clock.now(), job.end);
+            if left.is_zero() {
+                running.set_target(T as u64);
+                return;
+            }
+            if self.handle.wait_for_stop(left.min(CLOCK_INTERVAL)).await {
+                running.set_target(0);
+                return;
+            }
+            if rate_watch.update(start.elapsed(), leaves.load(Relaxed)) {
+                report(job.round, rate_watch.rate());
+            }
+            *rate.lock().unwrap_or_else(PoisonError::into_inner) = rate_watch.rate();
+            let status = running.status();
+            if let Some(entry) = status.wrong_entry {
+                tracing::warn!(
+                    round = job.round,
+                    entry,
+                    "stopping the work: an entry is wrong"
+                );
+                running.set_target(0);
+                return;
+            }
+            let now = Instant::now();
+            let progress = status.durable_entries != durable_entries;
+            if progress {
+                durable_entries = status.durable_entries;
+                *durable.lock().unwrap_or_else(PoisonError::into_inner) = now;
+            }
+            if progress || durable_entries >= leaves.load(Relaxed) >> k {
+                nothing_waited = now;
+            }
+            let stuck = nothing_waited.elapsed() > MAX_LOG_DELAY;
+            let error = status
+                .log_error
+                .or_else(|| stuck.then(|| "the disk does not answer".to_owned()));
+            if error != reported {
+                reported = error;
+                self.handle.state().failing = reported.is_some();
+                match &reported {
+                    Some(error) => {
+                        tracing::error!(round = job.round, %error, "cannot write the log");
+                    }
+                    None => tracing::info!(round = job.round, "the log is written again"),
+                }
+            }
+        }
+    }
+
+    /// The proof of a finished tree, verified: nothing unverified is published.
+    fn prove(&self, job: &Job, tree: &Tree, log: &mut H::Log) -> Result<Proof, WorkError> {
+        let Execution {
+            statement,
+            subtree_height,
+        } = &job.execution;
+        let threads = thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS));
+        let progress = ProveProgress::default();
+        let proof = prove(tree, *subtree_height, log, T, threads, &progress)?;
+        #[cfg(feature = "fault-injection")]
+        let proof = fault::proof(proof);
+        verify(&self.work, statement, tree.leaves(), T, &proof)?;
+        Ok(proof)
+    }
+
+    fn publish(&self, job: &Job, leaves: u64, proof: Proof) -> Result<(), WorkError> {
+        let members = self.storage.members(job.round)?;
+        let statement = job.execution.statement.clone();
+        if membership::root(&members) != statement {
+            return Err(WorkError::Members);
+        }
+        let member_count = members.len();
+        let published = PublishedProof {
+            statement,
+            members,
+            odd_members: Vec::new(),
+            leaves,
+            proof,
+        };
+        self.registration.publish(job.round, Arc::new(published))?;
+        tracing::info!(
+            round = job.round,
+            leaves,
+            members = member_count,
+            "the proof is verified and published"
+        );
+        Ok(())
+    }
+}
+
+/// Says that the work has become slow, or is no longer.
+fn report(round: u64, rate: Rate) {
+    let (newest, first) = (
+        rate.newest.unwrap_or_default(),
+        rate.first.unwrap_or_default(),
+    );
+    let (leaves_per_second, at_first) = (newest as u64, first as u64);
+    if rate.slow {
+        tracing::warn!(
+            round,
+            leaves_per_second,
+            at_first,
+            "the work has become slow: its core is too hot, or shared"
+        );
+    } else {
+        tracing::info!(round, leaves_per_second, at_first, "the work is fast again");
+    }
+}

@@ -1,0 +1,168 @@
+//! The one error of the API: every failure of a request has a gRPC code, an HTTP status and a
+//! message that is meant for the client.
+
+use axum::{
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+
+use poet_proto::json::{self, Malformed};
+use poet_rounds::registration::RegistrationError;
+use serde::Serialize;
+
+/// gRPC status codes, as far as they are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "names and numbers are gRPC's")]
+pub enum Code {
+    InvalidArgument = 3,
+    DeadlineExceeded = 4,
+    NotFound = 5,
+    AlreadyExists = 6,
+    ResourceExhausted = 8,
+    FailedPrecondition = 9,
+    Unimplemented = 12,
+    Internal = 13,
+    Unavailable = 14,
+    Unauthenticated = 16,
+}
+
+/// Why a request was not granted. The texts are part of the API; causes inside of the server are
+/// logged where they occur and never end up here.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum ApiError {
+    #[error("{0}")]
+    Malformed(String),
+    #[error(transparent)]
+    Registration(#[from] RegistrationError),
+    #[error("proof not found")]
+    ProofNotFound,
+    #[error("round not found")]
+    RoundNotFound,
+    #[error("the round still takes registrations")]
+    RoundOpen,
+    #[error("not a member of the round")]
+    NotAMember,
+    #[error("Not Found")]
+    UnknownPath,
+    #[error("Method Not Allowed")]
+    Method,
+    #[error("request body larger than {0} bytes")]
+    BodyTooLarge(usize),
+    #[error("request body not received in time")]
+    BodyTimeout,
+    #[error("request body cut off")]
+    BodyIncomplete,
+    #[error("compressed requests are not supported")]
+    Compressed,
+    // The original server's text.
+    #[error("trying to send message larger than max ({bytes} vs. {max})")]
+    ResponseTooLarge { bytes: usize, max: usize },
+    /// Said on the private listener only.
+    #[error("the trusted keys are unchanged: {0}")]
+    TrustedKeys(String),
+    #[error("too many requests, try again in {retry_after_seconds} s")]
+    TooManyRequests { retry_after_seconds: u64 },
+    #[error("temporarily unavailable, try again later")]
+    Unavailable,
+    #[error("internal error")]
+    Internal,
+}
+
+impl ApiError {
+    /// The gRPC code.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Registration(error) => registration_code(error),
+            Self::Malformed(_) | Self::BodyIncomplete => Code::InvalidArgument,
+            Self::RoundOpen | Self::TrustedKeys(_) => Code::FailedPrecondition,
+            Self::BodyTooLarge(_)
+            | Self::ResponseTooLarge { .. }
+            | Self::TooManyRequests { .. } => Code::ResourceExhausted,
+            Self::ProofNotFound | Self::RoundNotFound | Self::NotAMember | Self::UnknownPath => {
+                Code::NotFound
+            }
+            Self::Method | Self::Compressed => Code::Unimplemented,
+            Self::BodyTimeout => Code::DeadlineExceeded,
+            Self::Unavailable => Code::Unavailable,
+            Self::Internal => Code::Internal,
+        }
+    }
+
+    /// The HTTP status: the code's, except where HTTP has a better one.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            _ => match self.code() {
+                Code::InvalidArgument | Code::FailedPrecondition => StatusCode::BAD_REQUEST,
+                Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+                Code::NotFound => StatusCode::NOT_FOUND,
+                Code::AlreadyExists => StatusCode::CONFLICT,
+                Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
+                Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+                Code::Unimplemented => StatusCode::NOT_IMPLEMENTED,
+                Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+                Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+            },
+        }
+    }
+
+    fn json(&self) -> String {
+        json::write(&ErrorMessage {
+            code: self.code() as i32,
+            message: self.to_string(),
+            details: [],
+        })
+    }
+}
+
+fn registration_code(error: &RegistrationError) -> Code {
+    match error {
+        RegistrationError::PublicKey
+        | RegistrationError::Signature
+        | RegistrationError::ChallengeLength(_)
+        | RegistrationError::CertificateHint
+        | RegistrationError::PowParams
+        | RegistrationError::Pow => Code::InvalidArgument,
+        RegistrationError::Certificate(_) => Code::Unauthenticated,
+        RegistrationError::PowOff | RegistrationError::TooLate => Code::FailedPrecondition,
+        RegistrationError::RoundFull => Code::ResourceExhausted,
+        RegistrationError::Conflict => Code::AlreadyExists,
+        RegistrationError::Unavailable => Code::Unavailable,
+    }
+}
+
+impl From<Malformed> for ApiError {
+    fn from(Malformed(message): Malformed) -> Self {
+        Self::Malformed(message)
+    }
+}
+
+#[derive(Serialize)]
+struct ErrorMessage {
+    code: i32,
+    message: String,
+    details: [(); 0],
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let headers = [
+            (header::CONTENT_TYPE, "application/json"),
+            // A proof that is not there yet will be.
+            (header::CACHE_CONTROL, "no-store"),
+        ];
+        let mut response = (self.status(), headers, self.json()).into_response();
+        if let Self::TooManyRequests {
+            retry_after_seconds,
+        } = self
+        {
+            let seconds = HeaderValue::from(retry_after_seconds);
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        }
+        // For those who count.
+        response.extensions_mut().insert(self.code());
+        response
+    }
+}

@@ -1,0 +1,66 @@
+//! What requests are answered from.
+
+use std::{ops::Deref, sync::Arc};
+
+use poet_rounds::registration::Registration;
+
+use super::error::ApiError;
+use crate::proofs::{EncodedProof, Proofs};
+
+/// What requests are answered from: registration and the proofs.
+pub struct Poet {
+    registration: Arc<Registration>,
+    proofs: Arc<Proofs>,
+}
+
+impl Deref for Poet {
+    type Target = Registration;
+
+    fn deref(&self) -> &Registration {
+        &self.registration
+    }
+}
+
+impl Poet {
+    pub(crate) fn new(registration: Arc<Registration>, proofs: Arc<Proofs>) -> Self {
+        Self {
+            registration,
+            proofs,
+        }
+    }
+
+    /// The proof of a round, by the id that clients use: the decimal number.
+    ///
+    /// # Errors
+    /// [`ApiError::ProofNotFound`] for everything that is not the id of a published round.
+    pub(crate) async fn proof(&self, id: &str) -> Result<EncodedProof, ApiError> {
+        let round = parse_round(id).ok_or(ApiError::ProofNotFound)?;
+        let server = self.registration.info().public_key;
+        match self.proofs.get(round, server).await {
+            Ok(proof) => proof.ok_or(ApiError::ProofNotFound),
+            Err(error) => {
+                tracing::error!(%error, round, "cannot read a proof");
+                Err(ApiError::Unavailable)
+            }
+        }
+    }
+
+    /// Reads the directory of trusted certifier keys again.
+    ///
+    /// # Errors
+    /// When there is none, or something in it cannot be used; the keys then stay as they were.
+    pub(crate) async fn reload_trusted_keys(&self) -> Result<(), ApiError> {
+        let registration = Arc::clone(&self.registration);
+        tokio::task::spawn_blocking(move || registration.reload_trusted_keys())
+            .await
+            .map_err(|_| ApiError::Internal)?
+            .map_err(|error| ApiError::TrustedKeys(error.to_string()))
+    }
+}
+
+/// The number of the round with this id. One round has one id: 7 is, +7 and 07 are not.
+pub(crate) fn parse_round(id: &str) -> Option<u64> {
+    id.parse()
+        .ok()
+        .filter(|round: &u64| round.to_string() == id)
+}

@@ -1,0 +1,578 @@
+//! The options of the server: each is declared once, here. Its name, its help, its default, what a file
+//! may say, what `check-config` prints and what the manual must list follow from that.
+
+use std::{ffi::OsString, fmt, net::SocketAddr, num::NonZero, path::PathBuf, time::Duration};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use clap::{
+    ArgMatches, Args, Command, FromArgMatches,
+    builder::{PathBufValueParser, TypedValueParser},
+    parser::ValueSource,
+};
+use jiff::Timestamp;
+use poet_engine::MAX_THREADS;
+use poet_host::{WorkCore, WorkPriority};
+use poet_proto::{
+    certificate::{self, KeyTextError},
+    duration::{self, DurationError},
+    identity::PublicKey,
+    pow::MAX_DIFFICULTY,
+};
+use poet_rounds::worker::AuditMode;
+
+use crate::{api::client::TrustedProxies, paths};
+
+/// Declares options: a field for each, whose name, help, value and default clap takes from it.
+macro_rules! options {
+    (
+        $(#[$meta:meta])*
+        pub struct $Options:ident {
+            $($(#[$field_meta:meta])* pub $field:ident: $Value:ty,)*
+        }
+    ) => {
+        $(#[$meta])*
+        pub struct $Options {
+            $($(#[$field_meta])* pub $field: $Value,)*
+        }
+
+        impl $Options {
+            /// The value of each option as a text, by the id that clap knows it by.
+            pub(crate) fn texts(&self) -> Vec<(&'static str, String)> {
+                vec![$((stringify!($field), self.$field.text())),*]
+            }
+        }
+    };
+}
+
+options! {
+/// The options of the server, with the values that count.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// The network's genesis, in RFC 3339 [default: the server's first start]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub genesis_time: Option<Timestamp>,
+
+    /// Where the directories below are, unless given [default: the user's cache directory + /poet]
+    #[arg(long, value_name = "DIR", value_parser = path())]
+    pub poetdir: Option<PathBuf>,
+
+    /// A file with options, one `name=value` in a line
+    #[arg(short = 'c', long, value_name = "FILE", value_parser = path())]
+    pub configfile: Option<PathBuf>,
+
+    /// Where the work in progress is kept [default: POETDIR/data]
+    #[arg(short = 'b', long, value_name = "DIR", value_parser = path())]
+    pub datadir: Option<PathBuf>,
+
+    /// Where the database is kept [default: POETDIR/db]
+    #[arg(long, value_name = "DIR", value_parser = path())]
+    pub dbdir: Option<PathBuf>,
+
+    /// Where the log's files are kept, besides standard error [default: POETDIR/logs]
+    #[arg(long, value_name = "DIR", value_parser = path())]
+    pub logdir: Option<PathBuf>,
+
+    /// How many full log files are kept; 0: the log is one file without limit
+    #[arg(long, value_name = "NUMBER", value_parser = parse_files, default_value = "3")]
+    pub maxlogfiles: usize,
+
+    /// How large a log file becomes, in MB
+    #[arg(long, value_name = "MB", value_parser = parse_megabytes, default_value = "10")]
+    pub maxlogfilesize: u64,
+
+    /// Log details, too
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", value_parser = parse_bool, default_value = "false",
+        hide_default_value = true)]
+    pub debuglog: bool,
+
+    /// Log in JSON
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", value_parser = parse_bool, default_value = "false",
+        hide_default_value = true)]
+    pub jsonlog: bool,
+
+    /// Where to listen for REST clients
+    #[arg(short = 'w', long, value_name = "HOST:PORT", value_parser = parse_address, default_value = "localhost:8080")]
+    pub restlisten: String,
+
+    /// Where to listen for gRPC clients
+    #[arg(short = 'r', long, value_name = "HOST:PORT", value_parser = parse_address, default_value = "localhost:50002")]
+    pub rpclisten: String,
+
+    /// Where to listen for the operator's gRPC calls, which must not be public
+    #[arg(long, value_name = "HOST:PORT", value_parser = parse_address, default_value = "localhost:50001")]
+    pub config_rpclisten: String,
+
+    /// The longest message that is sent over gRPC, in bytes; REST has no limit
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "8388608")]
+    pub max_grpc_resp_size: usize,
+
+    /// The most connections for REST at a time; a quarter as many are served for gRPC
+    /// [default: 16384, or what the limit on open files leaves]
+    #[arg(long, value_name = "NUMBER", value_parser = parse_connections)]
+    pub max_connections: Option<usize>,
+
+    /// The most connections of one address, or of one /64 of IPv6; trusted proxies have no limit
+    /// of their own [default: half of all]
+    #[arg(long, value_name = "NUMBER", value_parser = parse_connections)]
+    pub max_connections_per_address: Option<usize>,
+
+    /// Requests per second that one address, or one /64 of IPv6, may send in the long run; further
+    /// ones are answered 429. Behind a proxy it needs --trusted-proxies [default: no limit]
+    #[arg(long, value_name = "NUMBER", value_parser = parse_rate)]
+    pub rate_limit: Option<f64>,
+
+    /// Requests that one address may send at once [default: ten seconds' worth of --rate-limit]
+    #[arg(long, value_name = "NUMBER", value_parser = parse_burst)]
+    pub rate_limit_burst: Option<NonZero<u32>>,
+
+    /// Networks of reverse proxies, with commas between them: of their requests, the sender is the
+    /// last address in X-Forwarded-For that is not a proxy's [default: none]
+    #[arg(long, value_name = "CIDR,...")]
+    pub trusted_proxies: Option<TrustedProxies>,
+
+    /// Serve metrics for Prometheus on this port, at /metrics [default: none are served]
+    #[arg(long, value_name = "PORT", value_parser = parse_port)]
+    pub metrics_port: Option<u16>,
+
+    /// The time from one round's start to the next one's
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "30s")]
+    pub epoch_duration: Duration,
+
+    /// The time from genesis to the start of round 0
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "15s")]
+    pub phase_shift: Duration,
+
+    /// The time from a round's end to the next one's start
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "10s")]
+    pub cycle_gap: Duration,
+
+    /// Zero bits that a proof of work must begin with
+    #[arg(long, value_name = "BITS", value_parser = parse_difficulty, default_value = "0")]
+    pub pow_difficulty: u32,
+
+    /// The most members of a round
+    #[arg(long, value_name = "NUMBER", value_parser = parse_members, default_value = "4294967296")]
+    pub max_round_members: u64,
+
+    /// The most registrations that share one commit
+    #[arg(long, value_name = "NUMBER", value_parser = parse_batch, default_value = "1000")]
+    pub max_submit_batch_size: usize,
+
+    /// How long a registration may wait for others to share its commit. Here none waits longer
+    /// than the disk takes, so every value is kept
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "100ms")]
+    pub submit_flush_interval: Duration,
+
+    /// Whether nodes may register with a proof of work
+    #[arg(long, value_name = "on|off", value_parser = parse_switch, default_value = "on")]
+    pub pow: Switch,
+
+    /// Whether nodes may register with a certificate
+    #[arg(long, value_name = "on|off", value_parser = parse_switch, default_value = "on")]
+    pub certificates: Switch,
+
+    /// Where nodes get certificates
+    #[arg(long, value_name = "URL")]
+    pub certifier_url: Option<String>,
+
+    /// The key that signs certificates, in base64
+    #[arg(long, value_name = "KEY", value_parser = parse_public_key)]
+    pub certifier_pubkey: Option<PublicKey>,
+
+    /// A directory of further keys that may sign certificates: `*.key` files, each with one key
+    /// in base64
+    #[arg(long, value_name = "DIR", value_parser = path())]
+    pub trusted_pub_keys_dir_path: Option<PathBuf>,
+
+    /// Take registrations and close rounds, but work on none until a start without this
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", value_parser = parse_bool, default_value = "false",
+        hide_default_value = true)]
+    pub disable_worker: bool,
+
+    /// The core that the hashing thread has for itself while it works, all other threads being
+    /// kept off it: `auto` takes the fastest one, measured at the start, and none if there is only
+    /// one; a number takes that one; `off` lets the system place the threads. With a core for it,
+    /// memory is kept from being swapped out. What the system does not permit is left out with a
+    /// warning
+    #[arg(long, value_name = "auto|N|off", default_value = "auto")]
+    pub work_core: WorkCore,
+
+    /// The priority of the hashing thread on its own core. `realtime` comes before every ordinary
+    /// thread, the system's included: for a core that the system is kept off, too (isolcpus), with
+    /// kernel.sched_rt_runtime_us=-1. `nice` is the highest ordinary one: where the kernel
+    /// schedules by groups (autogroups, cpu control groups), the other threads of the server pay
+    /// for it
+    #[arg(long, value_name = "off|nice|realtime", default_value = "off")]
+    pub work_priority: WorkPriority,
+
+    /// How much of the work is recomputed on other cores while it is done, so that what a faulty CPU,
+    /// memory or disk gets wrong is repaired while it can be: full; sampled, a random eighth, and
+    /// everything once something there is wrong, which misses most single wrong labels; or off
+    /// [default: full; off on a machine with one core]
+    #[arg(long, value_name = "full|sampled|off")]
+    pub audit: Option<AuditMode>,
+
+    /// Threads of low priority for that
+    #[arg(long, value_name = "NUMBER", value_parser = parse_threads, default_value = "1")]
+    pub audit_threads: usize,
+
+    /// The backend that hashes [default: POET_BACKEND, or the fastest one here]
+    #[arg(long, value_name = "NAME")]
+    pub backend: Option<String>,
+
+    /// Choose the backend by a fixed order instead of a timing trial at the start
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", value_parser = parse_bool, default_value = "false",
+        hide_default_value = true)]
+    pub no_trial: bool,
+
+    /// Has no effect here: known for the sake of existing configurations
+    #[arg(long, value_name = "NUMBER")]
+    pub lps: Option<String>,
+
+    /// Has no effect here: known for the sake of existing configurations
+    #[arg(long, value_name = "LAYERS")]
+    pub memory: Option<String>,
+
+    /// Has no effect here: known for the sake of existing configurations
+    #[arg(long, value_name = "BYTES")]
+    pub tree_file_buffer: Option<String>,
+
+    /// Has no effect here: known for the sake of existing configurations
+    #[arg(long, value_name = "FILE")]
+    pub cpuprofile: Option<String>,
+
+    /// Has no effect here: known for the sake of existing configurations
+    #[arg(long, value_name = "PORT")]
+    pub profile: Option<String>,
+}
+}
+
+/// Options of the original server that there is nothing to do for.
+pub(crate) const WITHOUT_EFFECT: [&str; 5] =
+    ["lps", "memory", "tree_file_buffer", "cpuprofile", "profile"];
+
+/// The options of the server that a command line gives. More can stand in a file, so that they have
+/// values only together with that: see [`Config`](crate::config::Config).
+#[derive(Clone, Debug, Default)]
+pub struct ServerArgs(pub(crate) Vec<OsString>);
+
+impl ServerArgs {
+    /// The options of a command line of nothing else.
+    ///
+    /// # Errors
+    /// When they are none.
+    pub fn parse(
+        arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+    ) -> Result<Self, clap::Error> {
+        let matches = options_only().try_get_matches_from(arguments)?;
+        Self::from_arg_matches(&matches)
+    }
+}
+
+impl Args for ServerArgs {
+    fn augment_args(command: Command) -> Command {
+        // As for the original server, of an option that is given twice the last one counts.
+        Options::augment_args(command).args_override_self(true)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Options::augment_args_for_update(command).args_override_self(true)
+    }
+}
+
+impl FromArgMatches for ServerArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut arguments = Vec::new();
+        for option in options_only().get_arguments() {
+            let id = option.get_id().as_str();
+            if matches.value_source(id) == Some(ValueSource::CommandLine)
+                && let Some(name) = option.get_long()
+                && let Some(value) = matches.get_raw(id).and_then(Iterator::last)
+            {
+                let mut argument = OsString::from(format!("--{name}="));
+                argument.push(value);
+                arguments.push(argument);
+            }
+        }
+        Ok(Self(arguments))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.0.extend(Self::from_arg_matches(matches)?.0);
+        Ok(())
+    }
+}
+
+/// Options without the rest of the command line.
+pub(crate) fn options_only() -> Command {
+    let command = Command::new("")
+        .no_binary_name(true)
+        .disable_help_flag(true);
+    ServerArgs::augment_args(command)
+}
+
+/// A value as it is written in a file.
+trait Text {
+    /// The text; empty for a value that is not set.
+    fn text(&self) -> String;
+}
+
+impl<T: Text> Text for Option<T> {
+    fn text(&self) -> String {
+        self.as_ref().map_or(String::new(), Text::text)
+    }
+}
+
+macro_rules! displayed {
+    ($($Value:ty),*) => {
+        $(impl Text for $Value {
+            fn text(&self) -> String {
+                self.to_string()
+            }
+        })*
+    };
+}
+
+displayed!(
+    AuditMode,
+    NonZero<u32>,
+    String,
+    Switch,
+    Timestamp,
+    TrustedProxies,
+    WorkCore,
+    WorkPriority,
+    bool,
+    f64,
+    u16,
+    u32,
+    u64,
+    usize
+);
+
+impl Text for Duration {
+    fn text(&self) -> String {
+        duration::format_go(*self)
+    }
+}
+
+impl Text for PathBuf {
+    fn text(&self) -> String {
+        self.display().to_string()
+    }
+}
+
+impl Text for PublicKey {
+    fn text(&self) -> String {
+        STANDARD.encode(self.as_bytes())
+    }
+}
+
+/// Whether something is allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Switch {
+    /// It is.
+    On,
+    /// It is not.
+    Off,
+}
+
+impl fmt::Display for Switch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::On => "on",
+            Self::Off => "off",
+        })
+    }
+}
+
+/// A path, which no shell may have seen.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(paths::expand)
+}
+
+fn parse_time(text: &str) -> Result<Timestamp, &'static str> {
+    text.parse()
+        .map_err(|_| "expected a time in RFC 3339, such as 2023-07-14T08:00:00Z")
+}
+
+fn parse_duration(text: &str) -> Result<Duration, DurationError> {
+    duration::parse_go(text)
+}
+
+fn parse_difficulty(text: &str) -> Result<u32, String> {
+    text.parse()
+        .ok()
+        .filter(|difficulty| *difficulty <= MAX_DIFFICULTY)
+        .ok_or_else(|| format!("expected a number of bits from 0 to {MAX_DIFFICULTY}"))
+}
+
+fn parse_members(text: &str) -> Result<u64, &'static str> {
+    text.parse().map_err(|_| "expected a number of members")
+}
+
+/// The spellings that Go's flags know.
+fn parse_bool(text: &str) -> Result<bool, &'static str> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("expected true or false"),
+    }
+}
+
+fn parse_switch(text: &str) -> Result<Switch, &'static str> {
+    match text {
+        "on" => Ok(Switch::On),
+        "off" => Ok(Switch::Off),
+        _ => Err("expected on or off"),
+    }
+}
+
+fn parse_files(text: &str) -> Result<usize, &'static str> {
+    text.parse().map_err(|_| "expected a number of files")
+}
+
+fn parse_megabytes(text: &str) -> Result<u64, &'static str> {
+    text.parse()
+        .ok()
+        .filter(|megabytes| (1..=1_000_000).contains(megabytes))
+        .ok_or("expected a number of MB from 1 to 1000000")
+}
+
+fn parse_batch(text: &str) -> Result<usize, &'static str> {
+    text.parse()
+        .ok()
+        .filter(|batch| *batch > 0)
+        .ok_or("expected a number of registrations, at least 1")
+}
+
+fn parse_threads(text: &str) -> Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|threads| (1..=MAX_THREADS).contains(threads))
+        .ok_or_else(|| format!("expected a number of threads from 1 to {MAX_THREADS}"))
+}
+
+fn parse_connections(text: &str) -> Result<usize, &'static str> {
+    text.parse()
+        .ok()
+        .filter(|connections| *connections > 0)
+        .ok_or("expected a number of connections, at least 1")
+}
+
+fn parse_rate(text: &str) -> Result<f64, &'static str> {
+    text.parse()
+        .ok()
+        .filter(|rate: &f64| rate.is_finite() && *rate > 0.0)
+        .ok_or("expected a number of requests per second, above 0")
+}
+
+fn parse_burst(text: &str) -> Result<NonZero<u32>, &'static str> {
+    text.parse()
+        .map_err(|_| "expected a number of requests, at least 1")
+}
+
+fn parse_port(text: &str) -> Result<u16, &'static str> {
+    text.parse().map_err(|_| "expected a port from 0 to 65535")
+}
+
+fn parse_bytes(text: &str) -> Result<usize, &'static str> {
+    text.parse().map_err(|_| "expected a number of bytes")
+}
+
+fn parse_public_key(text: &str) -> Result<PublicKey, KeyTextError> {
+    certificate::parse_public_key(text)
+}
+
+fn parse_address(text: &str) -> Result<String, &'static str> {
+    let valid = text.parse::<SocketAddr>().is_ok()
+        || text
+            .rsplit_once(':')
+            .is_some_and(|(host, port)| !host.contains(':') && port.parse::<u16>().is_ok());
+    if valid {
+        Ok(text.to_owned())
+    } else {
+        Err("expected host:port, such as localhost:8080 or 0.0.0.0:8080")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        options_only().debug_assert();
+    }
+
+    #[test]
+    fn bad_values_name_the_option_and_what_is_expected() {
+        for (argument, expected) in [
+            ("--genesis-time=yesterday", "a time in RFC 3339"),
+            ("--epoch-duration=30", "unit"),
+            ("--phase-shift=-1s", "not negative"),
+            ("--cycle-gap=abc", "a duration such as"),
+            ("--pow-difficulty=257", "from 0 to 256"),
+            ("--max-round-members=-1", "a number of members"),
+            ("--certifier-pubkey=abc", "base64 form of a 32-byte"),
+            ("--restlisten=8080", "host:port"),
+            ("--restlisten=localhost:80808", "host:port"),
+            ("--restlisten=::1", "host:port"),
+            ("--metrics-port=70000", "a port"),
+            ("--rpclisten=50002", "host:port"),
+            ("--config-rpclisten=x", "host:port"),
+            ("--max-grpc-resp-size=8MB", "a number of bytes"),
+            ("--debuglog=maybe", "true or false"),
+            ("--pow=maybe", "on or off"),
+            ("--certificates=1", "on or off"),
+            ("--work-core=fastest", "auto, off or the number of a core"),
+            ("--work-core=4096", "auto, off or the number of a core"),
+            ("--work-priority=high", "off, nice or realtime"),
+            ("--maxlogfiles=few", "a number of files"),
+            ("--maxlogfilesize=0", "a number of MB"),
+            ("--max-submit-batch-size=0", "at least 1"),
+            ("--submit-flush-interval=1", "unit"),
+            ("--audit=some", "expected full, sampled or off"),
+            ("--audit-threads=0", "a number of threads from 1 to 1024"),
+            ("--max-connections=0", "at least 1"),
+            ("--max-connections-per-address=many", "at least 1"),
+            ("--rate-limit=0", "above 0"),
+            ("--rate-limit-burst=0", "at least 1"),
+            ("--trusted-proxies=10.0.0.0/40", "networks with commas"),
+        ] {
+            let error = ServerArgs::parse([argument]).err().unwrap().to_string();
+            let (option, _) = argument.split_once('=').unwrap();
+            assert!(
+                error.contains(option) && error.contains(expected),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_audit_mode() {
+        for mode in ["full", "sampled", "off"] {
+            let argument = format!("--audit={mode}");
+            let matches = options_only().try_get_matches_from([argument]).unwrap();
+            let options = Options::from_arg_matches(&matches).unwrap();
+            assert_eq!(options.audit.unwrap().to_string(), mode);
+        }
+    }
+
+    #[test]
+    fn addresses() {
+        for address in [
+            "localhost:8080",
+            ":80",
+            "0.0.0.0:0",
+            "[::1]:8080",
+            "poet.example:443",
+        ] {
+            assert_eq!(parse_address(address).as_deref(), Ok(address));
+        }
+    }
+}

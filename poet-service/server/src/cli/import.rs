@@ -1,0 +1,158 @@
+//! `poet-service import`.
+
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+use anyhow::Context as _;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use poet_admin::import::{Event, ImportError, Report, RoundReport, Source, Taken, import};
+use poet_backends::Options;
+use poet_engine::{LABEL_DEPTH, WorkFunction};
+use poet_rounds::clock::{Clock, SystemClock};
+use poet_service::{args::ServerArgs, config::Config};
+
+use super::{INTERRUPTED, progress::Progress};
+
+/// Take over the state of a Go server (spacemeshos/poet)
+///
+/// Takes the options of the server, which say where the state comes to be (--poetdir or --datadir and
+/// --dbdir) and which schedule its rounds follow (--genesis-time must be set); the Go server's own
+/// --configfile says both. Taken over
+/// are the key, the proofs, the members of rounds that are not finished, the challenges of the proof
+/// of work, and the work on the round in progress, which goes on where it stopped. What is read is
+/// checked and not changed. The Go server must be stopped. After an interruption, the same command
+/// goes on; where everything is there already, it changes nothing.
+///
+/// Exit code: 0 everything is there, 1 nothing was imported, 2 wrong usage, 130 interrupted.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The Go server's data directory: its --datadir, or POETDIR/data
+    #[arg(long, value_name = "DIR")]
+    from: PathBuf,
+
+    /// The Go server's database directory: its --dbdir, or POETDIR/db [default: db beside --from]
+    #[arg(long, value_name = "DIR")]
+    from_db: Option<PathBuf>,
+
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let config = Config::load(args.server)?;
+    let source = Source {
+        dbdir: args.from_db.unwrap_or_else(|| {
+            // "." has no name that could be replaced.
+            let datadir = args.from.canonicalize();
+            datadir
+                .unwrap_or_else(|_| args.from.clone())
+                .with_file_name("db")
+        }),
+        datadir: args.from,
+    };
+    let backend = poet_backends::select_with(
+        WorkFunction::Sha256,
+        Options {
+            forced: config.work.backend.as_deref(),
+            trial: config.work.trial,
+        },
+    )?;
+    let work = backend.work(LABEL_DEPTH)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    ctrlc::set_handler({
+        let stop = Arc::clone(&stop);
+        move || stop.store(true, Relaxed)
+    })
+    .context("cannot handle signals")?;
+
+    let mut step = String::new();
+    let mut progress = Progress::new("", 0);
+    let result = import(
+        &source,
+        &config.directories,
+        &config.rounds,
+        SystemClock.now(),
+        &work,
+        &stop,
+        &mut |event| {
+            let (text, done, total) = describe(event);
+            if text != step {
+                progress = Progress::new(&text, 0);
+                step = text;
+            }
+            progress.update(done, total);
+        },
+    );
+    drop(progress);
+    match result {
+        Ok(report) => {
+            print(&report);
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error @ ImportError::Interrupted) => {
+            eprintln!("{error}");
+            Ok(ExitCode::from(INTERRUPTED))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn describe(event: Event) -> (String, u64, u64) {
+    match event {
+        Event::Converting {
+            round,
+            height,
+            done,
+            total,
+        } => (
+            format!("round {round}: reading nodes of layer {height}"),
+            done,
+            total,
+        ),
+        Event::Checking { round, done, total } => {
+            let text = format!("round {round}: recomputing subtrees");
+            (text, done, total)
+        }
+        Event::Searching { round } => {
+            let text = format!("round {round}: looking for the last intact subtree");
+            (text, 0, 1)
+        }
+    }
+}
+
+fn print(report: &Report) {
+    println!(
+        "identity  {}",
+        STANDARD.encode(report.public_key.as_bytes())
+    );
+    for RoundReport {
+        round,
+        members,
+        taken,
+    } in &report.rounds
+    {
+        let what = match taken {
+            Taken::Proof { leaves } => format!("the proof of {leaves} leaves"),
+            Taken::Work { .. } if report.already => "the work".to_owned(),
+            Taken::Work { leaves, recorded } => {
+                format!("the work up to leaf {leaves} (recorded: {recorded})")
+            }
+            Taken::Members => "not begun yet".to_owned(),
+        };
+        println!("round {round:<3} {members} members, {what}");
+    }
+    for warning in &report.warnings {
+        eprintln!("WARNING: {warning}");
+    }
+    if report.already {
+        println!("everything is there already: nothing was changed");
+    } else {
+        println!("imported: the server can be started with the same options");
+    }
+}

@@ -1,0 +1,97 @@
+//! The operator commands.
+
+pub(crate) mod backends;
+pub(crate) mod check_config;
+pub(crate) mod doctor;
+pub(crate) mod export;
+#[cfg(feature = "import")]
+pub(crate) mod import;
+pub(crate) mod prove;
+pub(crate) mod verify;
+
+mod progress;
+mod proof_file;
+
+use std::time::Duration;
+
+use poet_backends::{Options, SelectError, Selection, select_with};
+use poet_engine::{LABEL_DEPTH, MAX_DEPTH, Work, WorkFunction};
+
+/// Which work function, at which depth.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct WorkArgs {
+    /// The work function: sha256 is Spacemesh's
+    #[arg(long, value_name = "NAME", default_value = "sha256", value_parser = work_function)]
+    work: WorkFunction,
+
+    /// Hashes in a label [default: 400 for sha256, 1024 for haraka256]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_DEPTH)))]
+    depth: Option<u32>,
+}
+
+impl WorkArgs {
+    fn depth(&self) -> u32 {
+        self.depth.unwrap_or(match self.work {
+            WorkFunction::Sha256 => LABEL_DEPTH,
+            WorkFunction::Haraka256 => HARAKA_DEPTH,
+        })
+    }
+
+    /// The work function on the chosen backend.
+    fn select(&self, backend: &BackendArgs) -> anyhow::Result<Work> {
+        let selection = backend.select(self.work)?;
+        for warning in selection.warnings() {
+            eprintln!("WARNING: {warning}");
+        }
+        Ok(selection.work(self.depth())?)
+    }
+}
+
+/// How to choose a backend.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct BackendArgs {
+    /// Compute with this backend instead of the fastest [env: POET_BACKEND]
+    #[arg(long, value_name = "NAME")]
+    backend: Option<String>,
+
+    /// Choose the backend by a fixed order instead of a timing trial
+    #[arg(long)]
+    no_trial: bool,
+}
+
+impl BackendArgs {
+    fn select(&self, function: WorkFunction) -> Result<Selection, SelectError> {
+        let options = Options {
+            forced: self.backend.as_deref(),
+            trial: !self.no_trial,
+        };
+        select_with(function, options)
+    }
+}
+
+/// With it, a Haraka label takes about as long as a SHA-256 label of depth 400.
+const HARAKA_DEPTH: u32 = 1024;
+
+fn work_function(name: &str) -> Result<WorkFunction, String> {
+    [WorkFunction::Sha256, WorkFunction::Haraka256]
+        .into_iter()
+        .find(|function| function.name() == name)
+        .ok_or_else(|| "expected sha256 or haraka256".into())
+}
+
+/// Whether this is the work function of the Spacemesh network.
+fn is_spacemesh(work: &Work) -> bool {
+    (work.function(), work.depth()) == (WorkFunction::Sha256, LABEL_DEPTH)
+}
+
+/// Threads to use when none are asked for: all there are.
+fn available_threads() -> usize {
+    std::thread::available_parallelism()
+        .map_or(1, |threads| threads.get().min(poet_engine::MAX_THREADS))
+}
+
+/// How often progress is looked at.
+const TICK: Duration = Duration::from_millis(50);
+
+/// The exit code of a program that was interrupted, as shells have it.
+const INTERRUPTED: u8 = 130;

@@ -1,0 +1,595 @@
+//! The server's configuration: command line over file over defaults, in the parts that its users need.
+
+use std::{env, fmt, num::NonZero, path::PathBuf, sync::Arc};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use clap::FromArgMatches as _;
+use poet_host::{WorkCore, WorkPriority};
+use poet_proto::{
+    certificate::{Certifier, TrustedKeys},
+    identity::{PRIVATE_KEY_VARIABLE, PrivateKey},
+};
+use poet_rounds::{config::RoundsConfig, registration::Rules, worker::AuditMode};
+use poet_storage::directory::Directories;
+
+pub use crate::config_error::ConfigError;
+use crate::{
+    api::client::Rate,
+    args::{Options, ServerArgs, Switch, WITHOUT_EFFECT, options_only},
+    config_file::OptionFile,
+    limits::ClientLimits,
+    paths::default_poetdir,
+};
+
+/// The environment variable that may name the backend.
+const BACKEND_VARIABLE: &str = "POET_BACKEND";
+/// The burst of an address, unless configured, in seconds of its rate.
+const BURST_SECONDS: f64 = 10.0;
+const MEGABYTE: u64 = 1_000_000;
+
+/// All that the server needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What rounds follow.
+    pub rounds: RoundsConfig,
+    /// Where the server keeps what must survive.
+    pub directories: Directories,
+    /// The most registrations in one commit.
+    pub max_submit_batch: usize,
+    /// Where it listens, and to whom.
+    pub listeners: ListenersConfig,
+    /// How the work is done.
+    pub work: WorkConfig,
+    /// How it logs.
+    pub log: LogConfig,
+    /// Options that were given and have no effect.
+    pub ignored: Vec<String>,
+}
+
+/// Where the server listens, and what clients may cost.
+#[derive(Clone, Debug)]
+pub struct ListenersConfig {
+    /// `host:port` for REST.
+    pub rest: String,
+    /// `host:port` for gRPC.
+    pub grpc: String,
+    /// `host:port` for the operator's gRPC.
+    pub private: String,
+    /// Where metrics are served, if they are.
+    pub metrics_port: Option<u16>,
+    /// The longest message that is sent over gRPC.
+    pub max_grpc_response_bytes: usize,
+    /// What clients may cost.
+    pub limits: ClientLimits,
+}
+
+/// How the work is done.
+#[derive(Clone, Debug)]
+pub struct WorkConfig {
+    /// The backend to use, if it was named.
+    pub backend: Option<String>,
+    /// Whether backends are timed against each other.
+    pub trial: bool,
+    /// The core that the hashing thread asks for.
+    pub core: WorkCore,
+    /// The priority that the hashing thread asks for.
+    pub priority: WorkPriority,
+    /// How much of the work is audited.
+    pub audit: AuditMode,
+    /// Threads that audit.
+    pub audit_threads: usize,
+}
+
+/// How the server logs.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// Where the log's files are kept.
+    pub folder: PathBuf,
+    /// How many full log files are kept; 0 for one without limit.
+    pub max_files: usize,
+    /// How large a log file becomes.
+    pub max_file_bytes: u64,
+    /// Whether to log details.
+    pub debug: bool,
+    /// Whether to log in JSON.
+    pub json: bool,
+}
+
+/// Where the value of an option comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Given on the command line.
+    CommandLine,
+    /// Given in the file.
+    File {
+        /// Which one.
+        path: PathBuf,
+        /// The number of its line, from 1.
+        line: usize,
+    },
+    /// Given in the environment.
+    Environment,
+    /// Given nowhere.
+    Default,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CommandLine => f.write_str("command line"),
+            Self::File { path, line } => write!(f, "{}, line {line}", path.display()),
+            Self::Environment => f.write_str("environment"),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// The value that counts of an option.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Effective {
+    /// The option, or the environment variable.
+    pub name: String,
+    /// Its value; empty for an option that is not set.
+    pub value: String,
+    /// Where the value comes from.
+    pub source: Source,
+}
+
+impl Config {
+    /// The configuration from a command line and the environment.
+    ///
+    /// # Errors
+    /// When it, or the file it names, cannot be used.
+    pub fn load(args: ServerArgs) -> Result<Self, ConfigError> {
+        Self::explain(args).map(|(config, _)| config)
+    }
+
+    /// As [`Self::load`], with where each value comes from.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn explain(ServerArgs(given): ServerArgs) -> Result<(Self, Vec<Effective>), ConfigError> {
+        // As for the original server, an empty one is none.
+        let given_key = env::var_os(PRIVATE_KEY_VARIABLE).filter(|text| !text.is_empty());
+        let private_key = given_key
+            .map(|text| PrivateKey::from_base64(&text.to_string_lossy()))
+            .transpose()
+            .map_err(|cause| ConfigError::PrivateKey { cause })?;
+        let on_command_line = options_only().try_get_matches_from(&given)?;
+        let path = on_command_line.get_one::<PathBuf>("configfile").cloned();
+        let file = match &path {
+            None => OptionFile::default(),
+            Some(path) => OptionFile::read(path)?,
+        };
+        // Of an option that is given twice the last one counts.
+        let mut command = options_only();
+        let matches = command.try_get_matches_from_mut(file.arguments.iter().chain(&given))?;
+        let mut options = Options::from_arg_matches(&matches)?;
+        let is_given =
+            |id: &str| matches.value_source(id) == Some(clap::parser::ValueSource::CommandLine);
+        let ignored: Vec<_> = WITHOUT_EFFECT
+            .into_iter()
+            .filter(|id| is_given(id))
+            .map(|id| format!("--{}", id.replace('_', "-")))
+            .collect();
+        options.complete()?;
+        let backend_variable = env::var(BACKEND_VARIABLE).ok();
+        let mut effective = Vec::new();
+        for (id, mut value) in options.texts() {
+            let name = command
+                .get_arguments()
+                .find(|option| option.get_id() == id)
+                .and_then(clap::Arg::get_long)
+                .unwrap_or(id)
+                .to_owned();
+            let source = if on_command_line.value_source(id)
+                == Some(clap::parser::ValueSource::CommandLine)
+            {
+                Source::CommandLine
+            } else if let (Some(path), Some(line)) = (&path, file.lines.get(&name)) {
+                Source::File {
+                    path: path.clone(),
+                    line: *line,
+                }
+            } else if let ("backend", Some(variable)) = (id, &backend_variable) {
+                value.clone_from(variable);
+                Source::Environment
+            } else {
+                Source::Default
+            };
+            effective.push(Effective {
+                name,
+                value,
+                source,
+            });
+        }
+        // Never the key itself.
+        let key = private_key.as_ref().map(|key| {
+            let public = STANDARD.encode(key.public().as_bytes());
+            format!("the private key of {public}")
+        });
+        effective.push(Effective {
+            name: PRIVATE_KEY_VARIABLE.to_owned(),
+            source: match key {
+                Some(_) => Source::Environment,
+                None => Source::Default,
+            },
+            value: key.unwrap_or_default(),
+        });
+        Ok((Self::resolve(options, private_key, ignored)?, effective))
+    }
+
+    fn resolve(
+        args: Options,
+        private_key: Option<PrivateKey>,
+        ignored: Vec<String>,
+    ) -> Result<Self, ConfigError> {
+        let certifier = match (args.certifier_pubkey, args.certifier_url) {
+            (Some(pubkey), url) => {
+                let trusted = match args.trusted_pub_keys_dir_path {
+                    None => TrustedKeys::default(),
+                    Some(folder) => TrustedKeys::read(folder)
+                        .map_err(|cause| ConfigError::TrustedKeys { cause })?,
+                };
+                Some(Certifier {
+                    url: url.unwrap_or_default(),
+                    pubkey,
+                    trusted: Arc::new(trusted),
+                })
+            }
+            (None, Some(_)) => return Err(ConfigError::CertifierWithoutKey),
+            (None, None) if args.trusted_pub_keys_dir_path.is_some() => {
+                return Err(ConfigError::TrustedWithoutCertifier);
+            }
+            (None, None) => None,
+        };
+        let certifier = certifier.filter(|_| args.certificates == Switch::On);
+        let pow = args.pow == Switch::On;
+        if !pow && certifier.is_none() {
+            return Err(ConfigError::NoRegistration);
+        }
+        let directory = |path: Option<PathBuf>| path.ok_or(ConfigError::NoCacheDirectory);
+        Ok(Self {
+            rounds: RoundsConfig {
+                genesis: args.genesis_time,
+                epoch_duration: args.epoch_duration,
+                phase_shift: args.phase_shift,
+                cycle_gap: args.cycle_gap,
+                rules: Rules {
+                    pow,
+                    pow_difficulty: args.pow_difficulty,
+                    max_round_members: args.max_round_members,
+                    certifier,
+                },
+                private_key,
+                worker: !args.disable_worker,
+            },
+            directories: Directories {
+                dbdir: directory(args.dbdir)?,
+                datadir: directory(args.datadir)?,
+            },
+            max_submit_batch: args.max_submit_batch_size,
+            listeners: ListenersConfig {
+                rest: args.restlisten,
+                grpc: args.rpclisten,
+                private: args.config_rpclisten,
+                metrics_port: args.metrics_port,
+                max_grpc_response_bytes: args.max_grpc_resp_size,
+                limits: ClientLimits {
+                    max_connections: args.max_connections,
+                    max_connections_per_address: args.max_connections_per_address,
+                    rate: rate(args.rate_limit, args.rate_limit_burst)?,
+                    proxies: args.trusted_proxies.unwrap_or_default(),
+                },
+            },
+            work: WorkConfig {
+                backend: args.backend,
+                trial: !args.no_trial,
+                core: args.work_core,
+                priority: args.work_priority,
+                audit: args.audit.unwrap_or_else(AuditMode::for_this_machine),
+                audit_threads: args.audit_threads,
+            },
+            log: LogConfig {
+                folder: directory(args.logdir)?,
+                max_files: args.maxlogfiles,
+                max_file_bytes: args.maxlogfilesize * MEGABYTE,
+                debug: args.debuglog,
+                json: args.jsonlog,
+            },
+            ignored,
+        })
+    }
+}
+
+impl Options {
+    /// Gives those their value whose default depends on others, or on the machine.
+    fn complete(&mut self) -> Result<(), ConfigError> {
+        self.poetdir = self.poetdir.take().or_else(default_poetdir);
+        for (directory, name) in [
+            (&mut self.datadir, "data"),
+            (&mut self.dbdir, "db"),
+            (&mut self.logdir, "logs"),
+        ] {
+            if directory.is_none() {
+                let poetdir = self.poetdir.as_ref();
+                let poetdir = poetdir.ok_or(ConfigError::NoCacheDirectory)?;
+                *directory = Some(poetdir.join(name));
+            }
+        }
+        self.audit.get_or_insert_with(AuditMode::for_this_machine);
+        if let Some(per_second) = self.rate_limit {
+            self.rate_limit_burst
+                .get_or_insert_with(|| burst(per_second));
+        }
+        Ok(())
+    }
+}
+
+/// The burst of an address at this rate, unless it is configured.
+fn burst(per_second: f64) -> NonZero<u32> {
+    let requests = (per_second * BURST_SECONDS).ceil() as u32;
+    NonZero::new(requests).unwrap_or(NonZero::<u32>::MIN)
+}
+
+fn rate(per_second: Option<f64>, given: Option<NonZero<u32>>) -> Result<Option<Rate>, ConfigError> {
+    match (per_second, given) {
+        (None, None) => Ok(None),
+        (None, Some(_)) => Err(ConfigError::BurstWithoutRate),
+        (Some(per_second), given) => Ok(Some(Rate {
+            per_second,
+            burst: given.unwrap_or_else(|| burst(per_second)),
+        })),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path, time::Duration};
+
+    use super::*;
+
+    fn load(file: &str, arguments: &[&str]) -> Result<Config, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("poet.conf");
+        fs::write(&path, file).unwrap();
+        let file = format!("--configfile={}", path.display());
+        let line = [file.as_str()].into_iter().chain(arguments.iter().copied());
+        let args = ServerArgs::parse(line).unwrap();
+        Config::load(args).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn defaults() {
+        let config = load("", &["--poetdir=/p"]).unwrap();
+        assert_eq!(config.rounds.genesis, None);
+        assert_eq!(config.rounds.epoch_duration, Duration::from_secs(30));
+        assert_eq!(config.rounds.phase_shift, Duration::from_secs(15));
+        assert_eq!(config.rounds.cycle_gap, Duration::from_secs(10));
+        assert_eq!(config.directories.datadir, Path::new("/p/data"));
+        assert_eq!(config.directories.dbdir, Path::new("/p/db"));
+        assert_eq!(config.listeners.rest, "localhost:8080");
+        assert_eq!(config.listeners.grpc, "localhost:50002");
+        assert_eq!(config.listeners.private, "localhost:50001");
+        assert_eq!(config.listeners.max_grpc_response_bytes, 8_388_608);
+        assert_eq!(config.rounds.rules.pow_difficulty, 0);
+        assert_eq!(config.rounds.rules.max_round_members, 4_294_967_296);
+        assert_eq!(config.log.folder, Path::new("/p/logs"));
+        assert_eq!(
+            (config.log.max_files, config.log.max_file_bytes),
+            (3, 10_000_000)
+        );
+        assert_eq!(config.max_submit_batch, 1000);
+        assert!(config.rounds.worker && config.rounds.rules.pow && config.ignored.is_empty());
+        assert_eq!(config.work.core, WorkCore::Auto);
+        assert_eq!(config.work.priority, WorkPriority::Off);
+        assert!(config.rounds.rules.certifier.is_none() && !config.log.debug && !config.log.json);
+    }
+
+    #[test]
+    fn command_line_over_file_over_defaults() {
+        let file = "\
+            ; mainnet\n\
+            [Server]\n\
+            # all of it\n\
+            genesis-time = 2023-07-14T08:00:00Z\n\
+            epoch-duration=336h\n\
+            \n\
+            phase-shift=240h\n\
+            cycle-gap=\"12h\"\n\
+            pow-difficulty=20\n\
+            debuglog=true\n\
+            jsonlog=false\n\
+            datadir=/elsewhere\n\
+            max-round-members=7\n";
+        let config = load(
+            file,
+            &[
+                "--poetdir=/p",
+                "--pow-difficulty=3",
+                "--jsonlog",
+                "-w",
+                ":99",
+            ],
+        )
+        .unwrap();
+        assert_eq!(
+            config.rounds.genesis,
+            Some("2023-07-14T08:00:00Z".parse().unwrap())
+        );
+        assert_eq!(
+            config.rounds.epoch_duration,
+            Duration::from_secs(336 * 3600)
+        );
+        assert_eq!(config.rounds.cycle_gap, Duration::from_secs(12 * 3600));
+        assert_eq!(config.rounds.rules.pow_difficulty, 3);
+        assert_eq!(config.rounds.rules.max_round_members, 7);
+        assert_eq!(config.directories.datadir, Path::new("/elsewhere"));
+        assert_eq!(config.directories.dbdir, Path::new("/p/db"));
+        assert_eq!(config.listeners.rest, ":99");
+        assert!(config.log.debug && config.log.json);
+    }
+
+    #[test]
+    fn bad_files_are_named_with_the_line() {
+        for (file, expected) in [
+            ("\nfoo=1", "line 2: unknown option \"foo\""),
+            ("configfile=x", "line 1: unknown option \"configfile\""),
+            ("help=1", "line 1: unknown option \"help\""),
+            (
+                "epoch-duration",
+                "line 1: expected name=value, found \"epoch-duration\"",
+            ),
+            (
+                ";\n;\nepoch-duration=5",
+                "line 3: invalid value '5' for '--epoch-duration <DURATION>': the unit is missing",
+            ),
+            (
+                "\ndatadir=\"/a",
+                "line 2: expected a value in double quotes, with \\ before quotes in it, found \"/a",
+            ),
+            (
+                "debuglog=perhaps",
+                "invalid value 'perhaps' for '--debuglog[=<BOOL>]'",
+            ),
+        ] {
+            let error = load(file, &["--poetdir=/p"]).unwrap_err();
+            assert!(
+                error.contains("poet.conf") && error.contains(expected),
+                "{error}"
+            );
+        }
+        let args = ServerArgs::parse(["--configfile=/missing/file"]).unwrap();
+        let error = Config::load(args).unwrap_err().to_string();
+        assert!(
+            error.starts_with("cannot read --configfile /missing/file: "),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn certifiers_need_a_key() {
+        let error = load("", &["--poetdir=/p", "--certifier-url=http://c"]).unwrap_err();
+        assert!(error.contains("--certifier-pubkey"), "{error}");
+        let error = load("", &["--poetdir=/p", "--trusted-pub-keys-dir-path=/k"]).unwrap_err();
+        assert!(error.contains("--certifier-pubkey"), "{error}");
+        let key = "--certifier-pubkey=V2j2EMp26MjC55ZVa9p/PpRBIgoM94JlHVSDR1LN+Ys=";
+        let config = load("certifier-url=http://c", &["--poetdir=/p", key]).unwrap();
+        assert_eq!(config.rounds.rules.certifier.unwrap().url, "http://c");
+        let keys = "--trusted-pub-keys-dir-path=/missing";
+        let error = load("", &["--poetdir=/p", key, keys]).unwrap_err();
+        assert!(
+            error.contains("--trusted-pub-keys-dir-path: cannot read /missing"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn rates_have_a_burst() {
+        let rate = |line: &[&str]| load("", &[&["--poetdir=/p"], line].concat());
+        let limits = |line: &[&str]| rate(line).unwrap().listeners.limits;
+        assert_eq!(limits(&[]), ClientLimits::default());
+        let of = |line: &[&str]| limits(line).rate.unwrap().burst.get();
+        assert_eq!(of(&["--rate-limit=2.5"]), 25);
+        assert_eq!(of(&["--rate-limit=0.01"]), 1);
+        assert_eq!(of(&["--rate-limit=2", "--rate-limit-burst=7"]), 7);
+        let error = rate(&["--rate-limit-burst=7"]).unwrap_err();
+        assert!(error.contains("without --rate-limit"), "{error}");
+    }
+
+    #[test]
+    fn a_way_to_register_is_left() {
+        let key = "certifier-pubkey=V2j2EMp26MjC55ZVa9p/PpRBIgoM94JlHVSDR1LN+Ys=";
+        let config = load(key, &["--poetdir=/p", "--pow=off"]).unwrap();
+        assert!(!config.rounds.rules.pow && config.rounds.rules.certifier.is_some());
+        let config = load(key, &["--poetdir=/p", "--certificates=off"]).unwrap();
+        assert!(config.rounds.rules.pow && config.rounds.rules.certifier.is_none());
+        for (file, options) in [
+            ("", &["--pow=off"][..]),
+            (key, &["--pow=off", "--certificates=off"]),
+        ] {
+            let options = [&["--poetdir=/p"], options].concat();
+            let error = load(file, &options).unwrap_err();
+            assert!(error.contains("nobody could register"), "{error}");
+        }
+    }
+
+    #[test]
+    fn quoted_values_and_the_spellings_of_go() {
+        let file = "datadir=\"/a \\\"b\\\"\"\ndebuglog=1\njsonlog=T\ndisable-worker=True\n";
+        let config = load(file, &["--poetdir=/p", "--jsonlog=0"]).unwrap();
+        assert_eq!(config.directories.datadir, Path::new("/a \"b\""));
+        assert!(config.log.debug && !config.log.json && !config.rounds.worker);
+        // A switch without a value is on, other options need one.
+        let config = load("debuglog=\n disable-worker =\n", &["--poetdir=/p"]).unwrap();
+        assert!(config.log.debug && !config.log.json && !config.rounds.worker);
+        for line in ["datadir=", "pow=", "epoch-duration=", "certifier-url="] {
+            let error = load(line, &["--poetdir=/p"]).unwrap_err();
+            let (name, _) = line.split_once('=').unwrap();
+            assert!(error.contains(&format!("--{name}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn options_without_effect_are_named() {
+        let config = load("lps=1000\nmemory=26\n", &["--poetdir=/p", "--profile=1"]).unwrap();
+        assert_eq!(config.ignored, ["--lps", "--memory", "--profile"]);
+    }
+
+    #[test]
+    fn every_option_is_explained() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("poet.conf");
+        fs::write(&path, "\nmemory=1\npow-difficulty=5\n").unwrap();
+        let file = format!("--configfile={}", path.display());
+        let line = [&file, "--poetdir=/p", "--memory=2"];
+        let args = ServerArgs::parse(line).unwrap();
+        let (_, effective) = Config::explain(args).unwrap();
+        let of = |name: &str| effective.iter().find(|option| option.name == name).unwrap();
+        let difficulty = of("pow-difficulty");
+        assert_eq!(
+            (&*difficulty.value, &difficulty.source),
+            ("5", &Source::File { path, line: 3 })
+        );
+        assert_eq!(
+            (&*of("memory").value, &of("memory").source),
+            ("2", &Source::CommandLine)
+        );
+        assert_eq!(
+            (&*of("logdir").value, &of("logdir").source),
+            ("/p/logs", &Source::Default)
+        );
+        // The names of both lists are those of the command line.
+        let command = options_only();
+        let mut known: Vec<_> = command
+            .get_arguments()
+            .filter_map(clap::Arg::get_long)
+            .collect();
+        let mut explained: Vec<_> = effective
+            .iter()
+            .map(|option| option.name.as_str())
+            .collect();
+        explained.retain(|name| *name != PRIVATE_KEY_VARIABLE);
+        known.sort_unstable();
+        explained.sort_unstable();
+        assert_eq!(explained, known);
+    }
+
+    #[test]
+    fn homes_are_expanded() {
+        let Some(home) = env::home_dir() else { return };
+        let config = load("poetdir=~/poet", &[]).unwrap();
+        assert_eq!(config.directories.datadir, home.join("poet/data"));
+    }
+
+    #[test]
+    fn variables_are_expanded() {
+        let path = env::var_os("PATH").unwrap();
+        let config = load("dbdir=${PATH}", &["--poetdir=/p"]).unwrap();
+        assert_eq!(config.directories.dbdir, Path::new(&path));
+        let error = load("\ndatadir=$POET_NO_SUCH/x", &["--poetdir=/p"]).unwrap_err();
+        for expected in ["line 2: ", "--datadir", "POET_NO_SUCH is not set"] {
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Why there is no usable configuration.
+
+use std::{io, path::PathBuf};
+
+use poet_proto::{
+    certificate::TrustedKeysError,
+    identity::{PRIVATE_KEY_VARIABLE, PrivateKeyError},
+};
+
+/// Why there is no usable configuration. Each message tells all there is to tell: causes are in
+/// it, not behind it.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read --configfile {path}: {cause}: expected a text of name=value lines")]
+    Read {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        cause: io::Error,
+    },
+    /// A line of the file means nothing.
+    #[error("{path}, line {line}: {reason}")]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// The line's number, from 1.
+        line: usize,
+        /// What is wrong.
+        reason: String,
+    },
+    /// There is no place for the default directories.
+    #[error("the user's cache directory is unknown: expected --poetdir, or --datadir and --dbdir")]
+    NoCacheDirectory,
+    /// A certifier without a key.
+    #[error("--certifier-url is given without --certifier-pubkey: expected both")]
+    CertifierWithoutKey,
+    /// Trusted keys that nothing would be checked against.
+    #[error("--trusted-pub-keys-dir-path is given without --certifier-pubkey: expected both")]
+    TrustedWithoutCertifier,
+    /// The trusted keys cannot be used.
+    #[error("--trusted-pub-keys-dir-path: {cause}")]
+    TrustedKeys {
+        /// Why.
+        cause: TrustedKeysError,
+    },
+    /// No way to register is left.
+    #[error(
+        "with --pow=off and without certificates nobody could register: expected --pow=on, or \
+         --certifier-pubkey with --certificates=on"
+    )]
+    NoRegistration,
+    /// A burst of a rate that is not limited.
+    #[error("--rate-limit-burst is given without --rate-limit: expected both")]
+    BurstWithoutRate,
+    /// The options contradict what they are declared to be.
+    #[error(transparent)]
+    Options(#[from] clap::Error),
+    /// The key in the environment is none.
+    #[error("{PRIVATE_KEY_VARIABLE}: {cause}")]
+    PrivateKey {
+        /// Why.
+        cause: PrivateKeyError,
+    },
+}

@@ -1,0 +1,37 @@
+//! The PoET server of a Spacemesh network: nodes register challenges for a round over REST or
+//! gRPC, the round closes, the sequential work is done, proven and verified, and the proof is served.
+//!
+//! ```text
+//!  REST ──> registration ──(round closes: members, statement)──> worker ──(proof)──> registration
+//!                │                                                 │                     │
+//!             storage                                           tree log          proofs served
+//! ```
+//!
+//! The rounds are in [`poet_rounds`], what they keep in [`poet_storage`]. Here are
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`args`] | the command line |
+//! | [`config`] | the configuration: command line over file over defaults |
+//! | [`service`] | the server: directories, the rounds, the network around them, shutdown |
+//! | [`api`] | REST and gRPC |
+//! | [`metrics`] | what monitoring is told |
+//! | [`limits`] | what clients may cost |
+//! | [`terminal`], [`logfile`] | logs and the status line |
+
+pub mod api;
+pub mod args;
+pub mod config;
+mod config_error;
+mod config_file;
+pub mod limits;
+mod log_queue;
+pub mod logfile;
+pub mod metrics;
+mod paths;
+mod proofs;
+pub mod service;
+pub mod status;
+pub mod terminal;
+
+pub use proofs::EncodedProof;

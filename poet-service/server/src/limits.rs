@@ -1,0 +1,92 @@
+//! What clients may cost, as far as the operating system allows it.
+
+use crate::api::{
+    client::{Rate, TrustedProxies},
+    server::ConnectionLimits,
+};
+
+/// Connections for REST, unless configured. All nodes of a network come within minutes.
+const DEFAULT_CONNECTIONS: usize = 16_384;
+/// Files that are not for public connections: the database, logs, the tree log, the listeners, and
+/// the connections of the operator and of monitoring.
+const OTHER_FILES: usize = 512;
+/// Connections of the operator, and of monitoring.
+const PRIVATE_CONNECTIONS: usize = 64;
+
+/// What the clients of the public interfaces may cost, as it is configured.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ClientLimits {
+    /// Connections for REST at a time.
+    pub max_connections: Option<usize>,
+    /// Connections of one address to each interface.
+    pub max_connections_per_address: Option<usize>,
+    /// Requests of one address.
+    pub rate: Option<Rate>,
+    /// Who is not a client itself.
+    pub proxies: TrustedProxies,
+}
+
+/// How many connections the interfaces may have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Connections {
+    pub(crate) rest: ConnectionLimits,
+    pub(crate) grpc: ConnectionLimits,
+    /// For each of the interfaces that are not public.
+    pub(crate) private: ConnectionLimits,
+}
+
+impl ClientLimits {
+    /// The connections that are possible with so many open files.
+    pub(crate) fn connections(&self, open_files: Option<u64>) -> Connections {
+        let wanted = self.max_connections.unwrap_or(DEFAULT_CONNECTIONS);
+        let available = open_files
+            .and_then(|files| usize::try_from(files).ok())
+            .map_or(usize::MAX, |files| files.saturating_sub(OTHER_FILES).max(2));
+        // A quarter as many again are for gRPC.
+        let rest = wanted.min((available - available / 5).max(1));
+        if rest < wanted && self.max_connections.is_some() {
+            tracing::warn!(
+                "--max-connections {wanted} is too much for the limit on open files: serving {rest}"
+            );
+        }
+        let public = |all| {
+            let limits = ConnectionLimits::new(all);
+            ConnectionLimits {
+                per_address: self
+                    .max_connections_per_address
+                    .unwrap_or(limits.per_address),
+                proxies: self.proxies.clone(),
+                ..limits
+            }
+        };
+        Connections {
+            rest: public(rest),
+            grpc: public(rest.div_ceil(4)),
+            private: ConnectionLimits::new(PRIVATE_CONNECTIONS),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_files_for_the_rest() {
+        let limits = ClientLimits::default();
+        let of = |files| {
+            let connections = limits.connections(files);
+            (connections.rest.all, connections.grpc.all)
+        };
+        assert_eq!(of(None), (16_384, 4096));
+        assert_eq!(of(Some(1 << 20)), (16_384, 4096));
+        assert_eq!(of(Some(u64::MAX)), (16_384, 4096));
+        for files in [1024, 4096, 20_000] {
+            let (rest, grpc) = of(Some(files));
+            assert!(rest > 0 && grpc > 0 && rest + grpc + OTHER_FILES <= files as usize + 1);
+        }
+        assert_eq!(of(Some(0)), (2, 1));
+        let rest = limits.connections(None).rest;
+        assert_eq!(rest.per_address, rest.all / 2);
+    }
+}

@@ -1,0 +1,218 @@
+//! The files of the log: `poet.log` is written until it is full and then becomes `poet.log.1`, the
+//! one before `poet.log.2`, and so on; the oldest one goes.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, ErrorKind},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use poet_files::{Access, create_directory};
+
+use crate::log_queue::{self, Portion, Sink};
+
+const FILE_NAME: &str = "poet.log";
+/// How often it is looked whether `poet.log` is still the file that is written.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The log's files.
+#[derive(Debug)]
+pub struct LogFile {
+    folder: PathBuf,
+    /// Full ones that are kept; 0 for a log that is never full.
+    max_files: usize,
+    max_bytes: u64,
+    current: File,
+    bytes: u64,
+    looked: Instant,
+}
+
+impl LogFile {
+    /// Goes on with the log in `folder`.
+    ///
+    /// # Errors
+    /// When the folder or the file cannot be made or written.
+    pub fn open(folder: &Path, max_files: usize, max_bytes: u64) -> io::Result<Self> {
+        // Often the first to make the directory in which all others are, so durably.
+        create_directory(folder, Access::Private)?;
+        let current = append(&folder.join(FILE_NAME))?;
+        let bytes = current.metadata()?.len();
+        Ok(Self {
+            folder: folder.to_owned(),
+            max_files,
+            max_bytes,
+            current,
+            bytes,
+            looked: Instant::now(),
+        })
+    }
+
+    fn line(&mut self, line: &[u8]) -> io::Result<()> {
+        let full = self.bytes > 0 && self.bytes + line.len() as u64 > self.max_bytes;
+        // Logs that cannot be moved are still better in a file that is too long than nowhere.
+        if full && self.max_files > 0 && self.rotate().is_err() {
+            self.bytes = 0;
+        }
+        log_queue::write_all(&mut self.current, line)?;
+        self.bytes += line.len() as u64;
+        Ok(())
+    }
+
+    /// Opens `poet.log` again if it was moved or removed, and learns how long it is if others have
+    /// cut it.
+    fn look(&mut self) -> io::Result<()> {
+        self.looked = Instant::now();
+        match fs::metadata(self.path(0)) {
+            Ok(found) if same_file(&found, &self.current.metadata()?) => {
+                self.bytes = found.len();
+                return Ok(());
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                create_directory(&self.folder, Access::Private)?;
+            }
+            Err(error) => return Err(error),
+        }
+        self.current = append(&self.path(0))?;
+        self.bytes = self.current.metadata()?.len();
+        Ok(())
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        for number in (1..self.max_files).rev() {
+            rename(&self.path(number), &self.path(number + 1))?;
+        }
+        rename(&self.path(0), &self.path(1))?;
+        self.current = append(&self.path(0))?;
+        self.bytes = 0;
+        Ok(())
+    }
+
+    /// The file that was written `number` files ago.
+    fn path(&self, number: usize) -> PathBuf {
+        self.folder.join(match number {
+            0 => FILE_NAME.to_owned(),
+            _ => format!("{FILE_NAME}.{number}"),
+        })
+    }
+}
+
+impl Sink for LogFile {
+    fn name(&self) -> String {
+        self.path(0).display().to_string()
+    }
+
+    fn write(&mut self, portion: &Portion) -> io::Result<()> {
+        if portion.reopen || self.looked.elapsed() >= LOOK_INTERVAL {
+            self.look()?;
+        }
+        let mut lines = portion.lines.split_inclusive(|byte| *byte == b'\n');
+        lines.try_for_each(|line| self.line(line))
+    }
+}
+
+/// Gives a file another name, if it is there.
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::rename(from, to) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(unix)]
+fn same_file(one: &fs::Metadata, other: &fs::Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
+}
+
+/// Elsewhere, a file that is open can be neither moved nor removed.
+#[cfg(not(unix))]
+fn same_file(_one: &fs::Metadata, _other: &fs::Metadata) -> bool {
+    true
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn full_files_are_moved_and_the_oldest_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("logs");
+        for line in ["one\n", "two\n", "three\n", "four\n", "five\n"] {
+            // Whether it is the same process or the next one.
+            let mut log = LogFile::open(&folder, 2, 10).unwrap();
+            log.line(line.as_bytes()).unwrap();
+        }
+        assert_eq!(names(&folder), ["poet.log", "poet.log.1", "poet.log.2"]);
+        let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
+        assert_eq!(read("poet.log"), "four\nfive\n");
+        assert_eq!(read("poet.log.1"), "three\n");
+        assert_eq!(read("poet.log.2"), "one\ntwo\n");
+
+        let mut log = LogFile::open(&folder, 2, 10).unwrap();
+        log.line(b"six\n").unwrap();
+        log.line(b"longer than a file\n").unwrap();
+        assert_eq!(names(&folder).len(), 3);
+        assert_eq!(read("poet.log"), "longer than a file\n");
+        assert_eq!(read("poet.log.2"), "four\nfive\n");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_was_moved_or_removed_is_made_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("logs");
+        let mut log = LogFile::open(&folder, 2, 10).unwrap();
+        let mut write = |line: &str| {
+            let lines = line.as_bytes().to_vec();
+            let reopen = true;
+            let portion = Portion {
+                lines,
+                reopen,
+                ..Portion::default()
+            };
+            log.write(&portion).unwrap();
+        };
+        let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
+        write("one\n");
+        fs::rename(folder.join("poet.log"), folder.join("poet.log.moved")).unwrap();
+        write("two\n");
+        assert_eq!(read("poet.log.moved"), "one\n");
+        assert_eq!(read("poet.log"), "two\n");
+        fs::remove_dir_all(&folder).unwrap();
+        write("three\n");
+        write("four\nfive\n");
+        assert_eq!(read("poet.log.1"), "three\n");
+        assert_eq!(read("poet.log"), "four\nfive\n");
+        // Cut by another program: there is room again.
+        fs::write(folder.join("poet.log"), "").unwrap();
+        write("six\n");
+        assert_eq!(read("poet.log"), "six\n");
+        assert_eq!(names(&folder), ["poet.log", "poet.log.1"]);
+    }
+
+    #[test]
+    fn without_rotation_there_is_one_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = LogFile::open(folder.path(), 0, 1).unwrap();
+        for _ in 0..9 {
+            log.line(b"line\n").unwrap();
+        }
+        assert_eq!(names(folder.path()), ["poet.log"]);
+    }
+}

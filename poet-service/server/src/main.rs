@@ -1,0 +1,267 @@
+//! `poet-service`: the PoET server and its operator commands.
+
+mod cli;
+
+use std::{io::Write as _, process::ExitCode, sync::Arc, thread};
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use poet_backends::{Options, select_with};
+use poet_engine::{LABEL_DEPTH, WorkFunction, ZERO};
+use poet_host::WorkPlace;
+use poet_proto::duration::format_go;
+use poet_rounds::{
+    blocking,
+    clock::{Clock, SystemClock},
+    registration::Registration,
+};
+use poet_service::{
+    args::ServerArgs,
+    config::Config,
+    logfile::LogFile,
+    service::Server,
+    terminal::{LogFileHandle, Terminal},
+};
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "poet-service",
+    version,
+    about = "The PoET server of a Spacemesh network",
+    long_about = "The PoET server of a Spacemesh network.\n\n\
+        Without a subcommand it runs the server: nodes register challenges for a round, the round \
+        is worked on, and its proof is served. Without options it keeps rounds of 30 seconds on \
+        a local port, to try it out.",
+    args_conflicts_with_subcommands = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Backends(cli::backends::Args),
+    CheckConfig(Box<cli::check_config::Args>),
+    Doctor(Box<cli::doctor::Args>),
+    Export(Box<cli::export::Args>),
+    #[cfg(feature = "import")]
+    Import(Box<cli::import::Args>),
+    Prove(cli::prove::Args),
+    Verify(cli::verify::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        None => serve(cli.server),
+        Some(Command::Backends(args)) => cli::backends::run(&args),
+        Some(Command::CheckConfig(args)) => cli::check_config::run(*args),
+        Some(Command::Doctor(args)) => Ok(cli::doctor::run(*args)),
+        Some(Command::Export(args)) => cli::export::run(*args),
+        #[cfg(feature = "import")]
+        Some(Command::Import(args)) => cli::import::run(*args),
+        Some(Command::Prove(args)) => cli::prove::run(&args),
+        Some(Command::Verify(args)) => cli::verify::run(&args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn serve(args: ServerArgs) -> anyhow::Result<ExitCode> {
+    let config = Config::load(args)?;
+    let file = LogFile::open(
+        &config.log.folder,
+        config.log.max_files,
+        config.log.max_file_bytes,
+    )
+    .map_err(|cause| {
+        let folder = config.log.folder.display();
+        anyhow::anyhow!(
+            "cannot use --logdir {folder}: {cause}: expected a directory that can be written to"
+        )
+    })?;
+    let terminal = Terminal::new(file).context("cannot start the threads of the log")?;
+    terminal.init_logs(config.log.debug, config.log.json);
+    Ok(match serve_with(config, &terminal) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // By the same way as the log, which may not be read at the moment.
+            terminal.say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    })
+}
+
+fn serve_with(config: Config, terminal: &Terminal) -> anyhow::Result<()> {
+    if !config.ignored.is_empty() {
+        tracing::warn!("without effect here: {}", config.ignored.join(", "));
+    }
+    // Before any thread is started: none may disturb the measurement of the cores.
+    let mut place = WorkPlace::default();
+    if config.rounds.worker {
+        let options = Options {
+            forced: config.work.backend.as_deref(),
+            trial: false,
+        };
+        let work = select_with(WorkFunction::Sha256, options)?.work(LABEL_DEPTH)?;
+        place = WorkPlace::prepare(config.work.core, config.work.priority, &|| {
+            work.kernels().chain.one(&mut ZERO.clone(), LABEL_DEPTH);
+            LABEL_DEPTH.into()
+        });
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the threads of the server")?;
+    runtime.block_on(run(config, place, terminal))
+}
+
+async fn run(config: Config, place: WorkPlace, terminal: &Terminal) -> anyhow::Result<()> {
+    // Before anything else, so that a signal during the start ends the server in order, too.
+    let end = end_signal()?;
+    let hangups = Hangups::new()?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let places = format!(
+        "database   {}\nwork       {}\nlogs       {}",
+        config.directories.dbdir.display(),
+        config.directories.datadir.display(),
+        config.log.folder.display()
+    );
+    let server = Server::start(config, place, Arc::clone(&clock)).await?;
+
+    // Nobody needs to read it: an output that is closed or stopped is no reason to end or to wait.
+    let greeting = greeting(&server, &places);
+    let greet = move || drop(std::io::stdout().write_all(greeting.as_bytes()));
+    drop(thread::Builder::new().spawn(greet));
+    let reader = server.status_reader();
+    tokio::spawn(reload_on_signal(
+        hangups,
+        Arc::clone(server.registration()),
+        terminal.log_file(),
+    ));
+    tokio::select! {
+        signal = end => {
+            terminal.clear();
+            tracing::info!(signal, "ending");
+        }
+        () = terminal.keep_status_line(reader, clock) => {}
+    }
+    server.shutdown().await;
+    tracing::info!("ended");
+    Ok(())
+}
+
+/// Where to look, and what to try.
+fn greeting(server: &Server, places: &str) -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    let addresses = server.addresses();
+    let url = format!("http://{}", addresses.rest);
+    let (grpc, private) = (addresses.grpc, addresses.private);
+    let metrics = addresses.metrics.map_or_else(
+        || "none (--metrics-port)".to_owned(),
+        |address| format!("http://{address}/metrics"),
+    );
+    let hashing = server.backend().latency();
+    let schedule = server.schedule();
+    let every = format_go(schedule.epoch_duration());
+    let work = format_go(schedule.work_duration());
+    let round = server.status_reader().status().open.round;
+    let (start, end) = (schedule.start(round), schedule.end(round));
+    format!(
+        "poet-service {version}\n\
+         REST       {url}\n\
+         gRPC       {grpc}\n\
+         operator   {private} (gRPC, not public)\n\
+         hashing    {hashing}\n\
+         {places}\n\
+         metrics    {metrics}\n\
+         schedule   a round every {every}, {work} of work each\n\
+         round {round:<4} open until {start:.0}, its proof comes at {end:.0}\n\
+         \n\
+         Try:\n  \
+           curl {url}/v1/info\n  \
+           cargo run --release -p poet-client -- watch {url}\n  \
+           curl {url}/v1/proofs/{round}\n"
+    )
+}
+
+/// Reads the trusted keys again, and opens the log's file again, whenever the operator says so. Does
+/// not end.
+async fn reload_on_signal(
+    mut hangups: Hangups,
+    registration: Arc<Registration>,
+    log_file: LogFileHandle,
+) {
+    loop {
+        hangups.next().await;
+        log_file.reopen();
+        // It has logged what became of it.
+        drop(blocking(|| registration.reload_trusted_keys()));
+    }
+}
+
+/// SIGHUPs, by which operators ask a service to read its files again.
+#[cfg(unix)]
+struct Hangups(tokio::signal::unix::Signal);
+
+#[cfg(unix)]
+impl Hangups {
+    fn new() -> anyhow::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let signal = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
+        Ok(Self(signal))
+    }
+
+    async fn next(&mut self) {
+        if self.0.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// A system without SIGHUP.
+#[cfg(not(unix))]
+struct Hangups;
+
+#[cfg(not(unix))]
+impl Hangups {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Resolves when the server is asked to end: Ctrl-C, or the service manager's SIGTERM.
+#[cfg(unix)]
+fn end_signal() -> anyhow::Result<impl Future<Output = &'static str>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => "SIGINT",
+            _ = terminate.recv() => "SIGTERM",
+        }
+    })
+}
+
+/// Resolves when the server is asked to end.
+#[cfg(not(unix))]
+fn end_signal() -> anyhow::Result<impl Future<Output = &'static str>> {
+    Ok(async {
+        // Without a way to be told, the server runs until it is killed.
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        "Ctrl-C"
+    })
+}

@@ -1,0 +1,294 @@
+//! Proofs ready to be sent: each is encoded and compressed once, and all who ask are sent from the
+//! same buffers.
+
+use std::{
+    collections::VecDeque,
+    io::Write as _,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use axum::body::Bytes;
+use flate2::{Compression, write::GzEncoder};
+use poet_proto::{identity::PublicKey, json, messages::PublishedProof};
+use poet_rounds::{
+    blocking,
+    publish::Publish,
+    storage::{Storage, StorageError},
+};
+
+use crate::api::proof_frame::proof_frame;
+
+/// What encoded proofs may take of the memory; that of the newest round is kept whatever it takes:
+/// it is what nodes ask for. That of a round with a million members takes 115 MB.
+const KEPT_BYTES: usize = 256 << 20;
+/// What they may take together with those that are not kept any more and still being sent. Then no
+/// further one is read: clients that ask for many old proofs and do not read them must not fill the
+/// memory.
+const ALIVE_BYTES: usize = 1 << 30;
+
+/// A proof as it goes over the wire.
+#[derive(Clone, Debug)]
+pub struct EncodedProof {
+    /// The JSON answer.
+    pub json: Bytes,
+    /// The JSON answer, compressed.
+    pub json_gzip: Bytes,
+    /// The gRPC answer with what stands before it on the wire.
+    pub grpc: Bytes,
+    /// Names its content: the root, which binds the statement and with it the members.
+    pub etag: String,
+    /// The same for the compressed answer.
+    pub etag_gzip: String,
+}
+
+impl EncodedProof {
+    fn bytes(&self) -> usize {
+        self.json.len() + self.json_gzip.len() + self.grpc.len()
+    }
+}
+
+/// A buffer that is counted until the last one who sends from it has finished.
+struct Counted {
+    buffer: Vec<u8>,
+    alive: Arc<AtomicUsize>,
+}
+
+impl Counted {
+    fn bytes(buffer: Vec<u8>, alive: &Arc<AtomicUsize>) -> Bytes {
+        alive.fetch_add(buffer.len(), Relaxed);
+        let alive = Arc::clone(alive);
+        Bytes::from_owner(Self { buffer, alive })
+    }
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.buffer
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.alive.fetch_sub(self.buffer.len(), Relaxed);
+    }
+}
+
+/// Why a proof cannot be had right now.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProofsError {
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error("too many old proofs are being sent")]
+    TooManySent,
+}
+
+/// The published proofs.
+pub(crate) struct Proofs {
+    storage: Arc<dyn Storage>,
+    /// The most recently used one is last.
+    kept: Mutex<VecDeque<(u64, EncodedProof)>>,
+    /// The bytes of all encoded proofs, kept or still being sent.
+    alive: Arc<AtomicUsize>,
+    /// Held while a proof is read, so that a crowd that asks for the same one costs one reading.
+    reading: tokio::sync::Mutex<()>,
+}
+
+impl Proofs {
+    pub(crate) fn new(storage: Arc<dyn Storage>) -> Self {
+        Self {
+            storage,
+            kept: Mutex::default(),
+            alive: Arc::default(),
+            reading: tokio::sync::Mutex::default(),
+        }
+    }
+
+    fn encode(&self, server: &PublicKey, proof: &PublishedProof) -> EncodedProof {
+        encode(proof, server.as_bytes(), &self.alive)
+    }
+
+    fn insert(&self, round: u64, encoded: EncodedProof) {
+        let mut kept = self.kept();
+        kept.push_back((round, encoded));
+        let newest = kept.iter().map(|(round, _)| *round).max();
+        let mut bytes: usize = kept.iter().map(|(_, encoded)| encoded.bytes()).sum();
+        while bytes > KEPT_BYTES
+            && let Some(place) = kept.iter().position(|(round, _)| Some(*round) != newest)
+            && let Some((_, dropped)) = kept.remove(place)
+        {
+            bytes -= dropped.bytes();
+        }
+    }
+
+    /// The proof of `round` by the server with this key.
+    pub(crate) async fn get(
+        &self,
+        round: u64,
+        server: &PublicKey,
+    ) -> Result<Option<EncodedProof>, ProofsError> {
+        if let Some(encoded) = self.find(round) {
+            return Ok(Some(encoded));
+        }
+        let _reading = self.reading.lock().await;
+        // Whoever had the lock before may have read this very proof.
+        if let Some(encoded) = self.find(round) {
+            return Ok(Some(encoded));
+        }
+        if self.alive.load(Relaxed) > ALIVE_BYTES {
+            return Err(ProofsError::TooManySent);
+        }
+        let encoded = blocking(|| {
+            let proof = self.storage.proof(round)?;
+            Ok::<_, StorageError>(proof.map(|proof| self.encode(server, &proof)))
+        })?;
+        if let Some(encoded) = &encoded {
+            self.insert(round, encoded.clone());
+        }
+        Ok(encoded)
+    }
+
+    fn find(&self, round: u64) -> Option<EncodedProof> {
+        let mut kept = self.kept();
+        let place = kept.iter().position(|(kept, _)| *kept == round)?;
+        let entry = kept.remove(place)?;
+        let encoded = entry.1.clone();
+        kept.push_back(entry);
+        Some(encoded)
+    }
+
+    fn kept(&self) -> MutexGuard<'_, VecDeque<(u64, EncodedProof)>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Publish for Proofs {
+    fn prepare(
+        &self,
+        round: u64,
+        server: &PublicKey,
+        proof: &PublishedProof,
+    ) -> Box<dyn FnOnce() + '_> {
+        let encoded = self.encode(server, proof);
+        Box::new(move || self.insert(round, encoded))
+    }
+}
+
+fn encode(proof: &PublishedProof, public_key: &[u8; 32], alive: &Arc<AtomicUsize>) -> EncodedProof {
+    let hex: String = proof
+        .proof
+        .root
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let json = json::proof_response(proof, public_key).into_bytes();
+    EncodedProof {
+        json_gzip: Counted::bytes(gzip(&json), alive),
+        json: Counted::bytes(json, alive),
+        grpc: Counted::bytes(proof_frame(proof, public_key), alive),
+        etag: format!("\"{hex}\""),
+        etag_gzip: format!("\"{hex}-gzip\""),
+    }
+}
+
+fn gzip(json: &[u8]) -> Vec<u8> {
+    // Hashes in base64: all that can be won is what base64 loses, and the fastest level wins it.
+    let mut encoder = GzEncoder::new(Vec::with_capacity(json.len()), Compression::fast());
+    // Nothing that is written to memory fails; were it so, an empty answer would tell.
+    drop(encoder.write_all(json));
+    let mut compressed = encoder.finish().unwrap_or_default();
+    compressed.shrink_to_fit();
+    compressed
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use flate2::read::GzDecoder;
+    use poet_engine::Proof;
+    use poet_proto::identity::PrivateKey;
+    use poet_storage::SqliteStorage;
+
+    use super::*;
+
+    #[test]
+    fn the_compressed_answer_is_the_same_and_shorter() {
+        let mut state = 1_u64;
+        let mut random = || {
+            std::array::from_fn(|_| {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                (state >> 56) as u8
+            })
+        };
+        let proof = PublishedProof {
+            statement: vec![1; 32],
+            members: (0..1000).map(|_| random()).collect(),
+            odd_members: Vec::new(),
+            leaves: 5,
+            proof: Proof {
+                root: [2; 32],
+                proven_leaves: Vec::new(),
+                proof_nodes: Vec::new(),
+            },
+        };
+        let encoded = encode(&proof, &[3; 32], &Arc::default());
+        let mut json = Vec::new();
+        GzDecoder::new(&*encoded.json_gzip)
+            .read_to_end(&mut json)
+            .unwrap();
+        assert_eq!(json, encoded.json);
+        assert!(encoded.json_gzip.len() < encoded.json.len() * 8 / 10);
+    }
+
+    #[test]
+    fn the_memory_of_kept_proofs_is_bounded() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage =
+            SqliteStorage::open(&folder.path().join("poet.sqlite"), 1, Arc::new(())).unwrap();
+        let server = PrivateKey::generate().unwrap().public();
+        let proofs = Proofs::new(Arc::new(storage));
+        let entry = |bytes| EncodedProof {
+            json: Counted::bytes(vec![0; bytes], &proofs.alive),
+            json_gzip: Bytes::new(),
+            grpc: Bytes::new(),
+            etag: String::new(),
+            etag_gzip: String::new(),
+        };
+        let kept = || -> Vec<u64> { proofs.kept().iter().map(|(round, _)| *round).collect() };
+        let alive = || proofs.alive.load(Relaxed);
+        for round in 0..4 {
+            proofs.insert(round, entry(KEPT_BYTES / 3));
+        }
+        assert_eq!(kept(), [1, 2, 3]);
+        assert_eq!(alive(), KEPT_BYTES / 3 * 3);
+        proofs.find(1);
+        proofs.insert(4, entry(1000));
+        assert_eq!(kept(), [3, 1, 4]);
+        // The newest round stays, however often others are asked for.
+        proofs.insert(2, entry(KEPT_BYTES));
+        assert_eq!(kept(), [4]);
+        proofs.insert(5, entry(KEPT_BYTES + 1));
+        assert_eq!(kept(), [5]);
+        proofs.insert(0, entry(1000));
+        assert_eq!(kept(), [5]);
+
+        // What is still being sent is counted, too, and then no other one is read.
+        let sent = Counted::bytes(vec![0; ALIVE_BYTES - KEPT_BYTES], &proofs.alive);
+        let part = sent.slice(5..);
+        drop(sent);
+        let get = |round| {
+            let runtime = tokio::runtime::Builder::new_current_thread().build();
+            runtime.unwrap().block_on(proofs.get(round, &server))
+        };
+        assert!(matches!(get(9), Err(ProofsError::TooManySent)));
+        assert!(get(5).unwrap().is_some());
+        drop(part);
+        assert!(get(9).unwrap().is_none());
+        assert_eq!(alive(), KEPT_BYTES + 1);
+    }
+}

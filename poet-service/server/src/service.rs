@@ -1,0 +1,558 @@
+//! The whole server: its directories, the [`Machine`], the network around it, readiness, shutdown.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{Router, middleware};
+use poet_backends::{Options, SelectError, Selection};
+use poet_engine::{DepthError, LABEL_DEPTH, WorkFunction};
+use poet_host::WorkPlace;
+use poet_proto::identity::{PRIVATE_KEY_VARIABLE, PrivateKey, PrivateKeyError};
+use poet_rounds::{
+    blocking,
+    clock::{Clock, time_until},
+    machine::{EXPECTED_LEAVES_PER_SECOND, Machine, Parts, RecoveryError},
+    publish::Publish,
+    registration::Registration,
+    round_files::ROUNDS_FOLDER,
+    schedule::{Schedule, ScheduleError},
+    storage::{Setting, Storage, StorageError},
+    worker::{Audits, HashingThread},
+};
+use poet_storage::{
+    DatabaseError, SqliteStorage,
+    directory::{self, DirectoryError, DirectoryLocks, GO_STATE_FILE},
+    keep_damaged_log,
+};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use crate::{
+    api::{
+        self,
+        client::RateLimit,
+        grpc as grpc_api,
+        poet::Poet,
+        protocol::Protocol,
+        server::{self, ConnectionLimits},
+    },
+    config::Config,
+    metrics::{self, Metrics, ServerState},
+    proofs::Proofs,
+    status::StatusReader,
+};
+
+/// How often the server looks whether it is ready, and how long a write may take then.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the end of the server waits for the database to be closed.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long after the end of a round its proof is overdue.
+const MAX_LATENESS: Duration = Duration::from_secs(60);
+const THREAD_ID_FILE: &str = "round.tid";
+/// In the directory of the database of a Go server: a file of its proofs.
+const GO_SERVER_PROOFS: &str = "proofs/CURRENT";
+
+/// Why the server does not start. Each message tells all there is to tell: causes are in it, not
+/// behind it.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum StartError {
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    #[error(transparent)]
+    Schedule(#[from] ScheduleError),
+    #[error(
+        "--dbdir {path} holds rounds of another schedule ({stored}) than the configured one \
+         ({configured}): expected the same --genesis-time, --epoch-duration, --phase-shift and \
+         --cycle-gap, or another --poetdir"
+    )]
+    OtherSchedule {
+        path: PathBuf,
+        stored: String,
+        configured: String,
+    },
+    #[error(
+        "--dbdir {path}: the stored {what} is damaged: expected a sound one (see `poet-service \
+         doctor`), or a backup"
+    )]
+    Damaged { path: PathBuf, what: &'static str },
+    #[error("--dbdir {path}: the stored private key is damaged: {cause}")]
+    StoredKey {
+        path: PathBuf,
+        cause: PrivateKeyError,
+    },
+    #[error(
+        "--dbdir {path} belongs to another private key than {PRIVATE_KEY_VARIABLE} gives: expected \
+         the same one, none, or another --poetdir"
+    )]
+    OtherKey { path: PathBuf },
+    #[error(
+        "--datadir {datadir} holds the work of the server with public key {owner}, but --dbdir \
+         {dbdir} holds {found}: expected the database of that server (see `poet-service doctor`), \
+         or another --poetdir"
+    )]
+    OtherOwner {
+        datadir: PathBuf,
+        owner: String,
+        dbdir: PathBuf,
+        found: String,
+    },
+    #[error(
+        "{flag} {path} holds the state of a Go server, and --dbdir {dbdir} no database yet: expected \
+         `poet-service import` first, which takes it over, or another --poetdir"
+    )]
+    NotTakenOver {
+        flag: &'static str,
+        path: PathBuf,
+        dbdir: PathBuf,
+    },
+    #[error("the system gives no random numbers: {0}")]
+    Random(getrandom::Error),
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error(transparent)]
+    Backend(#[from] SelectError),
+    #[error(transparent)]
+    Depth(#[from] DepthError),
+    #[error(
+        "cannot listen on {flag} {address}: {cause}: expected an address of this machine and a \
+         port that is free and permitted"
+    )]
+    Listen {
+        flag: &'static str,
+        address: String,
+        cause: io::Error,
+    },
+    #[error("the description of the gRPC interface is damaged: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+impl StartError {
+    fn recovery(dbdir: &Path, error: RecoveryError) -> Self {
+        let path = dbdir.to_owned();
+        match error {
+            RecoveryError::Schedule(error) => Self::Schedule(error),
+            RecoveryError::OtherSchedule { stored, configured } => Self::OtherSchedule {
+                path,
+                stored,
+                configured,
+            },
+            RecoveryError::Damaged(what) => Self::Damaged { path, what },
+            RecoveryError::Key(cause) => Self::StoredKey { path, cause },
+            RecoveryError::OtherKey => Self::OtherKey { path },
+            RecoveryError::Random(cause) => Self::Random(cause),
+            RecoveryError::Storage(error) => Self::Storage(error),
+        }
+    }
+}
+
+/// A running server.
+pub struct Server {
+    machine: Machine,
+    storage: Arc<dyn Storage>,
+    audits: Audits,
+    addresses: Addresses,
+    backend: Selection,
+    stop: watch::Sender<bool>,
+    tasks: Vec<JoinHandle<()>>,
+    _locks: DirectoryLocks,
+}
+
+/// Where a server listens.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// For REST clients.
+    pub rest: SocketAddr,
+    /// For gRPC clients.
+    pub grpc: SocketAddr,
+    /// For the operator.
+    pub private: SocketAddr,
+    /// For monitoring.
+    pub metrics: Option<SocketAddr>,
+}
+
+impl Server {
+    /// Starts a server, whose hashing thread runs at `place`. It serves when this returns.
+    ///
+    /// # Errors
+    /// When something that it needs is not there; the message says what was expected.
+    pub async fn start(
+        config: Config,
+        place: WorkPlace,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StartError> {
+        let options = Options {
+            forced: config.work.backend.as_deref(),
+            trial: config.work.trial,
+        };
+        let backend = poet_backends::select_with(WorkFunction::Sha256, options)?;
+        tracing::info!(
+            one_chain = %backend.latency(),
+            many_chains = %backend.throughput(),
+            "backends chosen"
+        );
+        for warning in backend.warnings() {
+            tracing::error!("{warning}");
+        }
+        let work = backend.work(LABEL_DEPTH)?;
+        // Before anything is stored: a port that is taken leaves no trace.
+        let rest = Listener::bind("--restlisten", &config.listeners.rest).await?;
+        let grpc = Listener::bind("--rpclisten", &config.listeners.grpc).await?;
+        let private = Listener::bind("--config-rpclisten", &config.listeners.private).await?;
+        let metrics_listener = match config.listeners.metrics_port {
+            // All interfaces, like the original server.
+            Some(port) => Some(Listener::bind("--metrics-port", &format!(":{port}")).await?),
+            None => None,
+        };
+        let metrics = Metrics::default();
+        let addresses = Addresses {
+            rest: rest.address,
+            grpc: grpc.address,
+            private: private.address,
+            metrics: metrics_listener.as_ref().map(|listener| listener.address),
+        };
+
+        let (locks, storage) = blocking(|| open(&config, metrics.clone()))?;
+        let proofs = Arc::new(Proofs::new(Arc::clone(&storage)));
+        let audits = Audits::new(config.work.audit, config.work.audit_threads);
+        tracing::info!(mode = %config.work.audit, threads = config.work.audit_threads, "audit of the work");
+        let hashing = HashingThread::new(
+            config.directories.datadir.join(THREAD_ID_FILE),
+            config.directories.datadir.join(ROUNDS_FOLDER),
+            audits.clone(),
+            place,
+        );
+        let parts = Parts {
+            clock: Arc::clone(&clock),
+            storage: Arc::clone(&storage),
+            work,
+            hashing,
+            expected_leaves_per_second: EXPECTED_LEAVES_PER_SECOND,
+            publish: Arc::clone(&proofs) as Arc<dyn Publish>,
+            counters: Arc::new(metrics.clone()),
+        };
+        let machine = Machine::start(&config.rounds, parts)
+            .await
+            .map_err(|error| StartError::recovery(&config.directories.dbdir, error))?;
+        blocking(|| claim(&config, &*storage))?;
+        let registration = machine.registration();
+        let poet = Arc::new(Poet::new(Arc::clone(registration), proofs));
+        let (poet_reporter, health) = tonic_health::server::health_reporter();
+        let (private_reporter, private_health) = tonic_health::server::health_reporter();
+        let status = StatusReader::new(
+            Arc::clone(registration),
+            machine.worker().clone(),
+            audits.clone(),
+        );
+        let (unready, readiness) = watch::channel(None);
+        let probe = Probe {
+            status: status.clone(),
+            clock: Arc::clone(&clock),
+            storage: Arc::clone(&storage),
+            unready,
+            reporters: [
+                (poet_reporter, grpc_api::POET_SERVICE),
+                (private_reporter, grpc_api::CONFIGURATION_SERVICE),
+            ],
+        };
+        probe.report(None).await;
+        let others = api::rounds::router(
+            status.clone(),
+            Arc::clone(&clock),
+            Arc::clone(&storage),
+            readiness.clone(),
+        );
+        let routers = Routers {
+            rest: api::router(Arc::clone(&poet), others),
+            grpc: grpc_api::router(
+                Arc::clone(&poet),
+                health,
+                config.listeners.max_grpc_response_bytes,
+            )?,
+            private: grpc_api::private_router(poet, private_health)?,
+        };
+        let (stop, stopped) = watch::channel(false);
+        let state = ServerState {
+            status,
+            clock,
+            storage: Arc::clone(&storage),
+            unready: readiness,
+            dbdir: config.directories.dbdir.clone(),
+            datadir: config.directories.datadir.clone(),
+        };
+        let counted = |router: Router| {
+            router
+                .layer(middleware::from_fn_with_state(
+                    metrics.clone(),
+                    metrics::observe,
+                ))
+                .layer(middleware::from_fn(api::request_id::name))
+        };
+        let limits = &config.listeners.limits;
+        let limited = |router: Router, protocol| match limits.rate {
+            None => router,
+            Some(rate) => RateLimit::new(rate, limits.proxies.clone(), protocol).layer(router),
+        };
+        let connections = limits.connections(poet_host::open_files::raise_limit());
+        let mut tasks = vec![
+            tokio::spawn(probe.keep(stopped.clone())),
+            tokio::spawn(rest.serve(
+                Protocol::Http1,
+                counted(limited(routers.rest, Protocol::Http1)),
+                connections.rest,
+                stopped.clone(),
+            )),
+            tokio::spawn(grpc.serve(
+                Protocol::Http2,
+                counted(limited(routers.grpc, Protocol::Http2)),
+                connections.grpc,
+                stopped.clone(),
+            )),
+            tokio::spawn(private.serve(
+                Protocol::Either,
+                counted(routers.private),
+                connections.private.clone(),
+                stopped.clone(),
+            )),
+        ];
+        if let Some(listener) = metrics_listener {
+            let router = metrics::router(&metrics, state);
+            tasks.push(tokio::spawn(listener.serve(
+                Protocol::Http1,
+                router,
+                connections.private,
+                stopped,
+            )));
+        }
+        Ok(Self {
+            machine,
+            storage,
+            audits,
+            addresses,
+            backend,
+            stop,
+            tasks,
+            _locks: locks,
+        })
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// Registration, to ask it without a network.
+    pub fn registration(&self) -> &Arc<Registration> {
+        self.machine.registration()
+    }
+
+    /// The kernels it works with.
+    pub fn backend(&self) -> &Selection {
+        &self.backend
+    }
+
+    /// Its schedule.
+    pub fn schedule(&self) -> &Schedule {
+        self.registration().schedule()
+    }
+
+    /// A handle that tells what the server is doing.
+    pub fn status_reader(&self) -> StatusReader {
+        StatusReader::new(
+            Arc::clone(self.registration()),
+            self.machine.worker().clone(),
+            self.audits.clone(),
+        )
+    }
+
+    /// Ends the server: requests under way are answered, the work done so far is in the log.
+    pub async fn shutdown(self) {
+        self.stop.send_replace(true);
+        self.machine.stop().await;
+        for task in self.tasks {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a part of the server failed");
+            }
+        }
+        let closed = tokio::time::timeout(CLOSE_TIMEOUT, self.storage.close()).await;
+        if !matches!(closed, Ok(Ok(()))) {
+            tracing::warn!("the database could not be closed in time: its next start tidies up");
+        }
+    }
+}
+
+/// An interface that is going to be served.
+struct Listener {
+    socket: TcpListener,
+    address: SocketAddr,
+}
+
+impl Listener {
+    async fn bind(flag: &'static str, address: &str) -> Result<Self, StartError> {
+        let failed = |cause| StartError::Listen {
+            flag,
+            address: address.to_owned(),
+            cause,
+        };
+        let socket = server::bind(address).await.map_err(failed)?;
+        let address = socket.local_addr().map_err(failed)?;
+        Ok(Self { socket, address })
+    }
+
+    async fn serve(
+        self,
+        protocol: Protocol,
+        router: Router,
+        limits: ConnectionLimits,
+        stopped: watch::Receiver<bool>,
+    ) {
+        server::serve(self.socket, protocol, router, limits, stopped).await;
+    }
+}
+
+/// What is served on which listener.
+struct Routers {
+    rest: Router,
+    grpc: Router,
+    private: Router,
+}
+
+/// Opens the storage, once no other server can use the directories.
+fn open(
+    config: &Config,
+    metrics: Metrics,
+) -> Result<(DirectoryLocks, Arc<dyn Storage>), StartError> {
+    let directories = &config.directories;
+    let locks = directories.lock()?;
+    let database = directories.database();
+    let unusable = |cause| DirectoryError::Unusable {
+        flag: "--datadir",
+        path: config.directories.datadir.clone(),
+        cause,
+    };
+    let owner = directory::owner(&config.directories.datadir).map_err(unusable)?;
+    let other = |found| StartError::OtherOwner {
+        datadir: config.directories.datadir.clone(),
+        owner: owner.clone().unwrap_or_default(),
+        dbdir: config.directories.dbdir.clone(),
+        found,
+    };
+    // A new one would have another key, and none of the members.
+    let missing = fs::metadata(&database).map_or(true, |metadata| metadata.len() == 0);
+    if missing && owner.is_some() {
+        return Err(other("none".to_owned()));
+    }
+    // The same if it was forgotten to take over what is there.
+    for (flag, path, file) in [
+        ("--datadir", &config.directories.datadir, GO_STATE_FILE),
+        ("--dbdir", &config.directories.dbdir, GO_SERVER_PROOFS),
+    ] {
+        if missing && path.join(file).exists() {
+            return Err(StartError::NotTakenOver {
+                flag,
+                path: path.clone(),
+                dbdir: config.directories.dbdir.clone(),
+            });
+        }
+    }
+    keep_damaged_log(&database)?;
+    let storage = SqliteStorage::open(&database, config.max_submit_batch, Arc::new(metrics))?;
+    if let Some(owner) = &owner {
+        match stored_key(&storage)?.map(|key| directory::owner_text(&key.public())) {
+            Some(key) if *owner == key => {}
+            Some(key) => return Err(other(format!("that of {key}"))),
+            // Where it is damaged, that is said by those who need it.
+            None if storage.setting(Setting::PrivateKey)?.is_some() => {}
+            None => return Err(other("none".to_owned())),
+        }
+    }
+    Ok((locks, Arc::new(storage)))
+}
+
+/// The key that is stored, if it is one: what is not is found out by those who need it.
+fn stored_key(storage: &dyn Storage) -> Result<Option<PrivateKey>, StorageError> {
+    let stored = storage.setting(Setting::PrivateKey)?;
+    Ok(stored.and_then(|key| PrivateKey::from_bytes(&key).ok()))
+}
+
+/// Notes in the directory of the work whose it is, unless that is done.
+fn claim(config: &Config, storage: &dyn Storage) -> Result<(), StartError> {
+    let unusable = |cause| DirectoryError::Unusable {
+        flag: "--datadir",
+        path: config.directories.datadir.clone(),
+        cause,
+    };
+    if directory::owner(&config.directories.datadir)
+        .map_err(unusable)?
+        .is_none()
+        && let Some(key) = stored_key(storage)?
+    {
+        directory::set_owner(&config.directories.datadir, &key.public()).map_err(unusable)?;
+    }
+    Ok(())
+}
+
+/// Finds out whether the server is ready, and says so wherever it is asked.
+struct Probe {
+    status: StatusReader,
+    clock: Arc<dyn Clock>,
+    storage: Arc<dyn Storage>,
+    unready: watch::Sender<Option<&'static str>>,
+    reporters: [(HealthReporter, &'static str); 2],
+}
+
+impl Probe {
+    async fn keep(self, mut stopped: watch::Receiver<bool>) {
+        // Ends when the server does.
+        while tokio::time::timeout(PROBE_INTERVAL, stopped.wait_for(|stop| *stop))
+            .await
+            .is_err()
+        {
+            let reason = self.reason().await;
+            let before = *self.unready.borrow();
+            if reason != before {
+                match reason {
+                    Some(reason) => tracing::error!("not ready: {reason}"),
+                    None => tracing::info!("ready again"),
+                }
+                self.report(reason).await;
+            }
+        }
+    }
+
+    /// Why the server is not ready, if it is not.
+    async fn reason(&self) -> Option<&'static str> {
+        let written = tokio::time::timeout(PROBE_TIMEOUT, self.storage.probe()).await;
+        if !matches!(written, Ok(Ok(()))) {
+            return Some("the database cannot be written");
+        }
+        if self.status.work_fails() {
+            return Some("the work on a round fails");
+        }
+        let executing = self.status.status().executing?;
+        let late = time_until(executing.end, self.clock.now());
+        (late > MAX_LATENESS).then_some("the proof of a round is overdue")
+    }
+
+    async fn report(&self, reason: Option<&'static str>) {
+        let status = match reason {
+            None => ServingStatus::Serving,
+            Some(_) => ServingStatus::NotServing,
+        };
+        for (reporter, service) in &self.reporters {
+            // The empty name is the server's as a whole.
+            for name in ["", service] {
+                reporter.set_service_status(name, status).await;
+            }
+        }
+        self.unready.send_replace(reason);
+    }
+}

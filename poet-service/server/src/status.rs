@@ -1,0 +1,78 @@
+//! What the server is doing, for those who tell it.
+
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
+use jiff::Timestamp;
+use poet_rounds::{
+    clock::time_until,
+    registration::{OpenRound, Registration},
+    schedule::Schedule,
+    worker::{Audits, Executing, WorkerHandle},
+};
+
+/// What the server is doing.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// The round that takes registrations.
+    pub open: OpenRound,
+    /// When it closes.
+    pub start: Timestamp,
+    /// The round that is being worked on.
+    pub executing: Option<Executing>,
+    /// Rounds that wait for it to be finished.
+    pub queued: usize,
+}
+
+/// Tells what a server is doing, while it runs.
+#[derive(Clone)]
+pub struct StatusReader {
+    registration: Arc<Registration>,
+    worker: WorkerHandle,
+    audits: Audits,
+}
+
+impl StatusReader {
+    pub(crate) fn new(
+        registration: Arc<Registration>,
+        worker: WorkerHandle,
+        audits: Audits,
+    ) -> Self {
+        Self {
+            registration,
+            worker,
+            audits,
+        }
+    }
+
+    /// Whether the work, or writing its log, fails.
+    pub(crate) fn work_fails(&self) -> bool {
+        self.worker.failing()
+    }
+
+    /// What audits have found.
+    pub fn audits(&self) -> &Audits {
+        &self.audits
+    }
+
+    /// The schedule of the rounds.
+    pub fn schedule(&self) -> &Schedule {
+        self.registration.schedule()
+    }
+
+    /// What the server is doing now.
+    pub fn status(&self) -> Status {
+        let open = self.registration.open_round();
+        Status {
+            open,
+            start: self.registration.schedule().start(open.round),
+            executing: self.worker.executing(),
+            queued: self.worker.queued(),
+        }
+    }
+}
+
+/// How many leaves there will be at the end of a round, if the work goes on as fast as it has.
+pub(crate) fn expected_leaves(executing: &Executing, now: Timestamp) -> u64 {
+    let left = time_until(now, executing.end).as_secs_f64();
+    executing.leaves.load(Relaxed) + (executing.leaves_per_second() * left) as u64
+}

@@ -1,0 +1,711 @@
+//! Clients that cost more than they should. In each test, the service stays up and another client,
+//! which behaves well, is served meanwhile.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+#[path = "common/program.rs"]
+mod program;
+
+use std::{
+    fs,
+    io::{ErrorKind, Read, Write},
+    net::{SocketAddr, TcpStream},
+    path::Path,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use common::{Client, LocalServer, TestNode, await_some, config};
+use poet_engine::Proof;
+use poet_proto::messages::PublishedProof;
+use poet_rounds::storage::Storage as _;
+use poet_service::{api::client::Rate, limits::ClientLimits};
+use poet_storage::SqliteStorage;
+use program::ServerProcess;
+
+/// Much longer than anything takes that is not to last for ever.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// What the server sends until it closes the connection, which it must do.
+fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
+    let mut received = Vec::new();
+    match stream.read_to_end(&mut received) {
+        Ok(_) => {}
+        // With something of ours unread.
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+        Err(error) => panic!("the connection is not closed: {error}"),
+    }
+    received
+}
+
+/// A server in a process of its own, which works on nothing.
+struct Victim {
+    server: ServerProcess,
+    rest: SocketAddr,
+    grpc: SocketAddr,
+    next_node: u32,
+}
+
+impl Victim {
+    fn start(folder: &Path, options: &[&str]) -> Self {
+        let schedule = ["--genesis-time=2099-01-01T00:00:00Z"];
+        let server = ServerProcess::start(folder, &[&schedule[..], options].concat());
+        let rest = server.told("REST").trim_start_matches("http://");
+        Self {
+            rest: rest.parse().unwrap(),
+            grpc: server.told("gRPC").parse().unwrap(),
+            server,
+            next_node: 1,
+        }
+    }
+
+    /// A well-behaved client registers and looks around, over a connection of its own.
+    #[track_caller]
+    fn assert_serves(&mut self) {
+        let client = Client::new(&format!("http://{}", self.rest));
+        assert_eq!(client.get("/healthz").status, 200);
+        client.register(&TestNode::new(self.next_node));
+        self.next_node += 1;
+    }
+
+    /// As above, over gRPC.
+    #[track_caller]
+    fn assert_serves_grpc(&self) {
+        let mut stream = connect(self.grpc);
+        stream.write_all(&h2::preface()).unwrap();
+        stream
+            .write_all(&h2::request(1, "/rpc.api.v1.PoetService/Info", &[0; 5]))
+            .unwrap();
+        let received = h2::read_answer(&mut stream, 1);
+        // The key, as a field of 32 bytes.
+        let found = received.windows(2).any(|window| window == [3 << 3 | 2, 32]);
+        assert!(found, "{received:?}");
+    }
+
+    #[cfg(target_os = "linux")]
+    fn memory_mb(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.server.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kb: u64 = line
+            .unwrap()
+            .trim()
+            .trim_end_matches(" kB")
+            .parse()
+            .unwrap();
+        kb / 1024
+    }
+
+    /// Where it cannot be asked for.
+    #[cfg(not(target_os = "linux"))]
+    fn memory_mb(&self) -> u64 {
+        0
+    }
+}
+
+/// As much of HTTP/2 as it takes to misuse it.
+mod h2 {
+    use std::{
+        io::{ErrorKind, Read},
+        net::TcpStream,
+    };
+
+    pub(crate) const DATA: u8 = 0;
+    pub(crate) const HEADERS: u8 = 1;
+    pub(crate) const RST_STREAM: u8 = 3;
+    pub(crate) const SETTINGS: u8 = 4;
+    pub(crate) const PING: u8 = 6;
+    pub(crate) const CONTINUATION: u8 = 9;
+    pub(crate) const END_STREAM: u8 = 1;
+    pub(crate) const END_HEADERS: u8 = 4;
+
+    pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        let mut frame = length[1..].to_vec();
+        frame.extend([kind, flags]);
+        frame.extend(stream.to_be_bytes());
+        frame.extend(payload);
+        frame
+    }
+
+    /// What a client begins with.
+    pub(crate) fn preface() -> Vec<u8> {
+        [
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+            frame(SETTINGS, 0, 0, &[]),
+        ]
+        .concat()
+    }
+
+    fn text(bytes: &mut Vec<u8>, text: &str) {
+        bytes.push(text.len().try_into().unwrap());
+        bytes.extend(text.as_bytes());
+    }
+
+    /// The headers of a gRPC request: names from HPACK's static table, values as they are.
+    pub(crate) fn headers(path: &str) -> Vec<u8> {
+        // POST, http
+        let mut block = vec![0x83, 0x86, 0x04];
+        text(&mut block, path);
+        block.push(0x01);
+        text(&mut block, "localhost");
+        block.extend([0x0f, 0x10]);
+        text(&mut block, "application/grpc");
+        block.push(0x00);
+        text(&mut block, "te");
+        text(&mut block, "trailers");
+        block
+    }
+
+    pub(crate) fn request(stream: u32, path: &str, body: &[u8]) -> Vec<u8> {
+        [
+            frame(HEADERS, END_HEADERS, stream, &headers(path)),
+            frame(DATA, END_STREAM, stream, body),
+        ]
+        .concat()
+    }
+
+    /// The next frame: kind, flags, stream and payload. `None` when the connection has ended.
+    pub(crate) fn read_frame(stream: &mut TcpStream) -> Option<(u8, u8, u32, Vec<u8>)> {
+        let mut read = |bytes: &mut [u8]| match stream.read_exact(bytes) {
+            Ok(()) => Some(()),
+            Err(error) => match error.kind() {
+                ErrorKind::UnexpectedEof
+                | ErrorKind::ConnectionReset
+                | ErrorKind::BrokenPipe
+                | ErrorKind::ConnectionAborted => None,
+                _ => panic!("neither a frame nor the end: {error}"),
+            },
+        };
+        let mut head = [0; 9];
+        read(&mut head)?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; length as usize];
+        read(&mut payload)?;
+        let id = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+        Some((head[3], head[4], id, payload))
+    }
+
+    /// The data of an answer.
+    pub(crate) fn read_answer(stream: &mut TcpStream, id: u32) -> Vec<u8> {
+        let mut data = Vec::new();
+        while let Some((kind, flags, of, payload)) = read_frame(stream) {
+            if of == id && kind == DATA {
+                data.extend(payload);
+            }
+            if of == id && (kind == RST_STREAM || flags & END_STREAM > 0) {
+                return data;
+            }
+        }
+        panic!("the connection ended without an answer");
+    }
+
+    /// Reads until the server ends the connection, which it must do.
+    pub(crate) fn read_to_end(stream: &mut TcpStream) {
+        while read_frame(stream).is_some() {}
+    }
+}
+
+/// Stores a proof with so many members, which nobody verifies.
+fn store_proof(folder: &Path, round: u64, members: u32) {
+    let db = folder.join("db");
+    fs::create_dir_all(&db).unwrap();
+    let path = db.join("poet.sqlite");
+    let storage = SqliteStorage::open(&path, 1, Arc::new(())).unwrap();
+    let member = |number: u32| {
+        let mut challenge = [0x5a; 32];
+        // Not to be compressed too well.
+        for (index, part) in challenge.chunks_exact_mut(4).enumerate() {
+            let mixed = number
+                .wrapping_mul(0x9e37_79b9)
+                .rotate_left(index as u32 * 4);
+            part.copy_from_slice(&mixed.to_le_bytes());
+        }
+        challenge
+    };
+    let proof = PublishedProof {
+        statement: vec![1; 32],
+        members: (0..members).map(member).collect(),
+        odd_members: Vec::new(),
+        leaves: 1000,
+        proof: Proof {
+            root: [2; 32],
+            proven_leaves: vec![[3; 32]; 150],
+            proof_nodes: vec![[4; 32]; 100],
+        },
+    };
+    storage.publish(round, Arc::new(proof)).unwrap();
+}
+
+#[test]
+fn clients_that_do_not_read_are_cut_off_and_hold_no_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    store_proof(folder.path(), 0, 300_000);
+    let mut victim = Victim::start(folder.path(), &["--max-grpc-resp-size=100000000"]);
+    let ask = b"GET /v1/proofs/0 HTTP/1.1\r\nhost: x\r\n\r\n";
+    let mut readers: Vec<_> = (0..100).map(|_| connect(victim.rest)).collect();
+    for reader in &mut readers {
+        reader.write_all(ask).unwrap();
+    }
+    // One that reads, all the time.
+    let rest = victim.rest;
+    let reading = thread::spawn(move || {
+        let answer = Client::new(&format!("http://{rest}")).get("/v1/proofs/0");
+        assert_eq!(answer.status, 200);
+        answer.body.len()
+    });
+    let whole = reading.join().unwrap();
+    assert!(whole > 14_000_000);
+    // Over HTTP/2, where the window is what is not opened.
+    let mut over_grpc = connect(victim.grpc);
+    over_grpc.write_all(&h2::preface()).unwrap();
+    let path = "/rpc.api.v1.PoetService/Proof";
+    over_grpc
+        .write_all(&h2::request(1, path, &[0, 0, 0, 0, 3, 10, 1, b'0']))
+        .unwrap();
+    // And one that stops in the middle.
+    let mut first = [0; 1000];
+    readers[0].read_exact(&mut first).unwrap();
+    assert!(first.starts_with(b"HTTP/1.1 200 OK\r\n"));
+    victim.assert_serves();
+    victim.assert_serves_grpc();
+    // A copy for each would take 1.4 GB.
+    assert!(victim.memory_mb() < 400, "{} MB", victim.memory_mb());
+    thread::sleep(Duration::from_secs(45));
+    for mut reader in readers {
+        let received = read_to_end(&mut reader);
+        assert!(received.len() < whole, "{}", received.len());
+    }
+    h2::read_to_end(&mut over_grpc);
+    victim.assert_serves();
+}
+
+#[test]
+fn slow_senders_are_cut_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut victim = Victim::start(folder.path(), &[]);
+    let start = |to: SocketAddr, bytes: &[u8]| {
+        let mut stream = connect(to);
+        stream.write_all(bytes).unwrap();
+        stream
+    };
+    let (rest, grpc) = (victim.rest, victim.grpc);
+    let mut silent = vec![
+        start(rest, b""),
+        start(rest, b"GET /v1/info HTTP/1.1\r\nhost:"),
+        start(grpc, b""),
+        start(grpc, b"PRI * HTTP/2.0\r\n"),
+        start(grpc, &h2::preface()),
+        // Headers that are never complete.
+        start(
+            grpc,
+            &[
+                h2::preface(),
+                h2::frame(h2::HEADERS, 0, 1, &h2::headers("/")),
+            ]
+            .concat(),
+        ),
+    ];
+    // A client that has asked for something and then does not answer pings any more.
+    let info = h2::request(1, "/rpc.api.v1.PoetService/Info", &[0; 5]);
+    let mut deaf = start(grpc, &[h2::preface(), info].concat());
+    let mut bodies = vec![
+        start(
+            rest,
+            b"POST /v1/submit HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{",
+        ),
+        start(
+            rest,
+            b"POST /v1/submit HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1\r\n{\r\n",
+        ),
+    ];
+    // Header by header, for ever.
+    let mut dripping = start(rest, b"GET /v1/info HTTP/1.1\r\n");
+    let drip = thread::spawn(move || {
+        let begun = Instant::now();
+        while dripping.write_all(b"a: b\r\n").is_ok() {
+            assert!(begun.elapsed() < PATIENCE, "still there");
+            thread::sleep(Duration::from_millis(300));
+        }
+    });
+    victim.assert_serves();
+    victim.assert_serves_grpc();
+    for body in &mut bodies {
+        let mut answer = [0; 12];
+        body.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 408");
+    }
+    victim.assert_serves();
+    for stream in &mut silent {
+        read_to_end(stream);
+    }
+    drip.join().unwrap();
+    let mut pinged = false;
+    while let Some((kind, flags, _, _)) = h2::read_frame(&mut deaf) {
+        pinged |= kind == h2::PING && flags == 0;
+    }
+    assert!(pinged, "cut off without having been asked");
+    victim.assert_serves();
+    victim.assert_serves_grpc();
+}
+
+#[test]
+fn many_large_bodies_do_not_fill_the_memory() {
+    poet_host::open_files::raise_limit();
+    let folder = tempfile::tempdir().unwrap();
+    let options = ["--max-connections-per-address=4000"];
+    let mut victim = Victim::start(folder.path(), &options);
+    let before = victim.memory_mb();
+    let head = b"POST /v1/submit HTTP/1.1\r\nhost: x\r\ncontent-length: 65536\r\n\r\n";
+    let spaces = vec![b' '; 60_000];
+    let mut senders: Vec<_> = (0..2500).map(|_| connect(victim.rest)).collect();
+    for sender in &mut senders {
+        sender.set_nonblocking(true).unwrap();
+        // As much as the sockets take.
+        drop(sender.write(head));
+        drop(sender.write(&spaces));
+    }
+    victim.assert_serves();
+    victim.assert_serves_grpc();
+    let after = victim.memory_mb();
+    // All of them would take 150 MB, and what connections take besides.
+    assert!(after < before + 140, "{before} MB, then {after} MB");
+}
+
+#[test]
+fn pipelined_garbage_and_answers_that_nobody_reads() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut victim = Victim::start(folder.path(), &[]);
+    for garbage in [
+        &b"\0\x01\x02garbage\r\n\r\n"[..],
+        b"GET /v1/info HTTP/1.1\r\nhost: x\r\n\r\nNONSENSE\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"POST /v1/submit HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+    ] {
+        let mut stream = connect(victim.rest);
+        // It may be closed before all of it is sent.
+        drop(stream.write_all(&garbage.repeat(1000)));
+        let received = read_to_end(&mut stream);
+        let text = String::from_utf8_lossy(&received);
+        assert!(text.contains("HTTP/1.1 400"), "{text}");
+        victim.assert_serves();
+    }
+    // Headers and URLs that are too long.
+    let long = "a".repeat(100_000);
+    for head in [
+        format!("GET /{long} HTTP/1.1\r\n\r\n"),
+        format!("GET / HTTP/1.1\r\nx: {long}\r\n\r\n"),
+        format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(5000)),
+    ] {
+        let mut stream = connect(victim.rest);
+        drop(stream.write_all(head.as_bytes()));
+        let received = read_to_end(&mut stream);
+        let text = String::from_utf8_lossy(&received);
+        assert!(text.is_empty() || text.starts_with("HTTP/1.1 4"), "{text}");
+    }
+    victim.assert_serves();
+
+    let before = victim.memory_mb();
+    let request = b"GET /v1/info HTTP/1.1\r\nhost: x\r\n\r\n".repeat(1000);
+    let mut pipelines: Vec<_> = (0..50).map(|_| connect(victim.rest)).collect();
+    for pipeline in &mut pipelines {
+        pipeline.set_nonblocking(true).unwrap();
+        for _ in 0..1000 {
+            match pipeline.write(&request) {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+    victim.assert_serves();
+    let after = victim.memory_mb();
+    assert!(after < before + 64, "{before} MB, then {after} MB");
+}
+
+/// A client at another address of this machine.
+#[cfg(target_os = "linux")]
+fn status_from(source: &str, server: SocketAddr) -> Option<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let connected = runtime.block_on(async {
+        let socket = tokio::net::TcpSocket::new_v4()?;
+        socket.bind(SocketAddr::new(source.parse().unwrap(), 0))?;
+        socket.connect(server).await?.into_std()
+    });
+    let mut stream = connected.ok()?;
+    stream.set_nonblocking(false).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    status(&mut stream)
+}
+
+/// The status line of an answer to a request, or nothing where the connection is closed.
+fn status(stream: &mut TcpStream) -> Option<String> {
+    stream
+        .write_all(b"GET /v1/info HTTP/1.1\r\nhost: x\r\n\r\n")
+        .ok()?;
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).ok()?;
+    Some(String::from_utf8_lossy(&answer).into_owned())
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_address_has_a_share_of_the_connections() {
+    let folder = tempfile::tempdir().unwrap();
+    let victim = Victim::start(
+        folder.path(),
+        &["--max-connections=1000", "--max-connections-per-address=20"],
+    );
+    let mut streams: Vec<_> = (0..100).map(|_| connect(victim.rest)).collect();
+    let served: Vec<_> = streams.iter_mut().filter_map(status).collect();
+    assert_eq!(served, vec!["HTTP/1.1 200"; 20]);
+    // Others have theirs.
+    for source in ["127.0.0.2", "127.0.0.3"] {
+        let answer = status_from(source, victim.rest);
+        assert_eq!(answer.as_deref(), Some("HTTP/1.1 200"));
+    }
+    // One that ends makes room.
+    drop(streams);
+    await_some("room", || status(&mut connect(victim.rest)));
+}
+
+#[test]
+fn a_proxy_may_have_all_connections() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = [
+        "--max-connections-per-address=5",
+        "--trusted-proxies=127.0.0.0/8",
+    ];
+    let victim = Victim::start(folder.path(), &options);
+    let mut streams: Vec<_> = (0..50).map(|_| connect(victim.rest)).collect();
+    let served = streams.iter_mut().filter_map(status).count();
+    assert_eq!(served, 50);
+}
+
+#[test]
+fn idle_connections_make_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = ["--max-connections=20", "--max-connections-per-address=1000"];
+    let mut victim = Victim::start(folder.path(), &options);
+    // Far more than there may be, and they stay open.
+    let streams: Vec<_> = (0..200).map(|_| connect(victim.rest)).collect();
+    for _ in 0..5 {
+        victim.assert_serves();
+    }
+    drop(streams);
+    victim.assert_serves();
+}
+
+#[test]
+fn streams_on_which_nothing_comes_make_room() {
+    let folder = tempfile::tempdir().unwrap();
+    // A quarter of them for gRPC.
+    let options = ["--max-connections=40", "--max-connections-per-address=1000"];
+    let victim = Victim::start(folder.path(), &options);
+    let path = "/grpc.health.v1.Health/Watch";
+    let mut watching = Vec::new();
+    for _ in 0..30 {
+        let mut stream = connect(victim.grpc);
+        stream.write_all(&h2::preface()).unwrap();
+        stream.write_all(&h2::request(1, path, &[0; 5])).unwrap();
+        watching.push(stream);
+    }
+    // What a watcher is told at once, however many have come before it.
+    let last = watching.last_mut().unwrap();
+    while let Some((kind, _, id, _)) = h2::read_frame(last) {
+        if id == 1 && kind == h2::DATA {
+            break;
+        }
+    }
+    for _ in 0..5 {
+        victim.assert_serves_grpc();
+    }
+    drop(watching);
+    victim.assert_serves_grpc();
+}
+
+#[test]
+fn an_address_has_a_rate() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    config.listeners.limits = ClientLimits {
+        rate: Some(Rate {
+            // Nothing comes back in the time that this takes.
+            per_second: 0.0001,
+            burst: 5.try_into().unwrap(),
+        }),
+        proxies: "127.0.0.1".parse().unwrap(),
+        ..ClientLimits::default()
+    };
+    let server = LocalServer::start(config, 0);
+    let client = &server.client;
+    let ask = |from: &str| client.get_with("/v1/info", "x-forwarded-for", from);
+    for _ in 0..5 {
+        assert_eq!(ask("192.0.2.1").status, 200);
+    }
+    let refused = ask("192.0.2.1");
+    assert_eq!(refused.status, 429, "{}", refused.body);
+    assert_eq!(refused.json()["code"], 8);
+    let after: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=10_001).contains(&after), "{after}");
+    // What the client itself puts there does not help; others are served.
+    assert_eq!(ask("203.0.113.5, 192.0.2.1").status, 429);
+    assert_eq!(ask("192.0.2.2").status, 200);
+    // A /64 of IPv6 is one client.
+    for number in 1..=5 {
+        assert_eq!(ask(&format!("2001:db8::{number}")).status, 200);
+    }
+    assert_eq!(ask("2001:db8::6").status, 429);
+    assert_eq!(ask("2001:db8:0:1::6").status, 200);
+
+    // Over gRPC: the proxy's own address.
+    let statuses: Vec<_> = (0..6)
+        .map(|_| {
+            let mut stream = connect(server.addresses.grpc);
+            stream.write_all(&h2::preface()).unwrap();
+            let path = "/rpc.api.v1.PoetService/Info";
+            stream.write_all(&h2::request(1, path, &[0; 5])).unwrap();
+            // An answer that is refused has no data.
+            !h2::read_answer(&mut stream, 1).is_empty()
+        })
+        .collect();
+    assert_eq!(statuses, [true, true, true, true, true, false]);
+}
+
+#[test]
+fn rapid_resets_end_the_connection() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut victim = Victim::start(folder.path(), &[]);
+    let before = victim.memory_mb();
+    let path = "/rpc.api.v1.PoetService/Info";
+    for _ in 0..20 {
+        let mut stream = connect(victim.grpc);
+        stream.write_all(&h2::preface()).unwrap();
+        let mut flood = Vec::new();
+        for id in 0..10_000 {
+            let id = 2 * id + 1;
+            let headers = h2::headers(path);
+            flood.extend(h2::frame(h2::HEADERS, h2::END_HEADERS, id, &headers));
+            flood.extend(h2::frame(h2::RST_STREAM, 0, id, &8_u32.to_be_bytes()));
+        }
+        // It is closed before all of it is sent.
+        drop(stream.write_all(&flood));
+        h2::read_to_end(&mut stream);
+        victim.assert_serves_grpc();
+    }
+    victim.assert_serves();
+    let after = victim.memory_mb();
+    assert!(after < before + 64, "{before} MB, then {after} MB");
+}
+
+#[test]
+fn floods_of_frames_cost_little() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut victim = Victim::start(folder.path(), &[]);
+    let before = victim.memory_mb();
+    // Frames that must be answered, and answers that nobody reads.
+    let floods = [
+        h2::frame(h2::PING, 0, 0, &[0; 8]),
+        h2::frame(h2::SETTINGS, 0, 0, &[]),
+    ];
+    let mut streams = Vec::new();
+    for flood in floods {
+        let mut stream = connect(victim.grpc);
+        stream.write_all(&h2::preface()).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let flood = flood.repeat(1000);
+        for _ in 0..2000 {
+            if stream.write(&flood).is_err() {
+                break;
+            }
+        }
+        victim.assert_serves_grpc();
+        streams.push(stream);
+    }
+    // Headers without end.
+    let mut stream = connect(victim.grpc);
+    stream.write_all(&h2::preface()).unwrap();
+    let mut headers = h2::frame(h2::HEADERS, 0, 1, &h2::headers("/"));
+    for _ in 0..1000 {
+        let block = [&[0x00, 1, b'a', 100][..], &[b'b'; 100]]
+            .concat()
+            .repeat(100);
+        headers.extend(h2::frame(h2::CONTINUATION, 0, 1, &block));
+    }
+    drop(stream.write_all(&headers));
+    h2::read_to_end(&mut stream);
+    victim.assert_serves_grpc();
+    victim.assert_serves();
+    let after = victim.memory_mb();
+    assert!(after < before + 64, "{before} MB, then {after} MB");
+}
+
+#[test]
+fn grpc_streams_and_messages_are_bounded() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut victim = Victim::start(folder.path(), &[]);
+    let before = victim.memory_mb();
+    // A message that says it has a gigabyte.
+    for path in [
+        "/rpc.api.v1.PoetService/Submit",
+        "/rpc.api.v1.PoetService/Proof",
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        "/grpc.health.v1.Health/Check",
+    ] {
+        let mut stream = connect(victim.grpc);
+        stream.write_all(&h2::preface()).unwrap();
+        let headers = h2::headers(path);
+        let mut flood = h2::frame(h2::HEADERS, h2::END_HEADERS, 1, &headers);
+        flood.extend(h2::frame(h2::DATA, 0, 1, &[0, 0x40, 0, 0, 0]));
+        for _ in 0..10 {
+            flood.extend(h2::frame(h2::DATA, 0, 1, &[7; 10_000]));
+        }
+        drop(stream.write_all(&flood));
+        // Refused in whatever way, and not waited for.
+        loop {
+            match h2::read_frame(&mut stream) {
+                Some((kind, flags, 1, _))
+                    if kind == h2::RST_STREAM || flags & h2::END_STREAM > 0 =>
+                {
+                    break;
+                }
+                Some(_) => {}
+                None => break,
+            }
+        }
+        victim.assert_serves_grpc();
+    }
+    // Thousands of requests that are never complete.
+    let mut streams = Vec::new();
+    for _ in 0..20 {
+        let mut stream = connect(victim.grpc);
+        stream.write_all(&h2::preface()).unwrap();
+        let mut flood = Vec::new();
+        for id in 0..2000 {
+            let headers = h2::headers("/rpc.api.v1.PoetService/Submit");
+            flood.extend(h2::frame(
+                h2::HEADERS,
+                h2::END_HEADERS,
+                2 * id + 1,
+                &headers,
+            ));
+            flood.extend(h2::frame(h2::DATA, 0, 2 * id + 1, &[0; 20]));
+        }
+        drop(stream.write_all(&flood));
+        streams.push(stream);
+    }
+    victim.assert_serves_grpc();
+    victim.assert_serves();
+    let after = victim.memory_mb();
+    assert!(after < before + 128, "{before} MB, then {after} MB");
+}

@@ -1,0 +1,557 @@
+//! The operator commands, run as a user runs them.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use poet_conformance::vectors;
+use serde_json::Value;
+
+fn poet() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_poet-service"));
+    command.env_remove("POET_BACKEND");
+    command
+}
+
+fn run(args: &[&str]) -> Output {
+    poet().args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// The command fails with this code and a message that contains `needle`; it does not panic.
+fn refused(args: &[&str], code: i32, needle: &str) {
+    let output = run(args);
+    let message = stderr(&output) + &stdout(&output);
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {message}");
+    assert!(message.contains(needle), "{args:?}: {message}");
+    assert!(!message.contains("panicked"), "{args:?}: {message}");
+}
+
+struct Directory(tempfile::TempDir);
+
+impl Directory {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.path().join(name).to_str().unwrap().to_owned()
+    }
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+/// The vectors as `prove` prints them: the file without `valid`.
+fn expected(leaves: u64) -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../backends/conformance/vectors/proofs.json");
+    let Value::Array(all) = json(&fs::read_to_string(path).unwrap()) else {
+        panic!("proofs.json is a list");
+    };
+    let mut vector = all.into_iter().find(|v| v["leaves"] == leaves).unwrap();
+    vector.as_object_mut().unwrap().remove("valid");
+    vector
+}
+
+#[test]
+fn prove_prints_the_golden_proofs_and_verify_accepts_them() {
+    let directory = Directory::new();
+    for vector in vectors::proofs() {
+        let statement = hex::encode(&vector.statement);
+        let leaves = vector.leaves.to_string();
+        let output = run(&["prove", "--statement", &statement, "--leaves", &leaves]);
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert_eq!(json(&stdout(&output)), expected(vector.leaves));
+
+        let file = directory.path("proof.json");
+        fs::write(&file, &output.stdout).unwrap();
+        let output = run(&["verify", &file]);
+        if vector.valid {
+            let line = format!("valid: {leaves} leaves, 0 ticks of 9331200 leaves\n");
+            assert_eq!(stdout(&output), line);
+            assert_eq!(output.status.code(), Some(0));
+        } else {
+            let line = format!("invalid: {leaves} leaves are too few: a proof shows 150\n");
+            assert_eq!(stdout(&output), line);
+            assert_eq!(output.status.code(), Some(1));
+        }
+    }
+}
+
+#[test]
+fn every_option_gives_the_same_proof() {
+    let directory = Directory::new();
+    let vector = expected(1000);
+    let statement = vector["statement"].as_str().unwrap();
+    for options in [
+        &["--subtree-height", "0"][..],
+        &["--subtree-height", "24"],
+        &["--subtree-height", "5", "--threads", "3"],
+        &["--backend", "generic"],
+        &["--threads", "1"],
+    ] {
+        let out = directory.path("proof.json");
+        let log = directory.path("log");
+        let mut args = vec!["prove", "--statement", statement, "--leaves", "1000"];
+        args.extend(["--out", &out, "--log", &log]);
+        args.extend(options);
+        let output = run(&args);
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert!(output.stdout.is_empty());
+        assert_eq!(
+            json(&fs::read_to_string(&out).unwrap()),
+            vector,
+            "{options:?}"
+        );
+        fs::remove_file(out).unwrap();
+        fs::remove_file(log).unwrap();
+    }
+}
+
+/// Starts a long run with a log and waits until the log has some entries.
+fn start(log: &str, leaves: &str) -> Child {
+    let child = poet()
+        .args(["prove", "--statement", "aa", "--leaves", leaves])
+        .args(["--subtree-height", "3", "--log", log])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let begin = Instant::now();
+    let length = || fs::metadata(log).map_or(0, |metadata| metadata.len());
+    let before = length();
+    while length() < before.max(96) + 100 * 32 {
+        assert!(
+            begin.elapsed() < Duration::from_secs(60),
+            "the log does not grow"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_goes_on_where_it_stopped() {
+    let directory = Directory::new();
+    let log = directory.path("log");
+    // More leaves than can be made before the signals come.
+    let mut killed = start(&log, "100000000");
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+
+    let interrupted = start(&log, "100000000");
+    let interrupt = Command::new("kill")
+        .args(["-INT", &interrupted.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(interrupt.success());
+    let output = interrupted.wait_with_output().unwrap();
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(130), "{message}");
+    assert!(message.contains("going on from leaf"), "{message}");
+    assert!(
+        message.contains("the same command goes on from it"),
+        "{message}"
+    );
+
+    let entries = (fs::metadata(&log).unwrap().len() - 96) / 32;
+    let leaves = (entries * 8 + 1003).to_string();
+    let args = [
+        "prove",
+        "--statement",
+        "aa",
+        "--leaves",
+        &leaves,
+        "--subtree-height",
+        "3",
+    ];
+    let resumed = run(&[&args[..], &["--log", &log]].concat());
+    assert!(resumed.status.success(), "{}", stderr(&resumed));
+    let in_log = format!("going on from leaf {}", entries * 8);
+    assert!(stderr(&resumed).contains(&in_log), "{}", stderr(&resumed));
+    assert_eq!(stdout(&resumed), stdout(&run(&args)));
+}
+
+#[test]
+fn a_log_of_something_else_is_refused() {
+    let directory = Directory::new();
+    let log = directory.path("log");
+    let prove = |statement, leaves, k| {
+        let args = ["prove", "--statement", statement, "--leaves", leaves];
+        [&args[..], &["--subtree-height", k, "--log", &log]].concat()
+    };
+    assert!(run(&prove("aa", "400", "3")).status.success());
+    refused(
+        &prove("ab", "400", "3"),
+        1,
+        "it belongs to another statement",
+    );
+    refused(
+        &prove("aa", "400", "4"),
+        1,
+        "it has subtree height 3, not 4",
+    );
+    refused(
+        &prove("aa", "399", "3"),
+        1,
+        "the log stands for 400 leaves already",
+    );
+    fs::write(&log, "something").unwrap();
+    refused(&prove("aa", "400", "3"), 1, "it is not a tree log");
+}
+
+#[test]
+fn a_wrong_log_entry_makes_no_proof() {
+    let directory = Directory::new();
+    let log = directory.path("log");
+    let out = directory.path("proof.json");
+    let args = [
+        "prove",
+        "--statement",
+        "aa",
+        "--leaves",
+        "1024",
+        "--subtree-height",
+        "3",
+    ];
+    let args = [&args[..], &["--log", &log, "--out", &out]].concat();
+    assert!(run(&args).status.success());
+    fs::remove_file(&out).unwrap();
+    let mut bytes = fs::read(&log).unwrap();
+    bytes[96 + 32 * 77] ^= 1;
+    fs::write(&log, bytes).unwrap();
+    let output = run(&args);
+    // The tree is made from the log, so the labels are what tells.
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(!Path::new(&out).exists());
+}
+
+#[test]
+fn backends_are_listed_with_what_was_found_out_about_them() {
+    let listed = run(&["backends"]);
+    let text = stdout(&listed);
+    assert!(listed.status.success(), "{text}");
+    let generic = text
+        .lines()
+        .find(|line| line.starts_with("generic"))
+        .unwrap();
+    assert!(generic.contains("passed"), "{text}");
+    assert!(text.contains("fastest of the trial"), "{text}");
+
+    let text = stdout(&run(&["backends", "--backend", "generic"]));
+    assert!(
+        text.contains("one chain: generic (forced by --backend)"),
+        "{text}"
+    );
+    assert!(
+        text.contains("many chains: generic (forced by --backend)"),
+        "{text}"
+    );
+    let text = stdout(&run(&["backends", "--no-trial", "--work", "haraka256"]));
+    assert!(text.contains("(preference order, trial off)"), "{text}");
+    let output = poet()
+        .arg("backends")
+        .env("POET_BACKEND", "generic")
+        .output()
+        .unwrap();
+    let text = stdout(&output);
+    assert!(
+        text.contains("one chain: generic (forced by POET_BACKEND)"),
+        "{text}"
+    );
+    refused(
+        &["backends", "--backend", "abacus"],
+        1,
+        "unknown backend \"abacus\"",
+    );
+}
+
+#[test]
+fn bad_arguments_are_named() {
+    refused(&["prove", "--statement", "aa"], 2, "--leaves");
+    refused(
+        &["prove", "--statement", "xx", "--leaves", "1"],
+        2,
+        "not hex",
+    );
+    refused(
+        &["prove", "--statement", "a", "--leaves", "1"],
+        2,
+        "not hex",
+    );
+    let prove = ["prove", "--statement", "aa", "--leaves"];
+    refused(&[&prove[..], &["0"]].concat(), 2, "--leaves");
+    refused(
+        &[&prove[..], &["18446744073709551616"]].concat(),
+        2,
+        "--leaves",
+    );
+    refused(
+        &[&prove[..], &["72057594037927937"]].concat(),
+        2,
+        "--leaves",
+    );
+    let prove = ["prove", "--statement", "aa", "--leaves", "200"];
+    refused(
+        &[&prove[..], &["--subtree-height", "25"]].concat(),
+        2,
+        "expected 0 to 24",
+    );
+    refused(
+        &[&prove[..], &["--threads", "0"]].concat(),
+        2,
+        "expected a number from 1",
+    );
+    refused(
+        &[&prove[..], &["--backend", "abacus"]].concat(),
+        1,
+        "generic",
+    );
+    refused(&[&prove[..], &["--depth", "0"]].concat(), 2, "--depth");
+    refused(
+        &[&prove[..], &["--work", "md5"]].concat(),
+        2,
+        "sha256 or haraka256",
+    );
+    refused(
+        &[&prove[..], &["--log", "/nowhere/log"]].concat(),
+        1,
+        "/nowhere/log",
+    );
+    refused(
+        &[&prove[..], &["--out", "/nowhere/out"]].concat(),
+        1,
+        "cannot write --out /nowhere/out: the directory /nowhere does not exist",
+    );
+    refused(&["prowe"], 2, "prowe");
+    let output = poet()
+        .args(prove)
+        .env("POET_BACKEND", "abacus")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("abacus"), "{}", stderr(&output));
+}
+
+#[test]
+fn the_output_of_prove_stays_what_it_is() {
+    let directory = Directory::new();
+    let prove = |out: &str| {
+        let leaves = ["prove", "--no-trial", "--statement=aa", "--leaves=200"];
+        run(&[&leaves[..], &["--out", out]].concat())
+    };
+    let proof = prove("-").stdout;
+    assert_eq!(prove("/dev/stdout").stdout, proof);
+    let shell = |program: &str, path: &str| {
+        let status = Command::new(program).arg(path).status().unwrap();
+        assert!(status.success());
+    };
+    let pipe = directory.path("pipe");
+    shell("mkfifo", &pipe);
+    let reader = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || fs::read(pipe).unwrap()
+    });
+    assert!(prove(&pipe).status.success());
+    assert_eq!(reader.join().unwrap(), proof);
+    let link = directory.path("link");
+    std::os::unix::fs::symlink("target", &link).unwrap();
+    assert!(prove(&link).status.success());
+    assert!(Path::new(&link).is_symlink());
+    assert_eq!(fs::read(directory.path("target")).unwrap(), proof);
+    // Nothing is left over but what was asked for.
+    assert_eq!(fs::read_dir(directory.0.path()).unwrap().count(), 3);
+
+    // Not the machine's own device: a fault here would break it for everybody.
+    let full = directory.path("full");
+    let node = Command::new("mknod").args([&full, "c", "1", "7"]).output();
+    if !node.is_ok_and(|made| made.status.success()) {
+        let ci = std::env::var_os("CI").is_some_and(|ci| !ci.is_empty());
+        assert!(!ci, "CI must be able to make a device");
+        eprintln!("skipped: no device can be made here");
+        return;
+    }
+    let output = prove(&full);
+    assert_eq!(output.status.code(), Some(1));
+    let expected = format!("cannot write --out {full}: no space left on the device");
+    assert!(stderr(&output).contains(&expected), "{}", stderr(&output));
+    let kind = fs::symlink_metadata(full).unwrap().file_type();
+    assert!(std::os::unix::fs::FileTypeExt::is_char_device(&kind));
+}
+
+#[test]
+fn the_aes_work_function_has_its_own_proofs() {
+    let directory = Directory::new();
+    let file = directory.path("proof.json");
+    let prove = [
+        "prove",
+        "--statement",
+        "aa",
+        "--leaves",
+        "200",
+        "--out",
+        &file,
+    ];
+    let other = ["--work", "haraka256"];
+    assert!(run(&[&prove[..], &other].concat()).status.success());
+    let verify = ["verify", &file];
+    let valid = run(&[&verify[..], &other].concat());
+    assert!(valid.status.success(), "{}", stdout(&valid));
+    let made = "made with haraka256 x 1024, not with sha256 x 400";
+    refused(&verify, 1, made);
+    let depth = ["--work", "haraka256", "--depth", "1023"];
+    let made = "made with haraka256 x 1024, not with haraka256 x 1023";
+    refused(&[&verify[..], &depth].concat(), 1, made);
+
+    assert!(run(&prove).status.success());
+    let made = "is not what haraka256 x 1024 makes";
+    refused(&[&verify[..], &other].concat(), 1, made);
+}
+
+fn verify_text(text: &str) -> Output {
+    let mut child = poet()
+        .args(["verify", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(text.as_bytes())
+        .unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn verify_says_what_is_wrong_and_where() {
+    let good = expected(256);
+    let with = |change: &dyn Fn(&mut Value)| {
+        let mut value = good.clone();
+        change(&mut value);
+        value.to_string()
+    };
+    assert!(verify_text(&good.to_string()).status.success());
+
+    let leaf = |v: &mut Value, text: &str| v["proven_leaves"][3] = text.into();
+    for (text, needle) in [
+        (String::new(), "not JSON"),
+        ("{".into(), "line 1 column 1"),
+        ("[]".into(), "expected a JSON object, found a list"),
+        ("{}".into(), "statement is missing"),
+        (
+            with(&|v| leaf(v, "00")),
+            "proven_leaves[3]: 1 bytes, expected 32",
+        ),
+        (with(&|v| leaf(v, "zz")), "proven_leaves[3]: not hex"),
+        (
+            with(&|v| v["proof_nodes"] = 7.into()),
+            "proof_nodes: expected a list, found a number",
+        ),
+        (
+            with(&|v| v["root"] = Value::Null),
+            "root: expected a string, found null",
+        ),
+        (
+            with(&|v| v["leaves"] = (-1).into()),
+            "leaves: expected a whole number",
+        ),
+        (
+            with(&|v| v["leaves"] = 1.5.into()),
+            "leaves: expected a whole number",
+        ),
+        (
+            with(&|v| v["proof_nodes"] = vec![Value::Null; 5401].into()),
+            "proof_nodes: 5401 entries, at most 5400 are allowed",
+        ),
+        (
+            r#"{"proof": 1}"#.into(),
+            "proof: expected an object, found a number",
+        ),
+        (r#"{"proof": {}}"#.into(), "proof.proof is missing"),
+        (
+            r#"{"proof": {"proof": {}, "members": ["*"], "leaves": "1"}}"#.into(),
+            "proof.members[0]: not base64",
+        ),
+    ] {
+        let output = verify_text(&text);
+        let message = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{needle}: {message}");
+        assert!(message.contains(needle), "{needle}: {message}");
+    }
+    for (text, needle) in [
+        (with(&|v| v["leaves"] = 257.into()), "invalid: "),
+        (with(&|v| v["leaves"] = u64::MAX.into()), "invalid: "),
+        (
+            with(&|v| v["statement"] = "".into()),
+            "do not lead to the root",
+        ),
+        (
+            with(&|v| v["proven_leaf_indices"][0] = 200.into()),
+            "proven leaf indices",
+        ),
+        (
+            with(&|v| {
+                v["work"] = "haraka256".into();
+                v["depth"] = 1024.into();
+            }),
+            "made with haraka256 x 1024, not with sha256 x 400",
+        ),
+        (
+            with(&|v| drop(v["proof_nodes"].as_array_mut().unwrap().pop())),
+            "nodes, expected",
+        ),
+    ] {
+        let output = verify_text(&text);
+        let message = stdout(&output);
+        assert_eq!(output.status.code(), Some(1), "{needle}: {message}");
+        assert!(
+            message.starts_with("invalid: ") && message.contains(needle),
+            "{message}"
+        );
+    }
+    refused(&["verify", "/nowhere/proof.json"], 2, "/nowhere/proof.json");
+    refused(
+        &["verify", env!("CARGO_MANIFEST_DIR")],
+        2,
+        env!("CARGO_MANIFEST_DIR"),
+    );
+}
+
+/// The Go server's recorded proof is not valid for its nodes: it let challenges of other lengths
+/// into the membership tree. The tree itself is sound.
+#[test]
+fn the_recorded_proof_is_invalid_because_of_its_members() {
+    let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "tests/data/rest.json"]
+        .iter()
+        .collect();
+    let Value::Array(cases) = json(&fs::read_to_string(path).unwrap()) else {
+        panic!("rest.json is a list");
+    };
+    let case = cases
+        .iter()
+        .find(|case| case["case"] == "proof_wait")
+        .unwrap();
+    let output = verify_text(&case["response"].to_string());
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(
+        stdout(&output).contains("do not lead to the root"),
+        "{}",
+        stdout(&output)
+    );
+}

@@ -1,0 +1,121 @@
+//! The server as a program of its own.
+
+// Each test binary uses its part of this.
+#![allow(dead_code)]
+
+use std::{
+    fs::{self, File},
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+};
+
+use crate::common::Client;
+
+/// A server in a process of its own, under the real clock.
+pub(crate) struct ServerProcess {
+    child: Child,
+    pub(crate) client: Client,
+    greeting: Vec<String>,
+    log: PathBuf,
+}
+
+impl ServerProcess {
+    /// Starts a server in `folder` on a free port and waits until it serves.
+    pub(crate) fn start(folder: &Path, options: &[&str]) -> Self {
+        Self::start_with(folder, options, &[])
+    }
+
+    /// As [`Self::start`], with an environment.
+    pub(crate) fn start_with(
+        folder: &Path,
+        options: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
+        let log = folder.join("log.txt");
+        let mut child = command(folder)
+            .arg("--restlisten=127.0.0.1:0")
+            .args(options)
+            .envs(environment.iter().copied())
+            .stdout(Stdio::piped())
+            .stderr(File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let greeting: Vec<_> = stdout
+            .lines()
+            .map_while(Result::ok)
+            .take_while(|line| !line.is_empty())
+            .collect();
+        if greeting.is_empty() {
+            panic!("{}", fs::read_to_string(&log).unwrap());
+        }
+        let mut server = Self {
+            child,
+            client: Client::new(""),
+            greeting,
+            log,
+        };
+        server.client = Client::new(server.told("REST"));
+        server
+    }
+
+    /// What the server says after `name` when it starts.
+    pub(crate) fn told(&self, name: &str) -> &str {
+        let mut told = self
+            .greeting
+            .iter()
+            .filter_map(|line| line.strip_prefix(name));
+        told.next().unwrap().trim()
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends the process as a power cut would.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Sends a signal (`HUP`, `TERM`, `INT`).
+    #[cfg(unix)]
+    pub(crate) fn send_signal(&self, name: &str) {
+        let kill = format!("kill -{name} {}", self.child.id());
+        let sent = Command::new("sh").args(["-c", &kill]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Sends a signal and waits for the end.
+    #[cfg(unix)]
+    pub(crate) fn signal(mut self, name: &str) -> ExitStatus {
+        self.send_signal(name);
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for ServerProcess {
+    fn drop(&mut self) {
+        // A test that failed must not leave its server behind; one that ended is no error.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// The program, with its directories in `folder`, free ports for gRPC, no core of its own (tests
+/// run side by side), and nothing from the environment.
+pub(crate) fn command(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_poet-service"));
+    command
+        .arg(format!("--poetdir={}", folder.display()))
+        .args(["--rpclisten=127.0.0.1:0", "--config-rpclisten=127.0.0.1:0"])
+        .arg("--work-core=off")
+        .env_remove("POET_PRIVATE_KEY")
+        .stdin(Stdio::null());
+    command
+}

@@ -1,0 +1,424 @@
+//! The deliberate differences from the Go server, and what is added to its interface: a test for
+//! each. Where one stands elsewhere, [`ROWS`] says where.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+#[path = "common/program.rs"]
+mod program;
+
+use std::{fs, thread, time::Duration};
+
+use common::{LocalServer, TestNode, await_some, config, members_of, verify_fetched};
+use program::ServerProcess;
+
+/// Every row, and the tests that hold it: `file::name`.
+const ROWS: &[(&str, &[&str])] = &[
+    (
+        "challenges have exactly 32 bytes",
+        &[
+            "differences::a_challenge_of_another_length_spoils_no_proof",
+            "transcripts::the_recorded_answers_are_reproduced",
+            "grpc::every_error_has_its_code_and_message",
+        ],
+    ),
+    (
+        "a commit waits for nothing but the disk, and every 200 means durable",
+        &[
+            "differences::no_registration_waits_for_an_interval",
+            "differences::a_duplicate_is_answered_when_the_first_is_durable",
+            "process::a_round_survives_sigkill_and_its_proof_verifies",
+        ],
+    ),
+    (
+        "round ids are decimal numbers",
+        &[
+            "differences::keys_of_the_store_are_no_round_ids",
+            "api::only_the_decimal_number_names_a_round",
+        ],
+    ),
+    (
+        "the rotated challenge of the proof of work persists, an empty one never matches",
+        &[
+            "differences::the_rotated_challenge_survives_a_restart",
+            "rounds::a_restart_finds_every_round_where_it_was",
+            "api::proofs_of_work_need_the_right_challenge",
+        ],
+    ),
+    (
+        "SIGINT and SIGTERM end the server cleanly, SIGKILL loses nothing acknowledged",
+        &[
+            "differences::no_signal_loses_a_registration",
+            "process::signals_end_the_server_in_order",
+        ],
+    ),
+    (
+        "a proof is verified before it is published, and repaired from the log",
+        &[
+            "rounds::a_log_that_was_damaged_while_nothing_ran_is_repaired",
+            "rounds::a_log_in_which_everything_is_wrong_costs_leaves_and_no_proof",
+            "audit::a_proof_that_is_spoilt_is_made_again",
+            "audit::a_proof_that_stays_wrong_is_never_published",
+        ],
+    ),
+    (
+        "it always starts again",
+        &[
+            "differences::it_starts_again_on_every_beginning_of_a_log",
+            "differences::killed_at_the_start_of_the_work_it_starts_again",
+            "process::a_round_survives_sigkill_and_its_proof_verifies",
+        ],
+    ),
+    (
+        "only subtree roots are stored",
+        &["differences::of_the_tree_only_subtree_roots_are_stored"],
+    ),
+    (
+        "a proof is served right after the end of the round",
+        &["differences::a_proof_is_published_at_the_moment_the_round_ends"],
+    ),
+    (
+        "proofs are encoded and compressed once and can be cached; no cap on REST",
+        &[
+            "api::proofs_can_be_cached_for_ever_and_their_absence_not_at_all",
+            "api::proofs_are_compressed_for_those_who_take_it",
+            "abuse::clients_that_do_not_read_are_cut_off_and_hold_no_memory",
+            "grpc::the_longest_message_is_configured_and_rest_has_no_limit",
+        ],
+    ),
+    (
+        "requests have limits",
+        &[
+            "api::bodies_are_bounded",
+            "api::garbage_gets_no_further_than_its_connection",
+            "grpc::every_error_has_its_code_and_message",
+            "grpc::garbage_gets_no_further_than_its_connection",
+            "differences::a_body_that_is_cut_off_is_an_error",
+            "abuse::slow_senders_are_cut_off",
+            "abuse::an_address_has_a_share_of_the_connections",
+            "abuse::idle_connections_make_room",
+            "abuse::an_address_has_a_rate",
+        ],
+    ),
+    (
+        "the certifier is null when there is none, and certificates are ignored then",
+        &["api::without_a_certifier_certificates_are_ignored"],
+    ),
+    (
+        "without a genesis time there is a warning",
+        &[
+            "differences::only_without_a_genesis_time_there_is_a_warning",
+            "process::the_file_is_read_and_the_command_line_wins",
+        ],
+    ),
+    (
+        "health and readiness, over REST and gRPC",
+        &[
+            "health::alive_and_ready",
+            "health::work_that_fails_is_told_and_forgotten_when_it_goes_on",
+            "grpc::health_is_told_for_each_listener",
+            "grpc::health_follows_readiness",
+        ],
+    ),
+    ("the state of rounds", &["health::rounds_tell_their_state"]),
+    (
+        "membership proofs",
+        &["health::members_get_a_proof_once_the_round_is_closed"],
+    ),
+];
+
+#[test]
+fn every_row_has_its_tests() {
+    let tests = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    for (row, names) in ROWS {
+        assert!(!names.is_empty(), "{row}");
+        for name in *names {
+            let (file, function) = name.split_once("::").unwrap();
+            let text = fs::read_to_string(tests.join(format!("{file}.rs"))).unwrap();
+            let test = format!("#[test]\nfn {function}() {{");
+            assert!(text.contains(&test), "{row}: there is no {name}");
+        }
+    }
+}
+
+fn server() -> (LocalServer, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    (LocalServer::start(config(folder.path()), 10), folder)
+}
+
+#[test]
+fn a_challenge_of_another_length_spoils_no_proof() {
+    let (server, _folder) = server();
+    let params = server.client.pow_params();
+    for length in [0, 1, 31, 33, 64, 4000] {
+        let request = TestNode::new(1).request_for(&params, &vec![7; length]);
+        let message = format!("invalid challenge length: {length}, expected 32");
+        server
+            .client
+            .submit(&request)
+            .assert_error(400, 3, &message);
+    }
+    let nodes: Vec<_> = (1..=5).map(TestNode::new).collect();
+    for node in &nodes {
+        assert_eq!(server.client.register(node), 0);
+    }
+    server.at(30);
+    server.await_work(0);
+    server.at(80);
+    let proof = verify_fetched(&server.client.await_proof(0));
+    assert_eq!(proof.members, members_of(&nodes));
+}
+
+#[test]
+fn no_registration_waits_for_an_interval() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = ["--submit-flush-interval=1h", "--max-submit-batch-size=1000"];
+    let server = ServerProcess::start(folder.path(), &options);
+    // One alone, far fewer than a batch: the client gives up long before an hour has passed.
+    server.client.register(&TestNode::new(1));
+}
+
+#[test]
+fn a_duplicate_is_answered_when_the_first_is_durable() {
+    let (server, folder) = server();
+    let request = TestNode::new(1).request(&server.client.pow_params());
+    let database = folder.path().join("db/poet.sqlite");
+    let other = rusqlite::Connection::open(database).unwrap();
+    let stored = || -> u32 {
+        let query = "SELECT count(*) FROM registrations";
+        other.query_row(query, [], |row| row.get(0)).unwrap()
+    };
+    // Nothing can be written, for less time than the server waits for it.
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    thread::scope(|scope| {
+        let submit = || scope.spawn(|| server.client.submit(&request));
+        let submitted: Vec<_> = (0..4).map(|_| submit()).collect();
+        thread::sleep(Duration::from_millis(500));
+        assert!(submitted.iter().all(|answer| !answer.is_finished()));
+        assert_eq!(stored(), 0);
+        other.execute_batch("ROLLBACK").unwrap();
+        for answer in submitted {
+            let answer = answer.join().unwrap();
+            // Where the machine is so busy that the server gave up waiting, it says so.
+            assert!([200, 503].contains(&answer.status), "{}", answer.body);
+            if answer.status == 200 {
+                assert_eq!(stored(), 1);
+            }
+        }
+    });
+    assert_eq!(server.client.submit(&request).status, 200);
+    assert_eq!(stored(), 1);
+}
+
+#[test]
+fn keys_of_the_store_are_no_round_ids() {
+    let (server, _folder) = server();
+    server.at(30);
+    server.await_work(0);
+    server.at(80);
+    server.client.await_proof(0);
+    for key in [
+        "pow_challenge",
+        "pow_challenge_previous",
+        "probe",
+        "schedule",
+    ] {
+        let answer = server.client.get(&format!("/v1/proofs/{key}"));
+        answer.assert_error(404, 5, "proof not found");
+    }
+}
+
+#[test]
+fn the_rotated_challenge_survives_a_restart() {
+    let (server, folder) = server();
+    let first = server.client.pow_params();
+    server.at(30);
+    server.await_work(0);
+    server.at(80);
+    let root = verify_fetched(&server.client.await_proof(0)).root;
+    drop(server);
+    let server = LocalServer::start(config(folder.path()), 85);
+    let rotated = server.client.pow_params();
+    assert_eq!(rotated.challenge, root);
+    // The one before is still taken; an empty one is not, then or ever.
+    let submit = |number, params| {
+        let request = TestNode::new(number).request(params);
+        server.client.submit(&request)
+    };
+    assert_eq!(submit(1, &first).status, 200);
+    assert_eq!(submit(2, &rotated).status, 200);
+    let empty = poet_proto::pow::PowParams {
+        challenge: Vec::new(),
+        ..first
+    };
+    submit(3, &empty).assert_error(400, 3, "invalid proof of work parameters");
+}
+
+#[cfg(unix)]
+#[test]
+fn no_signal_loses_a_registration() {
+    let folder = tempfile::tempdir().unwrap();
+    // Long enough a round that it is open until the end.
+    let options = ["--phase-shift=1h", "--epoch-duration=1h"];
+    let mut nodes = Vec::new();
+    for signal in ["INT", "TERM", "KILL"] {
+        let server = ServerProcess::start(folder.path(), &options);
+        let node = TestNode::new(nodes.len() as u32);
+        assert_eq!(server.client.register(&node), 0);
+        nodes.push(node);
+        let code = server.signal(signal).code();
+        let expected = (signal != "KILL").then_some(0);
+        assert_eq!(code, expected, "SIG{signal}");
+    }
+    let server = ServerProcess::start(folder.path(), &options);
+    let params = server.client.pow_params();
+    for node in nodes {
+        let conflicting = node.with_challenge([9; 32]).request(&params);
+        let answer = server.client.submit(&conflicting);
+        answer.assert_error(409, 6, "conflicting registration");
+    }
+}
+
+#[test]
+fn it_starts_again_on_every_beginning_of_a_log() {
+    let (server, folder) = server();
+    let node = TestNode::new(1);
+    assert_eq!(server.client.register(&node), 0);
+    server.at(30);
+    server.await_work(0);
+    drop(server);
+    // What a kill or a power cut can leave of the first moments: no folder, an empty one, and
+    // every length of the file up to some entries.
+    let round = folder.path().join("data/rounds/0");
+    let log = round.join("tree.log");
+    let whole = fs::read(&log).unwrap();
+    let lengths = [
+        None,
+        Some(0),
+        Some(1),
+        Some(95),
+        Some(96),
+        Some(97),
+        Some(127),
+        Some(128),
+    ];
+    for length in lengths.into_iter().chain([Some(130), Some(160)]) {
+        fs::remove_dir_all(&round).unwrap();
+        if let Some(length) = length {
+            fs::create_dir(&round).unwrap();
+            fs::write(&log, &whole[..length]).unwrap();
+        }
+        let server = LocalServer::start(config(folder.path()), 35);
+        server.await_work(0);
+    }
+    let server = LocalServer::start(config(folder.path()), 80);
+    let proof = verify_fetched(&server.client.await_proof(0));
+    assert_eq!(proof.members, [node.challenge]);
+}
+
+#[test]
+fn killed_at_the_start_of_the_work_it_starts_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let schedule = ["--epoch-duration=20s", "--phase-shift=2s", "--cycle-gap=5s"];
+    let server = ServerProcess::start(folder.path(), &schedule);
+    let node = TestNode::new(1);
+    assert_eq!(server.client.register(&node), 0);
+    // As soon as the round's folder is there, before anything is in its log.
+    let rounds = folder.path().join("data/rounds/0");
+    let started = || rounds.exists().then_some(());
+    await_some("the start of the work", started);
+    server.kill();
+    // And a few times more, the sooner the better.
+    for _ in 0..3 {
+        ServerProcess::start(folder.path(), &schedule).kill();
+    }
+    let server = ServerProcess::start(folder.path(), &schedule);
+    let proof = verify_fetched(&server.client.await_proof(0));
+    assert_eq!(proof.members, [node.challenge]);
+}
+
+#[test]
+fn of_the_tree_only_subtree_roots_are_stored() {
+    let folder = tempfile::tempdir().unwrap();
+    // As many leaves are expected of it as of a round of the main network.
+    let mut config = config(folder.path());
+    config.rounds.epoch_duration = Duration::from_secs(336 * 3600);
+    config.rounds.cycle_gap = Duration::from_secs(12 * 3600);
+    let server = LocalServer::start(config.clone(), 10);
+    server.at(30);
+    let leaves = |server: &LocalServer| -> Option<u64> {
+        let round = server.client.get("/v1/rounds/0").json();
+        round["leaves"].as_str()?.parse().ok()
+    };
+    let made = await_some("work", || leaves(&server).filter(|made| *made > 5 * 4096));
+    drop(server);
+    // 32 bytes for each 4,096 leaves, and nothing else.
+    let log = folder.path().join("data/rounds/0/tree.log");
+    let bytes = fs::metadata(&log).unwrap().len() - 96;
+    let entries = bytes / 32;
+    assert!(
+        bytes.is_multiple_of(32) && entries >= made / 4096,
+        "{bytes} of {made}"
+    );
+    for file in fs::read_dir(log.parent().unwrap()).unwrap() {
+        let file = file.unwrap();
+        // Beside them stand those that have been audited.
+        let known =
+            ["tree.log", "audit.log", "sampled.log"].contains(&file.file_name().to_str().unwrap());
+        let length = file.metadata().unwrap().len();
+        assert!(known && length <= 96 + bytes, "{file:?}: {length}");
+    }
+    // They are enough to go on from.
+    let server = LocalServer::start(config, 35);
+    let resumed = await_some("work", || leaves(&server));
+    assert!(resumed >= entries * 4096, "{resumed} of {entries} entries");
+}
+
+#[test]
+fn a_proof_is_published_at_the_moment_the_round_ends() {
+    let (server, _folder) = server();
+    server.at(30);
+    server.await_work(0);
+    // From here on the clock stands still: nothing waits for a later time.
+    server.at(80);
+    server.client.await_proof(0);
+    let monitoring = server.monitoring();
+    await_some("the lateness", || {
+        let text = monitoring.get("/metrics").body;
+        text.contains("\npoet_proof_lateness_seconds 0.0\n")
+            .then_some(())
+    });
+}
+
+#[test]
+fn a_body_that_is_cut_off_is_an_error() {
+    use std::{
+        io::{Read as _, Write as _},
+        net::{Shutdown, TcpStream},
+    };
+    let (server, _folder) = server();
+    let mut stream = TcpStream::connect(server.addresses.rest).unwrap();
+    let head = "POST /v1/submit HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{\"nonce\"";
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    // A server that is told that nobody listens may say nothing.
+    assert!(
+        answer.is_empty() || answer.starts_with("HTTP/1.1 400 "),
+        "{answer}"
+    );
+    assert_eq!(server.client.get("/v1/info").status, 200);
+}
+
+#[test]
+fn only_without_a_genesis_time_there_is_a_warning() {
+    let warning = "rounds will not line up with any network";
+    for (options, warned) in [
+        (&[][..], true),
+        (&["--genesis-time=2023-07-14T08:00:00Z"], false),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let server = ServerProcess::start(folder.path(), options);
+        assert_eq!(server.log().contains(warning), warned, "{options:?}");
+    }
+}

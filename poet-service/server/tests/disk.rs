@@ -1,0 +1,246 @@
+//! A server on file systems that are full for a while.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used)]
+
+mod common;
+#[path = "common/program.rs"]
+mod program;
+
+use std::{fs, path::Path, process::Command, sync::atomic::Ordering::Relaxed};
+
+use common::{LocalServer, TestNode, await_some, config, members_of, verify_fetched};
+use program::ServerProcess;
+
+/// A small file system, while this is there.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    /// `None`, with a message, where no file system can be mounted.
+    fn mount(megabytes: u32) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let size = format!("size={megabytes}m");
+        let mount = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "none"])
+            .arg(folder.path())
+            .output();
+        let reason = match mount {
+            Ok(mount) if mount.status.success() => return Some(Self(folder)),
+            Ok(mount) => String::from_utf8_lossy(&mount.stderr).trim().to_owned(),
+            Err(error) => error.to_string(),
+        };
+        eprintln!("skipped: no file system can be mounted here: {reason}");
+        None
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Takes all the space that is left.
+    fn fill(&self) {
+        let mut bytes = 1 << 20;
+        for part in 0.. {
+            let filler = self.path().join(format!("filler{part}"));
+            match fs::write(&filler, vec![1; bytes]) {
+                Ok(()) => {}
+                Err(_) if bytes > 512 => bytes /= 2,
+                Err(_) => break,
+            }
+        }
+    }
+
+    fn empty(&self) {
+        for entry in fs::read_dir(self.path()).unwrap().flatten() {
+            if entry.file_name().to_str().unwrap().starts_with("filler") {
+                fs::remove_file(entry.path()).unwrap();
+            }
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Nobody can do anything about a failure here.
+        drop(Command::new("umount").arg("-l").arg(self.path()).status());
+    }
+}
+
+fn await_ready(server: &LocalServer) {
+    await_some("readiness", || {
+        (server.client.get("/readyz").status == 200).then_some(())
+    });
+}
+
+#[track_caller]
+fn await_unready(server: &LocalServer, reason: &str) {
+    let answer = await_some("unreadiness", || {
+        Some(server.client.get("/readyz")).filter(|answer| answer.status == 503)
+    });
+    assert_eq!(answer.json()["reason"], reason);
+}
+
+#[test]
+fn while_the_database_is_on_a_full_disk_nothing_is_promised_and_nothing_lost() {
+    let Some(disk) = SmallDisk::mount(2) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    config.directories.dbdir = disk.path().join("db");
+    let server = LocalServer::start(config, 0);
+    let params = server.client.pow_params();
+    let mut acknowledged = Vec::new();
+    // Submits until there is an answer like this. Says how many there were before.
+    let mut submit_until = |status: u16| {
+        for count in 0..5_000 {
+            let node = TestNode::new(acknowledged.len() as u32 + 1);
+            let answer = server.client.submit(&node.request(&params));
+            match answer.status {
+                200 => acknowledged.push(node),
+                503 => answer.assert_error(503, 14, "temporarily unavailable, try again later"),
+                _ => panic!("{}: {}", answer.status, answer.body),
+            }
+            if answer.status == status {
+                return count;
+            }
+        }
+        panic!("still no {status}");
+    };
+    submit_until(200);
+    disk.fill();
+    // There is some room left in the database's files.
+    submit_until(503);
+    await_unready(&server, "the database cannot be written");
+    disk.empty();
+    await_ready(&server);
+    assert_eq!(submit_until(200), 0);
+    submit_until(200);
+
+    server.at(30);
+    server.await_work(0);
+    server.at(80);
+    let proof = verify_fetched(&server.client.await_proof(0));
+    // A refused one may be in it, too: it was the next one that was tried, and was accepted then.
+    assert_eq!(proof.members, members_of(&acknowledged));
+}
+
+#[test]
+fn while_the_log_is_on_a_full_disk_the_work_goes_on() {
+    let Some(disk) = SmallDisk::mount(16) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    config.directories.datadir = disk.path().join("data");
+    let server = LocalServer::start(config, 0);
+    server.client.register(&TestNode::new(1));
+    let leaves = || server.executing().unwrap().leaves.load(Relaxed);
+    server.at(30);
+    server.await_work(0);
+    disk.fill();
+    await_unready(&server, "the work on a round fails");
+    let before = leaves();
+    await_some("further leaves", || {
+        (leaves() > before + 5_000).then_some(())
+    });
+    disk.empty();
+    await_ready(&server);
+
+    // Full again, and this time the round ends meanwhile.
+    disk.fill();
+    await_unready(&server, "the work on a round fails");
+    let worked = leaves();
+    server.at(80);
+    assert_eq!(server.client.get("/v1/proofs/0").status, 404);
+    disk.empty();
+    let proof = verify_fetched(&server.client.await_proof(0));
+    assert!(
+        proof.leaves >= worked,
+        "{} leaves are lost",
+        worked - proof.leaves
+    );
+    assert_eq!(proof.members, members_of(&[TestNode::new(1)]));
+}
+
+/// What was acknowledged is there after a crash, although the database's files were removed meanwhile.
+#[test]
+fn a_database_that_is_removed_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let schedule = [
+        "--epoch-duration=16s",
+        "--phase-shift=8s",
+        "--cycle-gap=14s",
+    ];
+    let server = ServerProcess::start(folder.path(), &schedule);
+    let path = |name: &str| folder.path().join("db").join(name);
+    let mut nodes = vec![TestNode::new(1)];
+    let round = server.client.register(&nodes[0]);
+    for name in ["poet.sqlite", "poet.sqlite-wal", "poet.sqlite-shm"] {
+        fs::remove_file(path(name)).unwrap();
+    }
+    nodes.push(TestNode::new(2));
+    assert_eq!(server.client.register(&nodes[1]), round);
+    assert_eq!(server.client.get("/readyz").status, 200);
+    let log = server.log();
+    assert!(log.contains("ALARM: the database was removed"), "{log}");
+    server.kill();
+    let server = ServerProcess::start(folder.path(), &schedule);
+    let proof = verify_fetched(&server.client.await_proof(round));
+    assert_eq!(proof.members, members_of(&nodes));
+}
+
+/// One that is replaced is not promised anything in.
+#[test]
+fn a_database_that_is_replaced_gets_no_registrations() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = LocalServer::start(config(folder.path()), 0);
+    server.client.register(&TestNode::new(1));
+    let database = folder.path().join("db/poet.sqlite");
+    fs::rename(&database, folder.path().join("aside")).unwrap();
+    fs::write(&database, "").unwrap();
+    let request = TestNode::new(2).request(&server.client.pow_params());
+    let refused = server.client.submit(&request);
+    refused.assert_error(503, 14, "temporarily unavailable, try again later");
+    await_unready(&server, "the database cannot be written");
+    fs::rename(folder.path().join("aside"), &database).unwrap();
+    await_ready(&server);
+    server.client.register(&TestNode::new(2));
+}
+
+/// While the disk is full, the log says so once a minute and names the directory, whatever clients do.
+#[test]
+fn a_full_disk_is_said_once() {
+    let Some(disk) = SmallDisk::mount(2) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let dbdir = disk.path().join("db");
+    let dbdir = format!("--dbdir={}", dbdir.display());
+    let server = ServerProcess::start(
+        folder.path(),
+        &[&dbdir, "--epoch-duration=1h", "--phase-shift=30m"],
+    );
+    let params = server.client.pow_params();
+    disk.fill();
+    let mut refused = 0;
+    for number in 0.. {
+        let node = TestNode::new(number);
+        refused += u32::from(server.client.submit(&node.request(&params)).status == 503);
+        if refused == 50 {
+            break;
+        }
+    }
+    await_some("unreadiness", || {
+        (server.client.get("/readyz").status == 503).then_some(())
+    });
+    let log = server.log();
+    let mut lines = log.lines().filter(|line| line.contains("ERROR"));
+    let line = lines
+        .find(|line| line.contains("cannot write the database"))
+        .unwrap();
+    assert!(line.contains(disk.path().to_str().unwrap()), "{line}");
+    let full = log.matches("disk is full").count();
+    assert_eq!(full, 1, "{log}");
+    let errors = log.lines().filter(|line| line.contains("ERROR")).count();
+    assert!(errors <= 3, "{log}");
+}

@@ -1,0 +1,600 @@
+//! `poet-service doctor`, and the server, on directories that are damaged in every way.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+#[path = "common/program.rs"]
+mod program;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::atomic::AtomicU64,
+};
+
+use common::{LocalServer, TestNode, config, members_of, verify_fetched};
+use poet_engine::{
+    LABEL_DEPTH, LogHeader, Node, RoundWork, SubtreeHeight, Work, WorkFunction, membership, run,
+};
+use program::{ServerProcess, command};
+use rusqlite::Connection;
+
+const HEADER: usize = LogHeader::BYTES;
+
+/// Directories as a server left them: round 0 is published, round 1 is being worked on, round 2 is
+/// open. See tests/rounds.rs for the times.
+struct Left {
+    folder: tempfile::TempDir,
+    copies: std::cell::Cell<u32>,
+}
+
+impl Left {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let server = LocalServer::start(config(&folder.path().join("original")), 0);
+        server.client.register(&TestNode::new(1));
+        server.at(30);
+        server.await_work(0);
+        for node in nodes() {
+            assert_eq!(server.client.register(&node), 1);
+        }
+        server.at(80);
+        verify_fetched(&server.client.await_proof(0));
+        server.at(90);
+        server.await_work(1);
+        assert_eq!(server.client.register(&TestNode::new(9)), 2);
+        let log = folder.path().join("original/data/rounds/1/tree.log");
+        common::await_some("the log", || {
+            (fs::metadata(&log).ok()?.len() > 3000 * 32).then_some(())
+        });
+        drop(server);
+        // The database is closed by a thread of its own.
+        let wal = folder.path().join("original/db/poet.sqlite-wal");
+        common::await_some("the database", || (!wal.exists()).then_some(()));
+        Self {
+            folder,
+            copies: std::cell::Cell::new(0),
+        }
+    }
+
+    /// A copy to damage.
+    fn copy(&self) -> PathBuf {
+        self.copies.set(self.copies.get() + 1);
+        let copy = self.folder.path().join(self.copies.get().to_string());
+        copy_files(&self.folder.path().join("original"), &copy);
+        copy
+    }
+}
+
+fn nodes() -> Vec<TestNode> {
+    (2..8).map(TestNode::new).collect()
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_files(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+fn tree_log(folder: &Path, round: u64) -> PathBuf {
+    folder.join(format!("data/rounds/{round}/tree.log"))
+}
+
+fn database(folder: &Path) -> PathBuf {
+    folder.join("db/poet.sqlite")
+}
+
+/// The files whose contents matter.
+fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        let path = entry.path();
+        let name = entry.file_name().into_string().unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            files.extend(contents(&path));
+        } else if !name.ends_with(".lock") && !name.ends_with("-shm") && !name.ends_with("-wal") {
+            files.insert(path.clone(), fs::read(path).unwrap());
+        }
+    }
+    files
+}
+
+/// Runs the doctor; gives its exit code and all it says.
+fn doctor(folder: &Path, options: &[&str]) -> (i32, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_poet-service"))
+        .arg("doctor")
+        .arg(format!("--poetdir={}", folder.display()))
+        .arg("--no-trial")
+        .args(options)
+        .env_remove("POET_PRIVATE_KEY")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap() + &String::from_utf8_lossy(&output.stderr);
+    assert!(!text.contains("panicked"), "{text}");
+    (output.status.code().unwrap(), text)
+}
+
+#[track_caller]
+fn expect(folder: &Path, options: &[&str], code: i32, says: &[&str]) -> String {
+    let (found, text) = doctor(folder, options);
+    assert_eq!(found, code, "{text}");
+    for part in says {
+        assert!(text.contains(part), "{part:?} is not in: {text}");
+    }
+    text
+}
+
+/// Damage that is found, that nothing is done about without being asked, and that is then repaired
+/// so that the server finishes the round. Gives the log after the repair.
+#[track_caller]
+fn expect_repair(folder: &Path, options: &[&str], says: &[&str]) -> Vec<u8> {
+    let before = contents(folder);
+    let text = expect(folder, options, 1, &["DAMAGED", "--repair: "]);
+    for part in says {
+        assert!(text.contains(part), "{part:?} is not in: {text}");
+    }
+    assert_eq!(contents(folder), before);
+    let with_repair = [options, &["--repair"]].concat();
+    expect(folder, &with_repair, 0, &["repaired  "]);
+    // The original is still there.
+    let after = contents(folder);
+    for (path, bytes) in before {
+        let kept = after.iter().any(|(kept, now)| {
+            let name = path.display().to_string();
+            *now == bytes && kept.display().to_string().starts_with(&name)
+        });
+        assert!(kept, "{} is gone", path.display());
+    }
+    let repaired = fs::read(tree_log(folder, 1)).unwrap_or_default();
+    expect(folder, options, 0, &["sound"]);
+    expect_finished(folder);
+    repaired
+}
+
+/// The server finishes round 1 with a valid proof, and round 0 is still there.
+#[track_caller]
+fn expect_finished(folder: &Path) {
+    let server = LocalServer::start(config(folder), 141);
+    let proof = verify_fetched(&server.client.await_proof(1));
+    assert_eq!(proof.members, members_of(&nodes()));
+    assert_eq!(
+        verify_fetched(&server.client.get("/v1/proofs/0")).members,
+        members_of(&[TestNode::new(1)])
+    );
+}
+
+#[test]
+fn what_is_sound_is_left_alone() {
+    let left = Left::new();
+    let folder = left.copy();
+    let before = contents(&folder);
+    for options in [&[][..], &["--full"], &["--repair"]] {
+        expect(
+            &folder,
+            options,
+            0,
+            &[
+                "no server uses it",
+                "SQLite finds it whole",
+                "public key ",
+                "schedule genesis-time=2026-01-01T00:00:00Z ",
+                "round 0, published\n  ok        the proof is valid: 1 members",
+                "round 1, being worked on\n  ok        the statement is that of its 6 members",
+                "round 2, open, or closed and not yet begun\n  ok        1 members",
+                "round 1: the log is right: ",
+                "\nsound\n",
+            ],
+        );
+        assert_eq!(contents(&folder), before);
+    }
+    // The same by the names of the directories, and with all the options of a server.
+    let (db, data) = (folder.join("db"), folder.join("data"));
+    let options = [
+        format!("--dbdir={}", db.display()),
+        format!("--datadir={}", data.display()),
+        "--poetdir=/nowhere".to_owned(),
+        "--epoch-duration=1h".to_owned(),
+    ];
+    let options: Vec<_> = options.iter().map(String::as_str).collect();
+    expect(&folder, &options, 0, &["sound"]);
+    expect_finished(&folder);
+}
+
+#[test]
+fn what_cannot_be_checked_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    expect(folder, &[], 2, &["error: --dbdir ", " holds no database"]);
+    let server = ServerProcess::start(folder, &[]);
+    let pid = fs::read_to_string(folder.join("db/poet-service.lock")).unwrap();
+    let running = format!("is in use by another poet-service (process {pid})");
+    expect(folder, &[], 2, &[&running]);
+    expect(folder, &["--repair"], 2, &[&running]);
+    server.kill();
+    expect(folder, &[], 0, &["sound"]);
+
+    let connection = Connection::open(database(folder)).unwrap();
+    connection.pragma_update(None, "user_version", 99).unwrap();
+    drop(connection);
+    expect(
+        folder,
+        &["--repair"],
+        2,
+        &["has schema 99, this version knows"],
+    );
+    refused(folder, &["has schema 99"]);
+    expect(folder, &["--nonsense"], 2, &["--nonsense"]);
+}
+
+/// The server does not start, and says why in one sentence.
+#[track_caller]
+fn refused(folder: &Path, says: &[&str]) {
+    let output = command(folder)
+        .arg("--restlisten=127.0.0.1:0")
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    let error = text.lines().find(|line| line.starts_with("error: "));
+    let error = error.unwrap_or_else(|| panic!("{text}"));
+    for part in says {
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn damaged_logs_are_repaired() {
+    let left = Left::new();
+    let right = fs::read(tree_log(&left.copy(), 1)).unwrap();
+    let entries = (right.len() - HEADER) / 32;
+    let damaged = |damage: &dyn Fn(&mut Vec<u8>)| {
+        let folder = left.copy();
+        let mut log = right.clone();
+        damage(&mut log);
+        fs::write(tree_log(&folder, 1), log).unwrap();
+        folder
+    };
+
+    // Flipped bits: what is right is known, and no work is lost.
+    for entry in [0, 1, 777, entries / 2, entries - 1] {
+        let folder = damaged(&|log| log[HEADER + entry * 32 + entry % 32] ^= 0x10);
+        let says = format!("round 1: the log: entry {entry} of {entries} is wrong");
+        let repaired = expect_repair(&folder, &[], &[&says, "no work is lost"]);
+        assert_eq!(repaired, right, "entry {entry}");
+    }
+    let folder = damaged(&|log| {
+        for entry in [5, 6, 1000] {
+            log[HEADER + entry * 32] ^= 1;
+        }
+    });
+    assert_eq!(expect_repair(&folder, &[], &["entry 5 of"]), right);
+
+    // A whole sector: too much to guess, the work is cut there.
+    let sector = |log: &mut Vec<u8>| log[HEADER + 900 * 32..HEADER + 1800 * 32].fill(7);
+    let folder = damaged(&sector);
+    let repaired = expect_repair(
+        &folder,
+        &[],
+        &["entry 900 of", "cuts the log to 900 entries"],
+    );
+    assert_eq!(repaired, right[..HEADER + 900 * 32]);
+    // Unless all of it is recomputed.
+    let folder = damaged(&sector);
+    let repaired = expect_repair(&folder, &["--full"], &["entry 900 of"]);
+    assert!(repaired.len() >= HEADER + 900 * 32 && right.starts_with(&repaired));
+
+    // A header of which the rest can tell what it was.
+    for place in [0, 9, 20, 40, 70] {
+        let folder = damaged(&|log| log[place] ^= 1);
+        let repaired = expect_repair(&folder, &[], &["but its entries are the round's"]);
+        assert_eq!(repaired, right, "byte {place}");
+    }
+
+    // No log at all.
+    let folder = damaged(&|log| *log = b"something else entirely".repeat(99));
+    let repaired = expect_repair(&folder, &[], &["it is not a tree log", "begins anew"]);
+    assert!(repaired.is_empty());
+
+    // Interrupted writes are no damage.
+    for length in [0, 50, HEADER, HEADER + 100 * 32 + 7, right.len() - 1] {
+        let folder = damaged(&|log| log.truncate(length));
+        expect(&folder, &[], 0, &["sound"]);
+        expect_finished(&folder);
+    }
+    let folder = left.copy();
+    fs::remove_file(tree_log(&folder, 1)).unwrap();
+    expect(&folder, &[], 0, &["round 1 has no log"]);
+    expect_finished(&folder);
+}
+
+/// A log whose end is missing is right as far as it goes. That there was more is told by what was
+/// audited.
+#[test]
+fn a_log_that_was_longer_is_noticed() {
+    let left = Left::new();
+    let folder = left.copy();
+    let (work, statement) = (work(), membership::root(&members_of(&nodes())));
+    let height = SubtreeHeight::new(0).unwrap();
+    let height = RoundWork::new(&work, &statement, height)
+        .auditor()
+        .root_height();
+    // Some minutes' more.
+    let roots = (10 << 20) / height.leaves();
+    let mut audit = RoundWork::new(&work, &statement, height)
+        .header_bytes()
+        .to_vec();
+    audit.resize(HEADER + roots as usize * 32, 7);
+    fs::write(tree_log(&folder, 1).with_file_name("audit.log"), audit).unwrap();
+    let before = contents(&folder);
+    for options in [&[][..], &["--repair"]] {
+        let says = "round 1: the log was longer: 10485760 leaves had been audited";
+        expect(&folder, options, 1, &["the log is right", says]);
+        assert_eq!(contents(&folder), before);
+    }
+    // The server says so, too, and makes them again.
+    let server = LocalServer::start(config(&folder), 100);
+    let event = common::await_some("the event", || {
+        let round = server.client.get("/v1/rounds/1").json();
+        Some(round["audit"]["lastEvent"].as_str()?.to_owned())
+    });
+    assert!(
+        event.starts_with("the log is shorter than it was: "),
+        "{event}"
+    );
+    drop(server);
+    expect(&folder, &[], 0, &["sound"]);
+    expect_finished(&folder);
+}
+
+#[test]
+fn logs_in_wrong_places_are_put_back() {
+    let left = Left::new();
+    let right = fs::read(tree_log(&left.copy(), 1)).unwrap();
+    for other in [0, 2, 77] {
+        let folder = left.copy();
+        fs::create_dir_all(tree_log(&folder, other).parent().unwrap()).unwrap();
+        fs::rename(tree_log(&folder, 1), tree_log(&folder, other)).unwrap();
+        expect(
+            &folder,
+            &[],
+            1,
+            &["is the log of a round that is not worked on"],
+        );
+        expect(&folder, &["--repair"], 0, &["is that of round 1"]);
+        assert_eq!(fs::read(tree_log(&folder, 1)).unwrap(), right);
+        expect_finished(&folder);
+    }
+    // The log of another round, and this one's is nowhere: the server refuses to use it.
+    let folder = left.copy();
+    let work = work();
+    let other = RoundWork::new(&work, b"another", SubtreeHeight::new(0).unwrap());
+    let mut log = other.header_bytes().to_vec();
+    log.extend_from_slice(&right[HEADER..]);
+    fs::write(tree_log(&folder, 1), log).unwrap();
+    expect_repair(&folder, &[], &["it belongs to another statement"]);
+}
+
+fn work() -> Work {
+    poet_backends::select(WorkFunction::Sha256, None)
+        .unwrap()
+        .work(LABEL_DEPTH)
+        .unwrap()
+}
+
+#[test]
+fn mistakes_of_the_work_itself_are_found_by_recomputing_all() {
+    let left = Left::new();
+    let folder = left.copy();
+    let path = tree_log(&folder, 1);
+    let right = fs::read(&path).unwrap();
+    let entries: &[Node] = right[HEADER..].as_chunks().0;
+    // The hashing got entry 1000 wrong, and went on from it.
+    let mut made = entries[..1000].to_vec();
+    made.push([9; 32]);
+    let statement = membership::root(&members_of(&nodes()));
+    let height = SubtreeHeight::new(0).unwrap();
+    let work = work();
+    let round = RoundWork::new(&work, &statement, height);
+    let mut tree = round.resume(&mut made.as_slice()).unwrap();
+    let (target, progress) = (AtomicU64::new(2500), AtomicU64::new(0));
+    run(&mut tree, height, &target, &progress, |root| {
+        made.push(root);
+    });
+    fs::write(&path, [&right[..HEADER], made.as_flattened()].concat()).unwrap();
+
+    let says = ["entry 1000 of 2500 is wrong", "leaves are made again"];
+    let repaired = expect_repair(&folder, &["--full"], &says);
+    // What was recomputed to tell who was wrong is not lost.
+    assert!(repaired.len() > HEADER + 1000 * 32 && right.starts_with(&repaired));
+}
+
+#[test]
+fn damaged_databases_are_explained() {
+    let left = Left::new();
+    let whole = fs::read(database(&left.copy())).unwrap();
+    let with = |bytes: &[u8]| {
+        let folder = left.copy();
+        fs::write(database(&folder), bytes).unwrap();
+        folder
+    };
+    let changed = |sql: &str| {
+        let folder = left.copy();
+        let connection = Connection::open(database(&folder)).unwrap();
+        connection.execute_batch(sql).unwrap();
+        folder
+    };
+    let damaged = |folder: &Path, says: &[&str]| {
+        for options in [&[][..], &["--repair"]] {
+            let before = contents(folder);
+            expect(folder, options, 1, says);
+            // Nothing is made up for it.
+            assert_eq!(contents(folder), before);
+        }
+    };
+
+    // Gone: it is not replaced by a new one, with another key.
+    for gone in [true, false] {
+        let folder = with(&[]);
+        if gone {
+            fs::remove_file(database(&folder)).unwrap();
+        }
+        damaged(
+            &folder,
+            &["it is gone, or empty", "Restore it from a backup"],
+        );
+        refused(
+            &folder,
+            &[
+                "--datadir",
+                "holds the work of the server with public key",
+                "holds none",
+            ],
+        );
+    }
+    damaged(&with(&b"no database".repeat(1000)), &["not a database"]);
+    refused(&with(&b"no database".repeat(1000)), &["not a database"]);
+    damaged(&with(&whole[..whole.len() / 2]), &["malformed", "Restore"]);
+
+    // Whichever page is lost.
+    for page in 0..whole.len() / 4096 {
+        let mut bytes = whole.clone();
+        bytes[page * 4096..(page + 1) * 4096].fill(0);
+        let folder = with(&bytes);
+        expect(&folder, &[], 1, &["DAMAGED"]);
+        if page == 0 {
+            refused(&folder, &["not a database"]);
+        }
+    }
+
+    // Values that were changed behind SQLite's back, as a flipped bit would.
+    let other = "x'00000000000000000000000000000000000000000000000000000000000000ff'";
+    damaged(
+        &changed(&format!(
+            "UPDATE registrations SET challenge = {other}
+             WHERE node_id = (SELECT node_id FROM registrations WHERE round = 1 LIMIT 1)"
+        )),
+        &["its 6 registrations do not give the statement"],
+    );
+    // One bit, of a round that is still open: it is known what it was.
+    let mut flipped = TestNode::new(9).challenge;
+    flipped[5] ^= 0x20;
+    let folder = changed(&format!(
+        "UPDATE registrations SET challenge = x'{}' WHERE round = 2",
+        hex::encode(flipped)
+    ));
+    damaged(
+        &folder,
+        &[
+            "round 2, open",
+            "of its registrations, 1 have changed since they were stored",
+            "What they were is known of 1",
+        ],
+    );
+    let server = LocalServer::start(config(&folder), 141);
+    assert_eq!(server.client.register(&TestNode::new(9)), 2);
+    server.at(150);
+    server.await_work(2);
+    server.at(201);
+    let proof = verify_fetched(&server.client.await_proof(2));
+    assert_eq!(proof.members, members_of(&[TestNode::new(9)]));
+    drop(server);
+    damaged(
+        &changed("DELETE FROM registrations WHERE round = 1"),
+        &["its 0 registrations do not give the statement"],
+    );
+    damaged(
+        &changed("DELETE FROM registrations WHERE round = 0"),
+        &["the registrations are not the members of the proof, which is valid"],
+    );
+    for column in ["root", "proven_leaves", "members"] {
+        damaged(
+            &changed(&format!("UPDATE proofs SET {column} = {other}")),
+            &["the proof has changed since it was stored"],
+        );
+    }
+    damaged(
+        &changed("UPDATE proofs SET leaves = leaves + 1"),
+        &["the proof has changed since it was stored"],
+    );
+    damaged(
+        &changed("DROP TABLE proofs"),
+        &["table proofs is not as it was made"],
+    );
+    let key = changed("UPDATE settings SET value = x'00' WHERE name = 'private_key'");
+    damaged(&key, &["the private key: "]);
+    refused(&key, &["the stored private key is damaged"]);
+    damaged(
+        &changed("UPDATE settings SET value = x'ff' WHERE name = 'schedule'"),
+        &["the schedule cannot be read"],
+    );
+
+    // Another server's.
+    let folder = left.copy();
+    fs::write(folder.join("data/poet-service.owner"), "somebody\n").unwrap();
+    damaged(&folder, &["holds the work of somebody"]);
+    refused(&folder, &["with public key somebody", "holds that of "]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_damaged_database_log_is_kept_and_what_is_right_in_it_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let schedule = ["--epoch-duration=1h", "--phase-shift=30m"];
+    let server = ServerProcess::start(folder, &schedule);
+    for number in 0..20 {
+        server.client.register(&TestNode::new(number));
+    }
+    server.kill();
+    let wal = folder.join("db/poet.sqlite-wal");
+    let mut bytes = fs::read(&wal).unwrap();
+    let place = bytes.len() / 2;
+    bytes[place] ^= 1;
+    fs::write(&wal, &bytes).unwrap();
+    let copy = tempfile::tempdir().unwrap();
+    copy_files(folder, copy.path());
+
+    let kept = |folder: &Path| {
+        let files = fs::read_dir(folder.join("db")).unwrap().flatten();
+        let names = files.map(|entry| entry.path());
+        let kept: Vec<_> = names
+            .filter(|path| path.display().to_string().contains("-wal.damaged-"))
+            .collect();
+        kept
+    };
+    expect(
+        folder,
+        &[],
+        1,
+        &[
+            "its log (-wal) is wrong from frame",
+            "registrations that were acknowledged",
+        ],
+    );
+    assert_eq!(fs::read(&wal).unwrap(), bytes);
+    expect(folder, &["--repair"], 0, &["repaired  "]);
+    let found = kept(folder);
+    assert_eq!(found.len(), 1);
+    assert_eq!(fs::read(&found[0]).unwrap(), bytes);
+    expect(folder, &[], 0, &["sound"]);
+
+    // The server goes on, too, with an alarm.
+    let server = ServerProcess::start(copy.path(), &schedule);
+    assert_eq!(kept(copy.path()).len(), 1);
+    let log = server.log();
+    assert!(
+        log.contains("ALARM: the database's log was changed"),
+        "{log}"
+    );
+    assert_eq!(server.client.register(&TestNode::new(0)), 0);
+}

@@ -1,0 +1,314 @@
+//! What a power cut would leave, by what the server asks of the system: strace tells each of its
+//! writes, syncs and answers, in their order. A write is durable when a sync of its file has begun
+//! after it and succeeded, and the name of a file when the same is true of its directory.
+#![allow(clippy::unwrap_used)]
+#![cfg(target_os = "linux")]
+
+mod common;
+#[path = "common/program.rs"]
+mod program;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs::{self, File},
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use common::{Client, TestNode, await_some};
+use program::command;
+use rustix::process::{Pid, Signal, kill_process};
+
+/// The calls that change files, make that durable, or talk to clients.
+const CALLS: &str = "trace=openat,mkdir,rename,renameat,renameat2,unlink,unlinkat,pwrite64,write,\
+                     writev,ftruncate,fsync,fdatasync,recvfrom,read,sendto,sendmsg";
+const NODES: u32 = 5;
+/// Syncs of the tree log to wait for.
+const LOG_SYNCS: usize = 3;
+
+/// A call, when it begins or ends.
+#[derive(Debug)]
+struct Call<'a> {
+    thread: &'a str,
+    name: &'a str,
+    /// All that stands in the parentheses, as far as it is known by then.
+    arguments: &'a str,
+    /// Absent when it begins; an error when it failed.
+    result: Option<Result<(), ()>>,
+}
+
+impl<'a> Call<'a> {
+    /// A line is a whole call, or its beginning, or its end.
+    fn parse(line: &'a str) -> Option<Self> {
+        let (thread, rest) = line.split_once(char::is_whitespace)?;
+        let rest = rest.trim_start();
+        let (name, rest) = match rest.strip_prefix("<... ") {
+            Some(resumed) => resumed.split_once(" resumed>")?,
+            None => rest.split_once('(')?,
+        };
+        let (arguments, result) = match rest.strip_suffix("<unfinished ...>") {
+            Some(arguments) => (arguments, None),
+            None => {
+                let (arguments, result) = rest.rsplit_once(" = ")?;
+                let failed = result.starts_with('-') || result.starts_with('?');
+                (arguments, Some(if failed { Err(()) } else { Ok(()) }))
+            }
+        };
+        Some(Self {
+            thread,
+            name,
+            arguments,
+            result,
+        })
+    }
+
+    /// What the descriptor in the first argument stands for.
+    fn file(&self) -> Option<&'a str> {
+        let (number, rest) = self.arguments.split_once('<')?;
+        number.parse::<u32>().ok()?;
+        Some(rest.split_once('>')?.0)
+    }
+
+    /// The path in quotes.
+    fn path(&self) -> Option<&'a str> {
+        Some(self.arguments.split_once('"')?.1.split_once('"')?.0)
+    }
+}
+
+/// How durable something is: counts of calls.
+#[derive(Clone, Copy, Default)]
+struct Durable {
+    changes: usize,
+    /// Changes that are durable.
+    synced: usize,
+    syncs: usize,
+}
+
+impl Durable {
+    fn lacks(self) -> bool {
+        self.synced < self.changes
+    }
+}
+
+/// What is durable, as far as the calls tell.
+#[derive(Default)]
+struct Disk {
+    /// Files, with what was written to them, and directories, with the names in them.
+    things: BTreeMap<PathBuf, Durable>,
+    /// Names, and the changes of their directories that brought them.
+    names: BTreeMap<PathBuf, usize>,
+    /// Syncs that have begun, by thread: of what, and how many changes they cover.
+    syncing: HashMap<String, (PathBuf, usize)>,
+    /// The calls of which only the beginning is known, by thread: what a path is for.
+    opening: HashMap<String, (PathBuf, bool)>,
+}
+
+impl Disk {
+    fn of(&self, path: &Path) -> Durable {
+        self.things.get(path).copied().unwrap_or_default()
+    }
+
+    fn change(&mut self, path: &Path) {
+        self.things.entry(path.to_owned()).or_default().changes += 1;
+    }
+
+    /// There is a name, or is no longer.
+    fn name(&mut self, path: &Path, there: bool) {
+        if there == self.names.contains_key(path) {
+            return;
+        }
+        let parent = path.parent().unwrap();
+        self.change(parent);
+        if there {
+            self.names.insert(path.to_owned(), self.of(parent).changes);
+        } else {
+            self.names.remove(path);
+        }
+    }
+
+    fn add(&mut self, call: &Call<'_>) {
+        match call.name {
+            "pwrite64" | "write" | "writev" | "ftruncate" => {
+                // Where it ends on another line, the file is only in the first.
+                if let Some(path) = call.file() {
+                    self.change(Path::new(path));
+                }
+            }
+            "fsync" | "fdatasync" => {
+                if let Some(path) = call.file() {
+                    let changes = self.of(Path::new(path)).changes;
+                    let sync = (PathBuf::from(path), changes);
+                    self.syncing.insert(call.thread.to_owned(), sync);
+                }
+                if let Some(result) = call.result
+                    && let Some((path, changes)) = self.syncing.remove(call.thread)
+                    && result.is_ok()
+                {
+                    let thing = self.things.entry(path).or_default();
+                    thing.synced = thing.synced.max(changes);
+                    thing.syncs += 1;
+                }
+            }
+            "openat" | "mkdir" | "unlink" | "unlinkat" => {
+                if let Some(path) = call.path()
+                    && (call.name != "openat" || call.arguments.contains("O_CREAT"))
+                {
+                    let there = !call.name.starts_with("unlink");
+                    let opening = (PathBuf::from(path), there);
+                    self.opening.insert(call.thread.to_owned(), opening);
+                }
+                if let Some(result) = call.result
+                    && let Some((path, there)) = self.opening.remove(call.thread)
+                    && result.is_ok()
+                {
+                    self.name(&path, there);
+                }
+            }
+            name => assert!(!name.starts_with("rename"), "{call:?}"),
+        }
+    }
+
+    /// The name of a file, and of each directory above it up to `top`.
+    fn assert_named(&self, path: &Path, top: &Path) {
+        for path in path.ancestors().take_while(|path| *path != top) {
+            let synced = self.of(path.parent().unwrap()).synced;
+            let made = self.names.get(path);
+            assert!(
+                made.is_some_and(|change| *change <= synced),
+                "{path:?} has no durable name"
+            );
+        }
+    }
+}
+
+/// Ends the server of a test that failed. The tracer ends with it.
+struct Server(Pid);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = kill_process(self.0, Signal::KILL);
+    }
+}
+
+/// Runs a server to its end, with clients and a round, and gives what it did. `None`, with a message,
+/// where processes cannot be traced.
+fn trace(folder: &Path) -> Option<String> {
+    let traced = Command::new("strace").args(["-qq", "true"]).output();
+    let reason = match traced {
+        Ok(traced) if traced.status.success() => None,
+        Ok(traced) => Some(String::from_utf8_lossy(&traced.stderr).trim().to_owned()),
+        Err(error) => Some(error.to_string()),
+    };
+    if let Some(reason) = reason {
+        eprintln!("skipped: strace cannot be used here: {reason}");
+        return None;
+    }
+    let poetdir = folder.join("poet");
+    let (calls, log) = (folder.join("calls"), folder.join("log"));
+    let server = command(&poetdir);
+    let mut tracer = Command::new("strace")
+        .args([
+            "-f",
+            "-qq",
+            "-y",
+            "-s",
+            "600",
+            "-e",
+            CALLS,
+            "-e",
+            "signal=none",
+        ])
+        .arg("-o")
+        .arg(&calls)
+        .arg(server.get_program())
+        .args(server.get_args())
+        .args(["--restlisten=127.0.0.1:0", "--no-trial"])
+        // The subtrees of a mainnet round.
+        .args([
+            "--phase-shift=5s",
+            "--epoch-duration=336h",
+            "--cycle-gap=12h",
+        ])
+        .env_remove("POET_PRIVATE_KEY")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(File::create(log).unwrap())
+        .spawn()
+        .unwrap();
+    let greeting = BufReader::new(tracer.stdout.take().unwrap());
+    let mut greeting = greeting.lines().map_while(Result::ok);
+    let url = greeting.find_map(|line| Some(line.strip_prefix("REST")?.trim().to_owned()));
+    let pid = fs::read_to_string(poetdir.join("db/poet-service.lock")).unwrap();
+    let server = Server(Pid::from_raw(pid.parse().unwrap()).unwrap());
+    let client = Client::new(&url.unwrap());
+    for number in 0..NODES {
+        assert_eq!(client.register(&TestNode::new(number)), 0);
+    }
+    let tree_log = poetdir.join("data/rounds/0/tree.log").display().to_string();
+    await_some("entries in the log", || {
+        let calls = fs::read_to_string(&calls).ok()?;
+        let syncs = calls
+            .lines()
+            .filter(|line| line.contains("fdatasync(") && line.contains(&tree_log));
+        (syncs.count() > LOG_SYNCS).then_some(())
+    });
+    kill_process(server.0, Signal::TERM).unwrap();
+    assert!(tracer.wait().unwrap().success());
+    Some(fs::read_to_string(calls).unwrap())
+}
+
+#[test]
+fn what_was_promised_has_been_synced() {
+    let folder = tempfile::tempdir().unwrap();
+    let top = folder.path().canonicalize().unwrap();
+    let Some(calls) = trace(&top) else { return };
+    let database_log = top.join("poet/db/poet.sqlite-wal");
+    let tree_log = top.join("poet/data/rounds/0/tree.log");
+    let mut disk = Disk::default();
+    // Changes and syncs of the database's log when the request came that is not answered yet.
+    let mut asked = None;
+    let (mut answers, mut entries) = (0, 0);
+    let mut emptied = false;
+    for line in calls.lines() {
+        let Some(call) = Call::parse(line) else {
+            continue;
+        };
+        if line.contains("POST /v1/submit") {
+            asked = Some(disk.of(&database_log));
+        }
+        let answer = line.contains("HTTP/1.1 200") && line.contains("roundId");
+        if answer && let Some(before) = asked.take() {
+            answers += 1;
+            let now = disk.of(&database_log);
+            assert!(
+                now.synced > before.changes,
+                "answer {answers} was sent before anything was made durable for it: {line}"
+            );
+            disk.assert_named(&database_log, &top);
+            disk.assert_named(&top.join("poet/db/poet.sqlite"), &top);
+        }
+        let file = call.file().map(Path::new);
+        if call.name == "ftruncate" && file == Some(&database_log) {
+            // What was in it must be durable in the database by then.
+            let database = disk.of(&top.join("poet/db/poet.sqlite"));
+            assert!(!database.lacks() && database.syncs > 0, "{line}");
+            emptied = true;
+        }
+        if call.name == "pwrite64" && file == Some(&tree_log) {
+            entries += 1;
+            // The first is the header.
+            if entries == 2 {
+                assert!(!disk.of(&tree_log).lacks(), "the header is not durable");
+                disk.assert_named(&tree_log, &top);
+            }
+        }
+        disk.add(&call);
+    }
+    assert_eq!(answers, NODES);
+    let log = disk.of(&tree_log);
+    assert!(entries > LOG_SYNCS && log.syncs > LOG_SYNCS);
+    assert!(!log.lacks(), "entries are not durable at the end");
+    assert!(emptied, "the database's log is not emptied at the end");
+}

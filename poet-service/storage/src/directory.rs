@@ -1,0 +1,206 @@
+//! The server's directories: what is where, and whose they are.
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Read as _, Write as _},
+    path::{Path, PathBuf},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use poet_files::{Access, create_directory};
+use poet_proto::identity::PublicKey;
+
+/// In the directory of the database: the database.
+pub const DATABASE_FILE: &str = "poet.sqlite";
+/// In the directory of the work of a Go server: its key.
+pub const GO_STATE_FILE: &str = "state.bin";
+/// In the directory of the work: the public key of the server whose work it is.
+const OWNER_FILE: &str = "poet-service.owner";
+/// In both directories: locked while a server runs, and holds its process id.
+const LOCK_FILE: &str = "poet-service.lock";
+
+/// The public key, in base64, of the server whose work `datadir` holds, if that was ever noted.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn owner(datadir: &Path) -> io::Result<Option<String>> {
+    match fs::read_to_string(datadir.join(OWNER_FILE)) {
+        Ok(owner) => Ok(Some(owner.trim().to_owned()).filter(|owner| !owner.is_empty())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Notes whose work `datadir` holds.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn set_owner(datadir: &Path, key: &PublicKey) -> io::Result<()> {
+    fs::write(datadir.join(OWNER_FILE), owner_text(key) + "\n")
+}
+
+/// Forgets whose work `datadir` holds.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn remove_owner(datadir: &Path) -> io::Result<()> {
+    fs::remove_file(datadir.join(OWNER_FILE))
+}
+
+/// A public key as [`owner`] gives it.
+pub fn owner_text(key: &PublicKey) -> String {
+    STANDARD.encode(key.as_bytes())
+}
+
+/// Where a server keeps what must survive.
+#[derive(Clone, Debug)]
+pub struct Directories {
+    /// The database.
+    pub dbdir: PathBuf,
+    /// The work in progress. May be the same.
+    pub datadir: PathBuf,
+}
+
+/// Directories that no other server may use. The system releases them when the process ends,
+/// however it ends.
+#[derive(Debug)]
+pub struct DirectoryLocks {
+    _locks: Vec<DirectoryLock>,
+}
+
+/// Why directories cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum DirectoryError {
+    #[error("cannot use {flag} {path}: {cause}: expected a directory that can be written to")]
+    Unusable {
+        flag: &'static str,
+        path: PathBuf,
+        cause: io::Error,
+    },
+    #[error(
+        "{flag} {path} is in use by another poet-service (process {pid}): expected one server for each directory"
+    )]
+    Locked {
+        flag: &'static str,
+        path: PathBuf,
+        pid: String,
+    },
+    #[error(
+        "cannot lock {flag} {path}: {cause}: its file system has no locks, as some network file \
+         systems (NFS): expected a directory on a local disk"
+    )]
+    NoLocks {
+        flag: &'static str,
+        path: PathBuf,
+        cause: io::Error,
+    },
+}
+
+impl Directories {
+    /// Locks both, and makes those that are not there.
+    ///
+    /// # Errors
+    /// When another server uses one of them, or one cannot be written to.
+    pub fn lock(&self) -> Result<DirectoryLocks, DirectoryError> {
+        let mut locks = vec![DirectoryLock::take("--dbdir", &self.dbdir)?];
+        if !same_directory(&self.dbdir, &self.datadir) {
+            locks.push(DirectoryLock::take("--datadir", &self.datadir)?);
+        }
+        Ok(DirectoryLocks { _locks: locks })
+    }
+
+    /// As [`Self::lock`], but a directory of the work that is not there is not made.
+    ///
+    /// # Errors
+    /// As [`Self::lock`].
+    pub fn lock_existing(&self) -> Result<DirectoryLocks, DirectoryError> {
+        if self.datadir.is_dir() {
+            return self.lock();
+        }
+        let database = DirectoryLock::take("--dbdir", &self.dbdir)?;
+        Ok(DirectoryLocks {
+            _locks: vec![database],
+        })
+    }
+
+    /// The file of the database.
+    pub fn database(&self) -> PathBuf {
+        self.dbdir.join(DATABASE_FILE)
+    }
+}
+
+/// Whether two paths lead to one directory.
+fn same_directory(one: &Path, other: &Path) -> bool {
+    match (one.canonicalize(), other.canonicalize()) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => one == other,
+    }
+}
+
+/// The lock of one directory.
+#[derive(Debug)]
+struct DirectoryLock {
+    _file: File,
+}
+
+impl DirectoryLock {
+    /// Takes it, and makes the directory if there is none.
+    fn take(flag: &'static str, path: &Path) -> Result<Self, DirectoryError> {
+        let failed = |cause| DirectoryError::Unusable {
+            flag,
+            path: path.to_owned(),
+            cause,
+        };
+        create_directory(path, Access::Private).map_err(failed)?;
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(path.join(LOCK_FILE))
+            .map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut pid = String::new();
+                // For the message only.
+                if file.read_to_string(&mut pid).is_err() || pid.is_empty() {
+                    pid = "unknown".to_owned();
+                }
+                return Err(DirectoryError::Locked {
+                    flag,
+                    path: path.to_owned(),
+                    pid,
+                });
+            }
+            Err(TryLockError::Error(cause)) => {
+                return Err(DirectoryError::NoLocks {
+                    flag,
+                    path: path.to_owned(),
+                    cause,
+                });
+            }
+        }
+        file.set_len(0)
+            .and_then(|()| write!(file, "{}", std::process::id()))
+            .map_err(failed)?;
+        Ok(Self { _file: file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_owner_is_noted() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(owner(folder.path()).unwrap(), None);
+        let key = poet_proto::identity::PrivateKey::generate()
+            .unwrap()
+            .public();
+        set_owner(folder.path(), &key).unwrap();
+        assert_eq!(owner(folder.path()).unwrap(), Some(owner_text(&key)));
+    }
+}

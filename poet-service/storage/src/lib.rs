@@ -1,0 +1,15 @@
+//! What must survive, in an SQLite database behind [`Storage`](poet_rounds::storage::Storage), and
+//! the server's directories.
+
+pub mod directory;
+mod error;
+mod imported;
+mod place;
+mod sqlite;
+mod storage;
+mod wal;
+
+pub use error::DatabaseError;
+pub use imported::{Imported, ImportedRound};
+pub use sqlite::{ChangedRegistrations, SqliteReader, SqliteStorage};
+pub use wal::{LogDamage, keep_damaged_log, log_bytes, log_damage};

@@ -1,0 +1,93 @@
+//! The database as the [`Storage`] of the rounds.
+
+use std::sync::Arc;
+
+use poet_proto::messages::PublishedProof;
+use poet_rounds::storage::{
+    Execution, Member, PowChallenges, Registered, RoundRecord, Setting, Storage, StorageError,
+    StorageFuture, UnfinishedRound,
+};
+
+use crate::SqliteStorage;
+
+impl Storage for SqliteStorage {
+    fn setting(&self, setting: Setting) -> Result<Option<Vec<u8>>, StorageError> {
+        Ok(self.setting(setting)?)
+    }
+
+    fn store_setting(&self, setting: Setting, value: &[u8]) -> Result<(), StorageError> {
+        Ok(self.store_setting(setting, value)?)
+    }
+
+    fn pow_challenges(&self) -> Result<Option<PowChallenges>, StorageError> {
+        Ok(self.pow_challenges()?)
+    }
+
+    fn store_pow_challenges(&self, challenges: &PowChallenges) -> Result<(), StorageError> {
+        Ok(self.store_pow_challenges(challenges)?)
+    }
+
+    fn unfinished_rounds(&self) -> Result<Vec<UnfinishedRound>, StorageError> {
+        Ok(self.unfinished_rounds()?)
+    }
+
+    fn first_unsettled_round(&self, from: u64) -> Result<u64, StorageError> {
+        Ok(self.first_unsettled_round(from)?)
+    }
+
+    fn open_round(&self, round: u64) -> StorageFuture<u64> {
+        self.open_round(round)
+    }
+
+    fn register(&self, round: u64, member: Member, max_members: u64) -> StorageFuture<Registered> {
+        self.register(round, member, max_members)
+    }
+
+    fn queued(&self) -> usize {
+        self.queued()
+    }
+
+    fn probe(&self) -> StorageFuture<()> {
+        self.probe()
+    }
+
+    fn close(&self) -> StorageFuture<()> {
+        self.close()
+    }
+
+    fn newest_rounds(&self, count: usize) -> Result<Vec<RoundRecord>, StorageError> {
+        Ok(self.newest_rounds(count)?)
+    }
+
+    fn round(&self, round: u64) -> Result<Option<RoundRecord>, StorageError> {
+        Ok(self.round(round)?)
+    }
+
+    fn registrations(&self, round: u64) -> Result<Vec<Member>, StorageError> {
+        Ok(self.registrations(round)?)
+    }
+
+    fn member_count(&self, round: u64) -> Result<u64, StorageError> {
+        Ok(self.member_count(round)?)
+    }
+
+    fn members(&self, round: u64) -> Result<Vec<[u8; 32]>, StorageError> {
+        Ok(self.members(round)?)
+    }
+
+    fn settle_round(&self, round: u64, execution: &Execution) -> Result<(), StorageError> {
+        Ok(self.settle_round(round, execution)?)
+    }
+
+    fn publish(
+        &self,
+        round: u64,
+        proof: Arc<PublishedProof>,
+    ) -> Result<PowChallenges, StorageError> {
+        Ok(self.publish(round, proof)?)
+    }
+
+    fn proof(&self, round: u64) -> Result<Option<PublishedProof>, StorageError> {
+        Ok(self.proof(round)?)
+    }
+}

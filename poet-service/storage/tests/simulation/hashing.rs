@@ -1,0 +1,335 @@
+//! Hashing at the pace of simulated time, with the log on a simulated disk. The leaves, the log and
+//! what is read from it are real, and so is what decides that an entry is durable ([`DurableLog`]); the
+//! hashing thread and the pace of the log's writer are done here, step by step, whenever somebody asks
+//! how the work stands.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use poet_engine::{
+    LogError, LogRead, Node, RoundWork, SubtreeHeight, Tree,
+    file::{DurableLog, FileLog},
+    run,
+};
+use poet_rounds::worker::{
+    AuditMode, Audits, Hashing, Job, RoundAudit, Running, Status, WorkError,
+};
+use tokio::time::Instant;
+
+use crate::{
+    disk::SimulatedFile,
+    world::{Event, Fate, World, refused},
+};
+
+/// As the log's real writer: how long an entry may wait to become durable, and how long to wait
+/// after a failure.
+const SYNC_INTERVAL: Duration = Duration::from_millis(250);
+const RETRY: Duration = Duration::from_secs(1);
+/// The hashing never waits for the disk.
+const BACKLOG: usize = usize::MAX;
+/// How long the auditors gather entries.
+const AUDIT_INTERVAL: Duration = Duration::from_secs(1);
+
+pub(crate) struct SimulatedHashing {
+    pub(crate) world: Arc<World>,
+    pub(crate) leaves_per_second: u32,
+    pub(crate) audits: Audits,
+    /// Leaves that rounds had in this process.
+    pub(crate) reached: Arc<Mutex<BTreeMap<u64, u64>>>,
+}
+
+/// A log that is open. The process has it to itself.
+pub(crate) struct SimulatedLog {
+    open: OpenFile,
+    log: FileLog,
+}
+
+/// The log's file, which is closed when this is dropped.
+struct OpenFile(SimulatedFile);
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        let SimulatedFile { world, round } = &self.0;
+        if let Some(file) = world.state().disk.files.get_mut(round) {
+            file.open = false;
+        }
+    }
+}
+
+impl LogRead for SimulatedLog {
+    fn entries(&self) -> u64 {
+        self.log.entries()
+    }
+
+    fn read(&mut self, start: u64, out: &mut [Node]) -> Result<(), LogError> {
+        self.log.read(start, out)
+    }
+}
+
+impl Hashing for SimulatedHashing {
+    type Log = SimulatedLog;
+    type Running = SimulatedRun;
+
+    fn open_log(&self, round: u64, work: &RoundWork<'_>) -> Result<SimulatedLog, WorkError> {
+        self.world.opening_log(round, &work.header());
+        let path = || format!("of round {round}");
+        let error = || LogError::Io {
+            action: "open",
+            path: path(),
+            cause: refused(&self.world),
+        };
+        match self.world.fate(format_args!("open log {round}"), false) {
+            Fate::Done => {}
+            _ => return Err(error().into()),
+        }
+        let promised = {
+            let mut state = self.world.state();
+            let file = state.disk.files.entry(round).or_default();
+            if std::mem::replace(&mut file.open, true) {
+                return Err(LogError::Locked { path: path() }.into());
+            }
+            file.promised_entries()
+        };
+        let file = SimulatedFile {
+            world: Arc::clone(&self.world),
+            round,
+        };
+        let opened = FileLog::in_file(file.clone(), work);
+        let mut state = self.world.state();
+        let crashed = state.crashed();
+        let Some(there) = state.disk.files.get_mut(&round) else {
+            return Err(error().into());
+        };
+        let log = opened.inspect_err(|_| there.open = false)?;
+        there.opened();
+        let entries = log.entries();
+        state.note(format_args!("log {round} has {entries} entries"));
+        drop(state);
+        self.world.require(crashed || entries >= promised, || {
+            format!("log {round} has {entries} entries, of {promised} that were durable")
+        });
+        Ok(SimulatedLog {
+            open: OpenFile(file),
+            log,
+        })
+    }
+
+    fn logs(&self) -> Vec<u64> {
+        self.world.state().disk.files.keys().copied().collect()
+    }
+
+    fn remove_log(&self, round: u64) {
+        let published = self.world.all_published().contains_key(&round);
+        self.world.require(published, || {
+            format!("the log of round {round} is removed before its proof is published")
+        });
+        let fate = self.world.fate(format_args!("remove log {round}"), false);
+        if matches!(fate, Fate::Done | Fate::CrashAfter) {
+            self.world.state().disk.remove(round);
+        }
+    }
+
+    fn start(&self, job: &Job, tree: Tree, log: SimulatedLog) -> Result<SimulatedRun, WorkError> {
+        let subtree_height = job.execution.subtree_height;
+        let SimulatedLog { open, log } = log;
+        let round = open.0.round;
+        let entries = tree.leaves() >> subtree_height.get();
+        self.world.require(entries == log.entries(), || {
+            format!("round {round} starts from other leaves than its log stands for")
+        });
+        let reached = self.reached.lock().unwrap().get(&round).copied();
+        let lost = reached.is_some_and(|reached| reached >> subtree_height.get() > entries);
+        self.world.require(!lost, || {
+            format!("the work on round {round} is lost without a crash")
+        });
+        if tree.leaves() > 0 {
+            self.world.count(Event::Resumed);
+        }
+        let now = Instant::now();
+        Ok(SimulatedRun {
+            world: Arc::clone(&self.world),
+            leaves_per_second: self.leaves_per_second,
+            started: (now, tree.leaves()),
+            leaves: Arc::new(AtomicU64::new(tree.leaves())),
+            target: u64::MAX,
+            subtree_height,
+            last_sync: now,
+            retry: now,
+            error: None,
+            audit: (self.audits.mode() == AuditMode::Full)
+                .then(|| RoundAudit::new(&self.audits, job, tree.work(), log.view(), None)),
+            last_audit: now,
+            statement: job.execution.statement.clone(),
+            reached: Arc::clone(&self.reached),
+            tree,
+            log: DurableLog::new(log, BACKLOG)?,
+            open,
+        })
+    }
+
+    fn repair(&self, job: &Job, tree: Tree, log: &mut SimulatedLog) -> Result<Tree, WorkError> {
+        self.world.count(Event::BadProof);
+        self.world
+            .note(format_args!("log {} is audited as a whole", job.round));
+        let view = log.log.view();
+        let mut audit = RoundAudit::new(&self.audits, job, tree.work(), view, None);
+        // What was wrong may be taken back.
+        self.reached.lock().unwrap().remove(&job.round);
+        audit.all()?;
+        Ok(audit.settle(tree, &mut log.log)?)
+    }
+}
+
+pub(crate) struct SimulatedRun {
+    world: Arc<World>,
+    leaves_per_second: u32,
+    started: (Instant, u64),
+    leaves: Arc<AtomicU64>,
+    target: u64,
+    subtree_height: SubtreeHeight,
+    tree: Tree,
+    open: OpenFile,
+    log: DurableLog,
+    last_sync: Instant,
+    retry: Instant,
+    error: Option<String>,
+    audit: Option<RoundAudit>,
+    last_audit: Instant,
+    statement: Vec<u8>,
+    reached: Arc<Mutex<BTreeMap<u64, u64>>>,
+}
+
+impl SimulatedRun {
+    /// Adds the leaves that the time since the start is good for.
+    fn advance(&mut self) {
+        let mistakes = self.world.state().faults.mistakes;
+        if self.world.chance(mistakes) {
+            self.go_wrong();
+        }
+        let (started, before) = self.started;
+        let passed = started.elapsed().as_millis() as u64;
+        let due = before + passed * u64::from(self.leaves_per_second) / 1000;
+        self.add_leaves(due.min(self.target));
+        if Instant::now() >= self.retry {
+            let result = self.write();
+            if result.is_err() {
+                self.retry = Instant::now() + RETRY;
+            }
+            self.error = result.err().map(|error| error.to_string());
+        }
+        if let Some(audit) = &mut self.audit
+            && self.last_audit.elapsed() >= AUDIT_INTERVAL
+        {
+            self.last_audit = Instant::now();
+            // It is tried again.
+            drop(audit.catch_up());
+        }
+    }
+
+    fn write(&mut self) -> Result<(), LogError> {
+        if self.last_sync.elapsed() < SYNC_INTERVAL {
+            return self.log.write();
+        }
+        self.log.sync()?;
+        self.last_sync = Instant::now();
+        Ok(())
+    }
+
+    /// A bit of the state changes.
+    fn go_wrong(&mut self) {
+        let mut parked = self.tree.parked().to_vec();
+        if parked.is_empty() {
+            return;
+        }
+        let node = self.world.below(parked.len() as u32) as usize;
+        parked[node][self.world.below(32) as usize] ^= 1 << self.world.below(8);
+        let (work, leaves) = (*self.tree.work(), self.tree.leaves());
+        self.tree = Tree::from_parked(&work, &self.statement, leaves, &parked).unwrap();
+        self.world.count(Event::Mistake);
+        let round = self.open.0.round;
+        self.world.note(format_args!(
+            "the work of round {round} goes wrong at leaf {leaves}"
+        ));
+    }
+
+    fn add_leaves(&mut self, target: u64) {
+        let target = AtomicU64::new(target);
+        let Self {
+            tree,
+            leaves,
+            subtree_height,
+            log,
+            ..
+        } = self;
+        run(tree, *subtree_height, &target, leaves, |root| {
+            log.push(root).expect("a backlog without end");
+        });
+    }
+}
+
+impl Running for SimulatedRun {
+    type Log = SimulatedLog;
+
+    fn leaves(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.leaves)
+    }
+
+    fn status(&mut self) -> Status {
+        if !self.world.crashed() {
+            self.advance();
+            let (round, durable) = (self.open.0.round, self.log.durable_entries());
+            let synced = {
+                let state = self.world.state();
+                let file = state.disk.files.get(&round);
+                file.filter(|file| !file.lied)
+                    .map(|file| file.synced_entries())
+            };
+            self.world
+                .require(synced.is_none_or(|synced| synced >= durable), || {
+                    format!("of log {round}, {durable} entries are said to be durable and are not")
+                });
+        }
+        Status {
+            durable_entries: self.log.durable_entries(),
+            log_error: self.error.clone(),
+            stopped: self.tree.leaves() >= self.target,
+            wrong_entry: self.audit.as_ref().and_then(RoundAudit::wrong_entry),
+        }
+    }
+
+    fn set_target(&mut self, target: u64) {
+        self.target = target;
+    }
+
+    fn finish(mut self) -> Result<(Tree, SimulatedLog), WorkError> {
+        // However long it takes.
+        self.add_leaves(self.target);
+        let leaves = self.leaves.load(Relaxed);
+        let round = self.open.0.round;
+        self.world
+            .note(format_args!("round {round} has {leaves} leaves"));
+        let wrong = self
+            .audit
+            .as_ref()
+            .is_some_and(|audit| audit.wrong_entry().is_some());
+        if !wrong {
+            self.reached.lock().unwrap().insert(round, leaves);
+        }
+        let mut log = self.log.finish()?;
+        // What was wrong may be taken back.
+        self.reached.lock().unwrap().remove(&round);
+        let tree = match self.audit {
+            Some(mut audit) if self.target == 0 => audit.go_back(self.tree, &mut log)?,
+            Some(mut audit) => audit.settle(self.tree, &mut log)?,
+            None => self.tree,
+        };
+        let open = self.open;
+        Ok((tree, SimulatedLog { open, log }))
+    }
+}
