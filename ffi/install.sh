@@ -33,6 +33,9 @@ private=$(sed -n 's/^note: native-static-libs: //p' "$log" | tail -n 1)
     echo "rustc did not say what the static library needs" >&2
     exit 1
 }
+# Rust names the shared library of the unwinder, of which a program that is static as a whole can have
+# none. The static one does for every program.
+private=${private//-lgcc_s/-lgcc_eh}
 built=${CARGO_TARGET_DIR:-target}/release
 
 to=${DESTDIR:-}$prefix

@@ -1,7 +1,11 @@
 //! What on a machine costs ticks, and the commands that change it. Nothing is changed here.
 
 use crate::report::{Endurance, Load};
-use crate::sections::{list, percent};
+use crate::words::{list, or_none, percent};
+use std::time::Duration;
+
+use poet_host::limits::Throttling;
+use poet_host::machine::BootLoader;
 use poet_host::{Core, Machine};
 
 /// Something that costs ticks.
@@ -28,6 +32,12 @@ pub struct Measured {
     pub steal: Option<f64>,
     /// What load of the sibling does.
     pub sibling: Option<Load>,
+    /// Programs that ran on the core, and for how long.
+    pub programs: Vec<(String, Duration)>,
+    /// Interrupts that the core served, and how many, where the machine shows them.
+    pub interrupts: Option<Vec<(String, u64)>>,
+    /// How much the control group was stopped for having used its time up.
+    pub throttled: Option<Throttling>,
 }
 
 const CPU: &str = "/sys/devices/system/cpu";
@@ -37,6 +47,9 @@ const DEEP_US: u64 = 20;
 
 /// Releases before this no longer get corrections.
 const OLD_KERNEL: (u32, u32) = (5, 10);
+
+/// Programs and interrupts that are named.
+const NAMES: usize = 6;
 
 /// Less is not worth telling.
 const SHARE: f64 = 0.001;
@@ -55,18 +68,67 @@ pub fn findings(machine: &Machine, measured: &Measured) -> (Vec<Finding>, Vec<St
     found.extend(idle_states(core));
     found.extend(old_kernel(machine));
     let shown = [
+        ("its cores", !machine.cores.is_empty()),
         ("the governor", core.governor.is_some()),
         ("turbo", machine.turbo.is_some()),
         ("SMT", machine.smt.is_some()),
         ("idle states", !core.idle_states.is_empty()),
         ("the NMI watchdog", machine.nmi_watchdog.is_some()),
-        (
-            "the interrupts of devices",
-            core.device_interrupts.is_some(),
-        ),
+        ("interrupts", measured.interrupts.is_some()),
     ];
     let hidden = shown.iter().filter(|(_, shown)| !shown);
     (found, hidden.map(|(what, _)| (*what).to_owned()).collect())
+}
+
+/// The whole check as text.
+#[must_use]
+pub fn text(machine: &Machine, measured: &Measured) -> String {
+    let (found, hidden) = findings(machine, measured);
+    let mut text = format!("What costs ticks on core {}\n", measured.core);
+    for (index, finding) in found.iter().enumerate() {
+        let Finding { what, gain, change } = finding;
+        let number = index + 1;
+        text += &format!("\n{number}. {what}\n   gain    {gain}\n   change  {change}\n");
+    }
+    if found.is_empty() {
+        text += "\nNothing that can be seen.\n";
+    }
+    text += &interrupted_by(measured);
+    if !hidden.is_empty() {
+        text += &format!("\nNot shown by this machine: {}.\n", hidden.join(", "));
+    }
+    text + "\nNothing has been changed. After a change, measure again and compare.\n"
+}
+
+/// Who interrupted the core, by name.
+fn interrupted_by(measured: &Measured) -> String {
+    let seconds = measured.run.seconds;
+    let mut text = format!("\nOn core {} in {seconds:.0} s:\n", measured.core);
+    let programs = measured.programs.iter().take(NAMES).map(|(name, time)| {
+        let share = percent(time.as_secs_f64() / seconds);
+        format!("{} {share}", printable(name))
+    });
+    let programs: Vec<String> = programs.collect();
+    text += &format!(
+        "   programs    {}\n",
+        or_none(&programs.join(", "), "none that was seen")
+    );
+    let interrupts = measured.interrupts.as_ref().map(|all| {
+        let named = all.iter().take(NAMES);
+        let named = named.map(|(name, count)| format!("{} {count}", printable(name)));
+        or_none(&named.collect::<Vec<_>>().join(", "), "none")
+    });
+    text += &format!(
+        "   interrupts  {}\n",
+        interrupts.unwrap_or_else(|| "not shown".into())
+    );
+    text
+}
+
+/// The name of a program may be anything.
+fn printable(name: &str) -> String {
+    let plain = |c: char| if c.is_control() { '?' } else { c };
+    name.chars().take(60).map(plain).collect()
 }
 
 fn clock(machine: &Machine, core: &Core, measured: &Measured) -> Vec<Finding> {
@@ -147,11 +209,38 @@ fn isolation(machine: &Machine, measured: &Measured) -> Option<Finding> {
     Some(Finding {
         what,
         gain: lost(measured),
-        change: format!(
-            "add isolcpus=domain,managed_irq,{core} nohz_full={core} rcu_nocbs={core} to \
-             GRUB_CMDLINE_LINUX in /etc/default/grub, then: sudo update-grub && sudo reboot"
-        ),
+        change: command_line(machine, core),
     })
+}
+
+/// How to keep the system off a core from the start.
+fn command_line(machine: &Machine, core: usize) -> String {
+    let options = format!("isolcpus=domain,managed_irq,{core} nohz_full={core} rcu_nocbs={core}");
+    if machine.container.is_some() {
+        return format!(
+            "on the host, not in this container: add {options} to the kernel's command line"
+        );
+    }
+    match machine.boot_loader {
+        Some(BootLoader::GrubDebian) => format!(
+            "add {options} to GRUB_CMDLINE_LINUX in /etc/default/grub, then: sudo update-grub && \
+             sudo reboot"
+        ),
+        Some(BootLoader::GrubFedora) => {
+            format!("sudo grubby --update-kernel=ALL --args=\"{options}\" && sudo reboot")
+        }
+        Some(BootLoader::Grub) => format!(
+            "add {options} to GRUB_CMDLINE_LINUX in /etc/default/grub, then: sudo grub-mkconfig -o \
+             /boot/grub/grub.cfg && sudo reboot"
+        ),
+        Some(BootLoader::SystemdBoot) => format!(
+            "add {options} to /etc/kernel/cmdline, then: sudo kernel-install add-all && sudo reboot \
+             (or to the line options in /boot/loader/entries/*.conf)"
+        ),
+        None => format!(
+            "add {options} to the kernel's command line (what starts it cannot be seen here) and reboot"
+        ),
+    }
 }
 
 fn interruptions(machine: &Machine, core: &Core, measured: &Measured) -> Vec<Finding> {
@@ -187,17 +276,61 @@ fn interruptions(machine: &Machine, core: &Core, measured: &Measured) -> Vec<Fin
         });
     }
     if let Some(quota) = machine.cpu_quota {
+        let group = machine.cpu_quota_group.as_deref().unwrap_or("/");
+        let stopped = measured.throttled.map(|it| {
+            format!(
+                "; in {:.0} s it stopped threads for {:.2} s, in {} periods",
+                measured.run.seconds, it.seconds, it.periods
+            )
+        });
         found.push(Finding {
-            what: format!("The control group of this process may use {quota} cores in CPU time."),
-            gain: "not measured: below 1 the hashing thread is stopped again and again; audit and \
-                   log writer need their part, too"
-                .into(),
-            change:
-                "raise the limit of the container, or: sudo systemctl set-property UNIT CPUQuota="
-                    .into(),
+            what: format!(
+                "The control group {group} allows {quota} cores of CPU time{}.",
+                if quota < 1.0 { ", less than the hashing thread uses" } else { "" }
+            ),
+            gain: format!(
+                "below 1 the hashing thread is stopped again and again; audit and log writer need their \
+                 part, too{}",
+                stopped.unwrap_or_default()
+            ),
+            change: match (&machine.container, unit(group)) {
+                (Some(container), _) => format!(
+                    "on the host, raise the limit of this container ({container}): --cpus of docker and \
+                     podman, resources.limits.cpu of Kubernetes"
+                ),
+                (None, Some(unit)) => {
+                    format!("sudo systemctl set-property {unit} CPUQuota=")
+                }
+                (None, None) => format!("echo max | sudo tee /sys/fs/cgroup{group}/cpu.max"),
+            },
+        });
+    }
+    let allowed = machine.cpu_set.as_ref().filter(|cores| !cores.is_empty());
+    let online = machine.cores.iter().filter(|core| core.online).count();
+    if let Some(cores) = allowed.filter(|cores| cores.len() < online) {
+        found.push(Finding {
+            what: format!(
+                "The control group allows cores {} only, {} of {online}.",
+                list(cores),
+                cores.len()
+            ),
+            gain: "not measured: a core that is not allowed may be faster".into(),
+            change: match &machine.container {
+                Some(_) => "on the host: --cpuset-cpus of docker and podman".into(),
+                None => "sudo systemctl set-property UNIT AllowedCPUs=".into(),
+            },
         });
     }
     found
+}
+
+/// The unit of systemd whose group this is.
+fn unit(group: &str) -> Option<&str> {
+    let name = group.rsplit('/').next()?;
+    let is_unit = [".service", ".slice", ".scope"]
+        .iter()
+        .any(|kind| name.ends_with(kind));
+    is_unit.then_some(name)
 }
 
 fn sibling(machine: &Machine, core: &Core, measured: &Measured) -> Option<Finding> {
@@ -286,6 +419,9 @@ mod tests {
             run: sample().endurance.unwrap(),
             steal: Some(0.02),
             sibling: None,
+            programs: Vec::new(),
+            interrupts: Some(Vec::new()),
+            throttled: None,
         }
     }
 
@@ -328,6 +464,7 @@ mod tests {
         machine.nohz_full = vec![];
         machine.nmi_watchdog = Some(true);
         machine.cpu_quota = Some(0.5);
+        machine.cpu_quota_group = Some("/system.slice/poet.service".into());
         machine.smt = Some(true);
         machine.hypervisor = Some("KVM".into());
         machine.steal = Some(0.01);
@@ -364,7 +501,77 @@ mod tests {
 
     #[test]
     fn what_is_hidden_is_named() {
-        let (_, hidden) = findings(&Machine::default(), &measured());
-        assert_eq!(hidden.len(), 6);
+        let mut measured = measured();
+        measured.interrupts = None;
+        let (_, hidden) = findings(&Machine::default(), &measured);
+        assert_eq!(hidden.len(), 7);
+        let text = text(&Machine::default(), &measured);
+        assert!(
+            text.contains("Not shown by this machine: its cores, "),
+            "{text}"
+        );
+        assert!(text.contains("interrupts  not shown"), "{text}");
+    }
+
+    #[test]
+    fn who_interrupted_has_a_name() {
+        let mut measured = measured();
+        measured.programs = vec![("cc1\x1b[2J".into(), Duration::from_millis(300))];
+        measured.interrupts = Some(vec![("virtio1-req.0".into(), 42)]);
+        let text = text(&tuned(), &measured);
+        assert!(text.contains("programs    cc1?[2J 10.00 %\n"), "{text}");
+        assert!(text.contains("interrupts  virtio1-req.0 42\n"), "{text}");
+    }
+
+    #[test]
+    fn advice_fits_what_starts_the_kernel() {
+        let advice = |loader: Option<BootLoader>, container: Option<&str>| {
+            let mut machine = tuned();
+            machine.isolated.clear();
+            machine.boot_loader = loader;
+            machine.container = container.map(str::to_owned);
+            findings(&machine, &measured()).0[0].change.clone()
+        };
+        let debian = advice(Some(BootLoader::GrubDebian), None);
+        assert!(
+            debian.contains("isolcpus=domain,managed_irq,3 ") && debian.contains("update-grub")
+        );
+        assert!(advice(Some(BootLoader::GrubFedora), None).starts_with("sudo grubby"));
+        assert!(advice(Some(BootLoader::Grub), None).contains("grub-mkconfig"));
+        assert!(advice(Some(BootLoader::SystemdBoot), None).contains("/etc/kernel/cmdline"));
+        assert!(advice(None, None).contains("cannot be seen"));
+        let container = advice(Some(BootLoader::GrubDebian), Some("docker"));
+        assert!(container.starts_with("on the host"));
+    }
+
+    #[test]
+    fn limits_are_changed_where_they_are_set() {
+        let change = |group: &str, container: Option<&str>| {
+            let mut machine = tuned();
+            machine.cpu_quota = Some(0.5);
+            machine.cpu_quota_group = Some(group.into());
+            machine.container = container.map(str::to_owned);
+            findings(&machine, &measured()).0[0].change.clone()
+        };
+        let unit = change("/system.slice/poet.service", None);
+        assert_eq!(unit, "sudo systemctl set-property poet.service CPUQuota=");
+        assert_eq!(
+            change("/x", None),
+            "echo max | sudo tee /sys/fs/cgroup/x/cpu.max"
+        );
+        assert!(change("/", Some("docker")).contains("--cpus"));
+        let mut machine = tuned();
+        machine.cores[0].online = true;
+        machine.cores.push(Core {
+            id: 4,
+            online: true,
+            ..Core::default()
+        });
+        machine.cpu_set = Some(vec![3]);
+        let found = findings(&machine, &measured()).0;
+        assert_eq!(
+            found[0].what,
+            "The control group allows cores 3 only, 1 of 2."
+        );
     }
 }

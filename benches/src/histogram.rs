@@ -45,6 +45,17 @@ impl Histogram {
         self.counts[bucket(ns)] += 1;
     }
 
+    /// The histogram with these buckets.
+    #[must_use]
+    pub fn of(buckets: &[Bucket]) -> Self {
+        let mut histogram = Self::default();
+        for it in buckets {
+            let count = &mut histogram.counts[bucket(it.from_ns)];
+            *count = count.saturating_add(it.count);
+        }
+        histogram
+    }
+
     /// The buckets that are not empty, shortest times first.
     #[must_use]
     pub fn buckets(&self) -> Vec<Bucket> {
@@ -118,6 +129,7 @@ mod tests {
         let buckets = histogram.buckets();
         assert_eq!(buckets.len(), 2);
         assert_eq!((buckets[0].count, buckets[1].count), (3, 1));
+        assert_eq!(Histogram::of(&buckets).buckets(), buckets);
         assert!(buckets[1].from_ns <= 900_000 && 900_000 < buckets[1].to_ns);
     }
 }

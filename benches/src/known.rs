@@ -1,15 +1,182 @@
-//! What is known of kinds of cores, whatever machine they are in.
+//! What is known of kinds of cores, whatever machine they are in, and of machines that were measured.
 
 use poet_host::Machine;
 
-/// 31 steps of two rounds at 4 cycles each, and 7 for the last with the way to the next hash.
-const GOLDEN_COVE_CYCLES: f64 = 131.0;
+use crate::report::Report;
+use crate::verdict::Rate;
 
-/// The bound of the instruction set for a chain of SHA-256 on the core, in cycles a hash; it is known
-/// for few CPUs.
+/// Hashes of a leaf in the tree of a mainnet round.
+pub const HASHES_PER_LEAF: f64 = 412.0625;
+
+/// A kind of core.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct KnownCore {
+    /// The microarchitecture.
+    pub name: &'static str,
+    /// What machines have it.
+    pub found_in: &'static str,
+    /// Cycles of a hash on one chain, on the fastest kernel.
+    pub cycles_per_hash: f64,
+    /// Where that number is from.
+    pub source: &'static str,
+    /// The least that the instruction set allows, where that is known.
+    pub bound: Option<f64>,
+    /// How many times as many cycles the independent loop takes, by the kernel.
+    ratios: &'static [(&'static str, f64)],
+}
+
+/// Published: two rounds take 4 cycles, and there are 32 steps of two. The last one, with the way to
+/// the next hash, takes 7.
+const FOUR_CYCLES: &str = "computed: 31 steps of 4 cycles and 7 for the last, by the latency of \
+                           SHA256RNDS2 in Agner Fog's instruction tables; not measured";
+
+/// All that is known.
+pub const CORES: [KnownCore; 5] = [
+    KnownCore {
+        name: "Golden Cove",
+        found_in: "Intel Core of the 12th to 14th generation, Xeon of the 4th and 5th",
+        cycles_per_hash: 131.1,
+        source: "measured on a Xeon (README of the project)",
+        bound: Some(131.0),
+        ratios: &[
+            ("sha-ni-avx", 1.252),
+            ("sha-ni-avx512", 1.252),
+            ("sha-ni", 1.252),
+        ],
+    },
+    KnownCore {
+        name: "Zen 4",
+        found_in: "AMD Ryzen 7000 and 8000, EPYC 9004",
+        cycles_per_hash: 129.1,
+        source: "measured on an EPYC (README of the project)",
+        bound: None,
+        ratios: &[
+            ("sha-ni-avx", 1.231),
+            ("sha-ni-avx512", 1.211),
+            ("sha-ni", 1.226),
+        ],
+    },
+    KnownCore {
+        name: "Zen 3",
+        found_in: "AMD Ryzen 5000, EPYC 7003",
+        cycles_per_hash: 131.0,
+        source: FOUR_CYCLES,
+        bound: None,
+        ratios: &[],
+    },
+    KnownCore {
+        name: "Zen 2",
+        found_in: "AMD Ryzen 3000, EPYC 7002",
+        cycles_per_hash: 131.0,
+        source: FOUR_CYCLES,
+        bound: None,
+        ratios: &[],
+    },
+    KnownCore {
+        name: "Zen",
+        found_in: "AMD Ryzen 1000 and 2000, EPYC 7001",
+        cycles_per_hash: 131.0,
+        source: FOUR_CYCLES,
+        bound: None,
+        ratios: &[],
+    },
+];
+
+impl KnownCore {
+    /// The kind with this name, however it is written: `golden-cove`, `Zen4`.
+    #[must_use]
+    pub fn named(name: &str) -> Option<&'static Self> {
+        let plain = |name: &str| -> String {
+            let letters = name.chars().filter(char::is_ascii_alphanumeric);
+            letters.map(|c| c.to_ascii_lowercase()).collect()
+        };
+        CORES.iter().find(|core| plain(core.name) == plain(name))
+    }
+
+    /// That of a machine's core.
+    #[must_use]
+    pub fn of(machine: &Machine, core: usize) -> Option<&'static Self> {
+        let efficiency = |core: &poet_host::Core| core.kind.as_deref() == Some("efficiency");
+        if machine.core(core).is_some_and(efficiency) {
+            return None;
+        }
+        Self::named(machine.microarchitecture.as_deref()?)
+    }
+
+    /// How many times as many cycles the independent loop takes as this kernel.
+    #[must_use]
+    pub fn ratio(&self, kernel: &str) -> Option<f64> {
+        let known = self.ratios.iter().find(|(name, _)| *name == kernel);
+        known.map(|(_, ratio)| *ratio)
+    }
+
+    /// What such a core makes at a clock, computed.
+    #[must_use]
+    pub fn rate(&self, hz: f64, round_s: f64, tick_size: u64) -> Rate {
+        let leaves_per_s = hz / (self.cycles_per_hash * HASHES_PER_LEAF);
+        Rate::of(leaves_per_s, round_s, tick_size)
+    }
+}
+
+/// Reports of reference machines: of those that somebody measured, as they were written.
+const REFERENCES: [&str; 0] = [];
+
+/// The reference machines.
 #[must_use]
-pub fn sha256_bound(machine: &Machine, core: usize) -> Option<f64> {
-    let efficiency = machine.core(core)?.kind.as_deref() == Some("efficiency");
-    let known = machine.microarchitecture.as_deref() == Some("Golden Cove");
-    (known && !efficiency).then_some(GOLDEN_COVE_CYCLES)
+pub fn references() -> Vec<Report> {
+    let reports = REFERENCES.iter().map(|json| Report::from_json(json));
+    // The test below reads every one.
+    reports.filter_map(Result::ok).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_are_reports_of_real_runs() {
+        for json in REFERENCES {
+            let report = Report::from_json(json).unwrap();
+            assert!(!report.settings.quick, "{}", report.machine.model);
+            assert!(KnownCore::of(&report.machine, report.prover.core).is_some());
+        }
+        assert_eq!(references().len(), REFERENCES.len());
+    }
+
+    #[test]
+    fn kinds_are_found_by_name() {
+        assert_eq!(KnownCore::named("golden-cove"), Some(&CORES[0]));
+        assert_eq!(KnownCore::named("ZEN4"), Some(&CORES[1]));
+        for unknown in ["", "zen 9", "cove"] {
+            assert_eq!(KnownCore::named(unknown), None, "{unknown}");
+        }
+        let mut machine = Machine {
+            microarchitecture: Some("Golden Cove".into()),
+            ..Machine::default()
+        };
+        assert_eq!(KnownCore::of(&machine, 0), Some(&CORES[0]));
+        machine.cores.push(poet_host::Core {
+            kind: Some("efficiency".into()),
+            ..poet_host::Core::default()
+        });
+        assert_eq!(KnownCore::of(&machine, 0), None);
+        assert_eq!(CORES[1].ratio("sha-ni-avx"), Some(1.231));
+        assert_eq!(CORES[1].ratio("generic"), None);
+    }
+
+    #[test]
+    fn a_prediction_is_the_clock_over_the_cycles() {
+        let rate = CORES[0].rate(3.6e9, 1_166_400.0, 9_331_200);
+        assert!((rate.leaves_per_s - 66_640.0).abs() < 1.0, "{rate:?}");
+        assert_eq!(rate.ticks, 8_330);
+    }
+
+    #[test]
+    fn hashes_of_a_leaf_are_those_of_the_tree() {
+        let selection = crate::kernels::chosen();
+        assert_eq!(
+            crate::prover::hashes_per_leaf(&selection).unwrap(),
+            HASHES_PER_LEAF
+        );
+    }
 }

@@ -1,9 +1,10 @@
 //! `poet-bench`, the CPU benchmark, and what the benchmarks of the PoET engine share with it.
 //!
 //! The program (`cargo run --release -p poet-bench`; see `benches/README.md`) goes from [`options`]
-//! through [`session`], which asks [`poet_host`], [`measure`] and [`endurance`], to a [`report`],
-//! which [`sections`] and [`html`] show and [`mod@compare`] compares.
-//! [`check`] tells what costs ticks.
+//! through [`session`], which asks [`poet_host`], [`measure`], [`load`], [`prover`] and [`endurance`],
+//! to a [`report`]. Its [`verdict`] follows from what was measured and what is [`known`] of kinds of
+//! cores; [`sentences`] and [`sections`] put it in words, for the terminal, [`html`], [`csv`] and
+//! Markdown ([`table`]). [`mod@compare`] compares reports, [`check`] says what costs ticks.
 //!
 //! | benchmark | what it measures |
 //! |---|---|
@@ -27,21 +28,31 @@
 pub mod calibration;
 pub mod check;
 pub mod compare;
+pub mod csv;
 pub mod endurance;
 pub mod histogram;
 pub mod html;
 pub mod kernels;
 pub mod known;
+pub mod load;
 pub mod measure;
 pub mod options;
 pub mod peers;
 pub mod pinning;
+pub mod plot;
 pub mod progress;
+pub mod prover;
 pub mod report;
+pub mod sample;
 pub mod sections;
+pub mod sentences;
 pub mod session;
+pub mod stat;
 pub mod synthetic;
+pub mod table;
+pub mod verdict;
 pub mod windows;
+pub mod words;
 pub mod work;
 
 /// Whether this is `cargo bench`, and not `cargo test --benches`, which wants everything once.

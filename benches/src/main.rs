@@ -4,23 +4,28 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Parser;
-use poet_bench::check::findings;
+use poet_bench::check;
 use poet_bench::compare::Comparison;
-use poet_bench::measure::WrongAnswer;
-use poet_bench::options::{Command, Measurement, Options};
+use poet_bench::known::KnownCore;
+use poet_bench::options::{Command, Measurement, Options, Outputs};
 use poet_bench::report::Report;
-use poet_bench::sections::{Section, sections, sentences};
-use poet_bench::{html, session};
+use poet_bench::sample::WrongAnswer;
+use poet_bench::sections::sections;
+use poet_bench::sentences::sentences;
+use poet_bench::table::Section;
+use poet_bench::words::{duration, thousands};
+use poet_bench::{csv, html, session};
 use poet_files::Output;
 
 /// The machine computed something wrong.
 const WRONG: u8 = 1;
 /// What was asked for cannot be done.
 const BAD_INPUT: u8 = 2;
-/// The machine is slower than `--min-leaves-per-second`.
+/// The machine is slower than it must be.
 const TOO_SLOW: u8 = 3;
 
 /// Set by a signal: a long run ends and is reported.
@@ -30,7 +35,14 @@ fn main() -> ExitCode {
     let options = Options::parse();
     let result = match options.command {
         None => measure(&options.measurement),
-        Some(Command::Compare { reports, html }) => compare(reports, html.as_deref()),
+        Some(Command::Compare { reports, outputs }) => compare(&reports, &outputs),
+        Some(Command::Render { report, outputs }) => render(&report, &outputs),
+        Some(Command::Predict {
+            kind,
+            ghz,
+            tick_size,
+            round,
+        }) => predict(kind, ghz, tick_size, round),
         Some(Command::Check { core }) => check(core),
     };
     result.unwrap_or_else(|error| {
@@ -40,33 +52,168 @@ fn main() -> ExitCode {
     })
 }
 
-fn measure(options: &Measurement) -> Result<ExitCode> {
-    let json = output("--json", options.json.as_deref())?;
-    let page = output("--html", options.html.as_deref())?;
-    if options.duration.is_some() {
-        stop_at_signals()?;
-    }
-    let report = session::measure(options, &STOP)?;
-    if let Some(json) = json {
-        json.write(report.to_json()?.as_bytes())?;
-    }
-    if let Some(page) = page {
-        page.write(html::report(&report).as_bytes())?;
-    }
-    let heading = format!("poet-bench {}, {}", report.version, report.started);
-    show(&heading, &sections(&report), &sentences(&report))?;
-    let rate = report.verdict.leaves_per_s;
-    match options.min_leaves_per_second {
-        Some(least) if rate < least => {
-            eprintln!("poet-bench: {rate:.0} leaves/s are less than {least}");
-            Ok(ExitCode::from(TOO_SLOW))
+/// What a command writes besides its text, each tried before anything is measured.
+struct Files {
+    json: Option<Output>,
+    html: Option<Output>,
+    csv: Option<Output>,
+    markdown: Option<Output>,
+}
+
+impl Files {
+    /// Opens the outputs that are asked for. `inputs` are read, and may not be written.
+    fn open(json: Option<&Path>, outputs: &Outputs, inputs: &[PathBuf]) -> Result<Self> {
+        let open = |option: &'static str, path: Option<&Path>| -> Result<Option<Output>> {
+            let Some(path) = path else { return Ok(None) };
+            let output = Output::open(option, path)?;
+            if let Some(input) = inputs.iter().find(|input| output.overwrites(input)) {
+                bail!(
+                    "{output} would overwrite {}, which is read",
+                    input.display()
+                );
+            }
+            let holds_something = |path: &Path| path.metadata().is_ok_and(|file| file.len() > 0);
+            if !outputs.force && output.file().is_some_and(holds_something) {
+                bail!("{output} exists: expected another name, or --force to replace it");
+            }
+            Ok(Some(output))
+        };
+        let files = Self {
+            json: open("--json", json)?,
+            html: open("--html", outputs.html.as_deref())?,
+            csv: open("--csv", outputs.csv.as_deref())?,
+            markdown: open("--markdown", outputs.markdown.as_deref())?,
+        };
+        let all = files.all();
+        for (index, one) in all.iter().enumerate() {
+            if let Some(other) = all[index + 1..].iter().find(|other| one.is_same(other)) {
+                bail!("{one} and {other} are the same");
+            }
         }
-        _ => Ok(ExitCode::SUCCESS),
+        Ok(files)
+    }
+
+    fn all(&self) -> Vec<&Output> {
+        let all = [&self.json, &self.html, &self.csv, &self.markdown];
+        all.into_iter().flatten().collect()
+    }
+
+    /// Whether standard output is one of them, and so not for the text.
+    fn use_stdout(&self) -> bool {
+        self.all().iter().any(|output| output.is_stdout())
+    }
+
+    /// Writes a report to those that `which` chooses.
+    fn write(&self, report: &Report, which: impl Fn(&Output) -> bool) -> Result<()> {
+        if let Some(json) = self.json.as_ref().filter(|output| which(output)) {
+            json.write(report.to_json()?.as_bytes())?;
+        }
+        if let Some(page) = self.html.as_ref().filter(|output| which(output)) {
+            page.write(html::report(report).as_bytes())?;
+        }
+        if let Some(table) = self.csv.as_ref().filter(|output| which(output)) {
+            let name = report.settings.label.clone().unwrap_or_default();
+            table.write(csv::table(&[(name, report.clone())]).as_bytes())?;
+        }
+        if let Some(text) = self.markdown.as_ref().filter(|output| which(output)) {
+            text.write(markdown(&heading(report), &words(report), &sections(report)).as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Writes a report of a long run so far to what can be replaced later. A failure is told, and
+    /// the run goes on: the disk may have room again.
+    fn checkpoint(&self, report: &Report) {
+        if let Err(error) = self.write(report, Output::is_replaced) {
+            eprintln!("poet-bench: {error:#}; the run goes on");
+        }
+    }
+
+    /// Prints the text, unless standard output is one of the files.
+    fn show(&self, heading: &str, sentences: &[String], sections: &[Section]) -> Result<()> {
+        let tables: String = sections.iter().map(Section::to_text).collect();
+        let mut text = format!("{heading}\n{tables}\nVerdict\n");
+        for sentence in sentences {
+            text += &format!("  {sentence}\n");
+        }
+        let written = self.all().into_iter().filter(|output| output.is_replaced());
+        let written: Vec<String> = written.map(ToString::to_string).collect();
+        if !written.is_empty() {
+            text += &format!("\nWritten: {}\n", written.join(", "));
+        }
+        if self.use_stdout() {
+            return Ok(());
+        }
+        print(&text)
     }
 }
 
-fn output(option: &'static str, path: Option<&Path>) -> Result<Option<Output>> {
-    Ok(path.map(|path| Output::open(option, path)).transpose()?)
+fn measure(options: &Measurement) -> Result<ExitCode> {
+    let report = match &options.resume {
+        Some(path) => resume(options, path)?,
+        None => {
+            let files = Files::open(options.json.as_deref(), &options.outputs, &[])?;
+            if options.duration.is_some() {
+                stop_at_signals()?;
+            }
+            let report = session::measure(options, &STOP, &mut |report| files.checkpoint(report))?;
+            files.write(&report, |_| true)?;
+            files.show(&heading(&report), &words(&report), &sections(&report))?;
+            report
+        }
+    };
+    let slow = report.verdict.too_slow(
+        options.min_leaves_per_second,
+        options.min_undisturbed_leaves_per_second,
+    );
+    for rate in &slow {
+        eprintln!("poet-bench: {rate}");
+    }
+    Ok(if slow.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(TOO_SLOW)
+    })
+}
+
+fn resume(options: &Measurement, path: &Path) -> Result<Report> {
+    let report = Report::load(path)?;
+    let mut files = Files::open(None, &options.outputs, &[path.to_owned()])?;
+    files.json = Some(Output::open_file("--resume", path)?);
+    stop_at_signals()?;
+    let report = session::resume(
+        &report,
+        options.duration,
+        options.priority,
+        &STOP,
+        &mut |report| files.checkpoint(report),
+    )
+    .with_context(|| format!("cannot go on with {}", path.display()))?;
+    files.write(&report, |_| true)?;
+    files.show(&heading(&report), &words(&report), &sections(&report))?;
+    Ok(report)
+}
+
+fn render(path: &Path, outputs: &Outputs) -> Result<ExitCode> {
+    let files = Files::open(None, outputs, &[path.to_owned()])?;
+    let report = Report::load(path)?;
+    files.write(&report, |_| true)?;
+    files.show(&heading(&report), &words(&report), &sections(&report))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn heading(report: &Report) -> String {
+    let name = report
+        .settings
+        .label
+        .as_ref()
+        .or(report.machine.hostname.as_ref());
+    let name = name.map_or_else(String::new, |name| format!("{name}, "));
+    format!("{name}poet-bench {}, {}", report.version, report.started)
+}
+
+fn words(report: &Report) -> Vec<String> {
+    sentences(report).iter().map(ToString::to_string).collect()
 }
 
 /// The first signal ends a long run, which is then reported; the second ends the program.
@@ -82,62 +229,68 @@ fn stop_at_signals() -> Result<()> {
     .context("cannot listen to signals")
 }
 
-fn compare(paths: Vec<PathBuf>, page: Option<&Path>) -> Result<ExitCode> {
-    let page = output("--html", page)?;
-    let load = |path: PathBuf| {
-        let report = Report::load(&path)?;
-        let name = path.file_stem().unwrap_or(path.as_os_str());
-        Ok((name.to_string_lossy().into_owned(), report))
-    };
-    let reports: Result<Vec<_>> = paths.into_iter().map(load).collect();
+fn compare(paths: &[PathBuf], outputs: &Outputs) -> Result<ExitCode> {
+    let files = Files::open(None, outputs, paths)?;
+    let reports: Result<Vec<_>> = paths
+        .iter()
+        .map(|path| Ok((path.clone(), Report::load(path)?)))
+        .collect();
     let comparison = Comparison::new(reports?)?;
-    if let Some(page) = page {
+    let heading = "poet-bench compare";
+    let (sentences, sections) = (comparison.words(), comparison.sections());
+    if let Some(page) = &files.html {
         page.write(comparison.page().as_bytes())?;
     }
-    show(
-        "poet-bench compare",
-        &comparison.sections(),
-        &comparison.sentences(),
-    )?;
+    if let Some(table) = &files.csv {
+        table.write(csv::table(comparison.reports()).as_bytes())?;
+    }
+    if let Some(text) = &files.markdown {
+        text.write(markdown(heading, &sentences, &sections).as_bytes())?;
+    }
+    files.show(heading, &sentences, &sections)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn markdown(heading: &str, sentences: &[String], sections: &[Section]) -> String {
+    let tables: String = sections.iter().map(Section::to_markdown).collect();
+    let list: String = sentences.iter().map(|it| format!("- {it}\n")).collect();
+    format!("# {heading}\n\n{list}{tables}")
+}
+
+fn predict(kind: &KnownCore, ghz: f64, tick_size: u64, round: Duration) -> Result<ExitCode> {
+    let rate = kind.rate(ghz * 1e9, round.as_secs_f64(), tick_size);
+    let per_100_mhz = kind.rate(1e8, round.as_secs_f64(), tick_size);
+    print(&format!(
+        "Computed, not measured: a core of {name} ({found_in}) at {ghz} GHz makes {leaves} leaves/s \
+         undisturbed, {ticks} ticks in a round of {round} (tick size {tick_size}).\n\
+         100 MHz more or less are {per_100_mhz} ticks.\n\
+         Cycles of a hash: {cycles}, {source}.\n\
+         Only a run of poet-bench on the machine says what clock it keeps, and what interrupts it.\n",
+        name = kind.name,
+        found_in = kind.found_in,
+        leaves = thousands(rate.leaves_per_s as u64),
+        ticks = thousands(rate.ticks),
+        round = duration(round.as_secs_f64()),
+        tick_size = thousands(tick_size),
+        per_100_mhz = thousands(per_100_mhz.ticks),
+        cycles = kind.cycles_per_hash,
+        source = kind.source,
+    ))?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn check(core: Option<usize>) -> Result<ExitCode> {
     let (machine, measured) = session::check(core)?;
-    let (found, hidden) = findings(&machine, &measured);
-    let mut text = format!("What costs ticks on core {}\n", measured.core);
-    for (index, finding) in found.iter().enumerate() {
-        text += &format!(
-            "\n{}. {}\n   gain    {}\n   change  {}\n",
-            index + 1,
-            finding.what,
-            finding.gain,
-            finding.change
-        );
-    }
-    if found.is_empty() {
-        text += "\nNothing that can be seen.\n";
-    }
-    if !hidden.is_empty() {
-        text += &format!("\nNot shown by this machine: {}.\n", hidden.join(", "));
-    }
-    text += "\nNothing has been changed. After a change, measure again and compare.\n";
-    print(&text)?;
+    print(&check::text(&machine, &measured))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn show(heading: &str, sections: &[Section], sentences: &[String]) -> Result<()> {
-    let tables: String = sections.iter().map(Section::to_text).collect();
-    print(&format!(
-        "{heading}\n{tables}\nVerdict\n  {}\n",
-        sentences.join("\n  ")
-    ))
-}
-
-/// A reader that has gone away is no failure.
+/// Prints to standard output. A reader that has gone away is no failure.
 fn print(text: &str) -> Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            bail!("cannot print the report: {}", poet_files::reason(&error))
+        }
         _ => Ok(()),
     }
 }

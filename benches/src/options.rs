@@ -7,6 +7,8 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand};
 use poet_engine::{TICK_LEAVES, WorkFunction};
 
+use crate::known::{self, KnownCore};
+
 /// Which CPU, which core, which settings make the most ticks?
 ///
 /// Without a command, measures this machine, in about a minute: its cores, every backend, and the
@@ -30,9 +32,34 @@ pub enum Command {
         /// Reports that were written with --json
         #[arg(required = true, num_args = 2.., value_name = "REPORT")]
         reports: Vec<PathBuf>,
-        /// Write the comparison as a page, too
-        #[arg(long, value_name = "FILE")]
-        html: Option<PathBuf>,
+        /// What is written besides.
+        #[command(flatten)]
+        outputs: Outputs,
+    },
+    /// Show a report again: as text, or as the files that are named
+    Render {
+        /// A report that was written with --json
+        #[arg(value_name = "REPORT")]
+        report: PathBuf,
+        /// What is written besides.
+        #[command(flatten)]
+        outputs: Outputs,
+    },
+    /// Compute what a kind of core makes at a clock, without measuring anything
+    Predict {
+        /// The kind: golden-cove, zen-4, zen-3, zen-2 or zen
+        #[arg(value_name = "KIND", value_parser = parse_kind)]
+        kind: &'static KnownCore,
+        /// The clock that it keeps for weeks, in GHz
+        #[arg(value_name = "GHZ", value_parser = parse_ghz)]
+        ghz: f64,
+        /// Leaves of a tick
+        #[arg(long, value_name = "LEAVES", default_value = "9331200",
+            value_parser = clap::value_parser!(u64).range(1..))]
+        tick_size: u64,
+        /// The length of a round
+        #[arg(long, value_name = "TIME", default_value = "324h", value_parser = parse_duration)]
+        round: Duration,
     },
     /// Tell what on this machine costs ticks, and the commands that change it; changes nothing
     Check {
@@ -42,21 +69,51 @@ pub enum Command {
     },
 }
 
+/// Files that show what was found out. `-` is standard output, and only regular files are replaced.
+#[derive(Clone, Debug, Args)]
+pub struct Outputs {
+    /// Write a page without external resources
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Write a row for each report, with its numbers
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+    /// Write sentences and tables as Markdown
+    #[arg(long, value_name = "FILE")]
+    pub markdown: Option<PathBuf>,
+    /// Replace files that exist
+    #[arg(long)]
+    pub force: bool,
+}
+
 /// How to measure.
 #[derive(Clone, Debug, Args)]
 pub struct Measurement {
     /// Measure every core for longer, and what the load of others does to the best one
     #[arg(long)]
     pub survey: bool,
-    /// Run the prover for this long, and tell how the rate changes and what interrupts it (10m, 14d)
+    /// Run the prover for this long, and tell how the rate changes and what interrupts it (10m, 14d).
+    /// The files of the report are written every minute
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub duration: Option<Duration>,
+    /// Go on with the long run of this report, on the same machine, and write it again; with
+    /// --duration it becomes that long in all
+    #[arg(long, value_name = "REPORT", conflicts_with_all = [
+        "survey", "json", "work", "backend", "core", "tick_size", "round", "quick", "label", "price",
+    ])]
+    pub resume: Option<PathBuf>,
     /// Write everything as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Write everything as one page without external resources
-    #[arg(long, value_name = "FILE")]
-    pub html: Option<PathBuf>,
+    /// Other forms of the report.
+    #[command(flatten)]
+    pub outputs: Outputs,
+    /// What to call this machine in the report
+    #[arg(long, value_name = "NAME", value_parser = parse_label)]
+    pub label: Option<String>,
+    /// What the machine costs in 30 days, in any currency: tells the price of a tick
+    #[arg(long, value_name = "AMOUNT", value_parser = parse_amount)]
+    pub price: Option<f64>,
     /// The work function: sha256 or haraka256
     #[arg(long, default_value = "sha256", value_parser = parse_work)]
     pub work: WorkFunction,
@@ -70,9 +127,12 @@ pub struct Measurement {
     #[arg(long, value_name = "NICE", allow_negative_numbers = true,
         value_parser = clap::value_parser!(i32).range(-20..=19))]
     pub priority: Option<i32>,
-    /// End with exit code 3 if the machine makes less (interruptions count with --duration only)
-    #[arg(long, value_name = "N", value_parser = parse_rate)]
+    /// End with exit code 3 if the machine made less, interruptions included
+    #[arg(long, value_name = "N", value_parser = parse_amount)]
     pub min_leaves_per_second: Option<f64>,
+    /// End with exit code 3 if the machine makes less while nothing interrupts it
+    #[arg(long, value_name = "N", value_parser = parse_amount)]
+    pub min_undisturbed_leaves_per_second: Option<f64>,
     /// Leaves of a tick
     #[arg(long, value_name = "LEAVES", default_value_t = TICK_LEAVES,
         value_parser = clap::value_parser!(u64).range(1..))]
@@ -88,13 +148,38 @@ pub struct Measurement {
 fn parse_work(text: &str) -> Result<WorkFunction> {
     let all = [WorkFunction::Sha256, WorkFunction::Haraka256];
     let named = all.into_iter().find(|function| function.name() == text);
-    named.context("there are sha256 and haraka256")
+    named.context("expected sha256 or haraka256")
 }
 
-fn parse_rate(text: &str) -> Result<f64> {
-    let rate: f64 = text.parse()?;
-    ensure!(rate.is_finite() && rate >= 0.0, "it must be 0 or greater");
-    Ok(rate)
+fn parse_amount(text: &str) -> Result<f64> {
+    let amount = text.parse().ok();
+    amount
+        .filter(|amount: &f64| amount.is_finite() && *amount >= 0.0)
+        .context("expected a number that is 0 or greater")
+}
+
+fn parse_ghz(text: &str) -> Result<f64> {
+    let ghz = text.parse().ok();
+    // A clock in MHz is a slip that would give a splendid machine.
+    ghz.filter(|ghz| (0.1..=20.0).contains(ghz))
+        .context("expected a clock in GHz, from 0.1 to 20")
+}
+
+fn parse_label(text: &str) -> Result<String> {
+    let plain =
+        !text.is_empty() && text.chars().count() <= 60 && !text.chars().any(char::is_control);
+    ensure!(plain, "expected up to 60 printable characters");
+    Ok(text.to_owned())
+}
+
+fn parse_kind(text: &str) -> Result<&'static KnownCore> {
+    KnownCore::named(text).with_context(|| {
+        let names: Vec<&str> = known::CORES.iter().map(|core| core.name).collect();
+        format!(
+            "nothing is known of this kind of core, so nothing can be predicted: expected one of {}",
+            names.join(", ")
+        )
+    })
 }
 
 /// Whole numbers with units, one after another: `90s`, `1h30m`, `14d`.
@@ -160,6 +245,8 @@ mod tests {
         let options = parse(&["--work", "haraka256", "--priority", "-5"]).unwrap();
         assert_eq!(options.measurement.work, WorkFunction::Haraka256);
         assert_eq!(options.measurement.priority, Some(-5));
+        assert!(parse(&["--resume", "a.json", "--duration", "2h"]).is_ok());
+        assert!(parse(&["predict", "zen-4", "4.2"]).is_ok());
         for bad in [
             &["--work", "md5"][..],
             &["--core", "x"],
@@ -168,6 +255,12 @@ mod tests {
             &["--min-leaves-per-second", "nan"],
             &["--duration", "soon"],
             &["compare", "one.json"],
+            &["--resume", "a.json", "--json", "b.json"],
+            &["--resume", "a.json", "--core", "1"],
+            &["--label", ""],
+            &["--price", "-1"],
+            &["predict", "zen-9", "4"],
+            &["predict", "zen-4", "4000"],
             &["--survey", "check"],
             &["unknown"],
         ] {

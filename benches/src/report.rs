@@ -3,24 +3,29 @@
 //! `benches/docs/report.md` explains it to those who read it by program. The version is raised when
 //! a field changes its meaning or goes away; a program ignores fields that it does not know.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::histogram::Bucket;
-use crate::windows::Window;
 use poet_host::Machine;
+
+use crate::histogram::Bucket;
+use crate::stat::Stat;
+use crate::verdict::{self, Verdict};
+use crate::windows::Window;
 
 /// What a report calls itself.
 pub const FORMAT: &str = "poet-bench report";
 
 /// The version of the schema.
-pub const SCHEMA: u64 = 1;
+pub const SCHEMA: u64 = 2;
 
-/// Differences up to this are none: a run that is repeated at once differs by as much.
-const RESOLUTION: f64 = 0.002;
+/// The longest file that can be a report, with room for the largest of machines.
+const MAX_BYTES: u64 = 1 << 26;
 
 /// What a run found out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -72,50 +77,10 @@ pub struct Settings {
     pub tick_size: u64,
     /// The length of a round.
     pub round_s: f64,
-}
-
-/// Samples of one thing: the median, and the quartiles around it.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Stat {
-    /// Half of the samples are smaller.
-    pub median: f64,
-    /// A quarter of the samples is smaller.
-    pub q1: f64,
-    /// A quarter of the samples is greater.
-    pub q3: f64,
-    /// How many there are.
-    pub samples: usize,
-}
-
-impl Stat {
-    /// Of `samples`; nothing if there are none.
-    #[must_use]
-    pub fn of(samples: &[f64]) -> Option<Self> {
-        let mut sorted = samples.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        let last = sorted.len().checked_sub(1)?;
-        let at = |q: f64| sorted[(q * last as f64).round() as usize];
-        Some(Self {
-            median: at(0.5),
-            q1: at(0.25),
-            q3: at(0.75),
-            samples: sorted.len(),
-        })
-    }
-
-    /// How far the quartiles are apart, relative to the median.
-    #[must_use]
-    pub fn spread(&self) -> f64 {
-        (self.q3 - self.q1) / self.median
-    }
-
-    /// Whether the middle halves of the samples share a value, or nearly so: then the difference of
-    /// the medians tells nothing.
-    #[must_use]
-    pub fn overlaps(&self, other: &Self) -> bool {
-        let margin = RESOLUTION * self.median.abs();
-        self.q1 <= other.q3 + margin && other.q1 <= self.q3 + margin
-    }
+    /// What the machine is called.
+    pub label: Option<String>,
+    /// What the machine costs in a month of 30 days.
+    pub price: Option<f64>,
 }
 
 /// How fast something hashes.
@@ -153,8 +118,8 @@ pub struct Yardstick {
     pub name: String,
     /// Its speed on one chain of SHA-256; nothing if the clock was never steady.
     pub speed: Option<Speed>,
-    /// The rate of the chosen kernel divided by its rate.
-    pub ratio: Option<f64>,
+    /// How many times as many cycles a hash takes in it as in the chosen kernel, turn by turn.
+    pub ratio: Option<Stat>,
 }
 
 /// The cores, each measured several times in turns with the others.
@@ -164,7 +129,8 @@ pub struct Cores {
     pub measured: Vec<CoreResult>,
     /// Those that were not measured.
     pub skipped: Vec<SkippedCore>,
-    /// The core on which the prover was run.
+    /// The core on which the prover was run: of those in `tied`, the one with the fewest interrupts of
+    /// devices.
     pub best: usize,
     /// The measured cores whose visits overlap with those of the fastest, which is one of them: if
     /// there are several, this run cannot tell which is the fastest.
@@ -221,12 +187,44 @@ pub struct Prover {
     pub hashes_per_leaf: f64,
     /// Leaves per second, all samples.
     pub leaves_per_s: Stat,
-    /// The mean, in which interruptions count in full.
-    pub mean_leaves_per_s: f64,
+    /// The rate in which interruptions count in full.
+    pub with_interruptions: Sustained,
+    /// How long the run was.
+    pub seconds: f64,
     /// Cycles of a leaf, from samples with a steady clock.
     pub cycles_per_leaf: Option<Stat>,
+    /// The clock, in Hz, where it was steady.
+    pub clock_hz: Option<Stat>,
     /// Share of the time in which a hypervisor ran others on this core.
     pub steal: Option<f64>,
+    /// The power that all CPU packages took, where the machine shows it.
+    pub watts: Option<f64>,
+}
+
+/// A rate over a stretch of time, interruptions included.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sustained {
+    /// Leaves per second of the whole stretch.
+    pub leaves_per_s: f64,
+    /// Leaves per second of the windows that it was cut into.
+    pub windows: Stat,
+    /// The length of a window.
+    pub window_s: f64,
+}
+
+impl Sustained {
+    /// Of the windows of a run, each of which is `window_s` long; nothing if there are none.
+    #[must_use]
+    pub fn of(windows: &[Window], window_s: f64) -> Option<Self> {
+        let leaves: u64 = windows.iter().map(|window| window.leaves).sum();
+        let seconds: f64 = windows.iter().map(|window| window.seconds).sum();
+        let rates: Vec<f64> = windows.iter().map(Window::rate).collect();
+        Some(Self {
+            leaves_per_s: leaves as f64 / seconds,
+            windows: Stat::of(&rates)?,
+            window_s,
+        })
+    }
 }
 
 /// A long run of the whole prover.
@@ -234,10 +232,14 @@ pub struct Prover {
 pub struct Endurance {
     /// The core.
     pub core: usize,
+    /// How long it was to be.
+    pub asked_s: f64,
     /// How long it was.
     pub seconds: f64,
-    /// Whether it was ended before its time.
+    /// Whether it was ended before its time, or has not reached its end.
     pub stopped_early: bool,
+    /// After how many seconds it was resumed by another process, each time.
+    pub resumed_s: Vec<f64>,
     /// Leaves made.
     pub leaves: u64,
     /// Leaves per second, interruptions included.
@@ -248,12 +250,16 @@ pub struct Endurance {
     pub rest: Window,
     /// By how much the rest is slower than the first, relative to that; negative if faster.
     pub slowdown: f64,
+    /// The length of a full window.
+    pub window_s: f64,
     /// The rate over time.
     pub windows: Vec<Window>,
     /// Leaves that took far longer than the median.
     pub interruptions: Interruptions,
     /// How long leaves took.
     pub histogram: Vec<Bucket>,
+    /// The power that all CPU packages took, where the machine shows it.
+    pub watts: Option<f64>,
 }
 
 /// Leaves that took far longer than the median.
@@ -271,30 +277,6 @@ pub struct Interruptions {
     pub worst_ns: u64,
 }
 
-/// What it comes to.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Verdict {
-    /// Leaves per second: of the long run if there was one, else the median of the prover.
-    pub leaves_per_s: f64,
-    /// Leaves of a round at that rate.
-    pub leaves_per_round: u64,
-    /// Ticks of a round at that rate.
-    pub ticks: u64,
-    /// The bound of this CPU in cycles of a hash, if it is known.
-    pub bound_cycles_per_hash: Option<f64>,
-    /// What share of the bound the prover reached.
-    pub bound_reached: Option<f64>,
-    /// What makes these numbers less certain than they look, in whole sentences.
-    pub doubts: Vec<String>,
-}
-
-/// Leaves and ticks of a round.
-#[must_use]
-pub fn ticks(leaves_per_s: f64, round_s: f64, tick_size: u64) -> (u64, u64) {
-    let leaves = (leaves_per_s * round_s) as u64;
-    (leaves, leaves / tick_size)
-}
-
 impl Report {
     /// The report as JSON.
     ///
@@ -307,31 +289,46 @@ impl Report {
     /// Reads a report from JSON.
     ///
     /// # Errors
-    /// When it is not JSON, not a report, or one of another version.
+    /// If it is not JSON, not a report, one of another version, or one that was edited: its verdict
+    /// must follow from its measurements.
     pub fn from_json(json: &str) -> Result<Self> {
-        let value: Value = serde_json::from_str(json).context("not JSON")?;
+        let value: Value = serde_json::from_str(json)
+            .ok()
+            .context("it is not JSON: expected a report that poet-bench wrote with --json")?;
         ensure!(
             value.get("format").and_then(Value::as_str) == Some(FORMAT),
-            "not a report of poet-bench"
+            "it is not a report of poet-bench"
         );
         match value.get("schema").and_then(Value::as_u64) {
             Some(SCHEMA) => {}
-            Some(other) => bail!("schema version {other}; this program reads version {SCHEMA}"),
-            None => bail!("a report without a schema version"),
+            Some(other) => bail!(
+                "it has schema version {other}, and this program reads version {SCHEMA}: measure \
+                 again, or use the version of poet-bench that wrote it"
+            ),
+            None => bail!("it has no schema version"),
         }
-        serde_json::from_value(value).context("a damaged report")
+        let report: Self = serde_json::from_value(value)
+            .ok()
+            .context("it is damaged: a field is missing or has a wrong value")?;
+        ensure!(
+            verdict::follows(&report),
+            "it was edited: its verdict does not follow from its measurements"
+        );
+        Ok(report)
     }
 
     /// Reads a report from a file.
     ///
     /// # Errors
-    /// When there is none.
+    /// If there is none.
     pub fn load(path: &Path) -> Result<Self> {
-        let json = std::fs::read_to_string(path);
-        let report = json
-            .map_err(Into::into)
-            .and_then(|json| Self::from_json(&json));
-        report.with_context(|| format!("cannot use {}", path.display()))
+        let name = path.display();
+        let mut json = String::new();
+        let read = File::open(path).and_then(|file| file.take(MAX_BYTES).read_to_string(&mut json));
+        if let Err(error) = read {
+            bail!("cannot read {name}: {}", poet_files::reason(&error));
+        }
+        Self::from_json(&json).with_context(|| format!("cannot use {name}"))
     }
 }
 
@@ -373,6 +370,8 @@ pub(crate) mod tests {
                 hwloc: false,
                 tick_size: 9_331_200,
                 round_s: 1_166_400.0,
+                label: None,
+                price: None,
             },
             machine: Machine {
                 model: "A CPU <of> \"tests\" & more".into(),
@@ -402,7 +401,7 @@ pub(crate) mod tests {
             yardstick: Yardstick {
                 name: "sha2 compress256".into(),
                 speed: Some(speed(18.3e6)),
-                ratio: Some(1.251),
+                ratio: Some(stat(1.251)),
             },
             cores: Cores {
                 measured: vec![
@@ -439,19 +438,29 @@ pub(crate) mod tests {
                 backend: "sha-ni".into(),
                 hashes_per_leaf: 412.5,
                 leaves_per_s: stat(55_400.0),
-                mean_leaves_per_s: 55_000.0,
-                cycles_per_leaf: Some(stat(54_000.0)),
+                with_interruptions: Sustained {
+                    leaves_per_s: 55_100.0,
+                    windows: stat(55_100.0),
+                    window_s: 0.6,
+                },
+                seconds: 2.5,
+                cycles_per_leaf: Some(stat(54_150.0)),
+                clock_hz: Some(stat(3e9)),
                 steal: Some(0.001),
+                watts: None,
             },
             endurance: Some(Endurance {
                 core: 1,
+                asked_s: 3.0,
                 seconds: 3.0,
                 stopped_early: false,
+                resumed_s: Vec::new(),
                 leaves: 165_000,
                 leaves_per_s: 55_000.0,
                 first: window(56_000),
                 rest: window(54_500),
                 slowdown: 0.027,
+                window_s: 1.0,
                 windows: vec![window(56_000), window(54_000), window(55_000)],
                 interruptions: Interruptions {
                     median_ns: 18_000,
@@ -472,16 +481,11 @@ pub(crate) mod tests {
                         count: 12,
                     },
                 ],
+                watts: None,
             }),
-            verdict: Verdict {
-                leaves_per_s: 55_000.0,
-                leaves_per_round: 64_152_000_000,
-                ticks: 6875,
-                bound_cycles_per_hash: Some(131.0),
-                bound_reached: Some(0.998),
-                doubts: vec!["It was noisy.".into()],
-            },
+            verdict: Verdict::default(),
         }
+        .judged(&[])
     }
 
     #[test]
@@ -494,44 +498,20 @@ pub(crate) mod tests {
     #[test]
     fn foreign_json() {
         let error = |json: &str| format!("{:#}", Report::from_json(json).unwrap_err());
-        assert!(error("{").starts_with("not JSON: "));
-        assert_eq!(error("[1]"), "not a report of poet-bench");
-        assert_eq!(error(r#"{"schema":1}"#), "not a report of poet-bench");
+        assert!(error("{").starts_with("it is not JSON: expected "));
+        assert_eq!(error("[1]"), "it is not a report of poet-bench");
+        assert_eq!(error(r#"{"schema":2}"#), "it is not a report of poet-bench");
         let json = sample().to_json().unwrap();
-        let other = json.replacen("\"schema\": 1", "\"schema\": 2", 1);
-        assert_eq!(
-            error(&other),
-            "schema version 2; this program reads version 1"
+        let other = json.replacen("\"schema\": 2", "\"schema\": 3", 1);
+        assert!(
+            error(&other).starts_with("it has schema version 3, and this program reads version 2")
         );
-        let none = json.replacen("\"schema\": 1,", "", 1);
-        assert_eq!(error(&none), "a report without a schema version");
+        let none = json.replacen("\"schema\": 2,", "", 1);
+        assert_eq!(error(&none), "it has no schema version");
         let damaged = json.replacen("\"best\": 1", "\"best\": \"x\"", 1);
-        assert!(error(&damaged).starts_with("a damaged report: "));
-    }
-
-    #[test]
-    fn statistics() {
-        assert_eq!(Stat::of(&[]), None);
-        let stat = Stat::of(&[4.0, 1.0, 3.0, 2.0, 5.0]).unwrap();
-        assert_eq!(
-            (stat.median, stat.q1, stat.q3, stat.samples),
-            (3.0, 2.0, 4.0, 5)
-        );
-        assert_eq!(stat.spread(), 2.0 / 3.0);
-        let above = Stat::of(&[5.0, 6.0, 7.0]).unwrap();
-        assert!(stat.overlaps(&stat));
-        assert!(!stat.overlaps(&above) && !above.overlaps(&stat));
-        let exact = |value| Stat::of(&[value]).unwrap();
-        assert!(exact(100.0).overlaps(&exact(100.1)));
-        assert!(!exact(100.0).overlaps(&exact(101.0)));
-    }
-
-    #[test]
-    fn ticks_of_a_round() {
-        assert_eq!(
-            ticks(78_000.0, 1_166_400.0, 9_331_200),
-            (90_979_200_000, 9750)
-        );
-        assert_eq!(ticks(1.0, 10.0, 20), (10, 0));
+        assert!(error(&damaged).starts_with("it is damaged: "));
+        let edited = json.replacen("\"leaves\": 56000", "\"leaves\": 96000", 9);
+        assert_ne!(edited, json);
+        assert!(error(&edited).starts_with("it was edited: "));
     }
 }

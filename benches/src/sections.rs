@@ -1,117 +1,11 @@
-//! What people read of a report: sentences and tables, which [`Section::to_text`] and
-//! [`crate::html`] show.
+//! The tables of a report, which [`Section::to_text`] and [`crate::html`] show.
 
-use std::fmt::Write;
-
-use crate::report::{Report, Speed, Stat};
 use poet_host::Machine;
 
-/// A table with a title.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Section {
-    /// What it is about.
-    pub title: String,
-    /// The names of the columns. Those that begin with `<` are aligned to the left, the others to
-    /// the right.
-    pub header: Vec<&'static str>,
-    /// The rows.
-    pub rows: Vec<Vec<String>>,
-    /// Sentences below the table.
-    pub notes: Vec<String>,
-}
-
-impl Section {
-    /// The table for a terminal.
-    #[must_use]
-    pub fn to_text(&self) -> String {
-        let names: Vec<String> = self
-            .header
-            .iter()
-            .map(|name| column(name).0.into())
-            .collect();
-        let titled = names.iter().any(|name| !name.is_empty());
-        let lines: Vec<&Vec<String>> = titled
-            .then_some(&names)
-            .into_iter()
-            .chain(&self.rows)
-            .collect();
-        let width = |index: usize| {
-            let cells = lines.iter().filter_map(|line| line.get(index));
-            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-        };
-        let mut text = format!("\n{}\n", self.title);
-        for line in &lines {
-            let mut row = String::new();
-            for (index, cell) in line.iter().enumerate() {
-                let width = width(index);
-                let left = self.header.get(index).is_none_or(|name| column(name).1);
-                let _ = if left {
-                    write!(row, "  {cell:<width$}")
-                } else {
-                    write!(row, "  {cell:>width$}")
-                };
-            }
-            text.push_str(row.trim_end());
-            text.push('\n');
-        }
-        for note in &self.notes {
-            let _ = writeln!(text, "  {note}");
-        }
-        text
-    }
-}
-
-/// The name of a column, and whether it is aligned to the left.
-#[must_use]
-pub fn column(header: &'static str) -> (&'static str, bool) {
-    match header.strip_prefix('<') {
-        Some(name) => (name, true),
-        None => (header, false),
-    }
-}
-
-/// What a report comes to, in whole sentences.
-#[must_use]
-pub fn sentences(report: &Report) -> Vec<String> {
-    let (verdict, settings) = (&report.verdict, &report.settings);
-    let mut sentences = vec![format!(
-        "This machine makes {} leaves/s on core {} with {}: {} ticks in a round of {} (tick size \
-         {}, {:.2} billion leaves).",
-        thousands(verdict.leaves_per_s as u64),
-        report.prover.core,
-        report.prover.backend,
-        thousands(verdict.ticks),
-        duration(settings.round_s),
-        thousands(settings.tick_size),
-        verdict.leaves_per_round as f64 / 1e9,
-    )];
-    let cpu = report.machine.microarchitecture.as_deref();
-    sentences.push(match (verdict.bound_cycles_per_hash, verdict.bound_reached, cpu) {
-        (Some(bound), Some(reached), Some(cpu)) => format!(
-            "That is {:.1} % of the hardware bound of {cpu} at this clock: {bound:.0} cycles a hash, \
-             of which the prover takes {:.1}.",
-            100.0 * reached,
-            bound / reached,
-        ),
-        (Some(bound), _, Some(cpu)) => format!(
-            "The hardware bound of {cpu} is {bound:.0} cycles a hash; the clock was never steady \
-             enough to tell how far it is."
-        ),
-        _ => format!(
-            "The hardware bound of this CPU for {} is not known.",
-            settings.work
-        ),
-    });
-    if let Some(ratio) = report.yardstick.ratio {
-        sentences.push(format!(
-            "On one chain {} makes {ratio:.3} times the hashes of an independent loop over SHA-256 \
-             ({}) in the same run.",
-            report.prover.backend, report.yardstick.name,
-        ));
-    }
-    sentences.extend(verdict.doubts.iter().cloned());
-    sentences
-}
+use crate::known::{self, KnownCore};
+use crate::report::{Report, Speed};
+use crate::table::Section;
+use crate::words::{clock, dash, duration, list, mega, micro, or_none, percent, spread, thousands};
 
 /// All tables of a report.
 #[must_use]
@@ -122,6 +16,7 @@ pub fn sections(report: &Report) -> Vec<Section> {
         sections.push(loads(report));
     }
     sections.extend(endurance(report));
+    sections.extend(standing(report));
     sections
 }
 
@@ -169,6 +64,10 @@ fn machine(machine: &Machine) -> Section {
         })
         .collect();
     let mut rows = vec![
+        (
+            "name",
+            or_none(machine.hostname.as_deref().unwrap_or(""), "not shown"),
+        ),
         ("CPU", model),
         (
             "features",
@@ -176,15 +75,19 @@ fn machine(machine: &Machine) -> Section {
         ),
         (
             "cores",
-            format!(
-                "{online} of {} online, in {}",
-                machine.cores.len(),
-                if packages == 1 {
-                    "one package".into()
-                } else {
-                    format!("{packages} packages")
-                }
-            ),
+            if machine.cores.is_empty() {
+                "not shown".into()
+            } else {
+                format!(
+                    "{online} of {} online, in {}",
+                    machine.cores.len(),
+                    if packages == 1 {
+                        "one package".into()
+                    } else {
+                        format!("{packages} packages")
+                    }
+                )
+            },
         ),
     ];
     if machine.cores.iter().any(|core| core.kind.is_some()) {
@@ -210,6 +113,12 @@ fn machine(machine: &Machine) -> Section {
         ),
         ("kernel", machine.kernel.clone()),
     ]);
+    if let Some(name) = &machine.container {
+        rows.push(("container", name.clone()));
+    }
+    if let Some(cores) = machine.cpu_quota {
+        rows.push(("CPU time allowed", format!("{cores} cores")));
+    }
     Section {
         title: "Machine".into(),
         header: vec!["<", "<"],
@@ -226,13 +135,13 @@ fn cores(report: &Report) -> Section {
     let rows = cores.measured.iter().enumerate().map(|(index, core)| {
         let mut marks = Vec::new();
         if core.id == cores.best {
-            marks.push("taken");
+            marks.push("used below");
         }
         if cores.tied.len() > 1 && cores.tied.contains(&core.id) {
-            marks.push("not told apart");
+            marks.push("as fast as the fastest");
         }
         if core.favoured {
-            marks.push("favoured by the firmware");
+            marks.push("preferred by the firmware");
         }
         if report.machine.isolated.contains(&core.id) {
             marks.push("isolated");
@@ -258,11 +167,15 @@ fn cores(report: &Report) -> Section {
     let visits = cores.measured.iter().filter_map(|core| core.hashes_per_s);
     if let Some(visits) = visits.map(|stat| stat.samples).max() {
         notes.push(format!(
-            "medians of {visits} visits in turns; spread between quartiles"
+            "each core was measured {visits} times, taking turns with the others: the median, and how far \
+             the quartiles are apart"
         ));
     }
     Section {
-        title: format!("Cores, one chain on {}", report.prover.backend),
+        title: format!(
+            "Cores: hashing one after another with {}",
+            report.prover.backend
+        ),
         header: vec!["rank", "core", "M hashes/s", "spread", "GHz", "<"],
         rows: rows.collect(),
         notes,
@@ -286,7 +199,7 @@ fn backends(report: &Report) -> Section {
             let many = backend.many.map(|speed| speed.hashes_per_s);
             let state = match (&backend.excluded, backend.chosen) {
                 (Some(reason), _) => reason.clone(),
-                (None, true) => "passed, taken".into(),
+                (None, true) => "passed, used below".into(),
                 (None, false) => "passed".into(),
             };
             let mut row = vec![backend.name.clone()];
@@ -310,12 +223,14 @@ fn backends(report: &Report) -> Section {
             "cycles/hash",
             "spread",
             "leaves/s",
-            "many: M hashes/s",
+            "side by side: M hashes/s",
             "<self-test",
         ],
         rows,
         notes: vec![
-            "one chain is the sequential work; many chains are proofs and verification".into(),
+            "first columns: one hash after another, which makes ticks; side by side: many independent \
+             hashes, for proofs and verification"
+                .into(),
         ],
     }
 }
@@ -325,20 +240,20 @@ fn prover(report: &Report) -> Section {
     let cycles = prover.cycles_per_leaf.map(|stat| stat.median);
     let mut rows = vec![
         vec![
-            "leaves/s, median".into(),
+            "leaves/s, undisturbed".into(),
             thousands(prover.leaves_per_s.median as u64),
         ],
         vec!["spread".into(), spread(Some(prover.leaves_per_s))],
         vec![
-            "leaves/s, mean with interruptions".into(),
-            thousands(prover.mean_leaves_per_s as u64),
+            "leaves/s, with interruptions".into(),
+            thousands(prover.with_interruptions.leaves_per_s as u64),
         ],
         vec![
             "samples".into(),
             thousands(prover.leaves_per_s.samples as u64),
         ],
         vec![
-            "hashes a leaf".into(),
+            "hashes in a leaf".into(),
             format!("{:.1}", prover.hashes_per_leaf),
         ],
     ];
@@ -355,10 +270,16 @@ fn prover(report: &Report) -> Section {
             rows.push(vec!["cycles a hash".into(), format!("{cycles:.1}")]);
             let reached = 100.0 * one.cycles_per_hash.median / cycles;
             rows.push(vec![
-                "of what its kernel allows".into(),
+                "of what the backend alone makes".into(),
                 format!("{reached:.1} %"),
             ]);
         }
+    }
+    if let Some(hz) = prover.clock_hz {
+        rows.push(vec!["clock".into(), clock(hz.median)]);
+    }
+    if let Some(watts) = prover.watts {
+        rows.push(vec!["all CPU packages".into(), format!("{watts:.1} W")]);
     }
     if let Some(steal) = prover.steal {
         rows.push(vec!["taken by the hypervisor".into(), percent(steal)]);
@@ -460,9 +381,14 @@ fn endurance(report: &Report) -> Option<Section> {
                 .map_or("not shown".into(), |hz| format!("{:.2} GHz", hz / 1e9)),
         ),
     ];
-    let early = run
-        .stopped_early
-        .then(|| "It was ended before its time.".to_owned());
+    let early = run.stopped_early.then(|| {
+        let asked = duration(run.asked_s);
+        format!("It was to be {asked}, and was ended before, or is not at its end.")
+    });
+    let resumed = run.resumed_s.iter().map(|seconds| {
+        let seconds = duration(*seconds);
+        format!("It was resumed by another process after {seconds}.")
+    });
     Some(Section {
         title: format!(
             "The whole prover for {} on core {}",
@@ -474,74 +400,97 @@ fn endurance(report: &Report) -> Option<Section> {
             .into_iter()
             .map(|(name, value)| vec![name.into(), value])
             .collect(),
-        notes: early.into_iter().collect(),
+        notes: early.into_iter().chain(resumed).collect(),
     })
 }
 
-/// `12,345`
-#[must_use]
-pub fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
+/// Whether this is good: machines that were measured, and what known kinds of cores make by their
+/// clock.
+fn standing(report: &Report) -> Option<Section> {
+    let settings = &report.settings;
+    if settings.work != "sha256" {
+        return None;
+    }
+    let mut rows: Vec<(f64, Vec<String>)> = Vec::new();
+    let mut measured = |name: String, report: &Report, source: &str| {
+        let leaves_per_s = report.verdict.undisturbed.leaves_per_s;
+        let rate = crate::verdict::Rate::of(leaves_per_s, settings.round_s, settings.tick_size);
+        let cycles = report.cycles_per_hash();
+        let hz = report.prover.clock_hz.map(|hz| clock(hz.median));
+        rows.push((
+            leaves_per_s,
+            vec![
+                name,
+                report
+                    .machine
+                    .microarchitecture
+                    .clone()
+                    .unwrap_or_else(dash),
+                hz.unwrap_or_else(dash),
+                cycles.map_or_else(dash, |cycles| format!("{cycles:.1}")),
+                thousands(leaves_per_s as u64),
+                thousands(rate.ticks),
+                source.to_owned(),
+            ],
+        ));
+    };
+    measured("this machine".into(), report, "measured now");
+    for reference in known::references() {
+        let label = reference.settings.label.clone();
+        let name = label.unwrap_or_else(|| reference.machine.model.clone());
+        measured(name, &reference, "measured: a report in the repository");
+    }
+    let mut computed = |core: &KnownCore, hz: f64| {
+        let rate = core.rate(hz, settings.round_s, settings.tick_size);
+        rows.push((
+            rate.leaves_per_s,
+            vec![
+                "computed".into(),
+                core.name.into(),
+                clock(hz),
+                format!("{:.1}", core.cycles_per_hash),
+                thousands(rate.leaves_per_s as u64),
+                thousands(rate.ticks),
+                format!("cycles: {}", core.source),
+            ],
+        ));
+    };
+    let own = KnownCore::of(&report.machine, report.prover.core);
+    if let Some(core) = own {
+        for hz in [4e9, 5e9] {
+            computed(core, hz);
         }
-        text.push(digit);
     }
-    text
-}
-
-/// `324 h`, or in the unit that is shorter to read.
-#[must_use]
-pub fn duration(seconds: f64) -> String {
-    match seconds {
-        s if s < 120.0 => format!("{s:.0} s"),
-        s if s < 7200.0 => format!("{:.0} min", s / 60.0),
-        s => format!("{:.0} h", s / 3600.0),
+    let others = known::CORES.iter().filter(|core| Some(*core) != own);
+    for core in others {
+        computed(core, 4e9);
     }
-}
-
-/// Core numbers.
-#[must_use]
-pub fn list(numbers: &[usize]) -> String {
-    let texts: Vec<String> = numbers.iter().map(ToString::to_string).collect();
-    or_none(&texts.join(", "), "none")
-}
-
-/// `1.2 %`
-#[must_use]
-pub fn percent(share: f64) -> String {
-    format!("{:.2} %", 100.0 * share)
-}
-
-/// `15.2 µs`
-#[must_use]
-pub fn micro(ns: u64) -> String {
-    match ns {
-        ns if ns < 1_000_000 => format!("{:.1} µs", ns as f64 / 1e3),
-        ns => format!("{:.2} ms", ns as f64 / 1e6),
-    }
-}
-
-/// Millions, of the median.
-#[must_use]
-pub fn mega(stat: Option<Stat>) -> String {
-    stat.map_or_else(dash, |stat| format!("{:.2}", stat.median / 1e6))
-}
-
-/// How far the quartiles are apart.
-#[must_use]
-pub fn spread(stat: Option<Stat>) -> String {
-    stat.map_or_else(dash, |stat| percent(stat.spread()))
-}
-
-fn dash() -> String {
-    "-".into()
-}
-
-fn or_none(text: &str, none: &str) -> String {
-    if text.is_empty() { none } else { text }.to_owned()
+    rows.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+    let unknown = own.is_none().then(|| {
+        "Nothing is known of this kind of core: what it would make at another clock cannot be \
+         computed from elsewhere."
+            .to_owned()
+    });
+    let mut notes: Vec<String> = unknown.into_iter().collect();
+    notes.push(
+        "Computed: the clock over the cycles of a hash and the hashes in a leaf, undisturbed. \
+         poet-bench predict computes others."
+            .into(),
+    );
+    Some(Section {
+        title: "Is it good? Undisturbed rates of other machines".into(),
+        header: vec![
+            "<machine",
+            "<core",
+            "clock",
+            "cycles/hash",
+            "leaves/s",
+            "ticks",
+            "<source",
+        ],
+        rows: rows.into_iter().map(|(_, row)| row).collect(),
+        notes,
+    })
 }
 
 #[cfg(test)]
@@ -550,63 +499,37 @@ mod tests {
     use crate::report::tests::sample;
 
     #[test]
-    fn numbers() {
-        assert_eq!(thousands(0), "0");
-        assert_eq!(thousands(999), "999");
-        assert_eq!(thousands(9_331_200), "9,331,200");
-        assert_eq!(duration(1_166_400.0), "324 h");
-        assert_eq!(duration(600.0), "10 min");
-        assert_eq!(micro(15_230), "15.2 µs");
-        assert_eq!(list(&[]), "none");
-        assert_eq!(list(&[1, 2]), "1, 2");
-        assert_eq!(spread(None), "-");
-    }
-
-    #[test]
-    fn tables_are_aligned() {
-        let section = Section {
-            title: "Title".into(),
-            header: vec!["<name", "number", "<"],
-            rows: vec![
-                vec!["a".into(), "1".into(), "x".into()],
-                vec!["µµ".into(), "1234567".into(), String::new()],
-            ],
-            notes: vec!["A note.".into()],
-        };
-        let expected = "\nTitle\n  name   number\n  a           1  x\n  µµ    1234567\n  A note.\n";
-        assert_eq!(section.to_text(), expected);
-    }
-
-    #[test]
-    fn verdict_in_words() {
-        let mut report = sample();
-        let text = sentences(&report).join("\n");
-        assert!(
-            text.contains("makes 55,000 leaves/s on core 1 with sha-ni: 6,875 ticks"),
-            "{text}"
-        );
-        assert!(
-            text.contains("99.8 % of the hardware bound of Golden Cove"),
-            "{text}"
-        );
-        assert!(text.contains("1.251 times"), "{text}");
-        assert!(text.ends_with("It was noisy."), "{text}");
-        report.verdict.bound_cycles_per_hash = None;
-        let text = sentences(&report).join("\n");
-        assert!(text.contains("is not known"), "{text}");
-    }
-
-    #[test]
     fn everything_is_shown() {
         let sections: Vec<String> = sections(&sample()).iter().map(Section::to_text).collect();
-        assert_eq!(sections.len(), 6);
+        assert_eq!(sections.len(), 7);
         let text = sections.concat();
         for part in [
             "core 2 not measured: it is switched off",
             "62 °C",
             "the CPU lacks avx512f",
+            "this machine",
+            "cycles: measured on an EPYC",
         ] {
             assert!(text.contains(part), "{part} is missing in {text}");
         }
+    }
+
+    #[test]
+    fn what_is_not_shown_is_not_counted() {
+        let mut report = sample();
+        report.machine.cores.clear();
+        report.machine.microarchitecture = None;
+        let sections = sections(&report);
+        let text: String = sections.iter().map(Section::to_text).collect();
+        let cores = text.lines().find(|line| line.starts_with("  cores "));
+        assert!(
+            cores.is_some_and(|line| line.ends_with("  not shown")),
+            "{text}"
+        );
+        assert!(!text.contains("0 of 0"), "{text}");
+        assert!(
+            text.contains("Nothing is known of this kind of core"),
+            "{text}"
+        );
     }
 }

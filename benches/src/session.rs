@@ -2,27 +2,27 @@
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use poet_backends::{Options as BackendOptions, Selection, select_with};
 use poet_engine::WorkFunction;
+use poet_host::interrupts::Interrupts;
+use poet_host::programs::Watch;
+use poet_host::sensors::CpuTimes;
+use poet_host::{Machine, affinity, limits};
 
 use crate::check::Measured;
-use crate::endurance::endurance;
-use crate::known;
+use crate::endurance::{Run, endurance};
 use crate::measure::{self, Plan};
 use crate::options::Measurement;
-use crate::pinning;
-use crate::report::{
-    Cores, Endurance, FORMAT, Prover, Report, SCHEMA, Settings, Verdict, Yardstick, ticks,
-};
-use crate::sections::{list, percent, thousands};
-use poet_host::Machine;
-use poet_host::affinity;
-use poet_host::sensors::CpuTimes;
+use crate::report::{Endurance, FORMAT, Report, SCHEMA, Settings};
+use crate::verdict::{Doubt, Verdict, clock_set};
+use crate::words::{duration, list};
+use crate::{load, pinning, prover};
 
 /// How long a check runs the prover.
-const CHECK: std::time::Duration = std::time::Duration::from_secs(5);
+const CHECK: Duration = Duration::from_secs(5);
 
 impl Plan {
     fn new(options: &Measurement, cores: usize) -> Self {
@@ -60,12 +60,19 @@ impl Plan {
     }
 }
 
-/// Measures this machine.
+/// Takes the report of a long run so far.
+pub type Checkpoint<'a> = &'a mut dyn FnMut(&Report);
+
+/// Measures this machine. During a long run, `checkpoint` is given a report of what there is so far.
 ///
 /// # Errors
-/// When the options cannot be met here, or something is computed wrong.
-pub fn measure(options: &Measurement, stop: &AtomicBool) -> Result<Report> {
-    let started = jiff::Timestamp::now();
+/// If the options cannot be met here, or something is computed wrong.
+pub fn measure(
+    options: &Measurement,
+    stop: &AtomicBool,
+    checkpoint: Checkpoint<'_>,
+) -> Result<Report> {
+    let (started, start) = (jiff::Timestamp::now(), Instant::now());
     let machine = Machine::read(Path::new("/"));
     let allowed = affinity::allowed();
     allowed_core(&machine, &allowed, options.core)?;
@@ -81,7 +88,7 @@ pub fn measure(options: &Measurement, stop: &AtomicBool) -> Result<Report> {
     let loads = match plan.load_s {
         Some(seconds) => {
             let turns = plan.visits;
-            measure::loads(
+            load::loads(
                 &selection,
                 options.work,
                 &machine,
@@ -93,7 +100,7 @@ pub fn measure(options: &Measurement, stop: &AtomicBool) -> Result<Report> {
         }
         None => Vec::new(),
     };
-    let hashes_per_leaf = measure::hashes_per_leaf(&selection)?;
+    let hashes_per_leaf = prover::hashes_per_leaf(&selection)?;
     let (backends, yardstick) = measure::backends(
         &selection,
         options.work,
@@ -101,29 +108,13 @@ pub fn measure(options: &Measurement, stop: &AtomicBool) -> Result<Report> {
         hashes_per_leaf,
         plan.backends_s,
     )?;
-    let prover = measure::prover(&selection, core, hashes_per_leaf, plan.prover_s)?;
-    let endurance = match options.duration {
-        Some(length) => Some(endurance(&selection, core, length, stop)?),
-        None => None,
-    };
-    let bound = match options.work {
-        WorkFunction::Sha256 => known::sha256_bound(&machine, core),
-        WorkFunction::Haraka256 => None,
-    };
-    let mut verdict = verdict(
-        options,
-        &cores,
-        &prover,
-        endurance.as_ref(),
-        &yardstick,
-        bound,
-    );
-    verdict.doubts.extend(selection.warnings().iter().cloned());
-    Ok(Report {
+    let prover = prover::prover(&selection, core, hashes_per_leaf, plan.prover_s)?;
+    let warnings = selection.warnings().iter().cloned();
+    let warnings: Vec<Doubt> = warnings.map(|warning| Doubt::Backend { warning }).collect();
+    let mut report = Report {
         format: FORMAT.to_owned(),
         schema: SCHEMA,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        // Whole seconds.
         started: started.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
         settings: Settings {
             work: options.work.name().to_owned(),
@@ -134,6 +125,8 @@ pub fn measure(options: &Measurement, stop: &AtomicBool) -> Result<Report> {
             hwloc: cfg!(feature = "hwloc"),
             tick_size: options.tick_size,
             round_s: options.round.as_secs_f64(),
+            label: options.label.clone(),
+            price: options.price,
         },
         machine,
         backends,
@@ -141,9 +134,122 @@ pub fn measure(options: &Measurement, stop: &AtomicBool) -> Result<Report> {
         cores,
         loads,
         prover,
-        endurance,
-        verdict,
-    })
+        endurance: None,
+        verdict: Verdict::default(),
+    }
+    .judged(&warnings);
+    if let Some(length) = options.duration {
+        report = go_on(&report, &selection, length, stop, checkpoint)?;
+    }
+    Ok(with_clock(report, started, start))
+}
+
+/// Goes on with the long run of a report, up to `length` in all, or to what it was to be.
+///
+/// # Errors
+/// If this is another machine, nothing is left to do, or something is computed wrong.
+pub fn resume(
+    report: &Report,
+    length: Option<Duration>,
+    priority: Option<i32>,
+    stop: &AtomicBool,
+    checkpoint: Checkpoint<'_>,
+) -> Result<Report> {
+    let (started, start) = (jiff::Timestamp::now(), Instant::now());
+    let asked = report.endurance.as_ref().map(|run| run.asked_s);
+    let length = match (length, asked) {
+        (Some(length), _) => length,
+        (None, Some(asked)) => Duration::from_secs_f64(asked),
+        (None, None) => bail!(
+            "this report has no long run yet: expected --duration, which says how long it is to be"
+        ),
+    };
+    let done = report.endurance.as_ref().map_or(0.0, |run| run.seconds);
+    ensure!(
+        done < length.as_secs_f64(),
+        "its long run is {} long, and there is nothing left to do: expected a greater --duration",
+        duration(done)
+    );
+    let machine = Machine::read(Path::new("/"));
+    let same = |machine: &Machine| {
+        (
+            machine.model.clone(),
+            machine.hostname.clone(),
+            machine.cores.len(),
+        )
+    };
+    ensure!(
+        same(&machine) == same(&report.machine),
+        "this is another machine than that of the report, {} ({})",
+        report
+            .machine
+            .hostname
+            .as_deref()
+            .unwrap_or("without a name"),
+        report.machine.model
+    );
+    ensure!(
+        report.version == env!("CARGO_PKG_VERSION"),
+        "the report is of version {} of poet-bench, and this is {}: their rates are not the same \
+         measurement",
+        report.version,
+        env!("CARGO_PKG_VERSION")
+    );
+    let core = report.prover.core;
+    allowed_core(&machine, &affinity::allowed(), Some(core))?;
+    if let Some(nice) = priority.or(report.settings.priority) {
+        pinning::set_priority(nice)?;
+    }
+    let functions = [WorkFunction::Sha256, WorkFunction::Haraka256];
+    let function = functions
+        .into_iter()
+        .find(|it| it.name() == report.settings.work);
+    let function = function.context("the report is of a work function that this program lacks")?;
+    let selection = selection(function, Some(&report.prover.backend))?;
+    let report = go_on(report, &selection, length, stop, checkpoint)?;
+    Ok(with_clock(report, started, start))
+}
+
+/// The report with its long run.
+fn go_on(
+    report: &Report,
+    selection: &Selection,
+    length: Duration,
+    stop: &AtomicBool,
+    checkpoint: Checkpoint<'_>,
+) -> Result<Report> {
+    // So that a kill in the first seconds leaves the short run.
+    checkpoint(report);
+    let with = |run: Endurance| {
+        let mut report = report.clone();
+        report.endurance = Some(run);
+        report.judged_again()
+    };
+    let run = endurance(
+        selection,
+        Run {
+            core: report.prover.core,
+            length,
+            stop,
+            before: report.endurance.as_ref(),
+            checkpoint: &mut |so_far| checkpoint(&with(so_far)),
+            watch: None,
+        },
+    )?;
+    Ok(with(run))
+}
+
+/// The report, with a doubt if the system's clock was set since `started`.
+fn with_clock(report: Report, started: jiff::Timestamp, start: Instant) -> Report {
+    let passed = jiff::Timestamp::now().duration_since(started).as_secs_f64();
+    match clock_set(passed - start.elapsed().as_secs_f64()) {
+        Some(doubt) => {
+            let mut report = report;
+            report.verdict.doubts.push(doubt);
+            report
+        }
+        None => report,
+    }
 }
 
 /// Measures what a check needs.
@@ -169,20 +275,40 @@ pub fn check(core: Option<usize>) -> Result<(Machine, Measured)> {
     let best = cores.measured.iter().find(|measured| measured.id == core);
     let clock_hz = best.and_then(|best| best.clock_hz).map(|hz| hz.median);
     let times = || CpuTimes::read(Path::new("/"), Some(core));
-    let before = times();
-    let run = endurance(&selection, core, CHECK, &AtomicBool::new(false))?;
+    let root = Path::new("/");
+    let (before, interrupts) = (times(), Interrupts::read(root));
+    let throttled = limits::throttling(root);
+    let mut watch = Watch::new(root, core);
+    watch.look();
+    let run = endurance(
+        &selection,
+        Run {
+            core,
+            length: CHECK,
+            stop: &AtomicBool::new(false),
+            before: None,
+            checkpoint: &mut |_| (),
+            watch: Some(&mut watch),
+        },
+    )?;
     let passed = times()
         .zip(before)
+        .map(|(after, before)| after.since(before));
+    let interrupts = Interrupts::read(root)
+        .zip(interrupts)
+        .map(|(after, before)| after.since(&before, core));
+    let throttled = limits::throttling(root)
+        .zip(throttled)
         .map(|(after, before)| after.since(before));
     let siblings = machine
         .core(core)
         .map(|core| core.siblings.as_slice())
         .unwrap_or_default();
     let sibling = if allowed.iter().any(|id| siblings.contains(id)) {
-        let loads = measure::loads(&selection, function, &machine, &allowed, core, 1.0, 5)?;
+        let loads = load::loads(&selection, function, &machine, &allowed, core, 1.0, 5)?;
         loads
             .into_iter()
-            .find(|load| load.name == measure::SIBLING_BUSY)
+            .find(|load| load.name == load::SIBLING_BUSY)
     } else {
         None
     };
@@ -195,6 +321,9 @@ pub fn check(core: Option<usize>) -> Result<(Machine, Measured)> {
             run,
             steal,
             sibling,
+            programs: watch.seen(),
+            interrupts,
+            throttled,
         },
     ))
 }
@@ -204,100 +333,22 @@ fn selection(function: WorkFunction, forced: Option<&str>) -> Result<Selection> 
         forced,
         trial: true,
     };
-    Ok(select_with(function, options)?)
+    Ok(select_with(function, options)?.for_one_chain()?)
 }
 
 fn allowed_core(machine: &Machine, allowed: &[usize], core: Option<usize>) -> Result<()> {
     ensure!(
         !allowed.is_empty(),
-        "this system does not tell which cores may be used"
+        "this system does not show which cores may be used"
     );
     let Some(id) = core.filter(|id| !allowed.contains(id)) else {
         return Ok(());
     };
     let may = format!("this process may use {}", list(allowed));
     match machine.core(id) {
+        None if machine.cores.is_empty() => bail!("core {id} may not be used; {may}"),
         None => bail!("core {id} does not exist; {may}"),
         Some(core) if !core.online => bail!("core {id} is switched off; {may}"),
         Some(_) => bail!("core {id} may not be used (affinity or control group); {may}"),
-    }
-}
-
-fn verdict(
-    options: &Measurement,
-    cores: &Cores,
-    prover: &Prover,
-    endurance: Option<&Endurance>,
-    yardstick: &Yardstick,
-    bound: Option<f64>,
-) -> Verdict {
-    let median = prover.leaves_per_s.median;
-    let leaves_per_s = endurance.map_or(median, |run| run.leaves_per_s);
-    let (leaves_per_round, ticks) =
-        ticks(leaves_per_s, options.round.as_secs_f64(), options.tick_size);
-    let bound_reached = bound
-        .zip(prover.cycles_per_leaf)
-        .map(|(bound, cycles)| bound * prover.hashes_per_leaf / cycles.median);
-    let mut doubts = Vec::new();
-    if options.quick {
-        doubts
-            .push("This was a trial run of seconds (--quick): its numbers decide nothing.".into());
-    }
-    if cores.tied.len() > 1 {
-        doubts.push(format!(
-            "Cores {} cannot be told apart: they differ by less than the visits to one of them do, \
-             or by less than 0.2 %.",
-            list(&cores.tied)
-        ));
-    }
-    let spread = prover.leaves_per_s.spread();
-    if spread > 0.02 {
-        doubts.push(format!(
-            "This machine is noisy: the middle half of the samples is {} wide. Repeat the run \
-             without other load.",
-            percent(spread)
-        ));
-    }
-    let interrupted = 1.0 - prover.mean_leaves_per_s / median;
-    if endurance.is_none() && interrupted > 0.01 {
-        doubts.push(format!(
-            "That is without interruptions, which took {} of the time: with them it made {} \
-             leaves/s (see poet-bench check).",
-            percent(interrupted),
-            thousands(prover.mean_leaves_per_s as u64)
-        ));
-    }
-    let lost = endurance.map(|run| run.interruptions.lost_s / run.seconds);
-    if let Some(lost) = lost.filter(|lost| *lost > 0.01) {
-        doubts.push(format!(
-            "Interruptions took {} of the long run: the core had other work, too (see poet-bench \
-             check).",
-            percent(lost)
-        ));
-    }
-    if let Some(steal) = prover.steal.filter(|steal| *steal > 0.002) {
-        doubts.push(format!(
-            "The hypervisor took {} of the core's time.",
-            percent(steal)
-        ));
-    }
-    let dropped = |speed: crate::report::Speed| speed.dropped > speed.hashes_per_s.samples;
-    if yardstick.speed.is_none_or(dropped) {
-        doubts.push("The clock was unsteady around most samples; the others count.".into());
-    }
-    if bound_reached.is_some_and(|reached| reached > 1.01) {
-        doubts.push(
-            "More than the bound cannot be: this CPU multiplies in other than 3 cycles, or is not \
-             what it calls itself."
-                .into(),
-        );
-    }
-    Verdict {
-        leaves_per_s,
-        leaves_per_round,
-        ticks,
-        bound_cycles_per_hash: bound,
-        bound_reached,
-        doubts,
     }
 }

@@ -59,6 +59,14 @@ impl Windows {
         }
     }
 
+    /// Goes on with windows of an earlier run.
+    #[must_use]
+    pub fn resume(length_s: f64, mut windows: Vec<Window>) -> Self {
+        windows.truncate(CAPACITY);
+        windows.reserve_exact(CAPACITY - windows.len());
+        Self { length_s, windows }
+    }
+
     /// Adds what happened after all before.
     pub fn add(&mut self, piece: &Window) {
         let length_s = self.length_s;
@@ -85,8 +93,14 @@ impl Windows {
 
     /// The windows, in order.
     #[must_use]
-    pub fn finish(self) -> Vec<Window> {
-        self.windows
+    pub fn all(&self) -> &[Window] {
+        &self.windows
+    }
+
+    /// The length of a full window.
+    #[must_use]
+    pub fn length_s(&self) -> f64 {
+        self.length_s
     }
 }
 
@@ -108,7 +122,7 @@ mod tests {
             assert!(windows.windows.len() <= CAPACITY);
             assert_eq!(windows.windows.capacity(), CAPACITY);
         }
-        let windows = windows.finish();
+        let windows = windows.all();
         assert!(windows.len() >= CAPACITY / 2);
         assert_eq!(windows.iter().map(|w| w.leaves).sum::<u64>(), 700_000);
         assert_eq!(windows.iter().map(|w| w.seconds).sum::<f64>(), 50_000.0);

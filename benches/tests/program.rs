@@ -70,6 +70,16 @@ fn everything_there_is() {
         "1h",
         "--min-leaves-per-second",
         "1",
+        "--min-undisturbed-leaves-per-second",
+        "1",
+        "--csv",
+        "a.csv",
+        "--markdown",
+        "a.md",
+        "--label",
+        "The first",
+        "--price",
+        "90",
     ];
     let text = ok(folder, &all);
     for part in [
@@ -77,15 +87,28 @@ fn everything_there_is() {
         "Backends",
         "The effect of load",
         "The whole prover for ",
+        "Is it good?",
         "Verdict",
         "--quick",
+        "Undisturbed, core ",
+        "With interruptions, it made ",
+        "a month of 30 days a tick costs ",
+        "Written: --json a.json, --html a.html, --csv a.csv, --markdown a.md",
     ] {
         assert!(text.contains(part), "{part} is missing in {text}");
     }
     let report = Report::load(&folder.join("a.json")).unwrap();
     assert_eq!((report.format.as_str(), report.schema), (FORMAT, SCHEMA));
     assert_eq!(report.prover.core.to_string(), core);
-    assert_eq!(report.verdict.ticks, report.verdict.leaves_per_round / 1000);
+    let verdict = &report.verdict;
+    for rate in [verdict.undisturbed, verdict.with_interruptions] {
+        assert_eq!(rate.ticks, rate.leaves_per_round / 1000);
+    }
+    assert_eq!(
+        verdict.undisturbed.leaves_per_s,
+        report.prover.leaves_per_s.median
+    );
+    assert!(verdict.long && verdict.seconds >= 1.0);
     assert_eq!(report.settings.round_s, 3600.0);
     assert_eq!(
         report
@@ -109,23 +132,228 @@ fn everything_there_is() {
     let page = fs::read_to_string(folder.join("a.html")).unwrap();
     assert_eq!(page.matches("<svg").count(), 4);
 
-    // What has been written is replaced, and can be compared.
-    ok(
+    let csv = fs::read_to_string(folder.join("a.csv")).unwrap();
+    assert_eq!(csv.lines().count(), 2);
+    assert!(csv.contains("\nThe first,"), "{csv}");
+    let markdown = fs::read_to_string(folder.join("a.md")).unwrap();
+    assert!(markdown.contains("\n## Machine\n\n|"), "{markdown}");
+
+    // A page can be made of the JSON later, and is the same.
+    ok(folder, &["render", "a.json", "--html", "later.html"]);
+    assert_eq!(fs::read_to_string(folder.join("later.html")).unwrap(), page);
+    let shown = ok(folder, &["render", "a.json"]);
+    let (tables, _) = text.split_once("\nWritten: ").unwrap();
+    assert_eq!(shown.trim_end(), tables.trim_end());
+
+    // The report of another run is replaced when that is wanted only.
+    let again = ["--quick", "--backend", "generic", "--json", "a.json"];
+    bad(
         folder,
-        &["--quick", "--backend", "generic", "--json", "a.json"],
+        &again,
+        "--json a.json exists: expected another name, or --force",
     );
+    ok(folder, &[&again[..], &["--force"]].concat());
     let report = Report::load(&folder.join("a.json")).unwrap();
     assert_eq!(report.prover.backend, "generic");
     assert_eq!(report.endurance, None);
     fs::copy(folder.join("a.json"), folder.join("b.json")).unwrap();
-    let text = ok(folder, &["compare", "a.json", "b.json", "--html", "c.html"]);
-    assert!(text.contains("1.000"), "{text}");
-    assert!(
-        fs::read_to_string(folder.join("c.html"))
-            .unwrap()
-            .contains("<svg")
+    let compare = ["compare", "a.json", "b.json"];
+    let outputs = ["--html", "c.html", "--csv", "c.csv", "--markdown", "c.md"];
+    let text = ok(folder, &[&compare[..], &outputs].concat());
+    assert!(text.contains("cannot be said"), "{text}");
+    let page = fs::read_to_string(folder.join("c.html")).unwrap();
+    assert!(page.contains("<svg"));
+    let csv = fs::read_to_string(folder.join("c.csv")).unwrap();
+    assert_eq!(csv.lines().count(), 3);
+    // Inputs are not outputs.
+    let html = [&compare[..], &["--force", "--html", "./a.json"]].concat();
+    bad(folder, &html, "would overwrite a.json, which is read");
+    assert_eq!(files(folder), 9);
+}
+
+#[cfg(unix)]
+#[test]
+fn outputs_are_written_to_as_what_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let quick = ["--quick", "--backend", "generic"];
+    // The JSON alone on standard output.
+    let json = ok(folder, &[&quick[..], &["--json", "-"]].concat());
+    let report = Report::from_json(&json).unwrap();
+    assert_eq!(report.prover.backend, "generic");
+    fs::write(folder.join("a.json"), &json).unwrap();
+    let render = |option: &str, path: &str| run(folder, &["render", "a.json", option, path]);
+    let expected = |option: &str| text(render(option, "-").stdout);
+    for option in ["--html", "--csv", "--markdown"] {
+        let content = expected(option);
+        assert!(content.len() > 100, "{option}");
+        assert_eq!(text(render(option, "/dev/stdout").stdout), content);
+        let pipe = folder.join("pipe");
+        assert!(
+            Command::new("mkfifo")
+                .arg(&pipe)
+                .status()
+                .unwrap()
+                .success()
+        );
+        let reader = std::thread::spawn({
+            let pipe = pipe.clone();
+            move || fs::read_to_string(pipe).unwrap()
+        });
+        assert!(render(option, "pipe").status.success());
+        assert_eq!(reader.join().unwrap(), content);
+        fs::remove_file(pipe).unwrap();
+
+        std::os::unix::fs::symlink("target", folder.join("link")).unwrap();
+        assert!(render(option, "link").status.success());
+        assert!(folder.join("link").is_symlink());
+        assert_eq!(fs::read_to_string(folder.join("target")).unwrap(), content);
+        for name in ["link", "target"] {
+            fs::remove_file(folder.join(name)).unwrap();
+        }
+        let render = ["render", "a.json", option];
+        let missing = "the directory none does not exist";
+        bad(folder, &[&render[..], &["none/x"]].concat(), missing);
+        bad(
+            folder,
+            &[&render[..], &["."]].concat(),
+            "the name of a directory",
+        );
+    }
+    bad(
+        folder,
+        &[&quick[..], &["--json", "x", "--html", "./x"]].concat(),
+        "--json x and --html ./x are the same",
     );
-    assert_eq!(files(folder), 4);
+    bad(
+        folder,
+        &[&quick[..], &["--json", "-", "--csv", "/dev/stdout"]].concat(),
+        "--json - and --csv /dev/stdout are the same",
+    );
+
+    // A device of its own, since a fault would break the system's for everybody.
+    let full = folder.join("full");
+    let node = Command::new("mknod")
+        .arg(&full)
+        .args(["c", "1", "7"])
+        .output();
+    if !node.is_ok_and(|made| made.status.success()) {
+        let ci = std::env::var_os("CI").is_some_and(|ci| !ci.is_empty());
+        assert!(!ci, "CI must be able to make a device");
+        eprintln!("skipped: no device can be made here");
+        return;
+    }
+    for option in ["--html", "--csv", "--markdown"] {
+        let output = render(option, "full");
+        assert_eq!(output.status.code(), Some(2));
+        let error = text(output.stderr);
+        let expected = format!("cannot write {option} full: no space left on the device");
+        assert!(error.contains(&expected), "{error}");
+    }
+    assert!(std::os::unix::fs::FileTypeExt::is_char_device(
+        &fs::symlink_metadata(full).unwrap().file_type()
+    ));
+}
+
+/// The report that is there while a program runs, once it satisfies `condition`.
+#[cfg(unix)]
+fn await_report(path: &Path, condition: impl Fn(&Report) -> bool) -> Report {
+    let start = std::time::Instant::now();
+    loop {
+        if let Ok(report) = Report::load(path)
+            && condition(&report)
+        {
+            return report;
+        }
+        assert!(start.elapsed().as_secs() < 120, "there is no report");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_long_run_that_was_killed_is_resumed() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let path = folder.join("a.json");
+    let arguments = ["--quick", "--backend", "generic", "--json", "a.json"];
+    let mut program = Command::new(env!("CARGO_BIN_EXE_poet-bench"))
+        .args(arguments)
+        .args(["--duration", "14d", "--html", "a.html"])
+        .current_dir(folder)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    // The short run is there at once, the long one soon.
+    await_report(&path, |_| true);
+    let killed = await_report(&path, |report| report.endurance.is_some());
+    program.kill().unwrap();
+    program.wait().unwrap();
+    let left = Report::load(&path).unwrap();
+    let run = left.endurance.clone().unwrap();
+    assert!(run.stopped_early && run.leaves > 0 && run.asked_s == 1_209_600.0);
+    assert!(run.leaves >= killed.endurance.unwrap().leaves);
+    assert!(folder.join("a.html").exists());
+    ok(folder, &["render", "a.json", "--html", "later.html"]);
+
+    let length = format!("{}s", run.seconds.ceil() as u64 + 1);
+    let text = ok(folder, &["--resume", "a.json", "--duration", &length]);
+    assert!(
+        text.contains("It was resumed by another process after "),
+        "{text}"
+    );
+    let resumed = Report::load(&path).unwrap();
+    // The short run is the same one, the long one goes on.
+    assert_eq!(resumed.prover, left.prover);
+    assert_eq!(resumed.started, left.started);
+    let longer = resumed.endurance.unwrap();
+    assert_eq!(longer.resumed_s, [run.seconds]);
+    assert!(longer.leaves > run.leaves && !longer.stopped_early);
+    let counted: u64 = longer.histogram.iter().map(|bucket| bucket.count).sum();
+    assert_eq!(counted, longer.leaves);
+
+    let again = ["--resume", "a.json", "--duration", &length];
+    bad(folder, &again, "there is nothing left to do");
+    bad(folder, &["--resume", "none.json"], "cannot read none.json");
+    ok(
+        folder,
+        &["--quick", "--backend", "generic", "--json", "short.json"],
+    );
+    bad(folder, &["--resume", "short.json"], "has no long run yet");
+    let mut other = Report::load(&path).unwrap();
+    other.machine.hostname = Some("elsewhere".into());
+    fs::write(folder.join("other.json"), other.to_json().unwrap()).unwrap();
+    let other = ["--resume", "other.json", "--duration", "1h"];
+    bad(
+        folder,
+        &other,
+        "this is another machine than that of the report, elsewhere",
+    );
+}
+
+#[test]
+fn a_prediction_says_that_it_is_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = ok(folder.path(), &["predict", "zen-3", "4.9"]);
+    for part in [
+        "Computed, not measured",
+        "Zen 3",
+        "90,774 leaves/s",
+        "instruction tables",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    bad(
+        folder.path(),
+        &["predict", "zen-9", "4"],
+        "nothing can be predicted",
+    );
+    bad(
+        folder.path(),
+        &["predict", "zen-4", "4000"],
+        "a clock in GHz",
+    );
 }
 
 /// The first signal ends a long run, and what there is is reported.
@@ -157,6 +385,8 @@ fn a_signal_ends_a_long_run() {
     let report = Report::load(&folder.path().join("a.json")).unwrap();
     let run = report.endurance.unwrap();
     assert!(run.stopped_early && run.leaves > 0);
+    // A verdict needs a minimum of work.
+    assert_eq!(report.verdict.long, run.seconds >= report.prover.seconds);
 }
 
 #[test]
@@ -197,7 +427,8 @@ fn too_slow() {
     let output = run(folder.path(), &slow);
     assert_eq!(output.status.code(), Some(3));
     let error = text(output.stderr);
-    assert!(error.contains("are less than 1000000000000"), "{error}");
+    let expected = "leaves/s with interruptions are less than 1000000000000";
+    assert!(error.contains(expected), "{error}");
     // The report tells how slow.
     assert!(Report::load(&folder.path().join("a")).is_ok());
 }
@@ -216,17 +447,31 @@ fn bad_input() {
         &["--backend", "none", "--json", "x"],
         "unknown backend \"none\"",
     );
-    bad(folder, &["--work", "md5"], "there are sha256 and haraka256");
+    // One that would leave the ticks to another is refused.
+    let report = poet_backends::survey(poet_engine::WorkFunction::Sha256);
+    let wide = report
+        .iter()
+        .find(|it| !it.latency && it.excluded.is_none());
+    if let Some(wide) = wide {
+        let arguments = ["--quick", "--backend", wide.name, "--json", "x"];
+        bad(folder, &arguments, "hashes only many chains at once");
+    }
+    bad(folder, &["--work", "md5"], "expected sha256 or haraka256");
     bad(folder, &["--duration", "soon"], "expected a time such as");
     bad(folder, &["--tick-size", "0"], "--tick-size");
-    bad(folder, &["--json", "none/x"], "cannot write none/x");
-    bad(folder, &["--html", "."], "cannot write .");
+    let missing = "cannot write --json none/x: the directory none does not exist";
+    bad(folder, &["--json", "none/x"], missing);
+    bad(folder, &["--html", "."], "cannot write --html .: ");
     bad(
         folder,
         &["check", "--core", "987"],
         "core 987 does not exist",
     );
-    bad(folder, &["compare", "x", "y"], "cannot use x: No such file");
+    bad(
+        folder,
+        &["compare", "x", "y"],
+        "cannot read x: there is no such file",
+    );
     bad(folder, &["compare", "x"], "2 values required");
 }
 
@@ -241,20 +486,24 @@ fn reports_that_are_none() {
     let good = fs::read_to_string(folder.join("good.json")).unwrap();
     fs::write(folder.join("text.json"), "leaves").unwrap();
     fs::write(folder.join("foreign.json"), "{\"schema\": 1}").unwrap();
-    let later = good.replacen("\"schema\": 1", "\"schema\": 2", 1);
+    let later = good.replacen("\"schema\": 2", "\"schema\": 3", 1);
     fs::write(folder.join("later.json"), later).unwrap();
+    let mut edited = Report::from_json(&good).unwrap();
+    edited.prover.leaves_per_s.median *= 2.0;
+    fs::write(folder.join("edited.json"), edited.to_json().unwrap()).unwrap();
     fs::write(folder.join("cut.json"), &good[..good.len() / 2]).unwrap();
     for (name, expected) in [
-        ("text.json", "cannot use text.json: not JSON"),
+        ("text.json", "cannot use text.json: it is not JSON"),
         (
             "foreign.json",
-            "cannot use foreign.json: not a report of poet-bench",
+            "cannot use foreign.json: it is not a report of poet-bench",
         ),
         (
             "later.json",
-            "cannot use later.json: schema version 2; this program reads version 1",
+            "cannot use later.json: it has schema version 3, and this program reads version 2",
         ),
-        ("cut.json", "cannot use cut.json: not JSON"),
+        ("cut.json", "cannot use cut.json: it is not JSON"),
+        ("edited.json", "cannot use edited.json: it was edited"),
     ] {
         bad(
             folder,
@@ -270,6 +519,8 @@ fn check_changes_nothing_and_tells_so() {
     let text = ok(folder.path(), &["check"]);
     assert!(text.starts_with("What costs ticks on core "), "{text}");
     assert!(text.contains("Nothing has been changed."), "{text}");
+    assert!(text.contains("\n   programs    "), "{text}");
+    assert!(text.contains("\n   interrupts  "), "{text}");
 }
 
 /// Root may; it is the only one of whom that is known.

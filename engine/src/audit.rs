@@ -259,6 +259,16 @@ impl Auditor {
         1 << self.chunk_height
     }
 
+    /// What the root of a chunk is by the entries of a log.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn chunk_root(&self, log: &mut dyn LogRead, chunk: u64) -> Result<Node, LogError> {
+        let mut entries = Vec::new();
+        self.read_chunk(log, chunk, &mut entries)?;
+        Ok(fold(&self.audited.tree.node_hasher(), &entries))
+    }
+
     /// The height of those roots.
     #[must_use]
     pub fn root_height(&self) -> SubtreeHeight {

@@ -4,8 +4,9 @@
 //! did. This crate is everything between the hash functions (which backends provide, see
 //! [`Sha256`] and [`Chain`]) and a service: labels and tree ([`Tree`]), the work loop ([`run`]),
 //! the log of subtree roots from which a round can be resumed and proven ([`LogRead`],
-//! [`RoundWork`]), its audit ([`mod@audit`]), proofs ([`prove()`], [`Proof`]), verification
-//! ([`verify()`]) and the membership tree ([`membership`]).
+//! [`RoundWork`]), its audit ([`mod@audit`]), proofs ([`prove()`], [`Proof`]) and the message in which
+//! nodes store them ([`ProofMessage`]), verification ([`verify()`]) and the membership tree
+//! ([`membership`]).
 //!
 //! "PROTOCOL.md section n" in these pages refers to the specification of the Spacemesh PoET
 //! protocol, the page [`mod@protocol`].
@@ -64,6 +65,7 @@ mod prove;
 mod round;
 mod run;
 mod sha256;
+mod tail;
 mod tree;
 mod upper;
 mod verify;
@@ -76,7 +78,9 @@ pub use hash::{
 };
 pub use log::{HeaderError, LogError, LogHeader, LogRead, SubtreeHeight, SubtreeHeightError};
 pub use parallel::MAX_THREADS;
-pub use proof::{MAX_PROOF_NODES, MAX_PROVEN_LEAVES, Proof, ScaleError};
+pub use proof::{
+    MAX_PROOF_NODES, MAX_PROVEN_LEAVES, MAX_ROUND_ID_BYTES, Proof, ProofMessage, ScaleError,
+};
 pub use prove::{ProveError, ProveProgress, prove};
 pub use round::RoundWork;
 pub use run::run;

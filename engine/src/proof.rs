@@ -1,5 +1,6 @@
 //! A proof as data, and its wire form.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::Node;
@@ -23,8 +24,9 @@ pub const MAX_PROVEN_LEAVES: usize = 150;
 pub const MAX_PROOF_NODES: usize = 5_400;
 
 impl Proof {
-    /// The bytes under which nodes store this proof of `leaves` leaves: SCALE of root, proven
-    /// leaves, proof nodes and leaf count (PROTOCOL.md section 5).
+    /// The bytes by whose hash an ATX refers to this proof of `leaves` leaves: SCALE of root, proven
+    /// leaves, proof nodes and leaf count (PROTOCOL.md section 5). What nodes store and gossip begins
+    /// with them: [`ProofMessage`].
     #[must_use]
     pub fn to_scale(&self, leaves: u64) -> Vec<u8> {
         let nodes = 1 + self.proven_leaves.len() + self.proof_nodes.len();
@@ -47,19 +49,9 @@ impl Proof {
     /// allows. Memory is taken only for nodes that are there.
     pub fn from_scale(bytes: &[u8]) -> Result<(Self, u64), ScaleError> {
         let mut reader = Reader { bytes, at: 0 };
-        let root = reader.node()?;
-        let proven_leaves = reader.nodes(MAX_PROVEN_LEAVES)?;
-        let proof_nodes = reader.nodes(MAX_PROOF_NODES)?;
-        let leaves = reader.compact()?;
-        if reader.at != bytes.len() {
-            return Err(ScaleError::TrailingBytes { at: reader.at });
-        }
-        let proof = Self {
-            root,
-            proven_leaves,
-            proof_nodes,
-        };
-        Ok((proof, leaves))
+        let proof = reader.proof()?;
+        reader.end()?;
+        Ok(proof)
     }
 
     /// The reference by which an ATX names this proof of `leaves` leaves: the BLAKE3 of
@@ -70,7 +62,74 @@ impl Proof {
     }
 }
 
-/// Why bytes are not a proof in SCALE form. `at` is the offset of the offending byte.
+/// The longest id of a round in a [`ProofMessage`], in bytes.
+pub const MAX_ROUND_ID_BYTES: usize = 32;
+
+/// What nodes store and gossip: a proof with where it comes from and what it is valid for. Its name
+/// on the network is `PoetProofMessage` (PROTOCOL.md section 5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProofMessage {
+    /// The proof.
+    pub proof: Proof,
+    /// The number of leaves.
+    pub leaves: u64,
+    /// The public key of the server that made it.
+    pub service_key: Node,
+    /// The id of the round there: a decimal number, of at most [`MAX_ROUND_ID_BYTES`].
+    pub round_id: String,
+    /// What the work was done for: the membership root.
+    pub statement: Node,
+    /// All zeros today; nodes do not look at it.
+    pub signature: [u8; 64],
+}
+
+impl ProofMessage {
+    /// The bytes of the message: [`Proof::to_scale`] and what follows it.
+    #[must_use]
+    pub fn to_scale(&self) -> Vec<u8> {
+        let mut out = self.proof.to_scale(self.leaves);
+        put_node(&mut out, &self.service_key);
+        put_compact(&mut out, self.round_id.len() as u64);
+        out.extend_from_slice(self.round_id.as_bytes());
+        out.extend_from_slice(&self.statement);
+        out.extend_from_slice(&self.signature);
+        out
+    }
+
+    /// Reads what [`ProofMessage::to_scale`] writes.
+    ///
+    /// # Errors
+    /// If the bytes are not exactly such a message, as [`Proof::from_scale`].
+    pub fn from_scale(bytes: &[u8]) -> Result<Self, ScaleError> {
+        let mut reader = Reader { bytes, at: 0 };
+        let (proof, leaves) = reader.proof()?;
+        let service_key = reader.node()?;
+        let at = reader.at;
+        let length = reader.compact()?;
+        let round_id = usize::try_from(length)
+            .ok()
+            .filter(|length| *length <= MAX_ROUND_ID_BYTES)
+            .ok_or(ScaleError::RoundId { at })?;
+        let round_id = reader.take(round_id)?;
+        let round_id = core::str::from_utf8(round_id).map_err(|_| ScaleError::RoundId { at })?;
+        let mut statement = [0; 32];
+        statement.copy_from_slice(reader.take(32)?);
+        let mut signature = [0; 64];
+        signature.copy_from_slice(reader.take(64)?);
+        reader.end()?;
+        Ok(Self {
+            proof,
+            leaves,
+            service_key,
+            round_id: String::from(round_id),
+            statement,
+            signature,
+        })
+    }
+}
+
+/// Why bytes are not a proof or a [`ProofMessage`] in SCALE form. `at` is the offset of the offending
+/// byte.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ScaleError {
     /// The bytes end too early.
@@ -85,8 +144,8 @@ pub enum ScaleError {
         /// Where the integer begins.
         at: usize,
     },
-    /// A node has another length than 32 bytes.
-    #[error("byte {at}: a node of {length} bytes, expected 32")]
+    /// A node, or the service's key, has another length than 32 bytes.
+    #[error("byte {at}: a node or key of {length} bytes, expected 32")]
     NodeLength {
         /// Where the length stands.
         at: usize,
@@ -102,6 +161,12 @@ pub enum ScaleError {
         length: u64,
         /// The greatest length allowed.
         limit: usize,
+    },
+    /// The id of a round is too long or not UTF-8.
+    #[error("byte {at}: the id of a round, expected text of at most {MAX_ROUND_ID_BYTES} bytes")]
+    RoundId {
+        /// Where it begins.
+        at: usize,
     },
     /// There is something behind the proof.
     #[error("the proof ends at byte {at}, but there are more bytes")]
@@ -177,6 +242,23 @@ impl<'a> Reader<'a> {
             return Err(ScaleError::Compact { at });
         }
         Ok(value)
+    }
+
+    fn proof(&mut self) -> Result<(Proof, u64), ScaleError> {
+        let proof = Proof {
+            root: self.node()?,
+            proven_leaves: self.nodes(MAX_PROVEN_LEAVES)?,
+            proof_nodes: self.nodes(MAX_PROOF_NODES)?,
+        };
+        Ok((proof, self.compact()?))
+    }
+
+    fn end(&self) -> Result<(), ScaleError> {
+        if self.at == self.bytes.len() {
+            Ok(())
+        } else {
+            Err(ScaleError::TrailingBytes { at: self.at })
+        }
     }
 
     fn node(&mut self) -> Result<Node, ScaleError> {

@@ -77,14 +77,14 @@ impl<'a> RoundWork<'a> {
     }
 
     /// The tree of the leaves that the first `entries` entries of the log stand for.
-    fn resume_at(&self, log: &mut dyn LogRead, entries: u64) -> Result<Tree, LogError> {
+    pub(crate) fn resume_at(&self, log: &mut dyn LogRead, entries: u64) -> Result<Tree, LogError> {
         self.check_length(entries)?;
         let mut tree = Tree::new(self.work, self.statement);
         absorb(&mut tree, self.subtree_height, log, entries, 1, &mut ())?;
         Ok(tree)
     }
 
-    fn check_length(&self, entries: u64) -> Result<(), LogError> {
+    pub(crate) fn check_length(&self, entries: u64) -> Result<(), LogError> {
         if entries > MAX_LEAVES >> self.subtree_height.get() {
             return Err(LogError::TooLong { entries });
         }
@@ -102,7 +102,7 @@ impl<'a> RoundWork<'a> {
     }
 
     /// Adds the leaves of the next subtree to `tree`, and returns its root.
-    fn next_entry(&self, tree: &mut Tree) -> Node {
+    pub(crate) fn next_entry(&self, tree: &mut Tree) -> Node {
         let target = AtomicU64::new(tree.leaves() + self.subtree_height.leaves());
         let mut made = Node::default();
         run(

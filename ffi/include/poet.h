@@ -808,7 +808,9 @@ poet_status poet_proof_assemble(const uint8_t *root,
 poet_status poet_proof_close(struct poet_proof *proof);
 
 /**
- * Writes the proof in the bytes that poet_proof_decode reads.
+ * Writes the proof in the bytes that poet_proof_decode reads: SCALE of root, proven leaves, proof nodes
+ * and leaf count. They are what poet_proof_reference hashes, and not all that a node stores: that has the
+ * service's id, the round's id, the statement and a signature around them.
  *
  * bytes: room for capacity bytes (POET_MAX_PROOF_BYTES always suffice), or NULL with capacity 0 to
  * ask for the length only. length: receives the number of bytes.

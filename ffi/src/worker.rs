@@ -243,7 +243,7 @@ impl Worker {
         backend: Option<&str>,
     ) -> Result<Self, Error> {
         let subtree_height = SubtreeHeight::new(options.subtree_height)?;
-        let selection = select(function(options.work_function)?, backend)?;
+        let selection = select(function(options.work_function)?, backend)?.for_one_chain()?;
         let work = work(&selection, options.depth)?;
         let round = RoundWork::new(&work, statement, subtree_height);
         let audit = AuditProgress::default();

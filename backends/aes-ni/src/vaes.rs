@@ -14,7 +14,7 @@ poet_backend_token::token! {
     /// Haraka-256 v2 on the 512-bit form of VAES; what does not fill a register is left to AES-NI.
     ///
     /// A value exists only where the CPU has AES-NI, VAES and AVX-512.
-    Vaes, "vaes", [aes: "aes", vaes: "vaes", avx512f: "avx512f"]
+    Vaes, "vaes", [aes: "aes", vaes: "vaes", avx2: "avx2", fma: "fma", avx512f: "avx512f"]
 }
 
 impl Chain for Vaes {

@@ -15,7 +15,8 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use poet_backend_generic::Generic;
 use poet_engine::{
-    Kernels, ProveProgress, RoundWork, SubtreeHeight, T, Tree, Work, WorkFunction, prove, run, verify,
+    Kernels, ProveProgress, RoundWork, SubtreeHeight, T, Tree, Work, WorkFunction, prove, run,
+    verify,
 };
 
 const ARENA_BYTES: usize = 16 << 20;
@@ -93,7 +94,9 @@ fn round() -> Result<(), i32> {
     let target = AtomicU64::new(leaves);
     run(&mut tree, height, &target, &progress, |root| log.push(root));
 
-    let again = RoundWork::new(&work, statement, height).resume(&mut log.as_slice()).map_err(|_| 3)?;
+    let again = RoundWork::new(&work, statement, height)
+        .resume(&mut log.as_slice())
+        .map_err(|_| 3)?;
     if !tree.parked().ends_with(again.parked()) {
         return Err(4);
     }

@@ -11,7 +11,8 @@
 //!
 //! A name given by `--backend`, or else by the environment variable `POET_BACKEND`, forces the
 //! choice. A kernel for one chain is then used in both roles. One that is for many chains only
-//! (`avx512`, `avx2`) is used for those, and the kernel for one chain is chosen as ever.
+//! (`avx512`, `avx2`) is used for those, and the kernel for one chain is chosen as ever: programs that
+//! hash one chain refuse it ([`Selection::for_one_chain`]), because another one would do their work.
 //!
 //! A new kernel is one row in the table.
 
@@ -65,6 +66,12 @@ pub enum Reason {
     ForcedByEnvironment,
     /// There was no trial, and it comes first.
     Preference,
+}
+
+impl Reason {
+    fn is_forced(self) -> bool {
+        matches!(self, Self::ForcedByOption | Self::ForcedByEnvironment)
+    }
 }
 
 impl fmt::Display for Reason {
@@ -194,6 +201,21 @@ pub enum SelectError {
         /// The kernels that could be used.
         available: Vec<&'static str>,
     },
+    /// The kernel cannot do the work.
+    #[error(
+        "backend {name} ({reason}) hashes only many chains at once, and this work is one chain; {}",
+        choices(*.function, .available)
+    )]
+    ManyChainsOnly {
+        /// The name.
+        name: &'static str,
+        /// Who named it.
+        reason: Reason,
+        /// The work function.
+        function: WorkFunction,
+        /// The kernels that could be used.
+        available: Vec<&'static str>,
+    },
     /// There is nothing to choose from.
     #[error("there is no usable backend for {function}{}", because(.warnings))]
     NoKernel {
@@ -235,6 +257,24 @@ impl Selection {
     /// When `depth` is out of range.
     pub fn work(&self, depth: u32) -> Result<Work, DepthError> {
         Work::new(self.function, depth, self.kernels)
+    }
+
+    /// The same selection, for a program whose work is one chain.
+    ///
+    /// # Errors
+    /// If a kernel was named that is for many chains only: the work would be done by another one.
+    pub fn for_one_chain(self) -> Result<Self, SelectError> {
+        if self.latency.name == self.throughput.name || !self.throughput.reason.is_forced() {
+            return Ok(self);
+        }
+        let usable = |report: &&KernelReport| report.latency && report.excluded.is_none();
+        let available = self.reports.iter().filter(usable);
+        Err(SelectError::ManyChainsOnly {
+            name: self.throughput.name,
+            reason: self.throughput.reason,
+            function: self.function,
+            available: available.map(|report| report.name).collect(),
+        })
     }
 
     /// The kernel for one chain.

@@ -236,6 +236,15 @@ fn forcing_a_kernel() {
         names(Some("more-lanes")),
         ("first", preferred, "more-lanes", forced)
     );
+    for name in [None, Some("first"), Some("second")] {
+        assert!(choice(&rows, name).unwrap().for_one_chain().is_ok());
+    }
+    let selection = choice(&rows, Some("more-lanes")).unwrap();
+    assert_eq!(
+        selection.for_one_chain().unwrap_err().to_string(),
+        "backend more-lanes (forced by --backend) hashes only many chains at once, and this work is \
+         one chain; for sha256 this CPU has first, second"
+    );
 
     for name in ["third", "", "Second", "second "] {
         let error = choice(&rows, Some(name)).unwrap_err().to_string();

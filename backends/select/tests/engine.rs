@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use poet_conformance::{reference, vectors};
 use poet_engine::{
-    Claim, LABEL_DEPTH, LogRead, MAX_PROVEN_LEAVES, Node, Proof, ProveError, ProveProgress,
-    RoundWork, SubtreeHeight, T, Tree, TreeError, VerifyError, Work, WorkFunction, height,
-    membership, prove, proven_indices, run, verify, verify_many,
+    Claim, LABEL_DEPTH, LogRead, MAX_PROVEN_LEAVES, Node, Proof, ProofMessage, ProveError,
+    ProveProgress, RoundWork, ScaleError, SubtreeHeight, T, Tree, TreeError, VerifyError, Work,
+    WorkFunction, height, membership, prove, proven_indices, run, verify, verify_many,
 };
 use proptest::prelude::*;
 
@@ -144,6 +144,68 @@ fn stored_form() {
         }
         let longer = [&vector.scale_bytes[..], &[0]].concat();
         assert!(Proof::from_scale(&longer).is_err());
+    }
+}
+
+/// The message by PROTOCOL.md section 5, written down without the engine: the golden bytes of the
+/// proof, the key and the round's id with their lengths times four, statement and signature bare.
+#[test]
+fn what_nodes_store_and_gossip() {
+    for vector in vectors::scale_proofs() {
+        for round_id in ["0", "115", "18446744073709551615", &"7".repeat(32)] {
+            let (proof, leaves) = Proof::from_scale(&vector.scale_bytes).unwrap();
+            let message = ProofMessage {
+                proof,
+                leaves,
+                service_key: [0xc5; 32],
+                round_id: round_id.to_owned(),
+                statement: [0x57; 32],
+                signature: [0; 64],
+            };
+            let mut bytes = vector.scale_bytes.clone();
+            bytes.push(128);
+            bytes.extend([0xc5; 32]);
+            bytes.push(4 * round_id.len() as u8);
+            bytes.extend(round_id.bytes());
+            bytes.extend([0x57; 32]);
+            bytes.extend([0; 64]);
+            assert_eq!(message.to_scale(), bytes);
+            assert_eq!(ProofMessage::from_scale(&bytes), Ok(message));
+            let end = vector.scale_bytes.len();
+            assert_eq!(
+                Proof::from_scale(&bytes),
+                Err(ScaleError::TrailingBytes { at: end })
+            );
+            for cut in end..bytes.len() {
+                assert!(ProofMessage::from_scale(&bytes[..cut]).is_err(), "{cut}");
+            }
+            bytes.push(0);
+            assert!(ProofMessage::from_scale(&bytes).is_err());
+        }
+    }
+}
+
+#[test]
+fn messages_that_nodes_do_not_read() {
+    let vectors = vectors::scale_proofs();
+    let proof = &vectors[0].scale_bytes;
+    let tail = |key: &[u8], round_id: &[u8]| {
+        let rest = [&key[..], round_id, &[0; 96]].concat();
+        ProofMessage::from_scale(&[&proof[..], &rest].concat())
+    };
+    let key = [&[128][..], &[1; 32]].concat();
+    assert!(tail(&key, b"\x04" as &[u8]).is_err());
+    assert!(tail(&key, b"\x045").is_ok());
+    let (key_at, id_at) = (proof.len(), proof.len() + 33);
+    for length in [0, 31, 33] {
+        let key = vec![1; length as usize];
+        let key = [&[4 * length as u8][..], &key].concat();
+        let error = ScaleError::NodeLength { at: key_at, length };
+        assert_eq!(tail(&key, b"\x045"), Err(error));
+    }
+    let long = [&[4 * 33][..], &[b'7'; 33]].concat();
+    for id in [&long[..], b"\x04\xff", b"\x03\xff\xff\xff\xff"] {
+        assert_eq!(tail(&key, id), Err(ScaleError::RoundId { at: id_at }));
     }
 }
 

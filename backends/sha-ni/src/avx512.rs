@@ -11,7 +11,7 @@ use crate::lanes::sha;
 
 poet_backend_token::token! {
     /// SHA-256 of 16 chains or blocks at once, on AVX-512.
-    Avx512, "avx512", [avx2: "avx2", avx512f: "avx512f", avx512bw: "avx512bw"]
+    Avx512, "avx512", [avx2: "avx2", fma: "fma", avx512f: "avx512f", avx512bw: "avx512bw"]
 }
 
 /// Chains or messages in a vector.

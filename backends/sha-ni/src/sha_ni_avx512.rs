@@ -12,7 +12,7 @@ use crate::half::HalfMessage;
 
 poet_backend_token::token! {
     /// SHA-256 on the SHA extensions and AVX-512VL.
-    ShaNiAvx512, "sha-ni-avx512", [sha: "sha", avx: "avx", avx2: "avx2", avx512f: "avx512f", avx512vl: "avx512vl"]
+    ShaNiAvx512, "sha-ni-avx512", [sha: "sha", avx: "avx", avx2: "avx2", fma: "fma", avx512f: "avx512f", avx512vl: "avx512vl"]
 }
 
 sha_traits!(ShaNiAvx512);

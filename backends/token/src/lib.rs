@@ -11,6 +11,10 @@ pub use cpufeatures;
 /// Makes a kernel a token: its type, its `NAME`, and `get` and `missing` that look for the CPU
 /// features in brackets (a name for the macro's own use, and the name of the feature).
 ///
+/// A kernel must ask for all that the compiler takes for granted in its code, and not only for what it
+/// uses: `avx512f` implies `avx2`, `fma` and `f16c`. The last one cannot be asked for here, but every CPU
+/// with `avx2` and `fma` has it.
+///
 /// ```
 /// # #[cfg(target_arch = "x86_64")]
 /// poet_backend_token::token! {

@@ -69,11 +69,7 @@ fn content(file: &mut File) -> Vec<u8> {
 
 fuzz_target!(|input: Input| {
     let work = input.wanted.work();
-    let wanted = RoundWork::new(
-        &work,
-        input.wanted.statement,
-        input.wanted.subtree_height(),
-    );
+    let wanted = RoundWork::new(&work, input.wanted.statement, input.wanted.subtree_height());
     let header = wanted.header_bytes();
     let mut bytes = input.found.unwrap_or(input.wanted).header().to_vec();
     if let Some((at, bit)) = input.flip {

@@ -1,9 +1,10 @@
-//! What is read as a stored proof is written as the same bytes, and the other way round.
+//! What is read as a proof, or as a message with one, is written as the same bytes, and the other way
+//! round.
 #![no_main]
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
-use poet_engine::{MAX_PROOF_NODES, MAX_PROVEN_LEAVES, Node, Proof};
+use poet_engine::{MAX_PROOF_NODES, MAX_PROVEN_LEAVES, Node, Proof, ProofMessage};
 
 #[derive(Arbitrary, Debug)]
 enum Input<'a> {
@@ -60,5 +61,8 @@ fuzz_target!(|input: Input| {
 fn read(bytes: &[u8]) {
     if let Ok((proof, leaves)) = Proof::from_scale(bytes) {
         assert_eq!(proof.to_scale(leaves), bytes);
+    }
+    if let Ok(message) = ProofMessage::from_scale(bytes) {
+        assert_eq!(message.to_scale(), bytes);
     }
 }

@@ -118,7 +118,7 @@ func (w *Worker) Leaves() (leaves uint64, err error) {
 	return leaves, err
 }
 
-// Prove makes the proof of all leaves done, encoded as nodes store it.
+// Prove makes the proof of all leaves done, in its encoded form.
 func (w *Worker) Prove(threads uint32) ([]byte, error) {
 	var proof *C.poet_proof
 	if err := call(func() C.poet_status {

@@ -302,7 +302,7 @@ fn what_is_wrong_to_the_end_is_taken_back() {
     directory.change(|bytes| {
         bytes[96 + 32 * 150..]
             .iter_mut()
-            .for_each(|byte| *byte ^= 0x5a)
+            .for_each(|byte| *byte ^= 0x5a);
     });
     ok(poet_worker_audit(worker, 1));
     let found = progress(worker);

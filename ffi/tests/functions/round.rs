@@ -363,6 +363,17 @@ fn backends_are_listed_and_can_be_chosen() {
                 assert_eq!(info.one_backend, backend.name);
             }
             ok(poet_work_close(work));
+            // A worker hashes one chain.
+            let opened = super::common::status(&poet_worker_options {
+                work_function: function,
+                backend: name,
+                ..super::common::options()
+            });
+            let expected = match backend.sequential {
+                1 => poet_status::Ok,
+                _ => poet_status::Backend,
+            };
+            assert_eq!(opened, expected, "{}", super::common::last_error());
         }
         assert!(usable.count() >= 1);
     }

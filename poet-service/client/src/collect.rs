@@ -52,6 +52,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", default_value = "proof.json")]
     out: PathBuf,
 
+    /// Where the message that a node stores of the best proof (PoetProofMessage, in SCALE) is written,
+    /// at the end
+    #[arg(long, value_name = "FILE")]
+    message: Option<PathBuf>,
+
     /// Take what is there then, and end; a time or a duration from now [default: 20m after the
     /// last round's end, or 20m from now if that has passed]
     #[arg(long, value_name = "TIME", value_parser = parse_until)]
@@ -88,6 +93,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let work = Arc::new(spacemesh_work()?);
     // Before the wait, so that no proof is lost for want of a place to put it.
     let out = Output::open("--out", &args.out)?;
+    let message = match &args.message {
+        Some(path) => Some(Output::open("--message", path)?),
+        None => None,
+    };
     let mut best = match out.file() {
         Some(path) => read_earlier(path, &state, &work)?,
         None => None,
@@ -99,7 +108,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let http = Http::new(state.registrations.iter().map(|it| &it.poet))?;
     let (sender, events) = mpsc::channel();
     for (index, registration) in state.registrations.iter().enumerate() {
-        let job = Job {
+        let job = Collecting {
             index,
             poet: Poet::new(registration.poet.clone(), http.clone()),
             registration: registration.clone(),
@@ -130,14 +139,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     while let Some((index, event)) = receive(&events, limit) {
         let poet = &state.registrations[index].poet;
         match event {
-            Event::Failed { reason, again } => {
+            CollectEvent::Failed { reason, again } => {
                 let outcome = Outcome::Failed(reason);
                 if let (Some(wait), true) = (again, outcomes[index] != outcome) {
                     eprintln!("{poet}: {outcome}; asked again in {}", rough(wait));
                 }
                 outcomes[index] = outcome;
             }
-            Event::Fetched(proof) => {
+            CollectEvent::Fetched(proof) => {
                 eprintln!("{poet}: a valid proof of {} leaves", proof.leaves());
                 outcomes[index] = Outcome::Valid {
                     leaves: proof.leaves(),
@@ -187,6 +196,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     if !out.is_replaced() {
         out.write(best.to_json().as_bytes())?;
+    }
+    if let Some(message) = message {
+        let made = state
+            .registrations
+            .iter()
+            .find(|it| best.is_of(&it.pubkey.0));
+        let made = made.context("the best proof is of a server that is not registered with")?;
+        message.write(&best.to_message(made.round)?)?;
     }
     Ok(if failed == 0 {
         ExitCode::SUCCESS
@@ -272,7 +289,7 @@ fn summary(state: &State, outcomes: &[Outcome], tick_size: u64) -> String {
 }
 
 /// What became of an attempt.
-enum Event {
+enum CollectEvent {
     Fetched(VerifiedProof),
     Failed {
         reason: String,
@@ -282,7 +299,7 @@ enum Event {
 }
 
 /// What is to be done with a server.
-struct Job {
+struct Collecting {
     index: usize,
     poet: Poet,
     registration: Registration,
@@ -293,9 +310,9 @@ struct Job {
     timeout: Duration,
 }
 
-impl Job {
+impl Collecting {
     /// Waits for the end of the round and tries until there is a proof, no hope, or no time.
-    fn run(&self, events: &Sender<(usize, Event)>) {
+    fn run(&self, events: &Sender<(usize, CollectEvent)>) {
         let Registration {
             round_end,
             cycle_gap,
@@ -307,14 +324,14 @@ impl Job {
         let tell = |event| drop(events.send((self.index, event)));
         while !time_until(self.limit).is_zero() {
             let failure = match self.fetch() {
-                Ok(proof) => return tell(Event::Fetched(proof)),
+                Ok(proof) => return tell(CollectEvent::Fetched(proof)),
                 Err(failure) => failure,
             };
             let again = match failure.kind {
                 Kind::Passing => wait_again(self.retry_delay, self.limit),
                 Kind::Unauthorized | Kind::Final => None,
             };
-            tell(Event::Failed {
+            tell(CollectEvent::Failed {
                 reason: failure.reason,
                 again,
             });

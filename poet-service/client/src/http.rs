@@ -44,6 +44,13 @@ impl FromStr for Url {
         if !plain || !matches!(uri.scheme_str(), Some("http" | "https")) {
             return Err(EXPECTED);
         }
+        // What follows the host, and the brackets of an address.
+        let port = host.as_str().rsplit(']').next().unwrap_or_default();
+        if let Some((_, port)) = port.split_once(':')
+            && port.parse::<u16>().ok().is_none_or(|port| port == 0)
+        {
+            return Err("expected a port from 1 to 65535");
+        }
         Ok(Self(text.trim_end_matches('/').to_owned()))
     }
 }
@@ -239,6 +246,8 @@ mod tests {
             ("http://localhost:8080", "http://localhost:8080"),
             ("https://poet.example/base/", "https://poet.example/base"),
             ("http://[::1]:80", "http://[::1]:80"),
+            ("http://[::1]", "http://[::1]"),
+            ("http://localhost:65535/", "http://localhost:65535"),
         ] {
             assert_eq!(text.parse::<Url>().unwrap().to_string(), stored);
         }
@@ -253,6 +262,15 @@ mod tests {
             "http://a b",
         ] {
             assert!(text.parse::<Url>().is_err(), "{text}");
+        }
+        for text in [
+            "http://localhost:99999",
+            "http://[::1]:65536",
+            "http://host:0",
+            "http://host:/",
+        ] {
+            let error = text.parse::<Url>().unwrap_err();
+            assert_eq!(error, "expected a port from 1 to 65535", "{text}");
         }
     }
 

@@ -7,10 +7,9 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ed25519_dalek::{KEYPAIR_LENGTH, Signer as _, SigningKey};
 use poet_files::{Access, create_new, reason};
-use poet_proto::identity::{PrivateKey, PrivateKeyError};
+use poet_proto::identity::{PrivateKey, PrivateKeyError, decode_key_text};
 
 /// No form of a key is longer, with some white space.
 const MAX_FILE_BYTES: u64 = 1024;
@@ -74,11 +73,13 @@ fn decode(file: &[u8]) -> Result<NodeKey, PrivateKeyError> {
     let bytes = if file.len() == KEYPAIR_LENGTH && !file.is_ascii() {
         file.to_vec()
     } else {
+        let text = std::str::from_utf8(file).map_err(|_| PrivateKeyError::Form)?;
+        let digits = text.strip_prefix('\u{feff}').unwrap_or(text).trim();
         // 128 digits of hex, 88 of base64: no text can be both.
-        let text = file.trim_ascii();
-        hex::decode(text)
-            .or_else(|_| STANDARD.decode(text))
-            .map_err(|_| PrivateKeyError::Form)?
+        hex::decode(digits)
+            .ok()
+            .or_else(|| decode_key_text(text))
+            .ok_or(PrivateKeyError::Form)?
     };
     let key = PrivateKey::from_bytes(&bytes)?;
     SigningKey::from_keypair_bytes(&key.to_bytes())
@@ -103,16 +104,22 @@ mod tests {
 
     #[test]
     fn a_key_is_read_in_all_forms_and_nothing_else_is() {
+        use base64::{Engine as _, engine::general_purpose::STANDARD};
+
         let signing = SigningKey::from_bytes(&[7; 32]);
         let pair = signing.to_keypair_bytes();
         let id = signing.verifying_key().to_bytes();
         let hex = hex::encode(pair);
+        let base64 = STANDARD.encode(pair);
         for form in [
             pair.to_vec(),
             hex.clone().into_bytes(),
             hex.to_uppercase().into_bytes(),
             format!("{hex}\n").into_bytes(),
             format!(" {}\r\n", STANDARD.encode(pair)).into_bytes(),
+            format!("\u{feff}{hex}\r\n").into_bytes(),
+            // As `base64` writes it.
+            format!("{}\n{}\n", &base64[..76], &base64[76..]).into_bytes(),
         ] {
             assert_eq!(decode(&form).unwrap().node_id(), id);
         }

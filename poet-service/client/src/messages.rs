@@ -3,15 +3,13 @@
 
 use std::{fmt, marker::PhantomData, time::Duration};
 
-use base64::{
-    Engine as _, alphabet,
-    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig, general_purpose::STANDARD},
-};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::{SignedDuration, Timestamp};
 use poet_engine::{MAX_PROOF_NODES, MAX_PROVEN_LEAVES, Node, Proof, membership};
 use poet_proto::{
     certificate::SignedCertificate,
     duration::{format_proto, parse_go},
+    json::decode_base64,
     messages::PublishedProof,
     pow::PowParams,
 };
@@ -22,21 +20,6 @@ use serde::{
 
 /// The most members of a round that are read: four times as many as are planned for.
 pub(crate) const MAX_MEMBERS: usize = 1 << 22;
-
-/// Base64 in either alphabet, padded or not.
-pub(crate) fn decode_base64(text: &str) -> Option<Vec<u8>> {
-    const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new()
-        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
-        .with_decode_allow_trailing_bits(true);
-    const LENIENT_STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT);
-    const LENIENT_URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT);
-    let engine = if text.contains(['-', '_']) {
-        &LENIENT_URL_SAFE
-    } else {
-        &LENIENT_STANDARD
-    };
-    engine.decode(text).ok()
-}
 
 /// Bytes that are base64 in JSON.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -96,9 +79,9 @@ impl<'de> Deserialize<'de> for Bytes32 {
 }
 
 /// A member's challenge, cut or padded to 32 bytes, as nodes do before they compute the statement.
-struct Member(Node);
+struct MemberChallenge(Node);
 
-impl<'de> Deserialize<'de> for Member {
+impl<'de> Deserialize<'de> for MemberChallenge {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let Bytes(bytes) = Bytes::deserialize(deserializer)?;
         let mut challenge = [0; 32];
@@ -156,6 +139,23 @@ impl<'de> Deserialize<'de> for Seconds {
         parse_go(&text)
             .map(Self)
             .map_err(|_| D::Error::custom("expected a duration such as 34.8s"))
+    }
+}
+
+/// The time that is left: a duration in seconds, which is negative when nothing is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TimeLeft(pub(crate) Option<Duration>);
+
+impl<'de> Deserialize<'de> for TimeLeft {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let (past, duration) = match text.strip_prefix('-') {
+            Some(duration) => (true, duration),
+            None => (false, text.as_str()),
+        };
+        let duration = parse_go(duration)
+            .map_err(|_| D::Error::custom("expected a duration such as 34.8s"))?;
+        Ok(Self(Some(duration).filter(|left| !past && !left.is_zero())))
     }
 }
 
@@ -315,8 +315,8 @@ impl From<CertificateFile> for SignedCertificate {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct SubmitResponse {
     pub(crate) round_id: Number,
-    /// From now.
-    pub(crate) round_end: Seconds,
+    /// Until the round ends.
+    pub(crate) round_end: TimeLeft,
 }
 
 /// `ProofResponse`.
@@ -329,39 +329,53 @@ pub(crate) struct ProofResponse {
 #[derive(Deserialize)]
 struct PoetProof {
     proof: MerkleProof,
-    members: List<Member, MAX_MEMBERS>,
+    members: List<MemberChallenge, MAX_MEMBERS>,
     leaves: Number,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct MerkleProof {
-    root: Bytes32,
+    /// Empty in the proof of a server that does no work.
+    root: Bytes,
     proven_leaves: List<Bytes32, MAX_PROVEN_LEAVES>,
     proof_nodes: List<Bytes32, MAX_PROOF_NODES>,
 }
 
 impl ProofResponse {
     /// What is said to be proven, with the statement that the members give. Not verified.
-    pub(crate) fn into_proof(self) -> PublishedProof {
+    ///
+    /// # Errors
+    /// If nothing is said to be proven.
+    pub(crate) fn into_proof(self) -> Result<PublishedProof, &'static str> {
         let nodes = |list: Vec<Bytes32>| list.into_iter().map(|Bytes32(node)| node).collect();
         let PoetProof {
             proof,
             members,
             leaves,
         } = self.proof;
-        let members: Vec<Node> = members.0.into_iter().map(|Member(node)| node).collect();
-        PublishedProof {
+        if leaves.0 == 0 {
+            return Err("its proof is empty: the server does no work (--disable-worker)");
+        }
+        let Ok(root) = proof.root.0.try_into() else {
+            return Err("the proof is not valid: its root does not have 32 bytes");
+        };
+        let members: Vec<Node> = members
+            .0
+            .into_iter()
+            .map(|MemberChallenge(node)| node)
+            .collect();
+        Ok(PublishedProof {
             statement: membership::root(&members),
             odd_members: Vec::new(),
             members,
             leaves: leaves.0,
             proof: Proof {
-                root: proof.root.0,
+                root,
                 proven_leaves: nodes(proof.proven_leaves.0),
                 proof_nodes: nodes(proof.proof_nodes.0),
             },
-        }
+        })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Whether what a server calls its proof is one, and of our challenge.
 
-use poet_engine::{LABEL_DEPTH, Node, T, Work, WorkFunction, verify};
+use anyhow::Context as _;
+use poet_engine::{LABEL_DEPTH, Node, ProofMessage, T, Work, WorkFunction, verify};
 use poet_proto::{json, messages::PublishedProof};
 
 use crate::messages::ProofResponse;
@@ -46,7 +47,7 @@ impl VerifiedProof {
         if response.pubkey.0 != *pubkey {
             return Err("the server's key is another one than at the registration".to_owned());
         }
-        let proof = response.into_proof();
+        let proof = response.into_proof()?;
         let index = proof.members.iter().position(|member| member == challenge);
         let index = index.ok_or("our challenge is not among its members")?;
         verify(work, &proof.statement, proof.leaves, T, &proof.proof)
@@ -69,6 +70,25 @@ impl VerifiedProof {
     /// The name by which an ATX refers to the proof.
     pub(crate) fn reference(&self) -> Node {
         self.proof.proof.reference(self.proof.leaves)
+    }
+
+    /// The message with it that nodes store.
+    pub(crate) fn to_message(&self, round: u64) -> anyhow::Result<Vec<u8>> {
+        let statement = self.proof.statement[..].try_into();
+        let message = ProofMessage {
+            proof: self.proof.proof.clone(),
+            leaves: self.proof.leaves,
+            service_key: self.pubkey,
+            round_id: round.to_string(),
+            statement: statement.context("a round with a member has a statement of 32 bytes")?,
+            signature: [0; 64],
+        };
+        Ok(message.to_scale())
+    }
+
+    /// Whether it is of the server with this key.
+    pub(crate) fn is_of(&self, pubkey: &[u8; 32]) -> bool {
+        self.pubkey == *pubkey
     }
 
     /// The proof as servers answer with it.

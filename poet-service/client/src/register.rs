@@ -154,7 +154,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         deadline: args.deadline,
         least: after(begin, DEFAULT_PATIENCE),
     };
-    let job = Arc::new(Job {
+    let job = Arc::new(Registering {
         signed: sign(&key, args),
         node_id,
         challenge: args.challenge,
@@ -183,18 +183,18 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         && let Some((poet, event)) = receive(&events, after(job.limit(), GRACE))
     {
         match event {
-            Event::RoundStart(told) => {
+            RegisterEvent::RoundStart(told) => {
                 // Of several, the last one: who tells a wrong one shall not cost the others time.
                 start = start.max(Some(told));
                 job.set_limit(patience.limit(start));
             }
-            Event::Registered(registration) => {
+            RegisterEvent::Registered(registration) => {
                 state.registrations.push(registration);
                 state.write(&args.state)?;
                 outcomes.remove(&poet);
                 pending.remove(&poet);
             }
-            Event::Failed { reason, again } => {
+            RegisterEvent::Failed { reason, again } => {
                 let before = outcomes.insert(poet.clone(), reason.clone());
                 match again {
                     Some(wait) if before.as_ref() != Some(&reason) => {
@@ -311,7 +311,7 @@ impl State {
 }
 
 /// What became of an attempt.
-enum Event {
+enum RegisterEvent {
     Registered(Registration),
     /// When the round starts with which we are registered.
     RoundStart(Timestamp),
@@ -343,7 +343,7 @@ impl Patience {
 }
 
 /// What is to be done with every server.
-struct Job {
+struct Registering {
     signed: SignedChallenge,
     node_id: [u8; 32],
     challenge: [u8; 32],
@@ -356,18 +356,18 @@ struct Job {
     timeout: Duration,
 }
 
-impl Job {
+impl Registering {
     /// Tries until it is done, there is no hope, or the time is over.
-    fn run(&self, url: &Url, poet: &Poet, events: &Sender<(Url, Event)>) {
+    fn run(&self, url: &Url, poet: &Poet, events: &Sender<(Url, RegisterEvent)>) {
         // When nobody listens any more, the program ends.
         let tell = |event| drop(events.send((url.clone(), event)));
         while !time_until(self.limit()).is_zero() {
             let failure = match self.register(url, poet) {
                 Ok(registration) => {
                     let round = registration.round;
-                    tell(Event::Registered(registration));
+                    tell(RegisterEvent::Registered(registration));
                     if let Some(start) = self.round_start(poet, round) {
-                        tell(Event::RoundStart(start));
+                        tell(RegisterEvent::RoundStart(start));
                     }
                     return;
                 }
@@ -377,7 +377,7 @@ impl Job {
                 Kind::Passing => wait_again(self.retry_delay, self.limit()),
                 Kind::Unauthorized | Kind::Final => None,
             };
-            tell(Event::Failed {
+            tell(RegisterEvent::Failed {
                 reason: failure.reason,
                 again,
             });
@@ -422,7 +422,12 @@ impl Job {
             )));
         }
         let submitted = self.submit(poet, &info)?;
-        let round_end = after(now(), submitted.round_end.0);
+        let Some(left) = submitted.round_end.0 else {
+            return Err(Failure::last(
+                "it says that its round has ended already: its clock or its schedule is wrong",
+            ));
+        };
+        let round_end = after(now(), left);
         let latest = match self.deadline {
             Some(deadline) => after(deadline, CLOCK_TOLERANCE),
             None => after(now(), MAX_ROUND),
@@ -485,7 +490,7 @@ impl Job {
             let key = certifier.pubkey.0.as_slice().try_into().ok()?;
             Some(Certifier {
                 url: String::new(),
-                pubkey: PublicKey::from_bytes(key)?,
+                pubkey: Some(PublicKey::from_bytes(key)?),
                 trusted: Arc::new(TrustedKeys::default()),
             })
         });

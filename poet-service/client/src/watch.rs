@@ -127,7 +127,7 @@ fn show(args: &Args, watched: &[Watched]) -> std::io::Result<()> {
             .iter()
             .map(|poet| poet.report(now, args.tick_size))
             .collect();
-        let json = serde_json::to_string(&Report { time: now, poets })?;
+        let json = serde_json::to_string(&WatchReport { time: now, poets })?;
         writeln!(out, "{json}")?;
     } else {
         let text = text(watched, now, args.tick_size);
@@ -287,7 +287,7 @@ impl Watched {
 
 /// One look at all servers, in JSON.
 #[derive(Serialize)]
-struct Report<'a> {
+struct WatchReport<'a> {
     time: Timestamp,
     poets: Vec<PoetReport<'a>>,
 }

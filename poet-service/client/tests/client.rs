@@ -23,7 +23,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use common::{LocalServer, TestNode, await_some, config, verify_json};
 use ed25519_dalek::SigningKey;
 use flate2::{Compression, write::GzEncoder};
-use poet_engine::{ProveProgress, SubtreeHeight, T, Tree, WorkFunction};
+use poet_engine::{ProofMessage, ProveProgress, SubtreeHeight, T, Tree, WorkFunction, membership};
 use poet_proto::{
     certificate::{Certifier, TrustedKeys},
     identity::PublicKey,
@@ -552,7 +552,7 @@ fn the_best_of_all_valid_proofs_is_kept_whatever_the_others_do() {
     node.rounds_end_now();
 
     let run = node
-        .collect(&["--until=12s", "--timeout=2s"])
+        .collect(&["--until=12s", "--timeout=2s", "--message=proof.message"])
         .assert_code(3);
     for (url, proof) in [
         (&first_url, &first_proof),
@@ -621,6 +621,18 @@ fn the_best_of_all_valid_proofs_is_kept_whatever_the_others_do() {
     assert_eq!(written["proof"], best["proof"]);
     let fetched = verify_json(&written);
     assert!(fetched.members.contains(&node.node.challenge));
+    let message = fs::read(node.path("proof.message")).unwrap();
+    let message = ProofMessage::from_scale(&message).unwrap();
+    assert_eq!(message.statement[..], membership::root(&fetched.members));
+    assert_eq!(
+        (message.proof.root, message.leaves),
+        (fetched.root, leaves(best))
+    );
+    assert_eq!(
+        json!(STANDARD.encode(message.service_key)),
+        written["pubkey"]
+    );
+    assert_eq!((&*message.round_id, message.signature), ("0", [0; 64]));
     let line = run.line("proof.json: ");
     assert!(line.contains(&format!("{} leaves", leaves(best))), "{line}");
 
@@ -639,10 +651,25 @@ fn without_a_valid_proof_every_server_has_a_reason() {
     let never = FakeServer::start(|_| None);
     let denied =
         FakeServer::start(|request| (request == "GET /v1/proofs/0").then(|| error(400, "go away")));
-    node.register(&[&never.url, &denied.url], &[])
+    let idle = FakeServer::start(|request| {
+        let proof = json!({
+            "proof": {
+                "proof": {"root": "", "provenLeaves": [], "proofNodes": []},
+                "members": [],
+                "leaves": "0",
+            },
+            "pubkey": STANDARD.encode(FAKE_KEY),
+        });
+        (request == "GET /v1/proofs/0").then_some(Reply::Json(200, proof))
+    });
+    node.register(&[&never.url, &denied.url, &idle.url], &[])
         .assert_code(0);
     node.rounds_end_now();
     let run = node.collect(&["--until=3s"]).assert_code(1);
+    assert!(
+        run.line(&idle.url)
+            .contains("no: its proof is empty: the server does no work")
+    );
     assert!(
         run.line(&never.url)
             .contains("no: it answers 404: proof not found")
@@ -819,7 +846,7 @@ fn certificates_are_used_where_they_are_valid() {
     certified.rounds.rules.pow = false;
     certified.rounds.rules.certifier = Some(Certifier {
         url: "http://certifier.example".to_owned(),
-        pubkey: PublicKey::from_bytes(&certifier).unwrap(),
+        pubkey: PublicKey::from_bytes(&certifier),
         trusted: Arc::new(TrustedKeys::default()),
     });
     let server = LocalServer::start(certified, 25);
@@ -919,6 +946,7 @@ fn nonsense_at_the_registration_is_named() {
     let conflict = submit(|| error(409, "conflicting registration"));
     let too_late = submit(|| error(400, "too late to register for the desired round"));
     let far = submit(|| Reply::Json(200, json!({"roundId": "0", "roundEnd": "8640001s"})));
+    let past = submit(|| Reply::Json(200, json!({"roundId": "0", "roundEnd": "-5.5s"})));
     let word = submit(|| Reply::Json(200, json!({"roundId": "../x", "roundEnd": "5s"})));
     let hard = FakeServer::start(|request| {
         let params = json!({"powParams": {"difficulty": 256, "challenge": ""}});
@@ -952,6 +980,7 @@ fn nonsense_at_the_registration_is_named() {
             "it answers 400: too late to register for the desired round",
         ),
         (&far, "too late to be of use"),
+        (&past, "it says that its round has ended already"),
         (&word, "its answer is not one of a PoET"),
         (
             &hard,
@@ -1011,6 +1040,11 @@ fn bad_input_is_one_sentence_and_nothing_is_lost() {
         register(&["--poet=localhost"]),
         2,
         &["--poet", "expected http://"],
+    );
+    refused(
+        register(&["--poet=http://localhost:99999"]),
+        2,
+        &["--poet", "expected a port from 1 to 65535"],
     );
     refused(
         register(&["--until=soon"]),

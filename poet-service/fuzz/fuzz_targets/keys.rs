@@ -27,12 +27,16 @@ fuzz_target!(|bytes: &[u8]| {
 
 fn texts(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
-    let decoded = STANDARD.decode(text.trim()).unwrap_or_default();
+    let mut plain = text.replace(char::is_whitespace, "");
+    if text.starts_with('\u{feff}') {
+        plain.remove(0);
+    }
+    let decoded = STANDARD.decode(plain).unwrap_or_default();
 
     let public = parse_public_key(&text);
     let expected = <[u8; 32]>::try_from(&*decoded)
         .ok()
-        .filter(|bytes| VerifyingKey::from_bytes(bytes).is_ok());
+        .filter(|bytes| VerifyingKey::from_bytes(bytes).is_ok_and(|key| !key.is_weak()));
     assert_eq!(public.as_ref().ok().map(|key| *key.as_bytes()), expected);
     if let Ok(key) = public {
         let again = parse_public_key(&STANDARD.encode(key.as_bytes()));
@@ -48,12 +52,15 @@ fn texts(bytes: &[u8]) {
 
     let (folder, file) = &*FILE;
     fs::write(file, bytes).expect("a file");
-    let cut = &bytes[..bytes.len().min(1024)];
-    let expected = std::str::from_utf8(cut).ok().map(parse_public_key);
-    match (read_trusted_keys(folder.path()), expected) {
+    let expected = std::str::from_utf8(bytes)
+        .ok()
+        .filter(|_| bytes.len() <= 1024);
+    match (
+        read_trusted_keys(folder.path()),
+        expected.map(parse_public_key),
+    ) {
         (Ok(keys), Some(Ok(key))) => assert_eq!(keys, [key]),
-        (Err(TrustedKeysError::Key { path, .. }), Some(Err(_)))
-        | (Err(TrustedKeysError::Read { path, .. }), None) => assert_eq!(path, *file),
+        (Err(TrustedKeysError::Key { path, .. }), Some(Err(_)) | None) => assert_eq!(path, *file),
         (read, expected) => panic!("{read:?}, expected {expected:?}"),
     }
 }

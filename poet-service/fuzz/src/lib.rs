@@ -14,6 +14,10 @@ use prost_reflect::{
 };
 use serde_json::Deserializer;
 
+/// The first second of the year 1, and that of the year 10000.
+const YEAR_1: i64 = -62_135_596_800;
+const YEAR_10000: i64 = 253_402_300_800;
+
 /// The description of `SubmitRequest`, compiled anew from the interface.
 static SUBMIT_REQUEST: LazyLock<MessageDescriptor> = LazyLock::new(|| {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../proto");
@@ -41,8 +45,10 @@ pub fn reflected(body: &[u8]) -> Option<SubmitRequest> {
     let request = proto::SubmitRequest::decode(&*message.encode_to_vec()).expect("just encoded");
     let deadline = match request.deadline {
         None => None,
-        // Its years are not bounded.
-        Some(time) => Some(Timestamp::new(time.seconds, time.nanos).ok()?),
+        // Its years are not bounded. The first moment of the year 1 is Go's way to say none.
+        Some(time) if !(YEAR_1..YEAR_10000).contains(&time.seconds) => return None,
+        Some(time) if (time.seconds, time.nanos) == (YEAR_1, 0) => None,
+        Some(time) => Some(Timestamp::new(time.seconds, time.nanos).unwrap_or(Timestamp::MAX)),
     };
     let params = request.pow_params.unwrap_or_default();
     Some(SubmitRequest {

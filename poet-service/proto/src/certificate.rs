@@ -6,18 +6,28 @@
 
 use std::{
     fs,
-    io::Read,
+    io::{self, Read as _},
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock, mpsc},
+    thread,
+    time::Duration,
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 
-use crate::identity::PublicKey;
+use crate::identity::{PublicKey, decode_key_text};
 
 /// The longest public key that a certificate may name.
 const MAX_PUBKEY_BYTES: usize = 32;
+
+/// The longest file with a key: 44 characters, with some white space.
+const MAX_KEY_FILE_BYTES: u64 = 1024;
+/// What is read of a folder of keys: files and folders of any name, and how deeply they nest.
+const MAX_ENTRIES: usize = 10_000;
+const MAX_FOLDER_DEPTH: usize = 16;
+/// How long it may take to read the keys. A file system that does not answer must not keep those
+/// waiting who start the server, reload its keys or end it.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The first bytes of a certifier's key, by which a request picks which keys to try.
 pub type KeyHint = [u8; 4];
@@ -152,8 +162,9 @@ fn go_time(unix_seconds: u64) -> String {
 pub struct Certifier {
     /// Where nodes get their certificates; may be empty.
     pub url: String,
-    /// The certifier's key, tried when a request gives no hint.
-    pub pubkey: PublicKey,
+    /// The certifier's key, tried when a request gives no hint. Without one, nodes are told of no
+    /// certifier: they could not use its certificates, because they give no hint.
+    pub pubkey: Option<PublicKey>,
     /// Further keys, tried when a request's hint fits them.
     pub trusted: Arc<TrustedKeys>,
 }
@@ -171,10 +182,14 @@ impl Certifier {
         now: Timestamp,
     ) -> Result<(), CertificateError> {
         let Some(hint) = hint else {
-            return verify_with(&self.pubkey, certificate, node_id, now);
+            let key = self.pubkey.as_ref();
+            let key = key.ok_or(CertificateError::NoMatchingKey)?;
+            return verify_with(key, certificate, node_id, now);
         };
         let trusted = self.trusted.keys();
-        let mut matching = std::iter::once(&self.pubkey)
+        let mut matching = self
+            .pubkey
+            .iter()
             .chain(&*trusted)
             .filter(|key| key.as_bytes().starts_with(&hint))
             .peekable();
@@ -204,11 +219,22 @@ fn verify_with(
         return Err(CertificateError::OtherNode);
     }
     match decoded.expiration_unix {
-        Some(expiration) if i128::from(expiration) * 1_000_000_000 < now.as_nanosecond() => {
+        Some(expiration) if is_expired(expiration, now) => {
             Err(CertificateError::Expired(expiration))
         }
         _ => Ok(()),
     }
+}
+
+/// Whether a certificate's time is over. The Go server counts seconds in 64 bits with a sign, from
+/// the year 1, and they wrap: what expires 292 billion years from now has expired.
+fn is_expired(expiration_unix: u64, now: Timestamp) -> bool {
+    const FROM_YEAR_1_TO_1970: i64 = 62_135_596_800;
+    let since_year_1 = expiration_unix
+        .cast_signed()
+        .wrapping_add(FROM_YEAR_1_TO_1970);
+    let now_nanos = now.as_nanosecond() + i128::from(FROM_YEAR_1_TO_1970) * 1_000_000_000;
+    i128::from(since_year_1) * 1_000_000_000 < now_nanos
 }
 
 /// The keys in the `*.key` files of a folder, which can be read again while they are in use.
@@ -216,6 +242,8 @@ fn verify_with(
 pub struct TrustedKeys {
     folder: Option<PathBuf>,
     keys: RwLock<Arc<[PublicKey]>>,
+    /// Held while the folder is read again.
+    reading: Arc<Mutex<()>>,
 }
 
 impl TrustedKeys {
@@ -228,16 +256,24 @@ impl TrustedKeys {
         Ok(Self {
             folder: Some(folder),
             keys,
+            reading: Arc::default(),
         })
     }
 
-    /// Reads the folder again and returns how many keys there are now. May block.
+    /// Reads the folder again and returns how many keys there are now. May block for some seconds.
     ///
     /// # Errors
-    /// When there is no folder, and as [`read_trusted_keys`]; the keys are then the same as before.
+    /// When there is no folder, while it is being read already, and as [`read_trusted_keys`]; the
+    /// keys are then the same as before.
     pub fn reload(&self) -> Result<usize, TrustedKeysError> {
-        let folder = self.folder.as_ref().ok_or(TrustedKeysError::NoFolder)?;
-        let keys: Arc<[PublicKey]> = read_trusted_keys(folder)?.into();
+        let folder = self.folder.clone().ok_or(TrustedKeysError::NoFolder)?;
+        let reading = Arc::clone(&self.reading);
+        let keys: Arc<[PublicKey]> = within(READ_TIMEOUT, folder, move |folder| {
+            // For as long as it takes, even if nobody waits any more: one thread that hangs is enough.
+            let _reading = reading.try_lock().map_err(|_| TrustedKeysError::Busy)?;
+            walk(folder)
+        })?
+        .into();
         let count = keys.len();
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
         Ok(count)
@@ -254,6 +290,7 @@ impl From<Vec<PublicKey>> for TrustedKeys {
         Self {
             folder: None,
             keys: RwLock::new(keys.into()),
+            reading: Arc::default(),
         }
     }
 }
@@ -270,7 +307,13 @@ pub enum TrustedKeysError {
         /// Which one.
         path: PathBuf,
         /// Why.
-        cause: std::io::Error,
+        cause: io::Error,
+    },
+    /// What is called a key file is no file.
+    #[error("{path} is not a regular file: expected a *.key file with one key")]
+    NotAFile {
+        /// Which one.
+        path: PathBuf,
     },
     /// A file holds something else.
     #[error("{path}: {reason}")]
@@ -280,53 +323,151 @@ pub enum TrustedKeysError {
         /// What is wrong with it.
         reason: KeyTextError,
     },
+    /// There is more than keys in the folder.
+    #[error(
+        "{path} holds more than {MAX_ENTRIES} files, or folders more than {MAX_FOLDER_DEPTH} deep: \
+         expected a directory of *.key files"
+    )]
+    TooLarge {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The file system does not answer.
+    #[error(
+        "cannot read {path} within {} s: expected a file system that answers", READ_TIMEOUT.as_secs()
+    )]
+    Timeout {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Somebody else is reading them.
+    #[error("the keys are being read already: try again when that is done")]
+    Busy,
 }
 
-/// Why a text is not a public key.
+/// Why a text is not the public key of a certifier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected the base64 form of a 32-byte ed25519 public key")]
-pub struct KeyTextError;
+pub enum KeyTextError {
+    /// Not 32 bytes in base64, or no point of the curve.
+    #[error("expected the base64 form of a 32-byte ed25519 public key")]
+    Form,
+    /// A point of small order.
+    #[error("anybody can sign for this key (it is of small order): expected a certifier's own key")]
+    Weak,
+}
 
-/// Parses a base64 public key; surrounding white space is ignored.
+/// Parses the public key of a certifier: base64, in one line or several, with white space around it.
 ///
 /// # Errors
-/// When `text` is something else.
+/// When `text` is something else, or a key for which anybody can sign.
 pub fn parse_public_key(text: &str) -> Result<PublicKey, KeyTextError> {
-    let bytes = STANDARD.decode(text.trim()).map_err(|_| KeyTextError)?;
-    let bytes: [u8; 32] = bytes.try_into().map_err(|_| KeyTextError)?;
-    PublicKey::from_bytes(&bytes).ok_or(KeyTextError)
+    let bytes = decode_key_text(text).ok_or(KeyTextError::Form)?;
+    let bytes: [u8; 32] = bytes.try_into().map_err(|_| KeyTextError::Form)?;
+    let key = PublicKey::from_bytes(&bytes).ok_or(KeyTextError::Form)?;
+    if key.is_weak() {
+        return Err(KeyTextError::Weak);
+    }
+    Ok(key)
 }
 
 /// Reads every `*.key` file below `folder`, in the order of their paths.
 ///
 /// # Errors
-/// When something cannot be read, or a key file holds no key.
+/// When something cannot be read or is no regular file, a key file holds no key, there is far more
+/// than keys, or the file system does not answer in time.
 pub fn read_trusted_keys(folder: &Path) -> Result<Vec<PublicKey>, TrustedKeysError> {
-    let read_error = |path: &Path| {
-        let path = path.to_owned();
-        move |cause| TrustedKeysError::Read { path, cause }
+    within(READ_TIMEOUT, folder.to_owned(), walk)
+}
+
+/// Runs `read` on a thread of its own, which is left behind when it takes longer than `timeout`.
+fn within(
+    timeout: Duration,
+    folder: PathBuf,
+    read: impl FnOnce(&Path) -> Result<Vec<PublicKey>, TrustedKeysError> + Send + 'static,
+) -> Result<Vec<PublicKey>, TrustedKeysError> {
+    let (sender, receiver) = mpsc::channel();
+    let path = folder.clone();
+    thread::Builder::new()
+        .name("key-reader".to_owned())
+        // Whether anybody still waits for it is not its concern.
+        .spawn(move || drop(sender.send(read(&folder))))
+        .map_err(|cause| TrustedKeysError::Read {
+            path: path.clone(),
+            cause,
+        })?;
+    receiver
+        .recv_timeout(timeout)
+        .unwrap_or(Err(TrustedKeysError::Timeout { path }))
+}
+
+fn walk(folder: &Path) -> Result<Vec<PublicKey>, TrustedKeysError> {
+    let mut walk = Walk {
+        root: folder,
+        entries: 0,
+        keys: Vec::new(),
     };
-    let mut entries = fs::read_dir(folder)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(read_error(folder))?;
-    entries.sort_by_key(fs::DirEntry::path);
-    let mut keys = Vec::new();
-    for entry in entries {
-        let path = entry.path();
-        // Links to folders are not followed, so that a loop of them cannot hang the start.
-        if entry.file_type().map_err(read_error(&path))?.is_dir() {
-            keys.extend(read_trusted_keys(&path)?);
-        } else if path.extension().is_some_and(|extension| extension == "key") {
-            let mut text = String::new();
-            fs::File::open(&path)
-                .and_then(|file| file.take(1024).read_to_string(&mut text))
-                .map_err(read_error(&path))?;
-            let key =
-                parse_public_key(&text).map_err(|reason| TrustedKeysError::Key { path, reason })?;
-            keys.push(key);
+    walk.enter(folder, 1)?;
+    Ok(walk.keys)
+}
+
+/// The way through a folder of keys.
+struct Walk<'a> {
+    root: &'a Path,
+    /// What has been seen.
+    entries: usize,
+    keys: Vec<PublicKey>,
+}
+
+impl Walk<'_> {
+    fn enter(&mut self, folder: &Path, depth: usize) -> Result<(), TrustedKeysError> {
+        let read_error = |path: &Path| {
+            let path = path.to_owned();
+            move |cause| TrustedKeysError::Read { path, cause }
+        };
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(folder).map_err(read_error(folder))? {
+            self.entries += 1;
+            if self.entries > MAX_ENTRIES || depth > MAX_FOLDER_DEPTH {
+                let path = self.root.to_owned();
+                return Err(TrustedKeysError::TooLarge { path });
+            }
+            entries.push(entry.map_err(read_error(folder))?);
         }
+        entries.sort_by_key(fs::DirEntry::path);
+        for entry in entries {
+            let path = entry.path();
+            // Links to folders are not followed, so that a loop of them cannot hang the start.
+            if entry.file_type().map_err(read_error(&path))?.is_dir() {
+                self.enter(&path, depth + 1)?;
+            } else if path.extension().is_some_and(|extension| extension == "key") {
+                self.keys.push(read_key(path)?);
+            }
+        }
+        Ok(())
     }
-    Ok(keys)
+}
+
+fn read_key(path: PathBuf) -> Result<PublicKey, TrustedKeysError> {
+    let read = || {
+        // A pipe would wait for somebody to write into it, a device do whatever it does.
+        if !fs::metadata(&path)?.is_file() {
+            return Ok(None);
+        }
+        let mut bytes = Vec::new();
+        let file = fs::File::open(&path)?;
+        file.take(MAX_KEY_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+        Ok(Some(bytes))
+    };
+    let bytes = match read() {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Err(TrustedKeysError::NotAFile { path }),
+        Err(cause) => return Err(TrustedKeysError::Read { path, cause }),
+    };
+    let short = bytes.len() as u64 <= MAX_KEY_FILE_BYTES;
+    let text = std::str::from_utf8(&bytes).ok().filter(|_| short);
+    text.ok_or(KeyTextError::Form)
+        .and_then(parse_public_key)
+        .map_err(|reason| TrustedKeysError::Key { path, reason })
 }
 
 #[cfg(test)]
@@ -356,6 +497,126 @@ mod tests {
         bytes.extend([0xff; 8]);
         let certificate = Certificate::decode(&bytes).unwrap();
         assert_eq!(certificate.expiration_unix, Some(u64::MAX));
+    }
+
+    /// At the borders of Go's arithmetic.
+    #[test]
+    fn expirations_wrap_as_in_go() {
+        let now: Timestamp = "2026-11-26T12:00:00.5Z".parse().unwrap();
+        let seconds = u64::try_from(now.as_second()).unwrap();
+        let latest = u64::try_from(i64::MAX - 62_135_596_800).unwrap();
+        for (expiration, expired) in [
+            (0, true),
+            (seconds, true),
+            (seconds + 1, false),
+            (253_402_300_800, false),
+            (latest, false),
+            (latest + 1, true),
+            (1 << 63, true),
+            (u64::MAX, true),
+        ] {
+            assert_eq!(is_expired(expiration, now), expired, "{expiration}");
+        }
+        assert!(!is_expired(
+            seconds,
+            Timestamp::new(now.as_second(), 0).unwrap()
+        ));
+    }
+
+    #[test]
+    fn keys_for_which_anybody_can_sign_are_refused() {
+        // Every point of small order: of order 1, 2, twice 4, four times 8, and other encodings.
+        for hex in [
+            "0100000000000000000000000000000000000000000000000000000000000000",
+            "0100000000000000000000000000000000000000000000000000000000000080",
+            "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+            "0000000000000000000000000000000000000000000000000000000000000000",
+            "0000000000000000000000000000000000000000000000000000000000000080",
+            "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+            "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc85",
+            "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+            "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa",
+            "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+            "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        ] {
+            let text = base64::Engine::encode(
+                &base64::engine::general_purpose::STANDARD,
+                hex::decode(hex).unwrap(),
+            );
+            assert_eq!(parse_public_key(&text), Err(KeyTextError::Weak), "{hex}");
+        }
+    }
+
+    #[test]
+    fn a_file_system_that_does_not_answer_is_waited_for_in_vain_and_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let (release, hang) = mpsc::channel::<()>();
+        let timeout = Duration::from_millis(20);
+        let read = within(timeout, folder.path().to_owned(), move |_| {
+            assert!(hang.recv().is_err());
+            Ok(Vec::new())
+        });
+        let error = read.unwrap_err().to_string();
+        assert!(
+            error.contains("expected a file system that answers"),
+            "{error}"
+        );
+        drop(release);
+        // While one reads, no other does.
+        let keys = TrustedKeys::read(folder.path().to_owned()).unwrap();
+        let reading = keys.reading.lock().unwrap();
+        assert!(matches!(keys.reload(), Err(TrustedKeysError::Busy)));
+        drop(reading);
+        assert_eq!(keys.reload().unwrap(), 0);
+    }
+
+    #[test]
+    fn what_is_read_of_a_key_folder_is_bounded() {
+        let folder = tempfile::tempdir().unwrap();
+        let message = || read_trusted_keys(folder.path()).unwrap_err().to_string();
+        let key = folder.path().join("a.key");
+        let text = "V2j2EMp26MjC55ZVa9p/PpRBIgoM94JlHVSDR1LN+Ys=";
+        for length in [44, 1024] {
+            fs::write(&key, format!("{text:length$}")).unwrap();
+            assert_eq!(read_trusted_keys(folder.path()).unwrap().len(), 1);
+        }
+        for bytes in [format!("{text:1025}").as_bytes(), b"\xff"] {
+            fs::write(&key, bytes).unwrap();
+            assert!(message().contains("a.key: expected the base64 form"));
+        }
+        fs::remove_file(&key).unwrap();
+        let mut deep = folder.path().to_owned();
+        for _ in 0..MAX_FOLDER_DEPTH {
+            deep.push("d");
+        }
+        fs::create_dir_all(&deep).unwrap();
+        assert_eq!(read_trusted_keys(folder.path()).unwrap().len(), 0);
+        fs::write(deep.join("b.key"), text).unwrap();
+        assert!(message().contains("folders more than 16 deep"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn only_regular_files_are_keys() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = folder.path().join("x.key");
+        let message = || read_trusted_keys(folder.path()).unwrap_err().to_string();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &key, rustix::fs::Mode::RUSR).unwrap();
+        assert!(message().contains("x.key is not a regular file"));
+        for target in ["/dev/zero", "."] {
+            fs::remove_file(&key).unwrap();
+            std::os::unix::fs::symlink(target, &key).unwrap();
+            assert!(
+                message().contains("x.key is not a regular file"),
+                "{target}"
+            );
+        }
+        // As Kubernetes mounts secrets.
+        fs::remove_file(&key).unwrap();
+        let text = "V2j2EMp26MjC55ZVa9p/PpRBIgoM94JlHVSDR1LN+Ys=";
+        fs::write(folder.path().join("data"), text).unwrap();
+        std::os::unix::fs::symlink("data", &key).unwrap();
+        assert_eq!(read_trusted_keys(folder.path()).unwrap().len(), 1);
     }
 
     #[test]

@@ -23,6 +23,11 @@ impl PublicKey {
         self.0.as_bytes()
     }
 
+    /// Whether anybody can sign for this key: it is a point of small order, such as the neutral one.
+    pub fn is_weak(&self) -> bool {
+        self.0.is_weak()
+    }
+
     /// Whether `signature` is this key's over the parts of `message`, one after the other.
     ///
     /// Accepts exactly what Go's `crypto/ed25519` does, because what one server of a network
@@ -78,11 +83,7 @@ impl PrivateKey {
     /// # Errors
     /// As [`PrivateKey::from_bytes`], and when the text is not base64.
     pub fn from_base64(text: &str) -> Result<Self, PrivateKeyError> {
-        Self::from_bytes(
-            &STANDARD
-                .decode(text.trim())
-                .map_err(|_| PrivateKeyError::Form)?,
-        )
+        Self::from_bytes(&decode_key_text(text).ok_or(PrivateKeyError::Form)?)
     }
 
     /// The 64 bytes `seed || public key`.
@@ -94,6 +95,14 @@ impl PrivateKey {
     pub fn public(&self) -> PublicKey {
         PublicKey(self.0.verifying_key())
     }
+}
+
+/// The bytes of a key as people keep it: in base64, which tools wrap, editors begin with a byte order
+/// mark, and white space surrounds.
+pub fn decode_key_text(text: &str) -> Option<Vec<u8>> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let text: String = text.split_whitespace().collect();
+    STANDARD.decode(text).ok()
 }
 
 impl std::fmt::Debug for PrivateKey {
@@ -119,8 +128,25 @@ mod tests {
     }
 
     #[test]
+    fn keys_are_read_as_tools_write_them() {
+        let key = PrivateKey::generate().unwrap();
+        let text = STANDARD.encode(key.to_bytes());
+        let (line, rest) = text.split_at(76);
+        for text in [
+            format!("{line}\n{rest}\n"),
+            format!("{line}\r\n{rest}\r\n"),
+            format!("\u{feff}{text}"),
+            format!(" \t{text}  \n\n"),
+        ] {
+            let read = PrivateKey::from_base64(&text);
+            assert_eq!(read.unwrap().public(), key.public(), "{text:?}");
+        }
+    }
+
+    #[test]
     fn bad_keys_are_refused() {
-        for text in ["", "***", "AAAA"] {
+        let twice = STANDARD.encode([7; 64]).repeat(2);
+        for text in ["", "***", "AAAA", "\u{feff}", &twice] {
             assert_eq!(
                 PrivateKey::from_base64(text).unwrap_err(),
                 PrivateKeyError::Form
@@ -154,5 +180,6 @@ mod tests {
         signature[0] = 1;
         let key = PublicKey::from_bytes(&neutral).unwrap();
         assert!(key.verifies(&[b"anything"], &signature));
+        assert!(key.is_weak());
     }
 }

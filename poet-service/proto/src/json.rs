@@ -2,8 +2,9 @@
 //!
 //! In: lowerCamelCase or snake_case names; bytes in standard or URL-safe base64, padded or not;
 //! 64-bit integers as strings or numbers; `null` means unset; unknown fields are ignored; a field
-//! given twice is an error. Out: lowerCamelCase, standard base64, 64-bit integers as strings,
-//! unset fields written out.
+//! given twice is an error. Accepts exactly what the Go server does, so that a client that one server
+//! of a network understands is understood by all of them: text after the object is ignored, as there.
+//! Out: lowerCamelCase, standard base64, 64-bit integers as strings, unset fields written out.
 
 use std::fmt;
 
@@ -11,7 +12,6 @@ use base64::{
     Engine as _, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig, general_purpose::STANDARD},
 };
-use jiff::Timestamp;
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{MapAccess, Visitor},
@@ -23,16 +23,16 @@ use crate::{
     duration::format_proto,
     messages::{Info, PublishedProof, SubmitRequest, Submitted},
     pow::PowParams,
+    timestamp::ProtoTimestamp,
 };
 
 /// How much of a bad value an error message repeats.
 const QUOTED_CHARS: usize = 64;
 
-const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new()
-    .with_decode_padding_mode(DecodePaddingMode::Indifferent)
-    .with_decode_allow_trailing_bits(true);
-const STANDARD_LENIENT: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT);
-const URL_SAFE_LENIENT: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT);
+/// How deeply objects and lists may nest.
+const MAX_DEPTH: usize = 10_000;
+/// The digits of the greatest 64-bit integer.
+const MAX_DIGITS: usize = 20;
 
 /// Why a body is not the message that was expected. The text is meant for the client.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -129,20 +129,13 @@ impl Field<'_> {
     }
 
     fn unsigned(&self) -> Option<u64> {
-        let text = if self.raw.starts_with('"') {
-            self.string()?
-        } else {
-            self.raw.to_owned()
-        };
-        if !text.starts_with(|c: char| c.is_ascii_digit()) {
-            return None;
+        if !self.raw.starts_with('"') {
+            return whole_number(self.raw);
         }
-        // The mapping allows 1.0 and 1e3, too; doubles are exact up to 2^53.
-        text.parse().ok().or_else(|| {
-            let number: f64 = text.parse().ok()?;
-            let whole = number.fract() == 0.0 && (0.0..9_007_199_254_740_992.0).contains(&number);
-            whole.then_some(number as u64)
-        })
+        // A string holds a number as JSON writes it, and nothing around it.
+        let text = self.string()?;
+        let number: &RawValue = serde_json::from_str(&text).ok()?;
+        (number.get() == text).then(|| whole_number(&text))?
     }
 
     fn uint64(&self) -> Result<u64, Malformed> {
@@ -155,21 +148,110 @@ impl Field<'_> {
             .ok_or_else(|| self.invalid("uint32"))
     }
 
-    fn timestamp(&self) -> Result<Timestamp, Malformed> {
+    fn timestamp(&self) -> Result<ProtoTimestamp, Malformed> {
         self.string()
-            .and_then(|text| text.parse().ok())
+            .and_then(|text| ProtoTimestamp::parse(&text))
             .ok_or_else(|| self.invalid("google.protobuf.Timestamp"))
     }
 }
 
-/// Reads base64 in either alphabet, padded or not.
-pub fn decode_base64(text: &str) -> Option<Vec<u8>> {
-    let engine = if text.contains(['-', '_']) {
-        &URL_SAFE_LENIENT
-    } else {
-        &STANDARD_LENIENT
+/// The value of a JSON number that is whole, not negative and fits 64 bits, however it is written:
+/// `1000`, `1e3`, `1000.0`, `-0`. `None` for any other JSON value.
+fn whole_number(json: &str) -> Option<u64> {
+    let (negative, number) = match json.strip_prefix('-') {
+        Some(number) => (true, number),
+        None => (false, json),
     };
-    engine.decode(text).ok()
+    if !number.starts_with(|first: char| first.is_ascii_digit()) {
+        return None;
+    }
+    let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
+    let (integer, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let fraction = fraction.trim_end_matches('0');
+    let digits = format!("{}{fraction}", integer.trim_start_matches('0'));
+    if digits.is_empty() {
+        return Some(0);
+    }
+    let exponent: i32 = exponent.parse().ok()?;
+    let shift = i64::from(exponent) - i64::try_from(fraction.len()).ok()?;
+    let places = usize::try_from(shift.unsigned_abs()).ok()?;
+    let whole = if shift < 0 {
+        let (whole, cut) = digits.split_at(digits.len().checked_sub(places)?);
+        cut.bytes()
+            .all(|digit| digit == b'0')
+            .then_some(whole)?
+            .to_owned()
+    } else if digits.len().saturating_add(places) <= MAX_DIGITS {
+        format!("{digits}{:0<places$}", "")
+    } else {
+        return None;
+    };
+    if negative { None } else { whole.parse().ok() }
+}
+
+/// Reads base64 as Go's JSON mapping does: in either alphabet, with or without all of its padding,
+/// with line breaks anywhere. Text whose length, line breaks included, is a multiple of four must be
+/// padded, other text must not.
+pub fn decode_base64(text: &str) -> Option<Vec<u8>> {
+    let alphabet = if text.contains(['-', '_']) {
+        &alphabet::URL_SAFE
+    } else {
+        &alphabet::STANDARD
+    };
+    let padding = if text.len().is_multiple_of(4) {
+        DecodePaddingMode::RequireCanonical
+    } else {
+        DecodePaddingMode::RequireNone
+    };
+    let config = GeneralPurposeConfig::new()
+        .with_decode_padding_mode(padding)
+        .with_decode_allow_trailing_bits(true);
+    let text = text.replace(['\r', '\n'], "");
+    GeneralPurpose::new(alphabet, config).decode(text).ok()
+}
+
+/// Checks what the parser passes over in values that nobody reads.
+fn check_skipped(json: &str) -> Result<(), Malformed> {
+    let bytes = json.as_bytes();
+    // The UTF-16 unit that the escape at `at` stands for, if there is one of that kind.
+    let unit = |at: usize| {
+        let digits = json.get(at..at + 6)?.strip_prefix("\\u")?;
+        u16::from_str_radix(digits, 16).ok()
+    };
+    let (mut at, mut depth, mut in_string) = (0, 0_usize, false);
+    while let Some(byte) = bytes.get(at) {
+        at += match byte {
+            // Escapes stand in strings only, and whole: the parser has seen to that.
+            b'\\' => match unit(at) {
+                None => 2,
+                Some(0xd800..=0xdbff) if matches!(unit(at + 6), Some(0xdc00..=0xdfff)) => 12,
+                Some(0xd800..=0xdfff) => {
+                    return Err(malformed(
+                        "syntax error: half of a surrogate pair in a string",
+                    ));
+                }
+                Some(_) => 6,
+            },
+            b'"' => {
+                in_string = !in_string;
+                1
+            }
+            b'{' | b'[' if !in_string => {
+                depth += 1;
+                if depth > MAX_DEPTH {
+                    let reason = format!("syntax error: nested more than {MAX_DEPTH} deep");
+                    return Err(malformed(&reason));
+                }
+                1
+            }
+            b'}' | b']' if !in_string => {
+                depth -= 1;
+                1
+            }
+            _ => 1,
+        };
+    }
+    Ok(())
 }
 
 fn malformed(message: &str) -> Malformed {
@@ -180,17 +262,20 @@ fn malformed(message: &str) -> Malformed {
 /// The longest message about a body, in characters.
 const MAX_MESSAGE: usize = 200;
 
-/// Reads a `SubmitRequest`. A body without anything in it is a request without anything set.
+/// Reads a `SubmitRequest`. A body without anything in it is a request without anything set, and
+/// what follows the object is not looked at: both as in the Go server.
 ///
 /// # Errors
-/// [`Malformed`], naming the field where there is one.
+/// [`Malformed::Malformed`], naming the field where there is one.
 pub fn submit_request(body: &[u8]) -> Result<SubmitRequest, Malformed> {
-    let text = std::str::from_utf8(body)
-        .map_err(|error| malformed(&format!("syntax error: the body is not UTF-8: {error}")))?
-        .trim_ascii();
-    if text.is_empty() {
+    let mut values = serde_json::Deserializer::from_slice(body).into_iter::<&RawValue>();
+    let Some(value) = values.next() else {
         return Ok(SubmitRequest::default());
-    }
+    };
+    let text = value
+        .map_err(|error| malformed(&format!("syntax error: {error}")))?
+        .get();
+    check_skipped(text)?;
     let object = Object::parse(text)?;
     let pow_params = match object.field("powParams", "pow_params")? {
         None => PowParams::default(),
@@ -226,7 +311,8 @@ pub fn submit_request(body: &[u8]) -> Result<SubmitRequest, Malformed> {
         deadline: object
             .field("deadline", "deadline")?
             .map(|field| field.timestamp())
-            .transpose()?,
+            .transpose()?
+            .and_then(ProtoTimestamp::deadline),
         certificate,
         certificate_pubkey_hint: object
             .bytes("certificatePubkeyHint", "certificate_pubkey_hint")?,
@@ -301,9 +387,11 @@ pub fn info_response(info: &Info<'_>) -> String {
         phase_shift: format_proto(info.phase_shift),
         cycle_gap: format_proto(info.cycle_gap),
         // null, not an empty object: a node that is told of a certifier goes and asks it.
-        certifier: info.certifier.map(|certifier| CertifierMessage {
-            url: &certifier.url,
-            pubkey: Base64(certifier.pubkey.as_bytes()),
+        certifier: info.certifier.and_then(|certifier| {
+            Some(CertifierMessage {
+                url: &certifier.url,
+                pubkey: Base64(certifier.pubkey.as_ref()?.as_bytes()),
+            })
         }),
     })
 }
@@ -322,7 +410,7 @@ pub fn proof_response(published: &PublishedProof, public_key: &[u8; 32]) -> Stri
     let entries = proof.proven_leaves.len() + proof.proof_nodes.len() + published.members.len() + 2;
     let mut json = String::with_capacity(256 + entries * ENTRY_CHARS);
     json.push_str("{\"proof\":{\"proof\":{\"root\":");
-    push_base64(&mut json, &proof.root);
+    push_base64(&mut json, published.root().map_or(&[], |root| &root[..]));
     json.push_str(",\"provenLeaves\":");
     push_list(&mut json, &proof.proven_leaves);
     json.push_str(",\"proofNodes\":");
@@ -404,6 +492,17 @@ mod tests {
             ("18446744073709551615", u64::MAX),
             ("1e3", 1000),
             ("\"2.0\"", 2),
+            ("-0", 0),
+            ("\"-0\"", 0),
+            ("-0.0e5", 0),
+            ("0e99999999999", 0),
+            ("1e19", 10_000_000_000_000_000_000),
+            ("1844674407370955161.5e1", u64::MAX),
+            ("0.5E+1", 5),
+            ("0.05e2", 5),
+            ("100e-2", 1),
+            ("9007199254740993.0", 9_007_199_254_740_993),
+            ("\"\\u0031\"", 1),
         ] {
             assert_eq!(
                 parse(&format!(r#"{{"nonce":{text}}}"#)).unwrap().nonce,
@@ -413,8 +512,26 @@ mod tests {
         }
         for text in [
             "-1",
+            "-1e2",
             "\"+1\"",
+            "\"01\"",
+            "\"1.\"",
+            "\".5\"",
+            "\"1e\"",
+            "\"0x1\"",
+            "\"1_000\"",
+            "\"1 \"",
+            "\"\\n1\"",
+            "\"1\\u00a0\"",
+            "\"null\"",
+            "\"\\\"1\\\"\"",
             "1.5",
+            "15e-1",
+            "10e-3",
+            "1e20",
+            "0.00001e21",
+            "1e99999999999",
+            "1e-99999999999",
             "\"\"",
             "\" 1\"",
             "18446744073709551616",
@@ -441,11 +558,84 @@ mod tests {
             request.deadline,
             Some("2098-12-31T23:00:00.5Z".parse().unwrap())
         );
+        // Go's zero time, which its clients send for one that is not set.
+        let request = parse(r#"{"deadline":"0001-01-01T00:00:00Z"}"#).unwrap();
+        assert_eq!(request, SubmitRequest::default());
         let error = parse(r#"{"deadline":"tomorrow"}"#).unwrap_err();
         assert_eq!(
             error,
             r#"invalid value for google.protobuf.Timestamp field deadline: "tomorrow""#
         );
+    }
+
+    /// Of each length, with line breaks and without, what Go's decoder takes and what it does not.
+    #[test]
+    fn base64() {
+        for (text, expected) in [
+            ("", Some(&b""[..])),
+            ("AQID", Some(&[1, 2, 3])),
+            ("AQ==", Some(&[1])),
+            ("AQ", Some(&[1])),
+            ("AQI=", Some(&[1, 2])),
+            ("AQI", Some(&[1, 2])),
+            // Bits that belong to no byte.
+            ("AR==", Some(&[1])),
+            ("AQ\nID", Some(&[1, 2, 3])),
+            ("AQIDAQID\r\n", Some(&[1, 2, 3, 1, 2, 3])),
+            ("AQIDA\nQ", Some(&[1, 2, 3, 1])),
+            ("AQ\r\nIDAQ==", None),
+            ("AQIDA\r\nQ==\r\n", Some(&[1, 2, 3, 1])),
+            ("AQ==\n", None),
+            ("AQI\n", None),
+            ("AQ=", None),
+            ("AQ===", None),
+            ("AQID====", None),
+            ("A", None),
+            ("A===", None),
+            ("AQ==AQ==", None),
+            ("AQ I", None),
+            ("AQID ", None),
+            ("+_+_", None),
+        ] {
+            assert_eq!(decode_base64(text).as_deref(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_skipped_is_checked() {
+        for text in [
+            r#"{"unknown":"\ud83d\ude00","nonce":5}"#,
+            r#"{"\ud83d\ude00":[{"\\ud83d":"\\u"}],"nonce":5}"#,
+            r#"{"unknown":"[{\"[","nonce":5}"#,
+            // The Go server reads no further.
+            r#"{"nonce":5}{"nonce":6}"#,
+            r#"{"nonce":5} and more"#,
+            "\n{\"nonce\":5}\x0c\\ud800",
+        ] {
+            assert_eq!(parse(text).unwrap().nonce, 5, "{text}");
+        }
+        let trailing = [&b"{\"nonce\":5}"[..], &[0xff]].concat();
+        assert_eq!(submit_request(&trailing).unwrap().nonce, 5);
+        for text in [
+            r#"{"unknown":"\ud83d"}"#,
+            r#"{"unknown":"\ude00"}"#,
+            r#"{"unknown":["\ud83d\u0041"]}"#,
+            r#"{"unknown":{"a":"\ude00\ud83d"}}"#,
+            r#"{"\ud83d":1}"#,
+            r#"{"prefix":"\ud83d"}"#,
+            "\x0c{}",
+            "\u{feff}{}",
+        ] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+        assert!(submit_request(b"{\"unknown\":\"\xff\"}").is_err());
+        let nested = |depth: usize| {
+            let (open, close) = ("[".repeat(depth - 1), "]".repeat(depth - 1));
+            parse(&format!(r#"{{"unknown":{open}{close}}}"#))
+        };
+        assert_eq!(nested(MAX_DEPTH), Ok(SubmitRequest::default()));
+        let error = nested(MAX_DEPTH + 1).unwrap_err();
+        assert_eq!(error, "syntax error: nested more than 10000 deep");
     }
 
     #[test]
@@ -454,7 +644,6 @@ mod tests {
             ("[]", "a JSON object"),
             ("null", "a JSON object"),
             ("{\"a\":", "EOF"),
-            ("{}{}", "trailing"),
             (r#"{"pubkey":"***"}"#, "bytes field pubkey: \"***\""),
             (r#"{"pubkey":7}"#, "bytes field pubkey: 7"),
             (r#"{"nonce":1,"nonce":1}"#, "duplicate field \"nonce\""),

@@ -6,6 +6,7 @@
 //! | [`messages`] | the requests and answers |
 //! | [`json`] | their JSON: the canonical mapping of protobuf |
 //! | [`duration`] | durations as Go and as protobuf write them |
+//! | [`timestamp`] | protobuf's timestamps, read as Go reads them |
 //! | [`identity`] | ed25519 keys and signatures, by Go's rules |
 //! | [`certificate`] | certificates and the keys that sign them |
 //! | [`pow`] | the proof of work of a registration |
@@ -16,3 +17,4 @@ pub mod identity;
 pub mod json;
 pub mod messages;
 pub mod pow;
+pub mod timestamp;

@@ -1,7 +1,7 @@
 //! Requests and answers, whatever form they travel in.
 
 use jiff::{SignedDuration, Timestamp};
-use poet_engine::Proof;
+use poet_engine::{Node, Proof};
 
 use crate::{
     certificate::{Certifier, SignedCertificate},
@@ -63,6 +63,26 @@ pub struct PublishedProof {
 }
 
 impl PublishedProof {
+    /// What a server publishes that does no work: the members, and no proof.
+    pub fn empty(statement: Vec<u8>, members: Vec<[u8; 32]>) -> Self {
+        Self {
+            statement,
+            members,
+            odd_members: Vec::new(),
+            leaves: 0,
+            proof: Proof {
+                root: [0; 32],
+                proven_leaves: Vec::new(),
+                proof_nodes: Vec::new(),
+            },
+        }
+    }
+
+    /// The root, unless the proof is empty.
+    pub fn root(&self) -> Option<&Node> {
+        (self.leaves > 0).then_some(&self.proof.root)
+    }
+
     /// The challenges as they were registered.
     pub fn registered_members(&self) -> impl Iterator<Item = &[u8]> {
         let mut odd = self.odd_members.iter().peekable();

@@ -55,7 +55,7 @@ fn certificates() {
         let other = &vectors[(index + 1) % vectors.len()];
         let certifier = Certifier {
             url: String::new(),
-            pubkey: key(&vector.certifier_pubkey),
+            pubkey: Some(key(&vector.certifier_pubkey)),
             trusted: Arc::new(vec![key(&other.certifier_pubkey)].into()),
         };
         let certificate = SignedCertificate {

@@ -5,7 +5,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`machine`] | the life of rounds, start, recovery and end |
+//! | [`life`] | the life of rounds, start, recovery and end |
 //! | [`schedule`], [`clock`] | when rounds open, start and end; pure functions of an injected time |
 //! | [`registration`] | who may register for which round |
 //! | [`worker`] | the hashing thread, its log, auditors, proofs |
@@ -17,7 +17,8 @@ mod blocking;
 pub mod clock;
 pub mod config;
 pub mod counters;
-pub mod machine;
+pub mod life;
+
 pub mod publish;
 pub mod rate;
 pub mod registration;

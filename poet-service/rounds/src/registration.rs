@@ -310,12 +310,15 @@ impl Registration {
     /// # Errors
     /// When the storage fails; nothing is published then.
     pub fn publish(&self, round: u64, proof: Arc<PublishedProof>) -> Result<(), StorageError> {
+        let empty = proof.root().is_none();
         // Prepared before anybody can ask for it.
         let serve = self.publish.prepare(round, &self.public_key, &proof);
         let challenges = self.storage.publish(round, proof)?;
         serve();
-        let late = time_until(self.schedule.end(round), self.clock.now());
-        self.counters.published(late);
+        if !empty {
+            let late = time_until(self.schedule.end(round), self.clock.now());
+            self.counters.published(late);
+        }
         *self.pow.write().unwrap_or_else(PoisonError::into_inner) = challenges;
         Ok(())
     }

@@ -221,8 +221,8 @@ pub trait Storage: Send + Sync + 'static {
     /// When the storage fails.
     fn settle_round(&self, round: u64, execution: &Execution) -> Result<(), StorageError>;
 
-    /// Stores the proof of `round` and makes its root the new challenge of the proof of work, in
-    /// one transaction. Returns the new challenges.
+    /// Stores the proof of `round` and makes its root the new challenge of the proof of work, unless
+    /// the proof is empty, in one transaction. Returns the challenges, which exist already.
     ///
     /// # Errors
     /// When the storage fails.

@@ -31,8 +31,8 @@ use std::{
 
 use jiff::Timestamp;
 use poet_engine::{
-    LogError, MAX_THREADS, Proof, ProveError, ProveProgress, T, Tree, VerifyError, Work,
-    membership, prove, verify,
+    LogError, LogRead as _, MAX_THREADS, Proof, ProveError, ProveProgress, T, Tree, VerifyError,
+    Work, membership, prove, verify,
 };
 use poet_proto::messages::PublishedProof;
 use tokio::sync::Notify;
@@ -337,7 +337,17 @@ impl<H: Hashing> Worker<H> {
     fn resume(&self, job: &Job) -> Result<(Tree, H::Log), WorkError> {
         let work = job.execution.round_work(&self.work);
         let mut log = self.hashing.open_log(job.round, &work)?;
-        let tree = work.resume(&mut log)?;
+        let tree = work.resume_sound(&mut log)?;
+        let (entries, sound) = (log.entries(), tree.leaves() >> work.subtree_height().get());
+        if sound < entries {
+            tracing::warn!(
+                round = job.round,
+                entries = entries - sound,
+                "the end of tree.log is damaged, as a power failure or fsck leaves it: it is cut off and \
+                 made again"
+            );
+            self.hashing.cut_log(&mut log, sound)?;
+        }
         Ok((tree, log))
     }
 

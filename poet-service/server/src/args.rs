@@ -108,10 +108,14 @@ pub struct Options {
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "8388608")]
     pub max_grpc_resp_size: usize,
 
-    /// The most connections for REST at a time; a quarter as many are served for gRPC
-    /// [default: 16384, or what the limit on open files leaves]
+    /// The most connections for REST at a time [default: 16384, or what the limit on open files
+    /// leaves]
     #[arg(long, value_name = "NUMBER", value_parser = parse_connections)]
     pub max_connections: Option<usize>,
+
+    /// The most connections for gRPC at a time [default: a quarter of those for REST]
+    #[arg(long, value_name = "NUMBER", value_parser = parse_connections)]
+    pub max_grpc_connections: Option<usize>,
 
     /// The most connections of one address, or of one /64 of IPv6; trusted proxies have no limit
     /// of their own [default: half of all]
@@ -181,12 +185,13 @@ pub struct Options {
     #[arg(long, value_name = "KEY", value_parser = parse_public_key)]
     pub certifier_pubkey: Option<PublicKey>,
 
-    /// A directory of further keys that may sign certificates: `*.key` files, each with one key
-    /// in base64
+    /// A directory of keys that may sign certificates, with or without --certifier-pubkey: `*.key`
+    /// files, each with one key in base64
     #[arg(long, value_name = "DIR", value_parser = path())]
     pub trusted_pub_keys_dir_path: Option<PathBuf>,
 
-    /// Take registrations and close rounds, but work on none until a start without this
+    /// Do no work: a round that closes gets an empty proof with its members. A round whose work has
+    /// begun is left for a start without this
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
         default_missing_value = "true", value_parser = parse_bool, default_value = "false",
         hide_default_value = true)]
@@ -540,6 +545,7 @@ mod tests {
             ("--audit-threads=0", "a number of threads from 1 to 1024"),
             ("--max-connections=0", "at least 1"),
             ("--max-connections-per-address=many", "at least 1"),
+            ("--max-grpc-connections=0", "at least 1"),
             ("--rate-limit=0", "above 0"),
             ("--rate-limit-burst=0", "at least 1"),
             ("--trusted-proxies=10.0.0.0/40", "networks with commas"),

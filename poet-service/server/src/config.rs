@@ -14,7 +14,7 @@ use poet_storage::directory::Directories;
 
 pub use crate::config_error::ConfigError;
 use crate::{
-    api::client::Rate,
+    api::client::RequestRate,
     args::{Options, ServerArgs, Switch, WITHOUT_EFFECT, options_only},
     config_file::OptionFile,
     limits::ClientLimits,
@@ -224,25 +224,20 @@ impl Config {
         private_key: Option<PrivateKey>,
         ignored: Vec<String>,
     ) -> Result<Self, ConfigError> {
-        let certifier = match (args.certifier_pubkey, args.certifier_url) {
-            (Some(pubkey), url) => {
-                let trusted = match args.trusted_pub_keys_dir_path {
-                    None => TrustedKeys::default(),
-                    Some(folder) => TrustedKeys::read(folder)
-                        .map_err(|cause| ConfigError::TrustedKeys { cause })?,
-                };
-                Some(Certifier {
-                    url: url.unwrap_or_default(),
-                    pubkey,
-                    trusted: Arc::new(trusted),
-                })
-            }
-            (None, Some(_)) => return Err(ConfigError::CertifierWithoutKey),
-            (None, None) if args.trusted_pub_keys_dir_path.is_some() => {
-                return Err(ConfigError::TrustedWithoutCertifier);
-            }
-            (None, None) => None,
+        if args.certifier_url.is_some() && args.certifier_pubkey.is_none() {
+            return Err(ConfigError::CertifierWithoutKey);
+        }
+        let trusted = match args.trusted_pub_keys_dir_path {
+            None => None,
+            Some(folder) => Some(
+                TrustedKeys::read(folder).map_err(|cause| ConfigError::TrustedKeys { cause })?,
+            ),
         };
+        let certifier = (args.certifier_pubkey.is_some() || trusted.is_some()).then(|| Certifier {
+            url: args.certifier_url.unwrap_or_default(),
+            pubkey: args.certifier_pubkey,
+            trusted: Arc::new(trusted.unwrap_or_default()),
+        });
         let certifier = certifier.filter(|_| args.certificates == Switch::On);
         let pow = args.pow == Switch::On;
         if !pow && certifier.is_none() {
@@ -277,6 +272,7 @@ impl Config {
                 max_grpc_response_bytes: args.max_grpc_resp_size,
                 limits: ClientLimits {
                     max_connections: args.max_connections,
+                    max_grpc_connections: args.max_grpc_connections,
                     max_connections_per_address: args.max_connections_per_address,
                     rate: rate(args.rate_limit, args.rate_limit_burst)?,
                     proxies: args.trusted_proxies.unwrap_or_default(),
@@ -332,11 +328,14 @@ fn burst(per_second: f64) -> NonZero<u32> {
     NonZero::new(requests).unwrap_or(NonZero::<u32>::MIN)
 }
 
-fn rate(per_second: Option<f64>, given: Option<NonZero<u32>>) -> Result<Option<Rate>, ConfigError> {
+fn rate(
+    per_second: Option<f64>,
+    given: Option<NonZero<u32>>,
+) -> Result<Option<RequestRate>, ConfigError> {
     match (per_second, given) {
         (None, None) => Ok(None),
         (None, Some(_)) => Err(ConfigError::BurstWithoutRate),
-        (Some(per_second), given) => Ok(Some(Rate {
+        (Some(per_second), given) => Ok(Some(RequestRate {
             per_second,
             burst: given.unwrap_or_else(|| burst(per_second)),
         })),
@@ -471,8 +470,10 @@ mod tests {
     fn certifiers_need_a_key() {
         let error = load("", &["--poetdir=/p", "--certifier-url=http://c"]).unwrap_err();
         assert!(error.contains("--certifier-pubkey"), "{error}");
-        let error = load("", &["--poetdir=/p", "--trusted-pub-keys-dir-path=/k"]).unwrap_err();
-        assert!(error.contains("--certifier-pubkey"), "{error}");
+        let folder = tempfile::tempdir().unwrap();
+        let keys = format!("--trusted-pub-keys-dir-path={}", folder.path().display());
+        let config = load("", &["--poetdir=/p", &keys]).unwrap();
+        assert!(config.rounds.rules.certifier.unwrap().pubkey.is_none());
         let key = "--certifier-pubkey=V2j2EMp26MjC55ZVa9p/PpRBIgoM94JlHVSDR1LN+Ys=";
         let config = load("certifier-url=http://c", &["--poetdir=/p", key]).unwrap();
         assert_eq!(config.rounds.rules.certifier.unwrap().url, "http://c");
@@ -512,6 +513,12 @@ mod tests {
             let error = load(file, &options).unwrap_err();
             assert!(error.contains("nobody could register"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_file() {
+        let config = load("\u{feff}pow-difficulty=7\r\n", &["--poetdir=/p"]).unwrap();
+        assert_eq!(config.rounds.rules.pow_difficulty, 7);
     }
 
     #[test]

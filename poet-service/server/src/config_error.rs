@@ -35,9 +35,6 @@ pub enum ConfigError {
     /// A certifier without a key.
     #[error("--certifier-url is given without --certifier-pubkey: expected both")]
     CertifierWithoutKey,
-    /// Trusted keys that nothing would be checked against.
-    #[error("--trusted-pub-keys-dir-path is given without --certifier-pubkey: expected both")]
-    TrustedWithoutCertifier,
     /// The trusted keys cannot be used.
     #[error("--trusted-pub-keys-dir-path: {cause}")]
     TrustedKeys {
@@ -47,7 +44,7 @@ pub enum ConfigError {
     /// No way to register is left.
     #[error(
         "with --pow=off and without certificates nobody could register: expected --pow=on, or \
-         --certifier-pubkey with --certificates=on"
+         --certifier-pubkey or --trusted-pub-keys-dir-path with --certificates=on"
     )]
     NoRegistration,
     /// A burst of a rate that is not limited.

@@ -26,6 +26,8 @@ impl OptionFile {
             path: path.to_owned(),
             cause,
         })?;
+        // Editors of other systems begin a file with a byte order mark.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
         let mut file = Self::default();
         for (index, line) in text.lines().enumerate() {
             let option = parse_line(line.trim()).map_err(|reason| ConfigError::Line {

@@ -15,7 +15,7 @@
 //! | [`config`] | the configuration: command line over file over defaults |
 //! | [`service`] | the server: directories, the rounds, the network around them, shutdown |
 //! | [`api`] | REST and gRPC |
-//! | [`metrics`] | what monitoring is told |
+//! | `metrics` | what monitoring is told |
 //! | [`limits`] | what clients may cost |
 //! | [`terminal`], [`logfile`] | logs and the status line |
 
@@ -27,11 +27,9 @@ mod config_file;
 pub mod limits;
 mod log_queue;
 pub mod logfile;
-pub mod metrics;
+mod metrics;
 mod paths;
 mod proofs;
 pub mod service;
 pub mod status;
 pub mod terminal;
-
-pub use proofs::EncodedProof;

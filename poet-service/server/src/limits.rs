@@ -1,7 +1,7 @@
 //! What clients may cost, as far as the operating system allows it.
 
 use crate::api::{
-    client::{Rate, TrustedProxies},
+    client::{RequestRate, TrustedProxies},
     server::ConnectionLimits,
 };
 
@@ -18,10 +18,12 @@ const PRIVATE_CONNECTIONS: usize = 64;
 pub struct ClientLimits {
     /// Connections for REST at a time.
     pub max_connections: Option<usize>,
+    /// Connections for gRPC at a time.
+    pub max_grpc_connections: Option<usize>,
     /// Connections of one address to each interface.
     pub max_connections_per_address: Option<usize>,
     /// Requests of one address.
-    pub rate: Option<Rate>,
+    pub rate: Option<RequestRate>,
     /// Who is not a client itself.
     pub proxies: TrustedProxies,
 }
@@ -38,16 +40,32 @@ pub(crate) struct Connections {
 impl ClientLimits {
     /// The connections that are possible with so many open files.
     pub(crate) fn connections(&self, open_files: Option<u64>) -> Connections {
-        let wanted = self.max_connections.unwrap_or(DEFAULT_CONNECTIONS);
+        let wanted_rest = self.max_connections.unwrap_or(DEFAULT_CONNECTIONS);
+        let wanted_grpc = self.max_grpc_connections.unwrap_or(wanted_rest.div_ceil(4));
         let available = open_files
             .and_then(|files| usize::try_from(files).ok())
             .map_or(usize::MAX, |files| files.saturating_sub(OTHER_FILES).max(2));
-        // A quarter as many again are for gRPC.
-        let rest = wanted.min((available - available / 5).max(1));
-        if rest < wanted && self.max_connections.is_some() {
-            tracing::warn!(
-                "--max-connections {wanted} is too much for the limit on open files: serving {rest}"
-            );
+        let (mut rest, mut grpc) = (wanted_rest, wanted_grpc);
+        if wanted_rest.saturating_add(wanted_grpc) > available {
+            // Each gets its part of what there is.
+            let part = wanted_rest as f64 / (wanted_rest as f64 + wanted_grpc as f64);
+            rest = ((available as f64 * part) as usize).clamp(1, available - 1);
+            grpc = available - rest;
+        }
+        for (option, given, wanted, served) in [
+            ("--max-connections", self.max_connections, wanted_rest, rest),
+            (
+                "--max-grpc-connections",
+                self.max_grpc_connections,
+                wanted_grpc,
+                grpc,
+            ),
+        ] {
+            if given.is_some() && served < wanted {
+                tracing::warn!(
+                    "{option} {wanted} is too much for the limit on open files: serving {served}"
+                );
+            }
         }
         let public = |all| {
             let limits = ConnectionLimits::new(all);
@@ -61,7 +79,7 @@ impl ClientLimits {
         };
         Connections {
             rest: public(rest),
-            grpc: public(rest.div_ceil(4)),
+            grpc: public(grpc),
             private: ConnectionLimits::new(PRIVATE_CONNECTIONS),
         }
     }
@@ -83,9 +101,22 @@ mod tests {
         assert_eq!(of(Some(u64::MAX)), (16_384, 4096));
         for files in [1024, 4096, 20_000] {
             let (rest, grpc) = of(Some(files));
-            assert!(rest > 0 && grpc > 0 && rest + grpc + OTHER_FILES <= files as usize + 1);
+            assert!(rest > 0 && grpc > 0 && rest + grpc + OTHER_FILES <= files as usize);
         }
-        assert_eq!(of(Some(0)), (2, 1));
+        assert_eq!(of(Some(0)), (1, 1));
+        let limits_of = |rest, grpc| {
+            let limits = ClientLimits {
+                max_connections: rest,
+                max_grpc_connections: grpc,
+                ..ClientLimits::default()
+            };
+            let connections = limits.connections(Some(1512));
+            (connections.rest.all, connections.grpc.all)
+        };
+        assert_eq!(limits_of(Some(100), None), (100, 25));
+        assert_eq!(limits_of(Some(100), Some(900)), (100, 900));
+        assert_eq!(limits_of(Some(10), Some(1)), (10, 1));
+        assert_eq!(limits_of(Some(3000), Some(1000)), (750, 250));
         let rest = limits.connections(None).rest;
         assert_eq!(rest.per_address, rest.all / 2);
     }

@@ -2,7 +2,7 @@
 //! one before `poet.log.2`, and so on; the oldest one goes.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{self, ErrorKind},
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -133,7 +133,9 @@ fn same_file(_one: &fs::Metadata, _other: &fs::Metadata) -> bool {
 }
 
 fn append(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).open(path)
+    // Whatever the umask and the directory: it says who registered from where.
+    let mut options = Access::Private.open_options();
+    options.create(true).append(true).open(path)
 }
 
 #[cfg(test)]

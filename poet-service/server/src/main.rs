@@ -109,7 +109,9 @@ fn serve_with(config: Config, terminal: &Terminal) -> anyhow::Result<()> {
             forced: config.work.backend.as_deref(),
             trial: false,
         };
-        let work = select_with(WorkFunction::Sha256, options)?.work(LABEL_DEPTH)?;
+        let work = select_with(WorkFunction::Sha256, options)?
+            .for_one_chain()?
+            .work(LABEL_DEPTH)?;
         place = WorkPlace::prepare(config.work.core, config.work.priority, &|| {
             work.kernels().chain.one(&mut ZERO.clone(), LABEL_DEPTH);
             LABEL_DEPTH.into()

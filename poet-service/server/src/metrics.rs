@@ -37,8 +37,12 @@ use prometheus_client::{
 use tokio::sync::watch;
 
 use crate::{
-    api::{error::Code, grpc},
-    status::{Status, StatusReader, expected_leaves},
+    api::{
+        dropped::{Dropped, DroppedCounters},
+        error::Code,
+        grpc,
+    },
+    status::{ServerStatus, StatusReader, expected_leaves},
 };
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -63,13 +67,14 @@ struct HandledLabels {
 
 /// The counters, shared by all who count.
 #[derive(Clone, Debug)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     with_certificate: Family<ResultLabel, Counter>,
     with_pow: Family<ResultLabel, Counter>,
     batch_write: Histogram,
     lateness: Gauge<f64, std::sync::atomic::AtomicU64>,
     handled: Family<HandledLabels, Counter>,
     handling: Family<MethodLabels, Histogram, fn() -> Histogram>,
+    dropped: DroppedCounters,
 }
 
 impl Default for Metrics {
@@ -81,6 +86,7 @@ impl Default for Metrics {
             lateness: Gauge::default(),
             handled: Family::default(),
             handling: Family::new_with_constructor(request_latencies),
+            dropped: DroppedCounters::default(),
         }
     }
 }
@@ -117,6 +123,11 @@ impl Metrics {
         self.handled.get_or_create(&labels).inc();
     }
 
+    /// Counts what an interface closes and refuses.
+    pub(crate) fn dropped(&self, interface: &'static str) -> Dropped {
+        self.dropped.of(interface)
+    }
+
     fn registry(&self, state: ServerState) -> Registry {
         let mut registry = Registry::default();
         registry.register(
@@ -148,6 +159,16 @@ impl Metrics {
             "grpc_server_handling_seconds",
             "Time that requests took, over gRPC and REST",
             self.handling.clone(),
+        );
+        registry.register(
+            "poet_connections_dropped",
+            "Connections that were closed or refused, by the reason",
+            self.dropped.connections.clone(),
+        );
+        registry.register(
+            "poet_requests_refused",
+            "Requests that were refused because incomplete ones take too much memory",
+            self.dropped.requests.clone(),
         );
         registry.register_collector(Box::new(state));
         registry
@@ -349,7 +370,11 @@ impl Collector for ServerState {
 
 impl ServerState {
     /// What auditors do and have found.
-    fn encode_audits(&self, encoder: &mut DescriptorEncoder<'_>, status: &Status) -> fmt::Result {
+    fn encode_audits(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        status: &ServerStatus,
+    ) -> fmt::Result {
         let audits = self.status.audits();
         let total = audits.total();
         let name = "poet_audit_mismatches";

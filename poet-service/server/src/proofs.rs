@@ -31,7 +31,7 @@ const ALIVE_BYTES: usize = 1 << 30;
 
 /// A proof as it goes over the wire.
 #[derive(Clone, Debug)]
-pub struct EncodedProof {
+pub(crate) struct EncodedProof {
     /// The JSON answer.
     pub json: Bytes,
     /// The JSON answer, compressed.

@@ -1,4 +1,4 @@
-//! The whole server: its directories, the [`Machine`], the network around it, readiness, shutdown.
+//! The whole server: its directories, the [`Rounds`], the network around it, readiness, shutdown.
 
 use std::{
     fs, io,
@@ -16,7 +16,7 @@ use poet_proto::identity::{PRIVATE_KEY_VARIABLE, PrivateKey, PrivateKeyError};
 use poet_rounds::{
     blocking,
     clock::{Clock, time_until},
-    machine::{EXPECTED_LEAVES_PER_SECOND, Machine, Parts, RecoveryError},
+    life::{EXPECTED_LEAVES_PER_SECOND, Parts, RecoveryError, Rounds},
     publish::Publish,
     registration::Registration,
     round_files::ROUNDS_FOLDER,
@@ -26,7 +26,9 @@ use poet_rounds::{
 };
 use poet_storage::{
     DatabaseError, SqliteStorage,
-    directory::{self, DirectoryError, DirectoryLocks, GO_STATE_FILE},
+    directory::{
+        self, DirectoryError, DirectoryLocks, GO_SERVER_PROOFS, GO_STATE_FILE, OWNER_FILE,
+    },
     keep_damaged_log,
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
@@ -36,10 +38,11 @@ use crate::{
     api::{
         self,
         client::RateLimit,
-        grpc as grpc_api,
+        dropped::Dropped,
+        grpc as grpc_api, listen, operator,
         poet::Poet,
         protocol::Protocol,
-        server::{self, ConnectionLimits},
+        server::{ConnectionLimits, Interface},
     },
     config::Config,
     metrics::{self, Metrics, ServerState},
@@ -55,8 +58,6 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long after the end of a round its proof is overdue.
 const MAX_LATENESS: Duration = Duration::from_secs(60);
 const THREAD_ID_FILE: &str = "round.tid";
-/// In the directory of the database of a Go server: a file of its proofs.
-const GO_SERVER_PROOFS: &str = "proofs/CURRENT";
 
 /// Why the server does not start. Each message tells all there is to tell: causes are in it, not
 /// behind it.
@@ -104,6 +105,11 @@ pub enum StartError {
         found: String,
     },
     #[error(
+        "--datadir {0}: the file {OWNER_FILE}, which says whose work this is, is damaged: expected a \
+         sound one, which `poet-service doctor --repair` writes"
+    )]
+    Owner(PathBuf),
+    #[error(
         "{flag} {path} holds the state of a Go server, and --dbdir {dbdir} no database yet: expected \
          `poet-service import` first, which takes it over, or another --poetdir"
     )]
@@ -123,8 +129,8 @@ pub enum StartError {
     #[error(transparent)]
     Depth(#[from] DepthError),
     #[error(
-        "cannot listen on {flag} {address}: {cause}: expected an address of this machine and a \
-         port that is free and permitted"
+        "cannot listen on {flag} {address}: {cause}: expected addresses of this machine and a port \
+         that is free and permitted at each of them"
     )]
     Listen {
         flag: &'static str,
@@ -156,7 +162,7 @@ impl StartError {
 
 /// A running server.
 pub struct Server {
-    machine: Machine,
+    rounds: Rounds,
     storage: Arc<dyn Storage>,
     audits: Audits,
     addresses: Addresses,
@@ -193,7 +199,7 @@ impl Server {
             forced: config.work.backend.as_deref(),
             trial: config.work.trial,
         };
-        let backend = poet_backends::select_with(WorkFunction::Sha256, options)?;
+        let backend = poet_backends::select_with(WorkFunction::Sha256, options)?.for_one_chain()?;
         tracing::info!(
             one_chain = %backend.latency(),
             many_chains = %backend.throughput(),
@@ -239,17 +245,17 @@ impl Server {
             publish: Arc::clone(&proofs) as Arc<dyn Publish>,
             counters: Arc::new(metrics.clone()),
         };
-        let machine = Machine::start(&config.rounds, parts)
+        let rounds = Rounds::start(&config.rounds, parts)
             .await
             .map_err(|error| StartError::recovery(&config.directories.dbdir, error))?;
         blocking(|| claim(&config, &*storage))?;
-        let registration = machine.registration();
+        let registration = rounds.registration();
         let poet = Arc::new(Poet::new(Arc::clone(registration), proofs));
         let (poet_reporter, health) = tonic_health::server::health_reporter();
         let (private_reporter, private_health) = tonic_health::server::health_reporter();
         let status = StatusReader::new(
             Arc::clone(registration),
-            machine.worker().clone(),
+            rounds.worker().clone(),
             audits.clone(),
         );
         let (unready, readiness) = watch::channel(None);
@@ -277,7 +283,10 @@ impl Server {
                 health,
                 config.listeners.max_grpc_response_bytes,
             )?,
-            private: grpc_api::private_router(poet, private_health)?,
+            private: operator::guard(
+                grpc_api::private_router(poet, private_health)?,
+                &config.listeners.private,
+            ),
         };
         let (stop, stopped) = watch::channel(false);
         let state = ServerState {
@@ -302,38 +311,40 @@ impl Server {
             Some(rate) => RateLimit::new(rate, limits.proxies.clone(), protocol).layer(router),
         };
         let connections = limits.connections(poet_host::open_files::raise_limit());
-        let mut tasks = vec![
-            tokio::spawn(probe.keep(stopped.clone())),
-            tokio::spawn(rest.serve(
+        let interfaces = [
+            rest.interface(
                 Protocol::Http1,
                 counted(limited(routers.rest, Protocol::Http1)),
                 connections.rest,
-                stopped.clone(),
-            )),
-            tokio::spawn(grpc.serve(
+                metrics.dropped("rest"),
+            ),
+            grpc.interface(
                 Protocol::Http2,
                 counted(limited(routers.grpc, Protocol::Http2)),
                 connections.grpc,
-                stopped.clone(),
-            )),
-            tokio::spawn(private.serve(
+                metrics.dropped("grpc"),
+            ),
+            private.interface(
                 Protocol::Either,
                 counted(routers.private),
                 connections.private.clone(),
-                stopped.clone(),
-            )),
+                metrics.dropped("operator"),
+            ),
         ];
-        if let Some(listener) = metrics_listener {
+        let monitoring = metrics_listener.map(|listener| {
             let router = metrics::router(&metrics, state);
-            tasks.push(tokio::spawn(listener.serve(
-                Protocol::Http1,
-                router,
-                connections.private,
-                stopped,
-            )));
-        }
+            let dropped = metrics.dropped("metrics");
+            let limits = connections.private;
+            listener.interface(Protocol::Http1, router, limits, dropped)
+        });
+        let served = interfaces
+            .into_iter()
+            .chain(monitoring)
+            .map(|interface| tokio::spawn(interface.serve(stopped.clone())));
+        let mut tasks = vec![tokio::spawn(probe.keep(stopped.clone()))];
+        tasks.extend(served);
         Ok(Self {
-            machine,
+            rounds,
             storage,
             audits,
             addresses,
@@ -351,7 +362,7 @@ impl Server {
 
     /// Registration, to ask it without a network.
     pub fn registration(&self) -> &Arc<Registration> {
-        self.machine.registration()
+        self.rounds.registration()
     }
 
     /// The kernels it works with.
@@ -368,7 +379,7 @@ impl Server {
     pub fn status_reader(&self) -> StatusReader {
         StatusReader::new(
             Arc::clone(self.registration()),
-            self.machine.worker().clone(),
+            self.rounds.worker().clone(),
             self.audits.clone(),
         )
     }
@@ -376,7 +387,7 @@ impl Server {
     /// Ends the server: requests under way are answered, the work done so far is in the log.
     pub async fn shutdown(self) {
         self.stop.send_replace(true);
-        self.machine.stop().await;
+        self.rounds.stop().await;
         for task in self.tasks {
             if let Err(error) = task.await {
                 tracing::error!(%error, "a part of the server failed");
@@ -389,9 +400,10 @@ impl Server {
     }
 }
 
-/// An interface that is going to be served.
+/// The sockets of an interface that is going to be served.
 struct Listener {
-    socket: TcpListener,
+    sockets: Vec<TcpListener>,
+    /// The first one's.
     address: SocketAddr,
 }
 
@@ -402,19 +414,28 @@ impl Listener {
             address: address.to_owned(),
             cause,
         };
-        let socket = server::bind(address).await.map_err(failed)?;
-        let address = socket.local_addr().map_err(failed)?;
-        Ok(Self { socket, address })
+        let sockets = listen::bind(address).await.map_err(failed)?;
+        let first = sockets.first().map(TcpListener::local_addr);
+        let address = first
+            .unwrap_or(Err(io::ErrorKind::AddrNotAvailable.into()))
+            .map_err(failed)?;
+        Ok(Self { sockets, address })
     }
 
-    async fn serve(
+    fn interface(
         self,
         protocol: Protocol,
         router: Router,
         limits: ConnectionLimits,
-        stopped: watch::Receiver<bool>,
-    ) {
-        server::serve(self.socket, protocol, router, limits, stopped).await;
+        dropped: Dropped,
+    ) -> Interface {
+        Interface {
+            listeners: self.sockets,
+            protocol,
+            router,
+            limits,
+            dropped,
+        }
     }
 }
 
@@ -433,10 +454,13 @@ fn open(
     let directories = &config.directories;
     let locks = directories.lock()?;
     let database = directories.database();
-    let unusable = |cause| DirectoryError::Unusable {
-        flag: "--datadir",
-        path: config.directories.datadir.clone(),
-        cause,
+    let unusable = |cause: io::Error| match cause.kind() {
+        io::ErrorKind::InvalidData => StartError::Owner(config.directories.datadir.clone()),
+        _ => StartError::Directory(DirectoryError::Unusable {
+            flag: "--datadir",
+            path: config.directories.datadir.clone(),
+            cause,
+        }),
     };
     let owner = directory::owner(&config.directories.datadir).map_err(unusable)?;
     let other = |found| StartError::OtherOwner {

@@ -12,7 +12,7 @@ use poet_rounds::{
 
 /// What the server is doing.
 #[derive(Clone, Debug)]
-pub struct Status {
+pub struct ServerStatus {
     /// The round that takes registrations.
     pub open: OpenRound,
     /// When it closes.
@@ -60,9 +60,9 @@ impl StatusReader {
     }
 
     /// What the server is doing now.
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> ServerStatus {
         let open = self.registration.open_round();
-        Status {
+        ServerStatus {
             open,
             start: self.registration.schedule().start(open.round),
             executing: self.worker.executing(),

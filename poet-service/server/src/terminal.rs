@@ -1,5 +1,5 @@
 //! What the operator sees: logs on standard error, and, if that is a terminal, a status line
-//! below them; and the log's files. Nobody waits for any of them (see [`LogQueue`]).
+//! below them; and the log's files. Nobody waits for any of them (see `LogQueue`).
 
 use std::{
     io::{self, IsTerminal as _},
@@ -15,7 +15,7 @@ use tracing_subscriber::{Layer as _, filter::LevelFilter, fmt, layer::Subscriber
 use crate::{
     log_queue::{self, LogQueue, Portion, Sink},
     logfile::LogFile,
-    status::{Status, StatusReader},
+    status::{ServerStatus, StatusReader},
 };
 
 /// How often the status line is written.
@@ -85,7 +85,7 @@ impl Terminal {
         if !self.interactive {
             std::future::pending::<()>().await;
         }
-        let mut rate = Rate::default();
+        let mut rate = ShownSpeed::default();
         loop {
             let status = reader.status();
             let text = status_line(&status, rate.update(&status), &*clock);
@@ -156,10 +156,10 @@ impl Sink for Screen {
 
 /// The speed of the work between two looks at it.
 #[derive(Default)]
-struct Rate(Option<(u64, u64, Instant)>);
+struct ShownSpeed(Option<(u64, u64, Instant)>);
 
-impl Rate {
-    fn update(&mut self, status: &Status) -> Option<u64> {
+impl ShownSpeed {
+    fn update(&mut self, status: &ServerStatus) -> Option<u64> {
         let now = Instant::now();
         let before = self.0.take();
         let executing = status.executing.as_ref()?;
@@ -172,7 +172,7 @@ impl Rate {
     }
 }
 
-fn status_line(status: &Status, leaves_per_second: Option<u64>, clock: &dyn Clock) -> String {
+fn status_line(status: &ServerStatus, leaves_per_second: Option<u64>, clock: &dyn Clock) -> String {
     let now = clock.now();
     let left = |then| format_go(Duration::from_secs(time_until(now, then).as_secs()));
     let mut line = format!(
@@ -204,7 +204,7 @@ mod tests {
     fn the_status_line_says_what_goes_on() {
         let at = |text: &str| text.parse::<jiff::Timestamp>().unwrap();
         let clock = ManualClock::new(at("2026-01-01T00:00:00Z"));
-        let mut status = Status {
+        let mut status = ServerStatus {
             open: OpenRound {
                 round: 4,
                 members: 17,
@@ -235,7 +235,7 @@ mod tests {
         clock.set(at("2026-01-01T00:01:25Z"));
         assert!(status_line(&status, None, &clock).ends_with("round 3: 1000 leaves, 0s left"));
 
-        let mut rate = Rate::default();
+        let mut rate = ShownSpeed::default();
         assert_eq!(rate.update(&status), None);
         leaves.store(900, Relaxed);
         assert_eq!(

@@ -7,6 +7,7 @@ mod common;
 mod program;
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
@@ -20,7 +21,7 @@ use common::{Client, LocalServer, TestNode, await_some, config};
 use poet_engine::Proof;
 use poet_proto::messages::PublishedProof;
 use poet_rounds::storage::Storage as _;
-use poet_service::{api::client::Rate, limits::ClientLimits};
+use poet_service::{api::client::RequestRate, limits::ClientLimits};
 use poet_storage::SqliteStorage;
 use program::ServerProcess;
 
@@ -144,8 +145,30 @@ mod h2 {
         .concat()
     }
 
+    /// The same of one that takes so many bytes of each answer, until it says that it takes more.
+    pub(crate) fn preface_with_window(bytes: u32) -> Vec<u8> {
+        let setting = [&[0, 4][..], &bytes.to_be_bytes()].concat();
+        [
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+            frame(SETTINGS, 0, 0, &setting),
+        ]
+        .concat()
+    }
+
     fn text(bytes: &mut Vec<u8>, text: &str) {
-        bytes.push(text.len().try_into().unwrap());
+        // HPACK: seven bits, and what is over them in parts of seven bits.
+        match u8::try_from(text.len()).ok().filter(|length| *length < 127) {
+            Some(length) => bytes.push(length),
+            None => {
+                bytes.push(127);
+                let mut rest = text.len() - 127;
+                while rest >= 128 {
+                    bytes.push((rest % 128) as u8 | 128);
+                    rest /= 128;
+                }
+                bytes.push(rest as u8);
+            }
+        }
         bytes.extend(text.as_bytes());
     }
 
@@ -161,6 +184,15 @@ mod h2 {
         block.push(0x00);
         text(&mut block, "te");
         text(&mut block, "trailers");
+        block
+    }
+
+    /// The same with a large one.
+    pub(crate) fn large_headers(path: &str, bytes: usize) -> Vec<u8> {
+        let mut block = headers(path);
+        block.push(0x00);
+        text(&mut block, "x-large");
+        text(&mut block, &"a".repeat(bytes));
         block
     }
 
@@ -263,13 +295,51 @@ fn clients_that_do_not_read_are_cut_off_and_hold_no_memory() {
     });
     let whole = reading.join().unwrap();
     assert!(whole > 14_000_000);
-    // Over HTTP/2, where the window is what is not opened.
-    let mut over_grpc = connect(victim.grpc);
-    over_grpc.write_all(&h2::preface()).unwrap();
+    // Over HTTP/2, where the window is what is not opened: not beyond the first 64 KiB, or not at all.
+    // Pings, which are answered, are no progress.
     let path = "/rpc.api.v1.PoetService/Proof";
-    over_grpc
-        .write_all(&h2::request(1, path, &[0, 0, 0, 0, 3, 10, 1, b'0']))
-        .unwrap();
+    let ask_grpc = h2::request(1, path, &[0, 0, 0, 0, 3, 10, 1, b'0']);
+    let over_grpc = [h2::preface(), h2::preface_with_window(0)].map(|preface| {
+        let mut stream = connect(victim.grpc);
+        stream
+            .write_all(&[preface, ask_grpc.clone()].concat())
+            .unwrap();
+        thread::spawn(move || {
+            let begun = Instant::now();
+            while stream
+                .write_all(&h2::frame(h2::PING, 0, 0, &[0; 8]).repeat(200))
+                .is_ok()
+            {
+                stream
+                    .set_read_timeout(Some(Duration::from_secs(1)))
+                    .unwrap();
+                drop(stream.read(&mut [0; 8192]));
+                assert!(begun.elapsed() < PATIENCE, "still there");
+            }
+        })
+    });
+    // Slow ones that are fast enough, though their systems take it in steps.
+    let slow = [2_000, 20_000].map(|bytes_per_second| {
+        let mut stream = connect(victim.rest);
+        stream.write_all(ask).unwrap();
+        thread::spawn(move || {
+            let mut part = vec![0; bytes_per_second];
+            for _ in 0..80 {
+                stream.read_exact(&mut part).unwrap();
+                thread::sleep(Duration::from_secs(1));
+            }
+            let mut read = 80 * bytes_per_second;
+            let mut part = vec![0; 1 << 20];
+            // Until nothing more comes for want of a request: the connection stays.
+            stream
+                .set_read_timeout(Some(Duration::from_secs(5)))
+                .unwrap();
+            while let Ok(bytes @ 1..) = stream.read(&mut part) {
+                read += bytes;
+            }
+            read
+        })
+    });
     // And one that stops in the middle.
     let mut first = [0; 1000];
     readers[0].read_exact(&mut first).unwrap();
@@ -278,12 +348,18 @@ fn clients_that_do_not_read_are_cut_off_and_hold_no_memory() {
     victim.assert_serves_grpc();
     // A copy for each would take 1.4 GB.
     assert!(victim.memory_mb() < 400, "{} MB", victim.memory_mb());
-    thread::sleep(Duration::from_secs(45));
+    thread::sleep(Duration::from_secs(75));
     for mut reader in readers {
         let received = read_to_end(&mut reader);
         assert!(received.len() < whole, "{}", received.len());
     }
-    h2::read_to_end(&mut over_grpc);
+    for pinging in over_grpc {
+        pinging.join().unwrap();
+    }
+    for slow in slow {
+        let read = slow.join().unwrap();
+        assert!(read > whole, "cut off after {read} bytes");
+    }
     victim.assert_serves();
 }
 
@@ -433,6 +509,11 @@ fn pipelined_garbage_and_answers_that_nobody_reads() {
 /// A client at another address of this machine.
 #[cfg(target_os = "linux")]
 fn status_from(source: &str, server: SocketAddr) -> Option<String> {
+    status(&mut connect_from(source, server)?)
+}
+
+#[cfg(target_os = "linux")]
+fn connect_from(source: &str, server: SocketAddr) -> Option<TcpStream> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -442,10 +523,10 @@ fn status_from(source: &str, server: SocketAddr) -> Option<String> {
         socket.bind(SocketAddr::new(source.parse().unwrap(), 0))?;
         socket.connect(server).await?.into_std()
     });
-    let mut stream = connected.ok()?;
+    let stream = connected.ok()?;
     stream.set_nonblocking(false).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    status(&mut stream)
+    Some(stream)
 }
 
 /// The status line of an answer to a request, or nothing where the connection is closed.
@@ -490,6 +571,167 @@ fn a_proxy_may_have_all_connections() {
     let mut streams: Vec<_> = (0..50).map(|_| connect(victim.rest)).collect();
     let served = streams.iter_mut().filter_map(status).count();
     assert_eq!(served, 50);
+}
+
+#[test]
+fn one_connection_serves_one_client_after_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = ["--max-connections=1", "--max-connections-per-address=1"];
+    let victim = Victim::start(folder.path(), &options);
+    for number in 0..20 {
+        let answer = status(&mut connect(victim.rest));
+        assert_eq!(answer.as_deref(), Some("HTTP/1.1 200"), "client {number}");
+    }
+}
+
+#[test]
+fn clients_that_send_no_bodies_make_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = ["--max-connections=10", "--max-connections-per-address=1000"];
+    let victim = Victim::start(folder.path(), &options);
+    let head = b"POST /v1/submit HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n";
+    for holders in [9, 10] {
+        let holders: Vec<_> = (0..holders)
+            .map(|_| {
+                let mut holder = connect(victim.rest);
+                holder.write_all(head).unwrap();
+                holder
+            })
+            .collect();
+        for number in 0..10 {
+            let answer = status(&mut connect(victim.rest));
+            assert_eq!(answer.as_deref(), Some("HTTP/1.1 200"), "client {number}");
+        }
+        drop(holders);
+    }
+}
+
+#[test]
+fn answers_under_way_are_not_cut_off_to_make_room() {
+    let folder = tempfile::tempdir().unwrap();
+    store_proof(folder.path(), 0, 100_000);
+    let options = ["--max-connections=20", "--max-connections-per-address=1000"];
+    let victim = Victim::start(folder.path(), &options);
+    let rest = victim.rest;
+    let clients: Vec<_> = (0..60)
+        .map(|_| {
+            thread::spawn(move || {
+                let mut stream = connect(rest);
+                let ask = b"GET /v1/proofs/0 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+                stream.write_all(ask).unwrap();
+                let mut answer: Vec<u8> = Vec::new();
+                let mut part = vec![0; 65_536];
+                // Not as fast as it can be, so that all are there at a time.
+                loop {
+                    match stream.read(&mut part).unwrap() {
+                        0 => return answer,
+                        bytes => answer.extend(&part[..bytes]),
+                    }
+                    thread::sleep(Duration::from_millis(1));
+                }
+            })
+        })
+        .collect();
+    let lengths: Vec<_> = clients
+        .into_iter()
+        .map(|client| {
+            let answer = client.join().unwrap();
+            let head = answer.windows(4).position(|part| part == b"\r\n\r\n");
+            answer.len() - head.unwrap()
+        })
+        .collect();
+    assert!(lengths[0] > 4_400_000);
+    assert_eq!(lengths, vec![lengths[0]; 60]);
+}
+
+/// Three addresses, each below its share, against one that behaves well.
+#[cfg(target_os = "linux")]
+#[test]
+fn addresses_that_take_all_connections_leave_some_to_others() {
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    let folder = tempfile::tempdir().unwrap();
+    let victim = Victim::start(folder.path(), &["--max-connections=40"]);
+    let (rest, stop) = (victim.rest, Arc::new(AtomicBool::new(false)));
+    let attackers: Vec<_> = (0..45)
+        .map(|number| {
+            let stop = Arc::clone(&stop);
+            let source = format!("127.0.0.{}", 2 + number % 3);
+            thread::spawn(move || {
+                while !stop.load(Relaxed) {
+                    let head = "POST /v1/submit HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n";
+                    let Some(mut stream) = connect_from(&source, rest) else {
+                        continue;
+                    };
+                    drop(stream.write_all(head.as_bytes()));
+                    let timeout = Some(Duration::from_millis(200));
+                    stream.set_read_timeout(timeout).unwrap();
+                    // Until it is closed.
+                    while !stop.load(Relaxed) {
+                        match stream.read(&mut [0; 100]) {
+                            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                            _ => break,
+                        }
+                    }
+                }
+            })
+        })
+        .collect();
+    thread::sleep(Duration::from_secs(2));
+    for number in 0..15 {
+        let answer = status(&mut connect(rest));
+        assert_eq!(answer.as_deref(), Some("HTTP/1.1 200"), "client {number}");
+    }
+    stop.store(true, Relaxed);
+    for attacker in attackers {
+        attacker.join().unwrap();
+    }
+    await_some("the line in the log", || {
+        let log = victim.server.log();
+        log.contains("connections closed to make room for others")
+            .then_some(())
+    });
+}
+
+#[test]
+fn what_is_closed_and_refused_is_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    config.listeners.limits.max_connections = Some(2);
+    config.listeners.limits.max_connections_per_address = Some(4);
+    config.listeners.limits.max_grpc_connections = Some(3);
+    let server = LocalServer::start(config, 0);
+    let counted = |interface: &str, reason: &str| -> u64 {
+        let sample = format!(
+            "poet_connections_dropped_total{{interface=\"{interface}\",reason=\"{reason}\"}} "
+        );
+        let text = server.monitoring().get("/metrics").body;
+        let mut counts = text.lines().filter_map(|line| line.strip_prefix(&*sample));
+        counts.next().unwrap().parse().unwrap()
+    };
+    assert_eq!((counted("rest", "room"), counted("grpc", "room")), (0, 0));
+    // Idle ones, which make room after a while.
+    let mut idle: Vec<_> = (0..2).map(|_| connect(server.addresses.rest)).collect();
+    for stream in &mut idle {
+        assert_eq!(status(stream).as_deref(), Some("HTTP/1.1 200"));
+    }
+    let answer = status(&mut connect(server.addresses.rest));
+    assert_eq!(answer.as_deref(), Some("HTTP/1.1 200"));
+    assert_eq!(counted("rest", "room"), 1);
+    // gRPC has as many as its own option says.
+    let mut grpc: Vec<_> = (0..4)
+        .map(|_| {
+            let mut stream = connect(server.addresses.grpc);
+            stream.write_all(&h2::preface()).unwrap();
+            stream
+        })
+        .collect();
+    for stream in &mut grpc[..3] {
+        assert!(h2::read_frame(stream).is_some());
+    }
+    await_some("a connection that makes room", || {
+        (counted("grpc", "room") == 1).then_some(())
+    });
+    assert!(h2::read_frame(&mut grpc[3]).is_some());
 }
 
 #[test]
@@ -539,7 +781,7 @@ fn an_address_has_a_rate() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path());
     config.listeners.limits = ClientLimits {
-        rate: Some(Rate {
+        rate: Some(RequestRate {
             // Nothing comes back in the time that this takes.
             per_second: 0.0001,
             burst: 5.try_into().unwrap(),
@@ -708,4 +950,181 @@ fn grpc_streams_and_messages_are_bounded() {
     victim.assert_serves();
     let after = victim.memory_mb();
     assert!(after < before + 128, "{before} MB, then {after} MB");
+}
+
+/// What a client holds on many connections, and what becomes of the memory when they are closed.
+#[cfg(target_os = "linux")]
+fn hold(victim: &mut Victim, what: &str, connections: usize, most_mb: u64, bytes: &[u8]) {
+    let before = victim.memory_mb();
+    let mut streams: Vec<_> = (0..connections)
+        .map(|_| {
+            // What an address may not take any more, others may.
+            let stream = connect_from("127.0.0.2", victim.grpc).unwrap();
+            stream.set_nonblocking(true).unwrap();
+            (stream, 0)
+        })
+        .collect();
+    let mut highest = 0;
+    let end = Instant::now() + Duration::from_secs(12);
+    while Instant::now() < end {
+        for (stream, sent) in &mut streams {
+            if let Ok(written) = stream.write(&bytes[*sent..]) {
+                *sent += written;
+            }
+            drop(stream.read(&mut [0; 8192]));
+        }
+        highest = highest.max(victim.memory_mb());
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert!(
+        highest < before + most_mb,
+        "{what}: {before} MB, then {highest} MB"
+    );
+    victim.assert_serves_grpc();
+    victim.assert_serves();
+    drop(streams);
+    await_some("memory that is given back", || {
+        (victim.memory_mb() < before + 30).then_some(())
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn grpc_requests_that_are_never_complete_hold_little_memory() {
+    poet_host::open_files::raise_limit();
+    let folder = tempfile::tempdir().unwrap();
+    let mut victim = Victim::start(folder.path(), &[]);
+    let many = |headers: &dyn Fn(u32) -> Vec<u8>, data: &[u8]| {
+        let mut bytes = h2::preface();
+        for number in 0..64 {
+            let id = 2 * number + 1;
+            bytes.extend(headers(id));
+            bytes.extend(h2::frame(h2::DATA, 0, id, data));
+        }
+        bytes
+    };
+    let half_a_message = [&[0, 0, 0, 0x0f, 0xa0][..], &[b'z'; 900]].concat();
+    for (what, path, header_bytes, data) in [
+        // Nothing of this passes: the headers are too long.
+        ("watch", "/grpc.health.v1.Health/Watch", 11_000, &[0; 5][..]),
+        ("watch", "/grpc.health.v1.Health/Watch", 7_000, &[0; 5]),
+        (
+            "reflection",
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+            0,
+            &half_a_message,
+        ),
+        (
+            "submit",
+            "/rpc.api.v1.PoetService/Submit",
+            7_000,
+            &half_a_message,
+        ),
+    ] {
+        let headers = |id| {
+            let block = match header_bytes {
+                0 => h2::headers(path),
+                bytes => h2::large_headers(path, bytes),
+            };
+            h2::frame(h2::HEADERS, h2::END_HEADERS, id, &block)
+        };
+        hold(&mut victim, what, 400, 150, &many(&headers, data));
+    }
+}
+
+/// Reads until the server has ended so many streams of a connection.
+fn await_ended_streams(stream: &mut TcpStream, ended: &mut BTreeSet<u32>, wanted: usize) {
+    while ended.len() < wanted {
+        let (kind, flags, id, _) = h2::read_frame(stream).unwrap();
+        if kind == h2::RST_STREAM || (kind == h2::HEADERS && flags & h2::END_STREAM > 0) {
+            ended.insert(id);
+        }
+    }
+}
+
+#[test]
+fn streams_are_few_and_their_messages_are_complete_in_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let victim = Victim::start(folder.path(), &[]);
+    let reflection = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+    let mut stream = connect(victim.grpc);
+    let mut bytes = h2::preface();
+    for id in (1..=19).step_by(2) {
+        let headers = h2::headers(reflection);
+        bytes.extend(h2::frame(h2::HEADERS, h2::END_HEADERS, id, &headers));
+        bytes.extend(h2::frame(h2::DATA, 0, id, &[0, 0, 0, 0x0f, 0xa0, 1, 2, 3]));
+    }
+    stream.write_all(&bytes).unwrap();
+    // Six of the ten at once, and the others when they took too long.
+    let mut ended = BTreeSet::new();
+    await_ended_streams(&mut stream, &mut ended, 6);
+    assert_eq!(ended, BTreeSet::from([9, 11, 13, 15, 17, 19]));
+    await_ended_streams(&mut stream, &mut ended, 10);
+    // Then there is room again.
+    stream
+        .write_all(&h2::request(21, "/grpc.health.v1.Health/Watch", &[0; 5]))
+        .unwrap();
+    loop {
+        let (kind, _, id, _) = h2::read_frame(&mut stream).unwrap();
+        if id == 21 && kind == h2::DATA {
+            break;
+        }
+    }
+    victim.assert_serves_grpc();
+}
+
+#[test]
+fn announced_bodies_do_not_make_others_wait() {
+    let folder = tempfile::tempdir().unwrap();
+    let victim = Victim::start(folder.path(), &[]);
+    let client = Client::new(&format!("http://{}", victim.rest));
+    let head = |bytes, more| {
+        format!("POST /v1/submit HTTP/1.1\r\nhost: x\r\ncontent-length: {bytes}\r\n{more}\r\n")
+    };
+    let start = |head: String| {
+        let mut stream = connect(victim.rest);
+        stream.write_all(head.as_bytes()).unwrap();
+        stream
+    };
+    let mut tries = 0..5;
+    loop {
+        let mut holders: Vec<_> = (0..300).map(|_| start(head(65_536, ""))).collect();
+        // As long as is allowed, and refused for what is in it.
+        let body = format!("{{{}}}", " ".repeat(60_000));
+        assert_eq!(client.post("/v1/submit", body).status, 400);
+        // On a very busy machine the first of them may have had their time.
+        holders[0].set_nonblocking(true).unwrap();
+        match holders[0].read(&mut [0; 12]) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            _ => assert!(tries.next().is_some(), "waited for others"),
+        }
+    }
+    // One that is too long is not asked for.
+    for more in ["", "expect: 100-continue\r\n"] {
+        let mut stream = start(head(100_000, more));
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 413");
+    }
+    let mut stream = start(head(2, "expect: 100-continue\r\n"));
+    let mut answer = [0; 21];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 100 Continue");
+}
+
+#[test]
+fn an_early_answer_arrives_though_the_client_still_sends() {
+    let folder = tempfile::tempdir().unwrap();
+    let victim = Victim::start(folder.path(), &[]);
+    for _ in 0..20 {
+        let mut stream = connect(victim.rest);
+        let head = b"POST /v1/submit HTTP/1.1\r\nhost: x\r\ncontent-length: 900000\r\n\r\n";
+        stream.write_all(head).unwrap();
+        for _ in 0..90 {
+            stream.write_all(&[b' '; 10_000]).unwrap();
+        }
+        let answer = read_to_end(&mut stream);
+        let text = String::from_utf8_lossy(&answer);
+        assert!(text.starts_with("HTTP/1.1 413 "), "{text:?}");
+    }
 }

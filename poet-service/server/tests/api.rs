@@ -336,6 +336,56 @@ fn bodies_are_bounded() {
 }
 
 #[test]
+fn compressed_bodies_are_refused() {
+    let (server, _folder) = server();
+    let message =
+        "the request's body is compressed: expected it as it is, without Content-Encoding";
+    let error = format!("{{\"code\":3,\"message\":\"{message}\",\"details\":[]}}");
+    let head = "POST /v1/submit HTTP/1.1\r\nhost: x\r\nconnection: close\r\n";
+    for (more, body) in [
+        ("content-encoding: gzip\r\n", "{}"),
+        ("content-encoding: br\r\n", "{}"),
+        // Without a word, too.
+        ("", "\u{1f}\u{8b}\u{8}\0"),
+    ] {
+        // Not text: one byte for each character.
+        let body: Vec<u8> = body.chars().map(|c| c as u8).collect();
+        let length = format!("content-length: {}\r\n\r\n", body.len());
+        let answer = raw(
+            &server,
+            &[head.as_bytes(), more.as_bytes(), length.as_bytes(), &body].concat(),
+        );
+        assert!(answer.starts_with("HTTP/1.1 415 "), "{answer}");
+        assert!(answer.ends_with(&error), "{answer}");
+    }
+    let identity = format!("{head}content-encoding: identity\r\ncontent-length: 2\r\n\r\n{{}}");
+    assert!(raw(&server, identity.as_bytes()).contains("invalid public key"));
+}
+
+#[test]
+fn requests_name_one_host() {
+    let (server, _folder) = server();
+    for (head, status) in [
+        ("GET /v1/info HTTP/1.1\r\n", "400"),
+        ("GET /v1/info HTTP/1.1\r\nhost: a\r\nhost: a\r\n", "400"),
+        ("GET /v1/info HTTP/1.1\r\nhost: a b\r\n", "400"),
+        (
+            "GET /v1/info HTTP/1.1\r\nhost: poet.example:8080\r\n",
+            "200",
+        ),
+        ("GET /v1/info HTTP/1.1\r\nhost: [::1]:8080\r\n", "200"),
+        ("GET /v1/info HTTP/1.1\r\nhost:\r\n", "200"),
+        ("GET /v1/info HTTP/1.0\r\n", "200"),
+    ] {
+        let answer = raw(
+            &server,
+            format!("{head}connection: close\r\n\r\n").as_bytes(),
+        );
+        assert_eq!(answer.split(' ').nth(1), Some(status), "{head}: {answer}");
+    }
+}
+
+#[test]
 fn garbage_gets_no_further_than_its_connection() {
     let (server, _folder) = server();
     for garbage in [

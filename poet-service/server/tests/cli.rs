@@ -280,6 +280,43 @@ fn backends_are_listed_with_what_was_found_out_about_them() {
 }
 
 #[test]
+fn a_backend_for_many_chains_does_not_hash_one() {
+    let usable = |report: &poet_backends::KernelReport| report.excluded.is_none();
+    let reports = poet_backends::survey(poet_engine::WorkFunction::Sha256);
+    let many = reports.iter().find(|it| !it.latency && usable(it));
+    let Some(many) = many else {
+        println!("skipped: this CPU has no backend for many chains only");
+        return;
+    };
+    let directory = Directory::new();
+    let (poetdir, file) = (directory.path("poet"), directory.path("proof.json"));
+    let backend = format!("--backend={}", many.name);
+    let reason = "hashes only many chains at once, and this work is one chain";
+    for command in [
+        &["--poetdir", &poetdir][..],
+        &["check-config", "--poetdir", &poetdir],
+        &["prove", "--statement=00", "--leaves=150", "--no-trial"],
+    ] {
+        refused(&[command, &[&backend]].concat(), 1, reason);
+    }
+    let prove = [
+        "prove",
+        "--statement=00",
+        "--leaves=150",
+        "--no-trial",
+        "--out",
+        &file,
+    ];
+    let mut command = poet();
+    command.args(prove).env("POET_BACKEND", many.name);
+    let output = command.output().unwrap();
+    assert!(stderr(&output).contains("(forced by POET_BACKEND)"));
+    // Verifying has many chains.
+    assert!(run(&prove).status.success());
+    assert!(run(&["verify", &backend, &file]).status.success());
+}
+
+#[test]
 fn bad_arguments_are_named() {
     refused(&["prove", "--statement", "aa"], 2, "--leaves");
     refused(
@@ -530,6 +567,97 @@ fn verify_says_what_is_wrong_and_where() {
         &["verify", env!("CARGO_MANIFEST_DIR")],
         2,
         env!("CARGO_MANIFEST_DIR"),
+    );
+}
+
+/// What a node stores of the golden proof of 4,097 leaves, made up by PROTOCOL.md section 5 from its
+/// golden bytes.
+fn stored_message(service_key: &[u8; 32], round_id: &str, statement: &[u8]) -> Vec<u8> {
+    let vectors = vectors::scale_proofs();
+    let mut bytes = vectors.last().unwrap().scale_bytes.clone();
+    bytes.push(128);
+    bytes.extend(service_key);
+    bytes.push(4 * round_id.len() as u8);
+    bytes.extend(round_id.bytes());
+    bytes.extend(statement);
+    bytes.extend([0; 64]);
+    bytes
+}
+
+#[test]
+fn verify_recognises_what_it_is_given_and_checks_all_of_it() {
+    let directory = Directory::new();
+    let file = directory.path("proof");
+    let vector = vectors::scale_proofs().pop().unwrap();
+    let proofs = vectors::proofs();
+    let same = |proof: &&vectors::ProofVector| proof.root == vector.root;
+    let statement = &proofs.iter().find(same).unwrap().statement;
+    assert_eq!(statement.len(), 32);
+    let hex_statement = hex::encode(statement);
+    // The base point of the curve: a public key.
+    let mut key = [0x66; 32];
+    key[0] = 0x58;
+    let base64_key = "WGZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmY=";
+    let verify = |bytes: &[u8], options: &[&str], code: i32, said: &str| {
+        fs::write(&file, bytes).unwrap();
+        let output = run(&[&["verify", &file], options].concat());
+        let text = stdout(&output) + &stderr(&output);
+        assert_eq!(output.status.code(), Some(code), "{options:?}: {text}");
+        assert!(text.contains(said), "{options:?}: {text}");
+        text
+    };
+    let (with_statement, other) = (["--statement", &hex_statement], ["--statement", "00"]);
+
+    let bare = &vector.scale_bytes;
+    let text = verify(bare, &with_statement, 0, "valid: 4097 leaves");
+    assert!(text.contains("read as a bare proof"), "{text}");
+    verify(bare, &[], 2, "expected --statement");
+    verify(bare, &other, 1, "invalid: ");
+    for origin in [["--round=7", ""], ["--service-key", base64_key]] {
+        let origin = origin.into_iter().filter(|option| !option.is_empty());
+        let options: Vec<&str> = with_statement.into_iter().chain(origin).collect();
+        verify(bare, &options, 1, "invalid: it does not say ");
+    }
+
+    let message = stored_message(&key, "7", statement);
+    let text = verify(&message, &[], 0, "valid: 4097 leaves");
+    let form =
+        format!("PoetProofMessage), of round \"7\" of the server with the key {base64_key}\n");
+    assert!(text.contains(&form), "{text}");
+    verify(&message, &with_statement, 0, "valid");
+    verify(
+        &message,
+        &["--round=7", "--service-key", base64_key],
+        0,
+        "valid",
+    );
+    verify(
+        &message,
+        &["--round=8"],
+        1,
+        "it is of round 7, not of round 8",
+    );
+    let another = "V2j2EMp26MjC55ZVa9p/PpRBIgoM94JlHVSDR1LN+Ys=";
+    let needle = "not of --service-key";
+    verify(&message, &["--service-key", another], 1, needle);
+    verify(&message, &other, 1, "it is for the statement");
+    let wrong_statement = stored_message(&key, "7", &[1; 32]);
+    verify(&wrong_statement, &[], 1, "do not lead to the root");
+    for id in ["", "07", "+7", "seven", "18446744073709551616"] {
+        let message = stored_message(&key, id, statement);
+        verify(&message, &[], 1, "expected a decimal number");
+    }
+    let no_point = stored_message(&[2; 32], "7", statement);
+    verify(&no_point, &[], 1, "no ed25519 public key");
+    let mut signed = message.clone();
+    *signed.last_mut().unwrap() = 1;
+    verify(&signed, &[], 0, "its signature was not checked");
+    verify(&message[..message.len() - 1], &[], 2, "the bytes end at");
+    verify(
+        &[&message[..], &[0]].concat(),
+        &[],
+        2,
+        "there are more bytes",
     );
 }
 

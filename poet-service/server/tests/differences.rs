@@ -111,6 +111,40 @@ const ROWS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "requests are read as the Go server reads them, over gRPC as over REST",
+        &[
+            "differences::requests_are_read_as_the_go_server_reads_them",
+            "grpc::deadlines_are_those_of_rest",
+            "transcripts::the_recorded_answers_are_reproduced",
+        ],
+    ),
+    (
+        "no method is overridden",
+        &["differences::a_post_is_never_taken_for_a_get"],
+    ),
+    (
+        "without a worker a round gets an empty proof when it closes, unless its work has begun",
+        &[
+            "differences::without_a_worker_a_round_that_closes_gets_an_empty_proof",
+            "differences::work_that_has_begun_is_left_for_a_worker",
+        ],
+    ),
+    (
+        "trusted keys need no main certifier key, and nodes are told of no certifier then",
+        &["differences::trusted_keys_need_no_main_key"],
+    ),
+    (
+        "what cannot work is refused at the start",
+        &[
+            "differences::configurations_that_cannot_work_are_refused",
+            "process::mistakes_are_explained",
+        ],
+    ),
+    (
+        "of the key directory only regular files are read, within bounds",
+        &["process::trusted_keys_are_read_again_on_sighup"],
+    ),
+    (
         "health and readiness, over REST and gRPC",
         &[
             "health::alive_and_ready",
@@ -387,6 +421,271 @@ fn a_proof_is_published_at_the_moment_the_round_ends() {
         text.contains("\npoet_proof_lateness_seconds 0.0\n")
             .then_some(())
     });
+}
+
+#[test]
+fn requests_are_read_as_the_go_server_reads_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    // Every nonce will do.
+    config.rounds.rules.pow_difficulty = 0;
+    let server = LocalServer::start(config, 10);
+    let request = TestNode::new(1).request(&server.client.pow_params());
+    let with = |field: &str, value: &str| {
+        let mut request = request.clone();
+        request[field] = "VALUE".into();
+        request.to_string().replace("\"VALUE\"", value)
+    };
+    let taken = |body: &str| {
+        let answer = server.client.post("/v1/submit", body);
+        assert_eq!(answer.status, 200, "{body}: {}", answer.body);
+    };
+    let refused = |body: &str| {
+        let answer = server.client.post("/v1/submit", body);
+        assert_eq!(answer.status, 400, "{body}");
+        assert_eq!(answer.json()["code"], 3, "{body}");
+    };
+    for nonce in ["-0", "1e19", "\"18446744073709551615\"", "1.0", "null"] {
+        taken(&with("nonce", nonce));
+    }
+    for nonce in ["\"01\"", "\"1.\"", "\" 1\"", "-1", "1e20", "true"] {
+        refused(&with("nonce", nonce));
+    }
+    for deadline in [
+        "\"0001-01-01T00:00:00Z\"",
+        "\"9999-12-31T23:59:59.999999999Z\"",
+        "\"2099-06-01T1:00:00,5+24:00\"",
+        "null",
+    ] {
+        taken(&with("deadline", deadline));
+    }
+    for deadline in [
+        "\"2099-06-01 00:00:00Z\"",
+        "\"2099-06-01t00:00:00z\"",
+        "\"2099-06-01T00:00:00+25:00\"",
+        "\"2099-06-01T00:00:60Z\"",
+        "\"2099-06-01T00:00:00.0123456789Z\"",
+        "\"10000-01-01T00:00:00Z\"",
+        "4083955200",
+    ] {
+        refused(&with("deadline", deadline));
+    }
+    let signature = request["signature"].as_str().unwrap();
+    let (line, rest) = signature.split_at(76);
+    let (unpadded, _) = rest.split_once('=').unwrap();
+    taken(&with("signature", &format!("\"{line}\\n{unpadded}\"")));
+    taken(&with("signature", &format!("\"{line}\\r\\n\\r\\n{rest}\"")));
+    refused(&with("signature", &format!("\"{line}\\n{rest}\"")));
+    taken(&with("more", "{\"any\": [\"\\ud83d\\ude00\"]}"));
+    refused(&with("more", "\"\\ud83d\""));
+    refused(&with("more", "[\"\\ude00\\ud83d\"]"));
+    let body = request.to_string();
+    for (before, after) in [
+        ("\r\n\t ", ""),
+        ("", "{}"),
+        ("", " and more"),
+        ("", "\u{c}"),
+    ] {
+        taken(&format!("{before}{body}{after}"));
+    }
+    for before in ["\u{feff}", "\u{c}", "{}", "null"] {
+        let answer = server.client.post("/v1/submit", format!("{before}{body}"));
+        assert_eq!(answer.status, 400, "{before:?}");
+    }
+
+    // Addresses are read without their escapes.
+    let info = server.client.get("/v1/info").body;
+    for path in [
+        "/v1/%69nfo",
+        "/%76%31/info",
+        "/v1%2Finfo",
+        "/v1/%69nfo?a=%62",
+    ] {
+        assert_eq!(server.client.get(path).body, info, "{path}");
+    }
+    let answer = server.client.post("/v1/%73ubmit", &body);
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    server
+        .client
+        .get("/v1/%70roofs/%30")
+        .assert_error(404, 5, "proof not found");
+    for path in [
+        "/v1/%2569nfo",
+        "/v1/info%3F",
+        "/v1/info%23",
+        "/v1/%ff",
+        "/v1/inf%",
+    ] {
+        let answer = server.client.get(path);
+        assert_eq!(answer.status, 404, "{path}");
+    }
+    let answer = server.client.post("/v1/%69nfo", "{}");
+    answer.assert_error(501, 12, "Method Not Allowed");
+}
+
+#[test]
+fn a_post_is_never_taken_for_a_get() {
+    let (server, _folder) = server();
+    for (header, value) in [
+        ("content-type", "application/x-www-form-urlencoded"),
+        ("x-http-method-override", "GET"),
+    ] {
+        let agent = ureq::Agent::config_builder().http_status_as_error(false);
+        let agent: ureq::Agent = agent.build().into();
+        let request = agent.post(format!("{}/v1/info", server.url()));
+        let answer = request.header(header, value).send("").unwrap();
+        assert_eq!(answer.status(), 501, "{header}");
+    }
+}
+
+/// A configuration without a worker.
+fn idle(folder: &std::path::Path) -> poet_service::config::Config {
+    let mut config = config(folder);
+    config.rounds.worker = false;
+    config
+}
+
+#[test]
+fn without_a_worker_a_round_that_closes_gets_an_empty_proof() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = LocalServer::start(idle(folder.path()), 10);
+    let params = server.client.pow_params();
+    let nodes: Vec<_> = (1..=3).map(TestNode::new).collect();
+    for node in &nodes {
+        assert_eq!(server.client.register(node), 0);
+    }
+    let unfinished = server.client.get("/v1/proofs/0");
+    unfinished.assert_error(404, 5, "proof not found");
+    server.at(30);
+    let proof = server.client.await_proof(0).json();
+    let members: Vec<_> = proof["proof"]["members"].as_array().unwrap().clone();
+    let members: Vec<_> = members.iter().map(common::bytes).collect();
+    assert_eq!(members, members_of(&nodes));
+    let mut rest = proof.clone();
+    rest["proof"]["members"] = serde_json::json!([]);
+    let empty = serde_json::json!({
+        "proof": {
+            "proof": {"root": "", "provenLeaves": [], "proofNodes": []},
+            "members": [],
+            "leaves": "0",
+        },
+        "pubkey": server.client.get("/v1/info").json()["servicePubkey"],
+    });
+    assert_eq!(rest, empty);
+    // Nobody can foresee what an empty root is followed by, so it is no challenge.
+    assert_eq!(server.client.pow_params(), params);
+    let round = server.client.get("/v1/rounds/0").json();
+    assert_eq!(
+        (&round["state"], &round["members"]),
+        (&"published".into(), &"3".into())
+    );
+    let node_id = hex::encode(nodes[1].id());
+    let membership = server
+        .client
+        .get(&format!("/v1/rounds/0/members/{node_id}"));
+    assert_eq!(membership.status, 200, "{}", membership.body);
+    // The next round is as any.
+    assert_eq!(server.client.register(&TestNode::new(4)), 1);
+    drop(server);
+
+    // What closes while no server runs is published by the next one; what is published stays.
+    let server = LocalServer::start(idle(folder.path()), 95);
+    let next = server.client.await_proof(1).json();
+    assert_eq!(next["proof"]["members"].as_array().unwrap().len(), 1);
+    drop(server);
+    let server = LocalServer::start(config(folder.path()), 100);
+    assert_eq!(server.client.get("/v1/proofs/0").json(), proof);
+    server.at(150);
+    server.await_work(2);
+    assert_eq!(server.client.get("/v1/proofs/1").json(), next);
+}
+
+#[test]
+fn work_that_has_begun_is_left_for_a_worker() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = LocalServer::start(config(folder.path()), 10);
+    let node = TestNode::new(1);
+    assert_eq!(server.client.register(&node), 0);
+    server.at(30);
+    server.await_work(0);
+    drop(server);
+    let server = LocalServer::start(idle(folder.path()), 40);
+    // A later round has its empty proof, this one has none.
+    server.at(90);
+    server.client.await_proof(1);
+    let answer = server.client.get("/v1/proofs/0");
+    answer.assert_error(404, 5, "proof not found");
+    drop(server);
+    let server = LocalServer::start(config(folder.path()), 95);
+    let proof = verify_fetched(&server.client.await_proof(0));
+    assert_eq!(proof.members, [node.challenge]);
+}
+
+#[test]
+fn trusted_keys_need_no_main_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = TestNode::new(1);
+    let (data, signature, key) = node.certificate(7);
+    let base64 =
+        |bytes: &[u8]| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, bytes);
+    let keys = folder.path().join("keys");
+    fs::create_dir(&keys).unwrap();
+    fs::write(keys.join("a.key"), base64(&key) + "\n").unwrap();
+    let mut config = config(folder.path());
+    config.rounds.rules.certifier = Some(poet_proto::certificate::Certifier {
+        url: String::new(),
+        pubkey: None,
+        trusted: poet_proto::certificate::TrustedKeys::read(keys)
+            .unwrap()
+            .into(),
+    });
+    let server = LocalServer::start(config, 10);
+    assert!(server.client.get("/v1/info").json()["certifier"].is_null());
+    let mut request = node.request(&server.client.pow_params());
+    request["powParams"] = serde_json::Value::Null;
+    request["certificate"] = serde_json::json!({
+        "data": base64(&data),
+        "signature": base64(&signature),
+    });
+    let no_key = "invalid certificate\nno matching cert public keys";
+    server.client.submit(&request).assert_error(401, 16, no_key);
+    request["certificatePubkeyHint"] = base64(&key[..4]).into();
+    let answer = server.client.submit(&request);
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    // Without a certificate, a proof of work does.
+    assert_eq!(server.client.register(&TestNode::new(2)), 0);
+}
+
+#[test]
+fn configurations_that_cannot_work_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let neutral = "--certifier-pubkey=AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    let key = "--certifier-pubkey=V2j2EMp26MjC55ZVa9p/PpRBIgoM94JlHVSDR1LN+Ys=";
+    for (options, expected) in [
+        // The Go server serves such a key in /v1/info, and dies of the first certificate.
+        (
+            &["--certifier-pubkey=cHVia2V5"][..],
+            "base64 form of a 32-byte",
+        ),
+        (&[neutral], "anybody can sign for this key"),
+        (&["--certifier-url=http://c"], "--certifier-pubkey"),
+        (
+            &["--cycle-gap=30s", "--epoch-duration=30s"],
+            "expected a gap shorter than the epoch",
+        ),
+        (
+            &["--cycle-gap=31s", key],
+            "expected a gap shorter than the epoch",
+        ),
+    ] {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_poet-service"));
+        let poetdir = format!("--poetdir={}", folder.path().display());
+        let output = command.args(["check-config", &poetdir]).args(options);
+        let output = output.output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success(), "{options:?}");
+        assert!(text.contains(expected), "{options:?}: {text}");
+    }
 }
 
 #[test]

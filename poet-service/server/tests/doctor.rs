@@ -330,9 +330,7 @@ fn a_log_that_was_longer_is_noticed() {
         .root_height();
     // Some minutes' more.
     let roots = (10 << 20) / height.leaves();
-    let mut audit = RoundWork::new(&work, &statement, height)
-        .header_bytes()
-        .to_vec();
+    let mut audit = audit_log(&folder);
     audit.resize(HEADER + roots as usize * 32, 7);
     fs::write(tree_log(&folder, 1).with_file_name("audit.log"), audit).unwrap();
     let before = contents(&folder);
@@ -354,6 +352,223 @@ fn a_log_that_was_longer_is_noticed() {
     drop(server);
     expect(&folder, &[], 0, &["sound"]);
     expect_finished(&folder);
+}
+
+/// What auditors that have caught up with the log of round 1 have next to it.
+fn audit_log(folder: &Path) -> Vec<u8> {
+    let log = fs::read(tree_log(folder, 1)).unwrap();
+    let mut entries: &[Node] = log[HEADER..].as_chunks().0;
+    let (work, statement) = (work(), membership::root(&members_of(&nodes())));
+    let round = RoundWork::new(&work, &statement, SubtreeHeight::new(0).unwrap());
+    let auditor = round.auditor();
+    let chunks = round.with_subtree_height(auditor.root_height());
+    let mut audit = chunks.header_bytes().to_vec();
+    for chunk in 0..entries.len() as u64 / auditor.chunk_entries() {
+        audit.extend(auditor.chunk_root(&mut entries, chunk).unwrap());
+    }
+    audit
+}
+
+#[test]
+fn every_file_that_the_server_reads_is_checked() {
+    let left = Left::new();
+    let right = audit_log(&left.copy());
+    let roots = (right.len() - HEADER) / 32;
+    assert!(roots >= 5, "{roots}");
+    let with = |name: &str, bytes: &[u8]| {
+        let folder = left.copy();
+        let path = folder.join("data").join(name);
+        fs::write(&path, bytes).unwrap();
+        (folder, path)
+    };
+    let audit = "rounds/1/audit.log";
+    let (folder, path) = with(audit, &right);
+    expect(&folder, &[], 0, &["round 1: audit.log fits the log"]);
+    assert_eq!(fs::read(path).unwrap(), right);
+
+    // Zeros, as a power failure leaves them; something else; and a bit.
+    let half = roots / 2;
+    let damages: [(&dyn Fn(&mut [u8]), usize, &str); 4] = [
+        (
+            &|log| log[HEADER + half * 32..].fill(0),
+            half,
+            "zeros from there on",
+        ),
+        (
+            &|log| log[HEADER + 32..].fill(0xa7),
+            1,
+            "not that of the log",
+        ),
+        (&|log| log[HEADER + 70] ^= 4, 2, "not that of the log"),
+        (&|log| log[HEADER..].fill(0), 0, "zeros from there on"),
+    ];
+    for (damage, first, says) in damages {
+        let mut damaged = right.clone();
+        damage(&mut damaged);
+        let (folder, path) = with(audit, &damaged);
+        let wrong = format!("audit.log: root {first} of {roots} is wrong: {says}");
+        expect(&folder, &["--repair"], 0, &[&wrong]);
+        assert_eq!(fs::read(path).unwrap(), right[..HEADER + first * 32]);
+        let (folder, _) = with(audit, &damaged);
+        expect_repair(&folder, &[], &[&wrong]);
+    }
+    let mut damaged = right.clone();
+    damaged[20] ^= 1;
+    let (folder, _) = with(audit, &damaged);
+    expect_repair(&folder, &[], &["the header of audit.log is damaged"]);
+    let mut damaged = right.clone();
+    damaged[HEADER..].fill(0);
+    let (folder, _) = with("rounds/1/sampled.log", &damaged);
+    expect_repair(&folder, &[], &["sampled.log: root 0 of"]);
+
+    let (folder, _) = with("rounds/1/findings.json", &[0; 300]);
+    expect_repair(
+        &folder,
+        &[],
+        &["findings.json, what audits have found, is damaged"],
+    );
+
+    for damage in [&[0; 45][..], b"\xff\xff", b"no key"] {
+        let (folder, _) = with("poet-service.owner", damage);
+        refused(
+            &folder,
+            &["poet-service.owner", "is damaged", "doctor --repair"],
+        );
+        expect_repair(&folder, &[], &["poet-service.owner is damaged"]);
+    }
+
+    // What a Go server has left, with a database and without.
+    let (folder, _) = with("state.bin", b"a key");
+    expect(&folder, &[], 0, &["also holds the state of a Go server"]);
+    fs::remove_dir_all(folder.join("db")).unwrap();
+    fs::create_dir(folder.join("db")).unwrap();
+    fs::remove_file(folder.join("data/poet-service.owner")).unwrap();
+    expect(
+        &folder,
+        &[],
+        2,
+        &[
+            "holds the state of a Go server",
+            "`poet-service import` first",
+        ],
+    );
+
+    // A database of which the server has kept a copy.
+    let folder = left.copy();
+    let copy = folder.join("db/poet.sqlite.kept-20260101T000000Z");
+    fs::rename(database(&folder), &copy).unwrap();
+    let says = "The server made a copy of it, ";
+    expect(
+        &folder,
+        &[],
+        1,
+        &[
+            "it is gone, or empty",
+            says,
+            "give that the name poet.sqlite",
+        ],
+    );
+    fs::rename(&copy, database(&folder)).unwrap();
+    expect(&folder, &[], 0, &["sound"]);
+}
+
+/// What the end of a log is after a power failure costs the work that was not synced, and nobody is
+/// blamed for it.
+#[test]
+fn zeros_at_the_end_of_the_logs_are_cut_and_made_again() {
+    let left = Left::new();
+    let entries = (fs::read(tree_log(&left.copy(), 1)).unwrap().len() - HEADER) / 32;
+    let damages: [(&str, &dyn Fn(&mut [u8])); 3] = [
+        ("zeros", &|tail| tail.fill(0)),
+        ("garbage", &|tail| tail.fill(0x5a)),
+        ("a bit", &|tail| *tail.last_mut().unwrap() ^= 1),
+    ];
+    for (name, damage) in damages {
+        let folder = left.copy();
+        let mut audit = audit_log(&folder);
+        let half = HEADER + (audit.len() - HEADER) / 64 * 32;
+        damage(&mut audit[half..]);
+        fs::write(tree_log(&folder, 1).with_file_name("audit.log"), audit).unwrap();
+        let mut log = fs::read(tree_log(&folder, 1)).unwrap();
+        let sector = log.len() - 512;
+        damage(&mut log[sector..]);
+        fs::write(tree_log(&folder, 1), log).unwrap();
+        expect(&folder, &[], 1, &["the log: entry "]);
+
+        let server = LocalServer::start(config(&folder), 100);
+        server.await_work(1);
+        common::await_some("more work", || {
+            let audited =
+                server.client.get("/v1/rounds/1").json()["audit"]["auditedLeaves"].clone();
+            let audited: usize = audited.as_str()?.parse().ok()?;
+            (audited > entries + 3000).then_some(())
+        });
+        server.at(141);
+        verify_fetched(&server.client.await_proof(1));
+        let audit = server.client.get("/v1/rounds/1").json()["audit"].clone();
+        for count in ["workErrors", "logErrors", "auditorErrors", "rollbacks"] {
+            assert_eq!(audit[count], 0, "{name}: {audit}");
+        }
+        assert_eq!(audit["lastEvent"], serde_json::Value::Null, "{name}");
+    }
+}
+
+/// The same by the log of the program: one line for each file, and none with an alarm.
+#[test]
+fn a_power_failure_is_called_that() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let schedule = ["--epoch-duration=16s", "--phase-shift=2s", "--cycle-gap=4s"];
+    let server = ServerProcess::start(folder, &schedule);
+    let round = server.client.register(&TestNode::new(1));
+    let path = |name: &str| folder.join(format!("data/rounds/{round}/{name}"));
+    let enough = |name: &str, entries: u64| {
+        let bytes = fs::metadata(path(name)).map_or(0, |metadata| metadata.len());
+        (bytes > HEADER as u64 + entries * 32).then_some(())
+    };
+    common::await_some("a log", || {
+        enough("tree.log", 3000).and(enough("audit.log", 2))
+    });
+    server.kill();
+    let zero = |name: &str, from: usize| {
+        let mut bytes = fs::read(path(name)).unwrap();
+        bytes[from..].fill(0);
+        fs::write(path(name), bytes).unwrap();
+    };
+    zero("audit.log", HEADER + 32);
+    let bytes = fs::metadata(path("tree.log")).unwrap().len() as usize;
+    zero("tree.log", (bytes - HEADER) / 32 * 32 + HEADER - 512);
+    let server = ServerProcess::start(folder, &schedule);
+    let proof = verify_fetched(&server.client.await_proof(round));
+    assert_eq!(proof.members, members_of(&[TestNode::new(1)]));
+    let log = server.log();
+    assert!(!log.contains("ALARM"), "{log}");
+    for name in ["tree.log", "audit.log"] {
+        let says = |line: &&str| line.contains("power failure") && line.contains(name);
+        assert_eq!(log.lines().filter(says).count(), 1, "{name}: {log}");
+    }
+}
+
+/// However long the database's own log is, little memory is needed to check it.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_long_log_of_the_database_is_not_read_into_memory() {
+    let left = Left::new();
+    let folder = left.copy();
+    let wal = fs::File::create(folder.join("db/poet.sqlite-wal")).unwrap();
+    wal.set_len(1 << 30).unwrap();
+    let program = env!("CARGO_BIN_EXE_poet-service");
+    let limited = format!(
+        "ulimit -v 900000; exec {program} doctor --poetdir={} --no-trial",
+        folder.display()
+    );
+    let output = std::process::Command::new("sh")
+        .args(["-c", &limited])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{error}");
 }
 
 #[test]
@@ -540,9 +755,17 @@ fn damaged_databases_are_explained() {
 
     // Another server's.
     let folder = left.copy();
-    fs::write(folder.join("data/poet-service.owner"), "somebody\n").unwrap();
-    damaged(&folder, &["holds the work of somebody"]);
-    refused(&folder, &["with public key somebody", "holds that of "]);
+    let somebody = "A".repeat(43) + "=";
+    fs::write(
+        folder.join("data/poet-service.owner"),
+        somebody.clone() + "\n",
+    )
+    .unwrap();
+    damaged(&folder, &[&format!("holds the work of {somebody}")]);
+    refused(
+        &folder,
+        &[&format!("with public key {somebody}"), "holds that of "],
+    );
 }
 
 #[cfg(unix)]

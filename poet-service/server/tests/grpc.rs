@@ -10,7 +10,7 @@ use common::{LocalServer, TestNode, config, members_of, verify_json};
 use poet_proto::certificate::{Certifier, TrustedKeys, parse_public_key};
 use poet_service::config::Config;
 use prost_reflect::{
-    DescriptorPool, DynamicMessage, MethodDescriptor, SerializeOptions,
+    DescriptorPool, DynamicMessage, MethodDescriptor, SerializeOptions, Value as Reflected,
     prost::{Message as _, bytes::Buf as _},
     prost_types::FileDescriptorProto,
 };
@@ -110,9 +110,18 @@ impl Client {
 
     /// Calls a method with a request in the JSON mapping, and gives the answer in it.
     fn call(&self, service: &str, method: &str, request: &Value) -> Result<Value, Status> {
-        let descriptor = self.pool.get_service_by_name(service).unwrap();
-        let method = descriptor.methods().find(|m| m.name() == method).unwrap();
+        let method = self.method(service, method);
         let message = DynamicMessage::deserialize(method.input(), request).unwrap();
+        self.send(method, message)
+    }
+
+    fn method(&self, service: &str, method: &str) -> MethodDescriptor {
+        let service = self.pool.get_service_by_name(service).unwrap();
+        service.methods().find(|m| m.name() == method).unwrap()
+    }
+
+    fn send(&self, method: MethodDescriptor, message: DynamicMessage) -> Result<Value, Status> {
+        let service = method.parent_service().full_name().to_owned();
         let path = format!("/{service}/{}", method.name());
         let answer = self.runtime.block_on(async {
             let mut client = Grpc::new(self.channel.clone()).max_decoding_message_size(usize::MAX);
@@ -429,6 +438,38 @@ fn every_error_has_its_code_and_message() {
 }
 
 #[test]
+fn deadlines_are_those_of_rest() {
+    let (server, _folder) = server();
+    let client = Client::new(server.addresses.grpc);
+    let mut request = TestNode::new(1).request(&server.client.pow_params());
+    for deadline in ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999999Z"] {
+        request["deadline"] = json!(deadline);
+        client.poet("Submit", &request).unwrap();
+        assert_eq!(server.client.submit(&request).status, 200, "{deadline}");
+    }
+    // What JSON cannot carry is refused here, too.
+    let submit = client.method(POET, "Submit");
+    let valid = DynamicMessage::deserialize(submit.input(), &request).unwrap();
+    for (seconds, nanos) in [
+        (-62_135_596_801, 0),
+        (253_402_300_800, 0),
+        (i64::MAX, 0),
+        (0, -1),
+        (0, 1_000_000_000),
+    ] {
+        let mut request = valid.clone();
+        let deadline = request.get_field_by_name_mut("deadline").unwrap();
+        let deadline = deadline.as_message_mut().unwrap();
+        deadline.set_field_by_name("seconds", Reflected::I64(seconds));
+        deadline.set_field_by_name("nanos", Reflected::I32(nanos));
+        let status = client.send(submit.clone(), request).unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{seconds} {nanos}");
+        let message = "invalid value for google.protobuf.Timestamp field deadline";
+        assert_eq!(status.message(), message);
+    }
+}
+
+#[test]
 fn what_is_no_message_is_the_clients_error() {
     let (server, _folder) = server();
     let client = Client::new(server.addresses.grpc);
@@ -484,7 +525,7 @@ fn with_certifier(folder: &std::path::Path) -> Config {
     let mut config = config(folder);
     config.rounds.rules.certifier = Some(Certifier {
         url: "http://certifier.example".to_owned(),
-        pubkey: parse_public_key(CERTIFIER_KEY).unwrap(),
+        pubkey: Some(parse_public_key(CERTIFIER_KEY).unwrap()),
         trusted: TrustedKeys::read(keys).unwrap().into(),
     });
     config
@@ -562,6 +603,96 @@ fn only_the_private_listener_reloads_keys() {
     let message = "the trusted keys are unchanged: no directory is configured: \
                    expected --trusted-pub-keys-dir-path";
     answer.assert_error(400, 9, message);
+}
+
+#[test]
+fn web_pages_do_not_reach_the_private_listener() {
+    use std::io::{Read as _, Write as _};
+    let folder = tempfile::tempdir().unwrap();
+    let server = LocalServer::start(with_certifier(folder.path()), 10);
+    let address = server.addresses.private;
+    let reload = |headers: &str| {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        let head = format!(
+            "POST /v1/reload_trusted_keys HTTP/1.1\r\n{headers}connection: close\r\n\
+             content-length: 0\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let port = address.port();
+    for headers in [
+        format!("host: {address}\r\n"),
+        "host: localhost\r\n".to_owned(),
+        // A forwarded port.
+        "host: localhost:6000\r\n".to_owned(),
+        format!("host: localhost:{port}\r\norigin: http://localhost:{port}\r\n"),
+    ] {
+        let answer = reload(&headers);
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{headers}: {answer}");
+    }
+    for (headers, message) in [
+        // A name that leads here, as DNS rebinding makes it.
+        (
+            format!("host: evil.example:{port}\r\n"),
+            "this host is not served",
+        ),
+        ("host: 192.0.2.1\r\n".to_owned(), "this host is not served"),
+        (
+            format!("host: {address}\r\norigin: http://evil.example\r\n"),
+            "requests from web pages",
+        ),
+        (
+            format!("host: localhost:{port}\r\norigin: http://localhost:3000\r\n"),
+            "requests from web pages",
+        ),
+        (
+            format!("host: {address}\r\norigin: null\r\n"),
+            "requests from web pages",
+        ),
+    ] {
+        let answer = reload(&headers);
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{headers}: {answer}");
+        assert!(
+            answer.contains("\"code\":7") && answer.contains(message),
+            "{answer}"
+        );
+    }
+    // Over gRPC, where the name is the authority.
+    let operator = Client::new(address);
+    let call = |name: &str| {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+        let endpoint = endpoint.origin(format!("http://{name}").parse().unwrap());
+        let channel = operator.runtime.block_on(endpoint.connect()).unwrap();
+        let service = operator.pool.get_service_by_name(CONFIGURATION).unwrap();
+        let method = service.methods().next().unwrap();
+        let request = Request::new(DynamicMessage::new(method.input()));
+        let path = PathAndQuery::try_from(format!("/{CONFIGURATION}/{}", method.name())).unwrap();
+        let answer = operator.runtime.block_on(async {
+            let mut grpc = Grpc::new(channel);
+            grpc.ready().await.unwrap();
+            grpc.unary(request, path, DynamicCodec(method)).await
+        });
+        answer.map_or_else(|status| status.code(), |_| Code::Ok)
+    };
+    assert_eq!(call("localhost:6000"), Code::Ok);
+    assert_eq!(
+        call(&format!("evil.example:{port}")),
+        Code::PermissionDenied
+    );
+    // The public listeners have many names.
+    let status = |address: SocketAddr| {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        let head = b"GET /v1/info HTTP/1.1\r\nhost: poet.example\r\norigin: http://a\r\n\
+                     connection: close\r\n\r\n";
+        stream.write_all(head).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer.split(' ').nth(1).map(str::to_owned)
+    };
+    assert_eq!(status(server.addresses.rest).as_deref(), Some("200"));
 }
 
 #[test]

@@ -16,7 +16,7 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use common::{LocalServer, await_some, bytes, config, genesis, verify_fetched};
 use jiff::Timestamp;
-use poet_admin::import::{ImportError, Report, RoundReport, Source, Taken, import};
+use poet_admin::import::{ImportError, ImportReport, RoundReport, Source, Taken, import};
 use poet_engine::{LABEL_DEPTH, LogHeader, Work, WorkFunction, membership};
 use poet_host::WorkPlace;
 use poet_rounds::clock::ManualClock;
@@ -72,7 +72,7 @@ impl Takeover {
     }
 
     /// Imports at a time when round 0 is being worked on.
-    fn import(&self) -> Result<Report, ImportError> {
+    fn import(&self) -> Result<ImportReport, ImportError> {
         self.import_with(&self.config(), during_round_0(), false)
     }
 
@@ -81,7 +81,7 @@ impl Takeover {
         config: &Config,
         now: Timestamp,
         stop: bool,
-    ) -> Result<Report, ImportError> {
+    ) -> Result<ImportReport, ImportError> {
         let stop = AtomicBool::new(stop);
         import(
             &self.source(),
@@ -1176,6 +1176,15 @@ fn the_commands_import_and_export() {
         2,
         "the bytes end at",
     );
+    // What nodes store, where they have verified it.
+    let format = ["0", "--out", &out, "--format=message"];
+    assert!(run(&[&export[..], &format].concat()).status.success());
+    let key = serde_json::from_str::<serde_json::Value>(&body).unwrap()["pubkey"].clone();
+    let key = ["--service-key", key.as_str().unwrap()];
+    let output = run(&[&["verify", &out, "--round=0"], &key[..]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+    let output = run(&["verify", &out, "--round=1"]);
+    assert_eq!(output.status.code(), Some(1));
     fs::write(&out, body).unwrap();
     fails(
         &["verify", &out, "--statement", &statement],

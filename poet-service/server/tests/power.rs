@@ -102,6 +102,8 @@ struct Disk {
     syncing: HashMap<String, (PathBuf, usize)>,
     /// The calls of which only the beginning is known, by thread: what a path is for.
     opening: HashMap<String, (PathBuf, bool)>,
+    /// Likewise, from where to where a file is moved.
+    renaming: HashMap<String, (PathBuf, PathBuf)>,
 }
 
 impl Disk {
@@ -125,6 +127,19 @@ impl Disk {
         } else {
             self.names.remove(path);
         }
+    }
+
+    /// A file takes the place of another.
+    fn rename(&mut self, from: &Path, to: &Path) {
+        let moved = self.things.remove(from).unwrap_or_default();
+        assert!(
+            !moved.lacks(),
+            "{from:?} replaces {to:?} before it is durable"
+        );
+        self.things.insert(to.to_owned(), moved);
+        self.name(from, false);
+        self.names.remove(to);
+        self.name(to, true);
     }
 
     fn add(&mut self, call: &Call<'_>) {
@@ -165,7 +180,20 @@ impl Disk {
                     self.name(&path, there);
                 }
             }
-            name => assert!(!name.starts_with("rename"), "{call:?}"),
+            name if name.starts_with("rename") => {
+                let mut quoted = call.arguments.split('"').skip(1).step_by(2);
+                if let (Some(from), Some(to)) = (quoted.next(), quoted.next()) {
+                    let renaming = (PathBuf::from(from), PathBuf::from(to));
+                    self.renaming.insert(call.thread.to_owned(), renaming);
+                }
+                if let Some(result) = call.result
+                    && let Some((from, to)) = self.renaming.remove(call.thread)
+                    && result.is_ok()
+                {
+                    self.rename(&from, &to);
+                }
+            }
+            _ => {}
         }
     }
 
@@ -192,16 +220,19 @@ impl Drop for Server {
     }
 }
 
-/// Runs a server to its end, with clients and a round, and gives what it did. `None`, with a message,
-/// where processes cannot be traced.
-fn trace(folder: &Path) -> Option<String> {
-    let traced = Command::new("strace").args(["-qq", "true"]).output();
-    let reason = match traced {
+/// Why processes cannot be traced here, if they cannot.
+fn cannot_trace() -> Option<String> {
+    match Command::new("strace").args(["-qq", "true"]).output() {
         Ok(traced) if traced.status.success() => None,
         Ok(traced) => Some(String::from_utf8_lossy(&traced.stderr).trim().to_owned()),
         Err(error) => Some(error.to_string()),
-    };
-    if let Some(reason) = reason {
+    }
+}
+
+/// Runs a server to its end, with clients and a round, and gives what it did. `None`, with a message,
+/// where processes cannot be traced.
+fn trace(folder: &Path) -> Option<String> {
+    if let Some(reason) = cannot_trace() {
         eprintln!("skipped: strace cannot be used here: {reason}");
         return None;
     }
@@ -311,4 +342,52 @@ fn what_was_promised_has_been_synced() {
     assert!(entries > LOG_SYNCS && log.syncs > LOG_SYNCS);
     assert!(!log.lacks(), "entries are not durable at the end");
     assert!(emptied, "the database's log is not emptied at the end");
+}
+
+/// As on network file systems without locks or shared memory: the system refuses the calls for them.
+#[test]
+fn a_file_system_without_locks_is_called_that() {
+    if let Some(reason) = cannot_trace() {
+        eprintln!("skipped: strace cannot be used here: {reason}");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let top = folder.path().canonicalize().unwrap();
+    for (number, (file, fault)) in [
+        ("poet-service.lock", "flock:error=ENOLCK"),
+        ("poet.sqlite-shm", "mmap:error=ENODEV"),
+        ("poet.sqlite-shm", "fcntl:error=ENOSYS"),
+        ("poet.sqlite", "fcntl:error=ENOSYS"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let poetdir = top.join(number.to_string());
+        let path = poetdir.join("db").join(file);
+        let server = command(&poetdir);
+        let output = Command::new("strace")
+            .args(["-f", "-qq", "-o"])
+            .arg(top.join("trace"))
+            .arg("-P")
+            .arg(path)
+            .args(["-e", &format!("inject={fault}")])
+            .arg(server.get_program())
+            .args(server.get_args())
+            .args(["--restlisten=127.0.0.1:0", "--no-trial"])
+            .env_remove("POET_PRIVATE_KEY")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{fault}: {text}");
+        let error = text
+            .lines()
+            .find(|line| line.starts_with("error: "))
+            .unwrap();
+        assert!(
+            error.contains("NFS") && error.contains("locks"),
+            "{fault}: {error}"
+        );
+        assert!(error.contains("--dbdir"), "{fault}: {error}");
+    }
 }

@@ -349,7 +349,7 @@ fn mistakes_are_explained() {
             1,
             &["--certifier-pubkey", "expected both"],
         ),
-        (&[&keys], 1, &["--certifier-pubkey", "expected both"]),
+        (&[&keys], 1, &["--trusted-pub-keys-dir-path", &bad_key]),
         (
             &[key, &keys],
             1,
@@ -532,6 +532,18 @@ fn trusted_keys_are_read_again_on_sighup() {
             .then_some(())
     });
     assert_eq!(server.client.get("/v1/info").status, 200);
+
+    // A pipe into which nobody writes holds up neither the reload nor the end.
+    let made = std::process::Command::new("mkfifo")
+        .arg(keys.join("x.key"))
+        .status();
+    assert!(made.unwrap().success());
+    server.send_signal("HUP");
+    await_some("the complaint", || {
+        let log = server.log();
+        log.contains("x.key is not a regular file").then_some(())
+    });
+    assert_eq!(server.signal("TERM").code(), Some(0));
 }
 
 #[test]
@@ -659,10 +671,91 @@ fn check_config_says_what_counts_and_why() {
     for (option, expected) in [
         ("--cycle-gap=2h", "expected a gap shorter than the epoch"),
         ("--backend=abacus", "abacus"),
+        (
+            "--restlisten=:50002",
+            "--restlisten and --rpclisten are given the same port 50002",
+        ),
+        (
+            "--metrics-port=50001",
+            "--config-rpclisten and --metrics-port are given the same port 50001",
+        ),
+        (
+            "--dbdir=$POET_NO_SUCH/db",
+            "the variable POET_NO_SUCH is not set",
+        ),
     ] {
         let (code, _, error) = check(&[option]);
         assert_eq!(code, Some(1), "{option}");
         assert!(error.contains(expected), "{error}");
+    }
+}
+
+/// Cores are looked at on Linux only.
+#[cfg(target_os = "linux")]
+#[test]
+fn check_config_finds_a_core_that_is_not_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let check = |core: &str| {
+        let mut command = command(folder.path());
+        // The command comes first, and of an option that is given twice the last one counts.
+        let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+        command = std::process::Command::new(command.get_program());
+        command.arg("check-config").args(arguments);
+        command.arg(format!("--work-core={core}")).output().unwrap()
+    };
+    let output = check("1023");
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("--work-core 1023 is not a core"), "{error}");
+    let allowed = rustix::thread::sched_getaffinity(None).unwrap();
+    let core = (0..1023).find(|core| allowed.is_set(*core)).unwrap();
+    assert_eq!(check(&core.to_string()).status.code(), Some(0));
+}
+
+#[cfg(unix)]
+#[test]
+fn directories_logs_and_locks_are_private_whatever_the_umask() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    // One that the server makes, and one that is there and open to all.
+    for (name, open) in [("new", false), ("open", true)] {
+        let poetdir = folder.path().join(name);
+        for directory in ["data", "db", "logs"].map(|name| poetdir.join(name)) {
+            if open {
+                fs::create_dir_all(&directory).unwrap();
+                fs::set_permissions(&directory, fs::Permissions::from_mode(0o777)).unwrap();
+            }
+        }
+        let server = command(&poetdir);
+        let mut shell = std::process::Command::new("sh");
+        shell
+            .args(["-c", "umask 0; exec \"$0\" \"$@\""])
+            .arg(server.get_program())
+            .args(server.get_args())
+            .args(["--restlisten=127.0.0.1:0", "--phase-shift=500ms"]);
+        let mut child = shell.stderr(std::process::Stdio::null()).spawn().unwrap();
+        let work = poetdir.join("data/rounds/0/tree.log");
+        await_some("the work", || work.exists().then_some(()));
+        let files = [
+            "data/poet-service.lock",
+            "db/poet-service.lock",
+            "db/poet.sqlite",
+            "logs/poet.log",
+        ];
+        for file in files.map(|file| poetdir.join(file)) {
+            assert_eq!(mode(&file), 0o600, "{}", file.display());
+        }
+        let made = if open {
+            &["data/rounds"][..]
+        } else {
+            &["", "data", "db", "logs", "data/rounds"]
+        };
+        for directory in made.iter().map(|name| poetdir.join(name)) {
+            assert_eq!(mode(&directory), 0o700, "{}", directory.display());
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 }
 

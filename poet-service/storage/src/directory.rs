@@ -1,33 +1,42 @@
 //! The server's directories: what is where, and whose they are.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, File, TryLockError},
     io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use poet_files::{Access, create_directory};
+use poet_files::{Access, create_directory, replace};
 use poet_proto::identity::PublicKey;
 
 /// In the directory of the database: the database.
 pub const DATABASE_FILE: &str = "poet.sqlite";
 /// In the directory of the work of a Go server: its key.
 pub const GO_STATE_FILE: &str = "state.bin";
+/// In the directory of the database of a Go server: a file of its proofs.
+pub const GO_SERVER_PROOFS: &str = "proofs/CURRENT";
 /// In the directory of the work: the public key of the server whose work it is.
-const OWNER_FILE: &str = "poet-service.owner";
+pub const OWNER_FILE: &str = "poet-service.owner";
 /// In both directories: locked while a server runs, and holds its process id.
 const LOCK_FILE: &str = "poet-service.lock";
 
 /// The public key, in base64, of the server whose work `datadir` holds, if that was ever noted.
 ///
 /// # Errors
-/// When it cannot be read.
+/// When it cannot be read; `InvalidData` if it is not a key.
 pub fn owner(datadir: &Path) -> io::Result<Option<String>> {
-    match fs::read_to_string(datadir.join(OWNER_FILE)) {
-        Ok(owner) => Ok(Some(owner.trim().to_owned()).filter(|owner| !owner.is_empty())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+    let noted = match fs::read(datadir.join(OWNER_FILE)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        noted => noted?,
+    };
+    let text = noted.trim_ascii();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    match STANDARD.decode(text) {
+        Ok(key) if key.len() == 32 => Ok(Some(STANDARD.encode(key))),
+        _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }
 
@@ -36,7 +45,8 @@ pub fn owner(datadir: &Path) -> io::Result<Option<String>> {
 /// # Errors
 /// When it cannot be written.
 pub fn set_owner(datadir: &Path, key: &PublicKey) -> io::Result<()> {
-    fs::write(datadir.join(OWNER_FILE), owner_text(key) + "\n")
+    let text = owner_text(key) + "\n";
+    replace(&datadir.join(OWNER_FILE), text.as_bytes(), Access::Private)
 }
 
 /// Forgets whose work `datadir` holds.
@@ -153,7 +163,8 @@ impl DirectoryLock {
             cause,
         };
         create_directory(path, Access::Private).map_err(failed)?;
-        let mut file = OpenOptions::new()
+        let mut file = Access::Private
+            .open_options()
             .create(true)
             .truncate(false)
             .read(true)
@@ -202,5 +213,13 @@ mod tests {
             .public();
         set_owner(folder.path(), &key).unwrap();
         assert_eq!(owner(folder.path()).unwrap(), Some(owner_text(&key)));
+        let file = folder.path().join(OWNER_FILE);
+        for damaged in [&[0; 45][..], b"\xff\xfe", b"AAAA"] {
+            fs::write(&file, damaged).unwrap();
+            let error = owner(folder.path()).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        }
+        fs::write(&file, "").unwrap();
+        assert_eq!(owner(folder.path()).unwrap(), None);
     }
 }

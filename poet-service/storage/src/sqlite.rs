@@ -611,9 +611,13 @@ impl SqliteStorage {
         round: u64,
         proof: Arc<PublishedProof>,
     ) -> Result<PowChallenges, StorageError> {
-        let challenges = PowChallenges {
-            current: proof.proof.root,
-            previous: self.pow_challenges()?.map(|challenges| challenges.current),
+        let challenges = match (proof.root(), self.pow_challenges()?) {
+            // Guessed as easily as it is empty: not to be asked for.
+            (None, Some(challenges)) => challenges,
+            (_, challenges) => PowChallenges {
+                current: proof.proof.root,
+                previous: challenges.map(|challenges| challenges.current),
+            },
         };
         let rotated = challenges.clone();
         self.write(move |transaction| {
@@ -899,7 +903,7 @@ fn write_pow_challenges(
 }
 
 /// The round that takes registrations.
-struct OpenRound {
+struct OpenMembers {
     round: u64,
     /// Challenges by node id.
     members: HashMap<[u8; 32], [u8; 32]>,
@@ -911,13 +915,13 @@ struct Undo {
     /// New members of the round that was open at first.
     added: Vec<[u8; 32]>,
     /// That round, where another one was opened since.
-    closed: Option<OpenRound>,
+    closed: Option<OpenMembers>,
     /// Whether another one was opened.
     opened: bool,
 }
 
 impl Undo {
-    fn apply(self, open: &mut Option<OpenRound>) {
+    fn apply(self, open: &mut Option<OpenMembers>) {
         if self.opened {
             *open = self.closed;
         }
@@ -933,7 +937,7 @@ impl Undo {
 struct Writer {
     connection: Connection,
     reader: Arc<Mutex<Connection>>,
-    open: Option<OpenRound>,
+    open: Option<OpenMembers>,
     max_batch: usize,
     counters: Arc<dyn Counters>,
     place: Place,
@@ -1323,7 +1327,7 @@ fn probe(transaction: &Transaction<'_>, must_write: bool) -> Result<(), StorageE
 
 fn register(
     transaction: &Transaction<'_>,
-    open: &mut OpenRound,
+    open: &mut OpenMembers,
     member: &Member,
     max_members: u64,
     undo: &mut Undo,
@@ -1358,7 +1362,7 @@ fn register(
     }
 }
 
-fn open_round(transaction: &Transaction<'_>, round: u64) -> Result<OpenRound, StorageError> {
+fn open_round(transaction: &Transaction<'_>, round: u64) -> Result<OpenMembers, StorageError> {
     let row = key(round)?;
     transaction.execute(
         "INSERT INTO rounds (round) VALUES (?) ON CONFLICT DO NOTHING",
@@ -1372,7 +1376,7 @@ fn open_round(transaction: &Transaction<'_>, round: u64) -> Result<OpenRound, St
     if twice {
         return Err(StorageError::Damaged("a registration"));
     }
-    Ok(OpenRound { round, members })
+    Ok(OpenMembers { round, members })
 }
 
 /// Registrations that are not as they were stored.

@@ -15,25 +15,28 @@ use std::{
     fmt::{self, Write as _},
     fs,
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use poet_engine::{LogError, T, Work, file::FileLog, membership, verify};
-use poet_proto::identity::PrivateKey;
+use poet_proto::identity::{PrivateKey, PublicKey};
 use poet_rounds::{
-    round_files::{self, ROUNDS_FOLDER},
+    round_files::{self, AUDIT_FILE, FINDINGS_FILE, ROUNDS_FOLDER, SAMPLED_FILE},
     schedule::Schedule,
     storage::{Execution, RoundRecord, Setting},
-    worker::MAX_UNSYNCED_LEAVES,
+    worker::{AuditReport, MAX_UNSYNCED_LEAVES},
 };
 use poet_storage::{
     DatabaseError, LogDamage, SqliteStorage,
-    directory::{self, Directories, DirectoryError},
+    directory::{
+        self, DATABASE_FILE, Directories, DirectoryError, GO_SERVER_PROOFS, GO_STATE_FILE,
+        OWNER_FILE,
+    },
     keep_damaged_log, log_damage,
 };
 use rusqlite::Connection;
 
-use self::tree_log::{State, Thoroughness, TreeLog, Wrong, put_back, set_aside};
+use self::tree_log::{Roots, State, Thoroughness, TreeLog, Wrong, put_back, set_aside};
 
 /// What to look at, and how.
 #[derive(Clone, Debug)]
@@ -110,6 +113,23 @@ pub enum DoctorError {
     /// A tree log cannot be read.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// A thread has panicked, and has said why on standard error.
+    #[error(
+        "a thread that recomputes entries has failed, so nothing is known of the log: try again, and \
+         on another machine if it fails again"
+    )]
+    Check,
+    /// A Go server's directory.
+    #[error(
+        "{flag} {path} holds the state of a Go server, and --dbdir no database: expected `poet-service \
+         import` first, which takes it over"
+    )]
+    NotTakenOver {
+        /// Which directory.
+        flag: &'static str,
+        /// Where.
+        path: PathBuf,
+    },
     /// The report cannot be written.
     #[error("cannot write the report: {0}")]
     Report(io::Error),
@@ -151,6 +171,14 @@ struct Doctor<'a> {
     database: PathBuf,
     report: &'a mut dyn Write,
     diagnosis: Diagnosis,
+}
+
+/// Whose work the directory of the work holds.
+enum Owner {
+    None,
+    Key(String),
+    /// The file that says so is damaged.
+    Damaged,
 }
 
 /// A round that is not published.
@@ -202,17 +230,25 @@ impl Doctor<'_> {
         let name = self.database.display().to_string();
         self.line(&format!("database {name}"))?;
         self.fine("no server uses it")?;
-        let owner = directory::owner(&self.examination.directories.datadir)
-            .map_err(|cause| self.io("read", &self.examination.directories.datadir, cause))?;
+        let owner = match directory::owner(&self.examination.directories.datadir) {
+            Ok(None) => Owner::None,
+            Ok(Some(key)) => Owner::Key(key),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Owner::Damaged,
+            Err(cause) => {
+                let path = self.examination.directories.datadir.join(OWNER_FILE);
+                return Err(self.io("read", &path, cause));
+            }
+        };
         let bytes = fs::metadata(&self.database).map_or(0, |metadata| metadata.len());
         if bytes == 0 {
-            return self.no_database(owner);
+            return self.no_database(&owner);
         }
+        self.left_by_go_server()?;
         self.write_ahead_log()?;
         let storage = match SqliteStorage::open_to_read(&self.database) {
             Ok(storage) => storage,
             // A database without tables.
-            Err(DatabaseError::Schema { found: 0, .. }) => return self.no_database(owner),
+            Err(DatabaseError::Schema { found: 0, .. }) => return self.no_database(&owner),
             Err(error @ DatabaseError::Schema { .. }) => return Err(error.into()),
             Err(error) => return self.unreadable_database(&error),
         };
@@ -229,19 +265,67 @@ impl Doctor<'_> {
         self.rounds(&storage)
     }
 
-    fn no_database(&mut self, owner: Option<String>) -> Result<(), DoctorError> {
-        let Some(owner) = owner else {
-            return Err(DoctorError::NoDatabase(
-                self.examination.directories.dbdir.clone(),
-            ));
+    fn no_database(&mut self, owner: &Owner) -> Result<(), DoctorError> {
+        let whose = match owner {
+            Owner::Key(owner) => format!("it was that of the server with public key {owner}"),
+            Owner::Damaged => format!("whose it was is not known: {OWNER_FILE} is damaged"),
+            Owner::None => {
+                return Err(match self.go_server() {
+                    Some((flag, path)) => DoctorError::NotTakenOver { flag, path },
+                    None => DoctorError::NoDatabase(self.examination.directories.dbdir.clone()),
+                });
+            }
         };
-        self.damaged(
-            &format!("it is gone, or empty; it was that of the server with public key {owner}"),
-            "Restore it from a backup: with it went the key and the registrations.",
-        )
+        let advice = match self.newest_copy() {
+            None => {
+                "Restore it from a backup: with it went the key and the registrations.".to_owned()
+            }
+            Some(copy) => format!(
+                "The server made a copy of it, {}: give that the name {DATABASE_FILE}.",
+                copy.display()
+            ),
+        };
+        self.damaged(&format!("it is gone, or empty; {whose}"), &advice)
     }
 
-    fn io(&self, action: &'static str, path: &std::path::Path, cause: io::Error) -> DoctorError {
+    /// What a server has kept of a database that was removed or replaced while it ran.
+    fn newest_copy(&self) -> Option<PathBuf> {
+        let is_copy = |entry: &fs::DirEntry| {
+            let name = entry.file_name().into_string().unwrap_or_default();
+            let suffix = name.strip_prefix(DATABASE_FILE).unwrap_or_default();
+            suffix == ".new" || suffix.starts_with(".kept-")
+        };
+        let entries = fs::read_dir(&self.examination.directories.dbdir)
+            .into_iter()
+            .flatten();
+        let copies = entries.flatten().filter(is_copy);
+        let newest = copies.max_by_key(|entry| entry.metadata().and_then(|of| of.modified()).ok());
+        newest.map(|entry| entry.path())
+    }
+
+    /// Which directory holds the state of a Go server, if one does.
+    fn go_server(&self) -> Option<(&'static str, PathBuf)> {
+        let examination = self.examination;
+        [
+            ("--datadir", &examination.directories.datadir, GO_STATE_FILE),
+            ("--dbdir", &examination.directories.dbdir, GO_SERVER_PROOFS),
+        ]
+        .into_iter()
+        .find(|(_, path, file)| path.join(file).exists())
+        .map(|(flag, path, _)| (flag, path.clone()))
+    }
+
+    fn left_by_go_server(&mut self) -> Result<(), DoctorError> {
+        match self.go_server() {
+            None => Ok(()),
+            Some((flag, path)) => self.note(&format!(
+                "{flag} {} also holds the state of a Go server, which this one does not use",
+                path.display()
+            )),
+        }
+    }
+
+    fn io(&self, action: &'static str, path: &Path, cause: io::Error) -> DoctorError {
         DoctorError::Io {
             action,
             path: path.to_owned(),
@@ -286,27 +370,11 @@ impl Doctor<'_> {
         )
     }
 
-    fn settings(
-        &mut self,
-        storage: &SqliteStorage,
-        owner: Option<String>,
-    ) -> Result<(), DoctorError> {
+    fn settings(&mut self, storage: &SqliteStorage, owner: Owner) -> Result<(), DoctorError> {
         match storage.setting(Setting::PrivateKey) {
-            Ok(Some(bytes)) => match (PrivateKey::from_bytes(&bytes), owner) {
-                (Ok(key), owner) => {
-                    let key = directory::owner_text(&key.public());
-                    match owner {
-                        Some(owner) if owner != key => self.damaged(
-                            &format!(
-                                "its public key is {key}, but {} holds the work of {owner}",
-                                self.examination.directories.datadir.display()
-                            ),
-                            "Give --dbdir and --datadir of one server.",
-                        )?,
-                        _ => self.fine(&format!("public key {key}"))?,
-                    }
-                }
-                (Err(error), _) => self.damaged(
+            Ok(Some(bytes)) => match PrivateKey::from_bytes(&bytes) {
+                Ok(key) => self.key(&key.public(), owner)?,
+                Err(error) => self.damaged(
                     &format!("the private key: {error}"),
                     "Restore the database from a backup.",
                 )?,
@@ -328,6 +396,39 @@ impl Doctor<'_> {
         match storage.pow_challenges() {
             Ok(_) => Ok(()),
             Err(error) => self.unreadable_database(&error),
+        }
+    }
+
+    /// The server's key, and whether the work is that of its server.
+    fn key(&mut self, public: &PublicKey, owner: Owner) -> Result<(), DoctorError> {
+        let key = directory::owner_text(public);
+        let datadir = &self.examination.directories.datadir;
+        match owner {
+            Owner::Key(owner) if owner != key => self.damaged(
+                &format!(
+                    "its public key is {key}, but {} holds the work of {owner}",
+                    datadir.display()
+                ),
+                "Give --dbdir and --datadir of one server.",
+            ),
+            Owner::Damaged => {
+                let path = datadir.join(OWNER_FILE);
+                self.repairable(
+                    &format!("{} is damaged", path.display()),
+                    "writes the key of this database to it; be sure that both directories are of one \
+                     server",
+                    || {
+                        let write = || {
+                            let kept = set_aside(&path)?;
+                            directory::set_owner(datadir, public)?;
+                            Ok(kept)
+                        };
+                        let kept = write().map_err(|cause| unwritable(&path, cause))?;
+                        Ok(format!("{OWNER_FILE}; original: {}", kept.display()))
+                    },
+                )
+            }
+            _ => self.fine(&format!("public key {key}")),
         }
     }
 
@@ -401,6 +502,12 @@ impl Doctor<'_> {
         if record.published.is_some() {
             return match storage.proof(record.round) {
                 Ok(Some(published)) => {
+                    if published.leaves == 0 && members == published.members {
+                        let count = members.len();
+                        return self.fine(&format!(
+                            "{count} members and an empty proof: it closed under --disable-worker"
+                        ));
+                    }
                     // With challenges of other lengths only the original server knows how it came
                     // to the statement.
                     let odd = !published.odd_members.is_empty();
@@ -543,16 +650,7 @@ impl Doctor<'_> {
                     let _ = write!(text, "; {rest} bytes behind them are cut off by the server");
                 }
                 self.fine(&text)?;
-                let audited = log.audited_leaves()?;
-                if audited > leaves.saturating_add(MAX_UNSYNCED_LEAVES) {
-                    self.damaged(
-                        &format!(
-                            "round {round}: the log was longer: {audited} leaves had been audited"
-                        ),
-                        "If there is a copy of the log, put it back; otherwise the server makes \
-                         them again.",
-                    )?;
-                }
+                self.next_to(&log, round, leaves)?;
             }
             State::Header(why) => {
                 self.repairable(
@@ -606,6 +704,8 @@ impl Doctor<'_> {
                     self.fine(&format!(
                         "round {round}: the log is right now, with {entries} entries"
                     ))?;
+                    let leaves = entries * log.execution.subtree_height.leaves();
+                    self.next_to(log, round, leaves)?;
                 }
                 other => self.damaged(
                     &format!("round {round}: the log is still wrong: {other:?}"),
@@ -614,6 +714,78 @@ impl Doctor<'_> {
             }
         }
         Ok(true)
+    }
+
+    /// What auditors keep next to a log that is right, of so many leaves.
+    fn next_to(&mut self, log: &TreeLog<'_>, round: u64, leaves: u64) -> Result<(), DoctorError> {
+        for name in [AUDIT_FILE, SAMPLED_FILE] {
+            let path = log.path.with_file_name(name);
+            match log.roots(name)? {
+                Roots::Missing => {}
+                Roots::Foreign => self.note(&format!(
+                    "round {round}: {name} is of other work: the server begins the audit again"
+                ))?,
+                Roots::Right { leaves: audited } => {
+                    if name == AUDIT_FILE && audited > leaves.saturating_add(MAX_UNSYNCED_LEAVES) {
+                        self.damaged(
+                            &format!(
+                                "round {round}: the log was longer: {audited} leaves had been audited"
+                            ),
+                            "If there is a copy of the log, put it back; otherwise the server makes \
+                             them again.",
+                        )?;
+                    } else {
+                        self.fine(&format!("round {round}: {name} fits the log"))?;
+                    }
+                }
+                Roots::Header => self.set_aside(
+                    &format!("round {round}: the header of {name} is damaged"),
+                    "sets it aside; the log is audited again",
+                    &path,
+                )?,
+                Roots::Wrong {
+                    first,
+                    roots,
+                    zeros,
+                } => {
+                    let what = if zeros {
+                        "zeros from there on, as a power failure or fsck leaves them"
+                    } else {
+                        "not that of the log"
+                    };
+                    self.repairable(
+                        &format!("round {round}: {name}: root {first} of {roots} is wrong: {what}"),
+                        "cuts it there; what is behind is audited again",
+                        || {
+                            let kept = log.cut_roots(name, first);
+                            let kept = kept.map_err(|cause| unwritable(&path, cause))?;
+                            Ok(format!("{name}; original: {}", kept.display()))
+                        },
+                    )?;
+                }
+            }
+        }
+        let path = log.path.with_file_name(FINDINGS_FILE);
+        match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(cause) => Err(self.io("read", &path, cause)),
+            Ok(json) if serde_json::from_slice::<AuditReport>(&json).is_ok() => {
+                self.fine(&format!("round {round}: {FINDINGS_FILE} can be read"))
+            }
+            Ok(_) => self.set_aside(
+                &format!("round {round}: {FINDINGS_FILE}, what audits have found, is damaged"),
+                "sets it aside",
+                &path,
+            ),
+        }
+    }
+
+    /// A damaged file that is not needed.
+    fn set_aside(&mut self, text: &str, remedy: &str, path: &Path) -> Result<(), DoctorError> {
+        self.repairable(text, remedy, || {
+            let kept = set_aside(path).map_err(|cause| unwritable(path, cause))?;
+            Ok(format!("set aside as {}", kept.display()))
+        })
     }
 
     /// A folder for a round that nothing is known to be done for.
@@ -655,11 +827,7 @@ impl Doctor<'_> {
     }
 
     /// The round that a log belongs to, by its header.
-    fn belongs_to(
-        &self,
-        path: &std::path::Path,
-        unfinished: &BTreeMap<u64, Unfinished>,
-    ) -> Option<u64> {
+    fn belongs_to(&self, path: &Path, unfinished: &BTreeMap<u64, Unfinished>) -> Option<u64> {
         let found = FileLog::open_read_only(path).ok()?.header().ok()?;
         let matches = |execution: &Execution| {
             let log = TreeLog {
@@ -673,6 +841,14 @@ impl Doctor<'_> {
         rounds
             .find(|(_, round)| matches(&round.execution))
             .map(|(round, _)| *round)
+    }
+}
+
+fn unwritable(path: &Path, cause: io::Error) -> DoctorError {
+    DoctorError::Io {
+        action: "repair",
+        path: path.to_owned(),
+        cause,
     }
 }
 

@@ -18,13 +18,14 @@ use std::{
 
 use jiff::Timestamp;
 use poet_engine::{
-    HeaderError, LogError, LogHeader, LogRead, Node, RoundWork, Work,
+    HeaderError, LogError, LogHeader, LogRead, NODE_SIZE, Node, RoundWork, Work,
     audit::{AuditError, AuditWith, Culprit},
     file::{FileLog, ReadOnlyLog},
 };
 use poet_files::{Access, create_directory, rename_into_place};
-
 use poet_rounds::{round_files::AUDIT_FILE, storage::Execution};
+
+use super::DoctorError;
 
 /// Entries that are recomputed of a log, besides the first and the last one, without `--full`.
 const SAMPLES: usize = 16;
@@ -73,6 +74,31 @@ pub(super) struct Wrong {
     pub(super) right: BTreeMap<u64, Node>,
     /// How many entries can be kept, with those put right.
     pub(super) kept: u64,
+}
+
+/// What a file is found to be in which auditors keep the roots of chunks of a log.
+#[derive(Debug, PartialEq)]
+pub(super) enum Roots {
+    /// There is none, or its creation was interrupted; it is made anew.
+    Missing,
+    /// It is of other work: the server replaces it.
+    Foreign,
+    /// Its header is damaged.
+    Header,
+    /// All are those of the log, as far as that goes.
+    Right {
+        /// Leaves of the log that had been audited.
+        leaves: u64,
+    },
+    /// Some are not those of the log.
+    Wrong {
+        /// The number of the first.
+        first: u64,
+        /// How many roots there are.
+        roots: u64,
+        /// Whether those from the first wrong one on are zeros.
+        zeros: bool,
+    },
 }
 
 /// The entries of a log in a file, some of them replaced.
@@ -132,27 +158,62 @@ impl TreeLog<'_> {
         self.execution.round_work(self.work)
     }
 
-    /// How many leaves of it a server had audited, by the roots that it keeps.
-    pub(super) fn audited_leaves(&self) -> Result<u64, LogError> {
-        let Some(log) = open(&self.audit_log())? else {
-            return Ok(0);
+    /// Compares the roots that auditors keep in the file `name` next to it with its entries.
+    pub(super) fn roots(&self, name: &str) -> Result<Roots, LogError> {
+        let round = self.round_work();
+        let auditor = round.auditor();
+        let Some(mut file) = open(&self.path.with_file_name(name))? else {
+            return Ok(Roots::Missing);
         };
-        let height = self.round_work().auditor().root_height();
-        let chunk_work = self.round_work().with_subtree_height(height);
-        // Those of other work say nothing.
-        if log.header()? != chunk_work.header_bytes() {
-            return Ok(0);
+        let expected = round
+            .with_subtree_height(auditor.root_height())
+            .header_bytes();
+        let found = file.header()?;
+        if found != expected {
+            let known = LogHeader::read(self.work.kernels().sha256, &found).is_ok();
+            return Ok(match found.len() < expected.len() {
+                false if known => Roots::Foreign,
+                true if expected.starts_with(&found) => Roots::Missing,
+                _ => Roots::Header,
+            });
         }
-        Ok(log.entries().saturating_mul(height.leaves()))
+        let mut log = FileLog::open_read_only(&self.path)?;
+        let (roots, entries) = (file.entries(), log.entries());
+        let mut first = None;
+        let mut zeros = true;
+        for chunk in 0..roots {
+            let mut root = [Node::default()];
+            file.read(chunk, &mut root)?;
+            let [root] = root;
+            // What the log does not reach cannot be compared; but no root is zero.
+            let reached = (chunk + 1) * auditor.chunk_entries() <= entries;
+            if root == Node::default() || reached && root != auditor.chunk_root(&mut log, chunk)? {
+                first.get_or_insert(chunk);
+            }
+            zeros &= first.is_none() || root == Node::default();
+        }
+        Ok(match first {
+            Some(first) => Roots::Wrong {
+                first,
+                roots,
+                zeros,
+            },
+            None => Roots::Right {
+                leaves: roots.saturating_mul(auditor.root_height().leaves()),
+            },
+        })
     }
 
-    /// Where those roots are.
-    fn audit_log(&self) -> PathBuf {
-        self.path.with_file_name(AUDIT_FILE)
+    /// Cuts a file of roots to the first `roots`; the original is kept, as by [`TreeLog::repair`].
+    pub(super) fn cut_roots(&self, name: &str, roots: u64) -> io::Result<PathBuf> {
+        let path = self.path.with_file_name(name);
+        let mut source =
+            File::open(&path)?.take((LogHeader::BYTES as u64) + roots * NODE_SIZE as u64);
+        replace_log(&path, |target| io::copy(&mut source, target).map(drop))
     }
 
     /// Looks at it.
-    pub(super) fn examine(&self, thoroughness: Thoroughness) -> Result<State, LogError> {
+    pub(super) fn examine(&self, thoroughness: Thoroughness) -> Result<State, DoctorError> {
         let Some(log) = open(&self.path)? else {
             return Ok(State::Missing);
         };
@@ -166,7 +227,7 @@ impl TreeLog<'_> {
         }
         let (entries, rest) = (log.entries(), log.rest());
         if found != expected {
-            return self.other_header(&found, entries);
+            return Ok(self.other_header(&found, entries)?);
         }
         let (recomputed, wrong) = if thoroughness.full {
             (entries, self.audit(entries, thoroughness.threads)?)
@@ -231,7 +292,7 @@ impl TreeLog<'_> {
     }
 
     /// Recomputes some entries. Says how many, and what is wrong.
-    fn sample(&self, entries: u64, threads: usize) -> Result<(u64, Option<Wrong>), LogError> {
+    fn sample(&self, entries: u64, threads: usize) -> Result<(u64, Option<Wrong>), DoctorError> {
         let Some(last) = entries.checked_sub(1) else {
             return Ok((0, None));
         };
@@ -258,9 +319,9 @@ impl TreeLog<'_> {
                 .collect();
             let mut checked = BTreeMap::new();
             for check in checks {
-                checked.extend(check.join().unwrap_or(Err(LogError::WriterStopped))?);
+                checked.extend(check.join().map_err(|_| DoctorError::Check)??);
             }
-            Ok::<_, LogError>(checked)
+            Ok::<_, DoctorError>(checked)
         })?;
         let recomputed = checked.len() as u64;
         let Some((&wrong, _)) = checked.iter().find(|(_, right)| !**right) else {
@@ -375,8 +436,9 @@ impl TreeLog<'_> {
     /// this gives.
     pub(super) fn repair(&self, wrong: &Wrong) -> io::Result<PathBuf> {
         // Of a log that is cut, more had been audited than there is.
-        if wrong.kept < wrong.entries && self.audit_log().exists() {
-            set_aside(&self.audit_log())?;
+        let audit_log = self.path.with_file_name(AUDIT_FILE);
+        if wrong.kept < wrong.entries && audit_log.exists() {
+            set_aside(&audit_log)?;
         }
         self.rewrite(wrong.kept, &wrong.right)
     }
@@ -391,24 +453,35 @@ impl TreeLog<'_> {
 
     /// Writes another log in place of this one, so that at every moment there is one of them.
     fn rewrite(&self, entries: u64, right: &BTreeMap<u64, Node>) -> io::Result<PathBuf> {
-        let new = self.path.with_extension("repaired");
         let mut source = BufReader::new(File::open(&self.path)?);
         source.seek(SeekFrom::Start(LogHeader::BYTES as u64))?;
-        let mut target = BufWriter::new(File::create(&new)?);
-        target.write_all(&self.header())?;
-        let mut entry = Node::default();
-        for number in 0..entries {
-            source.read_exact(&mut entry)?;
-            target.write_all(right.get(&number).unwrap_or(&entry))?;
-        }
-        target.into_inner()?.sync_all()?;
-        let kept = kept_name(&self.path);
-        if fs::hard_link(&self.path, &kept).is_err() {
-            fs::copy(&self.path, &kept)?;
-        }
-        rename_into_place(&new, &self.path)?;
-        Ok(kept)
+        replace_log(&self.path, |target| {
+            target.write_all(&self.header())?;
+            let mut entry = Node::default();
+            for number in 0..entries {
+                source.read_exact(&mut entry)?;
+                target.write_all(right.get(&number).unwrap_or(&entry))?;
+            }
+            Ok(())
+        })
     }
+}
+
+/// Replaces a file, so that at every moment there is one of them. Returns the name of the original.
+fn replace_log(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> io::Result<PathBuf> {
+    let new = path.with_extension("repaired");
+    let mut target = BufWriter::new(File::create(&new)?);
+    write(&mut target)?;
+    target.into_inner()?.sync_all()?;
+    let kept = kept_name(path);
+    if fs::hard_link(path, &kept).is_err() {
+        fs::copy(path, &kept)?;
+    }
+    rename_into_place(&new, path)?;
+    Ok(kept)
 }
 
 /// Gives a file another name, so that it is in nobody's way. Gives that name.
@@ -440,4 +513,55 @@ fn kept_name(path: &Path) -> PathBuf {
         .chain(again)
         .find(|kept| !kept.exists())
         .unwrap_or_else(|| name(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use poet_engine::{Chain, SubtreeHeight, WorkFunction};
+
+    use super::*;
+
+    /// A kernel with a fault.
+    #[derive(Debug)]
+    struct Failing;
+
+    impl Chain for Failing {
+        fn one(&self, _: &mut Node, _: u32) {
+            panic!("a fault of the kernel");
+        }
+
+        fn many(&self, _: &mut [Node], _: u32) {
+            panic!("a fault of the kernel");
+        }
+    }
+
+    #[test]
+    fn a_check_that_panics_is_called_that() {
+        let backends = poet_backends::select(WorkFunction::Sha256, None).unwrap();
+        let mut kernels = *backends.work(2).unwrap().kernels();
+        kernels.chain = &Failing;
+        let work = Work::new(WorkFunction::Sha256, 2, kernels).unwrap();
+        let execution = Execution {
+            statement: vec![1; 32],
+            subtree_height: SubtreeHeight::new(0).unwrap(),
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let log = TreeLog {
+            work: &work,
+            execution: &execution,
+            path: folder.path().join("tree.log"),
+        };
+        let entries = [[7; 32]; 100];
+        fs::write(
+            &log.path,
+            [&log.header()[..], entries.as_flattened()].concat(),
+        )
+        .unwrap();
+        let thoroughness = Thoroughness {
+            full: false,
+            threads: 2,
+        };
+        let error = log.examine(thoroughness).unwrap_err();
+        assert!(matches!(error, DoctorError::Check), "{error}");
+    }
 }

@@ -31,7 +31,7 @@ use poet_engine::{
 };
 use poet_rounds::round_files::LOG_FILE;
 
-use super::Event;
+use super::ImportProgress;
 
 /// The log while it is being made.
 const PART_FILE: &str = "tree.log.part";
@@ -110,7 +110,10 @@ impl Layers<'_> {
     /// Makes the log, checks it and gives it its name. Returns the leaves that it stands for.
     ///
     /// What an interrupted run has made is gone on with. After any other failure, nothing is left.
-    pub(super) fn take_over(&self, report: &mut dyn FnMut(Event)) -> Result<u64, LayerError> {
+    pub(super) fn take_over(
+        &self,
+        report: &mut dyn FnMut(ImportProgress),
+    ) -> Result<u64, LayerError> {
         let layers = self.layers()?;
         if layers.is_empty() {
             return Ok(0);
@@ -175,7 +178,11 @@ impl Layers<'_> {
         Ok(layers)
     }
 
-    fn make(&self, layers: &[Layer], report: &mut dyn FnMut(Event)) -> Result<u64, LayerError> {
+    fn make(
+        &self,
+        layers: &[Layer],
+        report: &mut dyn FnMut(ImportProgress),
+    ) -> Result<u64, LayerError> {
         fs::create_dir_all(&self.target).map_err(|e| failed("create", &self.target, e))?;
         let (part, log_file) = (self.target.join(PART_FILE), self.target.join(LOG_FILE));
         if log_file.exists() {
@@ -212,7 +219,7 @@ impl Layers<'_> {
         &self,
         layers: &[Layer],
         part: &Path,
-        report: &mut dyn FnMut(Event),
+        report: &mut dyn FnMut(ImportProgress),
     ) -> Result<(FileLog, bool), LayerError> {
         let round = self.round_work();
         let mut log = match FileLog::open(part, &round) {
@@ -235,7 +242,7 @@ impl Layers<'_> {
         &self,
         layer: &Layer,
         log: &mut FileLog,
-        report: &mut dyn FnMut(Event),
+        report: &mut dyn FnMut(ImportProgress),
     ) -> Result<(), LayerError> {
         let levels = self.subtree_height.get() - layer.height;
         let mut nodes = Nodes::open(&layer.path, log.entries() << levels)?;
@@ -260,7 +267,7 @@ impl Layers<'_> {
             if chunks.is_multiple_of(SYNC_CHUNKS) {
                 log.sync()?;
             }
-            report(Event::Converting {
+            report(ImportProgress::Converting {
                 round: self.round,
                 height: layer.height,
                 done: log.entries() << levels,
@@ -297,7 +304,7 @@ impl Layers<'_> {
         &self,
         layers: &[Layer],
         log: &mut FileLog,
-        report: &mut dyn FnMut(Event),
+        report: &mut dyn FnMut(ImportProgress),
     ) -> Result<u64, LayerError> {
         let k = self.subtree_height.get();
         let mut good = log.entries();
@@ -307,7 +314,7 @@ impl Layers<'_> {
             good = 0;
             while good < bad {
                 let middle = good + (bad - good) / 2;
-                report(Event::Searching { round: self.round });
+                report(ImportProgress::Searching { round: self.round });
                 if self.is_right(log, middle)? {
                     good = middle + 1;
                 } else {
@@ -322,7 +329,7 @@ impl Layers<'_> {
         let checks = sample(good)?;
         let total = checks.len() as u64;
         for (done, entry) in (0..).zip(checks) {
-            report(Event::Checking {
+            report(ImportProgress::Checking {
                 round: self.round,
                 done,
                 total,

@@ -42,7 +42,7 @@ use poet_proto::{
 };
 use poet_rounds::{
     config::RoundsConfig,
-    machine::{EXPECTED_LEAVES_PER_SECOND, subtree_height},
+    life::{EXPECTED_LEAVES_PER_SECOND, subtree_height},
     round_files::ROUNDS_FOLDER,
     schedule::{Schedule, ScheduleError},
     storage::{Execution, Member, PowChallenges, Setting},
@@ -149,7 +149,7 @@ pub enum ImportError {
 
 /// How far an import is.
 #[derive(Clone, Copy, Debug)]
-pub enum Event {
+pub enum ImportProgress {
     /// Nodes of a layer become a tree log.
     Converting {
         /// The round.
@@ -179,7 +179,7 @@ pub enum Event {
 
 /// What an import has brought.
 #[derive(Debug)]
-pub struct Report {
+pub struct ImportReport {
     /// Whether it was all there before.
     pub already: bool,
     /// The server's identity.
@@ -232,8 +232,8 @@ pub fn import(
     now: Timestamp,
     work: &Work,
     stop: &AtomicBool,
-    report: &mut dyn FnMut(Event),
-) -> Result<Report, ImportError> {
+    report: &mut dyn FnMut(ImportProgress),
+) -> Result<ImportReport, ImportError> {
     let genesis = config.genesis.ok_or(ImportError::NoGenesis)?;
     let schedule = Schedule::new(
         genesis,
@@ -258,7 +258,7 @@ pub fn import(
     } else {
         take_over_work(source, directories, work, &plan.rounds, stop, report)?
     };
-    let done = Report {
+    let done = ImportReport {
         already,
         public_key: state.private_key.public(),
         rounds: (plan.rounds.iter().zip(leaves))
@@ -368,7 +368,7 @@ fn take_over_work(
     work: &Work,
     rounds: &[PlannedRound],
     stop: &AtomicBool,
-    report: &mut dyn FnMut(Event),
+    report: &mut dyn FnMut(ImportProgress),
 ) -> Result<Vec<u64>, ImportError> {
     let mut made: Vec<Layers<'_>> = Vec::new();
     let mut leaves = Vec::with_capacity(rounds.len());

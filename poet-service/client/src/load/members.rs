@@ -13,14 +13,14 @@ const DEADLINE: &str = "9999-01-01T00:00:00Z";
 
 /// A node that registers: 136 bytes, so that a million of them fit the memory.
 #[derive(Clone, Debug)]
-pub(super) struct Member {
+pub(super) struct LoadNode {
     node_id: [u8; 32],
     pub(super) challenge: [u8; 32],
     signature: [u8; 64],
     nonce: u64,
 }
 
-impl Member {
+impl LoadNode {
     /// The node with this number among those of `seed`.
     fn new(seed: u64, number: u64, params: &PowParams) -> Option<Self> {
         let mut secret = [0; 32];
@@ -71,7 +71,7 @@ pub(super) fn params_text(params: &PowParams) -> String {
 }
 
 /// The first `count` nodes of `seed`. `None` when the proof of work has no solution.
-pub(super) fn prepare(seed: u64, count: usize, params: &PowParams) -> Option<Vec<Member>> {
+pub(super) fn prepare(seed: u64, count: usize, params: &PowParams) -> Option<Vec<LoadNode>> {
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let share = count.div_ceil(threads).max(1);
     thread::scope(|scope| {
@@ -81,7 +81,7 @@ pub(super) fn prepare(seed: u64, count: usize, params: &PowParams) -> Option<Vec
                 let numbers = first..count.min(first + share);
                 scope.spawn(move || {
                     numbers
-                        .map(|number| Member::new(seed, number as u64, params))
+                        .map(|number| LoadNode::new(seed, number as u64, params))
                         .collect::<Option<Vec<_>>>()
                 })
             })

@@ -17,7 +17,7 @@ use tokio::task::LocalSet;
 use super::{
     fetch::await_proof,
     http::{Connection, Target},
-    members::{self, Member},
+    members::{self, LoadNode},
     proof,
     report::{Errors, Latencies},
 };
@@ -88,7 +88,7 @@ struct Submitted<'a> {
 /// What the connections share. All of them are on one thread.
 struct Load {
     target: Target,
-    members: Vec<Member>,
+    members: Vec<LoadNode>,
     params: String,
     start: Instant,
     /// Between requests, where there is a rate.
@@ -257,7 +257,7 @@ impl Load {
 /// Whether all members that were told that they are in a round are in its proof.
 async fn check_proof(
     target: &Target,
-    members: &[Member],
+    members: &[LoadNode],
     id: &str,
     round: &Round,
 ) -> anyhow::Result<bool> {

@@ -381,7 +381,8 @@ impl RoundAudit {
         let chunks = log.entries() * subtree_height.leaves() / auditor.root_height().leaves();
         let folder = roots.and_then(Path::parent);
         let kept = roots.and_then(|path| match open_roots(path, &chunk_work, chunks) {
-            Ok((file, roots, gone)) => {
+            Ok((mut file, mut roots, gone)) => {
+                drop_damaged(path, &mut file, &mut roots, &auditor, &log);
                 let leaves = gone.saturating_mul(auditor.root_height().leaves());
                 audits.log_is_shorter(job.round, folder, leaves);
                 auditor = round.auditor_with_roots(roots);
@@ -708,6 +709,35 @@ impl Scrub {
             *self = Self::new();
         }
         (chunks as u64).min(SCRUB_CHUNKS)
+    }
+}
+
+/// Drops roots at the end that are not those of the log: what a power failure or fsck leaves of a file
+/// whose end is not synced. One that is wrong before the end is found later.
+fn drop_damaged(
+    path: &Path,
+    file: &mut FileLog,
+    roots: &mut Vec<Node>,
+    auditor: &Auditor,
+    log: &LogView,
+) {
+    let (before, mut log) = (roots.len(), log.clone());
+    while let Some(last) = roots.last()
+        && (auditor.chunk_root(&mut log, roots.len() as u64 - 1)).is_ok_and(|root| root != *last)
+    {
+        roots.pop();
+    }
+    if roots.len() == before {
+        return;
+    }
+    let name = path.file_name().unwrap_or_default().display();
+    tracing::warn!(
+        roots = before - roots.len(),
+        "the end of {name} is damaged, as a power failure or fsck leaves it: it is cut off, and what it \
+         was for is audited again"
+    );
+    if let Err(error) = file.cut(roots.len() as u64) {
+        tracing::warn!(%error, "cannot cut {name}");
     }
 }
 

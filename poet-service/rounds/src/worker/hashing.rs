@@ -51,6 +51,12 @@ pub trait Hashing: Send + Sync + 'static {
     /// When there cannot be one, or the one that is there belongs to other work.
     fn open_log(&self, round: u64, work: &RoundWork<'_>) -> Result<Self::Log, WorkError>;
 
+    /// Cuts a log to its first `entries` entries, durably. May block.
+    ///
+    /// # Errors
+    /// When the system cannot.
+    fn cut_log(&self, log: &mut Self::Log, entries: u64) -> Result<(), WorkError>;
+
     /// The rounds that have a log. May block.
     fn logs(&self) -> Vec<u64>;
 
@@ -157,6 +163,10 @@ impl Hashing for HashingThread {
         })?;
         self.audits.remember(round, &folder);
         Ok(FileLog::open(&folder.join(LOG_FILE), work)?)
+    }
+
+    fn cut_log(&self, log: &mut FileLog, entries: u64) -> Result<(), WorkError> {
+        Ok(log.cut(entries)?)
     }
 
     fn logs(&self) -> Vec<u64> {

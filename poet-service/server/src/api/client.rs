@@ -28,9 +28,14 @@ use super::{error::ApiError, protocol::Protocol};
 const MAX_NETWORKS: usize = 65_536;
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
-/// The address of the connection that a request came over.
+/// The connection that a request came over.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Peer(pub(super) IpAddr);
+pub(super) struct Peer {
+    /// The other end.
+    pub(super) address: IpAddr,
+    /// This end.
+    pub(super) local: IpAddr,
+}
 
 /// What counts as one client: an address of IPv4, or 64 bits of one of IPv6, which is what one
 /// customer gets.
@@ -62,7 +67,7 @@ impl TrustedProxies {
 
     /// Who sent a request that came from `peer`: each proxy appends whom it got it from, so this is
     /// the last address that is not a proxy's. What stands before it may be invented.
-    fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    pub(super) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let mut client = peer;
         let forwarded = headers
             .get_all(FORWARDED_FOR)
@@ -123,7 +128,7 @@ impl fmt::Display for TrustedProxies {
 
 /// How often an address may send a request.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Rate {
+pub struct RequestRate {
     /// Requests per second in the long run, above 0.
     pub per_second: f64,
     /// Requests at once.
@@ -145,7 +150,7 @@ pub(crate) struct RateLimit {
 }
 
 impl RateLimit {
-    pub(crate) fn new(rate: Rate, proxies: TrustedProxies, protocol: Protocol) -> Self {
+    pub(crate) fn new(rate: RequestRate, proxies: TrustedProxies, protocol: Protocol) -> Self {
         let interval = Duration::try_from_secs_f64(1.0 / rate.per_second).unwrap_or(MAX_INTERVAL);
         let interval = interval.min(MAX_INTERVAL);
         Self {
@@ -200,8 +205,8 @@ impl RateLimit {
 const MAX_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 
 async fn limit(State(limit): State<Arc<RateLimit>>, request: Request, next: Next) -> Response {
-    if let Some(Peer(peer)) = request.extensions().get() {
-        let client = limit.proxies.client(*peer, request.headers());
+    if let Some(peer) = request.extensions().get::<Peer>() {
+        let client = limit.proxies.client(peer.address, request.headers());
         if let Err(wait) = limit.check(Network::of(client), Instant::now()) {
             return limit.refuse(wait);
         }
@@ -221,7 +226,7 @@ mod tests {
 
     fn limit(per_second: f64, burst: u32) -> RateLimit {
         let burst = NonZero::new(burst).unwrap();
-        let rate = Rate { per_second, burst };
+        let rate = RequestRate { per_second, burst };
         RateLimit::new(rate, TrustedProxies::default(), Protocol::Http1)
     }
 

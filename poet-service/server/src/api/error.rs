@@ -18,6 +18,7 @@ pub enum Code {
     DeadlineExceeded = 4,
     NotFound = 5,
     AlreadyExists = 6,
+    PermissionDenied = 7,
     ResourceExhausted = 8,
     FailedPrecondition = 9,
     Unimplemented = 12,
@@ -55,6 +56,23 @@ pub enum ApiError {
     BodyIncomplete,
     #[error("compressed requests are not supported")]
     Compressed,
+    #[error("the request's body is compressed: expected it as it is, without Content-Encoding")]
+    ContentEncoding,
+    #[error("expected one Host header with a valid host")]
+    Host,
+    /// Said on the private listener only.
+    #[error(
+        "this host is not served: expected localhost, the address that the server listens on, or the \
+         name that --config-rpclisten gives"
+    )]
+    ForeignHost,
+    /// Said on the private listener only.
+    #[error("requests from web pages are not served")]
+    ForeignOrigin,
+    #[error("too many requests of your address are incomplete, try again later")]
+    OverBudget,
+    #[error("more than {0} streams are open on this connection")]
+    TooManyStreams(usize),
     // The original server's text.
     #[error("trying to send message larger than max ({bytes} vs. {max})")]
     ResponseTooLarge { bytes: usize, max: usize },
@@ -74,9 +92,14 @@ impl ApiError {
     pub fn code(&self) -> Code {
         match self {
             Self::Registration(error) => registration_code(error),
-            Self::Malformed(_) | Self::BodyIncomplete => Code::InvalidArgument,
+            Self::Malformed(_) | Self::BodyIncomplete | Self::ContentEncoding | Self::Host => {
+                Code::InvalidArgument
+            }
+            Self::ForeignHost | Self::ForeignOrigin => Code::PermissionDenied,
             Self::RoundOpen | Self::TrustedKeys(_) => Code::FailedPrecondition,
             Self::BodyTooLarge(_)
+            | Self::OverBudget
+            | Self::TooManyStreams(_)
             | Self::ResponseTooLarge { .. }
             | Self::TooManyRequests { .. } => Code::ResourceExhausted,
             Self::ProofNotFound | Self::RoundNotFound | Self::NotAMember | Self::UnknownPath => {
@@ -94,9 +117,11 @@ impl ApiError {
         match self {
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::ContentEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             _ => match self.code() {
                 Code::InvalidArgument | Code::FailedPrecondition => StatusCode::BAD_REQUEST,
                 Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+                Code::PermissionDenied => StatusCode::FORBIDDEN,
                 Code::NotFound => StatusCode::NOT_FOUND,
                 Code::AlreadyExists => StatusCode::CONFLICT,
                 Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,

@@ -3,11 +3,16 @@
 //! Proofs do not pass through the generated code. A proof of a round with a million members takes
 //! 33 MB, so its gRPC frame is encoded once, and everyone who asks is sent from that buffer.
 
-use std::sync::Arc;
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use axum::{
     Router,
-    body::{Body, Bytes},
+    body::{Body, Bytes, HttpBody},
     extract::{Request, State},
     http::{HeaderMap, HeaderValue, header},
     middleware::{self, Next},
@@ -15,9 +20,13 @@ use axum::{
     routing::post,
 };
 use http_body_util::{BodyExt as _, Full};
-use jiff::{SignedDuration, Timestamp};
-use poet_proto::{certificate::SignedCertificate, messages, pow::PowParams};
+use hyper::body::{Frame, SizeHint};
+use jiff::SignedDuration;
+use poet_proto::{
+    certificate::SignedCertificate, messages, pow::PowParams, timestamp::ProtoTimestamp,
+};
 use prost::Message;
+use tokio::time::{Instant, Sleep, sleep};
 use tonic::{Code, Status, service::Routes};
 use tonic_health::pb::health_server::{Health, HealthServer};
 
@@ -49,10 +58,13 @@ const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors
 /// The longest message to reflection and health. A client may have many of those streams open, and
 /// a message that is half there is kept.
 const MAX_STREAM_MESSAGE_BYTES: usize = 4 * 1024;
-/// The path of all methods that are not streams begins so.
-const UNARY_PATHS: &str = "/rpc.api.v1.";
-/// Those of the services that have streams, reflection and health, begin so.
-const STREAM_PATHS: &str = "/grpc.";
+/// How long such a message may take to arrive, from its first byte on, and how long none may come.
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
+/// The paths of methods that are streams begin so: of reflection, in both directions, and of health, to
+/// the client.
+const REFLECTION_PATHS: &str = "/grpc.reflection.";
+const WATCH_PATH: &str = "/grpc.health.v1.Health/Watch";
 
 /// The routes of the interface for nodes.
 ///
@@ -63,7 +75,7 @@ pub fn router(
     health: HealthServer<impl Health>,
     max_response_bytes: usize,
 ) -> Result<Router, tonic_reflection::server::Error> {
-    let proofs = Proofs {
+    let proofs = ProofCall {
         registration: Arc::clone(&registration),
         max_response_bytes,
     };
@@ -107,13 +119,9 @@ fn finish(router: Router) -> Router {
 }
 
 async fn unknown_path(headers: HeaderMap) -> Response {
-    let grpc = headers
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-    if grpc {
-        Status::unimplemented("unknown method").into_http::<Body>()
-    } else {
-        ApiError::UnknownPath.into_response()
+    match is_grpc(&headers) {
+        true => Status::unimplemented("unknown method").into_http::<Body>(),
+        false => ApiError::UnknownPath.into_response(),
     }
 }
 
@@ -135,19 +143,117 @@ fn with_reflection(
         .add_service(v1alpha.max_decoding_message_size(MAX_STREAM_MESSAGE_BYTES)))
 }
 
-/// Whether a path may lead to a stream.
+/// Whether a path leads to a stream.
 pub(super) fn is_stream(path: &str) -> bool {
-    path.starts_with(STREAM_PATHS)
+    path.starts_with(REFLECTION_PATHS) || path == WATCH_PATH
 }
 
-/// Holds requests to the limits that they have over REST. Reflection and health are streams, which
-/// have no end to wait for; their messages are bounded one by one.
+/// An error in the form that the client expects.
+pub(super) fn refuse(headers: &HeaderMap, error: ApiError) -> Response {
+    match is_grpc(headers) {
+        true => Status::from(error).into_http::<Body>(),
+        false => error.into_response(),
+    }
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// The messages of a stream, each of which must come, and be complete, in time.
+struct Messages {
+    body: Body,
+    /// What has arrived of the next message's prefix, and what is missing of the message after it.
+    prefix: Vec<u8>,
+    missing_bytes: usize,
+    deadline: Pin<Box<Sleep>>,
+}
+
+impl Messages {
+    fn limit(body: Body) -> Body {
+        Body::new(Self {
+            body,
+            prefix: Vec::with_capacity(FRAME_PREFIX_BYTES),
+            missing_bytes: 0,
+            deadline: Box::pin(sleep(SILENCE_TIMEOUT)),
+        })
+    }
+
+    fn is_incomplete(&self) -> bool {
+        self.missing_bytes > 0 || !self.prefix.is_empty()
+    }
+
+    /// Passes over what has arrived. Returns whether a message ended in it.
+    fn advance(&mut self, mut data: &[u8]) -> bool {
+        let mut ended = false;
+        while !data.is_empty() {
+            let skipped = self.missing_bytes.min(data.len());
+            self.missing_bytes -= skipped;
+            data = &data[skipped..];
+            ended |= skipped > 0 && self.missing_bytes == 0;
+            let of_prefix = (FRAME_PREFIX_BYTES - self.prefix.len()).min(data.len());
+            self.prefix.extend(&data[..of_prefix]);
+            data = &data[of_prefix..];
+            if let Ok([_, length @ ..]) = <[u8; FRAME_PREFIX_BYTES]>::try_from(&*self.prefix) {
+                self.prefix.clear();
+                self.missing_bytes = usize::try_from(u32::from_be_bytes(length)).unwrap_or(0);
+                ended |= self.missing_bytes == 0;
+            }
+        }
+        ended
+    }
+}
+
+impl HttpBody for Messages {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
+            ready!(self.deadline.as_mut().poll(context));
+            let late = Status::deadline_exceeded("no complete message was received in time");
+            return Poll::Ready(Some(Err(axum::Error::new(late))));
+        };
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            let begun_before = self.is_incomplete();
+            let ended = self.advance(data);
+            let timeout = match self.is_incomplete() {
+                false => Some(SILENCE_TIMEOUT),
+                // It has its time from its first byte on.
+                true if ended || !begun_before => Some(MESSAGE_TIMEOUT),
+                true => None,
+            };
+            if let Some(timeout) = timeout {
+                self.deadline.as_mut().reset(Instant::now() + timeout);
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Holds requests to the limits that they have over REST. Reflection is a stream in both directions,
+/// which has no end to wait for; its messages are bounded one by one.
 async fn read_unary(request: Request, next: Next) -> Response {
-    if !request.uri().path().starts_with(UNARY_PATHS) {
-        return next.run(request).await;
+    if request.uri().path().starts_with(REFLECTION_PATHS) {
+        return next.run(request.map(Messages::limit)).await;
     }
     let response = match read_whole_body(request).await {
-        Ok(request) => next.run(request).await,
+        Ok((parts, body)) => next.run(Request::from_parts(parts, body.into())).await,
         Err(error) => return Status::from(error).into_http::<Body>(),
     };
     // The library calls what it cannot decode an internal error. It is the client's, and no reason to
@@ -204,9 +310,11 @@ impl PoetService for Handlers {
             service_pubkey: info.public_key.as_bytes().to_vec(),
             phase_shift: Some(duration(info.phase_shift)),
             cycle_gap: Some(duration(info.cycle_gap)),
-            certifier: info.certifier.map(|certifier| Cerifier {
-                url: certifier.url.clone(),
-                pubkey: certifier.pubkey.as_bytes().to_vec(),
+            certifier: info.certifier.and_then(|certifier| {
+                Some(Cerifier {
+                    url: certifier.url.clone(),
+                    pubkey: certifier.pubkey.as_ref()?.as_bytes().to_vec(),
+                })
             }),
         }))
     }
@@ -229,13 +337,13 @@ async fn reload_trusted_keys(State(registration): State<Arc<Poet>>) -> Result<Re
 }
 
 #[derive(Clone)]
-struct Proofs {
+struct ProofCall {
     registration: Arc<Poet>,
     max_response_bytes: usize,
 }
 
 /// `PoetService.Proof`, from the prepared frame.
-async fn proof(State(proofs): State<Proofs>, body: Bytes) -> Response {
+async fn proof(State(proofs): State<ProofCall>, body: Bytes) -> Response {
     let frame = async {
         let ProofRequest { round_id } = unary_message(&body)?;
         let frame = proofs.registration.proof(&round_id).await?.grpc;
@@ -289,7 +397,7 @@ impl TryFrom<SubmitRequest> for messages::SubmitRequest {
     fn try_from(request: SubmitRequest) -> Result<Self, ApiError> {
         let params = request.pow_params.unwrap_or_default();
         let deadline = request.deadline.map(|deadline| {
-            Timestamp::new(deadline.seconds, deadline.nanos).map_err(|_| {
+            ProtoTimestamp::new(deadline.seconds, deadline.nanos).ok_or_else(|| {
                 ApiError::Malformed(
                     "invalid value for google.protobuf.Timestamp field deadline".to_owned(),
                 )
@@ -305,7 +413,7 @@ impl TryFrom<SubmitRequest> for messages::SubmitRequest {
             challenge: request.challenge,
             pubkey: request.pubkey,
             signature: request.signature,
-            deadline: deadline.transpose()?,
+            deadline: deadline.transpose()?.and_then(ProtoTimestamp::deadline),
             certificate: request.certificate.map(|certificate| SignedCertificate {
                 data: certificate.data,
                 signature: certificate.signature,
@@ -365,6 +473,42 @@ mod tests {
             let again: proto::ProofResponse = unary_message(&frame).unwrap();
             assert_eq!(again, message);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn messages_of_a_stream_must_be_complete_in_time() {
+        /// What comes over a stream: after so many seconds, these bytes.
+        async fn ends_after(parts: &'static [(u64, &'static [u8])]) -> u64 {
+            let (sender, received) = tokio::sync::mpsc::channel(1);
+            let frames = tonic::codegen::tokio_stream::wrappers::ReceiverStream::new(received);
+            let mut body = Messages::limit(Body::from_stream(frames));
+            let begin = Instant::now();
+            tokio::spawn(async move {
+                for (seconds, bytes) in parts {
+                    sleep(Duration::from_secs(*seconds)).await;
+                    drop(
+                        sender
+                            .send(Ok::<_, std::io::Error>(Bytes::from_static(bytes)))
+                            .await,
+                    );
+                }
+                sleep(Duration::from_secs(10_000)).await;
+            });
+            while let Some(Ok(_)) = body.frame().await {}
+            begin.elapsed().as_secs()
+        }
+        assert_eq!(ends_after(&[]).await, 60);
+        let twice: &[(u64, &[u8])] = &[(50, &[0, 0, 0, 0, 2, 1, 2]), (50, &[0, 0, 0, 0, 2, 1, 2])];
+        assert_eq!(ends_after(twice).await, 160);
+        // Begun, and never complete; dripping does not help.
+        assert_eq!(ends_after(&[(50, &[0, 0])]).await, 60);
+        let dripping: &[(u64, &[u8])] = &[(0, &[0, 0, 0, 0, 9]), (6, &[1]), (3, &[1]), (3, &[1])];
+        assert_eq!(ends_after(dripping).await, 10);
+        // Two in one part, the second one begun.
+        let two: &[(u64, &[u8])] = &[(5, &[0, 0, 0, 0, 1, 7, 0, 0, 0])];
+        assert_eq!(ends_after(two).await, 15);
+        let both: &[(u64, &[u8])] = &[(5, &[0, 0, 0, 0, 1, 7, 0, 0, 0]), (9, &[0, 0])];
+        assert_eq!(ends_after(both).await, 74);
     }
 
     #[test]

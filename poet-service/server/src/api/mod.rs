@@ -4,10 +4,14 @@
 //! Every request's body is read before the request is looked at: clients send `{}` with their
 //! GETs, and a body that nobody reads would cost them their connection.
 
+pub(crate) mod budget;
 pub mod client;
 mod connection;
+pub(crate) mod dropped;
 pub mod error;
 pub mod grpc;
+pub(crate) mod listen;
+pub(crate) mod operator;
 pub mod poet;
 pub(crate) mod proof_frame;
 pub mod protocol;
@@ -15,31 +19,30 @@ pub(crate) mod request_id;
 pub(crate) mod rounds;
 pub mod server;
 
-use std::{sync::Arc, time::Duration};
+use std::{error::Error, sync::Arc, time::Duration};
 
 use axum::{
     Router,
     body::{Body, Bytes, HttpBody as _},
     extract::{Path, Request, State, rejection::PathRejection},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use percent_encoding::percent_decode_str;
 use poet_proto::json;
-use tokio::sync::Semaphore;
+use tonic::codegen::Service as _;
 
-use self::{error::ApiError, poet::Poet};
+use self::{budget::OverBudget, error::ApiError, poet::Poet};
 
 /// The largest body that is read. A registration with a certificate takes about 1 KiB.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// What is read of a body at once; for the rest of larger ones, requests wait for their turn.
-const SMALL_BODY_BYTES: u64 = 4 * 1024;
-/// Larger bodies that are read at a time: 16 MiB.
-static LARGE_BODIES: Semaphore = Semaphore::const_new(256);
+/// What a body that is compressed with gzip begins with.
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
 /// Caches in front of the server may keep these for a little while: the challenge of the proof of
 /// work changes once in a round, and the one before stays valid.
@@ -49,7 +52,7 @@ const FOR_EVER: &str = "public, max-age=31536000, immutable";
 
 /// The routes of the interface, and `others` that are served beside them.
 pub fn router(poet: Arc<Poet>, others: Router) -> Router {
-    Router::new()
+    let routes = Router::new()
         .route("/v1/pow_params", get(pow_params))
         .route("/v1/submit", post(submit))
         .route("/v1/info", get(info))
@@ -57,43 +60,70 @@ pub fn router(poet: Arc<Poet>, others: Router) -> Router {
         .route("/v1/proofs/{id}", get(proof))
         .with_state(poet)
         .merge(others)
-        .fallback(async || ApiError::UnknownPath)
-        .method_not_allowed_fallback(async || ApiError::Method)
+        .method_not_allowed_fallback(async || ApiError::Method);
+    let decoded = routes.clone().fallback(async || ApiError::UnknownPath);
+    routes
+        .fallback(async move |mut request: Request| {
+            if let Some(uri) = without_escapes(request.uri()) {
+                *request.uri_mut() = uri;
+            }
+            decoded.clone().call(request).await
+        })
         .layer(middleware::from_fn(read_body))
 }
 
+/// The same address with the escapes in its path decoded, if it has any: `/v1/%69nfo` is
+/// `/v1/info`.
+fn without_escapes(uri: &Uri) -> Option<Uri> {
+    let path = percent_decode_str(uri.path()).decode_utf8().ok()?;
+    // What would not be a path, or would have to be decoded again.
+    if path == uri.path() || path.contains(['?', '#', '%']) {
+        return None;
+    }
+    let query = uri
+        .query()
+        .map_or(String::new(), |query| format!("?{query}"));
+    format!("{path}{query}").parse().ok()
+}
+
 async fn read_body(request: Request, next: Next) -> Result<Response, ApiError> {
-    Ok(next.run(read_whole_body(request).await?).await)
+    let encoded = |headers: &HeaderMap| {
+        let mut codings = headers.get_all(header::CONTENT_ENCODING).iter();
+        codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+    };
+    if encoded(request.headers()) {
+        return Err(ApiError::ContentEncoding);
+    }
+    let (parts, body) = read_whole_body(request).await?;
+    if body.starts_with(&GZIP_MAGIC) {
+        return Err(ApiError::ContentEncoding);
+    }
+    Ok(next.run(Request::from_parts(parts, body.into())).await)
 }
 
 /// Reads the body of a request, within its limits of size and time.
-async fn read_whole_body(request: Request) -> Result<Request, ApiError> {
+async fn read_whole_body(request: Request) -> Result<(Parts, Vec<u8>), ApiError> {
     let (parts, body) = request.into_parts();
     let body = tokio::time::timeout(BODY_TIMEOUT, read_to_end(body))
         .await
         .map_err(|_| ApiError::BodyTimeout)??;
-    Ok(Request::from_parts(parts, Body::from(body)))
+    Ok((parts, body))
 }
 
 async fn read_to_end(body: Body) -> Result<Vec<u8>, ApiError> {
-    let announced = body.size_hint().lower();
+    // Before it is sent.
+    if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
+        return Err(ApiError::BodyTooLarge(MAX_BODY_BYTES));
+    }
     let mut body = Limited::new(body, MAX_BODY_BYTES);
+    // It grows with what arrives, not with what is announced.
     let mut whole = Vec::new();
-    // Thousands of clients that send as much as they may must not fill the memory. Nor may they keep
-    // those waiting who send little, whether they say how little it is or not: over gRPC nobody does.
-    let mut turn = None;
-    loop {
-        if turn.is_none() && announced.max(whole.len() as u64) > SMALL_BODY_BYTES {
-            turn = LARGE_BODIES.acquire().await.ok();
-            // Once, so that it takes no more than that.
-            whole.reserve_exact(MAX_BODY_BYTES.saturating_sub(whole.len()));
-        }
-        let Some(frame) = body.frame().await else {
-            return Ok(whole);
-        };
+    while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
             if error.is::<LengthLimitError>() {
                 ApiError::BodyTooLarge(MAX_BODY_BYTES)
+            } else if is_caused_by::<OverBudget>(&*error) {
+                ApiError::OverBudget
             } else {
                 ApiError::BodyIncomplete
             }
@@ -102,6 +132,11 @@ async fn read_to_end(body: Body) -> Result<Vec<u8>, ApiError> {
             whole.extend_from_slice(&data);
         }
     }
+    Ok(whole)
+}
+
+fn is_caused_by<E: Error + 'static>(error: &(dyn Error + 'static)) -> bool {
+    error.is::<E>() || error.source().is_some_and(is_caused_by::<E>)
 }
 
 type Service = State<Arc<Poet>>;
@@ -224,42 +259,28 @@ fn cached(mut response: Response, how_long: &'static str) -> Response {
 mod tests {
     use super::*;
 
-    /// A request that does not say how long its body is.
-    fn unannounced(bytes: usize) -> Request {
-        let parts = vec![b' '; bytes];
-        let parts: Vec<_> = parts.chunks(1000).map(<[u8]>::to_vec).collect();
-        let parts = parts.into_iter().map(Ok::<_, std::io::Error>);
-        Request::new(Body::from_stream(tonic::codegen::tokio_stream::iter(parts)))
-    }
-
     #[tokio::test]
-    async fn large_bodies_wait_for_their_turn_and_small_ones_do_not() {
-        // Others are being read, as many as may be.
-        let turns = LARGE_BODIES.available_permits() as u32;
-        let taken = LARGE_BODIES.acquire_many(turns).await.unwrap();
-        let small = read_whole_body(unannounced(4000)).await;
-        assert_eq!(small.unwrap().into_body().size_hint().exact(), Some(4000));
-        let announced = Request::new(Body::from(vec![b' '; 4000]));
-        assert!(read_whole_body(announced).await.is_ok());
-
-        let large = tokio::spawn(read_whole_body(unannounced(60_000)));
-        let announced = Request::new(Body::from(vec![b' '; 60_000]));
-        let announced = tokio::spawn(read_whole_body(announced));
-        for _ in 0..100 {
-            tokio::task::yield_now().await;
+    async fn bodies_are_read_to_their_limit() {
+        // One that does not say how long it is.
+        let unannounced = |bytes: usize| {
+            let parts = vec![b' '; bytes];
+            let parts: Vec<_> = parts.chunks(1000).map(<[u8]>::to_vec).collect();
+            let parts = parts.into_iter().map(Ok::<_, std::io::Error>);
+            Body::from_stream(tonic::codegen::tokio_stream::iter(parts))
+        };
+        let announced = |bytes: usize| Body::from(vec![b' '; bytes]);
+        for bytes in [0, 1, 60_000, MAX_BODY_BYTES] {
+            for body in [unannounced(bytes), announced(bytes)] {
+                assert_eq!(read_to_end(body).await.map(|body| body.len()), Ok(bytes));
+            }
         }
-        assert!(!large.is_finished() && !announced.is_finished());
-        drop(taken);
-        for read in [large, announced] {
-            let request = read.await.unwrap().unwrap();
-            assert_eq!(request.into_body().size_hint().exact(), Some(60_000));
+        let too_large = Err(ApiError::BodyTooLarge(MAX_BODY_BYTES));
+        for body in [
+            unannounced(MAX_BODY_BYTES + 1),
+            announced(MAX_BODY_BYTES + 1),
+        ] {
+            assert_eq!(read_to_end(body).await, too_large);
         }
-        assert_eq!(LARGE_BODIES.available_permits() as u32, turns);
-        let too_large = read_whole_body(unannounced(MAX_BODY_BYTES + 1)).await;
-        assert_eq!(
-            too_large.unwrap_err(),
-            ApiError::BodyTooLarge(MAX_BODY_BYTES)
-        );
     }
 
     #[test]

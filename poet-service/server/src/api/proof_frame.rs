@@ -10,14 +10,17 @@ pub(crate) const FRAME_PREFIX_BYTES: usize = 5;
 pub(crate) fn proof_frame(published: &PublishedProof, public_key: &[u8; 32]) -> Vec<u8> {
     let proof = &published.proof;
     let mut merkle = Vec::new();
-    push_entries(&mut merkle, 1, [proof.root]);
+    push_entries(&mut merkle, 1, published.root());
     push_entries(&mut merkle, 2, &proof.proven_leaves);
     push_entries(&mut merkle, 3, &proof.proof_nodes);
     let mut head = Vec::with_capacity(merkle.len() + MAX_NESTING_BYTES);
     push_length(&mut head, 1, merkle.len());
     head.append(&mut merkle);
-    let mut leaves = vec![tag(3, 0)];
-    push_varint(&mut leaves, published.leaves);
+    let mut leaves = Vec::new();
+    if published.leaves > 0 {
+        leaves.push(tag(3, 0));
+        push_varint(&mut leaves, published.leaves);
+    }
     let members: usize = published
         .registered_members()
         .map(|member| 1 + varint_bytes(member.len() as u64) + member.len())

@@ -2,25 +2,34 @@
 //!
 //! | what a client does | what happens |
 //! |---|---|
-//! | opens many connections | its address has a share of them; when all are taken, idle ones make room |
+//! | opens many connections | its address has a share of them; when all are taken, idle ones make room, then those that wait for a body; otherwise newcomers wait |
 //! | sends nothing, or headers drop by drop | is cut off after 30 s |
-//! | sends a body slowly, or a large one | 64 KiB and 10 s at most; of larger ones, only some are read at a time |
-//! | reads its answer slowly, or not at all | is cut off when it does not read 30 KiB in 30 s |
+//! | sends a body slowly, or a large one | 64 KiB and 10 s at most |
+//! | has many requests under way that are not complete | its address has a [`Budget`](super::budget); what is over it is refused |
+//! | reads its answer slowly, or not at all | is cut off when it falls 60 s behind 1 KiB/s |
 //! | sends garbage | is answered 400, or cut off |
 //! | opens and resets streams of HTTP/2 | is cut off after a few that nobody could answer |
-//! | keeps streams of gRPC open on which nothing comes | as one that is idle, but stays while there is room |
+//! | keeps streams of gRPC open on which nothing comes | as one that is idle; has at most 4 of them |
 
 use std::{
     cmp::Reverse,
-    collections::{HashMap, hash_map::Entry},
+    collections::{HashMap, VecDeque, hash_map::Entry},
     convert::Infallible,
-    io,
+    future::poll_fn,
+    io::{self, ErrorKind},
+    mem::MaybeUninit,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    task::Poll,
+    time::{Duration, Instant},
 };
 
-use axum::Router;
+use axum::{
+    Router,
+    body::Body,
+    http::{Version, header, uri::Authority},
+    response::{IntoResponse as _, Response},
+};
 use hyper::{
     Request,
     body::Incoming,
@@ -28,18 +37,24 @@ use hyper::{
 };
 use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
+    server::{
+        conn::auto,
+        graceful::{GracefulShutdown, Watcher},
+    },
     service::TowerToHyperService,
 };
+use socket2::SockRef;
 use tokio::{
-    net::{TcpListener, TcpSocket, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
-    task::AbortHandle,
+    net::{TcpListener, TcpStream},
+    sync::{Notify, Semaphore, watch},
 };
 
 use super::{
+    budget::{Budget, Charge, OverBudget},
     client::{Network, Peer, TrustedProxies},
-    connection::{Activity, Progress, Watched},
+    connection::{Activity, Progress, Standing, Watched, WatchedBody},
+    dropped::Dropped,
+    error::ApiError,
     grpc,
     protocol::Protocol,
 };
@@ -50,11 +65,15 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a connection of HTTP/2 may lie idle.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 /// The most that the headers of a request, or one line of them, may take.
-const MAX_HEADER_BYTES: usize = 16 * 1024;
+const MAX_HEADER_BYTES: usize = 8 * 1024;
 /// Requests that a connection of HTTP/2 may have under way.
-const MAX_STREAMS: u32 = 64;
+const MAX_REQUESTS: u32 = 32;
+/// Streams of gRPC, which have no end, that a connection may have open.
+const MAX_STREAMS: usize = 4;
 /// What a connection of HTTP/2, or one request of it, may send before it is read.
 const WINDOW_BYTES: u32 = 64 * 1024;
+/// What is buffered of one answer over HTTP/2.
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// Streams that a client may reset before they were looked at, and that may be reset because of a
 /// client's errors, until its connection is closed.
 const MAX_PENDING_RESETS: usize = 20;
@@ -63,16 +82,28 @@ const MAX_ERROR_RESETS: usize = 256;
 /// answer may take.
 const PING_INTERVAL: Duration = Duration::from_secs(60);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// Connections that wait to be accepted; all nodes come at once.
-const BACKLOG: u32 = 4096;
 /// How long to wait when the system has no more sockets to give.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 /// How often connections are looked through for those that are to be cut off.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
-/// How long to wait for a connection to end before more idle ones are closed.
+/// How long a connection stays that was accepted, or has had something to do.
+const MIN_STAY: Duration = Duration::from_secs(2);
+/// How long to wait for a connection to end before another one is asked to.
 const ROOM_INTERVAL: Duration = Duration::from_millis(100);
-/// The part of the connections that is closed to make room.
-const ROOM_PART: usize = 64;
+/// Connections that are chosen at once to make room, one by one.
+const MAX_CHOSEN: usize = 32;
+/// How long that choice holds.
+const CHOICE_TIMEOUT: Duration = Duration::from_millis(200);
+/// Newcomers above the share of their address that wait whether one of its connections ends, and how
+/// long they do.
+const MAX_WAITING: usize = 128;
+const SHARE_PATIENCE: Duration = Duration::from_secs(5);
+/// How often the log says what was closed and refused.
+const REPORT_INTERVAL: Duration = Duration::from_secs(60);
+/// When no more than half of so many connections, or of what so many bytes of requests take, is left,
+/// memory is given back.
+const TIDE_CONNECTIONS: usize = 100;
+const TIDE_BYTES: usize = 2 << 20;
 /// How long requests under way may take when the server ends.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -89,7 +120,8 @@ impl Protocol {
             .keep_alive_timeout(PING_TIMEOUT)
             .initial_stream_window_size(WINDOW_BYTES)
             .initial_connection_window_size(WINDOW_BYTES)
-            .max_concurrent_streams(MAX_STREAMS)
+            .max_send_buf_size(SEND_BUFFER_BYTES)
+            .max_concurrent_streams(MAX_REQUESTS)
             .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
             .max_local_error_reset_streams(MAX_ERROR_RESETS)
             .max_header_list_size(MAX_HEADER_BYTES as u32);
@@ -131,111 +163,291 @@ impl ConnectionLimits {
     }
 }
 
-/// Listens on `address`: `host:port`, or `:port` for every interface.
-///
-/// # Errors
-/// When the address means nothing or is taken.
-pub async fn bind(address: &str) -> io::Result<TcpListener> {
-    let mut addresses: Vec<SocketAddr> = match address.strip_prefix(':') {
-        Some(port) => {
-            let port = port
-                .parse()
-                .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "expected host:port"))?;
-            // The first one takes IPv4 connections, too, where the system has IPv6.
-            vec![
-                SocketAddr::new(IpAddr::from([0_u16; 8]), port),
-                SocketAddr::new(IpAddr::from([0_u8; 4]), port),
-            ]
-        }
-        None => {
-            let mut addresses: Vec<_> = tokio::net::lookup_host(address).await?.collect();
-            // `localhost` is both; clients of the original server expect 127.0.0.1.
-            addresses.sort_by_key(SocketAddr::is_ipv6);
-            addresses
-        }
-    };
-    addresses.dedup();
-    let mut error = io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address");
-    for address in addresses {
-        match listen(address) {
-            Ok(listener) => return Ok(listener),
-            Err(failed) => error = failed,
-        }
-    }
-    Err(error)
+/// One interface as it is served: where, to whom, and what is counted.
+pub(crate) struct Interface {
+    pub(crate) listeners: Vec<TcpListener>,
+    pub(crate) protocol: Protocol,
+    pub(crate) router: Router,
+    pub(crate) limits: ConnectionLimits,
+    /// Counts connections that are closed or refused.
+    pub(crate) dropped: Dropped,
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => TcpSocket::new_v6()?,
-    };
-    // Elsewhere, it would let two servers share the port.
-    #[cfg(unix)]
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
-/// Serves `router` until `stop` becomes true, then lets requests under way end.
-pub async fn serve(
-    listener: TcpListener,
-    protocol: Protocol,
-    router: Router,
-    limits: ConnectionLimits,
-    mut stop: watch::Receiver<bool>,
-) {
-    let slots = Slots {
-        free: Arc::new(Semaphore::new(limits.all)),
-        limits,
-        taken: Arc::default(),
-    };
-    let sweeper = tokio::spawn(sweep(Arc::clone(&slots.taken), protocol.idle_timeout()));
-    let graceful = GracefulShutdown::new();
-    let http = protocol.server();
-    let router = TowerToHyperService::new(router);
-    loop {
-        let accepted = tokio::select! {
-            accepted = slots.accept(&listener) => accepted,
-            _ = stop.wait_for(|stop| *stop) => break,
-        };
-        let Some((stream, peer, slot)) = accepted else {
-            continue;
-        };
-        let activity = Arc::clone(&slot.activity);
-        let (router, requests) = (router.clone(), Arc::clone(&activity));
-        let service = service_fn(move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(Peer(peer));
-            let request_guard = requests.begin_request(grpc::is_stream(request.uri().path()));
-            let response = router.call(request);
-            async move { Ok::<_, Infallible>(request_guard.watch(response.await?)) }
+impl Interface {
+    /// Serves until `stop` becomes true, then lets requests under way end.
+    pub(crate) async fn serve(self, mut stop: watch::Receiver<bool>) {
+        let listeners = self.listeners;
+        let idle_timeout = self.protocol.idle_timeout();
+        let slots = Arc::new(Slots {
+            limits: self.limits,
+            taken: Mutex::default(),
+            freed: Notify::new(),
+            freed_for_waiting: Notify::new(),
+            waiting: Arc::new(Semaphore::new(MAX_WAITING)),
+            dropped: self.dropped,
         });
-        let connection = http.serve_connection(Watched::new(stream, activity), service);
-        let connection = graceful.watch(connection.into_owned());
-        let (id, taken) = (slot.id, Arc::clone(&slots.taken));
-        let task = tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "connection ended");
+        let server = Arc::new(Server {
+            http: self.protocol.server(),
+            router: TowerToHyperService::new(self.router),
+            budget: Arc::default(),
+            slots: Arc::clone(&slots),
+        });
+        let sweeper = tokio::spawn(Arc::clone(&server).sweep(idle_timeout));
+        let graceful = GracefulShutdown::new();
+        let mut next = 0;
+        loop {
+            let accepted = tokio::select! {
+                accepted = accept(&listeners, &mut next) => accepted,
+                _ = stop.wait_for(|stop| *stop) => break,
+            };
+            let (stream, peer) = match accepted {
+                Ok((stream, address)) => (stream, address.ip().to_canonical()),
+                // Of the client's making: it is gone.
+                Err(error) if error.kind() == ErrorKind::ConnectionAborted => continue,
+                Err(error) => {
+                    tracing::debug!(%error, "cannot accept a connection");
+                    slots.dropped.not_accepted();
+                    tokio::time::sleep(ACCEPT_RETRY).await;
+                    continue;
+                }
+            };
+            let admitted = tokio::select! {
+                admitted = slots.admit(&stream, peer) => admitted,
+                _ = stop.wait_for(|stop| *stop) => break,
+            };
+            match admitted {
+                Admitted::Gone => {}
+                Admitted::Slot(slot) => {
+                    let served = Arc::clone(&server).serve(stream, peer, slot, graceful.watcher());
+                    tokio::spawn(served);
+                }
+                Admitted::OverShare => {
+                    let server = Arc::clone(&server);
+                    server.serve_later(stream, peer, graceful.watcher());
+                }
             }
-            drop(slot);
-        });
-        lock(&taken).set_task(id, task.abort_handle());
+        }
+        drop(listeners);
+        sweeper.abort();
+        if tokio::time::timeout(SHUTDOWN_TIMEOUT, graceful.shutdown())
+            .await
+            .is_err()
+        {
+            tracing::warn!("some clients did not finish in time");
+        }
     }
-    drop(listener);
-    sweeper.abort();
-    if tokio::time::timeout(SHUTDOWN_TIMEOUT, graceful.shutdown())
-        .await
-        .is_err()
-    {
-        tracing::warn!("some clients did not finish in time");
+}
+
+/// The next connection to one of `listeners`, each of which has its turn.
+async fn accept(
+    listeners: &[TcpListener],
+    next: &mut usize,
+) -> io::Result<(TcpStream, SocketAddr)> {
+    poll_fn(|context| {
+        for _ in 0..listeners.len() {
+            *next = (*next + 1) % listeners.len();
+            if let Poll::Ready(accepted) = listeners[*next].poll_accept(context) {
+                return Poll::Ready(accepted);
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// What serves connections.
+struct Server {
+    http: auto::Builder<TokioExecutor>,
+    router: TowerToHyperService<Router>,
+    budget: Arc<Budget>,
+    slots: Arc<Slots>,
+}
+
+impl Server {
+    /// Serves a connection that has its place.
+    async fn serve(self: Arc<Self>, stream: TcpStream, peer: IpAddr, slot: Slot, watcher: Watcher) {
+        let activity = Arc::clone(&slot.activity);
+        let local = stream.local_addr().map(|address| address.ip());
+        let client = Peer {
+            address: peer,
+            local: local.map_or(peer, |local| local.to_canonical()),
+        };
+        let (server, requests) = (Arc::clone(&self), Arc::clone(&activity));
+        let service = service_fn(move |request| server.answer(client, &requests, request));
+        let watched = Watched::new(stream, Arc::clone(&activity));
+        let connection = watcher.watch(self.http.serve_connection(watched, service).into_owned());
+        activity
+            .drive(connection, || self.slots.freed.notify_one())
+            .await;
+        drop(slot);
+    }
+
+    /// Serves a connection above the share of its address, if there is place for it soon.
+    fn serve_later(self: Arc<Self>, stream: TcpStream, peer: IpAddr, watcher: Watcher) {
+        let Ok(turn) = Arc::clone(&self.slots.waiting).try_acquire_owned() else {
+            self.slots.dropped.over_share();
+            return;
+        };
+        tokio::spawn(async move {
+            let slot = tokio::time::timeout(SHARE_PATIENCE, self.slots.await_share(peer)).await;
+            drop(turn);
+            match slot {
+                Ok(slot) => self.serve(stream, peer, slot, watcher).await,
+                Err(_) => self.slots.dropped.over_share(),
+            }
+        });
+    }
+
+    /// Closes what is idle or too slow, says what was closed and refused, and gives memory back.
+    async fn sweep(self: Arc<Self>, idle_timeout: Duration) {
+        let (slots, mut tide, mut reported) = (&self.slots, Tide::default(), None);
+        loop {
+            tokio::time::sleep(SWEEP_INTERVAL).await;
+            let (slow, connections) = {
+                let mut taken = slots.lock();
+                (taken.sweep(idle_timeout), taken.connections.len())
+            };
+            slots.dropped.too_slow(slow);
+            if reported.is_none_or(|at: Instant| at.elapsed() >= REPORT_INTERVAL)
+                && let Some(report) = slots.dropped.report()
+            {
+                tracing::warn!("{report}");
+                reported = Some(Instant::now());
+            }
+            if tide.has_ebbed(connections, self.budget.take_highest()) {
+                // Some milliseconds, once after a flood.
+                poet_malloc::trim();
+            }
+        }
+    }
+
+    /// Answers a request. What is refused is refused here and now, where its headers are dropped: of
+    /// HTTP/2, the answers of all requests that a connection has brought wait for their turn.
+    fn answer(
+        &self,
+        client: Peer,
+        activity: &Arc<Activity>,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Response<WatchedBody>, Infallible>> + use<> {
+        let over_http2 = request.version() == Version::HTTP_2;
+        let is_stream = grpc::is_stream(request.uri().path());
+        let charged = self.charge(client, &request, is_stream);
+        let charge = charged.as_ref().ok().cloned();
+        let guard = activity.begin_request(is_stream, over_http2, charge);
+        let refused = if charged.is_err() {
+            self.slots.dropped.over_budget();
+            Some(ApiError::OverBudget)
+        } else if is_stream && activity.streams() > MAX_STREAMS {
+            Some(ApiError::TooManyStreams(MAX_STREAMS))
+        } else if !has_host(&request) {
+            Some(ApiError::Host)
+        } else {
+            None
+        };
+        let response = match refused {
+            Some(error) => Err(error),
+            None => {
+                let mut request = request.map(|body| Body::new(guard.receive(body)));
+                request.extensions_mut().insert(client);
+                Ok(Box::pin(self.router.call(request)))
+            }
+        };
+        async move {
+            Ok(guard.watch(match response {
+                Ok(response) => response.await?,
+                Err(error) => refuse(error, over_http2),
+            }))
+        }
+    }
+
+    fn charge(
+        &self,
+        client: Peer,
+        request: &Request<Incoming>,
+        is_stream: bool,
+    ) -> Result<Charge, OverBudget> {
+        let proxies = &self.slots.limits.proxies;
+        let network = match proxies.client(client.address, request.headers()) {
+            address if proxies.contains(address) => None,
+            address => Some(Network::of(address)),
+        };
+        self.budget.charge(network, request.headers(), is_stream)
+    }
+}
+
+/// When memory was last given back, and how much was in use since.
+#[derive(Default)]
+struct Tide {
+    connections: usize,
+    request_bytes: usize,
+}
+
+impl Tide {
+    /// Whether much less is in use than some time ago.
+    fn has_ebbed(&mut self, connections: usize, request_bytes: usize) -> bool {
+        let ebbed = |high: usize, now: usize, least: usize| high >= least && now <= high / 2;
+        let has_ebbed = ebbed(self.connections, connections, TIDE_CONNECTIONS)
+            || ebbed(self.request_bytes, request_bytes, TIDE_BYTES);
+        match has_ebbed {
+            true => (self.connections, self.request_bytes) = (connections, request_bytes),
+            false => {
+                self.connections = self.connections.max(connections);
+                self.request_bytes = self.request_bytes.max(request_bytes);
+            }
+        }
+        has_ebbed
+    }
+}
+
+/// An answer without a look at what was asked for.
+fn refuse(error: ApiError, over_http2: bool) -> Response {
+    match over_http2 {
+        true => tonic::Status::from(error).into_http::<Body>(),
+        false => error.into_response(),
+    }
+}
+
+/// Whether a request names one host, as HTTP/1.1 demands.
+fn has_host<B>(request: &Request<B>) -> bool {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    match (request.version(), hosts.next(), hosts.next()) {
+        (Version::HTTP_11, Some(host), None) => {
+            host.is_empty() || Authority::try_from(host.as_bytes()).is_ok()
+        }
+        (Version::HTTP_11, _, _) => false,
+        (_, _, second) => second.is_none(),
     }
 }
 
 /// The connections that a listener may have.
 struct Slots {
     limits: ConnectionLimits,
-    free: Arc<Semaphore>,
-    taken: Arc<Mutex<Taken>>,
+    taken: Mutex<Taken>,
+    /// Something has changed for the newcomer that waits for a place.
+    freed: Notify,
+    /// The same for those who wait for one of their address.
+    freed_for_waiting: Notify,
+    /// Room for the latter.
+    waiting: Arc<Semaphore>,
+    dropped: Dropped,
+}
+
+/// What becomes of a newcomer.
+enum Admitted {
+    Slot(Slot),
+    /// Its address has its share.
+    OverShare,
+    /// It did not wait.
+    Gone,
+}
+
+/// Why there is no place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Full {
+    /// All are taken.
+    All,
+    /// Those of one address are.
+    Share,
 }
 
 /// The connections that a listener has.
@@ -244,118 +456,162 @@ struct Taken {
     next_id: u64,
     connections: HashMap<u64, Connection>,
     per_network: HashMap<Network, usize>,
+    /// Who is to make room next, in this order, and since when that is known.
+    chosen: VecDeque<u64>,
+    chosen_at: Option<Instant>,
+    /// Who was asked to, and when.
+    asked: Option<(u64, Instant)>,
 }
 
 struct Connection {
+    network: Network,
+    accepted: Instant,
     activity: Arc<Activity>,
-    /// Ends it; absent for the moment in which its task starts.
-    task: Option<AbortHandle>,
     progress: Progress,
 }
 
 /// A place among the connections, which is free again when this is dropped.
 struct Slot {
     id: u64,
-    network: Network,
     activity: Arc<Activity>,
-    taken: Arc<Mutex<Taken>>,
-    _permit: OwnedSemaphorePermit,
+    slots: Arc<Slots>,
 }
 
 impl Slots {
-    /// The next connection, if it may stay.
-    async fn accept(&self, listener: &TcpListener) -> Option<(TcpStream, IpAddr, Slot)> {
-        let permit = self.permit().await?;
-        let (stream, address) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(ACCEPT_RETRY).await;
-                return None;
-            }
-        };
-        // Answers are short and written at once.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "cannot set TCP_NODELAY");
-        }
-        let peer = address.ip().to_canonical();
-        let Some(slot) = self.take(peer, permit) else {
-            tracing::debug!(%peer, "too many connections from one address");
-            return None;
-        };
-        Some((stream, peer, slot))
-    }
-
-    async fn permit(&self) -> Option<OwnedSemaphorePermit> {
+    /// Finds a place for a newcomer, if need be another connection's.
+    async fn admit(self: &Arc<Self>, stream: &TcpStream, peer: IpAddr) -> Admitted {
         loop {
-            if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
-                return Some(permit);
+            match self.take(peer) {
+                Ok(slot) => return Admitted::Slot(slot),
+                Err(Full::Share) => return Admitted::OverShare,
+                Err(Full::All) => {}
             }
-            let wanted = self.limits.all.div_ceil(ROOM_PART);
-            let closed = lock(&self.taken).close_idle(wanted);
-            tracing::debug!(closed, "all connections are taken, closed idle ones");
-            let freed = Arc::clone(&self.free).acquire_owned();
-            if let Ok(permit) = tokio::time::timeout(ROOM_INTERVAL, freed).await {
-                return permit.ok();
+            if is_gone(stream) {
+                return Admitted::Gone;
             }
+            if self.lock().make_room() {
+                self.dropped.for_room();
+            }
+            let freed = self.freed.notified();
+            drop(tokio::time::timeout(ROOM_INTERVAL, freed).await);
         }
     }
 
-    fn take(&self, peer: IpAddr, permit: OwnedSemaphorePermit) -> Option<Slot> {
-        let network = Network::of(peer);
-        let mut taken = lock(&self.taken);
-        let count = taken.per_network.entry(network).or_default();
-        if *count >= self.limits.per_address && !self.limits.proxies.contains(peer) {
-            return None;
+    /// Waits for a place within the share of an address.
+    async fn await_share(self: &Arc<Self>, peer: IpAddr) -> Slot {
+        loop {
+            let freed = self.freed_for_waiting.notified();
+            if let Ok(slot) = self.take(peer) {
+                return slot;
+            }
+            freed.await;
         }
-        *count += 1;
+    }
+
+    fn take(self: &Arc<Self>, peer: IpAddr) -> Result<Slot, Full> {
+        let network = Network::of(peer);
+        let mut taken = self.lock();
+        let count = taken.per_network.get(&network).copied().unwrap_or(0);
+        if count >= self.limits.per_address && !self.limits.proxies.contains(peer) {
+            return Err(Full::Share);
+        }
+        if taken.connections.len() >= self.limits.all {
+            return Err(Full::All);
+        }
+        taken.per_network.insert(network, count + 1);
         let id = taken.next_id;
         taken.next_id += 1;
         let activity = Arc::new(Activity::default());
         let connection = Connection {
+            network,
+            accepted: Instant::now(),
             activity: Arc::clone(&activity),
-            task: None,
             progress: Progress::default(),
         };
         taken.connections.insert(id, connection);
-        Some(Slot {
+        Ok(Slot {
             id,
-            network,
             activity,
-            taken: Arc::clone(&self.taken),
-            _permit: permit,
+            slots: Arc::clone(self),
         })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a client that has sent nothing has closed its connection.
+fn is_gone(stream: &TcpStream) -> bool {
+    let mut first = [MaybeUninit::uninit()];
+    match SockRef::from(stream).peek(&mut first) {
+        Ok(bytes) => bytes == 0,
+        Err(error) => error.kind() != ErrorKind::WouldBlock,
     }
 }
 
 impl Taken {
-    fn set_task(&mut self, id: u64, task: AbortHandle) {
-        // It may have ended by now.
-        if let Some(connection) = self.connections.get_mut(&id) {
-            connection.task = Some(task);
+    /// Asks a connection to close, unless one is at it. Returns whether one was asked; it may decline.
+    ///
+    /// First the one that has been idle for the longest time; then, of those that wait for the body
+    /// of a request, one of the address that has most connections, and of these the one that has
+    /// waited longest.
+    fn make_room(&mut self) -> bool {
+        if let Some((id, at)) = self.asked
+            && at.elapsed() < ROOM_INTERVAL * 10
+            && let Some(connection) = self.connections.get(&id)
+            && connection.activity.is_closing()
+        {
+            return false;
         }
+        if self
+            .chosen_at
+            .is_none_or(|at| at.elapsed() > CHOICE_TIMEOUT)
+        {
+            self.chosen.clear();
+        }
+        if self.chosen.is_empty() {
+            self.choose();
+        }
+        while let Some(id) = self.chosen.pop_front() {
+            if let Some(connection) = self.connections.get(&id)
+                && connection.may_make_room().is_some()
+            {
+                connection.activity.ask_to_close();
+                self.asked = Some((id, Instant::now()));
+                return true;
+            }
+        }
+        false
     }
 
-    /// Closes the `wanted` connections that have been idle for the longest time, as far as there
-    /// are so many. Returns how many were closed.
-    fn close_idle(&self, wanted: usize) -> usize {
-        let mut idle: Vec<_> = self
+    fn choose(&mut self) {
+        let mut candidates: Vec<_> = self
             .connections
-            .values()
-            .filter_map(|connection| Some((connection.activity.idle()?, connection)))
+            .iter()
+            .filter_map(|(id, connection)| {
+                let (receives, since) = connection.may_make_room()?;
+                let count = match receives {
+                    true => self.per_network.get(&connection.network).copied(),
+                    false => None,
+                };
+                let rank = (receives, Reverse(count), Reverse(since));
+                Some((rank, *id))
+            })
             .collect();
-        let closed = wanted.min(idle.len());
-        if closed < idle.len() {
-            idle.select_nth_unstable_by_key(closed, |(idle, _)| Reverse(*idle));
+        let chosen = MAX_CHOSEN.min(candidates.len());
+        if chosen < candidates.len() {
+            candidates.select_nth_unstable(chosen);
+            candidates.truncate(chosen);
         }
-        for (_, connection) in &idle[..closed] {
-            connection.close();
-        }
-        closed
+        candidates.sort_unstable();
+        self.chosen = candidates.into_iter().map(|(_, id)| id).collect();
+        self.chosen_at = Some(Instant::now());
     }
 
-    /// Closes connections that are idle for too long, or too slow.
-    fn sweep(&mut self, idle_timeout: Duration) {
+    /// Closes connections that are idle for too long, or too slow. Returns how many were the latter.
+    fn sweep(&mut self, idle_timeout: Duration) -> u64 {
+        let mut slow = 0;
         for connection in self.connections.values_mut() {
             let activity = &connection.activity;
             let timeout = if activity.had_request() {
@@ -363,45 +619,132 @@ impl Taken {
             } else {
                 HEADER_TIMEOUT
             };
-            // Somebody who waits for news may wait, as long as there is room.
-            let idle =
-                !activity.has_streams() && activity.idle().is_some_and(|idle| idle > timeout);
-            if idle || !connection.progress.is_enough(activity) {
+            let idle = matches!(activity.standing(), Standing::Idle(idle) if idle > timeout);
+            let is_slow = !connection.progress.is_enough(activity);
+            if idle || is_slow {
                 tracing::debug!(idle, "closing a connection that is idle or too slow");
-                connection.close();
+                activity.close();
+                slow += u64::from(is_slow);
             }
         }
+        slow
     }
 }
 
 impl Connection {
-    fn close(&self) {
-        if let Some(task) = &self.task {
-            task.abort();
-        }
+    /// Whether it may be closed for another one: whether it waits for bodies, and how long it has
+    /// waited or been idle.
+    fn may_make_room(&self) -> Option<(bool, Duration)> {
+        let (receives, since) = match self.activity.standing() {
+            Standing::Busy => return None,
+            Standing::Receiving(since) => (true, since),
+            Standing::Idle(since) => (false, since),
+        };
+        let stayed = since >= MIN_STAY && self.accepted.elapsed() >= MIN_STAY;
+        (stayed && !self.activity.is_closing()).then_some((receives, since))
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut taken = lock(&self.taken);
-        taken.connections.remove(&self.id);
-        if let Entry::Occupied(mut count) = taken.per_network.entry(self.network) {
+        let mut taken = self.slots.lock();
+        if let Some(connection) = taken.connections.remove(&self.id)
+            && let Entry::Occupied(mut count) = taken.per_network.entry(connection.network)
+        {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
                 count.remove();
             }
         }
+        drop(taken);
+        self.slots.freed.notify_one();
+        self.slots.freed_for_waiting.notify_waiters();
     }
 }
 
-fn lock(taken: &Mutex<Taken>) -> MutexGuard<'_, Taken> {
-    taken.lock().unwrap_or_else(PoisonError::into_inner)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-async fn sweep(taken: Arc<Mutex<Taken>>, idle_timeout: Duration) {
-    loop {
-        tokio::time::sleep(SWEEP_INTERVAL).await;
-        lock(&taken).sweep(idle_timeout);
+    fn taken(connections: &[(u8, Standing)]) -> Taken {
+        let mut taken = Taken::default();
+        for (id, (address, standing)) in connections.iter().enumerate() {
+            let network = Network::of([192, 0, 2, *address].into());
+            *taken.per_network.entry(network).or_default() += 1;
+            let activity = Arc::new(Activity::of(*standing));
+            let connection = Connection {
+                network,
+                accepted: activity.accepted(),
+                activity,
+                progress: Progress::default(),
+            };
+            taken.connections.insert(id as u64, connection);
+        }
+        taken
+    }
+
+    /// Who makes room, in this order, if each does.
+    fn order(taken: &mut Taken) -> Vec<u64> {
+        let mut order = Vec::new();
+        while taken.make_room() {
+            let (id, _) = taken.asked.unwrap();
+            taken.connections.remove(&id);
+            order.push(id);
+        }
+        order
+    }
+
+    fn idle(seconds: u64) -> Standing {
+        Standing::Idle(Duration::from_secs(seconds))
+    }
+
+    fn receiving(seconds: u64) -> Standing {
+        Standing::Receiving(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn idle_connections_make_room_before_those_that_wait_for_bodies() {
+        let mut taken = taken(&[
+            (1, Standing::Busy),
+            (1, receiving(9)),
+            (2, idle(3)),
+            (2, idle(20)),
+            // Too young.
+            (3, idle(1)),
+            (3, receiving(1)),
+            // Of an address that has more.
+            (4, receiving(3)),
+            (4, receiving(5)),
+            (4, Standing::Busy),
+            (1, Standing::Busy),
+            (4, receiving(4)),
+        ]);
+        assert_eq!(order(&mut taken), [3, 2, 7, 10, 6, 1]);
+        // Of those that are left, none may be closed.
+        assert!(!taken.make_room());
+    }
+
+    #[test]
+    fn one_at_a_time_is_asked() {
+        let mut taken = taken(&[(1, idle(10)), (1, idle(5))]);
+        assert!(taken.make_room());
+        assert!(!taken.make_room());
+        assert!(taken.connections[&0].activity.is_closing());
+        assert!(!taken.connections[&1].activity.is_closing());
+    }
+
+    #[test]
+    fn memory_is_given_back_when_much_less_is_in_use() {
+        let mut tide = Tide::default();
+        assert!(!tide.has_ebbed(99, 0));
+        assert!(!tide.has_ebbed(0, 0));
+        assert!(!tide.has_ebbed(1000, 0));
+        assert!(!tide.has_ebbed(501, 0));
+        assert!(tide.has_ebbed(500, 0));
+        assert!(!tide.has_ebbed(251, 0));
+        assert!(tide.has_ebbed(250, 0));
+        assert!(!tide.has_ebbed(250, 4 << 20));
+        assert!(tide.has_ebbed(250, 1 << 20));
+        assert!(!tide.has_ebbed(250, 0));
     }
 }

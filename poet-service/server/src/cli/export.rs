@@ -4,6 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, bail};
 use clap::ValueEnum;
+use poet_engine::ProofMessage;
 use poet_files::Output;
 use poet_proto::{identity::PrivateKey, json};
 use poet_rounds::storage::Setting;
@@ -13,7 +14,7 @@ use poet_storage::{SqliteReader, directory::DATABASE_FILE};
 /// Write a published proof to a file
 ///
 /// Takes the options of the server, which say where its database is, and works while the server
-/// runs. `verify` reads both formats. Exit code: 0 written, 1 there is no such proof or it cannot be
+/// runs. `verify` reads all formats. Exit code: 0 written, 1 there is no such proof or it cannot be
 /// read or written.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -25,8 +26,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", default_value = "-")]
     out: PathBuf,
 
-    /// json: the answer of GET /v1/proofs/ID. bytes: what nodes store and name the proof by, without
-    /// the members; the statement that it is valid for is printed on standard error
+    /// json: the answer of GET /v1/proofs/ID. message: what nodes store and gossip
+    /// (PoetProofMessage, in SCALE), without the members. bytes: the proof at the beginning of that
+    /// message, by whose hash an ATX refers to it; the hash and the statement that the proof is valid
+    /// for are printed on standard error
     #[arg(long, value_enum, default_value = "json")]
     format: Format,
 
@@ -37,6 +40,7 @@ pub(crate) struct Args {
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Format {
     Json,
+    Message,
     Bytes,
 }
 
@@ -54,13 +58,34 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let Some(published) = database.proof(args.proof)? else {
         bail!("round {} has no proof in {}", args.proof, path.display());
     };
+    let service_key = || -> anyhow::Result<[u8; 32]> {
+        let key = database
+            .setting(Setting::PrivateKey)?
+            .and_then(|key| PrivateKey::from_bytes(&key).ok())
+            .with_context(|| format!("{} holds no private key", path.display()))?;
+        Ok(*key.public().as_bytes())
+    };
+    if published.leaves == 0 && !matches!(args.format, Format::Json) {
+        let round = args.proof;
+        bail!("the proof of round {round} is empty (--disable-worker): expected --format json");
+    }
     let content = match args.format {
-        Format::Json => {
-            let key = database
-                .setting(Setting::PrivateKey)?
-                .and_then(|key| PrivateKey::from_bytes(&key).ok())
-                .with_context(|| format!("{} holds no private key", path.display()))?;
-            json::proof_response(&published, key.public().as_bytes()).into_bytes()
+        Format::Json => json::proof_response(&published, &service_key()?).into_bytes(),
+        Format::Message => {
+            let statement = published.statement[..].try_into().ok();
+            let statement = statement.with_context(|| {
+                let round = args.proof;
+                format!("round {round} has no members, so no node has a message with its proof")
+            })?;
+            ProofMessage {
+                proof: published.proof,
+                leaves: published.leaves,
+                service_key: service_key()?,
+                round_id: args.proof.to_string(),
+                statement,
+                signature: [0; 64],
+            }
+            .to_scale()
         }
         Format::Bytes => {
             eprintln!("statement {}", hex::encode(&published.statement));

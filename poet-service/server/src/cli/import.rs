@@ -11,7 +11,9 @@ use std::{
 
 use anyhow::Context as _;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use poet_admin::import::{Event, ImportError, Report, RoundReport, Source, Taken, import};
+use poet_admin::import::{
+    ImportError, ImportProgress, ImportReport, RoundReport, Source, Taken, import,
+};
 use poet_backends::Options;
 use poet_engine::{LABEL_DEPTH, WorkFunction};
 use poet_rounds::clock::{Clock, SystemClock};
@@ -103,9 +105,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn describe(event: Event) -> (String, u64, u64) {
+fn describe(event: ImportProgress) -> (String, u64, u64) {
     match event {
-        Event::Converting {
+        ImportProgress::Converting {
             round,
             height,
             done,
@@ -115,18 +117,18 @@ fn describe(event: Event) -> (String, u64, u64) {
             done,
             total,
         ),
-        Event::Checking { round, done, total } => {
+        ImportProgress::Checking { round, done, total } => {
             let text = format!("round {round}: recomputing subtrees");
             (text, done, total)
         }
-        Event::Searching { round } => {
+        ImportProgress::Searching { round } => {
             let text = format!("round {round}: looking for the last intact subtree");
             (text, 0, 1)
         }
     }
 }
 
-fn print(report: &Report) {
+fn print(report: &ImportReport) {
     println!(
         "identity  {}",
         STANDARD.encode(report.public_key.as_bytes())

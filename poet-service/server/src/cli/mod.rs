@@ -37,9 +37,17 @@ impl WorkArgs {
         })
     }
 
-    /// The work function on the chosen backend.
+    /// The work function on the chosen backend, for many chains at once.
     fn select(&self, backend: &BackendArgs) -> anyhow::Result<Work> {
-        let selection = backend.select(self.work)?;
+        self.on(&backend.select(self.work)?)
+    }
+
+    /// The work function on the chosen backend, for one chain.
+    fn select_for_one_chain(&self, backend: &BackendArgs) -> anyhow::Result<Work> {
+        self.on(&backend.select(self.work)?.for_one_chain()?)
+    }
+
+    fn on(&self, selection: &Selection) -> anyhow::Result<Work> {
         for warning in selection.warnings() {
             eprintln!("WARNING: {warning}");
         }

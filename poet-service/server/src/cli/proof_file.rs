@@ -1,12 +1,18 @@
 //! Proofs in files.
 //!
-//! Three forms are read: the JSON that `prove` writes (hex), a saved answer of `GET /v1/proofs/{id}`
-//! (base64), in which the members stand for the statement, and the SCALE bytes that nodes store.
+//! Four forms are read: the JSON that `prove` writes (hex), a saved answer of `GET /v1/proofs/{id}`
+//! (base64), in which the members stand for the statement, and two of SCALE bytes: the proof alone,
+//! and the message that nodes store and gossip.
+
+use std::fmt;
 
 use base64::Engine as _;
 use base64::alphabet;
+use base64::engine::general_purpose::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use poet_engine::{MAX_PROOF_NODES, MAX_PROVEN_LEAVES, Node, Proof, Work, membership};
+use poet_engine::{
+    MAX_PROOF_NODES, MAX_PROVEN_LEAVES, Node, Proof, ProofMessage, ScaleError, Work, membership,
+};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -20,8 +26,60 @@ pub(crate) struct ProofFile {
     pub(crate) indices: Option<Vec<u64>>,
     /// The work function that the file names, if it does: name and depth.
     pub(crate) work: Option<(String, u64)>,
-    /// The number of members that the statement was made of, if it was.
-    pub(crate) members: Option<usize>,
+    /// What the file is, with what only this form holds.
+    pub(crate) form: Form,
+}
+
+/// What a file with a proof is.
+#[derive(Debug)]
+pub(crate) enum Form {
+    /// What `prove` writes.
+    Written,
+    /// The answer of a server.
+    Served {
+        /// The number of members that the statement was made of.
+        members: usize,
+        /// The server's public key, if the answer holds it.
+        service_key: Option<Vec<u8>>,
+    },
+    /// The bytes by whose hash an ATX refers to the proof.
+    Bare,
+    /// What nodes store and gossip.
+    Message {
+        /// The server's public key.
+        service_key: Node,
+        /// The round there.
+        round_id: String,
+        /// Whether the signature, which nobody looks at today, is anything but zeros.
+        signed: bool,
+    },
+}
+
+impl fmt::Display for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Written => f.write_str("JSON of `prove`"),
+            Self::Served { .. } => f.write_str("the answer of a server"),
+            Self::Bare => f.write_str("a bare proof in SCALE, by whose hash an ATX refers to it"),
+            Self::Message {
+                service_key,
+                round_id,
+                signed,
+            } => {
+                write!(
+                    f,
+                    "the message that nodes store (PoetProofMessage), of round {round_id:?} of the \
+                     server with the key {}",
+                    STANDARD.encode(service_key)
+                )?;
+                f.write_str(if *signed {
+                    "; its signature was not checked"
+                } else {
+                    ""
+                })
+            }
+        }
+    }
 }
 
 /// The form that `prove` writes.
@@ -75,24 +133,44 @@ type Wrong = String;
 pub(crate) fn parse(bytes: &[u8], statement: Option<&[u8]>) -> Result<ProofFile, Wrong> {
     // The length of the root, which no JSON begins with.
     match (bytes.first(), statement) {
-        (Some(0x80), Some(statement)) => stored(bytes, statement),
-        (Some(0x80), None) => {
-            Err("it does not hold the statement it was made for: expected --statement".into())
-        }
+        (Some(0x80), statement) => match Proof::from_scale(bytes) {
+            // What follows makes it a message, if it is one.
+            Err(ScaleError::TrailingBytes { .. }) => message(bytes),
+            Err(error) => Err(error.to_string()),
+            Ok((proof, leaves)) => bare(proof, leaves, statement),
+        },
         (_, Some(_)) => Err("it holds its own statement: expected no --statement".into()),
         (_, None) => parse_json(bytes),
     }
 }
 
-fn stored(bytes: &[u8], statement: &[u8]) -> Result<ProofFile, Wrong> {
-    let (proof, leaves) = Proof::from_scale(bytes).map_err(|error| error.to_string())?;
+fn bare(proof: Proof, leaves: u64, statement: Option<&[u8]>) -> Result<ProofFile, Wrong> {
+    let statement = statement
+        .ok_or("it does not hold the statement it was made for: expected --statement")?
+        .to_vec();
     Ok(ProofFile {
-        statement: statement.to_vec(),
+        statement,
         leaves,
         proof,
         indices: None,
         work: None,
-        members: None,
+        form: Form::Bare,
+    })
+}
+
+fn message(bytes: &[u8]) -> Result<ProofFile, Wrong> {
+    let message = ProofMessage::from_scale(bytes).map_err(|error| error.to_string())?;
+    Ok(ProofFile {
+        statement: message.statement.to_vec(),
+        leaves: message.leaves,
+        proof: message.proof,
+        indices: None,
+        work: None,
+        form: Form::Message {
+            service_key: message.service_key,
+            round_id: message.round_id,
+            signed: message.signature != [0; 64],
+        },
     })
 }
 
@@ -137,7 +215,7 @@ fn written(file: &Map<String, Value>) -> Result<ProofFile, Wrong> {
         },
         indices,
         work,
-        members: None,
+        form: Form::Written,
     })
 }
 
@@ -157,17 +235,29 @@ fn served(file: &Map<String, Value>) -> Result<ProofFile, Wrong> {
         Ok(challenge)
     })?;
     let nodes = |name, limit| proof.list(name, limit, |value| node(&base64(text(value)?)?));
+    let leaves = outer.get("leaves", number)?;
+    let service_key = match file.object.get("pubkey") {
+        Some(_) => Some(file.get("pubkey", |value| base64(text(value)?))?),
+        None => None,
+    };
     Ok(ProofFile {
         statement: membership::root(&members),
-        leaves: outer.get("leaves", number)?,
+        leaves,
         proof: Proof {
-            root: proof.get("root", |value| node(&base64(text(value)?)?))?,
+            root: proof.get("root", |value| match &base64(text(value)?)?[..] {
+                // Of a server that does no work.
+                [] if leaves == 0 => Ok([0; 32]),
+                root => node(root),
+            })?,
             proven_leaves: nodes("provenLeaves", MAX_PROVEN_LEAVES)?,
             proof_nodes: nodes("proofNodes", MAX_PROOF_NODES)?,
         },
         indices: None,
         work: None,
-        members: Some(members.len()),
+        form: Form::Served {
+            members: members.len(),
+            service_key,
+        },
     })
 }
 

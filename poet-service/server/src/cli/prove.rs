@@ -85,7 +85,7 @@ fn parse_threads(text: &str) -> Result<usize, String> {
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let leaves = args.leaves;
     let Statement(statement) = &args.statement;
-    let work = args.work.select(&args.backend)?;
+    let work = args.work.select_for_one_chain(&args.backend)?;
     // Before the work, so that its result is not lost for want of a place to put it.
     let out = Output::open("--out", &args.out)?;
     let k = args

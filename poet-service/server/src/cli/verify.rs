@@ -6,25 +6,42 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use poet_engine::{T, TICK_LEAVES, proven_indices, verify};
+use poet_proto::identity::{PublicKey, decode_key_text};
 
-use super::proof_file::{self, ProofFile};
+use super::proof_file::{self, Form, ProofFile};
 use super::prove::{Statement, parse_hex};
 use super::{BackendArgs, WorkArgs};
 
 /// Verify a proof
 ///
-/// FILE is what `prove` wrote, or a saved answer of GET /v1/proofs/{id}, whose statement is rebuilt
-/// from the members, or the bytes that nodes store, with --statement; - is standard input. Exit code:
-/// 0 valid, 1 invalid, 2 not readable as a proof.
+/// FILE is one of these, and is recognised by its content; - is standard input.
+///
+/// JSON: what `prove` wrote, or a saved answer of GET /v1/proofs/{id}, whose statement is rebuilt from
+/// the members.
+///
+/// SCALE: the message that nodes store and gossip (PoetProofMessage, `export --format message`), which
+/// holds its statement, the id of its round and the key of its server; or the bare proof at its
+/// beginning, by whose hash an ATX refers to it (`export --format bytes`), which needs --statement.
+///
+/// Exit code: 0 valid, 1 invalid, 2 not readable as a proof.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The proof
     file: PathBuf,
 
-    /// What the work was done for, in hex, where FILE does not say it: in the bytes that nodes store
+    /// What the work was done for, in hex: needed with a bare proof, compared with that of a message
     #[arg(long, value_name = "HEX", value_parser = parse_hex)]
     statement: Option<Statement>,
+
+    /// The round that a message must be of
+    #[arg(long, value_name = "ID")]
+    round: Option<u64>,
+
+    /// The public key, in base64, of the server that a message or an answer must be of
+    #[arg(long, value_name = "KEY", value_parser = parse_service_key)]
+    service_key: Option<[u8; 32]>,
 
     #[command(flatten)]
     work: WorkArgs,
@@ -49,12 +66,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(2));
         }
     };
-    match check(&work, &file) {
+    eprintln!("read as {}", file.form);
+    match check_origin(args, &file).and_then(|()| check(&work, &file)) {
         Ok(()) => {
             let ticks = file.leaves / args.tick_size;
-            let members = match file.members {
-                Some(members) => format!(", {members} members"),
-                None => String::new(),
+            let members = match file.form {
+                Form::Served { members, .. } => format!(", {members} members"),
+                _ => String::new(),
             };
             println!(
                 "valid: {} leaves, {ticks} ticks of {} leaves{members}",
@@ -66,6 +84,70 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             println!("invalid: {reason}");
             Ok(ExitCode::FAILURE)
         }
+    }
+}
+
+fn parse_service_key(text: &str) -> Result<[u8; 32], &'static str> {
+    decode_key_text(text)
+        .and_then(|key| key.try_into().ok())
+        .ok_or("expected the base64 form of a 32-byte ed25519 public key")
+}
+
+/// Checks what the file says of where the proof comes from, and that it says so where it is asked.
+fn check_origin(args: &Args, file: &ProofFile) -> Result<(), String> {
+    let (service_key, round_id) = match &file.form {
+        Form::Written | Form::Bare => (None, None),
+        Form::Served { service_key, .. } => (service_key.as_deref(), None),
+        Form::Message {
+            service_key,
+            round_id,
+            ..
+        } => (Some(&service_key[..]), Some(round_id)),
+    };
+    if let Some(Statement(expected)) = &args.statement
+        && *expected != file.statement
+    {
+        let statement = hex::encode(&file.statement);
+        return Err(format!(
+            "it is for the statement {statement}, not for --statement"
+        ));
+    }
+    if let Some(key) = service_key
+        && key
+            .try_into()
+            .ok()
+            .and_then(PublicKey::from_bytes)
+            .is_none()
+    {
+        let key = STANDARD.encode(key);
+        return Err(format!("its server's key {key} is no ed25519 public key"));
+    }
+    if let Some(id) = round_id
+        && id
+            .parse()
+            .ok()
+            .is_none_or(|number: u64| number.to_string() != *id)
+    {
+        return Err(format!(
+            "the id of its round is {id:?}: expected a decimal number"
+        ));
+    }
+    match (&args.service_key, service_key) {
+        (Some(_), None) => return Err("it does not say which server it is of".into()),
+        (Some(expected), Some(key)) if expected != key => {
+            let key = STANDARD.encode(key);
+            return Err(format!(
+                "it is of the server with the key {key}, not of --service-key"
+            ));
+        }
+        _ => {}
+    }
+    match (args.round, round_id) {
+        (Some(_), None) => Err("it does not say of which round it is".into()),
+        (Some(expected), Some(id)) if expected.to_string() != *id => {
+            Err(format!("it is of round {id}, not of round {expected}"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -90,6 +172,9 @@ fn read(path: &Path, statement: Option<&Statement>) -> anyhow::Result<ProofFile>
 }
 
 fn check(work: &poet_engine::Work, file: &ProofFile) -> Result<(), String> {
+    if file.leaves == 0 {
+        return Err("it is empty: its server does no work (--disable-worker)".into());
+    }
     let expected = (work.function().name(), u64::from(work.depth()));
     if let Some((name, depth)) = &file.work
         && (name.as_str(), *depth) != expected

@@ -184,7 +184,7 @@ pub(crate) fn certifier() -> Certifier {
     let (_, _, key) = TestNode::new(1).certificate(7);
     Certifier {
         url: String::new(),
-        pubkey: PublicKey::from_bytes(&key).unwrap(),
+        pubkey: PublicKey::from_bytes(&key),
         trusted: Arc::default(),
     }
 }

@@ -120,6 +120,10 @@ impl Hashing for SimulatedHashing {
         })
     }
 
+    fn cut_log(&self, log: &mut SimulatedLog, entries: u64) -> Result<(), WorkError> {
+        Ok(log.log.cut(entries)?)
+    }
+
     fn logs(&self) -> Vec<u64> {
         self.world.state().disk.files.keys().copied().collect()
     }

@@ -19,7 +19,7 @@ use poet_proto::{
 };
 use poet_rounds::{
     config::RoundsConfig,
-    machine::{Machine, Parts},
+    life::{Parts, Rounds},
     publish::Publish,
     registration::{Registration, RegistrationError, Rules},
     schedule::Schedule,
@@ -164,7 +164,7 @@ impl Served {
 
 /// A process that runs.
 struct Process {
-    machine: Machine,
+    rounds: Rounds,
     served: Arc<Served>,
 }
 
@@ -211,7 +211,7 @@ enum End {
     /// In an operation.
     Crashed,
     Killed,
-    /// With the whole machine.
+    /// With the whole rounds.
     PowerCut,
     Stopped,
     /// It has done all it was there for.
@@ -362,7 +362,7 @@ impl Life {
         }
         if last {
             self.finish(&process).await;
-            process.machine.stop().await;
+            process.rounds.stop().await;
             return End::Done;
         }
         loop {
@@ -374,7 +374,7 @@ impl Life {
                 if world.chance(500) {
                     world.calm_down();
                     self.finish(&process).await;
-                    process.machine.stop().await;
+                    process.rounds.stop().await;
                 }
                 return End::Done;
             }
@@ -385,7 +385,7 @@ impl Life {
             }
             if let Some(end) = self.happen(&process).await {
                 if end == End::Stopped {
-                    process.machine.stop().await;
+                    process.rounds.stop().await;
                     if world.crashed() {
                         return End::Crashed;
                     }
@@ -417,11 +417,11 @@ impl Life {
             publish: Arc::clone(&served) as Arc<dyn Publish>,
             counters: Arc::new(()),
         };
-        let start = Machine::start(&self.plan.config, parts);
+        let start = Rounds::start(&self.plan.config, parts);
         tokio::select! {
             biased;
-            machine = start => machine
-                .map(|machine| Process { machine, served })
+            rounds = start => rounds
+                .map(|rounds| Process { rounds, served })
                 .map_err(|error| error.to_string()),
             () = world.over() => Err("crashed".to_owned()),
         }
@@ -429,11 +429,11 @@ impl Life {
 
     /// Something happens to a running process. Says if that was its end.
     async fn happen(&self, process: &Process) -> Option<End> {
-        let (world, machine) = (&self.world, &process.machine);
+        let (world, rounds) = (&self.world, &process.rounds);
         let plan = &self.plan;
         match world.below(100) {
-            0..60 => self.ask(machine),
-            60..75 => self.rush(machine).await,
+            0..60 => self.ask(rounds),
+            60..75 => self.rush(rounds).await,
             75..79 => {
                 let full = plan.full && !world.state().faults.full;
                 if full {
@@ -484,9 +484,9 @@ impl Life {
     }
 
     /// A crowd asks around the moment at which the round closes.
-    async fn rush(&self, machine: &Machine) {
+    async fn rush(&self, rounds: &Rounds) {
         let world = &self.world;
-        let registration = machine.registration();
+        let registration = rounds.registration();
         let start = registration
             .schedule()
             .start(registration.open_round().round);
@@ -501,16 +501,16 @@ impl Life {
             return;
         }
         for _ in 0..2 + world.below(6) {
-            self.ask(machine);
+            self.ask(rounds);
             let pause = Duration::from_millis(world.below(20).into());
             tokio::time::sleep(pause).await;
         }
     }
 
     /// A node asks to be registered; the answer is looked at when it comes.
-    fn ask(&self, machine: &Machine) {
+    fn ask(&self, rounds: &Rounds) {
         let world = &self.world;
-        let registration = Arc::clone(machine.registration());
+        let registration = Arc::clone(rounds.registration());
         let kind = world.below(100);
         let recent = {
             let recent = self.recent.lock().unwrap();
@@ -568,13 +568,13 @@ impl Life {
 
     /// What clients see now.
     async fn look(&self, process: &Process) {
-        let (world, machine) = (&self.world, &process.machine);
+        let (world, rounds) = (&self.world, &process.rounds);
         // Those whose answers are on their way are counted then.
         for _ in 0..3 {
             tokio::task::yield_now().await;
         }
-        world.right_round_open(machine.registration().open_round().round);
-        let open = machine.registration().open_round();
+        world.right_round_open(rounds.registration().open_round().round);
+        let open = rounds.registration().open_round();
         let stored = world.truth().member_count(open.round).unwrap();
         world.require(world.crashed() || open.members == stored, || {
             format!("the open round has {stored} members, not {}", open.members)
@@ -602,8 +602,8 @@ impl Life {
 
     /// Nothing fails any more: all that is due is published.
     async fn finish(&self, process: &Process) {
-        let (world, machine) = (&self.world, &process.machine);
-        let schedule = machine.registration().schedule().clone();
+        let (world, rounds) = (&self.world, &process.rounds);
+        let schedule = rounds.registration().schedule().clone();
         let clock = WorldClock(Arc::clone(world));
         let storage = world.state().oracle.truth.clone().unwrap();
         // The clock jumps.
@@ -633,7 +633,7 @@ impl Life {
         world.require(late.is_empty(), || {
             format!("without any trouble, rounds {late:?} are not published")
         });
-        world.require(!machine.worker().failing(), || {
+        world.require(!rounds.worker().failing(), || {
             "without any trouble, the worker fails".to_owned()
         });
         for (round, proof) in &world.all_published() {

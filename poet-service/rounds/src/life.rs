@@ -20,7 +20,10 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use poet_engine::{SubtreeHeight, Work, membership};
-use poet_proto::identity::{PrivateKey, PrivateKeyError};
+use poet_proto::{
+    identity::{PrivateKey, PrivateKeyError},
+    messages::PublishedProof,
+};
 use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
@@ -42,7 +45,7 @@ const CLOCK_RESOLUTION: Duration = Duration::from_millis(1);
 /// How long to wait before a storage that failed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What a [`Machine`] runs on.
+/// What a [`Rounds`] runs on.
 pub struct Parts<H> {
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
@@ -81,14 +84,14 @@ pub enum RecoveryError {
 }
 
 /// A running server without its network.
-pub struct Machine {
+pub struct Rounds {
     registration: Arc<Registration>,
     worker: WorkerHandle,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
 }
 
-impl Machine {
+impl Rounds {
     /// Goes on where the storage says that an earlier one ended. Takes registrations when this
     /// returns.
     ///
@@ -107,17 +110,18 @@ impl Machine {
             publish,
             counters,
         } = parts;
+        let (recovered, with_work) = blocking(|| {
+            let recovered = recover(config, &*storage, clock.now())?;
+            remove_old_logs(&hashing, &*storage)?;
+            Ok::<_, RecoveryError>((recovered, hashing.logs()))
+        })?;
         let Recovered {
             private_key,
             schedule,
             pow,
             unfinished,
             round,
-        } = blocking(|| {
-            let recovered = recover(config, &*storage, clock.now())?;
-            remove_old_logs(&hashing, &*storage)?;
-            Ok::<_, RecoveryError>(recovered)
-        })?;
+        } = recovered;
         let members = storage.open_round(round).await?;
         let open = OpenRound { round, members };
         tracing::info!(round, members, until = %schedule.start(round), "open for registration");
@@ -141,11 +145,12 @@ impl Machine {
         );
         let handle = worker.handle().clone();
         let (stop, stopped) = watch::channel(false);
-        let rounds = Rounds {
+        let rounds = Keeper {
             registration: Arc::clone(&registration),
             storage,
             clock,
             worker: config.worker.then(|| handle.clone()),
+            with_work,
             expected_leaves_per_second,
             stopped,
         };
@@ -320,17 +325,19 @@ fn remove_old_logs(hashing: &impl Hashing, storage: &dyn Storage) -> Result<(), 
 }
 
 /// Takes rounds from open to working.
-struct Rounds {
+struct Keeper {
     registration: Arc<Registration>,
     storage: Arc<dyn Storage>,
     clock: Arc<dyn Clock>,
-    /// Absent where rounds are only closed.
+    /// Absent where no work is done: every round that closes gets an empty proof.
     worker: Option<WorkerHandle>,
+    /// Rounds on which work had begun before the start.
+    with_work: Vec<u64>,
     expected_leaves_per_second: u64,
     stopped: watch::Receiver<bool>,
 }
 
-impl Rounds {
+impl Keeper {
     async fn keep(mut self, unfinished: Vec<UnfinishedRound>) {
         let open = self.registration.open_round().round;
         for UnfinishedRound { round, execution } in unfinished {
@@ -449,9 +456,27 @@ impl Rounds {
                 start: self.registration.schedule().start(round),
                 end: self.registration.schedule().end(round),
             }),
-            None => tracing::warn!(round, "not worked on: --disable-worker"),
+            None if self.with_work.contains(&round) => tracing::warn!(
+                round,
+                "the work on it has begun: a start without --disable-worker goes on with it"
+            ),
+            None => {
+                while let Err(error) = blocking(|| self.publish_empty(round, &execution)) {
+                    tracing::error!(%error, round, "cannot publish the empty proof");
+                    self.sleep(RETRY_INTERVAL).await?;
+                }
+            }
         }
         Some(())
+    }
+
+    /// Publishes who the members of a round are, without a proof of work.
+    fn publish_empty(&self, round: u64, execution: &Execution) -> Result<(), StorageError> {
+        let members = self.storage.members(round)?;
+        let proof = PublishedProof::empty(execution.statement.clone(), members);
+        self.registration.publish(round, Arc::new(proof))?;
+        tracing::info!(round, "published an empty proof: --disable-worker");
+        Ok(())
     }
 
     fn settle(&self, round: u64) -> Result<Execution, StorageError> {

@@ -1,0 +1,110 @@
+//! The end of a log as a power failure leaves it.
+
+#![allow(clippy::unwrap_used)]
+
+use std::sync::atomic::AtomicU64;
+
+use poet_backend_generic::Generic;
+use poet_engine::{
+    Kernels, LogError, LogRead, Node, RoundWork, SubtreeHeight, Tree, Work, WorkFunction, run,
+};
+
+const STATEMENT: &[u8] = b"a statement";
+
+fn work() -> Work {
+    let g = Generic::get();
+    let kernels = Kernels {
+        sha256: g,
+        chain: g,
+        wide_sha256: g,
+        wide_chain: g,
+    };
+    Work::new(WorkFunction::Sha256, 2, kernels).unwrap()
+}
+
+/// A log of so many entries.
+fn log(k: SubtreeHeight, entries: u64) -> Vec<Node> {
+    let (target, progress) = (AtomicU64::new(entries << k.get()), AtomicU64::new(0));
+    let mut log = Vec::new();
+    let mut tree = Tree::new(&work(), STATEMENT);
+    run(&mut tree, k, &target, &progress, |root| log.push(root));
+    assert_eq!(log.len() as u64, entries);
+    log
+}
+
+/// How many entries are sound, having made sure that the tree is theirs.
+#[track_caller]
+fn sound(k: SubtreeHeight, log: &[Node]) -> usize {
+    let work = work();
+    let round = RoundWork::new(&work, STATEMENT, k);
+    let tree = round.resume_sound(&mut &*log).unwrap();
+    let entries = (tree.leaves() >> k.get()) as usize;
+    let expected = round.resume(&mut &log[..entries]).unwrap();
+    assert_eq!(tree.parked(), expected.parked());
+    assert_eq!(tree.leaves(), expected.leaves());
+    entries
+}
+
+#[test]
+fn a_log_ends_before_its_first_damaged_entry() {
+    for (k, entries) in [(0, 1), (0, 2), (0, 700), (3, 100), (6, 17)] {
+        let k = SubtreeHeight::new(k).unwrap();
+        let right = log(k, entries);
+        assert_eq!(sound(k, &right), right.len());
+        for first in 0..right.len() {
+            // Not all of them, where there are many.
+            if right.len() > 100 && first % 97 > 1 && first + 3 < right.len() {
+                continue;
+            }
+            let damages: [&dyn Fn(&mut [Node]); 5] = [
+                &|tail| tail.fill([0; 32]),
+                &|tail| tail.fill([0xa7; 32]),
+                &|tail| tail[0][31] ^= 1,
+                &|tail| tail[0][16..].fill(0),
+                // A sector of something else, and zeros behind it.
+                &|tail| {
+                    tail[0] = [9; 32];
+                    tail[1..].fill([0; 32]);
+                },
+            ];
+            for (number, damage) in damages.iter().enumerate() {
+                let mut damaged = right.clone();
+                damage(&mut damaged[first..]);
+                assert_eq!(sound(k, &damaged), first, "k {}, damage {number}", k.get());
+            }
+        }
+    }
+    let k = SubtreeHeight::new(2).unwrap();
+    assert_eq!(sound(k, &[]), 0);
+    assert_eq!(sound(k, &[[0; 32]; 100]), 0);
+}
+
+/// Of damage to what was synced long ago, the audit finds out what is right: nothing is cut for it.
+#[test]
+fn older_damage_is_not_the_end() {
+    let k = SubtreeHeight::new(16).unwrap();
+    let zero = SubtreeHeight::new(0).unwrap();
+    // Roots of large subtrees cost much to make; that they are wrong costs little to see.
+    let mut log = log(zero, 40);
+    assert_eq!(sound(k, &log), 40);
+    log.extend([[0; 32]; 50]);
+    assert_eq!(sound(k, &log), 40);
+}
+
+#[test]
+fn a_log_that_cannot_be_read_is_an_error() {
+    struct Broken;
+    impl LogRead for Broken {
+        fn entries(&self) -> u64 {
+            100
+        }
+        fn read(&mut self, start: u64, _: &mut [Node]) -> Result<(), LogError> {
+            let (entry, entries) = (start, 0);
+            Err(LogError::Missing { entry, entries })
+        }
+    }
+    let k = SubtreeHeight::new(0).unwrap();
+    let work = work();
+    let round = RoundWork::new(&work, STATEMENT, k);
+    assert!(round.resume_sound(&mut Broken).is_err());
+}

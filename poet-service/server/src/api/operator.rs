@@ -1,0 +1,121 @@
+//! Who may speak to the operator's listener.
+//!
+//! It is reached by whoever reaches its address, and a browser on the same machine does: a web page
+//! could send requests to it, or let its own name lead to it. So requests must name a host that is
+//! this listener's, and must not come from a page.
+
+use std::net::IpAddr;
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::{HeaderMap, header, uri::Authority},
+    middleware::{self, Next},
+    response::Response,
+};
+
+use super::{client::Peer, error::ApiError, grpc};
+
+/// Lets only those requests through that name a host that the operator's listener has.
+/// `listen_address` is what is configured: `host:port`, or `:port`.
+pub(crate) fn guard(router: Router, listen_address: &str) -> Router {
+    let name = listen_address.rsplit_once(':').map_or("", |(host, _)| host);
+    let name = name.to_ascii_lowercase();
+    router.layer(middleware::from_fn_with_state(name, check))
+}
+
+async fn check(State(name): State<String>, request: Request, next: Next) -> Response {
+    let local = request.extensions().get::<Peer>().map(|peer| peer.local);
+    // Over HTTP/2, the authority stands before everything else.
+    let authority = request.uri().authority().cloned().or_else(|| {
+        let host = request.headers().get(header::HOST)?;
+        Authority::try_from(host.as_bytes()).ok()
+    });
+    let allowed = match authority {
+        Some(authority) if is_own(authority.host(), &name, local) => {
+            let origin = own_origin(request.headers(), &authority);
+            origin.then_some(()).ok_or(ApiError::ForeignOrigin)
+        }
+        _ => Err(ApiError::ForeignHost),
+    };
+    match allowed {
+        Ok(()) => next.run(request).await,
+        Err(error) => grpc::refuse(request.headers(), error),
+    }
+}
+
+/// Whether a host is one of this listener: `localhost`, the address that the connection came to, a
+/// loopback address, or the configured name. What stands before a forwarded port has one of these.
+fn is_own(host: &str, name: &str, local: Option<IpAddr>) -> bool {
+    let host = host.to_ascii_lowercase();
+    let literal = host.trim_start_matches('[').trim_end_matches(']');
+    match literal.parse::<IpAddr>() {
+        Ok(address) => {
+            let address = address.to_canonical();
+            address.is_loopback() || local == Some(address)
+        }
+        Err(_) => host == "localhost" || (!name.is_empty() && host == name),
+    }
+}
+
+/// Whether a request comes from no page, or from one of this very host.
+fn own_origin(headers: &HeaderMap, authority: &Authority) -> bool {
+    headers.get_all(header::ORIGIN).iter().all(|origin| {
+        let origin = origin.to_str().unwrap_or_default();
+        let page = origin
+            .strip_prefix("http://")
+            .or_else(|| origin.strip_prefix("https://"));
+        page.is_some_and(|page| page.eq_ignore_ascii_case(authority.as_str()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts() {
+        let local: Option<IpAddr> = Some([192, 0, 2, 1].into());
+        for host in [
+            "localhost",
+            "LocalHost",
+            "127.0.0.1",
+            "[::1]",
+            "192.0.2.1",
+            "operator.example",
+        ] {
+            assert!(is_own(host, "operator.example", local), "{host}");
+        }
+        for host in [
+            "",
+            "evil.example",
+            "localhost.evil.example",
+            "192.0.2.2",
+            "operator.example.evil",
+            "2130706433",
+        ] {
+            assert!(!is_own(host, "operator.example", local), "{host}");
+            assert!(!is_own(host, "", local), "{host}");
+        }
+    }
+
+    #[test]
+    fn origins() {
+        let authority = Authority::from_static("localhost:50001");
+        let own = |origin: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ORIGIN, origin.parse().unwrap());
+            own_origin(&headers, &authority)
+        };
+        assert!(own("http://localhost:50001") && own_origin(&HeaderMap::new(), &authority));
+        for origin in [
+            "null",
+            "",
+            "http://localhost:3000",
+            "http://localhost",
+            "http://evil.example",
+        ] {
+            assert!(!own(origin), "{origin}");
+        }
+    }
+}
