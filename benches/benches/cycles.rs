@@ -7,10 +7,11 @@ use poet_bench::calibration::{Samples, cycles};
 use poet_bench::synthetic::{self, MAINNET_LEAVES, MAINNET_SUBTREE_HEIGHT, STATEMENT};
 use poet_bench::work::Counting;
 use poet_bench::{is_measuring, kernels, peers, pin, work};
-use poet_conformance::{Rng, reference::Reference};
+use poet_conformance::Rng;
+use poet_conformance::reference::{self, Reference};
 use poet_engine::{
-    Block, Chain, LABEL_DEPTH, RoundWork, Sha256, State, SubtreeHeight, T, Tree, Work,
-    WorkFunction, verify,
+    Block, Chain, Kernels, LABEL_DEPTH, Node, NodeMessage, RoundWork, SHA256_IV, Sha256,
+    SubtreeHeight, T, Tree, Work, WorkFunction, verify,
 };
 
 /// Turns of everything; a sample and its two calibrations take about 0.3 ms.
@@ -19,11 +20,20 @@ const ROUNDS: usize = 400;
 /// Hashes of a sample on one chain, ...
 const ONE_HASHES: u32 = 2_000;
 
-/// ... and about as many on many together, ...
+/// ... and about as many on many together, of which so many fill the lanes of every kernel, ...
+const BOUND_CHAINS: usize = 48;
+
+/// ... with so many hashes in all, ...
 const MANY_HASHES: u32 = 6_000;
 
 /// ... and leaves of the work loop.
 const LEAVES: u64 = 16;
+
+/// The blocks of the first hash of a label in a mainnet round, ...
+const FIRST_BLOCKS: usize = 10;
+
+/// ... and nodes of the tree above the log, enough for about as many blocks.
+const NODES: usize = 1024;
 
 /// Entries of a sample of the pass over a log: some chunks, and a part of one.
 const LOG_ENTRIES: u64 = 20_001;
@@ -77,26 +87,37 @@ impl Subject {
         })
     }
 
-    /// `count` independent blocks.
-    fn blocks(name: String, sha256: &'static dyn Sha256, count: usize) -> Self {
+    /// First hashes of labels as in a mainnet round.
+    fn messages(name: String, sha256: &'static dyn Sha256) -> Self {
         let mut rng = Rng::new(1);
-        let blocks: Vec<Block> = (0..count).map(|_| rng.bytes()).collect();
-        let start: Vec<State> = (0..count).map(|_| rng.words()).collect();
-        let turns = MANY_HASHES as usize / count;
-        let mut end = start.clone();
-        for _ in 0..turns {
-            let oracle = Reference::new(WorkFunction::Sha256);
-            oracle.compress_many(&mut end, &blocks);
-        }
+        let blocks: Vec<Block> = (0..T * FIRST_BLOCKS).map(|_| rng.bytes()).collect();
+        let mut end = vec![Node::default(); T];
+        let hash = move |sha256: &dyn Sha256, digests: &mut [Node]| {
+            let messages: Vec<&[Block]> = blocks.chunks(FIRST_BLOCKS).collect();
+            sha256.hash_many(&SHA256_IV, &messages, digests);
+        };
+        hash(&Reference::new(WorkFunction::Sha256), &mut end);
         let wrong = format!("{name} is wrong");
-        Self::new(name, (turns * count) as u64, move || {
-            let mut states = start.clone();
-            let taken = cycles(|| {
-                for _ in 0..turns {
-                    sha256.compress_many(&mut states, &blocks);
-                }
-            });
-            assert_eq!(states, end, "{wrong}");
+        Self::new(name, (T * FIRST_BLOCKS) as u64, move || {
+            let mut digests = vec![Node::default(); T];
+            let taken = cycles(|| hash(sha256, &mut digests));
+            assert_eq!(digests, end, "{wrong}");
+            taken
+        })
+    }
+
+    /// `count` nodes of a tree.
+    fn nodes(name: String, sha256: &'static dyn Sha256, count: usize) -> Self {
+        let mut rng = Rng::new(1);
+        let children: Vec<[Node; 2]> = (0..count).map(|_| [rng.bytes(), rng.bytes()]).collect();
+        let parent = |[left, right]: &[Node; 2]| reference::node(&STATEMENT, left, right);
+        let end: Vec<Node> = children.iter().map(parent).collect();
+        let message = NodeMessage::new(sha256, SHA256_IV, 0, &STATEMENT);
+        let wrong = format!("{name} is wrong");
+        Self::new(name, (message.blocks().len() * count) as u64, move || {
+            let mut parents = vec![Node::default(); count];
+            let taken = cycles(|| sha256.hash_nodes(&message, &children, &mut parents));
+            assert_eq!(parents, end, "{wrong}");
             taken
         })
     }
@@ -116,7 +137,7 @@ impl Subject {
     }
 
     /// A proof of a mainnet round.
-    fn verification(work: &Work) -> Self {
+    fn verification(name: &str, work: &Work) -> Self {
         let proof = synthetic::proof(work.kernels(), MAINNET_LEAVES, mainnet_height());
         let work = synthetic::work(work.kernels());
         let verified = {
@@ -127,20 +148,16 @@ impl Subject {
         wrong.proof_nodes[0][0] ^= 1;
         assert!(verify(&work, &STATEMENT, MAINNET_LEAVES, T, &wrong).is_err());
         let hashes = Counting::count(&work, |work| assert_eq!(verified(work), Ok(())));
-        Self::new(
-            "verification of a mainnet proof".into(),
-            hashes,
-            move || {
-                let mut result = Ok(());
-                let taken = cycles(|| result = verified(&work));
-                assert_eq!(result, Ok(()));
-                taken
-            },
-        )
+        Self::new(name.into(), hashes, move || {
+            let mut result = Ok(());
+            let taken = cycles(|| result = verified(&work));
+            assert_eq!(result, Ok(()));
+            taken
+        })
     }
 
     /// The pass over a log.
-    fn pass(work: &Work) -> Self {
+    fn pass(name: &str, work: &Work) -> Self {
         let height = mainnet_height();
         let leaves = LOG_ENTRIES << height.get();
         let mut log = synthetic::Log::new(leaves, height);
@@ -150,8 +167,8 @@ impl Subject {
             tree.expect("the log can be read")
         };
         let hashes = Counting::count(work, |work| drop(passed(work)));
-        let (work, name) = (*work, format!("pass over {LOG_ENTRIES} entries of a log"));
-        Self::new(name, hashes, move || {
+        let work = *work;
+        Self::new(name.into(), hashes, move || {
             let mut tree = None;
             let taken = cycles(|| tree = Some(passed(&work)));
             let tree = tree.expect("it has been made");
@@ -170,25 +187,44 @@ fn main() {
     let rounds = if is_measuring() { ROUNDS } else { 1 };
 
     let sha256 = WorkFunction::Sha256;
+    let selection = kernels::chosen();
+    let work = selection.work(LABEL_DEPTH).expect("the network's depth");
+
     let mut one: Vec<_> = peers::all()
         .into_iter()
         .map(|(name, chain)| Subject::chains(name.into(), sha256, chain, 1, ONE_HASHES))
         .collect();
     let mut many = Vec::new();
-    let mut blocks = Vec::new();
+    let mut independent = Vec::new();
+    let mut engine = Vec::new();
     for function in [sha256, WorkFunction::Haraka256] {
         for kernel in kernels::all(function) {
             let name = match function {
                 WorkFunction::Sha256 => kernel.name.to_owned(),
                 WorkFunction::Haraka256 => format!("{function}: {}", kernel.name),
             };
-            for count in [48, T] {
+            let bound = many.len();
+            for count in [BOUND_CHAINS, T] {
                 let name = format!("{name} x {count}");
                 let n = MANY_HASHES / count as u32;
                 many.push(Subject::chains(name, function, kernel.chain, count, n));
             }
             if function == sha256 {
-                blocks.push(Subject::blocks(name.clone(), kernel.sha256, 32));
+                let title = |what: &str| format!("{name}: {what}");
+                let hash = kernel.sha256;
+                independent.push(Subject::messages(title("first hashes"), hash));
+                independent.push(Subject::nodes(title("nodes"), hash, NODES));
+                let kernels = Kernels {
+                    wide_sha256: kernel.sha256,
+                    wide_chain: kernel.chain,
+                    ..*work.kernels()
+                };
+                let work = Work::new(function, LABEL_DEPTH, kernels).expect("the same depth");
+                engine.push((
+                    bound,
+                    Subject::verification(&name, &work),
+                    Subject::pass(&name, &work),
+                ));
             }
             if kernel.latency {
                 one.push(Subject::chains(name, function, kernel.chain, 1, ONE_HASHES));
@@ -196,25 +232,26 @@ fn main() {
         }
     }
 
-    let selection = kernels::chosen();
-    let work = selection.work(LABEL_DEPTH).expect("the network's depth");
     let mut small = Tree::new(&work, &STATEMENT);
     work::add(&mut small, 300);
     let mut provers = [
         Subject::prover("small tree", small),
         Subject::prover("mainnet", synthetic::tree(&work, MAINNET_LEAVES)),
     ];
-    let mut verification = Subject::verification(&work);
-    let mut pass = Subject::pass(&work);
 
     let mut clock = Samples::default();
     for _ in 0..rounds {
         let subjects = one
             .iter_mut()
             .chain(&mut many)
-            .chain(&mut blocks)
-            .chain(&mut provers);
-        for subject in subjects.chain([&mut verification, &mut pass]) {
+            .chain(&mut independent)
+            .chain(&mut provers)
+            .chain(
+                engine
+                    .iter_mut()
+                    .flat_map(|(_, verification, pass)| [verification, pass]),
+            );
+        for subject in subjects {
             if let Some((cycles, hz)) = (subject.sample)() {
                 subject.cycles_per_hash.push(cycles / subject.hashes as f64);
                 clock.push(hz);
@@ -230,9 +267,9 @@ fn main() {
     println!("Kept: samples with a steady clock. Spread: between their quartiles.");
     table("one chain", &one, one[0].median(), hz);
     table("many chains", &many, one[0].median(), hz);
-    table("32 independent blocks", &blocks, one[0].median(), hz);
+    table("independent messages", &independent, one[0].median(), hz);
 
-    let (latency, throughput) = (selection.latency().name, selection.throughput().name);
+    let latency = selection.latency().name;
     let kernel = one.iter().find(|subject| subject.name == latency);
     let kernel = kernel.map_or(f64::NAN, Subject::median);
     println!(
@@ -255,22 +292,29 @@ fn main() {
         );
     }
 
-    println!("\nThe engine with {throughput} for many chains:");
-    println!(
-        "{:34} {:>10} {:>10} {:>8} {:>12} {:>6} {:>7}",
-        "", "M cycles", "ms", "hashes", "cycles/hash", "kept", "spread"
-    );
-    for subject in [&verification, &pass] {
-        let cycles = subject.median() * subject.hashes as f64;
+    println!("\nThe engine, beside what the kernel takes for a hash of {BOUND_CHAINS} chains:");
+    for (title, pass) in [
+        ("verification of a mainnet proof".to_owned(), false),
+        (format!("pass over {LOG_ENTRIES} entries of a log"), true),
+    ] {
         println!(
-            "{:34} {:>10.3} {:>10.3} {:>8} {:>12.2} {}",
-            subject.name,
-            cycles / 1e6,
-            1e3 * cycles / hz,
-            subject.hashes,
-            subject.median(),
-            quality(&subject.cycles_per_hash),
+            "{title:34} {:>10} {:>10} {:>8} {:>12} {:>9} {:>6} {:>7}",
+            "M cycles", "ms", "hashes", "cycles/hash", "x chains", "kept", "spread"
         );
+        for (bound, verification, passed) in &engine {
+            let subject = if pass { passed } else { verification };
+            let cycles = subject.median() * subject.hashes as f64;
+            println!(
+                "{:34} {:>10.3} {:>10.3} {:>8} {:>12.2} {:>9.3} {}",
+                subject.name,
+                cycles / 1e6,
+                1e3 * cycles / hz,
+                subject.hashes,
+                subject.median(),
+                subject.median() / many[*bound].median(),
+                quality(&subject.cycles_per_hash),
+            );
+        }
     }
 }
 

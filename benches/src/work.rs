@@ -2,7 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use poet_engine::{Block, Chain, Kernels, Node, Sha256, State, SubtreeHeight, Tree, Work, run};
+use poet_engine::{
+    Block, Chain, Kernels, Node, NodeMessage, Sha256, State, SubtreeHeight, Tree, Work, run,
+};
 
 use crate::synthetic::STATEMENT;
 
@@ -72,9 +74,15 @@ impl Sha256 for Counting {
         self.kernels.sha256.compress(state, blocks);
     }
 
-    fn compress_many(&self, states: &mut [State], blocks: &[Block]) {
-        self.add(states.len());
-        self.kernels.wide_sha256.compress_many(states, blocks);
+    fn hash_many(&self, start: &State, messages: &[&[Block]], digests: &mut [Node]) {
+        self.add(messages.iter().map(|message| message.len()).sum());
+        self.kernels.wide_sha256.hash_many(start, messages, digests);
+    }
+
+    fn hash_nodes(&self, message: &NodeMessage, children: &[[Node; 2]], parents: &mut [Node]) {
+        self.add(message.blocks().len() * children.len());
+        let sha256 = self.kernels.wide_sha256;
+        sha256.hash_nodes(message, children, parents);
     }
 }
 

@@ -1,9 +1,9 @@
 //! Which leaves are proven: the Fiat-Shamir challenge, and the order of a proof's nodes.
 
-use alloc::vec::Vec;
+use alloc::{vec, vec::Vec};
+use core::slice;
 
-use crate::sha256::Hasher;
-use crate::{Node, Sha256};
+use crate::{Node, SHA256_IV, Sha256};
 
 /// Proven leaves in a proof of the Spacemesh network (PROTOCOL.md section 1).
 pub const T: usize = 150;
@@ -16,45 +16,65 @@ pub fn proven_indices(sha256: &dyn Sha256, root: &Node, leaves: u64, t: usize) -
         return (0..leaves).collect();
     }
     let mut indices = Vec::with_capacity(t);
-    let mut prefix = Hasher::new();
-    prefix.update(sha256, root);
+    // The message `root || be32(j)` with its padding.
+    let mut message = [0; 64];
+    message[..32].copy_from_slice(root);
+    message[36] = 0x80;
+    message[62..].copy_from_slice(&(36 * 8_u16).to_be_bytes());
     let mut j: u32 = 0;
     while indices.len() < t {
-        let mut hasher = prefix;
-        hasher.update(sha256, &j.to_be_bytes());
-        let digest = hasher.finish(sha256);
-        let mut first = [0; 8];
-        first.copy_from_slice(&digest[..8]);
-        let index = u64::from_be_bytes(first) % leaves;
-        if let Err(place) = indices.binary_search(&index) {
-            indices.insert(place, index);
+        // Most lead to an index that is not there yet, so that as many are needed as are missing.
+        let missing = t - indices.len();
+        let mut blocks = vec![message; missing];
+        for block in &mut blocks {
+            block[32..36].copy_from_slice(&j.to_be_bytes());
+            j = j.wrapping_add(1);
         }
-        j = j.wrapping_add(1);
+        let messages: Vec<_> = blocks.iter().map(slice::from_ref).collect();
+        let mut digests = vec![Node::default(); missing];
+        sha256.hash_many(&SHA256_IV, &messages, &mut digests);
+        for digest in digests {
+            let mut first = [0; 8];
+            first.copy_from_slice(&digest[..8]);
+            let index = u64::from_be_bytes(first) % leaves;
+            if let Err(place) = indices.binary_search(&index) {
+                indices.insert(place, index);
+            }
+        }
     }
     indices
 }
 
-/// Tells `emit` the place (height and index) of every node that a proof must give, in the order of
-/// the proof (PROTOCOL.md section 5). `indices` are the proven leaves in increasing order, `height`
-/// is the tree's.
+/// The place (height and index) of every node that a proof must give, in the order of the proof
+/// (PROTOCOL.md section 5). `indices` are the proven leaves in increasing order, `height` is the
+/// tree's.
+pub(crate) fn siblings(indices: &[u64], height: u32) -> impl Iterator<Item = (u32, u64)> {
+    indices
+        .iter()
+        .zip(given_heights(indices, height))
+        .flat_map(|(index, heights)| {
+            (0..u64::BITS)
+                .filter(move |h| heights >> h & 1 == 1)
+                .map(move |h| (h, index >> h ^ 1))
+        })
+}
+
+/// For each proven leaf the heights, as a set of bits, at which a proof gives the sibling of its path.
 ///
-/// This is the climb of that page without its recursion. From a leaf it goes up to the height at
-/// which the sibling subtree contains the next leaf, waits there, and starts again at that leaf.
-/// When it comes back to a height at which it waits, both halves are proven and no node is given.
-pub(crate) fn for_each_sibling(indices: &[u64], height: u32, emit: &mut impl FnMut(u32, u64)) {
-    // The heights at which it waits, as a set of bits.
-    let mut waiting: u64 = 0;
-    for (i, index) in indices.iter().enumerate() {
+/// This is the climb of PROTOCOL.md section 5 without its recursion. From a leaf it goes up to the
+/// height at which the sibling subtree contains the next leaf, waits there, and starts again at that
+/// leaf. When it comes back to a height at which it waits, both halves are proven and no node is given.
+pub(crate) fn given_heights(indices: &[u64], height: u32) -> impl Iterator<Item = u64> {
+    let mut waiting = 0;
+    (0..indices.len()).map(move |i| {
         let next = indices.get(i + 1);
-        let end = next.map_or(height, |next| (index ^ next).ilog2());
-        for h in 0..end {
-            if waiting >> h & 1 == 0 {
-                emit(h, index >> h ^ 1);
-            }
-        }
+        let end = next.map_or(height, |next| (indices[i] ^ next).ilog2());
+        let below = u64::MAX.checked_shr(u64::BITS - end).unwrap_or_default();
+        let given = below & !waiting;
         if next.is_some() {
             // Everything below is done.
             waiting = (waiting >> end | 1) << end;
         }
-    }
+        given
+    })
 }

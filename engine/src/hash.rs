@@ -1,11 +1,13 @@
 //! The hardware boundary: what a backend provides, and the work function built from it.
 //!
-//! Two small traits are everything a backend implements. [`Sha256`] compresses message blocks (the
-//! engine assembles and pads the messages itself, so that constant parts are hashed once), and
-//! [`Chain`] applies a 32-byte function many times. A call spans hundreds of hashes, so dynamic
-//! dispatch costs nothing, and code that needs CPU features stays inside its backend.
+//! Two small traits are everything a backend implements. [`Sha256`] hashes messages (the engine
+//! assembles and pads them, so that constant parts are hashed once), and [`Chain`] applies a 32-byte
+//! function many times. A call spans hundreds of hashes, so dynamic dispatch costs nothing, and code
+//! that needs CPU features stays inside its backend.
 
 use core::fmt;
+
+use crate::sha256;
 
 /// Bytes in a label, a tree node and a root (PROTOCOL.md section 1).
 pub const NODE_SIZE: usize = 32;
@@ -44,18 +46,104 @@ pub const SHA256_IV: State = [
     0x5be0_cd19,
 ];
 
-/// The compression function of SHA-256, for messages of any length.
+/// SHA-256, for messages of any length.
+///
+/// The caller pads: a message here is a number of whole blocks.
 pub trait Sha256: Send + Sync {
-    /// Compresses `blocks`, in order, into `state`. No block: nothing changes.
+    /// Compresses `blocks`, in order, into `state`. With no blocks, `state` is unchanged.
     fn compress(&self, state: &mut State, blocks: &[Block]);
 
-    /// Compresses `blocks[i]` into `states[i]`, for each i. The pairs are independent of each other
-    /// and of any number, so that a kernel with lanes can take several at once; written for
-    /// throughput. The slices have the same length; what one has more than the other is left alone.
-    fn compress_many(&self, states: &mut [State], blocks: &[Block]) {
-        for (state, block) in states.iter_mut().zip(blocks) {
-            self.compress(state, core::slice::from_ref(block));
+    /// Hashes independent messages: `digests[i]` becomes the digest of `messages[i]`, which continues
+    /// from `start`. Written for throughput. A kernel with lanes takes neighbours side by side, for as
+    /// long as the longest of them, so that they are best sorted by length. If the slices differ in
+    /// length, what one has more than the other is ignored.
+    fn hash_many(&self, start: &State, messages: &[&[Block]], digests: &mut [Node]) {
+        for (message, digest) in messages.iter().zip(digests) {
+            let mut state = *start;
+            self.compress(&mut state, message);
+            *digest = sha256::digest(&state);
         }
+    }
+
+    /// Hashes inner nodes: `parents[i]` becomes the node over `children[i]`, by the message that
+    /// `message` becomes with them. Written for throughput. If the slices differ in length, what one
+    /// has more than the other is ignored.
+    fn hash_nodes(&self, message: &NodeMessage, children: &[[Node; 2]], parents: &mut [Node]) {
+        message.hash_many(self, children, parents);
+    }
+}
+
+/// The message of an inner node, `statement || left || right` (PROTOCOL.md section 3), without its
+/// children: what is the same in all nodes over one statement.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeMessage {
+    start: State,
+    /// The statement's last bytes, zeros for the children, and the padding: 63 + 64 + 9 bytes at most.
+    blocks: [Block; 3],
+    count: usize,
+    children_at: usize,
+}
+
+impl NodeMessage {
+    /// The message for a statement of which the first `hashed` bytes, a multiple of 64, have led to
+    /// the state `start`, and `rest` follows.
+    #[must_use]
+    pub fn new(sha256: &dyn Sha256, mut start: State, hashed: u64, rest: &[u8]) -> Self {
+        let (whole, tail) = rest.as_chunks();
+        sha256.compress(&mut start, whole);
+        let end = tail.len() + 2 * NODE_SIZE;
+        let count = (end + 9).div_ceil(64);
+        let mut blocks = [[0; 64]; 3];
+        let bytes = blocks.as_flattened_mut();
+        bytes[..tail.len()].copy_from_slice(tail);
+        bytes[end] = 0x80;
+        let length = hashed.wrapping_add((rest.len() + 2 * NODE_SIZE) as u64);
+        let bits = length.wrapping_mul(8);
+        bytes[64 * count - 8..64 * count].copy_from_slice(&bits.to_be_bytes());
+        Self {
+            start,
+            blocks,
+            count,
+            children_at: tail.len(),
+        }
+    }
+
+    /// What [`Sha256::hash_nodes`] does, by [`Sha256::hash_many`].
+    pub fn hash_many(
+        &self,
+        sha256: &(impl Sha256 + ?Sized),
+        children: &[[Node; 2]],
+        parents: &mut [Node],
+    ) {
+        /// Messages of a call: as many as the widest kernel has lanes.
+        const BATCH: usize = 16;
+        let mut messages = [self.blocks; BATCH];
+        for (children, parents) in children.chunks(BATCH).zip(parents.chunks_mut(BATCH)) {
+            for (blocks, children) in messages.iter_mut().zip(children) {
+                let place = &mut blocks.as_flattened_mut()[self.children_at..];
+                place[..2 * NODE_SIZE].copy_from_slice(children.as_flattened());
+            }
+            let messages = messages.each_ref().map(|blocks| &blocks[..self.count]);
+            sha256.hash_many(&self.start, &messages[..children.len()], parents);
+        }
+    }
+
+    /// The state that the blocks continue from.
+    #[must_use]
+    pub fn start(&self) -> &State {
+        &self.start
+    }
+
+    /// The blocks, two or three, with zeros in the place of the children.
+    #[must_use]
+    pub fn blocks(&self) -> &[Block] {
+        &self.blocks[..self.count]
+    }
+
+    /// The place of the 64 bytes of the children in the blocks, from 0 to 63.
+    #[must_use]
+    pub fn children_at(&self) -> usize {
+        self.children_at
     }
 }
 
@@ -108,7 +196,7 @@ pub struct Kernels {
     pub sha256: &'static dyn Sha256,
     /// Does the sequential work itself ([`Chain::one`]).
     pub chain: &'static dyn Chain,
-    /// Hashes independent messages ([`Sha256::compress_many`]).
+    /// Hashes independent messages ([`Sha256::hash_many`]).
     pub wide_sha256: &'static dyn Sha256,
     /// Runs independent chains ([`Chain::many`]).
     pub wide_chain: &'static dyn Chain,

@@ -73,8 +73,8 @@ mod wide;
 
 pub use challenge::{T, proven_indices};
 pub use hash::{
-    Block, Chain, DepthError, Kernels, LABEL_DEPTH, MAX_DEPTH, NODE_SIZE, Node, SHA256_IV, Sha256,
-    State, TICK_LEAVES, Work, WorkFunction, ZERO,
+    Block, Chain, DepthError, Kernels, LABEL_DEPTH, MAX_DEPTH, NODE_SIZE, Node, NodeMessage,
+    SHA256_IV, Sha256, State, TICK_LEAVES, Work, WorkFunction, ZERO,
 };
 pub use log::{HeaderError, LogError, LogHeader, LogRead, SubtreeHeight, SubtreeHeightError};
 pub use parallel::MAX_THREADS;

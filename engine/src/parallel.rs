@@ -1,5 +1,7 @@
 //! Independent work on several threads.
 
+use alloc::vec::Vec;
+
 /// The most threads that a function of this crate may be asked to use.
 pub const MAX_THREADS: usize = 1024;
 
@@ -47,5 +49,90 @@ fn on_threads<T: Send, E: Send>(
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             result.and(other)
         })
+    })
+}
+
+/// Fills one item after the other, until `fill` says that there is none; calls `each` with it, and then
+/// `done`. `fill` and `done` are called on the calling thread, in the order of the items; `each` for
+/// as many at a time as `items` has, which are used again and again, each on a thread of its own, the
+/// calling one among them. Without feature `std` the calling thread does it all.
+pub(crate) fn in_order<T: Send, E>(
+    mut items: Vec<T>,
+    mut fill: impl FnMut(&mut T) -> Result<bool, E>,
+    each: impl Fn(&mut T) + Sync,
+    mut done: impl FnMut(&T),
+) -> Result<(), E> {
+    let Some(mut own) = items.pop() else {
+        return Ok(());
+    };
+    #[cfg(feature = "std")]
+    if !items.is_empty() {
+        return in_order_on_threads(own, items, fill, each, done);
+    }
+    while fill(&mut own)? {
+        each(&mut own);
+        done(&own);
+    }
+    Ok(())
+}
+
+#[cfg(feature = "std")]
+fn in_order_on_threads<T: Send, E>(
+    mut own: T,
+    mut items: Vec<T>,
+    mut fill: impl FnMut(&mut T) -> Result<bool, E>,
+    each: impl Fn(&mut T) + Sync,
+    mut done: impl FnMut(&T),
+) -> Result<(), E> {
+    use std::sync::mpsc::channel;
+
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (0..items.len())
+            // A thread that the system refuses is not needed: there are fewer items at a time.
+            .map_while(|_| {
+                let (give, given) = channel::<T>();
+                let (finished, take) = channel();
+                let each = &each;
+                let work = move || {
+                    for mut item in given {
+                        each(&mut item);
+                        if finished.send(item).is_err() {
+                            return;
+                        }
+                    }
+                };
+                let thread = std::thread::Builder::new().spawn_scoped(scope, work);
+                thread.is_ok().then_some((give, take))
+            })
+            .collect();
+        loop {
+            let mut busy = 0;
+            let mut last = false;
+            for (give, _) in &others {
+                let Some(mut item) = items.pop() else { break };
+                last = !fill(&mut item)?;
+                if last {
+                    break;
+                }
+                // It has ended only if `each` has panicked, which ends the scope with a panic.
+                give.send(item).ok();
+                busy += 1;
+            }
+            last = last || !fill(&mut own)?;
+            if !last {
+                each(&mut own);
+            }
+            for (_, take) in &others[..busy] {
+                let Ok(item) = take.recv() else {
+                    return Ok(());
+                };
+                done(&item);
+                items.push(item);
+            }
+            if last {
+                return Ok(());
+            }
+            done(&own);
+        }
     })
 }

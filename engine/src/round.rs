@@ -80,7 +80,7 @@ impl<'a> RoundWork<'a> {
     pub(crate) fn resume_at(&self, log: &mut dyn LogRead, entries: u64) -> Result<Tree, LogError> {
         self.check_length(entries)?;
         let mut tree = Tree::new(self.work, self.statement);
-        absorb(&mut tree, self.subtree_height, log, entries, &mut ())?;
+        absorb(&mut tree, self.subtree_height, log, entries, 1, &mut ())?;
         Ok(tree)
     }
 

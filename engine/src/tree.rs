@@ -18,7 +18,7 @@
 //! node is parked, so that it overlaps with the next label's first blocks instead of waiting in
 //! the sequential path until the right child has arrived.
 
-use alloc::{boxed::Box, vec::Vec};
+use alloc::{boxed::Box, vec, vec::Vec};
 
 use crate::sha256::{Hasher, digest};
 use crate::wide::{NodeHasher, digests};
@@ -162,7 +162,9 @@ impl Tree {
         };
         let (sha256, state) = (first.work.kernels().wide_sha256, first.salt.state());
         let messages: Vec<_> = trees.map(Self::first_message).collect();
-        digests(sha256, state, &messages)
+        let mut first = vec![Node::default(); messages.len()];
+        digests(sha256, &state, &messages, &mut first);
+        first
     }
 
     /// What [`Tree::first_digest`] hashes after the whole blocks of the statement.

@@ -3,11 +3,12 @@
 //! Entries come in chunks of a complete subtree (the last one shorter). Within a chunk the tree
 //! is built level by level, so that the nodes of a level, which do not depend on each other, are
 //! hashed side by side; the chunk's root then goes into the [`Tree`] as one node. Memory: one
-//! chunk with its levels.
+//! chunk with its levels for each thread.
 
 use alloc::{vec, vec::Vec};
 
 use crate::log::{LogError, LogRead, SubtreeHeight};
+use crate::parallel::in_order;
 use crate::tree::Tree;
 use crate::wide::NodeHasher;
 use crate::{Node, ZERO};
@@ -75,35 +76,47 @@ impl Visitor for () {
     fn node(&mut self, _: u32, _: u64, _: &Node) {}
 }
 
-/// Adds the first `entries` entries of `log` to `tree`, which has no leaves yet.
+/// Adds the first `entries` entries of `log` to `tree`, which has no leaves yet, on up to `threads`
+/// threads.
 pub(crate) fn absorb(
     tree: &mut Tree,
     subtree_height: SubtreeHeight,
     log: &mut dyn LogRead,
     entries: u64,
+    threads: usize,
     visitor: &mut dyn Visitor,
 ) -> Result<(), LogError> {
     let hasher = tree.node_hasher();
     let size = entries.min(CHUNK);
-    let mut chunk = Chunk {
+    let chunk = |_| Chunk {
         start: 0,
         entries: 0,
         levels: (0..=CHUNK_HEIGHT)
             .map(|h| vec![ZERO; (size >> h) as usize])
             .collect(),
     };
-    while chunk.start < entries {
-        chunk.entries = (entries - chunk.start).min(CHUNK);
-        let nodes = &mut chunk.levels[0][..chunk.entries as usize];
-        log.read(chunk.start, nodes)?;
-        chunk.build(&hasher);
-        visitor.chunk(&chunk, tree.parked());
-        for (h, node) in chunk.parked(chunk.entries).rev() {
-            tree.push_at(subtree_height.get() + h, node, |h, index, node| {
-                visitor.node(h, index, node);
-            });
-        }
-        chunk.start += chunk.entries;
-    }
-    Ok(())
+    let at_once = entries.div_ceil(CHUNK).min(threads as u64);
+    let mut next = 0;
+    in_order(
+        (0..at_once).map(chunk).collect(),
+        |chunk| {
+            chunk.start = next;
+            chunk.entries = (entries - next).min(CHUNK);
+            next += chunk.entries;
+            let nodes = &mut chunk.levels[0][..chunk.entries as usize];
+            if !nodes.is_empty() {
+                log.read(chunk.start, nodes)?;
+            }
+            Ok(chunk.entries > 0)
+        },
+        |chunk| chunk.build(&hasher),
+        |chunk| {
+            visitor.chunk(chunk, tree.parked());
+            for (h, node) in chunk.parked(chunk.entries).rev() {
+                tree.push_at(subtree_height.get() + h, node, |h, index, node| {
+                    visitor.node(h, index, node);
+                });
+            }
+        },
+    )
 }

@@ -11,13 +11,14 @@
 
 use alloc::{vec, vec::Vec};
 use core::convert::Infallible;
+use core::ops::Range;
 
-use crate::challenge::{for_each_sibling, proven_indices};
+use crate::challenge::{given_heights, proven_indices};
 use crate::parallel::{MAX_THREADS, try_for_each};
 use crate::sha256::Hasher;
 use crate::tree::height;
 use crate::wide::{NodeHasher, digests};
-use crate::{Block, MAX_PROVEN_LEAVES, NODE_SIZE, Node, Proof, Work, WorkFunction};
+use crate::{Block, MAX_PROVEN_LEAVES, NODE_SIZE, Node, Proof, Work, WorkFunction, ZERO};
 
 /// Why a proof is not valid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -68,7 +69,7 @@ pub enum VerifyError {
 }
 
 /// Verifies that `proof` shows `leaves` leaves of `work` on `statement`, with `t` of them proven
-/// ([`T`](crate::T) on the Spacemesh network).
+/// ([`T`](crate::T) on the Spacemesh network). [`verify_many`] does so on several threads.
 ///
 /// # Errors
 /// Says why the proof is not valid.
@@ -79,6 +80,20 @@ pub fn verify(
     t: usize,
     proof: &Proof,
 ) -> Result<(), VerifyError> {
+    let claim = Claim {
+        statement,
+        leaves,
+        proof,
+    };
+    verify_on(work, t, &claim, 1)
+}
+
+fn verify_on(work: &Work, t: usize, claim: &Claim<'_>, threads: usize) -> Result<(), VerifyError> {
+    let &Claim {
+        statement,
+        leaves,
+        proof,
+    } = claim;
     if t == 0 || t > MAX_PROVEN_LEAVES {
         return Err(VerifyError::SecurityParameter { t });
     }
@@ -91,34 +106,33 @@ pub fn verify(
             expected: t,
         });
     }
-    let indices = proven_indices(work.sha256(), &proof.root, leaves, t);
-    let siblings = Siblings::new(&indices, height(leaves));
-    if proof.proof_nodes.len() != siblings.order.len() {
+    let kernels = work.kernels();
+    let indices = proven_indices(kernels.wide_sha256, &proof.root, leaves, t);
+    let (paths, expected) = paths(&indices, height(leaves));
+    if proof.proof_nodes.len() != expected {
         return Err(VerifyError::ProofNodes {
             given: proof.proof_nodes.len(),
-            expected: siblings.order.len(),
+            expected,
         });
     }
 
     let mut salt = Hasher::new();
     salt.update(work.sha256(), statement);
-    let mut starts: Vec<Message> = indices
-        .iter()
-        .map(|index| {
-            let mut start = Message::new(&salt, 8 + height(leaves) as usize * NODE_SIZE);
-            start.push(&index.to_be_bytes());
-            start
-        })
-        .collect();
-
-    let root = climb(work, &salt, &indices, &siblings, proof, &mut starts);
-    if root != proof.root {
+    let mut messages = FirstMessages::new(&salt, &indices);
+    let hasher = NodeHasher::new(kernels.wide_sha256, &salt);
+    if climb(&hasher, paths, height(leaves), proof, &mut messages) != proof.root {
         return Err(VerifyError::Root);
     }
 
-    let messages: Vec<_> = starts.iter_mut().map(Message::pad).collect();
-    let mut labels = digests(work.kernels().wide_sha256, salt.state(), &messages);
-    work.finish_labels(&mut labels);
+    let messages = messages.finish();
+    let mut labels = vec![Node::default(); t];
+    let share = t.div_ceil(threads);
+    let shares = messages.chunks(share).zip(labels.chunks_mut(share));
+    let Ok(()) = try_for_each(shares, threads, |(messages, labels)| {
+        digests(kernels.wide_sha256, &salt.state(), messages, labels);
+        work.finish_labels(labels);
+        Ok::<(), Infallible>(())
+    });
     for ((index, label), proven) in indices.iter().zip(&labels).zip(&proof.proven_leaves) {
         if label != proven {
             return Err(VerifyError::Label {
@@ -142,8 +156,9 @@ pub struct Claim<'a> {
     pub proof: &'a Proof,
 }
 
-/// Verifies several proofs, as [`verify`] does, on up to `threads` threads (at least one, at most
-/// [`MAX_THREADS`](crate::MAX_THREADS)). The results are in the order of the claims.
+/// Verifies proofs, as [`verify`] does, on up to `threads` threads (at least one, at most
+/// [`MAX_THREADS`](crate::MAX_THREADS)). If there are more threads than proofs, several recompute the
+/// labels of one. The results are in the order of the claims.
 #[must_use]
 pub fn verify_many(
     work: &Work,
@@ -152,156 +167,166 @@ pub fn verify_many(
     threads: usize,
 ) -> Vec<Result<(), VerifyError>> {
     let mut results = vec![Ok(()); claims.len()];
-    let threads = threads.min(claims.len()).min(MAX_THREADS);
+    let threads = threads.clamp(1, MAX_THREADS);
+    let for_each = (threads / claims.len().max(1)).max(1);
     let Ok(()) = try_for_each(
         claims.iter().zip(&mut results),
-        threads,
+        threads.min(claims.len()),
         |(claim, result)| {
-            *result = verify(work, claim.statement, claim.leaves, t, claim.proof);
+            *result = verify_on(work, t, claim, for_each);
             Ok::<(), Infallible>(())
         },
     );
     results
 }
 
-/// What a label's first hash takes after the whole blocks of the statement.
-struct Message {
-    bytes: Vec<u8>,
-    /// Bytes of the statement's whole blocks.
-    before: u64,
+/// What the first hashes of proven labels take after the whole blocks of the statement. How many left
+/// siblings a leaf has is known from its index, so each message has its place from the start.
+struct FirstMessages {
+    /// All messages, one after the other, each with room for a further node.
+    blocks: Vec<Block>,
+    places: Vec<MessagePlace>,
+    /// Bytes of the statement before the blocks.
+    hashed: u64,
 }
 
-impl Message {
-    /// The statement's last bytes; there will be up to `more` others.
-    fn new(salt: &Hasher, more: usize) -> Self {
+struct MessagePlace {
+    /// The first of the message's blocks.
+    begin: usize,
+    /// The byte among all blocks up to which the message is there.
+    filled: usize,
+}
+
+impl FirstMessages {
+    /// The messages up to the left siblings.
+    fn new(salt: &Hasher, indices: &[u64]) -> Self {
         let tail = salt.tail();
-        let mut bytes = Vec::with_capacity((tail.len() + more + 9).next_multiple_of(64));
-        bytes.extend_from_slice(tail);
+        let head = tail.len() + 8;
+        let room =
+            |index: &u64| (head + (index.count_ones() as usize + 1) * NODE_SIZE).div_ceil(64);
+        let mut blocks = vec![[0; 64]; indices.iter().map(room).sum()];
+        let mut begin = 0;
+        let place = |index: &u64| {
+            let bytes = blocks[begin..].as_flattened_mut();
+            bytes[..tail.len()].copy_from_slice(tail);
+            bytes[tail.len()..head].copy_from_slice(&index.to_be_bytes());
+            let place = MessagePlace {
+                begin,
+                filled: 64 * begin + head,
+            };
+            begin += room(index);
+            place
+        };
+        let places = indices.iter().map(place).collect();
         Self {
-            bytes,
-            before: salt.total() - tail.len() as u64,
+            blocks,
+            places,
+            hashed: salt.total() - tail.len() as u64,
         }
     }
 
-    fn push(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
-    }
-
-    /// The whole message with its padding.
-    fn pad(&mut self) -> &[Block] {
-        let length = self.bytes.len();
-        let bits = (self.before + length as u64) * 8;
-        self.bytes.push(0x80);
-        self.bytes.resize((length + 9).next_multiple_of(64) - 8, 0);
-        self.bytes.extend_from_slice(&bits.to_be_bytes());
-        self.bytes.as_chunks().0
-    }
-}
-
-/// The order of a proof's nodes, by height.
-struct Siblings {
-    /// Positions in the proof, sorted by the height of the node; within a height by index.
-    order: Vec<u16>,
-    /// Where the heights begin in `order`.
-    begin: [usize; 66],
-    height: u32,
-}
-
-impl Siblings {
-    fn new(indices: &[u64], height: u32) -> Self {
-        let mut begin = [0; 66];
-        for_each_sibling(indices, height, &mut |h, _| begin[h as usize + 1] += 1);
-        for h in 0..65 {
-            begin[h + 1] += begin[h];
-        }
-        // A proof gives the nodes of a height in the order of their indices.
-        let mut order = vec![0; begin[65]];
-        let mut next = begin;
-        let mut position = 0;
-        for_each_sibling(indices, height, &mut |h, _| {
-            order[next[h as usize]] = position;
-            next[h as usize] += 1;
-            position += 1;
-        });
-        Self {
-            order,
-            begin,
-            height,
+    /// `node` is the next sibling of these proven leaves, and a left one if `is_left`. Which it is is
+    /// random, and so there is no branch that could be mispredicted.
+    fn push(&mut self, leaves: Range<usize>, node: &Node, is_left: bool) {
+        let bytes = self.blocks.as_flattened_mut();
+        for place in &mut self.places[leaves] {
+            bytes[place.filled..][..NODE_SIZE].copy_from_slice(node);
+            place.filled += usize::from(is_left) * NODE_SIZE;
         }
     }
 
-    /// The positions of the nodes at a height.
-    fn at(&self, height: u32) -> &[u16] {
-        let h = height as usize;
-        &self.order[self.begin[h]..self.begin[h + 1]]
+    /// The messages with their padding.
+    fn finish(&mut self) -> Vec<&[Block]> {
+        for place in &self.places {
+            let length = place.filled - 64 * place.begin;
+            let bytes = self.blocks[place.begin..].as_flattened_mut();
+            let end = (length + 9).next_multiple_of(64);
+            bytes[length] = 0x80;
+            bytes[length + 1..end - 8].fill(0);
+            let bits = (self.hashed + length as u64) * 8;
+            bytes[end - 8..end].copy_from_slice(&bits.to_be_bytes());
+        }
+        let message = |place: &MessagePlace| {
+            let length = place.filled - 64 * place.begin;
+            &self.blocks[place.begin..][..(length + 9).div_ceil(64)]
+        };
+        self.places.iter().map(message).collect()
     }
 }
 
-/// A node above proven leaves: positions `first` up to `end` among them.
+/// A node above the proven leaves from number `first` up to `end`.
 #[derive(Clone, Copy)]
 struct OnPath {
     index: u64,
     first: usize,
     end: usize,
+    /// The position in the proof of the next sibling that is given.
+    sibling: usize,
 }
 
-/// Computes the root, and gives every proven leaf its left siblings: `starts` are the beginnings
-/// of the labels' first hashes.
-fn climb(
-    work: &Work,
-    salt: &Hasher,
-    indices: &[u64],
-    siblings: &Siblings,
-    proof: &Proof,
-    starts: &mut [Message],
-) -> Node {
-    let hasher = NodeHasher::new(work.kernels().wide_sha256, salt);
-    let mut path: Vec<OnPath> = (0..)
-        .zip(indices)
-        .map(|(first, &index)| OnPath {
+/// The paths of the proven leaves, each at its leaf, and how many siblings are given in all.
+///
+/// The siblings of a leaf's path follow each other in the proof. Where two paths meet, it goes on as on
+/// the right one (see [`given_heights`]).
+fn paths(indices: &[u64], height: u32) -> (Vec<OnPath>, usize) {
+    let mut given = 0;
+    let path = |((first, &index), heights): ((usize, &u64), u64)| {
+        let sibling = given;
+        given += heights.count_ones() as usize;
+        OnPath {
             index,
             first,
             end: first + 1,
-        })
-        .collect();
-    let mut nodes = proof.proven_leaves.clone();
-    let mut pairs: Vec<[Node; 2]> = Vec::with_capacity(nodes.len());
-    for h in 0..siblings.height {
-        let mut given = siblings
-            .at(h)
-            .iter()
-            .map(|&at| proof.proof_nodes[usize::from(at)]);
-        pairs.clear();
-        let (mut read, mut written) = (0, 0);
-        while let Some(&node) = path.get(read) {
-            let next = path.get(read + 1).copied();
-            let neighbour = next.filter(|next| next.index == node.index ^ 1);
-            let (pair, right) = match neighbour {
-                Some(right) => ([nodes[read], nodes[read + 1]], right.first..right.end),
-                None => {
-                    let sibling = given.next().unwrap_or_default();
-                    if node.index & 1 == 1 {
-                        ([sibling, nodes[read]], node.first..node.end)
-                    } else {
-                        ([nodes[read], sibling], node.end..node.end)
-                    }
-                }
-            };
-            path[written] = OnPath {
-                index: node.index >> 1,
-                first: node.first,
-                end: right.end,
-            };
-            read += if neighbour.is_some() { 2 } else { 1 };
-            written += 1;
-            for start in &mut starts[right] {
-                start.push(&pair[0]);
-            }
-            pairs.push(pair);
+            sibling,
         }
-        path.truncate(written);
+    };
+    let leaves = indices.iter().enumerate();
+    let paths = leaves
+        .zip(given_heights(indices, height))
+        .map(path)
+        .collect();
+    (paths, given)
+}
+
+/// Computes the root, and gives the message of every proven leaf its left siblings.
+fn climb(
+    hasher: &NodeHasher,
+    mut paths: Vec<OnPath>,
+    height: u32,
+    proof: &Proof,
+    messages: &mut FirstMessages,
+) -> Node {
+    let mut nodes = proof.proven_leaves.clone();
+    let mut pairs = vec![[Node::default(); 2]; nodes.len()];
+    for _ in 0..height {
+        let (mut read, mut written) = (0, 0);
+        while let Some(&path) = paths.get(read) {
+            let mut parent = OnPath {
+                index: path.index >> 1,
+                ..path
+            };
+            let neighbour = paths.get(read + 1);
+            if let Some(&right) = neighbour.filter(|next| next.index == path.index ^ 1) {
+                pairs[written] = [nodes[read], nodes[read + 1]];
+                messages.push(right.first..right.end, &nodes[read], true);
+                parent.end = right.end;
+                parent.sibling = right.sibling;
+                read += 2;
+            } else {
+                let sibling = proof.proof_nodes.get(path.sibling).unwrap_or(&ZERO);
+                let is_right = (path.index & 1) as usize;
+                pairs[written][is_right] = nodes[read];
+                pairs[written][is_right ^ 1] = *sibling;
+                messages.push(path.first..path.end, sibling, is_right == 1);
+                parent.sibling += 1;
+                read += 1;
+            }
+            paths[written] = parent;
+            written += 1;
+        }
+        paths.truncate(written);
         nodes.truncate(written);
-        hasher.parents(&pairs, &mut nodes);
+        hasher.parents(&pairs[..written], &mut nodes);
     }
     nodes[0]
 }

@@ -32,9 +32,9 @@ impl Sha256 for Armv8Sha2 {
         unsafe { compress(state, blocks) }
     }
 
-    fn compress_many(&self, states: &mut [State], blocks: &[Block]) {
+    fn hash_many(&self, start: &State, messages: &[&[Block]], digests: &mut [Node]) {
         // SAFETY: `get` gives out `self` only where it has found the extension.
-        unsafe { compress_many(states, blocks) }
+        unsafe { hash_many(start, messages, digests) }
     }
 }
 
@@ -173,42 +173,66 @@ fn compress(state: &mut State, blocks: &[Block]) {
     // SAFETY: 32 plain bytes both, any value of which is valid; on little-endian the first word of
     // each half is the lowest lane.
     let mut registers = unsafe { transmute::<State, Registers>(*state) };
-    for block in blocks {
-        let start = registers;
-        finish(
-            core::array::from_mut(&mut registers),
-            [words(block)],
-            K.as_chunks().0,
-        );
-        registers = add(registers, start);
-    }
+    blocks_of(core::array::from_mut(&mut registers), [blocks]);
     // SAFETY: as above.
     *state = unsafe { transmute::<Registers, State>(registers) };
 }
 
-/// Compresses `blocks[i]` into `states[i]`.
+/// Compresses the blocks of each message, in order, into the state with its number. The messages have
+/// the same length.
 #[target_feature(enable = "sha2")]
-fn compress_many(states: &mut [State], blocks: &[Block]) {
-    let pairs = states.len().min(blocks.len());
-    let (groups, rest) = states[..pairs].as_chunks_mut::<LANES>();
-    let (block_groups, block_rest) = blocks[..pairs].as_chunks::<LANES>();
-    for (states, blocks) in groups.iter_mut().zip(block_groups) {
-        // SAFETY: plain words both, as many of them; any value is valid.
-        let start = unsafe { transmute::<[State; LANES], [Registers; LANES]>(*states) };
-        let mut registers = start;
+fn blocks_of<const LANES: usize>(state: &mut [Registers; LANES], messages: [&[Block]; LANES]) {
+    let shortest = messages.iter().map(|message| message.len()).min();
+    for i in 0..shortest.unwrap_or_default() {
+        let start = *state;
         let mut w = [[start[0][0]; 4]; LANES];
         for lane in 0..LANES {
-            w[lane] = words(&blocks[lane]);
+            w[lane] = words(&messages[lane][i]);
         }
-        finish(&mut registers, w, K.as_chunks().0);
+        finish(state, w, K.as_chunks().0);
         for lane in 0..LANES {
-            registers[lane] = add(registers[lane], start[lane]);
+            state[lane] = add(state[lane], start[lane]);
         }
-        // SAFETY: as above.
-        *states = unsafe { transmute::<[Registers; LANES], [State; LANES]>(registers) };
     }
-    for (state, block) in rest.iter_mut().zip(block_rest) {
-        compress(state, core::slice::from_ref(block));
+}
+
+/// The digests of messages that continue from `start`.
+#[target_feature(enable = "sha2")]
+fn hash_many(start: &State, messages: &[&[Block]], digests: &mut [Node]) {
+    let count = messages.len().min(digests.len());
+    let (groups, rest) = messages[..count].as_chunks();
+    let (digest_groups, digests) = digests[..count].as_chunks_mut();
+    for (messages, digests) in groups.iter().zip(digest_groups) {
+        hash::<LANES>(start, messages, digests);
+    }
+    let (groups, rest) = rest.as_chunks();
+    let (digest_groups, digests) = digests.as_chunks_mut();
+    for (messages, digests) in groups.iter().zip(digest_groups) {
+        hash::<2>(start, messages, digests);
+    }
+    for (message, digest) in rest.iter().zip(digests) {
+        hash(start, &[*message], core::array::from_mut(digest));
+    }
+}
+
+/// Hashes messages side by side up to the end of the shortest, and then what is left of each.
+#[target_feature(enable = "sha2")]
+fn hash<const LANES: usize>(
+    start: &State,
+    messages: &[&[Block]; LANES],
+    digests: &mut [Node; LANES],
+) {
+    // SAFETY: as in `compress`.
+    let start = unsafe { transmute::<State, Registers>(*start) };
+    let mut registers = [start; LANES];
+    let shortest = messages.iter().map(|message| message.len()).min();
+    let split = messages.map(|message| message.split_at(shortest.unwrap_or_default()));
+    blocks_of(&mut registers, split.map(|(together, _)| together));
+    for lane in 0..LANES {
+        let (_, alone) = split[lane];
+        blocks_of(core::array::from_mut(&mut registers[lane]), [alone]);
+        // SAFETY: 32 plain bytes both, any value of which is valid.
+        digests[lane] = unsafe { transmute::<Registers, Node>(swap(registers[lane])) };
     }
 }
 

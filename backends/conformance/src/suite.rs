@@ -4,7 +4,9 @@
 
 use crate::reference::{self, Reference};
 use crate::{Rng, vectors};
-use poet_engine::{Block, Chain, LABEL_DEPTH, Node, SHA256_IV, Sha256, State, WorkFunction};
+use poet_engine::{
+    Block, Chain, LABEL_DEPTH, Node, NodeMessage, SHA256_IV, Sha256, State, WorkFunction,
+};
 
 /// Lengths of chains: nothing, one, a few, and those of short and long labels.
 const CHAIN_LENGTHS: [u32; 7] = [0, 1, 2, 3, 7, 63, LABEL_DEPTH - 1];
@@ -45,7 +47,10 @@ pub fn sha256(backend: &dyn Sha256) {
     sha256_examples(backend);
     sha256_properties(backend);
     sha256_alignment(backend);
-    sha256_many(backend);
+    sha256_hash_many(backend);
+    sha256_hash_many_alignment(backend);
+    sha256_hash_nodes(backend);
+    sha256_hash_nodes_behind_much(backend);
 }
 
 /// Tests a chain that iterates `function`.
@@ -183,31 +188,140 @@ fn sha256_alignment(backend: &dyn Sha256) {
     }
 }
 
-/// Every number of independent blocks; where the slices differ in length, the rest is left alone.
-fn sha256_many(backend: &dyn Sha256) {
-    for seed in 0..4 {
+/// Every number of independent messages, of one length and of several; where the slices differ in
+/// length, the rest is ignored.
+fn sha256_hash_many(backend: &dyn Sha256) {
+    for seed in 0..6 {
         let mut rng = Rng::new(seed);
-        let starts: Vec<State> = (0..MAX_CHAINS).map(|_| rng.words()).collect();
-        let blocks: Vec<Block> = (0..MAX_CHAINS).map(|_| rng.bytes()).collect();
-        let mut results = starts.clone();
-        for (state, block) in results.iter_mut().zip(&blocks) {
-            reference::sha256_compress(state, block);
-        }
+        let start = if seed == 0 { SHA256_IV } else { rng.words() };
+        let blocks: Vec<Block> = (0..MAX_CHAINS + 4).map(|_| rng.bytes()).collect();
+        let messages: Vec<&[Block]> = (0..MAX_CHAINS)
+            .map(|i| match seed {
+                // Equal, sorted as the engine sorts them, in any order, and one block each.
+                0 => &blocks[i..i + 2],
+                1 => &blocks[i..i + 4 - i / 10],
+                2 => &blocks[i..i + rng.below(5) as usize],
+                _ => &blocks[i..=i],
+            })
+            .collect();
+        let right: Vec<Node> = messages
+            .iter()
+            .map(|message| {
+                let mut state = start;
+                Reference::new(WorkFunction::Sha256).compress(&mut state, message);
+                digest(state)
+            })
+            .collect();
         for count in 0..=MAX_CHAINS {
             let longer = MAX_CHAINS.min(count + seed as usize);
             for (given, offered) in [(count, longer), (longer, count)] {
-                let mut states = starts[..given].to_vec();
-                backend.compress_many(&mut states, &blocks[..offered]);
-                for (i, state) in states.iter().enumerate() {
-                    let expected = if i < offered { results[i] } else { starts[i] };
+                let mut digests = vec![[0x5a; 32]; given];
+                backend.hash_many(&start, &messages[..offered], &mut digests);
+                for (i, digest) in digests.iter().enumerate() {
+                    let expected = if i < offered { right[i] } else { [0x5a; 32] };
                     assert_eq!(
-                        *state, expected,
-                        "compress_many: seed {seed}, state {i} of {given}, {offered} blocks"
+                        *digest, expected,
+                        "hash_many: seed {seed}, digest {i} of {given}, {offered} messages"
                     );
                 }
             }
         }
     }
+}
+
+/// Blocks at every offset from an aligned address.
+fn sha256_hash_many_alignment(backend: &dyn Sha256) {
+    #[repr(align(64))]
+    struct Bytes([u8; 20 * 64 + 64]);
+
+    for offset in 0..64 {
+        let bytes = Bytes(Rng::new(offset as u64).bytes());
+        let blocks: &[Block] = &bytes.0[offset..].as_chunks().0[..20];
+        let messages: Vec<&[Block]> = blocks.chunks(1).collect();
+        let mut space = [0; 20 * 32 + 64];
+        let digests = space[offset..].as_chunks_mut().0;
+        backend.hash_many(&SHA256_IV, &messages, &mut digests[..20]);
+        for (i, block) in blocks.iter().enumerate() {
+            let mut state = SHA256_IV;
+            reference::sha256_compress(&mut state, block);
+            assert_eq!(
+                digests[i],
+                digest(state),
+                "hash_many: message {i} at byte {offset}"
+            );
+        }
+    }
+}
+
+/// Inner nodes behind statements of all lengths up to two blocks, and every number of nodes behind
+/// those lengths that end in the middle of a block, as those of the network do.
+fn sha256_hash_nodes(backend: &dyn Sha256) {
+    let reference = Reference::new(WorkFunction::Sha256);
+    for length in 0..=130 {
+        let mut rng = Rng::new(length as u64);
+        let statement: Vec<u8> = (0..length).map(|_| rng.bytes::<1>()[0]).collect();
+        let message = NodeMessage::new(&reference, SHA256_IV, 0, &statement);
+        let children: Vec<[Node; 2]> = (0..MAX_CHAINS)
+            .map(|_| [rng.bytes(), rng.bytes()])
+            .collect();
+        let right: Vec<Node> = children
+            .iter()
+            .map(|[left, right]| reference::node(&statement, left, right))
+            .collect();
+        let every = if length % 64 == 32 { 1 } else { 13 };
+        for count in (0..=MAX_CHAINS).step_by(every) {
+            let longer = MAX_CHAINS.min(count + 3);
+            for (given, offered) in [(count, longer), (longer, count)] {
+                let mut parents = vec![[0x5a; 32]; given];
+                backend.hash_nodes(&message, &children[..offered], &mut parents);
+                for (i, parent) in parents.iter().enumerate() {
+                    let expected = if i < offered { right[i] } else { [0x5a; 32] };
+                    assert_eq!(
+                        *parent, expected,
+                        "hash_nodes: statement of {length} bytes, node {i} of {given}, {offered} pairs"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Behind a statement so long that the number of its bits takes more than a word, from any state.
+fn sha256_hash_nodes_behind_much(backend: &dyn Sha256) {
+    for length in [1 << 29, (1 << 60) + (1 << 28)] {
+        let mut rng = Rng::new(length);
+        let (start, rest): (State, [u8; 32]) = (rng.words(), rng.bytes());
+        let message = NodeMessage::new(backend, start, length, &rest);
+        let children: Vec<[Node; 2]> = (0..MAX_CHAINS)
+            .map(|_| [rng.bytes(), rng.bytes()])
+            .collect();
+        let mut parents = vec![Node::default(); MAX_CHAINS];
+        backend.hash_nodes(&message, &children, &mut parents);
+        for (i, (parent, [left, right])) in parents.iter().zip(&children).enumerate() {
+            let mut blocks = [[0; 64]; 2];
+            blocks[0][..32].copy_from_slice(&rest);
+            blocks[0][32..].copy_from_slice(left);
+            blocks[1][..32].copy_from_slice(right);
+            blocks[1][32] = 0x80;
+            blocks[1][56..].copy_from_slice(&((length + 96) * 8).to_be_bytes());
+            let mut state = start;
+            Reference::new(WorkFunction::Sha256).compress(&mut state, &blocks);
+            assert_eq!(
+                *parent,
+                digest(state),
+                "hash_nodes: statement of {length} bytes and 32 more, node {i}"
+            );
+        }
+    }
+}
+
+/// The digest that a state stands for.
+fn digest(state: State) -> Node {
+    let mut digest = Node::default();
+    for (bytes, word) in digest.as_chunks_mut().0.iter_mut().zip(state) {
+        *bytes = word.to_be_bytes();
+    }
+    digest
 }
 
 /// A message of 32 bytes from NIST's test vectors (CAVP, SHA256ShortMsg), and the first label of

@@ -1,7 +1,7 @@
 //! The suite accepts the oracles and rejects implementations that are wrong in a single respect.
 
 use poet_conformance::{reference::Reference, suite};
-use poet_engine::{Block, Chain, Node, SHA256_IV, Sha256, State, WorkFunction};
+use poet_engine::{Block, Chain, Node, NodeMessage, SHA256_IV, Sha256, State, WorkFunction};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 const FUNCTIONS: [WorkFunction; 2] = [WorkFunction::Sha256, WorkFunction::Haraka256];
@@ -175,7 +175,7 @@ fn assert_sha256_rejected(
     defect: &str,
     compress: impl Fn(&Reference, &mut State, &[Block]) + Send + Sync,
 ) {
-    assert_rejected(defect, &["sha256", "compress_many"], || {
+    assert_rejected(defect, &["sha256", "hash_many"], || {
         suite::sha256(&WrongSha256(&compress));
     });
 }
@@ -234,11 +234,10 @@ impl Sha256 for WrongLanes {
         Reference::new(WorkFunction::Sha256).compress(state, blocks);
     }
 
-    fn compress_many(&self, states: &mut [State], blocks: &[Block]) {
-        let whole = states.len().min(blocks.len()) / self.lanes * self.lanes;
-        for (state, block) in states[..whole].iter_mut().zip(blocks) {
-            self.compress(state, &[*block]);
-        }
+    fn hash_many(&self, start: &State, messages: &[&[Block]], digests: &mut [Node]) {
+        let whole = messages.len().min(digests.len()) / self.lanes * self.lanes;
+        let right = Reference::new(WorkFunction::Sha256);
+        right.hash_many(start, &messages[..whole], digests);
     }
 }
 
@@ -246,8 +245,87 @@ impl Sha256 for WrongLanes {
 fn rejects_wrong_lanes() {
     for lanes in [2, 3, 4, 8, 16] {
         let wrong = WrongLanes { lanes };
-        assert_rejected("the remainder left alone", &["compress_many: "], || {
+        assert_rejected("the remainder left alone", &["hash_many: "], || {
             suite::sha256(&wrong);
         });
     }
+}
+
+/// Nodes that are right but for what the closure does to their children and to them.
+struct WrongNodes<F>(F);
+
+impl<F> Sha256 for WrongNodes<F>
+where
+    F: Fn(&NodeMessage, &mut [[Node; 2]], &mut [Node], bool) + Send + Sync,
+{
+    fn compress(&self, state: &mut State, blocks: &[Block]) {
+        Reference::new(WorkFunction::Sha256).compress(state, blocks);
+    }
+
+    fn hash_nodes(&self, message: &NodeMessage, children: &[[Node; 2]], parents: &mut [Node]) {
+        let mut children = children.to_vec();
+        (self.0)(message, &mut children, parents, false);
+        Reference::new(WorkFunction::Sha256).hash_nodes(message, &children, parents);
+        (self.0)(message, &mut children, parents, true);
+    }
+}
+
+fn assert_nodes_rejected(
+    defect: &str,
+    disturb: impl Fn(&NodeMessage, &mut [[Node; 2]], &mut [Node], bool) + Send + Sync,
+) {
+    assert_rejected(defect, &["hash_nodes: "], || {
+        suite::sha256(&WrongNodes(&disturb));
+    });
+}
+
+#[test]
+fn rejects_wrong_nodes() {
+    assert_nodes_rejected("the last node of some", |_, _, parents, after| {
+        if let (true, [_, .., last]) = (after, parents) {
+            last[31] ^= 1;
+        }
+    });
+    assert_nodes_rejected("left and right exchanged", |_, children, _, _| {
+        for [left, right] in children {
+            core::mem::swap(left, right);
+        }
+    });
+    assert_nodes_rejected("a node too many", |_, children, parents, after| {
+        if after && parents.len() > children.len() {
+            parents[children.len()][0] ^= 1;
+        }
+    });
+    for lanes in [8, 16] {
+        assert_nodes_rejected(
+            "a remainder behind 32 bytes",
+            |message, _, parents, after| {
+                let whole = parents.len() / lanes * lanes;
+                if after && message.children_at() == 32 && whole > 0 {
+                    for node in &mut parents[whole..] {
+                        node[7] ^= 1;
+                    }
+                }
+            },
+        );
+    }
+    assert_nodes_rejected("without a statement", |message, _, parents, after| {
+        if after && message.children_at() == 0 && *message.start() == SHA256_IV {
+            parents.fill([0; 32]);
+        }
+    });
+    assert_nodes_rejected("behind 64 + 32 bytes", |message, _, parents, after| {
+        if after && message.children_at() == 32 && *message.start() != SHA256_IV {
+            parents.fill([0; 32]);
+        }
+    });
+    assert_nodes_rejected(
+        "a length of more than 32 bits",
+        |message, _, parents, after| {
+            let bytes = message.blocks().as_flattened();
+            if after && bytes[bytes.len() - 8..][..4] != [0; 4] {
+                parents.fill([0; 32]);
+            }
+        },
+    );
 }

@@ -4,7 +4,7 @@
 //! and stands here as a constant, and a chain cannot leave its path and come back to the right end:
 //! so all links are right, and answer every other question, for any number of chains and steps.
 
-use poet_engine::{Block, Chain, Node, SHA256_IV, Sha256, State, WorkFunction};
+use poet_engine::{Block, Chain, Node, NodeMessage, SHA256_IV, Sha256, State, WorkFunction};
 
 use crate::table::Kernel;
 
@@ -28,6 +28,18 @@ const HARAKA256_CHAIN: KnownChain = KnownChain {
     start: node("287c7f008c36c8a3f3de144521feb3ed9a88054b4184b06a6716f19466ec4cf5"),
     end: node("bed8fa5d154830bed126b1c14e5f88a6009783acf491bea927ac6e2001244265"),
 };
+
+/// The root over the nodes of the first [`NODES`] pairs of neighbouring links of that chain, salted
+/// with link 7, ...
+const STATEMENT_ROOT: Node =
+    node("97dae2c83e5df48b45c6833421833e6bc0a985502692952eb554bf63ea75a41e");
+
+/// ... and without a salt; as computed by Python's `hashlib`.
+const EMPTY_STATEMENT_ROOT: Node =
+    node("f6ef91eed06641a3f07a5050004bfc89d350b73824f7e2109170cc4bb6024344");
+
+/// A power of two, and beyond [`CHAINS`].
+const NODES: usize = 64;
 
 /// Steps for which one chain is tested at once: none, few, and those of a label.
 const STEPS: [u32; 5] = [0, 1, 2, 3, 399];
@@ -55,7 +67,10 @@ pub(crate) fn run(function: WorkFunction, kernel: Kernel) -> Result<(), String> 
     one(kernel.chain, &links)?;
     many(kernel.chain, &links)?;
     match kernel.sha256 {
-        Some(sha256) if function == WorkFunction::Sha256 => compress_many(sha256, &links),
+        Some(sha256) if function == WorkFunction::Sha256 => {
+            hash_many(sha256, &links)?;
+            hash_nodes(sha256, &links)
+        }
         _ => Ok(()),
     }
 }
@@ -128,17 +143,56 @@ fn many(chain: &dyn Chain, links: &[Node]) -> Result<(), String> {
     Ok(())
 }
 
-fn compress_many(sha256: &dyn Sha256, links: &[Node]) -> Result<(), String> {
+fn hash_many(sha256: &dyn Sha256, links: &[Node]) -> Result<(), String> {
+    let blocks: Vec<Block> = links.iter().map(|link| padded(link)[1]).collect();
+    let messages: Vec<&[Block]> = blocks.chunks(1).collect();
     for count in 0..=CHAINS {
-        let mut states = vec![SHA256_IV; count];
-        let blocks: Vec<Block> = links[..count].iter().map(|link| padded(link)[1]).collect();
-        sha256.compress_many(&mut states, &blocks);
-        let right = states
-            .iter()
-            .zip(&links[1..])
-            .all(|(state, link)| digest(*state) == *link);
-        if !right {
-            return Err(format!("{count} blocks at once are hashed wrong"));
+        let mut digests = vec![Node::default(); count];
+        sha256.hash_many(&SHA256_IV, &messages[..count], &mut digests);
+        if digests != links[1..=count] {
+            return Err(format!("{count} messages at once are hashed wrong"));
+        }
+    }
+    Ok(())
+}
+
+/// Nodes over neighbouring links, behind a statement that ends in the middle of a block, as those of
+/// the network do, and behind none. Each is made alone first, and all together lead to a known root.
+fn hash_nodes(sha256: &dyn Sha256, links: &[Node]) -> Result<(), String> {
+    for (statement, root) in [
+        (&links[7][..], STATEMENT_ROOT),
+        (&[][..], EMPTY_STATEMENT_ROOT),
+    ] {
+        let message = NodeMessage::new(sha256, SHA256_IV, 0, statement);
+        let alone = |children: [Node; 2]| {
+            let mut parent = [Node::default()];
+            sha256.hash_nodes(&message, &[children], &mut parent);
+            parent[0]
+        };
+        let children: Vec<_> = links
+            .windows(2)
+            .take(NODES)
+            .map(|pair| [pair[0], pair[1]])
+            .collect();
+        let nodes: Vec<_> = children.iter().map(|pair| alone(*pair)).collect();
+        let mut level = nodes.clone();
+        while level.len() > 1 {
+            level = level
+                .as_chunks()
+                .0
+                .iter()
+                .map(|pair| alone(*pair))
+                .collect();
+        }
+        if level != [root] {
+            return Err("a node is hashed wrong".to_owned());
+        }
+        for count in 0..=CHAINS {
+            let mut parents = vec![Node::default(); count];
+            sha256.hash_nodes(&message, &children[..count], &mut parents);
+            if parents != nodes[..count] {
+                return Err(format!("{count} nodes at once are hashed wrong"));
+            }
         }
     }
     Ok(())

@@ -2,7 +2,7 @@ use std::ffi::OsString;
 use std::time::Instant;
 
 use poet_backend_generic::Generic;
-use poet_engine::{Block, Chain, Node, SHA256_IV, Sha256, State, WorkFunction};
+use poet_engine::{Block, Chain, Node, NodeMessage, SHA256_IV, Sha256, State, WorkFunction};
 
 use super::*;
 
@@ -24,8 +24,12 @@ enum Wrong {
     LastChain,
     /// Only with as many chains as a vector has lanes, and only with the steps of a label.
     ChainsOfLabel,
-    /// A block of several.
-    LastBlock,
+    /// A message of several.
+    LastMessage,
+    /// A node alone.
+    Node,
+    /// The remainder beyond a full vector of nodes.
+    LastNode,
 }
 
 impl Sha256 for Fake {
@@ -36,10 +40,19 @@ impl Sha256 for Fake {
         }
     }
 
-    fn compress_many(&self, states: &mut [State], blocks: &[Block]) {
-        Generic::get().compress_many(states, blocks);
-        if self.0 == Wrong::LastBlock && states.len() == 31 {
-            states[30][7] ^= 1 << 31;
+    fn hash_many(&self, start: &State, messages: &[&[Block]], digests: &mut [Node]) {
+        Generic::get().hash_many(start, messages, digests);
+        if self.0 == Wrong::LastMessage && digests.len() == 31 {
+            digests[30][28] ^= 1 << 7;
+        }
+    }
+
+    fn hash_nodes(&self, message: &NodeMessage, children: &[[Node; 2]], parents: &mut [Node]) {
+        Generic::get().hash_nodes(message, children, parents);
+        match (self.0, parents) {
+            (Wrong::Node, [node]) => node[31] ^= 1,
+            (Wrong::LastNode, [nodes @ .., last]) if nodes.len() == 16 => last[0] ^= 1,
+            _ => {}
         }
     }
 }
@@ -124,8 +137,16 @@ fn a_wrong_kernel_is_excluded_with_a_warning() {
             "17 chains of 399 steps end wrong",
         ),
         (
-            fake!("wrong", Roles::Throughput, Wrong::LastBlock),
-            "31 blocks at once are hashed wrong",
+            fake!("wrong", Roles::Throughput, Wrong::LastMessage),
+            "31 messages at once are hashed wrong",
+        ),
+        (
+            fake!("wrong", Roles::Throughput, Wrong::Node),
+            "a node is hashed wrong",
+        ),
+        (
+            fake!("wrong", Roles::Throughput, Wrong::LastNode),
+            "17 nodes at once are hashed wrong",
         ),
     ] {
         let rows = [row, fake!("right", Roles::Both, Wrong::Nothing)];
@@ -326,13 +347,12 @@ fn what_is_chosen_here_is_right() {
             Generic::get().one(&mut digest, 399);
             assert_eq!(digest, expected);
         }
-        let blocks = [[5; 64]; 3];
-        let (mut states, mut expected) = ([SHA256_IV; 3], SHA256_IV);
-        work.kernels()
-            .wide_sha256
-            .compress_many(&mut states, &blocks);
-        Generic::get().compress(&mut expected, &blocks[..1]);
-        assert_eq!(states, [expected; 3]);
+        let messages: [&[Block]; 3] = [&[[5; 64]; 2]; 3];
+        let (mut digests, mut expected) = ([[0; 32]; 3], [[1; 32]; 3]);
+        let wide = work.kernels().wide_sha256;
+        wide.hash_many(&SHA256_IV, &messages, &mut digests);
+        Generic::get().hash_many(&SHA256_IV, &messages, &mut expected);
+        assert_eq!(digests, expected);
         assert!(selection.work(0).is_err());
     }
 }

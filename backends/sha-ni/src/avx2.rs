@@ -4,10 +4,11 @@
 use core::arch::x86_64::*;
 use core::slice::{from_mut, from_ref};
 
-use poet_engine::{Block, Chain, Node, SHA256_IV as IV, Sha256, State};
+use poet_engine::{Block, Chain, Node, NodeMessage, SHA256_IV as IV, Sha256, State};
 
-use crate::ShaNi;
 use crate::constants::*;
+use crate::half::HalfMessage;
+use crate::lanes::sha;
 
 poet_backend_token::token! {
     /// SHA-256 of 8 chains or blocks at once, on AVX2.
@@ -19,6 +20,10 @@ const LANES: usize = 8;
 
 /// Less than full vectors lose against interleaved chains on the SHA extensions, where there are any.
 const PADDED_FROM: usize = 8;
+
+/// Chains take turns in a vector if each turn has so many hashes: its beginning and end take about
+/// as long as a quarter of a hash.
+const MIN_STEPS: u32 = 8;
 
 type V = __m256i;
 
@@ -90,14 +95,15 @@ fn load(bytes: &[u8; 32]) -> V {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn load_state(state: &State) -> V {
+fn store(bytes: &mut [u8; 32], vector: V) {
     // SAFETY: the reference is valid for 32 bytes, and nothing is asked of their alignment.
-    unsafe { _mm256_loadu_si256(state.as_ptr().cast()) }
+    unsafe { _mm256_storeu_si256(bytes.as_mut_ptr().cast(), vector) };
 }
 
+/// Reverses the bytes of each word: words are big-endian in a message and in a digest.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn store_state(state: &mut State, row: V) {
-    // SAFETY: the reference is valid for 32 bytes, and nothing is asked of their alignment.
-    unsafe { _mm256_storeu_si256(state.as_mut_ptr().cast(), row) };
+fn swap(vector: V) -> V {
+    let order = _mm_setr_epi8(3, 2, 1, 0, 7, 6, 5, 4, 11, 10, 9, 8, 15, 14, 13, 12);
+    _mm256_shuffle_epi8(vector, _mm256_broadcastsi128_si256(order))
 }

@@ -10,41 +10,85 @@
 //! 2. In a chain, words 8 to 15 are constants, and so is the initial state: the compiler folds
 //!    them.
 //! 3. Ch, Maj and the three-way exclusive or are one instruction each with AVX-512. The bound there
-//!    is the number of operations: about 1,600 for 16 hashes, two in a cycle.
+//!    is the number of operations: about 1,540 for 16 hashes, two in a cycle.
+//! 4. A word of the schedule is replaced once its round is over, fifteen rounds before the new one is
+//!    used. So there is always work that no round waits for: 2 % faster than to make each word just
+//!    before its round.
+
+use crate::ShaNi;
+
+/// The kernel for what would leave lanes empty, if the CPU has the SHA extensions.
+pub(crate) fn sha() -> Option<&'static ShaNi> {
+    #[cfg(test)]
+    if WITHOUT_SHA.get() {
+        return None;
+    }
+    ShaNi::get()
+}
+
+#[cfg(test)]
+std::thread_local! {
+    /// Set by a test of what the kernels do on a CPU without SHA extensions.
+    pub(crate) static WITHOUT_SHA: core::cell::Cell<bool> = const { core::cell::Cell::new(false) };
+}
 
 macro_rules! lanes_kernel {
     ($kernel:ident, $features:literal) => {
         impl Sha256 for $kernel {
             fn compress(&self, state: &mut State, blocks: &[Block]) {
-                if let Some(sha) = ShaNi::get() {
-                    return sha.compress(state, blocks);
-                }
-                for block in blocks {
-                    self.compress_many(from_mut(state), from_ref(block));
+                match sha() {
+                    Some(sha) => sha.compress(state, blocks),
+                    // SAFETY: `self` exists only if `get` has found the features of this kernel.
+                    None => unsafe { compress(state, blocks) },
                 }
             }
 
-            fn compress_many(&self, states: &mut [State], blocks: &[Block]) {
-                let pairs = states.len().min(blocks.len());
-                let (states, last_states) = states[..pairs].as_chunks_mut();
-                let (blocks, last_blocks) = blocks[..pairs].as_chunks();
-                for (states, blocks) in states.iter_mut().zip(blocks) {
-                    // SAFETY: `self` exists only if `get` has found the features of this kernel.
-                    unsafe { compress(states, blocks) };
+            fn hash_many(&self, start: &State, messages: &[&[Block]], digests: &mut [Node]) {
+                for (messages, digests) in messages.chunks(LANES).zip(digests.chunks_mut(LANES)) {
+                    match sha() {
+                        Some(sha) if messages.len() < PADDED_FROM => {
+                            sha.hash_many(start, messages, digests);
+                        }
+                        _ => {
+                            // A lane without a message hashes the first one.
+                            let count = messages.len().min(digests.len());
+                            let mut lanes = [messages[0]; LANES];
+                            let mut all = [Node::default(); LANES];
+                            lanes[..count].copy_from_slice(&messages[..count]);
+                            // SAFETY: as in `compress`.
+                            unsafe { hash(start, &lanes, &mut all) };
+                            digests[..count].copy_from_slice(&all[..count]);
+                        }
+                    }
                 }
-                match ShaNi::get() {
-                    _ if last_states.is_empty() => {}
-                    Some(sha) if last_states.len() < PADDED_FROM => {
-                        sha.compress_many(last_states, last_blocks);
+            }
+
+            fn hash_nodes(
+                &self,
+                message: &NodeMessage,
+                children: &[[Node; 2]],
+                parents: &mut [Node],
+            ) {
+                let Some(half) = HalfMessage::of(message) else {
+                    return message.hash_many(self, children, parents);
+                };
+                let count = children.len().min(parents.len());
+                let (groups, rest) = children[..count].as_chunks();
+                let (parent_groups, parents) = parents[..count].as_chunks_mut();
+                // SAFETY: as in `compress`.
+                unsafe { nodes(&half, groups, parent_groups) };
+                match sha() {
+                    _ if rest.is_empty() => {}
+                    Some(sha) if rest.len() < PADDED_FROM => {
+                        sha.hash_halves(&half, rest, parents);
                     }
                     _ => {
-                        let mut states = [State::default(); LANES];
-                        let mut blocks = [[0; 64]; LANES];
-                        states[..last_states.len()].copy_from_slice(last_states);
-                        blocks[..last_blocks.len()].copy_from_slice(last_blocks);
-                        // SAFETY: as above.
-                        unsafe { compress(&mut states, &blocks) };
-                        last_states.copy_from_slice(&states[..last_states.len()]);
+                        let mut children = [[Node::default(); 2]; LANES];
+                        let mut padded = [Node::default(); LANES];
+                        children[..rest.len()].copy_from_slice(rest);
+                        // SAFETY: as in `compress`.
+                        unsafe { nodes(&half, from_ref(&children), from_mut(&mut padded)) };
+                        parents.copy_from_slice(&padded[..rest.len()]);
                     }
                 }
             }
@@ -55,50 +99,102 @@ macro_rules! lanes_kernel {
                 self.many(from_mut(digest), n);
             }
 
-            fn many(&self, digests: &mut [Node], n: u32) {
-                for digests in digests.chunks_mut(LANES) {
-                    match ShaNi::get() {
-                        Some(sha) if digests.len() < PADDED_FROM => sha.many(digests, n),
+            fn many(&self, digests: &mut [Node], mut n: u32) {
+                let sha = sha();
+                let (whole, rest) = (digests.len() / LANES, digests.len() % LANES);
+                // Those that would leave lanes empty take turns with those of the last full vector.
+                let take_turns = rest > 0 && whole > 0 && (sha.is_none() || PADDED_FROM < LANES);
+                let alone = if take_turns { whole - 1 } else { whole };
+                let (groups, rest) = digests.split_at_mut(alone * LANES);
+                for group in groups.as_chunks_mut().0 {
+                    // SAFETY: `self` exists only if `get` has found the features of this kernel.
+                    unsafe { chains(group, n) };
+                }
+                if take_turns {
+                    // In each of `turns` turns the first chains are hashed, and then go to the end;
+                    // after the last turn each is in its place again, and has had `shares` of them.
+                    let divisor = 1 << rest.len().trailing_zeros();
+                    let (turns, shares) = (rest.len() / divisor, (LANES / divisor) as u32);
+                    let steps = n / shares;
+                    if steps >= MIN_STEPS {
+                        for _ in 0..turns {
+                            if let Some(group) = rest.first_chunk_mut() {
+                                // SAFETY: as above.
+                                unsafe { chains(group, steps) };
+                            }
+                            rest.rotate_left(LANES);
+                        }
+                        n -= steps * shares;
+                    }
+                }
+                for rest in rest.chunks_mut(LANES) {
+                    match sha {
+                        Some(sha) if rest.len() < PADDED_FROM => sha.many(rest, n),
                         _ => {
-                            let mut states = [State::default(); LANES];
-                            for (state, digest) in states.iter_mut().zip(digests.iter()) {
-                                *state = words(digest);
-                            }
-                            // SAFETY: `self` exists only if `get` has found the features.
-                            unsafe { chains(&mut states, n) };
-                            for (digest_out, state) in digests.iter_mut().zip(states) {
-                                *digest_out = digest(state);
-                            }
+                            let mut digests = [Node::default(); LANES];
+                            digests[..rest.len()].copy_from_slice(rest);
+                            // SAFETY: as above.
+                            unsafe { chains(&mut digests, n) };
+                            rest.copy_from_slice(&digests[..rest.len()]);
                         }
                     }
                 }
             }
         }
 
-        /// The compression function. A macro and not a function, so that the compiler sees which
-        /// words are constants.
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn sigma0(w: V) -> V {
+            xor(ror::<7, 25>(w), ror::<18, 14>(w), shr::<3>(w))
+        }
+
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn sigma1(w: V) -> V {
+            xor(ror::<17, 15>(w), ror::<19, 13>(w), shr::<10>(w))
+        }
+
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn sum0(a: V) -> V {
+            xor(ror::<2, 30>(a), ror::<13, 19>(a), ror::<22, 10>(a))
+        }
+
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn sum1(e: V) -> V {
+            xor(ror::<6, 26>(e), ror::<11, 21>(e), ror::<25, 7>(e))
+        }
+
+        /// The sums of the words.
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn add_words(mut a: [V; 8], b: [V; 8]) -> [V; 8] {
+            for (a, b) in a.iter_mut().zip(b) {
+                *a = add(*a, b);
+            }
+            a
+        }
+
+        /// The state after the rounds from `$first` on, which is 0 or 8, without the feed-forward.
+        /// `$w` are the words of the first sixteen of them, each in the place of its number modulo
+        /// 16. A macro and not a function, so that the compiler sees which words are constants.
         macro_rules! rounds {
-            ($start:expr, $block:expr) => {{
-                let start: [V; 8] = $start;
-                // The last 16 words of the schedule.
-                let mut w: [V; 16] = $block;
-                let [mut a, mut b, mut c, mut d, mut e, mut f, mut g, mut h] = start;
+            ($first:literal, $start:expr, $w:expr) => {{
+                let [mut a, mut b, mut c, mut d, mut e, mut f, mut g, mut h]: [V; 8] = $start;
+                let mut w: [V; 16] = $w;
                 macro_rules! round {
                     ($a:ident $b:ident $c:ident $d:ident $e:ident $f:ident $g:ident $h:ident $t:expr) => {
-                        if $t >= 16 {
-                            let w15 = w[($t + 1) % 16];
-                            let w2 = w[($t + 14) % 16];
-                            let sigma0 = xor(ror::<7, 25>(w15), ror::<18, 14>(w15), shr::<3>(w15));
-                            let sigma1 = xor(ror::<17, 15>(w2), ror::<19, 13>(w2), shr::<10>(w2));
-                            let w7 = w[($t + 9) % 16];
-                            w[$t % 16] = add(add(w[$t % 16], sigma0), add(w7, sigma1));
+                        // Word t + 15 takes the place of the one of the round before.
+                        if $t > 0 && $t <= 48 {
+                            let early = add(w[($t + 15) % 16], sigma0(w[$t % 16]));
+                            let late = add(w[($t + 8) % 16], sigma1(w[($t + 13) % 16]));
+                            w[($t + 15) % 16] = add(early, late);
                         }
-                        let sum1 = xor(ror::<6, 26>($e), ror::<11, 21>($e), ror::<25, 7>($e));
                         let wk = add(w[$t % 16], splat(K[$t]));
-                        let t1 = add(add(add($h, wk), ch($e, $f, $g)), sum1);
-                        let sum0 = xor(ror::<2, 30>($a), ror::<13, 19>($a), ror::<22, 10>($a));
+                        let t1 = add(add(add($h, wk), ch($e, $f, $g)), sum1($e));
                         $d = add($d, t1);
-                        $h = add(add(t1, maj($a, $b, $c)), sum0);
+                        $h = add(add(t1, maj($a, $b, $c)), sum0($a));
                     };
                 }
                 // The names move on instead of the values; after eight rounds they are back.
@@ -114,7 +210,9 @@ macro_rules! lanes_kernel {
                         round!(b c d e f g h a $t + 7);
                     };
                 }
-                eight_rounds!(0);
+                if $first == 0 {
+                    eight_rounds!(0);
+                }
                 eight_rounds!(8);
                 eight_rounds!(16);
                 eight_rounds!(24);
@@ -122,26 +220,30 @@ macro_rules! lanes_kernel {
                 eight_rounds!(40);
                 eight_rounds!(48);
                 eight_rounds!(56);
-                let mut state = [a, b, c, d, e, f, g, h];
-                for (word, start) in state.iter_mut().zip(start) {
-                    *word = add(*word, start);
-                }
-                state
+                [a, b, c, d, e, f, g, h]
             }};
         }
 
-        /// Word j of row i becomes word i of row j.
+        /// The state after a block.
+        macro_rules! block {
+            ($start:expr, $w:expr) => {{
+                let start: [V; 8] = $start;
+                add_words(rounds!(0, start, $w), start)
+            }};
+        }
+
+        /// Renumbers the words of some vectors: the bits of a word's number, which is
+        /// `LANES * its vector + its lane`, are rotated left by `steps`.
         ///
-        /// The position of a word is the number of its row and its number in the row. A step rotates
-        /// the bits of the two, taken as one number, by one; after as many steps as a row has bits
-        /// the two have changed places.
+        /// A step takes the words of the first half and those of the second half in turn, which makes
+        /// the highest bit the lowest.
         #[inline]
         #[target_feature(enable = $features)]
-        fn transpose(mut rows: [V; LANES]) -> [V; LANES] {
-            for _ in 0..LANES.ilog2() {
-                let (low, high) = rows.split_at(LANES / 2);
+        fn rotate_numbers<const N: usize>(mut rows: [V; N], steps: u32) -> [V; N] {
+            for _ in 0..steps {
+                let (low, high) = rows.split_at(N / 2);
                 let mut next = rows;
-                for i in 0..LANES / 2 {
+                for i in 0..N / 2 {
                     [next[2 * i], next[2 * i + 1]] = interleave(low[i], high[i]);
                 }
                 rows = next;
@@ -149,65 +251,149 @@ macro_rules! lanes_kernel {
             rows
         }
 
-        /// Word i of all states in vector i.
+        /// Word i of all blocks in vector i: word i of block j, with number 16 * j + i, gets number
+        /// LANES * i + j.
         #[inline]
         #[target_feature(enable = $features)]
-        fn to_lanes(states: &[State; LANES]) -> [V; 8] {
-            let mut rows = [splat(0); LANES];
-            for (row, state) in rows.iter_mut().zip(states) {
-                *row = load_state(state);
+        fn message(blocks: [&Block; LANES]) -> [V; 16] {
+            let mut rows = [splat(0); 16];
+            for (rows, block) in rows.chunks_mut(16 / LANES).zip(blocks) {
+                for (row, words) in rows.iter_mut().zip(block.as_chunks().0) {
+                    *row = swap(load(words));
+                }
             }
-            let mut lanes = [splat(0); 8];
-            lanes.copy_from_slice(&transpose(rows)[..8]);
-            lanes
+            rotate_numbers(rows, LANES.ilog2())
+        }
+
+        /// Word i of all digests in vector i.
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn to_lanes(digests: &[Node; LANES]) -> [V; 8] {
+            let mut rows = [splat(0); 8];
+            for (row, words) in rows.iter_mut().zip(digests.as_flattened().as_chunks().0) {
+                *row = swap(load(words));
+            }
+            rotate_numbers(rows, LANES.ilog2())
         }
 
         /// Undoes `to_lanes`.
         #[inline]
         #[target_feature(enable = $features)]
-        fn from_lanes(lanes: [V; 8], states: &mut [State; LANES]) {
-            let mut rows = [splat(0); LANES];
-            rows[..8].copy_from_slice(&lanes);
-            for (state, row) in states.iter_mut().zip(transpose(rows)) {
-                store_state(state, row);
+        fn from_lanes(words: [V; 8], digests: &mut [Node; LANES]) {
+            let rows = rotate_numbers(words.map(|word| swap(word)), 3);
+            let digests = digests.as_flattened_mut().as_chunks_mut().0;
+            for (words, row) in digests.iter_mut().zip(rows) {
+                store(words, row);
             }
         }
 
-        /// Word i of all blocks in vector i.
-        #[inline]
+        /// `n` hashes of each of the digests.
         #[target_feature(enable = $features)]
-        fn message(blocks: &[Block; LANES]) -> [V; 16] {
-            let mut words = [splat(0); 16];
-            for part in 0..16 / LANES {
-                let mut rows = [splat(0); LANES];
-                for (row, block) in rows.iter_mut().zip(blocks) {
-                    let bytes = load(&block.as_chunks().0[part]);
-                    // Words are big-endian in a message.
-                    *row = ch(splat(0xff00_ff00), ror::<8, 24>(bytes), ror::<24, 8>(bytes));
-                }
-                words[part * LANES..][..LANES].copy_from_slice(&transpose(rows));
-            }
-            words
-        }
-
-        /// `n` hashes of each of the digests with these words.
-        #[target_feature(enable = $features)]
-        fn chains(digests: &mut [State; LANES], n: u32) {
+        fn chains(digests: &mut [Node; LANES], n: u32) {
             let mut digest = to_lanes(digests);
             for _ in 0..n {
                 let [a, b, c, d, e, f, g, h] = digest;
                 let [i, j, k, l, m, n, o, p] = PADDING.map(|word| splat(word));
                 let block = [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p];
-                digest = rounds!(IV.map(|word| splat(word)), block);
+                digest = block!(IV.map(|word| splat(word)), block);
             }
             from_lanes(digest, digests);
         }
 
-        /// Compresses each block into the state with its number.
+        /// `blocks`, in order, in all lanes.
         #[target_feature(enable = $features)]
-        fn compress(states: &mut [State; LANES], blocks: &[Block; LANES]) {
-            let state = rounds!(to_lanes(states), message(blocks));
-            from_lanes(state, states);
+        fn compress(state: &mut State, blocks: &[Block]) {
+            let mut lanes = state.map(|word| splat(word));
+            for block in blocks {
+                lanes = block!(lanes, message([block; LANES]));
+            }
+            let mut digests = [Node::default(); LANES];
+            from_lanes(lanes, &mut digests);
+            *state = words(&digests[0]);
+        }
+
+        /// Hashes messages of any lengths.
+        #[target_feature(enable = $features)]
+        fn hash(start: &State, messages: &[&[Block]; LANES], digests: &mut [Node; LANES]) {
+            let mut longest = messages[0];
+            for message in messages {
+                if message.len() > longest.len() {
+                    longest = message;
+                }
+            }
+            let mut state = start.map(|word| splat(word));
+            let mut lanes = *messages;
+            let mut done = 0;
+            loop {
+                let shortest = lanes.iter().fold(longest, |a, b| if b.len() < a.len() { b } else { a });
+                for i in done..shortest.len() {
+                    state = block!(state, message(lanes.each_ref().map(|message| &message[i])));
+                }
+                done = shortest.len();
+                let mut all = [Node::default(); LANES];
+                from_lanes(state, &mut all);
+                for lane in 0..LANES {
+                    if messages[lane].len() == done {
+                        digests[lane] = all[lane];
+                        // The lane is free, and takes part in anything.
+                        lanes[lane] = longest;
+                    }
+                }
+                if done == longest.len() {
+                    break;
+                }
+            }
+        }
+
+        /// The parents of some vectors of children, whose messages `half` begins and ends.
+        #[target_feature(enable = $features)]
+        fn nodes(half: &HalfMessage, children: &[[[Node; 2]; LANES]], parents: &mut [[Node; LANES]]) {
+            let words = |words: [u32; 8]| words.map(|word| splat(word));
+            for (children, parents) in children.iter().zip(parents) {
+                let mut blocks = [&[0; 64]; LANES];
+                for (block, pair) in blocks.iter_mut().zip(children) {
+                    if let [pair] = pair.as_flattened().as_chunks().0 {
+                        *block = pair;
+                    }
+                }
+                let children = message(blocks);
+                let (mut w, mut w2) = (children, children);
+                let (left, right) = children.split_at(8);
+                w[8..].copy_from_slice(left);
+                // Words 16 to 22, and word 7, from which the rounds make the next.
+                for i in 0..7 {
+                    let w2 = if i < 2 { w[i + 14] } else { w[i - 2] };
+                    w[i] = add(add(splat(half.sums[i]), w[i + 9]), sigma1(w2));
+                }
+                w[7] = splat(half.sums[7]);
+                let state = rounds!(8, words(half.begun), w);
+                let state = add_words(state, words(half.start));
+
+                w2[..8].copy_from_slice(right);
+                w2[8..].copy_from_slice(&PADDING.map(|word| splat(word)));
+                w2[14] = splat(half.padding[6]);
+                w2[15] = splat(half.padding[7]);
+                from_lanes(block!(state, w2), parents);
+            }
+        }
+
+        #[cfg(test)]
+        mod tests {
+            use poet_conformance::suite;
+            use poet_engine::WorkFunction;
+
+            use super::*;
+            use crate::lanes::WITHOUT_SHA;
+
+            /// As on a CPU without SHA extensions.
+            #[test]
+            fn without_sha_extensions() {
+                WITHOUT_SHA.set(true);
+                if let Some(kernel) = suite::supported($kernel::NAME, $kernel::get()) {
+                    suite::sha256(kernel);
+                    suite::chain(kernel, WorkFunction::Sha256);
+                }
+            }
         }
     };
 }

@@ -6,7 +6,7 @@
 //! | [`ShaNi`] | SHA, SSSE3, SSE4.1 | one chain, and messages |
 //! | [`ShaNiAvx`] | the same in the three-operand encoding of AVX | one chain, and messages |
 //! | [`ShaNiAvx512`] | the same, sigma0 by AVX-512VL | one chain, and messages |
-//! | [`Avx512`] | AVX-512F | 16 chains or blocks at once |
+//! | [`Avx512`] | AVX-512F and BW | 16 chains or blocks at once |
 //! | [`Avx2`] | AVX2 | 8 chains or blocks at once |
 //!
 //! The kernels on the SHA extensions also interleave a few chains, which hides the latency of their
@@ -19,6 +19,9 @@
 #![no_std]
 #![cfg(target_arch = "x86_64")]
 
+#[cfg(test)]
+extern crate std;
+
 #[macro_use]
 mod sha;
 #[macro_use]
@@ -27,6 +30,7 @@ mod lanes;
 mod avx2;
 mod avx512;
 mod constants;
+mod half;
 mod sha_ni;
 mod sha_ni_avx;
 mod sha_ni_avx512;

@@ -78,26 +78,64 @@ macro_rules! sha_traits {
         impl Sha256 for $kernel {
             fn compress(&self, state: &mut State, blocks: &[Block]) {
                 // SAFETY: `self` exists only if `get` has found the features of this kernel.
-                unsafe { compress(from_mut(state), blocks.as_chunks().0) };
+                unsafe { compress(from_mut(state), [blocks]) };
             }
 
-            fn compress_many(&self, states: &mut [State], blocks: &[Block]) {
-                let pairs = states.len().min(blocks.len());
-                let (states, last_states) = states[..pairs].as_chunks_mut::<4>();
-                let (blocks, last_blocks) = blocks[..pairs].as_chunks::<4>();
-                for (states, blocks) in states.iter_mut().zip(blocks) {
+            fn hash_many(&self, start: &State, messages: &[&[Block]], digests: &mut [Node]) {
+                let count = messages.len().min(digests.len());
+                side_by_side!(messages[..count], digests[..count], |messages, digests| {
+                    self.hash(start, messages, digests);
+                });
+            }
+
+            fn hash_nodes(
+                &self,
+                message: &NodeMessage,
+                children: &[[Node; 2]],
+                parents: &mut [Node],
+            ) {
+                match HalfMessage::of(message) {
+                    Some(half) => self.hash_halves(&half, children, parents),
+                    None => message.hash_many(self, children, parents),
+                }
+            }
+        }
+
+        impl $kernel {
+            /// Hashes messages side by side up to the end of the shortest, and then what is left of
+            /// each.
+            fn hash<const N: usize>(
+                &self,
+                start: &State,
+                messages: &[&[Block]; N],
+                digests: &mut [Node; N],
+            ) {
+                let shortest = messages.iter().map(|message| message.len()).min();
+                let split = messages.map(|message| message.split_at(shortest.unwrap_or_default()));
+                let mut states = [*start; N];
+                // SAFETY: as in `compress`.
+                unsafe { compress(&mut states, split.map(|(together, _)| together)) };
+                for i in 0..N {
+                    let (_, alone) = split[i];
+                    if !alone.is_empty() {
+                        self.compress(&mut states[i], alone);
+                    }
+                    digests[i] = digest(states[i]);
+                }
+            }
+
+            /// [`Sha256::hash_nodes`], if the children begin in the middle of a block.
+            pub(crate) fn hash_halves(
+                &self,
+                half: &HalfMessage,
+                children: &[[Node; 2]],
+                parents: &mut [Node],
+            ) {
+                let count = children.len().min(parents.len());
+                side_by_side!(children[..count], parents[..count], |children, parents| {
                     // SAFETY: as in `compress`.
-                    unsafe { compress(states, from_ref(blocks)) };
-                }
-                let (states, last_states) = last_states.as_chunks_mut::<2>();
-                let (blocks, last_blocks) = last_blocks.as_chunks::<2>();
-                for (states, blocks) in states.iter_mut().zip(blocks) {
-                    // SAFETY: as in `compress`.
-                    unsafe { compress(states, from_ref(blocks)) };
-                }
-                for (state, block) in last_states.iter_mut().zip(last_blocks) {
-                    self.compress(state, from_ref(block));
-                }
+                    *parents = unsafe { nodes(half, children) }.map(digest);
+                });
             }
         }
 
@@ -127,6 +165,30 @@ macro_rules! sha_traits {
                     self.one(digest, n);
                 }
             }
+        }
+    };
+}
+
+/// Hashes with four, three, two or one at a time. The slices have the same length.
+macro_rules! side_by_side {
+    ($inputs:expr, $outputs:expr, |$input:ident, $output:ident| $hash:block) => {{
+        let (inputs, outputs) = (&$inputs, &mut $outputs);
+        side_by_side!(4 inputs rest, outputs rest_out, |$input, $output| $hash);
+        side_by_side!(3 rest last, rest_out last_out, |$input, $output| $hash);
+        side_by_side!(2 last one, last_out one_out, |$input, $output| $hash);
+        for ($input, $output) in one.iter().zip(one_out) {
+            let ($input, $output) = (from_ref($input), from_mut($output));
+            $hash
+        }
+    }};
+    (
+        $n:literal $inputs:ident $rest:ident, $outputs:ident $rest_out:ident,
+        |$input:ident, $output:ident| $hash:block
+    ) => {
+        let (groups, $rest) = $inputs.as_chunks::<$n>();
+        let (out, $rest_out) = $outputs.as_chunks_mut::<$n>();
+        for ($input, $output) in groups.iter().zip(out) {
+            $hash
         }
     };
 }
@@ -421,56 +483,102 @@ macro_rules! sha_functions {
             leave(d.before, &mut raw[3]);
         }
 
-        /// Compresses block i of each element of `message`, in order, into `states[i]`.
+        /// Compresses the blocks of each message, in order, into the state with its number. The
+        /// messages have the same length.
         #[inline(never)]
         #[target_feature(enable = $features)]
-        fn compress<const N: usize>(states: &mut [State; N], message: &[[Block; N]]) {
-            // Words are big-endian in a message.
-            let swap = vector([0x0001_0203, 0x0405_0607, 0x0809_0a0b, 0x0c0d_0e0f]);
+        fn compress<const N: usize>(states: &mut [State; N], messages: [&[Block]; N]) {
             let mut lanes = states.each_ref().map(|state| Lane::new(state));
-            for blocks in message {
+            let blocks = messages.iter().map(|message| message.len()).min();
+            for i in 0..blocks.unwrap_or_default() {
                 for lane in &mut lanes {
                     lane.before = [lane.e, lane.o];
                 }
                 macro_rules! rounds {
-                    ($t:literal $words:ident) => {
-                        for (lane, block) in lanes.iter_mut().zip(blocks) {
-                            let words: &[[u8; 4]] = block.as_chunks().0;
-                            let bytes = load(&words.as_chunks().0[$t / 4]);
-                            lane.rounds::<$t>(_mm_shuffle_epi8(bytes, swap));
-                        }
-                    };
                     ($t:literal) => {
-                        for lane in &mut lanes {
-                            lane.rounds::<$t>(lane.schedule::<$t>());
+                        for (lane, message) in lanes.iter_mut().zip(messages) {
+                            lane.rounds::<$t>(from_message(&message[i], $t / 4));
                         }
                     };
                 }
-                rounds!(0 from_message);
-                rounds!(4 from_message);
-                rounds!(8 from_message);
-                rounds!(12 from_message);
-                rounds!(16);
-                rounds!(20);
-                rounds!(24);
-                rounds!(28);
-                rounds!(32);
-                rounds!(36);
-                rounds!(40);
-                rounds!(44);
-                rounds!(48);
-                rounds!(52);
-                rounds!(56);
-                rounds!(60);
-                for lane in &mut lanes {
-                    let [e, o] = lane.before;
-                    lane.e = _mm_add_epi32(lane.e, e);
-                    lane.o = _mm_add_epi32(lane.o, o);
-                }
+                rounds!(0);
+                rounds!(4);
+                rounds!(8);
+                rounds!(12);
+                rounds_from_16!(lanes);
             }
             for (state, lane) in states.iter_mut().zip(lanes) {
                 leave([lane.e, lane.o], state);
             }
         }
+
+        /// The parents of these children, whose messages `half` begins and ends.
+        #[inline(never)]
+        #[target_feature(enable = $features)]
+        fn nodes<const N: usize>(half: &HalfMessage, children: &[[Node; 2]; N]) -> [State; N] {
+            let (statement, padding) = (half.statement.as_chunks().0, half.padding.as_chunks().0);
+            let mut lane = Lane::new(&half.begun);
+            lane.before = Lane::new(&half.start).before;
+            lane.w[0] = load(&statement[0]);
+            lane.w[1] = load(&statement[1]);
+            let mut lanes = [lane; N];
+            macro_rules! rounds {
+                ($t:literal child $child:literal) => {
+                    for (lane, children) in lanes.iter_mut().zip(children) {
+                        lane.rounds::<$t>(from_message(&children[$child], $t / 4 % 2));
+                    }
+                };
+                ($t:literal padding) => {
+                    for lane in &mut lanes {
+                        lane.rounds::<$t>(load(&padding[$t / 4 % 2]));
+                    }
+                };
+            }
+            rounds!(8 child 0);
+            rounds!(12 child 0);
+            rounds_from_16!(lanes);
+            for lane in &mut lanes {
+                lane.before = [lane.e, lane.o];
+            }
+            rounds!(0 child 1);
+            rounds!(4 child 1);
+            rounds!(8 padding);
+            rounds!(12 padding);
+            rounds_from_16!(lanes);
+
+            let mut states = [half.start; N];
+            for (state, lane) in states.iter_mut().zip(lanes) {
+                leave([lane.e, lane.o], state);
+            }
+            states
+        }
+
+        /// Four words of a message, in which they are big-endian.
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn from_message(bytes: &[u8], four: usize) -> __m128i {
+            let words: &[[u8; 4]] = bytes.as_chunks().0;
+            let swap = vector([0x0001_0203, 0x0405_0607, 0x0809_0a0b, 0x0c0d_0e0f]);
+            _mm_shuffle_epi8(load(&words.as_chunks().0[four]), swap)
+        }
+    };
+}
+
+/// Rounds 16 to 63 and the feed-forward of all lanes.
+macro_rules! rounds_from_16 {
+    ($lanes:ident) => {
+        rounds_from_16!($lanes 16 20 24 28 32 36 40 44 48 52 56 60);
+        for lane in &mut $lanes {
+            let [e, o] = lane.before;
+            lane.e = _mm_add_epi32(lane.e, e);
+            lane.o = _mm_add_epi32(lane.o, o);
+        }
+    };
+    ($lanes:ident $($t:literal)*) => {
+        $(
+            for lane in &mut $lanes {
+                lane.rounds::<$t>(lane.schedule::<$t>());
+            }
+        )*
     };
 }

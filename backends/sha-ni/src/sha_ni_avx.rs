@@ -3,12 +3,12 @@
 
 use core::arch::asm;
 use core::arch::x86_64::*;
-use core::array::from_mut;
-use core::slice::from_ref;
+use core::array::{from_mut, from_ref};
 
-use poet_engine::{Block, Chain, Node, SHA256_IV as IV, Sha256, State};
+use poet_engine::{Block, Chain, Node, NodeMessage, SHA256_IV as IV, Sha256, State};
 
 use crate::constants::*;
+use crate::half::HalfMessage;
 
 poet_backend_token::token! {
     /// SHA-256 on the SHA extensions and AVX.

@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
-use poet_engine::{Block, Kernels, Node, State, WorkFunction};
+use poet_engine::{Block, Kernels, Node, NodeMessage, State, WorkFunction};
 use poet_fuzz::KERNELS;
 
 #[derive(Arbitrary, Debug)]
@@ -12,9 +12,17 @@ enum Input {
         state: State,
         blocks: Vec<Block>,
     },
-    CompressMany {
-        states: Cycle<State>,
-        blocks: Cycle<Block>,
+    HashMany {
+        start: State,
+        blocks: Vec<Block>,
+        /// Where messages begin and end in the blocks.
+        messages: Cycle<[u8; 2]>,
+    },
+    HashNodes {
+        start: State,
+        hashed: u64,
+        rest: Vec<u8>,
+        children: Cycle<[Node; 2]>,
     },
     One {
         digest: Node,
@@ -52,12 +60,34 @@ fn run(kernels: &Kernels, input: &Input) -> (Vec<State>, Vec<Node>) {
             kernels.sha256.compress(&mut other, blocks);
             (vec![one, other], Vec::new())
         }
-        Input::CompressMany { states, blocks } => {
-            let mut states = states.all();
+        Input::HashMany {
+            start,
+            blocks,
+            messages,
+        } => {
+            let message = |[begin, end]: [u8; 2]| blocks.get(begin.into()..end.into());
+            let messages = messages.all().into_iter();
+            let messages: Vec<&[Block]> =
+                messages.map(|ends| message(ends).unwrap_or(&[])).collect();
+            let mut digests = vec![Node::default(); messages.len()];
             kernels
                 .wide_sha256
-                .compress_many(&mut states, &blocks.all());
-            (states, Vec::new())
+                .hash_many(start, &messages, &mut digests);
+            (Vec::new(), digests)
+        }
+        Input::HashNodes {
+            start,
+            hashed,
+            rest,
+            children,
+        } => {
+            let message = NodeMessage::new(kernels.wide_sha256, *start, hashed & !63, rest);
+            let children = children.all();
+            let mut parents = vec![Node::default(); children.len()];
+            kernels
+                .wide_sha256
+                .hash_nodes(&message, &children, &mut parents);
+            (Vec::new(), parents)
         }
         Input::One { digest, n } => {
             let mut digests = vec![*digest; 2];
