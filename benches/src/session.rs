@@ -323,6 +323,7 @@ pub fn check(core: Option<usize>) -> Result<(Machine, Measured)> {
             steal,
             sibling,
             programs: watch.seen(),
+            watched: watch.watched(),
             interrupts,
             throttled,
         },
