@@ -18,7 +18,7 @@ use crate::{clock::Clock, schedule::Schedule};
 const TOLERANCE: SignedDuration = SignedDuration::from_secs(1);
 
 /// A [`Clock`] that believes a leap over a start or an end of a round only after a while.
-pub struct SteadyClock {
+pub(crate) struct SteadyClock {
     clock: Arc<dyn Clock>,
     schedule: Schedule,
     patience: Duration,
@@ -34,7 +34,7 @@ struct State {
 
 impl SteadyClock {
     /// Believes what `clock` shows now, and leaps when they have lasted for `patience`.
-    pub fn new(clock: Arc<dyn Clock>, schedule: Schedule, patience: Duration) -> Self {
+    pub(crate) fn new(clock: Arc<dyn Clock>, schedule: Schedule, patience: Duration) -> Self {
         let believed = (clock.now(), clock.monotonic());
         Self {
             clock,

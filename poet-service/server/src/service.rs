@@ -9,6 +9,7 @@ use std::{
 };
 
 use axum::{Router, middleware};
+use jiff::Timestamp;
 use poet_backends::{Options, SelectError, Selection};
 use poet_engine::{DepthError, LABEL_DEPTH, WorkFunction};
 use poet_host::WorkPlace;

@@ -166,7 +166,7 @@ fn a_disk_that_does_not_answer_is_noticed() {
 #[test]
 fn a_sustained_drop_of_the_rate_is_told() {
     life::calm_round(async |world, rounds| {
-        let rate_after = async |minutes| {
+        let rate_after = async |minutes: u64| {
             tokio::time::sleep(Duration::from_secs(60 * minutes)).await;
             rounds.worker().executing().unwrap().rate()
         };
