@@ -4,7 +4,8 @@
 //! before. `fsck` leaves zeros, too. All that was synced before is right. So before anything is built
 //! on a log, its last entry is recomputed from those before it: if it is right, so are all, because it
 //! follows from all. If it is not, the first wrong one among the newest is found by bisection, and the
-//! log ends before it.
+//! log ends before it. But if the last one is right as soon as a few others are put right, only those
+//! were damaged: then nothing is cut, and the audit repairs them.
 
 use alloc::vec;
 
@@ -18,6 +19,10 @@ use crate::tree::Tree;
 const TAIL_LEAVES: u64 = 1 << 18;
 /// The fewest such entries: a sector of a disk.
 const MIN_TAIL: u64 = 16;
+/// Leaves that are recomputed to see whether a few entries put right are enough, and the most entries:
+/// two sectors of a disk.
+const REPAIR_LEAVES: u64 = 1 << 16;
+const MAX_REPAIRS: u64 = 32;
 
 impl RoundWork<'_> {
     /// The tree of all leaves that a log stands for up to its first damaged entry: where the work goes
@@ -43,29 +48,41 @@ impl RoundWork<'_> {
             }
             tree
         };
-        let is_right = |entry: usize| self.next_entry(&mut with(&tail[..entry])) == tail[entry];
-        let sound = match tail.len().checked_sub(1) {
-            Some(last) if !is_right(last) => {
-                // Entries before the first wrong one are right; behind it none is.
-                let (mut low, mut high) = (0, last);
-                while low < high {
-                    let middle = low + (high - low) / 2;
-                    if is_right(middle) {
-                        low = middle + 1;
-                    } else {
-                        high = middle;
-                    }
-                }
-                if low == 0 && first > 0 {
-                    // So older ones may be wrong, too.
-                    tail.len()
+        let is_right =
+            |tail: &[Node], entry: usize| self.next_entry(&mut with(&tail[..entry])) == tail[entry];
+        let Some(last) = tail.len().checked_sub(1) else {
+            return Ok(base);
+        };
+        let mut repaired = tail.clone();
+        let mut sound = None;
+        let mut low = 0;
+        for _ in 0..=(REPAIR_LEAVES >> k).clamp(1, MAX_REPAIRS) {
+            if is_right(&repaired, last) {
+                // Of all entries, as they are in the log.
+                return Ok(with(&tail));
+            }
+            // Entries before the first wrong one are right; behind it none is.
+            let mut high = if is_right(&repaired, low) { last } else { low };
+            while low < high {
+                let middle = low + (high - low) / 2;
+                if is_right(&repaired, middle) {
+                    low = middle + 1;
                 } else {
-                    low
+                    high = middle;
                 }
             }
-            _ => tail.len(),
-        };
-        Ok(with(&tail[..sound]))
+            if low == 0 && first > 0 {
+                // So older ones may be wrong, too.
+                return Ok(with(&tail));
+            }
+            let sound = *sound.get_or_insert(low);
+            if low == last {
+                return Ok(with(&tail[..sound]));
+            }
+            repaired[low] = self.next_entry(&mut with(&repaired[..low]));
+            low += 1;
+        }
+        Ok(with(&tail[..sound.unwrap_or(tail.len())]))
     }
 }
 

@@ -51,12 +51,6 @@ fn state(server: &LocalServer, number: u64) -> Option<String> {
     Some(round(server, number)?["state"].as_str().unwrap().to_owned())
 }
 
-fn await_state(server: &LocalServer, number: u64, expected: &str) {
-    await_some(expected, || {
-        (state(server, number)?.as_str() == expected).then_some(())
-    });
-}
-
 /// Waits for the proof of `round`, which must have these members.
 fn await_members(server: &LocalServer, round: u64, nodes: &[TestNode]) {
     let proof = verify_fetched(&server.client.await_proof(round));
@@ -380,13 +374,10 @@ fn members_of_a_round_that_the_clock_passed_over_are_not_forgotten() {
 #[test]
 fn a_round_that_was_closed_too_early_is_worked_on_in_time() {
     let folder = tempfile::tempdir().unwrap();
-    let mut without_worker = mainnet(folder.path());
-    without_worker.rounds.worker = false;
-    let after_genesis = |time| at(time).duration_since(genesis()).as_secs();
-    let server = LocalServer::start(without_worker, after_genesis("2027-01-08T00:00:00Z"));
+    let server = start(folder.path(), "2027-01-08T00:00:00Z");
     assert_eq!(server.client.register(&TestNode::new(1)), 91);
     set(&server, "2027-01-18T08:00:00Z");
-    await_state(&server, 91, "waiting");
+    server.await_work(91);
     drop(server);
 
     let server = start(folder.path(), "2026-11-20T20:00:00Z");
