@@ -42,7 +42,7 @@ use crate::{
 
 /// What no clock shows that was ever set, and times that no schedule can go beyond.
 const EARLIEST: Timestamp = Timestamp::constant(1_577_836_800, 0);
-const LATEST: Timestamp = Timestamp::constant(253_370_764_800, 0);
+const LATEST: Timestamp = Timestamp::MAX;
 /// How often the clock is read, which may have been set in the meantime.
 const CLOCK_INTERVAL: Duration = Duration::from_millis(100);
 /// The shortest wait for the clock.
@@ -83,7 +83,7 @@ pub enum RecoveryError {
     #[error("the stored rounds belong to another private key")]
     OtherKey,
     #[error(
-        "the clock of this machine shows {0}: expected a time after 2020 and before 9999: set the \
+        "the clock of this machine shows {0}: expected a time from 2020 to 9999: set the \
          clock first"
     )]
     Clock(Timestamp),

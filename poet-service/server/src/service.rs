@@ -128,7 +128,7 @@ pub enum StartError {
     )]
     Threads(io::Error),
     #[error(
-        "the clock of this machine shows {0}: expected a time after 2020 and before 9999: set the          clock first"
+        "the clock of this machine shows {0}: expected a time from 2020 to 9999: set the clock first"
     )]
     Clock(Timestamp),
     #[error("the system gives no random numbers: {0}")]

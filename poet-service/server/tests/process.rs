@@ -336,7 +336,7 @@ fn mistakes_are_explained() {
             1,
             &[
                 "--restlisten 192.0.2.1:80",
-                "expected an address of this machine",
+                "expected addresses of this machine",
             ],
         ),
         (&["--pow=off", listen], 1, &["--pow=on"]),
