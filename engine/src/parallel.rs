@@ -136,3 +136,62 @@ fn in_order_on_threads<T: Send, E>(
         }
     })
 }
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use alloc::vec;
+
+    use super::*;
+
+    /// Squares of the numbers below `count`, with an error instead of number `fails`.
+    fn squares(threads: usize, count: u64, fails: Option<u64>) -> (Vec<u64>, Result<(), u64>) {
+        let (mut next, mut squares) = (0, Vec::new());
+        let result = in_order(
+            vec![0; threads],
+            |item| {
+                *item = next;
+                next += 1;
+                match fails {
+                    Some(fails) if fails == *item => Err(fails),
+                    _ => Ok(*item < count),
+                }
+            },
+            |item| *item *= *item,
+            |item| squares.push(*item),
+        );
+        (squares, result)
+    }
+
+    #[test]
+    fn items_are_done_in_their_order() {
+        for threads in 1..=5 {
+            for count in 0..=23 {
+                let expected: Vec<u64> = (0..count).map(|n| n * n).collect();
+                assert_eq!(squares(threads, count, None), (expected, Ok(())));
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_ends_it() {
+        for threads in 1..=5 {
+            let (squares, result) = squares(threads, 20, Some(7));
+            assert_eq!(result, Err(7));
+            assert!(squares.len() <= 7);
+            assert!(squares.iter().zip(0..).all(|(square, n)| *square == n * n));
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "a scoped thread panicked")]
+    fn a_panic_is_not_lost() {
+        let mut count = 0;
+        let fill = |item: &mut u32| {
+            *item = count;
+            count += 1;
+            Ok::<_, ()>(count < 100)
+        };
+        let each = |item: &mut u32| assert!(*item % 3 != 0, "a multiple of three");
+        in_order(vec![0; 3], fill, each, |_| {}).ok();
+    }
+}

@@ -126,6 +126,7 @@ fn verify_on(work: &Work, t: usize, claim: &Claim<'_>, threads: usize) -> Result
 
     let messages = messages.finish();
     let mut labels = vec![Node::default(); t];
+    let threads = threads.min(t);
     let share = t.div_ceil(threads);
     let shares = messages.chunks(share).zip(labels.chunks_mut(share));
     let Ok(()) = try_for_each(shares, threads, |(messages, labels)| {

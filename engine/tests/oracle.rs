@@ -7,8 +7,8 @@ use std::sync::atomic::AtomicU64;
 use poet_backend_generic::{Generic, GenericHaraka};
 use poet_conformance::reference;
 use poet_engine::{
-    Chain, Kernels, Node, Proof, ProveProgress, RoundWork, SubtreeHeight, Tree, Work, WorkFunction,
-    prove, run, verify,
+    Chain, Claim, Kernels, Node, Proof, ProveProgress, RoundWork, SubtreeHeight, Tree, VerifyError,
+    Work, WorkFunction, prove, run, verify, verify_many,
 };
 
 #[path = "../fuzz/src/oracle.rs"]
@@ -153,5 +153,52 @@ fn trees_of_any_height() {
             verify(&work, &statement, leaves, T, &wrong).is_err(),
             "{leaves}"
         );
+    }
+}
+
+/// The entries of a log are passed along in chunks of 4,096, and the labels of a proof are shared among
+/// threads: neither changes anything.
+#[test]
+#[cfg_attr(miri, ignore = "thousands of leaves")]
+fn any_number_of_threads() {
+    let (work, statement) = (work(WorkFunction::Sha256), [9; 32]);
+    let (k, leaves) = (SubtreeHeight::new(0).unwrap(), 4 * 4_096 + 77);
+    let (mut tree, mut log) = (Tree::new(&work, &statement), Vec::new());
+    run(
+        &mut tree,
+        k,
+        &AtomicU64::new(leaves),
+        &AtomicU64::new(0),
+        |root| {
+            log.push(root);
+        },
+    );
+    let progress = ProveProgress::default();
+    let prove = |threads| prove(&tree, k, &mut log.as_slice(), 20, threads, &progress).unwrap();
+    let proof = prove(1);
+    let claim = Claim {
+        statement: &statement,
+        leaves,
+        proof: &proof,
+    };
+    let mut wrong = proof.clone();
+    wrong.proven_leaves[19][0] ^= 1;
+    for threads in 1..=7 {
+        assert_eq!(prove(threads), proof);
+        assert_eq!(verify_many(&work, 20, &[claim], threads), [Ok(())]);
+        let claim = Claim {
+            proof: &wrong,
+            ..claim
+        };
+        assert_eq!(
+            verify_many(&work, 20, &[claim], threads),
+            [Err(VerifyError::Root)]
+        );
+    }
+    let mut log = log.clone();
+    log[5_000][0] ^= 1;
+    for threads in 1..=3 {
+        let proof = poet_engine::prove(&tree, k, &mut log.as_slice(), 20, threads, &progress);
+        assert!(proof.is_err());
     }
 }
