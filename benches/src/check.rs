@@ -34,6 +34,8 @@ pub struct Measured {
     pub sibling: Option<Load>,
     /// Programs that ran on the core, and for how long.
     pub programs: Vec<(String, Duration)>,
+    /// For how long they were watched.
+    pub watched: Duration,
     /// Interrupts that the core served, and how many, where the machine shows them.
     pub interrupts: Option<Vec<(String, u64)>>,
     /// How much the control group was stopped for having used its time up.
@@ -105,7 +107,7 @@ fn interrupted_by(measured: &Measured) -> String {
     let seconds = measured.run.seconds;
     let mut text = format!("\nOn core {} in {seconds:.0} s:\n", measured.core);
     let programs = measured.programs.iter().take(NAMES).map(|(name, time)| {
-        let share = percent(time.as_secs_f64() / seconds);
+        let share = percent(time.as_secs_f64() / measured.watched.as_secs_f64().max(1e-9));
         format!("{} {share}", printable(name))
     });
     let programs: Vec<String> = programs.collect();
@@ -420,6 +422,7 @@ mod tests {
             steal: Some(0.02),
             sibling: None,
             programs: Vec::new(),
+            watched: Duration::from_secs(3),
             interrupts: Some(Vec::new()),
             throttled: None,
         }

@@ -8,24 +8,7 @@ use crate::report::Report;
 use crate::sections::sections;
 use crate::sentences::sentences;
 use crate::table::{Section, column};
-use crate::words::thousands;
-
-/// Text that can stand anywhere in a page.
-#[must_use]
-pub fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            c => escaped.push(c),
-        }
-    }
-    escaped
-}
+use crate::words::{escape, thousands};
 
 /// A page of its parts.
 fn page(

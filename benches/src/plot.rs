@@ -5,10 +5,9 @@
 use std::fmt::Write;
 
 use crate::histogram::Bucket;
-use crate::html::escape;
 use crate::stat::Stat;
 use crate::windows::Window;
-use crate::words::{micro, thousands};
+use crate::words::{escape, micro, thousands};
 
 /// The width of plots, in units that are pixels on a phone.
 const WIDTH: f64 = 340.0;

@@ -3,19 +3,14 @@
 //! `benches/docs/report.md` explains it to those who read it by program. The version is raised when
 //! a field changes its meaning or goes away; a program ignores fields that it does not know.
 
-use std::fs::File;
-use std::io::Read as _;
-use std::path::Path;
-
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use poet_host::Machine;
 
 use crate::histogram::Bucket;
 use crate::stat::Stat;
-use crate::verdict::{self, Verdict};
+use crate::verdict::Verdict;
 use crate::windows::Window;
 
 /// What a report calls itself.
@@ -23,9 +18,6 @@ pub const FORMAT: &str = "poet-bench report";
 
 /// The version of the schema.
 pub const SCHEMA: u64 = 2;
-
-/// The longest file that can be a report, with room for the largest of machines.
-const MAX_BYTES: u64 = 1 << 26;
 
 /// What a run found out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -284,51 +276,6 @@ impl Report {
     /// Never: its keys are strings.
     pub fn to_json(&self) -> Result<String> {
         Ok(serde_json::to_string_pretty(self)? + "\n")
-    }
-
-    /// Reads a report from JSON.
-    ///
-    /// # Errors
-    /// If it is not JSON, not a report, one of another version, or one that was edited: its verdict
-    /// must follow from its measurements.
-    pub fn from_json(json: &str) -> Result<Self> {
-        let value: Value = serde_json::from_str(json)
-            .ok()
-            .context("it is not JSON: expected a report that poet-bench wrote with --json")?;
-        ensure!(
-            value.get("format").and_then(Value::as_str) == Some(FORMAT),
-            "it is not a report of poet-bench"
-        );
-        match value.get("schema").and_then(Value::as_u64) {
-            Some(SCHEMA) => {}
-            Some(other) => bail!(
-                "it has schema version {other}, and this program reads version {SCHEMA}: measure \
-                 again, or use the version of poet-bench that wrote it"
-            ),
-            None => bail!("it has no schema version"),
-        }
-        let report: Self = serde_json::from_value(value)
-            .ok()
-            .context("it is damaged: a field is missing or has a wrong value")?;
-        ensure!(
-            verdict::follows(&report),
-            "it was edited: its verdict does not follow from its measurements"
-        );
-        Ok(report)
-    }
-
-    /// Reads a report from a file.
-    ///
-    /// # Errors
-    /// If there is none.
-    pub fn load(path: &Path) -> Result<Self> {
-        let name = path.display();
-        let mut json = String::new();
-        let read = File::open(path).and_then(|file| file.take(MAX_BYTES).read_to_string(&mut json));
-        if let Err(error) = read {
-            bail!("cannot read {name}: {}", poet_files::reason(&error));
-        }
-        Self::from_json(&json).with_context(|| format!("cannot use {name}"))
     }
 }
 

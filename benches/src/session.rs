@@ -14,10 +14,11 @@ use poet_host::{Machine, affinity, limits};
 
 use crate::check::Measured;
 use crate::endurance::{Run, endurance};
+use crate::judge::clock_set;
 use crate::measure::{self, Plan};
 use crate::options::Measurement;
 use crate::report::{Endurance, FORMAT, Report, SCHEMA, Settings};
-use crate::verdict::{Doubt, Verdict, clock_set};
+use crate::verdict::{Doubt, Verdict};
 use crate::words::{duration, list};
 use crate::{load, pinning, prover};
 
@@ -322,6 +323,7 @@ pub fn check(core: Option<usize>) -> Result<(Machine, Measured)> {
             steal,
             sibling,
             programs: watch.seen(),
+            watched: watch.watched(),
             interrupts,
             throttled,
         },

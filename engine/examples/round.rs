@@ -50,7 +50,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     thread::scope(|scope| {
         let hashing = scope.spawn(|| {
             run(&mut tree, height, &target, &leaves, |root| {
-                writer.push(root)
+                writer.push(root);
             });
         });
         while !hashing.is_finished() {
@@ -69,7 +69,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut log = writer.finish()?;
 
     let progress = ProveProgress::default();
-    let proof = prove(&tree, round.subtree_height(), &mut log, T, 1, &progress)?;
+    let proof = prove(&tree, height, &mut log, T, 1, &progress)?;
     verify(&work, statement, tree.leaves(), T, &proof)?;
     println!(
         "a proof of {} leaves, {} bytes",

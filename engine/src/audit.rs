@@ -415,6 +415,91 @@ impl Auditor {
         }
     }
 
+    /// Takes the entries before number `entries` of the log on trust: reads them, recomputes none, and
+    /// goes on after them. With fewer entries in the log, or more of them audited, changes nothing.
+    ///
+    /// # Errors
+    /// Fails if the log cannot be read, or on [`AuditWith::stop`]; those that were read are then taken
+    /// on trust, and the call can be repeated.
+    pub fn take_on_trust(
+        &mut self,
+        log: &mut dyn LogRead,
+        entries: u64,
+        with: AuditWith<'_>,
+    ) -> Result<(), AuditError> {
+        if entries > log.entries() || self.undecided() {
+            return Ok(());
+        }
+        let hasher = self.audited.tree.node_hasher();
+        let height = self.root_height().get();
+        let mut chunk = Vec::new();
+        while self.entries() < entries {
+            if with.stop.load(Relaxed) {
+                return Err(AuditError::Stopped);
+            }
+            let first = self.entries();
+            if self.audited.rest.is_empty() && entries - first >= self.chunk_entries() {
+                self.read_chunk(log, first >> self.chunk_height, &mut chunk)?;
+                let root = fold(&hasher, &chunk);
+                self.audited.tree.push_at(height, root, |_, _, _| {});
+                self.audited.roots.push(root);
+            } else {
+                let mut entry = [Node::default()];
+                log.read(first, &mut entry)?;
+                self.accept(entry[0]);
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks for a wrong entry, up to entry number `last`, by recomputing few: it halves the part of
+    /// the log that begins after an entry that fits and ends with one that does not. Returns the
+    /// number of an entry that differs although the one before it does not, and goes on there, with
+    /// all entries before it taken on trust; `None` if entry `last` fits.
+    ///
+    /// After a bad copy no entry fits, so that the first one is found. After a mistake of the work
+    /// later entries fit again, and only `last` leads to it.
+    ///
+    /// # Errors
+    /// Fails if the log cannot be read, or on [`AuditWith::stop`].
+    pub fn search(
+        &mut self,
+        log: &mut dyn LogRead,
+        last: u64,
+        with: AuditWith<'_>,
+    ) -> Result<Option<u64>, AuditError> {
+        let mut before = Self {
+            recomputed: self.recomputed,
+            ..Self::begin(&self.work, &self.statement, self.subtree_height)
+        };
+        let differs = |auditor: &Self, log: &mut dyn LogRead| -> Result<bool, AuditError> {
+            let mut entry = [Node::default()];
+            log.read(auditor.entries(), &mut entry)?;
+            let (right, _) = certain(&auditor.audited.tree, auditor.k(), entry[0], with)?;
+            Ok(right != entry[0])
+        };
+        let mut low = 0;
+        let mut high = last;
+        let mut at = last;
+        loop {
+            let mut auditor = before.clone();
+            auditor.take_on_trust(log, at, with)?;
+            if differs(&auditor, log)? {
+                high = at;
+                if low == high {
+                    *self = auditor;
+                    return Ok(Some(high));
+                }
+            } else if at == last {
+                return Ok(None);
+            } else {
+                low = at + 1;
+                before = auditor;
+            }
+            at = low + (high - low) / 2;
+        }
+    }
+
     /// Settles who was wrong about newest entries, if that is [undecided](Auditor::undecided): for the
     /// end of a log, where no further entry will tell.
     pub fn decide(&mut self, culprit: Culprit) -> Option<Finding> {

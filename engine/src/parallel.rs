@@ -191,7 +191,7 @@ mod tests {
             count += 1;
             Ok::<_, ()>(count < 100)
         };
-        let each = |item: &mut u32| assert!(*item % 3 != 0, "a multiple of three");
+        let each = |item: &mut u32| assert!(!item.is_multiple_of(3), "a multiple of three");
         in_order(vec![0; 3], fill, each, |_| {}).ok();
     }
 }

@@ -636,3 +636,80 @@ mod faults {
         }
     }
 }
+
+#[test]
+fn entries_taken_on_trust_are_not_recomputed() {
+    for (k, trusted) in [(0, 700), (0, 512), (2, 3), (3, 1500)] {
+        let mut round = Round::new(k);
+        round.hash(1600 << k);
+        // A wrong entry among those on trust is nobody's business; all after it differ, and so do
+        // the states from which they would be recomputed.
+        let log = &mut round.log.as_slice();
+        round.auditor.take_on_trust(log, trusted, with(1)).unwrap();
+        assert_eq!(round.auditor.entries(), trusted);
+        assert_eq!(round.auditor.recomputed(), 0);
+        // Fewer than there are already, or more than are in the log.
+        round.auditor.take_on_trust(log, 1, with(1)).unwrap();
+        round.auditor.take_on_trust(log, 1601, with(1)).unwrap();
+        assert_eq!(round.auditor.entries(), trusted);
+        round.audit();
+        assert_eq!(round.auditor.recomputed(), 1600 - trusted);
+        // What changes later is found among them, too.
+        round.log[trusted as usize / 2][0] ^= 1;
+        round.scrub(10);
+        assert_eq!(round.culprits(), BTreeMap::from([("copy", 1)]));
+        round.assert_sound();
+    }
+}
+
+#[test]
+fn a_search_finds_a_bad_copy_by_recomputing_few() {
+    for bad in [0, 1, 511, 512, 777, 1599] {
+        let mut round = Round::new(1);
+        round.hash(3200);
+        round.log[bad][5] ^= 8;
+        let log = &mut round.log.as_slice();
+        let found = round.auditor.search(log, 1599, with(1)).unwrap();
+        assert_eq!(found, Some(bad as u64));
+        assert_eq!(round.auditor.entries(), bad as u64);
+        round.audit();
+        round
+            .auditor
+            .decide(Culprit::Copy)
+            .into_iter()
+            .for_each(|finding| round.log[finding.entry as usize] = finding.right[0]);
+        let recomputed = round.auditor.recomputed();
+        assert_eq!(recomputed, 1600 - bad as u64);
+        round.assert_sound();
+    }
+}
+
+#[test]
+fn a_search_finds_where_the_work_went_wrong() {
+    // A label, which the proof may show.
+    let mut round = Round::new(1);
+    round.hash(1000);
+    round.wrong_label();
+    round.hash(4000);
+    let log = &mut round.log.as_slice();
+    assert_eq!(round.auditor.search(log, 1999, with(1)).unwrap(), None);
+    assert_eq!(round.auditor.entries(), 0);
+    assert_eq!(round.auditor.search(log, 500, with(1)).unwrap(), Some(500));
+    round.audit();
+    assert_eq!(round.culprits(), BTreeMap::from([("work", 1)]));
+    round.assert_sound();
+    // A state that stays wrong.
+    let mut round = Round::new(1);
+    round.hash(1000);
+    round.flip_parked(0);
+    round.hash(4000);
+    let log = &mut round.log.as_slice();
+    let found = round.auditor.search(log, 1999, with(1)).unwrap();
+    assert_eq!(found, Some(500));
+    // Nothing is wrong.
+    let mut round = Round::new(2);
+    round.hash(400);
+    let log = &mut round.log.as_slice();
+    assert_eq!(round.auditor.search(log, 99, with(1)).unwrap(), None);
+    assert!(round.auditor.search(log, 100, with(1)).is_err());
+}

@@ -45,6 +45,9 @@ fn sound(k: SubtreeHeight, log: &[Node]) -> usize {
     entries
 }
 
+/// What something does to the end of a log.
+type Damage<'a> = &'a dyn Fn(&mut [Node]);
+
 #[test]
 fn a_log_ends_before_its_first_damaged_entry() {
     for (k, entries) in [(0, 1), (0, 2), (0, 700), (3, 100), (6, 17)] {
@@ -56,7 +59,7 @@ fn a_log_ends_before_its_first_damaged_entry() {
             if right.len() > 100 && first % 97 > 1 && first + 3 < right.len() {
                 continue;
             }
-            let damages: [&dyn Fn(&mut [Node]); 5] = [
+            let damages: [Damage<'_>; 5] = [
                 &|tail| tail.fill([0; 32]),
                 &|tail| tail.fill([0xa7; 32]),
                 &|tail| tail[0][31] ^= 1,

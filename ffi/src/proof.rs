@@ -51,8 +51,9 @@ pub(crate) unsafe fn encoded<'a>(bytes: *const u8, length: usize) -> Result<&'a 
     unsafe { pointer::slice(bytes, length, POET_MAX_PROOF_BYTES, "proof") }
 }
 
-/// Reads a proof from the bytes in which go-spacemesh stores it: SCALE of root, proven leaves,
-/// proof nodes and leaf count. Whether it is valid is another question: poet_verify.
+/// Reads a proof from the bytes by whose hash an ATX refers to it: SCALE of root, proven leaves,
+/// proof nodes and leaf count. (What nodes store and gossip is a longer message, which begins with
+/// these bytes.) Whether the proof is valid is another question: poet_verify.
 ///
 /// bytes: length bytes, which are not needed after the call.
 /// proof: receives the handle; the caller closes it with poet_proof_close.

@@ -41,7 +41,7 @@ loaders! {
     pow -> Vec<PowVector> = "pow.json";
     /// `proofs.json`: whole proofs (PROTOCOL.md section 5).
     proofs -> Vec<ProofVector> = "proofs.json";
-    /// `scale_proofs.json`: proofs as nodes store them (PROTOCOL.md section 5).
+    /// `scale_proofs.json`: the bytes by whose hash ATXs refer to proofs (PROTOCOL.md section 5).
     scale_proofs -> Vec<ScaleProofVector> = "scale_proofs.json";
 }
 

@@ -190,7 +190,7 @@ fn messages_that_nodes_do_not_read() {
     let vectors = vectors::scale_proofs();
     let proof = &vectors[0].scale_bytes;
     let tail = |key: &[u8], round_id: &[u8]| {
-        let rest = [&key[..], round_id, &[0; 96]].concat();
+        let rest = [key, round_id, &[0; 96]].concat();
         ProofMessage::from_scale(&[&proof[..], &rest].concat())
     };
     let key = [&[128][..], &[1; 32]].concat();

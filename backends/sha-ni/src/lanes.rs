@@ -186,7 +186,7 @@ macro_rules! lanes_kernel {
                 macro_rules! round {
                     ($a:ident $b:ident $c:ident $d:ident $e:ident $f:ident $g:ident $h:ident $t:expr) => {
                         // Word t + 15 takes the place of the one of the round before.
-                        if $t > 0 && $t <= 48 {
+                        if $t > 0 && $t < 49 {
                             let early = add(w[($t + 15) % 16], sigma0(w[$t % 16]));
                             let late = add(w[($t + 8) % 16], sigma1(w[($t + 13) % 16]));
                             w[($t + 15) % 16] = add(early, late);

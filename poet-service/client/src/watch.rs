@@ -9,9 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use poet_engine::TICK_LEAVES;
+use poet_proto::base64;
 use serde::Serialize;
 
 use crate::{
@@ -420,7 +420,7 @@ fn poet_notes(poet: &Watched, now: Timestamp) -> Vec<String> {
         Ok(seen) => {
             let mut known = format!(
                 "key {}, phase shift {}, cycle gap {}",
-                STANDARD.encode(seen.info.service_pubkey.0),
+                base64::encode(seen.info.service_pubkey.0),
                 rough(seen.info.phase_shift.0),
                 rough(seen.info.cycle_gap.0),
             );
@@ -436,7 +436,7 @@ fn poet_notes(poet: &Watched, now: Timestamp) -> Vec<String> {
     if let (Some(since), Some(first)) = (poet.key_changed, poet.first_key) {
         notes.push(format!(
             "ITS KEY CHANGED: it was {} until {since:.0}",
-            STANDARD.encode(first.0)
+            base64::encode(first.0)
         ));
     }
     if let Some(round) = poet.overdue(now) {

@@ -19,6 +19,11 @@ impl WorkPlace {
         Self
     }
 
+    /// Whether the hashing thread has a core that no other thread of the program runs on.
+    pub fn is_apart(&self) -> bool {
+        false
+    }
+
     /// Nothing to do.
     pub fn enter(&self) -> Occupied {
         Occupied

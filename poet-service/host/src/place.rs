@@ -124,6 +124,13 @@ impl WorkPlace {
         }
     }
 
+    /// Whether the hashing thread has a core that no other thread of the program runs on.
+    pub fn is_apart(&self) -> bool {
+        self.place
+            .as_ref()
+            .is_some_and(|place| !place.others.is_set(place.core))
+    }
+
     /// Moves the calling thread, which hashes, to its core, and all other threads off it until the
     /// result is dropped.
     pub fn enter(&self) -> Occupied {
@@ -153,6 +160,8 @@ impl Drop for Occupied {
     fn drop(&mut self) {
         if let Some(allowed) = &self.0 {
             place_others(allowed);
+            // It keeps where it is if the system does not permit more.
+            let _ = sched_setaffinity(None, allowed);
         }
     }
 }

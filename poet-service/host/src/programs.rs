@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     fs,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Watches which threads run on a core. It looks at where each thread ran last, so what is short
@@ -17,6 +17,9 @@ pub struct Watch {
     except: Option<u32>,
     /// The CPU time of each thread when it was looked at last.
     last: Option<HashMap<u32, Duration>>,
+    /// When that was.
+    looked: Option<Instant>,
+    watched: Duration,
     seen: BTreeMap<String, Duration>,
 }
 
@@ -29,6 +32,8 @@ impl Watch {
             core,
             except: None,
             last: None,
+            looked: None,
+            watched: Duration::ZERO,
             seen: BTreeMap::new(),
         }
     }
@@ -40,6 +45,14 @@ impl Watch {
 
     /// Looks at all threads.
     pub fn look(&mut self) {
+        let at = Instant::now();
+        let passed = self.looked.map_or(Duration::ZERO, |looked| at - looked);
+        self.look_after(passed);
+        self.looked = Some(at);
+    }
+
+    fn look_after(&mut self, passed: Duration) {
+        self.watched += passed;
         let mut now = HashMap::new();
         for thread in threads(&self.root) {
             let Some(look) = Look::read(&thread) else {
@@ -50,12 +63,19 @@ impl Watch {
                 continue;
             };
             let before = last.get(&look.id).copied().unwrap_or_default();
-            let ran = look.time.saturating_sub(before);
+            // One that is new here may have run before, and elsewhere.
+            let ran = look.time.saturating_sub(before).min(passed);
             if look.core == self.core && !ran.is_zero() && self.except != Some(look.id) {
                 *self.seen.entry(look.name).or_default() += ran;
             }
         }
         self.last = Some(now);
+    }
+
+    /// For how long the core has been watched.
+    #[must_use]
+    pub fn watched(&self) -> Duration {
+        self.watched
     }
 
     /// The names of what ran there, and for how long, the longest first.
@@ -169,13 +189,22 @@ mod tests {
         let (first, second) = (unpack(&first.concat()), unpack(&second.concat()));
         let mut watch = Watch::new(first.path(), 1);
         watch.except(1);
-        watch.look();
+        let second_long = Duration::from_secs(1);
+        watch.look_after(Duration::ZERO);
         assert!(watch.seen().is_empty());
         watch.root = second.path().to_owned();
-        watch.look();
-        watch.look();
+        watch.look_after(second_long);
+        watch.look_after(second_long);
+        assert_eq!(watch.watched(), 2 * second_long);
         let expected = [("build".to_owned(), Duration::from_millis(100))];
         assert_eq!(watch.seen(), expected);
+        // Nothing runs for longer than has passed.
+        let mut hasty = Watch::new(first.path(), 1);
+        hasty.look_after(Duration::ZERO);
+        hasty.root = second.path().to_owned();
+        hasty.look_after(Duration::from_millis(20));
+        let seen = hasty.seen();
+        assert_eq!(seen[0].1, Duration::from_millis(40));
     }
 
     #[test]

@@ -266,7 +266,7 @@ const MAX_MESSAGE: usize = 200;
 /// what follows the object is not looked at: both as in the Go server.
 ///
 /// # Errors
-/// [`Malformed::Malformed`], naming the field where there is one.
+/// [`Malformed`], naming the field where there is one.
 pub fn submit_request(body: &[u8]) -> Result<SubmitRequest, Malformed> {
     let mut values = serde_json::Deserializer::from_slice(body).into_iter::<&RawValue>();
     let Some(value) = values.next() else {

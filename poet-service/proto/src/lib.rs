@@ -5,12 +5,14 @@
 //! |---|---|
 //! | [`messages`] | the requests and answers |
 //! | [`json`] | their JSON: the canonical mapping of protobuf |
+//! | [`mod@base64`] | bytes as text |
 //! | [`duration`] | durations as Go and as protobuf write them |
 //! | [`timestamp`] | protobuf's timestamps, read as Go reads them |
 //! | [`identity`] | ed25519 keys and signatures, by Go's rules |
 //! | [`certificate`] | certificates and the keys that sign them |
 //! | [`pow`] | the proof of work of a registration |
 
+pub mod base64;
 pub mod certificate;
 pub mod duration;
 pub mod identity;

@@ -1,16 +1,23 @@
-//! The wall clock, injected wherever the schedule matters so that tests can set it.
+//! Time, injected wherever it matters, so that tests can set it: the wall clock, and one that only
+//! goes forward.
 
-use std::{sync::Mutex, time::SystemTime};
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
 
 use jiff::{SignedDuration, Timestamp};
 
 /// Tells the time.
 pub trait Clock: Send + Sync + 'static {
-    /// The current time. It may jump in either direction.
+    /// The time on the wall. It may leap in either direction.
     fn now(&self) -> Timestamp;
+
+    /// The time since some moment. It never goes back, and nobody sets it.
+    fn monotonic(&self) -> Duration;
 }
 
-/// The clock of the operating system.
+/// The clocks of the operating system.
 #[derive(Clone, Copy, Debug)]
 pub struct SystemClock;
 
@@ -19,38 +26,72 @@ impl Clock for SystemClock {
         // A clock set beyond the year 9999 must not crash the server.
         Timestamp::try_from(SystemTime::now()).unwrap_or(Timestamp::MAX)
     }
+
+    fn monotonic(&self) -> Duration {
+        monotonic()
+    }
 }
 
-/// A clock that stands still until it is set.
+/// Goes on while the machine sleeps, so that no clock has leapt when it wakes up.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn monotonic() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    time.try_into().unwrap_or_default()
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn monotonic() -> Duration {
+    use std::{sync::LazyLock, time::Instant};
+
+    static FIRST: LazyLock<Instant> = LazyLock::new(Instant::now);
+    FIRST.elapsed()
+}
+
+/// A wall clock that stands still until it is set. The monotonic one goes on.
 #[derive(Debug)]
-pub struct ManualClock(Mutex<Timestamp>);
+pub struct ManualClock(Mutex<Shown>);
+
+#[derive(Debug)]
+struct Shown {
+    wall: Timestamp,
+    /// By how much the wall clock was set forwards.
+    skipped: Duration,
+}
 
 impl ManualClock {
     /// A clock that shows `now`.
     pub fn new(now: Timestamp) -> Self {
-        Self(Mutex::new(now))
+        Self(Mutex::new(Shown {
+            wall: now,
+            skipped: Duration::ZERO,
+        }))
     }
 
-    /// Moves the clock to `now`, forwards or backwards.
+    /// Time passes, or goes back, until it is `now` on the wall.
     pub fn set(&self, now: Timestamp) {
-        *self.lock() = now;
+        let mut shown = self.lock();
+        let passed = time_until(shown.wall, now);
+        shown.skipped += passed;
+        shown.wall = now;
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Timestamp> {
-        self.0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Shown> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
-        *self.lock()
+        self.lock().wall
+    }
+
+    fn monotonic(&self) -> Duration {
+        monotonic() + self.lock().skipped
     }
 }
 
 /// The time from `now` until `then`; zero when it has passed.
-pub fn time_until(now: Timestamp, then: Timestamp) -> std::time::Duration {
+pub fn time_until(now: Timestamp, then: Timestamp) -> Duration {
     let left: SignedDuration = then.duration_since(now);
-    left.try_into().unwrap_or(std::time::Duration::ZERO)
+    left.try_into().unwrap_or(Duration::ZERO)
 }

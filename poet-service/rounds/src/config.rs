@@ -22,6 +22,8 @@ pub struct RoundsConfig {
     pub rules: Rules,
     /// The server's key, if it was given.
     pub private_key: Option<PrivateKey>,
+    /// How long a leap of the clock must last before it is believed.
+    pub clock_leap_patience: Duration,
     /// Whether rounds are worked on.
     pub worker: bool,
 }

@@ -10,6 +10,7 @@
 //! | [`registration`] | who may register for which round |
 //! | [`worker`] | the hashing thread, its log, auditors, proofs |
 //! | [`rate`] | whether the hashing has become slow |
+//! | [`parts`] | what runs from the start to the end, none of which may end before |
 //! | [`storage`], [`publish`], [`counters`] | what rounds need of the rest of a server |
 //! | [`round_files`] | what is where in the directory of the work |
 
@@ -18,12 +19,14 @@ pub mod clock;
 pub mod config;
 pub mod counters;
 pub mod life;
-
+pub mod parts;
 pub mod publish;
 pub mod rate;
 pub mod registration;
 pub mod round_files;
 pub mod schedule;
+mod standby;
+mod steady;
 pub mod storage;
 pub mod worker;
 

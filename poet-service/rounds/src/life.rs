@@ -16,7 +16,7 @@
 //! On a runtime with one thread and paused time, with simulated ones, a run is a function of what
 //! they do.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use poet_engine::{SubtreeHeight, Work, membership};
@@ -24,20 +24,25 @@ use poet_proto::{
     identity::{PrivateKey, PrivateKeyError},
     messages::PublishedProof,
 };
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::sync::watch;
 
 use crate::{
     blocking::blocking,
     clock::{Clock, time_until},
     config::RoundsConfig,
     counters::Counters,
+    parts::Supervisor,
     publish::Publish,
     registration::{OpenRound, Registration},
     schedule::{Schedule, ScheduleError},
+    steady::SteadyClock,
     storage::{Execution, PowChallenges, Setting, Storage, StorageError, UnfinishedRound},
     worker::{Hashing, Job, Worker, WorkerHandle},
 };
 
+/// What no clock shows that was ever set, and times that no schedule can go beyond.
+const EARLIEST: Timestamp = Timestamp::constant(1_577_836_800, 0);
+const LATEST: Timestamp = Timestamp::constant(253_370_764_800, 0);
 /// How often the clock is read, which may have been set in the meantime.
 const CLOCK_INTERVAL: Duration = Duration::from_millis(100);
 /// The shortest wait for the clock.
@@ -77,6 +82,13 @@ pub enum RecoveryError {
     Key(PrivateKeyError),
     #[error("the stored rounds belong to another private key")]
     OtherKey,
+    #[error(
+        "the clock of this machine shows {0}: expected a time after 2020 and before 9999: set the \
+         clock first"
+    )]
+    Clock(Timestamp),
+    #[error("the system gives no threads: {0}")]
+    Threads(io::Error),
     #[error("the system gives no random numbers: {0}")]
     Random(getrandom::Error),
     #[error(transparent)]
@@ -85,10 +97,11 @@ pub enum RecoveryError {
 
 /// A running server without its network.
 pub struct Rounds {
+    clock: Arc<dyn Clock>,
     registration: Arc<Registration>,
     worker: WorkerHandle,
     stop: watch::Sender<bool>,
-    tasks: Vec<JoinHandle<()>>,
+    parts: Supervisor,
 }
 
 impl Rounds {
@@ -110,8 +123,12 @@ impl Rounds {
             publish,
             counters,
         } = parts;
+        let now = clock.now();
+        if !(EARLIEST..LATEST).contains(&now) {
+            return Err(RecoveryError::Clock(now));
+        }
         let (recovered, with_work) = blocking(|| {
-            let recovered = recover(config, &*storage, clock.now())?;
+            let recovered = recover(config, &*storage, now)?;
             remove_old_logs(&hashing, &*storage)?;
             Ok::<_, RecoveryError>((recovered, hashing.logs()))
         })?;
@@ -122,6 +139,8 @@ impl Rounds {
             unfinished,
             round,
         } = recovered;
+        let patience = config.clock_leap_patience;
+        let clock: Arc<dyn Clock> = Arc::new(SteadyClock::new(clock, schedule.clone(), patience));
         let members = storage.open_round(round).await?;
         let open = OpenRound { round, members };
         tracing::info!(round, members, until = %schedule.start(round), "open for registration");
@@ -148,21 +167,29 @@ impl Rounds {
         let rounds = Keeper {
             registration: Arc::clone(&registration),
             storage,
-            clock,
+            clock: Arc::clone(&clock),
             worker: config.worker.then(|| handle.clone()),
             with_work,
             expected_leaves_per_second,
             stopped,
         };
+        let parts = Supervisor::new();
+        parts
+            .spawn_thread("rounds", rounds.keep(unfinished))
+            .and_then(|()| parts.spawn_thread("work", worker.serve()))
+            .map_err(RecoveryError::Threads)?;
         Ok(Self {
+            clock,
             registration,
             worker: handle,
             stop,
-            tasks: vec![
-                tokio::spawn(rounds.keep(unfinished)),
-                tokio::spawn(worker.serve()),
-            ],
+            parts,
         })
+    }
+
+    /// The clock that rounds follow: a leap of the one that was given is not believed at once.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
     }
 
     /// Registration, and everything else that clients ask for.
@@ -175,15 +202,17 @@ impl Rounds {
         &self.worker
     }
 
+    /// Waits for a part of it to end although nobody stopped it; returns its name. Without it, the
+    /// machine does not do its work.
+    pub async fn part_ended(&mut self) -> &'static str {
+        self.parts.ended().await
+    }
+
     /// Ends it: the work done so far is in the log.
     pub async fn stop(self) {
         self.stop.send_replace(true);
         self.worker.stop();
-        for task in self.tasks {
-            if let Err(error) = task.await {
-                tracing::error!(%error, "a part of the server failed");
-            }
-        }
+        self.parts.all_ended().await;
     }
 }
 

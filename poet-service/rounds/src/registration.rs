@@ -252,6 +252,12 @@ impl Registration {
             if deadline.is_some_and(|deadline| deadline < end) {
                 return Err(RegistrationError::TooLate);
             }
+            // Its start has passed, and it closes: this is for the next one. Where that does not open,
+            // nobody is told that he is a member of a round that may be over.
+            if self.clock.now() >= self.schedule.start(round) {
+                self.await_next(&mut open).await?;
+                continue;
+            }
             let max_members = self.rules.max_round_members;
             match self.storage.register(round, member, max_members).await {
                 Ok(outcome @ (Registered::New | Registered::Already)) => {
@@ -264,18 +270,25 @@ impl Registration {
                 Ok(Registered::Conflict) => return Err(RegistrationError::Conflict),
                 Ok(Registered::Full) => return Err(RegistrationError::RoundFull),
                 // The round closed on the way: this is for the next one, whose end is later.
-                Ok(Registered::Closed) => {
-                    let next = tokio::time::timeout(NEXT_ROUND_TIMEOUT, open.changed()).await;
-                    if !matches!(next, Ok(Ok(()))) {
-                        return Err(RegistrationError::Unavailable);
-                    }
-                }
+                Ok(Registered::Closed) => self.await_next(&mut open).await?,
                 Err(error) => {
                     // The storage logs why, once a minute and not for each.
                     tracing::debug!(%error, round, "cannot store a registration");
                     return Err(RegistrationError::Unavailable);
                 }
             }
+        }
+    }
+
+    /// Waits for another round to open.
+    async fn await_next(
+        &self,
+        open: &mut watch::Receiver<OpenRound>,
+    ) -> Result<(), RegistrationError> {
+        let next = tokio::time::timeout(NEXT_ROUND_TIMEOUT, open.changed()).await;
+        match next {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(RegistrationError::Unavailable),
         }
     }
 

@@ -6,8 +6,9 @@
 //! proof, or when the server ends.
 //!
 //! Auditors (see [`Audits`]) recompute the log behind the hashing. When they find that the work was
-//! wrong, it is stopped, taken back to the last right entry of the log, and started again. A proof
-//! that is not valid is made again after an audit of the whole log, and never published.
+//! wrong, it is stopped, taken back to the last right entry of the log, and started again. Nobody waits
+//! for them: the proof is made at the round's end, whatever is audited by then. One that is not valid
+//! is never published, and made again when what is wrong in the log was looked for.
 //!
 //! The worker is one asynchronous task. It waits only for time to pass and for [`WorkerHandle`], so
 //! that it runs under a simulated clock as well.
@@ -23,16 +24,16 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use jiff::Timestamp;
 use poet_engine::{
     LogError, LogRead as _, MAX_THREADS, Proof, ProveError, ProveProgress, T, Tree, VerifyError,
-    Work, membership, prove, verify,
+    Work, audit::AuditError, membership, prove, verify,
 };
 use poet_proto::messages::PublishedProof;
 use tokio::sync::Notify;
@@ -56,6 +57,8 @@ const LOG_INTERVAL: Duration = Duration::from_millis(20);
 const MAX_LOG_DELAY: Duration = Duration::from_secs(10);
 /// How long to wait before a round that failed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+/// How often a log is repaired, before its round is put behind others.
+const MAX_REPAIRS: u32 = 4;
 
 /// A round to execute.
 #[derive(Clone, Debug)]
@@ -81,26 +84,38 @@ pub struct Executing {
     pub members: u64,
     /// Leaves so far; goes on counting.
     pub leaves: Arc<AtomicU64>,
-    /// When this process began to work on it, and with how many leaves.
-    pub started: (Instant, u64),
-    /// When the newest entry of the log became durable.
-    pub durable: Arc<Mutex<Instant>>,
+    /// When this process began to work on it, on the monotonic clock, and with how many leaves.
+    pub started: (Duration, u64),
+    /// When the newest entry of the log became durable, on that clock.
+    pub durable: Arc<Mutex<Duration>>,
     /// How fast it goes.
     pub rate: Arc<Mutex<Rate>>,
 }
 
 impl Executing {
     /// The speed of the work since it was begun.
-    pub fn leaves_per_second(&self) -> f64 {
+    pub fn leaves_per_second(&self, clock: &dyn Clock) -> f64 {
         let (since, before) = self.started;
         let made = self.leaves.load(Relaxed).saturating_sub(before);
-        made as f64 / since.elapsed().as_secs_f64().max(f64::MIN_POSITIVE)
+        let passed = clock.monotonic().saturating_sub(since);
+        if passed.is_zero() {
+            return 0.0;
+        }
+        made as f64 / passed.as_secs_f64()
+    }
+
+    /// How long the work takes for the leaves that are not audited.
+    pub fn audit_lag(&self, clock: &dyn Clock, report: &AuditReport) -> Duration {
+        let leaves = self.leaves.load(Relaxed);
+        let behind = leaves.saturating_sub(report.audited_leaves) as f64;
+        let rate = self.leaves_per_second(clock);
+        Duration::try_from_secs_f64(behind / rate.max(1.0)).unwrap_or(Duration::MAX)
     }
 
     /// How long ago the newest entry of the log became durable.
-    pub fn log_age(&self) -> Duration {
+    pub fn log_age(&self, clock: &dyn Clock) -> Duration {
         let durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
-        durable.elapsed()
+        clock.monotonic().saturating_sub(*durable)
     }
 
     /// How fast the work goes, and whether it has become slow.
@@ -119,6 +134,10 @@ pub enum WorkError {
     Thread(io::Error),
     #[error("the hashing thread failed")]
     Hashing,
+    #[error("the auditors ended unexpectedly")]
+    Auditors,
+    #[error("the server ends")]
+    Stopped,
     #[error(transparent)]
     Log(#[from] LogError),
     #[error("cannot make the proof: {0}")]
@@ -131,6 +150,15 @@ pub enum WorkError {
     Storage(#[from] StorageError),
 }
 
+impl From<AuditError> for WorkError {
+    fn from(error: AuditError) -> Self {
+        match error {
+            AuditError::Log(error) => Self::Log(error),
+            AuditError::Stopped => Self::Stopped,
+        }
+    }
+}
+
 /// What the rest of the service needs of the worker.
 #[derive(Clone, Default)]
 pub struct WorkerHandle(Arc<Shared>);
@@ -138,6 +166,8 @@ pub struct WorkerHandle(Arc<Shared>);
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
+    /// As in the state, for those who may not wait for it.
+    stop: AtomicBool,
     /// A round was queued, or the worker is to stop. Only the worker waits for it.
     changed: Notify,
 }
@@ -181,6 +211,7 @@ impl WorkerHandle {
     /// Has the worker stop, and with it the work, all of which is then in the log.
     pub fn stop(&self) {
         self.state().stop = true;
+        self.0.stop.store(true, Relaxed);
         self.0.changed.notify_one();
     }
 
@@ -269,7 +300,9 @@ impl<H: Hashing> Worker<H> {
                 state.executing = None;
                 state.failing = result.is_err();
             }
-            if let Err(error) = result {
+            if let Err(error) = result
+                && !self.handle.stopping()
+            {
                 tracing::error!(
                     %error,
                     round = job.round,
@@ -288,7 +321,7 @@ impl<H: Hashing> Worker<H> {
         // Whatever failed before, now the work goes on.
         self.handle.state().failing = false;
         tracing::info!(round = job.round, leaves = tree.leaves(), until = %job.end, "working");
-        let mut repaired = false;
+        let mut repairs = 0;
         loop {
             let hashed = self.hash(job, tree, log).await;
             if let (Err(error), true) = (&hashed, self.handle.stopping()) {
@@ -311,25 +344,24 @@ impl<H: Hashing> Worker<H> {
                 continue;
             }
             tracing::info!(round = job.round, leaves, "work done, proving");
-            match blocking(|| self.prove(job, &tree, &mut log)) {
+            let error = match blocking(|| self.prove(job, &tree, &mut log)) {
                 Ok(proof) => {
                     tracing::debug!(round = job.round, "the proof is valid, publishing");
                     return blocking(|| {
                         self.publish(job, leaves, proof)?;
-                        drop(log);
-                        self.hashing.remove_log(job.round);
+                        self.hashing.retire(job, tree, log);
                         Ok(())
                     });
                 }
-                Err(error) => {
-                    self.hashing.bad_proof(job, &error);
-                    if repaired {
-                        return Err(error);
-                    }
-                }
+                Err(error) => error,
+            };
+            self.hashing.bad_proof(job, &error);
+            if repairs == MAX_REPAIRS {
+                return Err(error);
             }
-            repaired = true;
-            tree = blocking(|| self.hashing.repair(job, tree, &mut log))?;
+            repairs += 1;
+            let stop = &self.handle.0.stop;
+            tree = blocking(|| self.hashing.repair(job, &error, tree, &mut log, stop))?;
         }
     }
 
@@ -354,8 +386,9 @@ impl<H: Hashing> Worker<H> {
     /// Adds leaves until the end of the round, or until the worker is to stop.
     async fn hash(&self, job: &Job, tree: Tree, log: H::Log) -> Result<(Tree, H::Log), WorkError> {
         let members = blocking(|| self.storage.member_count(job.round))?;
-        let started = (Instant::now(), tree.leaves());
-        let durable = Arc::new(Mutex::new(Instant::now()));
+        let now = self.clock.monotonic();
+        let started = (now, tree.leaves());
+        let durable = Arc::new(Mutex::new(now));
         let rate = Arc::default();
         let mut running = self.hashing.start(job, tree, log)?;
         self.handle.state().executing = Some(Executing {
@@ -367,9 +400,10 @@ impl<H: Hashing> Worker<H> {
             durable: Arc::clone(&durable),
             rate: Arc::clone(&rate),
         });
-        self.watch(job, &mut running, &durable, &rate).await;
+        let watched = self.watch(job, &mut running, &durable, &rate).await;
         self.await_log(job, &mut running).await;
-        blocking(|| running.finish())
+        let finished = blocking(|| running.finish());
+        watched.and(finished)
     }
 
     /// Waits until all that was done is durable, however long the disk is full, or until the worker
@@ -391,26 +425,27 @@ impl<H: Hashing> Worker<H> {
         &self,
         job: &Job,
         running: &mut H::Running,
-        durable: &Mutex<Instant>,
+        durable: &Mutex<Duration>,
         rate: &Mutex<Rate>,
-    ) {
+    ) -> Result<(), WorkError> {
         let (leaves, k) = (running.leaves(), job.execution.subtree_height.get());
         let mut reported = None;
-        let start = tokio::time::Instant::now();
-        let mut rate_watch = RateWatch::new(start.elapsed(), leaves.load(Relaxed));
+        let mut now = self.clock.monotonic();
+        let mut rate_watch = RateWatch::new(now, leaves.load(Relaxed));
         let mut durable_entries = running.status().durable_entries;
-        let mut nothing_waited = Instant::now();
+        let mut nothing_waited = now;
         while !running.status().stopped {
             let left = time_until(self.clock.now(), job.end);
             if left.is_zero() {
                 running.set_target(T as u64);
-                return;
+                return Ok(());
             }
             if self.handle.wait_for_stop(left.min(CLOCK_INTERVAL)).await {
                 running.set_target(0);
-                return;
+                return Ok(());
             }
-            if rate_watch.update(start.elapsed(), leaves.load(Relaxed)) {
+            now = self.clock.monotonic();
+            if rate_watch.update(now, leaves.load(Relaxed)) {
                 report(job.round, rate_watch.rate());
             }
             *rate.lock().unwrap_or_else(PoisonError::into_inner) = rate_watch.rate();
@@ -422,9 +457,12 @@ impl<H: Hashing> Worker<H> {
                     "stopping the work: an entry is wrong"
                 );
                 running.set_target(0);
-                return;
+                return Ok(());
             }
-            let now = Instant::now();
+            if status.auditors_failed {
+                running.set_target(0);
+                return Err(WorkError::Auditors);
+            }
             let progress = status.durable_entries != durable_entries;
             if progress {
                 durable_entries = status.durable_entries;
@@ -433,7 +471,7 @@ impl<H: Hashing> Worker<H> {
             if progress || durable_entries >= leaves.load(Relaxed) >> k {
                 nothing_waited = now;
             }
-            let stuck = nothing_waited.elapsed() > MAX_LOG_DELAY;
+            let stuck = now.saturating_sub(nothing_waited) > MAX_LOG_DELAY;
             let error = status
                 .log_error
                 .or_else(|| stuck.then(|| "the disk does not answer".to_owned()));
@@ -448,6 +486,7 @@ impl<H: Hashing> Worker<H> {
                 }
             }
         }
+        Ok(())
     }
 
     /// The proof of a finished tree, verified: nothing unverified is published.

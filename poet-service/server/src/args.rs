@@ -152,6 +152,11 @@ pub struct Options {
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "10s")]
     pub cycle_gap: Duration,
 
+    /// How long a leap of the clock over the start or the end of a round must last before it is
+    /// believed; until then the work goes on by the time since the last look
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "5m")]
+    pub clock_leap_patience: Duration,
+
     /// Zero bits that a proof of work must begin with
     #[arg(long, value_name = "BITS", value_parser = parse_difficulty, default_value = "0")]
     pub pow_difficulty: u32,

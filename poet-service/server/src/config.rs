@@ -257,6 +257,7 @@ impl Config {
                     certifier,
                 },
                 private_key,
+                clock_leap_patience: args.clock_leap_patience,
                 worker: !args.disable_worker,
             },
             directories: Directories {

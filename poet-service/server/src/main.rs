@@ -2,7 +2,13 @@
 
 mod cli;
 
-use std::{io::Write as _, process::ExitCode, sync::Arc, thread};
+use std::{
+    io::Write as _,
+    process::{self, ExitCode},
+    sync::{Arc, Mutex, mpsc},
+    thread,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
@@ -22,6 +28,13 @@ use poet_service::{
     service::Server,
     terminal::{LogFileHandle, Terminal},
 };
+
+/// Threads that a server has beside one for each core.
+const OTHER_THREADS: usize = 20;
+/// How long an end may take. With what comes after, it stays below five seconds.
+const END_TIMEOUT: Duration = Duration::from_millis(4500);
+/// How long a line of the log takes at most.
+const LAST_LINE: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Parser)]
 #[command(
@@ -88,17 +101,74 @@ fn serve(args: ServerArgs) -> anyhow::Result<ExitCode> {
     })?;
     let terminal = Terminal::new(file).context("cannot start the threads of the log")?;
     terminal.init_logs(config.log.debug, config.log.json);
-    Ok(match serve_with(config, &terminal) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // By the same way as the log, which may not be read at the moment.
-            terminal.say(&format!("error: {error:#}"));
-            ExitCode::FAILURE
-        }
-    })
+    Ok(serve_with(config, &terminal).unwrap_or_else(|error| {
+        // By the same way as the log, which may not be read at the moment.
+        terminal.say(&format!("error: {error:#}"));
+        ExitCode::FAILURE
+    }))
 }
 
-fn serve_with(config: Config, terminal: &Terminal) -> anyhow::Result<()> {
+/// Fails if the system does not give this process as many threads as a server needs.
+fn check_threads() -> anyhow::Result<()> {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let count = cores + OTHER_THREADS;
+    let (hold, held) = mpsc::channel::<()>();
+    let held = Arc::new(Mutex::new(held));
+    let start = |_| {
+        let held = Arc::clone(&held);
+        // Until all are there.
+        let wait = move || drop(held.lock().map(|held| held.recv()));
+        thread::Builder::new().spawn(wait)
+    };
+    let threads = (0..count).map(start).collect::<Result<Vec<_>, _>>();
+    drop(hold);
+    let threads = threads.with_context(|| {
+        format!(
+            "the system does not give this process the {count} threads that it needs: expected \
+             more room in `ulimit -u`, TasksMax of the service or pids.max of its control group"
+        )
+    })?;
+    for thread in threads {
+        // It has done nothing that could fail.
+        drop(thread.join());
+    }
+    Ok(())
+}
+
+/// Ends the process when it takes too long to end in order, whatever holds it up. The thread is made
+/// at the start.
+struct Deadline(mpsc::Sender<i32>);
+
+impl Deadline {
+    fn new() -> anyhow::Result<Self> {
+        let (begin, begun) = mpsc::channel();
+        thread::Builder::new()
+            .name("end".to_owned())
+            .spawn(move || {
+                let Ok(code) = begun.recv() else { return };
+                thread::sleep(END_TIMEOUT);
+                tracing::warn!(
+                    "ended without waiting any longer: what was not stored yet is done again after \
+                     the next start"
+                );
+                // For the line to be written.
+                thread::sleep(LAST_LINE);
+                process::exit(code);
+            })
+            .context("cannot start the threads of the server")?;
+        Ok(Self(begin))
+    }
+
+    /// The process has begun to end, with this exit code.
+    fn begin(&self, code: i32) {
+        // The thread waits for nothing else.
+        let _ = self.0.send(code);
+    }
+}
+
+fn serve_with(config: Config, terminal: &Terminal) -> anyhow::Result<ExitCode> {
+    check_threads()?;
+    let deadline = Deadline::new()?;
     if !config.ignored.is_empty() {
         tracing::warn!("without effect here: {}", config.ignored.join(", "));
     }
@@ -121,10 +191,18 @@ fn serve_with(config: Config, terminal: &Terminal) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the threads of the server")?;
-    runtime.block_on(run(config, place, terminal))
+    let result = runtime.block_on(run(config, place, terminal, &deadline));
+    // What still runs there ends with the process.
+    runtime.shutdown_background();
+    result
 }
 
-async fn run(config: Config, place: WorkPlace, terminal: &Terminal) -> anyhow::Result<()> {
+async fn run(
+    config: Config,
+    place: WorkPlace,
+    terminal: &Terminal,
+    deadline: &Deadline,
+) -> anyhow::Result<ExitCode> {
     // Before anything else, so that a signal during the start ends the server in order, too.
     let end = end_signal()?;
     let hangups = Hangups::new()?;
@@ -135,7 +213,7 @@ async fn run(config: Config, place: WorkPlace, terminal: &Terminal) -> anyhow::R
         config.directories.datadir.display(),
         config.log.folder.display()
     );
-    let server = Server::start(config, place, Arc::clone(&clock)).await?;
+    let mut server = Server::start(config, place, Arc::clone(&clock)).await?;
 
     // Nobody needs to read it: an output that is closed or stopped is no reason to end or to wait.
     let greeting = greeting(&server, &places);
@@ -147,16 +225,29 @@ async fn run(config: Config, place: WorkPlace, terminal: &Terminal) -> anyhow::R
         Arc::clone(server.registration()),
         terminal.log_file(),
     ));
-    tokio::select! {
+    let part = tokio::select! {
         signal = end => {
             terminal.clear();
             tracing::info!(signal, "ending");
+            None
         }
-        () = terminal.keep_status_line(reader, clock) => {}
+        part = server.part_ended() => Some(part),
+        () = terminal.keep_status_line(reader, clock) => None,
+    };
+    deadline.begin(i32::from(part.is_some()));
+    if let Some(part) = part {
+        terminal.clear();
+        // Whatever else still runs, it is no server any more. What was acknowledged is stored, and a
+        // start goes on with the rest.
+        tracing::error!(
+            part,
+            "ALARM: a part of the server has ended unexpectedly; the server ends"
+        );
+        return Ok(ExitCode::FAILURE);
     }
     server.shutdown().await;
     tracing::info!("ended");
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Where to look, and what to try.

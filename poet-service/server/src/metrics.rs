@@ -265,8 +265,8 @@ impl Collector for ServerState {
         if let Some(executing) = &status.executing {
             let id = [("id", executing.round.to_string())];
             let leaves = executing.leaves.load(Relaxed);
-            let (rate, watched) = (executing.leaves_per_second(), executing.rate());
-            let expected = expected_leaves(executing, self.clock.now());
+            let (rate, watched) = (executing.leaves_per_second(&*self.clock), executing.rate());
+            let expected = expected_leaves(executing, &*self.clock);
             members.push((executing.round, executing.members));
 
             let name = "poet_round_leaves";
@@ -302,7 +302,7 @@ impl Collector for ServerState {
                 (
                     "poet_round_log_age_seconds",
                     "Since the newest entry of the log became durable",
-                    executing.log_age().as_secs_f64(),
+                    executing.log_age(&*self.clock).as_secs_f64(),
                 ),
             ] {
                 let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
@@ -418,6 +418,13 @@ impl ServerState {
             let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             let id = [("id", executing.round.to_string())];
             ConstGauge::new(behind as f64).encode(metric.encode_family(&id)?)?;
+            let lag = executing.audit_lag(&*self.clock, &report).as_secs_f64();
+            let (name, help) = (
+                "poet_audit_lag_seconds",
+                "How long the work takes for the leaves that are not audited yet",
+            );
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(lag).encode(metric.encode_family(&id)?)?;
         }
         Ok(())
     }

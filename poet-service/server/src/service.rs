@@ -9,6 +9,7 @@ use std::{
 };
 
 use axum::{Router, middleware};
+use jiff::Timestamp;
 use poet_backends::{Options, SelectError, Selection};
 use poet_engine::{DepthError, LABEL_DEPTH, WorkFunction};
 use poet_host::WorkPlace;
@@ -17,6 +18,7 @@ use poet_rounds::{
     blocking,
     clock::{Clock, time_until},
     life::{EXPECTED_LEAVES_PER_SECOND, Parts, RecoveryError, Rounds},
+    parts::Supervisor,
     publish::Publish,
     registration::Registration,
     round_files::ROUNDS_FOLDER,
@@ -31,7 +33,7 @@ use poet_storage::{
     },
     keep_damaged_log,
 };
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio::{net::TcpListener, sync::watch};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
@@ -55,6 +57,8 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the end of the server waits for the database to be closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long after the start of a round the next one is not open yet.
+const MAX_OPENING: Duration = Duration::from_secs(5);
 /// How long after the end of a round its proof is overdue.
 const MAX_LATENESS: Duration = Duration::from_secs(60);
 const THREAD_ID_FILE: &str = "round.tid";
@@ -118,6 +122,15 @@ pub enum StartError {
         path: PathBuf,
         dbdir: PathBuf,
     },
+    #[error(
+        "the system gives this process too few threads: {0}: expected room for some 30 (see `ulimit \
+         -u`, TasksMax of systemd, pids.max of the control group)"
+    )]
+    Threads(io::Error),
+    #[error(
+        "the clock of this machine shows {0}: expected a time after 2020 and before 9999: set the          clock first"
+    )]
+    Clock(Timestamp),
     #[error("the system gives no random numbers: {0}")]
     Random(getrandom::Error),
     #[error(transparent)]
@@ -154,6 +167,8 @@ impl StartError {
             RecoveryError::Damaged(what) => Self::Damaged { path, what },
             RecoveryError::Key(cause) => Self::StoredKey { path, cause },
             RecoveryError::OtherKey => Self::OtherKey { path },
+            RecoveryError::Threads(cause) => Self::Threads(cause),
+            RecoveryError::Clock(shown) => Self::Clock(shown),
             RecoveryError::Random(cause) => Self::Random(cause),
             RecoveryError::Storage(error) => Self::Storage(error),
         }
@@ -168,7 +183,7 @@ pub struct Server {
     addresses: Addresses,
     backend: Selection,
     stop: watch::Sender<bool>,
-    tasks: Vec<JoinHandle<()>>,
+    parts: Supervisor,
     _locks: DirectoryLocks,
 }
 
@@ -235,7 +250,9 @@ impl Server {
             config.directories.datadir.join(ROUNDS_FOLDER),
             audits.clone(),
             place,
-        );
+            Arc::clone(&clock),
+        )
+        .map_err(StartError::Threads)?;
         let parts = Parts {
             clock: Arc::clone(&clock),
             storage: Arc::clone(&storage),
@@ -249,6 +266,8 @@ impl Server {
             .await
             .map_err(|error| StartError::recovery(&config.directories.dbdir, error))?;
         blocking(|| claim(&config, &*storage))?;
+        // What is late and what is open is told by the clock that rounds follow.
+        let clock = Arc::clone(rounds.clock());
         let registration = rounds.registration();
         let poet = Arc::new(Poet::new(Arc::clone(registration), proofs));
         let (poet_reporter, health) = tonic_health::server::health_reporter();
@@ -337,12 +356,11 @@ impl Server {
             let limits = connections.private;
             listener.interface(Protocol::Http1, router, limits, dropped)
         });
-        let served = interfaces
-            .into_iter()
-            .chain(monitoring)
-            .map(|interface| tokio::spawn(interface.serve(stopped.clone())));
-        let mut tasks = vec![tokio::spawn(probe.keep(stopped.clone()))];
-        tasks.extend(served);
+        let parts = Supervisor::new();
+        parts.spawn("readiness", probe.keep(stopped.clone()));
+        for interface in interfaces.into_iter().chain(monitoring) {
+            parts.spawn("interface", interface.serve(stopped.clone()));
+        }
         Ok(Self {
             rounds,
             storage,
@@ -350,7 +368,7 @@ impl Server {
             addresses,
             backend,
             stop,
-            tasks,
+            parts,
             _locks: locks,
         })
     }
@@ -388,14 +406,19 @@ impl Server {
     pub async fn shutdown(self) {
         self.stop.send_replace(true);
         self.rounds.stop().await;
-        for task in self.tasks {
-            if let Err(error) = task.await {
-                tracing::error!(%error, "a part of the server failed");
-            }
-        }
+        self.parts.all_ended().await;
         let closed = tokio::time::timeout(CLOSE_TIMEOUT, self.storage.close()).await;
         if !matches!(closed, Ok(Ok(()))) {
             tracing::warn!("the database could not be closed in time: its next start tidies up");
+        }
+    }
+
+    /// Waits for a part of the server to end although nobody has ended it; returns its name. The
+    /// server is of no use then.
+    pub async fn part_ended(&mut self) -> &'static str {
+        tokio::select! {
+            name = self.rounds.part_ended() => name,
+            name = self.parts.ended() => name,
         }
     }
 }
@@ -524,6 +547,16 @@ fn claim(config: &Config, storage: &dyn Storage) -> Result<(), StartError> {
     Ok(())
 }
 
+/// What is late, if anything is: the open round closes at `start`, the one that is worked on ends at
+/// `end`.
+fn late(now: Timestamp, start: Timestamp, end: Option<Timestamp>) -> Option<&'static str> {
+    if time_until(start, now) > MAX_OPENING {
+        return Some("the next round is not opened");
+    }
+    let overdue = end.is_some_and(|end| time_until(end, now) > MAX_LATENESS);
+    overdue.then_some("the proof of a round is overdue")
+}
+
 /// Finds out whether the server is ready, and says so wherever it is asked.
 struct Probe {
     status: StatusReader,
@@ -561,9 +594,9 @@ impl Probe {
         if self.status.work_fails() {
             return Some("the work on a round fails");
         }
-        let executing = self.status.status().executing?;
-        let late = time_until(executing.end, self.clock.now());
-        (late > MAX_LATENESS).then_some("the proof of a round is overdue")
+        let status = self.status.status();
+        let end = status.executing.map(|executing| executing.end);
+        late(self.clock.now(), status.start, end)
     }
 
     async fn report(&self, reason: Option<&'static str>) {
@@ -578,5 +611,23 @@ impl Probe {
             }
         }
         self.unready.send_replace(reason);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_late_is_not_ready() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        assert_eq!(late(at(1000), at(2000), None), None);
+        assert_eq!(late(at(1000), at(2000), Some(at(1500))), None);
+        assert_eq!(late(at(1000), at(996), Some(at(1500))), None);
+        assert_eq!(late(at(1000), at(2000), Some(at(941))), None);
+        let overdue = Some("the proof of a round is overdue");
+        assert_eq!(late(at(1000), at(2000), Some(at(939))), overdue);
+        let closed = Some("the next round is not opened");
+        assert_eq!(late(at(1000), at(994), None), closed);
     }
 }

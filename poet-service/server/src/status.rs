@@ -1,13 +1,16 @@
 //! What the server is doing, for those who tell it.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use poet_rounds::{
-    clock::time_until,
+    clock::{Clock, time_until},
     registration::{OpenRound, Registration},
     schedule::Schedule,
-    worker::{Audits, Executing, WorkerHandle},
+    worker::{AuditMode, Audits, Executing, WorkerHandle},
 };
 
 /// What the server is doing.
@@ -54,6 +57,13 @@ impl StatusReader {
         &self.audits
     }
 
+    /// How far auditors are behind the work, in time; `None` where there is no work, or none.
+    pub fn audit_lag(&self, clock: &dyn Clock) -> Option<Duration> {
+        let executing = self.worker.executing()?;
+        let report = self.audits.round(executing.round)?;
+        (self.audits.mode() != AuditMode::Off).then(|| executing.audit_lag(clock, &report))
+    }
+
     /// The schedule of the rounds.
     pub fn schedule(&self) -> &Schedule {
         self.registration.schedule()
@@ -72,7 +82,8 @@ impl StatusReader {
 }
 
 /// How many leaves there will be at the end of a round, if the work goes on as fast as it has.
-pub(crate) fn expected_leaves(executing: &Executing, now: Timestamp) -> u64 {
-    let left = time_until(now, executing.end).as_secs_f64();
-    executing.leaves.load(Relaxed) + (executing.leaves_per_second() * left) as u64
+pub(crate) fn expected_leaves(executing: &Executing, clock: &dyn Clock) -> u64 {
+    let left = time_until(clock.now(), executing.end).as_secs_f64();
+    let more = (executing.leaves_per_second(clock) * left) as u64;
+    executing.leaves.load(Relaxed).saturating_add(more)
 }

@@ -5,7 +5,7 @@ use std::{
     io::{self, IsTerminal as _},
     panic,
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use poet_proto::duration::format_go;
@@ -20,6 +20,8 @@ use crate::{
 
 /// How often the status line is written.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+/// How far the audit must be behind for the status line to say so.
+const AUDIT_LAG_SHOWN: Duration = Duration::from_secs(5);
 
 /// How long an end waits for lines that are still to be written.
 const END: Duration = Duration::from_secs(1);
@@ -88,7 +90,9 @@ impl Terminal {
         let mut rate = ShownSpeed::default();
         loop {
             let status = reader.status();
-            let text = status_line(&status, rate.update(&status), &*clock);
+            let leaves_per_second = rate.update(&status, clock.monotonic());
+            let audit_lag = reader.audit_lag(&*clock);
+            let text = status_line(&status, leaves_per_second, audit_lag, &*clock);
             self.screen.status(Some(text));
             tokio::time::sleep(STATUS_INTERVAL).await;
         }
@@ -112,7 +116,7 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        let deadline = Instant::now() + END;
+        let deadline = std::time::Instant::now() + END;
         self.screen.end(deadline);
         self.file.end(deadline);
     }
@@ -156,23 +160,27 @@ impl Sink for Screen {
 
 /// The speed of the work between two looks at it.
 #[derive(Default)]
-struct ShownSpeed(Option<(u64, u64, Instant)>);
+struct ShownSpeed(Option<(u64, u64, Duration)>);
 
 impl ShownSpeed {
-    fn update(&mut self, status: &ServerStatus) -> Option<u64> {
-        let now = Instant::now();
+    fn update(&mut self, status: &ServerStatus, now: Duration) -> Option<u64> {
         let before = self.0.take();
         let executing = status.executing.as_ref()?;
         let leaves = executing.leaves.load(Relaxed);
         self.0 = Some((executing.round, leaves, now));
         let (round, leaves_before, then) = before?;
-        let seconds = (now - then).as_secs_f64();
+        let seconds = now.saturating_sub(then).as_secs_f64();
         let made = leaves.checked_sub(leaves_before)?;
         (round == executing.round && seconds > 0.0).then(|| (made as f64 / seconds) as u64)
     }
 }
 
-fn status_line(status: &ServerStatus, leaves_per_second: Option<u64>, clock: &dyn Clock) -> String {
+fn status_line(
+    status: &ServerStatus,
+    leaves_per_second: Option<u64>,
+    audit_lag: Option<Duration>,
+    clock: &dyn Clock,
+) -> String {
     let now = clock.now();
     let left = |then| format_go(Duration::from_secs(time_until(now, then).as_secs()));
     let mut line = format!(
@@ -189,13 +197,17 @@ fn status_line(status: &ServerStatus, leaves_per_second: Option<u64>, clock: &dy
             " | round {}: {leaves} leaves{rate}, {end} left",
             executing.round
         );
+        if let Some(lag) = audit_lag.filter(|lag| *lag >= AUDIT_LAG_SHOWN) {
+            let lag = format_go(Duration::from_secs(lag.as_secs()));
+            line += &format!(", audit {lag} behind");
+        }
     }
     line
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Mutex, atomic::AtomicU64};
+    use std::sync::atomic::AtomicU64;
 
     use super::*;
     use poet_rounds::{clock::ManualClock, registration::OpenRound, worker::Executing};
@@ -214,7 +226,7 @@ mod tests {
             queued: 0,
         };
         assert_eq!(
-            status_line(&status, None, &clock),
+            status_line(&status, None, None, &clock),
             "round 4 open, 17 members, starts in 1m30s"
         );
         let leaves = Arc::new(AtomicU64::new(1000));
@@ -223,27 +235,32 @@ mod tests {
             end: at("2026-01-01T00:01:20Z"),
             members: 5,
             leaves: Arc::clone(&leaves),
-            started: (Instant::now(), 0),
-            durable: Arc::new(Mutex::new(Instant::now())),
+            started: (Duration::ZERO, 0),
+            durable: Arc::default(),
             rate: Arc::default(),
         });
+        let lag = |seconds| Some(Duration::from_secs(seconds));
         assert_eq!(
-            status_line(&status, Some(70_000), &clock),
+            status_line(&status, Some(70_000), lag(4), &clock),
             "round 4 open, 17 members, starts in 1m30s | round 3: 1000 leaves, 70000/s, 1m20s left"
         );
+        assert!(status_line(&status, None, lag(100), &clock).ends_with("left, audit 1m40s behind"));
         // A round that is late has no time left.
         clock.set(at("2026-01-01T00:01:25Z"));
-        assert!(status_line(&status, None, &clock).ends_with("round 3: 1000 leaves, 0s left"));
+        assert!(
+            status_line(&status, None, None, &clock).ends_with("round 3: 1000 leaves, 0s left")
+        );
 
         let mut rate = ShownSpeed::default();
-        assert_eq!(rate.update(&status), None);
+        assert_eq!(rate.update(&status, Duration::from_secs(1)), None);
         leaves.store(900, Relaxed);
         assert_eq!(
-            rate.update(&status),
+            rate.update(&status, Duration::from_secs(2)),
             None,
             "fewer leaves than before: resumed"
         );
         leaves.store(2000, Relaxed);
-        assert!(rate.update(&status).is_some());
+        let later = Duration::from_secs(4);
+        assert_eq!(rate.update(&status, later), Some(550));
     }
 }

@@ -238,3 +238,27 @@ fn a_raised_priority_is_the_hashing_threads_alone() {
         }
     }
 }
+
+#[test]
+fn auditors_have_the_lowest_priority() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = [&ROUND[..], &["--audit=full"]].concat();
+    let _server = ServerProcess::start(folder.path(), &options);
+    threads(folder.path());
+    let process = fs::read_to_string(folder.path().join("db/poet-service.lock")).unwrap();
+    let tasks = Path::new("/proc").join(process.trim()).join("task");
+    let niceness = |name: &str| {
+        let task = fs::read_dir(&tasks).unwrap().flatten().find(|task| {
+            let comm = fs::read_to_string(task.path().join("comm"));
+            comm.is_ok_and(|comm| comm.trim() == name)
+        });
+        let stat = fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
+        // Behind the name, which is in brackets, this is the 17th.
+        let (_, rest) = stat.rsplit_once(") ").unwrap();
+        rest.split(' ').nth(16).unwrap().parse::<i32>().unwrap()
+    };
+    let here = niceness("hash");
+    assert_eq!(niceness("audit"), 19);
+    // It takes over when other programs leave that one nothing.
+    assert_eq!(niceness("audit-behind"), here);
+}

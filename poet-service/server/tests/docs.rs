@@ -319,6 +319,17 @@ fn every_alert_is_tested_and_explained() {
     assert_eq!(names("MONITORING.md", "### "), alerts);
 }
 
+/// The anchor that readers of Markdown give a heading.
+fn anchor_of(heading: &str) -> String {
+    let letters = heading.chars().filter_map(|letter| match letter {
+        ' ' => Some('-'),
+        '-' | '_' => Some(letter),
+        _ if letter.is_alphanumeric() => Some(letter),
+        _ => None,
+    });
+    letters.collect::<String>().to_lowercase()
+}
+
 #[test]
 fn links_lead_somewhere() {
     let mut links = 0;
@@ -345,7 +356,7 @@ fn links_lead_somewhere() {
                     .lines()
                     .filter(|line| line.starts_with('#'))
                     .map(|line| line.trim_start_matches(['#', ' ']))
-                    .any(|heading| heading.to_lowercase().replace(' ', "-") == anchor);
+                    .any(|heading| anchor_of(heading) == anchor);
                 assert!(found, "{}: {link}, after {before:.20}", path.display());
             }
             links += 1;

@@ -388,7 +388,7 @@ fn every_file_that_the_server_reads_is_checked() {
 
     // Zeros, as a power failure leaves them; something else; and a bit.
     let half = roots / 2;
-    let damages: [(&dyn Fn(&mut [u8]), usize, &str); 4] = [
+    let damages: [(Damage<'_>, usize, &str); 4] = [
         (
             &|log| log[HEADER + half * 32..].fill(0),
             half,
@@ -472,13 +472,16 @@ fn every_file_that_the_server_reads_is_checked() {
     expect(&folder, &[], 0, &["sound"]);
 }
 
+/// What something does to the bytes of a file.
+type Damage<'a> = &'a dyn Fn(&mut [u8]);
+
 /// What the end of a log is after a power failure costs the work that was not synced, and nobody is
 /// blamed for it.
 #[test]
 fn zeros_at_the_end_of_the_logs_are_cut_and_made_again() {
     let left = Left::new();
     let entries = (fs::read(tree_log(&left.copy(), 1)).unwrap().len() - HEADER) / 32;
-    let damages: [(&str, &dyn Fn(&mut [u8])); 3] = [
+    let damages: [(&str, Damage<'_>); 3] = [
         ("zeros", &|tail| tail.fill(0)),
         ("garbage", &|tail| tail.fill(0x5a)),
         ("a bit", &|tail| *tail.last_mut().unwrap() ^= 1),

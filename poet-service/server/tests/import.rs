@@ -616,9 +616,15 @@ fn a_destination_in_use_or_with_another_state_is_left_alone() {
     fs::write(&owner, "another key\n").unwrap();
     let message = takeover.import().unwrap_err().to_string();
     assert!(
-        message.contains("holds the work of the server with public key another key"),
+        message
+            .contains("poet-service.owner, which says whose work is in that directory, is damaged"),
         "{message}"
     );
+    let another = STANDARD.encode([7; 32]);
+    fs::write(&owner, format!("{another}\n")).unwrap();
+    let message = takeover.import().unwrap_err().to_string();
+    let expected = format!("holds the work of the server with public key {another}");
+    assert!(message.contains(&expected), "{message}");
     assert_eq!(fs::read(takeover.log()).unwrap(), b"precious");
     // Its own.
     let about = about("stopped-cleanly");

@@ -6,9 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use poet_files::{Access, create_directory, replace};
-use poet_proto::identity::PublicKey;
+use poet_proto::{base64, identity::PublicKey};
 
 /// In the directory of the database: the database.
 pub const DATABASE_FILE: &str = "poet.sqlite";
@@ -34,9 +33,10 @@ pub fn owner(datadir: &Path) -> io::Result<Option<String>> {
     if text.is_empty() {
         return Ok(None);
     }
-    match STANDARD.decode(text) {
-        Ok(key) if key.len() == 32 => Ok(Some(STANDARD.encode(key))),
-        _ => Err(io::ErrorKind::InvalidData.into()),
+    let key = str::from_utf8(text).ok().and_then(base64::decode_node);
+    match key {
+        Some(key) => Ok(Some(base64::encode(key))),
+        None => Err(io::ErrorKind::InvalidData.into()),
     }
 }
 
@@ -59,7 +59,7 @@ pub fn remove_owner(datadir: &Path) -> io::Result<()> {
 
 /// A public key as [`owner`] gives it.
 pub fn owner_text(key: &PublicKey) -> String {
-    STANDARD.encode(key.as_bytes())
+    base64::encode(key.as_bytes())
 }
 
 /// Where a server keeps what must survive.

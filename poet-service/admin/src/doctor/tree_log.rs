@@ -317,9 +317,12 @@ impl TreeLog<'_> {
                     scope.spawn(move || mine.map(check).collect::<Result<Vec<_>, LogError>>())
                 })
                 .collect();
+            // All of them, before one of them matters: a panic of a thread that nobody has joined is
+            // that of the scope.
+            let results: Vec<_> = checks.into_iter().map(|check| check.join()).collect();
             let mut checked = BTreeMap::new();
-            for check in checks {
-                checked.extend(check.join().map_err(|_| DoctorError::Check)??);
+            for result in results {
+                checked.extend(result.map_err(|_| DoctorError::Check)??);
             }
             Ok::<_, DoctorError>(checked)
         })?;

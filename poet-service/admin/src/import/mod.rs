@@ -49,7 +49,7 @@ use poet_rounds::{
 };
 use poet_storage::{
     DatabaseError, Imported, ImportedRound, SqliteReader, SqliteStorage,
-    directory::{self, DATABASE_FILE, Directories, DirectoryError},
+    directory::{self, DATABASE_FILE, Directories, DirectoryError, OWNER_FILE},
 };
 
 pub use self::{layers::LayerError, leveldb::LevelDbError, source::Source, xdr::XdrError};
@@ -78,6 +78,11 @@ pub enum ImportError {
     NoDatabaseDirectory { path: PathBuf },
     #[error("cannot read {path}: {cause}")]
     Read { path: PathBuf, cause: io::Error },
+    #[error(
+        "{path}, which says whose work is in that directory, is damaged: expected a public key in \
+         base64 (see `poet-service doctor`), or another --datadir"
+    )]
+    Owner { path: PathBuf },
     #[error("cannot write to {path}: {cause}")]
     Write { path: PathBuf, cause: io::Error },
     #[error("{path} is damaged, or of another version of the Go server: {cause}")]
@@ -308,7 +313,13 @@ fn check_owner(directories: &Directories, key: &PublicKey) -> Result<(), ImportE
             Err(ImportError::OtherWork { path, owner })
         }
         Ok(_) => Ok(()),
-        Err(cause) => Err(ImportError::Read { path, cause }),
+        Err(cause) => {
+            let path = path.join(OWNER_FILE);
+            Err(match cause.kind() {
+                io::ErrorKind::InvalidData => ImportError::Owner { path },
+                _ => ImportError::Read { path, cause },
+            })
+        }
     }
 }
 

@@ -2,9 +2,11 @@
 
 use std::thread;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ed25519_dalek::{Signer as _, SigningKey};
-use poet_proto::pow::{self, PowParams};
+use poet_proto::{
+    base64,
+    pow::{self, PowParams},
+};
 
 /// What a node puts before its challenge: the genesis id of its network and a domain byte.
 const PREFIX: [u8; 21] = [0x5a; 21];
@@ -44,7 +46,7 @@ impl LoadNode {
         let mut body = String::with_capacity(512 + params.len());
         let push = |body: &mut String, name: &str, bytes: &[u8]| {
             body.push_str(name);
-            STANDARD.encode_string(bytes, body);
+            base64::push(bytes, body);
         };
         body.push_str("{\"nonce\":\"");
         body.push_str(&self.nonce.to_string());
@@ -66,7 +68,7 @@ pub(super) fn params_text(params: &PowParams) -> String {
     format!(
         "\"powParams\":{{\"difficulty\":{},\"challenge\":\"{}\"}}",
         params.difficulty,
-        STANDARD.encode(&params.challenge)
+        base64::encode(&params.challenge)
     )
 }
 

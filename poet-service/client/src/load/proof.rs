@@ -3,9 +3,9 @@
 use std::{fmt, io::Read as _};
 
 use anyhow::{Context as _, ensure};
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use flate2::read::GzDecoder;
 use poet_engine::{LABEL_DEPTH, Node, Proof, T, WorkFunction, membership, verify};
+use poet_proto::base64;
 use serde::{
     Deserialize, Deserializer,
     de::{self, Visitor},
@@ -52,11 +52,9 @@ impl<'de> Deserialize<'de> for Base64 {
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-                let mut node = [0; 32];
-                match STANDARD.decode_slice(text, &mut node) {
-                    Ok(32) => Ok(Base64(node)),
-                    _ => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
-                }
+                base64::decode_node(text)
+                    .map(Base64)
+                    .ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
             }
         }
 

@@ -9,8 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use poet_proto::pow::PowParams;
+use poet_proto::{base64, pow::PowParams};
 use serde::Deserialize;
 use tokio::task::LocalSet;
 
@@ -177,7 +176,7 @@ async fn pow_params(target: &Target) -> anyhow::Result<PowParams> {
     } = response.pow_params;
     Ok(PowParams {
         difficulty,
-        challenge: STANDARD.decode(challenge).context("/v1/pow_params")?,
+        challenge: base64::decode(&challenge).context("/v1/pow_params")?,
     })
 }
 

@@ -2,13 +2,20 @@
 //! thread, from the file (see [`poet_engine::audit`]).
 //!
 //! A copy that is wrong they repair where it is. When the work itself was wrong they stop it, and
-//! when it has stopped, cut the log to what is right, from where the work goes on. At the end of a
-//! round they audit the rest, with all threads and without leaving anybody priority, so that what is
-//! proven was audited as a whole.
+//! when it has stopped, cut the log to what is right, from where the work goes on.
 //!
-//! In sampled mode they recompute one step in eight and take the others on trust, at the end of a
-//! round, too. When something does not fit, the round is audited as a whole, from its first entry on,
-//! before its proof is made.
+//! Nobody waits for them. At the end of a round the proof is made of what there is, and the rest of
+//! the log is audited after it is published: what that finds is reported. Only after a proof that is
+//! not valid the log is audited before the next one is made, and first where the proof says that
+//! something is wrong. What another process left unaudited is taken on trust if it is more than an
+//! hour's work.
+//!
+//! Ordinary programs leave threads of the lowest priority next to nothing. So where the hashing thread
+//! has a core of its own, auditors that fall behind go on with a priority like everybody's, and with a
+//! higher one if that is not enough and permitted.
+//!
+//! In sampled mode they recompute one step in eight and take the others on trust. When something does
+//! not fit, the round is audited as a whole, from its first entry on.
 //!
 //! The roots of audited chunks of entries are kept beside the log, as a tree log of their own. After
 //! a restart the audit goes on behind the last of them; those before are compared with the log at
@@ -27,8 +34,8 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    thread,
+    time::Duration,
 };
 
 use poet_engine::{
@@ -39,7 +46,11 @@ use poet_engine::{
 use serde::{Deserialize, Serialize};
 
 use super::Job;
-use crate::round_files::{AUDIT_FILE, FINDINGS_FILE, NEW_FINDINGS_FILE, SAMPLED_FILE};
+use crate::{
+    clock::Clock,
+    round_files::{AUDIT_FILE, FINDINGS_FILE, NEW_FINDINGS_FILE, SAMPLED_FILE},
+    standby::{Standby, Task},
+};
 
 /// How often the auditors look for entries, and how long they wait for as many as make the best use
 /// of a CPU.
@@ -57,9 +68,17 @@ const SCRUB_CHUNKS: u64 = 64;
 pub const MAX_UNSYNCED_LEAVES: u64 = 1 << 23;
 /// Rounds about which is remembered what was found.
 const REMEMBERED_ROUNDS: usize = 50;
-/// The lowest priority.
-#[cfg(target_os = "linux")]
-const PRIORITY: i32 = 19;
+/// Leaves that another process left unaudited and that are audited still: what an hour makes. More
+/// would take as long again, and of several days' nobody would see the end.
+const MAX_UNAUDITED_LEAVES: u64 = 1 << 28;
+/// How long what was not audited at the end of a round may be audited after it is published.
+const AFTERWARDS: Duration = Duration::from_secs(3600);
+/// The niceness of auditors that keep up, and of others by how far they are behind. Those who keep
+/// up have the lowest priority.
+const LOW: i32 = 19;
+const RAISED: [(Duration, i32); 2] = [(Duration::from_secs(5), 0), (Duration::from_secs(60), -5)];
+/// Auditors that were behind and are not any more have the lowest priority again.
+const CAUGHT_UP: Duration = Duration::from_secs(1);
 
 /// How much of the work is audited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +144,9 @@ pub struct AuditReport {
     pub bad_proofs: u64,
     /// Leaves of the round that were audited, in sampled mode with those taken on trust.
     pub audited_leaves: u64,
+    /// Those among them that another process left unaudited and that were taken on trust.
+    #[serde(default)]
+    pub trusted_leaves: u64,
     /// What was found last.
     pub last_event: Option<String>,
 }
@@ -245,97 +267,375 @@ impl Audits {
     }
 }
 
+/// The threads of auditors, which are there from the start to the end.
+#[derive(Debug)]
+pub(super) struct AuditThreads {
+    /// Of the lowest priority.
+    low: Standby,
+    /// Of a priority like all others'. A thread that has lowered its own may not raise it again.
+    raised: Standby,
+    /// Stops the audit of what is published already, if there is one.
+    late: Mutex<Arc<AtomicBool>>,
+    clock: SharedClock,
+    /// Whether the hashing thread has a core of its own, so that auditors may have priority.
+    apart: bool,
+}
+
+impl AuditThreads {
+    pub(super) fn start(clock: Arc<dyn Clock>, apart: bool) -> io::Result<Self> {
+        let lower = || {
+            if let Err(error) = set_niceness(LOW) {
+                tracing::warn!(%error, "cannot lower the priority of the auditors");
+            }
+        };
+        Ok(Self {
+            low: Standby::start("audit", lower)?,
+            raised: Standby::start("audit-behind", || {})?,
+            late: Mutex::default(),
+            clock: SharedClock(clock),
+            apart,
+        })
+    }
+
+    /// Audits what is not audited yet of a round whose proof is published, for a while; then calls
+    /// `done`. The next round's audit ends this one.
+    pub(super) fn audit_late(
+        &self,
+        mut audit: RoundAudit,
+        tree: Tree,
+        done: impl FnOnce() + Send + 'static,
+    ) {
+        let stop = Arc::<AtomicBool>::default();
+        self.stop_late(Arc::clone(&stop));
+        let clock = self.clock.clone();
+        // It reports what it finds.
+        drop(self.low.run(move || {
+            audit.afterwards(&tree, &*clock.0, &stop);
+            drop(audit);
+            done();
+        }));
+    }
+
+    /// Stops the audit that is not of a round at work, and has `next` stop the one that comes.
+    fn stop_late(&self, next: Arc<AtomicBool>) {
+        let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+        late.store(true, Relaxed);
+        *late = next;
+    }
+}
+
+impl Drop for AuditThreads {
+    fn drop(&mut self) {
+        self.stop_late(Arc::default());
+    }
+}
+
+/// The niceness for auditors that are so far behind, where those that keep up have the lowest.
+fn niceness(behind: Duration) -> i32 {
+    let reached = RAISED.iter().rev().find(|(lag, _)| behind >= *lag);
+    reached.map_or(LOW, |(_, niceness)| *niceness)
+}
+
+/// On Linux, threads have priorities of their own, and hand them on to those that they start.
+#[cfg(target_os = "linux")]
+fn set_niceness(niceness: i32) -> io::Result<()> {
+    Ok(rustix::process::setpriority_process(None, niceness)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn set_niceness(_niceness: i32) -> io::Result<()> {
+    Ok(())
+}
+
 /// The auditors of a round that is being worked on.
 #[derive(Debug)]
-pub(super) struct AuditThread {
-    signals: Arc<Signals>,
-    thread: JoinHandle<RoundAudit>,
+pub(super) struct Auditors {
+    shared: Arc<Shared>,
+    tasks: Vec<Task<()>>,
 }
-
-/// How often it is looked whether the auditors have stopped.
-const STOP_POLL: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
-struct Signals {
+struct Shared {
     /// The auditors are to stop.
     stop: AtomicBool,
+    /// The one of low priority is to stop, or to make way for the other one.
+    stop_low: AtomicBool,
+    /// They are behind, and it is the other one's turn.
+    behind: AtomicBool,
     /// The first entry that the work had wrong; `u64::MAX` for none.
     wrong: AtomicU64,
+    /// Entries that were audited.
+    audited: AtomicU64,
+    /// Held by the one whose turn it is.
+    turn: Mutex<Turn>,
 }
 
-impl AuditThread {
+/// What the two threads do by turns.
+#[derive(Debug)]
+struct Turn {
+    audit: RoundAudit,
+    clock: SharedClock,
+    scrub: Scrub,
+    /// Entries that are taken on trust, as far as they are not yet.
+    trust: Option<u64>,
+    /// Whether what another process has audited is still so.
+    checked: bool,
+    failure: Option<String>,
+    last_step: Duration,
+}
+
+#[derive(Clone)]
+struct SharedClock(Arc<dyn Clock>);
+
+impl fmt::Debug for SharedClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Clock")
+    }
+}
+
+impl Auditors {
     /// Starts the auditors, unless there are to be none. `folder` is where the roots of audited chunks
     /// are kept.
     pub(super) fn start(
+        threads: &AuditThreads,
         audits: &Audits,
         job: &Job,
         work: &Work,
         log: LogView,
         folder: &Path,
     ) -> Option<Self> {
-        let mut audit = match audits.mode() {
-            AuditMode::Off => return None,
-            AuditMode::Full => {
-                RoundAudit::new(audits, job, work, log, Some(&folder.join(AUDIT_FILE)))
-            }
-            AuditMode::Sampled => {
-                let roots = folder.join(SAMPLED_FILE);
-                let seed = RandomState::new().hash_one(job.round);
-                let mut audit = RoundAudit::new(audits, job, work, log, Some(&roots));
-                audit.auditor = audit.auditor.sampled(seed);
-                audit
-            }
-        };
-        let signals = Arc::new(Signals {
+        threads.stop_late(Arc::default());
+        let audit = RoundAudit::in_folder(audits, job, work, log.clone(), folder)?;
+        let now = threads.clock.0.monotonic();
+        let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
+            stop_low: AtomicBool::new(false),
+            behind: AtomicBool::new(false),
             wrong: AtomicU64::new(u64::MAX),
+            audited: AtomicU64::new(audit.auditor.entries()),
+            turn: Mutex::new(Turn {
+                trust: trusted_entries(&audit),
+                audit,
+                clock: threads.clock.clone(),
+                scrub: Scrub::new(now),
+                checked: false,
+                failure: None,
+                last_step: now,
+            }),
         });
-        let shared = Arc::clone(&signals);
-        let spawned = thread::Builder::new()
-            .name("audit".to_owned())
-            .spawn(move || {
-                lower_priority();
-                audit.keep_up(&shared);
-                audit
-            });
-        match spawned {
-            Ok(thread) => Some(Self { signals, thread }),
-            Err(error) => {
-                tracing::error!(%error, round = job.round, "cannot start the auditors");
-                None
-            }
+        let low = Arc::clone(&shared);
+        let mut tasks = vec![threads.low.run(move || low.keep_up())];
+        if threads.apart {
+            let raised = Arc::clone(&shared);
+            let lag = Lag {
+                round: job.round,
+                clock: threads.clock.clone(),
+                first: (now, log.entries()),
+                log,
+            };
+            tasks.push(threads.raised.run(move || raised.catch_up(&lag)));
         }
+        Some(Self { shared, tasks })
     }
 
     /// The first entry that the work had wrong: it has to go back there.
     pub(super) fn wrong_entry(&self) -> Option<u64> {
-        let entry = self.signals.wrong.load(Relaxed);
+        let entry = self.shared.wrong.load(Relaxed);
         (entry != u64::MAX).then_some(entry)
     }
 
-    /// Stops the auditors. `None` if they have failed, or a disk keeps them beyond the deadline.
-    pub(super) fn stop(self, deadline: Instant) -> Option<RoundAudit> {
-        self.signals.stop.store(true, Relaxed);
-        while !self.thread.is_finished() {
-            if Instant::now() > deadline {
-                tracing::error!("the auditors wait for the disk, and are left behind");
+    /// Whether they have ended although nobody told them to, and nothing was found.
+    pub(super) fn failed(&self) -> bool {
+        self.tasks.iter().any(Task::is_finished) && self.wrong_entry().is_none()
+    }
+
+    /// Stops the auditors. `None` if they have failed, or a disk keeps them for longer than `patience`.
+    pub(super) fn stop(self, patience: Duration) -> Option<RoundAudit> {
+        self.shared.stop.store(true, Relaxed);
+        self.shared.stop_low.store(true, Relaxed);
+        for task in self.tasks {
+            if task.join_within(patience).is_none() {
+                tracing::error!("the auditors failed, or wait for the disk, and are left behind");
                 return None;
             }
-            thread::sleep(STOP_POLL);
         }
-        let audit = self.thread.join();
-        if audit.is_err() {
-            tracing::error!("the auditors failed");
-        }
-        audit.ok()
+        let shared = Arc::into_inner(self.shared)?;
+        Some(shared.turn.into_inner().ok()?.audit)
     }
 }
 
-/// On Linux, threads have priorities of their own, and hand them on to those that they start.
-fn lower_priority() {
-    #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::setpriority_process(None, PRIORITY) {
-        tracing::warn!(%error, "cannot lower the priority of the auditors");
+/// Entries to take on trust because there are too many that were not audited.
+fn trusted_entries(audit: &RoundAudit) -> Option<u64> {
+    let entries = audit.log.entries();
+    let trusted = entries.saturating_sub(MAX_UNAUDITED_LEAVES >> audit.subtree_height.get());
+    (trusted > audit.auditor.entries()).then_some(trusted)
+}
+
+impl Shared {
+    /// Audits what there is and what comes, except while the other one does; until it is told to stop
+    /// or the work has to go back.
+    fn keep_up(&self) {
+        while !self.stop.load(Relaxed) {
+            let idle = self.behind.load(Relaxed) || {
+                let mut turn = self.turn();
+                // The other one may have come first.
+                let idle = self.behind.load(Relaxed) || turn.take(&self.stop_low);
+                if self.note(&turn) {
+                    return;
+                }
+                idle
+            };
+            if idle {
+                thread::sleep(POLL);
+            }
+        }
+    }
+
+    /// Waits until the auditors are behind, and audits until they are not. Ends when the other one
+    /// does.
+    fn catch_up(&self, lag: &Lag) {
+        let mut nice = None;
+        while !self.ended() {
+            thread::sleep(POLL);
+            let behind = lag.now(self.audited.load(Relaxed));
+            if niceness(behind) == LOW {
+                continue;
+            }
+            tracing::warn!(
+                round = lag.round,
+                behind = ?behind,
+                "the audit is behind: other programs take its share of the CPU; it goes on with a \
+                 higher priority"
+            );
+            self.behind.store(true, Relaxed);
+            self.stop_low.store(true, Relaxed);
+            let mut turn = self.turn();
+            self.stop_low.store(self.stop.load(Relaxed), Relaxed);
+            while !self.ended() {
+                let behind = lag.now(self.audited.load(Relaxed));
+                let next = niceness(behind).min(0);
+                // What is not permitted is not missed: there is no third way.
+                if behind <= CAUGHT_UP {
+                    tracing::info!(round = lag.round, "the audit is not behind any more");
+                    break;
+                }
+                if nice != Some(next) {
+                    nice = Some(next);
+                    drop(set_niceness(next));
+                }
+                let idle = turn.take(&self.stop);
+                if self.note(&turn) {
+                    return;
+                }
+                if idle {
+                    thread::sleep(POLL);
+                }
+            }
+            drop(turn);
+            self.behind.store(false, Relaxed);
+        }
+    }
+
+    /// Takes note of what a turn has come to. Says whether the work has to go back.
+    fn note(&self, turn: &Turn) -> bool {
+        self.audited.store(turn.audit.auditor.entries(), Relaxed);
+        if let Some(wrong) = &turn.audit.wrong {
+            self.wrong.store(wrong.entry, Relaxed);
+        }
+        turn.audit.wrong.is_some()
+    }
+
+    fn ended(&self) -> bool {
+        self.stop.load(Relaxed) || self.wrong.load(Relaxed) != u64::MAX
+    }
+
+    fn turn(&self) -> MutexGuard<'_, Turn> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Turn {
+    /// Audits a step, if there is one. Says whether there was none.
+    fn take(&mut self, stop: &AtomicBool) -> bool {
+        let now = self.clock.0.monotonic();
+        let audit = &mut self.audit;
+        let with = AuditWith {
+            threads: audit.audits.0.threads,
+            stop,
+        };
+        let new = (audit.log.entries()).saturating_sub(audit.auditor.entries());
+        let enough = if audit.auditor.undecided() {
+            1
+        } else {
+            STEP_ENTRIES
+        };
+        let step = new >= enough || new > 0 && now.saturating_sub(self.last_step) >= PATIENCE;
+        let mut idle = false;
+        let result = if !self.checked {
+            // Older entries may have changed since another process has audited them.
+            let checked = audit.apply(|auditor, log| auditor.check(log, with));
+            checked.inspect(|()| self.checked = true)
+        } else if let Some(entries) = self.trust {
+            let trusted = audit.take_on_trust(entries, with);
+            trusted.inspect(|()| self.trust = None)
+        } else if step {
+            self.last_step = now;
+            audit.apply(|auditor, log| auditor.step(log, with))
+        } else {
+            idle = true;
+            Ok(())
+        };
+        if audit.wrong.is_some() {
+            // The log still has the wrong entries: there is nothing to compare.
+            return idle;
+        }
+        let chunks = self.scrub.due(now, audit.auditor.chunk_entries());
+        let result = result.and_then(|()| {
+            audit.apply(|auditor, log| {
+                let (entries, findings) = auditor.scrub(log, chunks, with)?;
+                self.scrub.entries += entries as f64;
+                Ok(findings)
+            })
+        });
+        match result {
+            Ok(()) => self.failure = None,
+            Err(AuditError::Stopped) => {}
+            Err(AuditError::Log(error)) => {
+                let error = Some(error.to_string());
+                if self.failure != error {
+                    let error = error.as_deref();
+                    tracing::error!(round = audit.round, error, "cannot audit the log");
+                }
+                self.failure = error;
+                thread::sleep(RETRY);
+            }
+        }
+        idle
+    }
+}
+
+/// How far auditors are behind, in time.
+struct Lag {
+    round: u64,
+    clock: SharedClock,
+    log: LogView,
+    /// When they began, and with how many entries in the log.
+    first: (Duration, u64),
+}
+
+impl Lag {
+    /// How long the work takes for what is not audited yet.
+    fn now(&self, audited: u64) -> Duration {
+        let (since, before) = self.first;
+        let entries = self.log.entries();
+        let passed = self.clock.0.monotonic().saturating_sub(since).as_secs_f64();
+        let made = entries.saturating_sub(before);
+        if made == 0 || passed < 1.0 {
+            // There is no rate yet.
+            return Duration::ZERO;
+        }
+        let behind = entries.saturating_sub(audited) as f64;
+        Duration::try_from_secs_f64(behind * passed / made as f64).unwrap_or(Duration::MAX)
     }
 }
 
@@ -407,82 +707,149 @@ impl RoundAudit {
         }
     }
 
-    /// Audits what there is and what comes, until it is told to stop or the work has to go back.
-    fn keep_up(&mut self, signals: &Signals) {
-        let with = AuditWith {
-            threads: self.audits.0.threads,
-            stop: &signals.stop,
-        };
-        let mut checked = false;
-        let mut failure = None;
-        let mut scrub = Scrub::new();
-        let mut last_step = Instant::now();
-        while !signals.stop.load(Relaxed) {
-            let new = self.log.entries().saturating_sub(self.auditor.entries());
-            let enough = if self.auditor.undecided() {
-                1
-            } else {
-                STEP_ENTRIES
-            };
-            let step = new >= enough || new > 0 && last_step.elapsed() >= PATIENCE;
-            let result = if !checked {
-                // Older entries may have changed since another process has audited them.
-                self.apply(|auditor, log| auditor.check(log, with))
-                    .inspect(|()| checked = true)
-            } else if step {
-                last_step = Instant::now();
-                self.apply(|auditor, log| auditor.step(log, with))
-            } else {
-                thread::sleep(POLL);
-                Ok(())
-            };
-            if self.wrong.is_some() {
-                // The log still has the wrong entries: there is nothing to compare.
-                break;
+    /// The audit of a round, with its roots in the round's folder; `None` if there is to be none.
+    pub(super) fn in_folder(
+        audits: &Audits,
+        job: &Job,
+        work: &Work,
+        log: LogView,
+        folder: &Path,
+    ) -> Option<Self> {
+        match audits.mode() {
+            AuditMode::Off => None,
+            AuditMode::Full => {
+                let roots = folder.join(AUDIT_FILE);
+                Some(Self::new(audits, job, work, log, Some(&roots)))
             }
-            let chunks = scrub.due(self.auditor.chunk_entries());
-            let result = result.and_then(|()| {
-                self.apply(|auditor, log| {
-                    let (entries, findings) = auditor.scrub(log, chunks, with)?;
-                    scrub.entries += entries as f64;
-                    Ok(findings)
-                })
-            });
-            match result {
-                Ok(()) => failure = None,
-                Err(AuditError::Stopped) => {}
-                Err(AuditError::Log(error)) => {
-                    let error = Some(error.to_string());
-                    if failure != error {
-                        let error = error.as_deref();
-                        tracing::error!(round = self.round, error, "cannot audit the log");
-                    }
-                    failure = error;
-                    thread::sleep(RETRY);
-                }
+            AuditMode::Sampled => {
+                let roots = folder.join(SAMPLED_FILE);
+                let seed = RandomState::new().hash_one(job.round);
+                let mut audit = Self::new(audits, job, work, log, Some(&roots));
+                audit.auditor = audit.auditor.sampled(seed);
+                Some(audit)
             }
         }
-        if let Some(wrong) = &self.wrong {
-            signals.wrong.store(wrong.entry, Relaxed);
+    }
+
+    /// Takes the first entries of the log on trust, which nobody has audited.
+    fn take_on_trust(&mut self, entries: u64, with: AuditWith<'_>) -> Result<(), AuditError> {
+        let audited = self.auditor.entries();
+        let result = self.apply(|auditor, log| {
+            auditor.take_on_trust(log, entries, with)?;
+            Ok(Vec::new())
+        });
+        let trusted = self.auditor.entries().saturating_sub(audited);
+        let leaves = trusted * self.subtree_height.leaves();
+        self.audits
+            .note(self.round, |report| report.trusted_leaves += leaves);
+        result?;
+        let report = self.audits.round(self.round).unwrap_or_default();
+        let leaves = report.trusted_leaves;
+        tracing::warn!(
+            round = self.round,
+            leaves,
+            "these leaves were not audited when they were made, and would take too long now: they \
+             are taken on trust; the proof shows whether that was right"
+        );
+        let event = format!("{leaves} leaves that nobody had audited were taken on trust");
+        self.found(&event, |_| {});
+        Ok(())
+    }
+
+    /// After a proof that was not valid: looks for what is wrong by recomputing few entries, those
+    /// before `last` and itself, and repairs it. Says whether it has found anything.
+    ///
+    /// # Errors
+    /// Fails if the log cannot be read, or it is stopped.
+    pub fn search(
+        &mut self,
+        tree: &Tree,
+        last: Option<u64>,
+        stop: &AtomicBool,
+    ) -> Result<bool, AuditError> {
+        let with = all_threads(stop);
+        let Some(newest) = self.log.entries().checked_sub(1) else {
+            return Ok(false);
+        };
+        let last = last.unwrap_or(newest).min(newest);
+        let Some(entry) = self.auditor.search(&mut self.log, last, with)? else {
+            return Ok(false);
+        };
+        tracing::error!(
+            round = self.round,
+            entry,
+            "ALARM: an entry of the log is wrong"
+        );
+        let open = |audit: &Self| audit.auditor.undecided() || audit.auditor.entries() <= entry;
+        while self.wrong.is_none() && open(self) && self.auditor.entries() < self.log.entries() {
+            self.apply(|auditor, log| auditor.step(log, with))?;
+        }
+        self.decide(tree);
+        Ok(true)
+    }
+
+    /// Audits the rest of the log of a round whose proof is published, and reports what it finds.
+    fn afterwards(&mut self, tree: &Tree, clock: &dyn Clock, stop: &AtomicBool) {
+        let end = clock.monotonic().saturating_add(AFTERWARDS);
+        let with = AuditWith {
+            threads: self.audits.0.threads,
+            stop,
+        };
+        let trust = trusted_entries(self);
+        let result = trust.map_or(Ok(()), |entries| self.take_on_trust(entries, with));
+        let result = result.and_then(|()| {
+            while self.wrong.is_none()
+                && self.auditor.entries() < self.log.entries()
+                && clock.monotonic() < end
+            {
+                self.apply(|auditor, log| auditor.step(log, with))?;
+            }
+            Ok(())
+        });
+        let entries = self.log.entries();
+        let left = entries.saturating_sub(self.auditor.entries()) * self.subtree_height.leaves();
+        let round = self.round;
+        match result {
+            Err(AuditError::Log(error)) => {
+                tracing::error!(%error, round, left, "cannot audit the log after its proof");
+            }
+            _ if left > 0 && self.wrong.is_none() => {
+                tracing::warn!(
+                    round,
+                    left,
+                    "the last leaves of the round are not audited: there was no time; its proof was \
+                     verified"
+                );
+            }
+            _ => {
+                if self.wrong.is_none() {
+                    self.decide(tree);
+                }
+                tracing::info!(round, "the round is audited");
+            }
+        }
+        if let Some(Finding { entry, .. }) = self.wrong.take() {
+            let first_leaf = entry * self.subtree_height.leaves();
+            tracing::error!(
+                round,
+                entry,
+                first_leaf,
+                "ALARM: the work of a published round was wrong: its proof is valid, but memory or \
+                 CPU are unreliable"
+            );
+            let event = format!("the work of the published round was wrong from entry {entry} on");
+            self.found(&event, |report| report.work += 1);
         }
     }
 
     /// Audits all that is new in the log, with all threads.
     ///
     /// # Errors
-    /// When the log cannot be read.
-    pub fn catch_up(&mut self) -> Result<(), LogError> {
-        let stop = AtomicBool::new(false);
-        let with = AuditWith {
-            threads: cores(),
-            stop: &stop,
-        };
+    /// Fails if the log cannot be read, or it is stopped.
+    pub fn catch_up(&mut self, stop: &AtomicBool) -> Result<(), AuditError> {
+        let with = all_threads(stop);
         while self.wrong.is_none() && self.auditor.entries() < self.log.entries() {
-            match self.apply(|auditor, log| auditor.step(log, with)) {
-                // Nobody stops it.
-                Ok(()) | Err(AuditError::Stopped) => {}
-                Err(AuditError::Log(error)) => return Err(error),
-            }
+            self.apply(|auditor, log| auditor.step(log, with))?;
         }
         Ok(())
     }
@@ -490,17 +857,16 @@ impl RoundAudit {
     /// Compares everything that was audited with the log once more, and audits the rest.
     ///
     /// # Errors
-    /// When the log cannot be read.
-    pub fn all(&mut self) -> Result<(), LogError> {
-        let stop = AtomicBool::new(false);
-        let with = AuditWith {
-            threads: cores(),
-            stop: &stop,
-        };
-        match self.apply(|auditor, log| auditor.check(log, with)) {
-            Ok(()) | Err(AuditError::Stopped) => self.catch_up(),
-            Err(AuditError::Log(error)) => Err(error),
-        }
+    /// Fails if the log cannot be read, or it is stopped.
+    pub fn all(&mut self, stop: &AtomicBool) -> Result<(), AuditError> {
+        let with = all_threads(stop);
+        self.apply(|auditor, log| auditor.check(log, with))?;
+        self.catch_up(stop)
+    }
+
+    /// Whether all that is in the log is audited.
+    pub fn is_complete(&self) -> bool {
+        self.auditor.entries() == self.log.entries()
     }
 
     /// Does what the findings call for, and takes note.
@@ -609,38 +975,44 @@ impl RoundAudit {
         }
     }
 
-    /// Audits the rest of the log of a round that is over, and takes it and its tree back to what is
-    /// right.
+    /// Takes the log of a round that is over, and its tree, back to what is known to be right. Of a
+    /// log that is not audited to its end, the proof must tell about the rest.
     ///
     /// # Errors
-    /// When the log cannot be read or written.
+    /// Fails if the log cannot be written.
     pub fn settle(&mut self, tree: Tree, log: &mut FileLog) -> Result<Tree, LogError> {
-        self.catch_up()?;
-        // The tree knows what the work went on from.
-        let had = |node: &[Node]| tree.parked().ends_with(node);
-        if !had(self.auditor.tree().parked()) && self.auditor.samples() {
-            // Some of what was taken on trust since the last sample was not right.
-            let entries = self.auditor.entries();
-            self.auditor.trust_no_more(entries.saturating_sub(1));
-            self.begin_full(entries);
-            self.catch_up()?;
+        self.decide(&tree);
+        self.go_back(tree, log)
+    }
+
+    /// Whether the work went on from what was audited.
+    fn fits(&self, tree: &Tree) -> bool {
+        tree.parked().ends_with(self.auditor.tree().parked())
+    }
+
+    /// Settles what was wrong at the end of the log: `tree` is what the work went on from.
+    fn decide(&mut self, tree: &Tree) {
+        if self.wrong.is_some() || !self.is_complete() {
+            return;
         }
-        if let Some(open) = self.auditor.decide(Culprit::Copy) {
-            if had(self.auditor.tree().parked()) {
-                self.repair(&open);
-            } else {
+        let fits = self.fits(tree);
+        match self.auditor.decide(Culprit::Copy) {
+            Some(open) if fits => self.repair(&open),
+            Some(open) => {
                 let culprit = Culprit::Work;
                 self.wrong = Some(Finding { culprit, ..open });
             }
+            // What a sampled audit took on trust may be what does not fit. The proof will not, either,
+            // and leads to it.
+            None if fits || self.auditor.samples() => {}
+            None => {
+                self.wrong = Some(Finding {
+                    culprit: Culprit::Work,
+                    entry: self.auditor.entries(),
+                    right: Vec::new(),
+                });
+            }
         }
-        if self.wrong.is_none() && !had(self.auditor.tree().parked()) {
-            self.wrong = Some(Finding {
-                culprit: Culprit::Work,
-                entry: self.auditor.entries(),
-                right: Vec::new(),
-            });
-        }
-        self.go_back(tree, log)
     }
 
     /// Takes log and tree back to what is right, if the work was wrong.
@@ -686,27 +1058,36 @@ impl RoundAudit {
     }
 }
 
+fn all_threads(stop: &AtomicBool) -> AuditWith<'_> {
+    AuditWith {
+        threads: cores(),
+        stop,
+    }
+}
+
 /// How much is to be compared again, so that it is the same in every second.
+#[derive(Debug)]
 struct Scrub {
-    since: Instant,
+    since: Duration,
     entries: f64,
 }
 
 impl Scrub {
-    fn new() -> Self {
+    fn new(now: Duration) -> Self {
         Self {
-            since: Instant::now(),
+            since: now,
             entries: 0.0,
         }
     }
 
     /// Chunks to compare now.
-    fn due(&mut self, chunk_entries: u64) -> u64 {
-        let due = self.since.elapsed().as_secs_f64() * SCRUB_ENTRIES_PER_SECOND - self.entries;
+    fn due(&mut self, now: Duration, chunk_entries: u64) -> u64 {
+        let passed = now.saturating_sub(self.since).as_secs_f64();
+        let due = passed * SCRUB_ENTRIES_PER_SECOND - self.entries;
         let chunks = due / chunk_entries as f64;
         if chunks > SCRUB_CHUNKS as f64 {
             // There was no time, and there will not be more of it later.
-            *self = Self::new();
+            *self = Self::new(now);
         }
         (chunks as u64).min(SCRUB_CHUNKS)
     }
@@ -762,4 +1143,20 @@ fn open_roots(
     let mut roots = vec![Node::default(); file.entries() as usize];
     file.read(0, &mut roots)?;
     Ok((file, roots, gone))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_who_are_behind_get_priority() {
+        for (seconds, expected) in [(0, 19), (4, 19), (5, 0), (59, 0), (60, -5), (1 << 40, -5)] {
+            assert_eq!(
+                niceness(Duration::from_secs(seconds)),
+                expected,
+                "{seconds}"
+            );
+        }
+    }
 }

@@ -8,16 +8,15 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 #[cfg(not(feature = "fault-injection"))]
 use poet_engine::run;
 use poet_engine::{
-    LogRead, RoundWork, Tree,
+    LogRead, ProveError, RoundWork, Tree,
     file::{FileLog, LogMonitor, LogWriter},
 };
 use poet_files::{Access, create_directory};
@@ -27,12 +26,16 @@ use poet_host::WorkPlace;
 use super::fault::run;
 use super::{
     Job, WorkError,
-    audit::{AuditThread, Audits, RoundAudit},
+    audit::{AuditThreads, Auditors, Audits, RoundAudit},
 };
-use crate::round_files::{AUDIT_FILE, FINDINGS_FILE, LOG_FILE, NEW_FINDINGS_FILE, SAMPLED_FILE};
+use crate::{
+    clock::Clock,
+    round_files::{AUDIT_FILE, FINDINGS_FILE, LOG_FILE, NEW_FINDINGS_FILE, SAMPLED_FILE},
+    standby::{Standby, Task},
+};
 
 /// How long a disk may take that does not answer, before the process ends without it.
-const DISK_PATIENCE: Duration = Duration::from_secs(3);
+const DISK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Hashes rounds and keeps their logs.
 ///
@@ -75,12 +78,27 @@ pub trait Hashing: Send + Sync + 'static {
         tracing::error!(round = job.round, %reason, "the proof is not valid");
     }
 
-    /// After a proof that was not valid: audits the whole `log` of a round, with all threads, and
-    /// repairs it. Returns the tree that it stands for then, which can have fewer leaves. May block.
+    /// After a proof that was not valid, `reason` saying why: looks for what is wrong in the `log` of a
+    /// round, and repairs it. Returns the tree that the log stands for then, which can have fewer
+    /// leaves. May block.
     ///
     /// # Errors
-    /// When the log cannot be read or written.
-    fn repair(&self, job: &Job, tree: Tree, log: &mut Self::Log) -> Result<Tree, WorkError>;
+    /// Fails if the log cannot be read or written, or it is stopped.
+    fn repair(
+        &self,
+        job: &Job,
+        reason: &WorkError,
+        tree: Tree,
+        log: &mut Self::Log,
+        stop: &AtomicBool,
+    ) -> Result<Tree, WorkError>;
+
+    /// The proof of a round is published, and `log` not needed any more: removes it. What was not
+    /// audited may be audited before, while others go on. May block.
+    fn retire(&self, job: &Job, tree: Tree, log: Self::Log) {
+        drop((tree, log));
+        self.remove_log(job.round);
+    }
 }
 
 /// A round that is being hashed. Without a target the work goes on for ever; when this is dropped
@@ -99,9 +117,8 @@ pub trait Running: Send {
     fn set_target(&mut self, target: u64);
 
     /// Waits until the work has stopped and everything is in the log and durable; not for ever, if the
-    /// disk does not answer. Where the work is
-    /// audited, and was not interrupted by a target of 0, what was wrong is then taken back: the tree
-    /// can have fewer leaves. May block.
+    /// disk does not answer. What auditors have found to be wrong is then taken back: the tree can
+    /// have fewer leaves. May block.
     ///
     /// # Errors
     /// When the log could not be written, or the hashing failed.
@@ -119,31 +136,45 @@ pub struct Status {
     pub stopped: bool,
     /// The entry from which on the work was wrong: it has to be stopped, finished and started again.
     pub wrong_entry: Option<u64>,
+    /// Whether the auditors have ended unexpectedly: the work has to be started again, with others.
+    pub auditors_failed: bool,
 }
 
 /// Hashing in a thread that does nothing else, with logs in files and auditors behind it.
-#[derive(Debug)]
 pub struct HashingThread {
     /// See [`ThreadId`].
     id_file: PathBuf,
     rounds_dir: PathBuf,
     place: WorkPlace,
+    thread: Standby,
     audits: Audits,
-    /// How often rounds had to be repaired.
+    audit_threads: AuditThreads,
+    /// How often rounds were repaired without having found anything.
     repairs: Mutex<BTreeMap<u64, u32>>,
 }
 
 impl HashingThread {
     /// Keeps its logs below `rounds_dir`, and the id of the hashing thread in `id_file` while there
-    /// is one. The thread runs at `place`.
-    pub fn new(id_file: PathBuf, rounds_dir: PathBuf, audits: Audits, place: WorkPlace) -> Self {
-        Self {
+    /// is work for it. The thread runs at `place`.
+    ///
+    /// # Errors
+    /// Fails if the system has no threads to give.
+    pub fn new(
+        id_file: PathBuf,
+        rounds_dir: PathBuf,
+        audits: Audits,
+        place: WorkPlace,
+        clock: Arc<dyn Clock>,
+    ) -> io::Result<Self> {
+        Ok(Self {
             id_file,
             rounds_dir,
+            audit_threads: AuditThreads::start(clock, place.is_apart())?,
+            place,
+            thread: Standby::start("hash", || {})?,
             audits,
             repairs: Mutex::default(),
-            place,
-        }
+        })
     }
 
     fn folder(&self, round: u64) -> PathBuf {
@@ -179,25 +210,7 @@ impl Hashing for HashingThread {
     }
 
     fn remove_log(&self, round: u64) {
-        let folder = self.folder(round);
-        for file in [
-            AUDIT_FILE,
-            SAMPLED_FILE,
-            FINDINGS_FILE,
-            NEW_FINDINGS_FILE,
-            LOG_FILE,
-        ] {
-            let log = folder.join(file);
-            match fs::remove_file(&log) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => {
-                    tracing::warn!(%error, log = %log.display(), "cannot remove an old log");
-                }
-            }
-        }
-        // Only if nothing else is in there.
-        drop(fs::remove_dir(&folder));
+        remove_folder(&self.folder(round));
     }
 
     fn start(&self, job: &Job, mut tree: Tree, log: FileLog) -> Result<RunningThread, WorkError> {
@@ -207,31 +220,35 @@ impl Hashing for HashingThread {
         let (view, work) = (log.view(), *tree.work());
         let mut writer = LogWriter::spawn(log)?;
         let monitor = writer.monitor();
-        let thread = thread::Builder::new()
-            .name("hash".to_owned())
-            .spawn({
-                let (leaves, target) = (Arc::clone(&leaves), Arc::clone(&target));
-                let (id_file, place) = (self.id_file.clone(), self.place.clone());
-                move || {
-                    let _core = place.enter();
-                    let _id = ThreadId::write(&id_file);
-                    // The writer must outlive a panic: what it has is then in the log.
-                    let hashed = panic::catch_unwind(AssertUnwindSafe(|| {
-                        run(&mut tree, subtree_height, &target, &leaves, |root| {
-                            writer.push(root);
-                        });
-                        tree
-                    }));
-                    (hashed.ok(), writer)
-                }
-            })
-            .map_err(WorkError::Thread)?;
-        let folder = self.folder(job.round);
+        let thread = self.thread.run({
+            let (leaves, target) = (Arc::clone(&leaves), Arc::clone(&target));
+            let (id_file, place) = (self.id_file.clone(), self.place.clone());
+            move || {
+                let _core = place.enter();
+                let _id = ThreadId::write(&id_file);
+                // The writer must outlive a panic: what it has is then in the log.
+                let hashed = panic::catch_unwind(AssertUnwindSafe(|| {
+                    run(&mut tree, subtree_height, &target, &leaves, |root| {
+                        writer.push(root);
+                    });
+                    tree
+                }));
+                (hashed.ok(), writer)
+            }
+        });
+        let auditors = Auditors::start(
+            &self.audit_threads,
+            &self.audits,
+            job,
+            &work,
+            view,
+            &self.folder(job.round),
+        );
         Ok(RunningThread {
             leaves,
             target: Target(target, monitor),
             thread,
-            auditors: AuditThread::start(&self.audits, job, &work, view, &folder),
+            auditors,
         })
     }
 
@@ -239,33 +256,91 @@ impl Hashing for HashingThread {
         (self.audits).bad_proof(job.round, &self.folder(job.round), reason);
     }
 
-    fn repair(&self, job: &Job, tree: Tree, log: &mut FileLog) -> Result<Tree, WorkError> {
+    fn repair(
+        &self,
+        job: &Job,
+        reason: &WorkError,
+        tree: Tree,
+        log: &mut FileLog,
+        stop: &AtomicBool,
+    ) -> Result<Tree, WorkError> {
         let folder = self.folder(job.round);
-        let roots = folder.join(AUDIT_FILE);
-        // What was taken on trust may be what is wrong. If it stays there, that is noticed.
-        drop(fs::remove_file(folder.join(SAMPLED_FILE)));
+        let work = *tree.work();
+        let mut search = RoundAudit::new(&self.audits, job, &work, log.view(), None);
+        let shown = match reason {
+            WorkError::Prove(ProveError::WrongEntry { entry }) => Some(*entry),
+            _ => None,
+        };
+        if search.search(&tree, shown, stop)? {
+            return Ok(search.go_back(tree, log)?);
+        }
+        drop(search);
         let count = {
             let mut repairs = self.repairs.lock().unwrap_or_else(PoisonError::into_inner);
             let count = repairs.entry(job.round).or_default();
             *count += 1;
             *count
         };
-        // What was audited is compared, the rest recomputed: that is all, unless audits were wrong.
-        // So the second time, and only then, since it may take hours, everything is recomputed.
-        if count == 2 {
+        if !(2..=3).contains(&count) {
+            // What is in the log fits as far as can be seen. Perhaps only the proof was wrong.
+            return Ok(tree);
+        }
+        // What was taken on trust may be what is wrong. If it stays there, that is noticed.
+        drop(fs::remove_file(folder.join(SAMPLED_FILE)));
+        let roots = folder.join(AUDIT_FILE);
+        // First what was audited is compared and the rest recomputed: that is all, unless audits were
+        // wrong. Then, and only once, since it may take days, everything is recomputed.
+        if count == 3 {
             match fs::remove_file(&roots) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    tracing::warn!(%error, path = %roots.display(), "cannot begin an audit anew");
+                    tracing::warn!(%error, path = %roots.display(), "cannot begin an audit again");
                 }
                 _ => {}
             }
         }
-        tracing::info!(round = job.round, "auditing the whole log");
-        let mut audit = RoundAudit::new(&self.audits, job, tree.work(), log.view(), Some(&roots));
-        audit.all()?;
-        audit.settle(tree, log)?;
-        Ok(audit.tree().clone())
+        tracing::error!(
+            round = job.round,
+            "ALARM: auditing the whole log: its proof is not valid, and nothing else explains why"
+        );
+        let mut audit = RoundAudit::new(&self.audits, job, &work, log.view(), Some(&roots));
+        audit.all(stop)?;
+        Ok(audit.settle(tree, log)?)
     }
+
+    fn retire(&self, job: &Job, tree: Tree, log: FileLog) {
+        let folder = self.folder(job.round);
+        let audit = RoundAudit::in_folder(&self.audits, job, tree.work(), log.view(), &folder);
+        drop(log);
+        match audit {
+            Some(audit) => {
+                let remove = move || remove_folder(&folder);
+                self.audit_threads.audit_late(audit, tree, remove);
+            }
+            None => remove_folder(&folder),
+        }
+    }
+}
+
+/// Removes the log of a round and what is kept with it.
+fn remove_folder(folder: &Path) {
+    for file in [
+        AUDIT_FILE,
+        SAMPLED_FILE,
+        FINDINGS_FILE,
+        NEW_FINDINGS_FILE,
+        LOG_FILE,
+    ] {
+        let log = folder.join(file);
+        match fs::remove_file(&log) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                tracing::warn!(%error, log = %log.display(), "cannot remove an old log");
+            }
+        }
+    }
+    // Only if nothing else is in there.
+    drop(fs::remove_dir(folder));
 }
 
 /// The hashing thread at work on a round.
@@ -273,8 +348,8 @@ impl Hashing for HashingThread {
 pub struct RunningThread {
     leaves: Arc<AtomicU64>,
     target: Target,
-    thread: JoinHandle<(Option<Tree>, LogWriter)>,
-    auditors: Option<AuditThread>,
+    thread: Task<(Option<Tree>, LogWriter)>,
+    auditors: Option<Auditors>,
 }
 
 impl Running for RunningThread {
@@ -289,7 +364,8 @@ impl Running for RunningThread {
             durable_entries: self.target.1.durable_entries(),
             log_error: self.target.1.error(),
             stopped: self.thread.is_finished(),
-            wrong_entry: self.auditors.as_ref().and_then(AuditThread::wrong_entry),
+            wrong_entry: self.auditors.as_ref().and_then(Auditors::wrong_entry),
+            auditors_failed: self.auditors.as_ref().is_some_and(Auditors::failed),
         }
     }
 
@@ -298,18 +374,16 @@ impl Running for RunningThread {
     }
 
     fn finish(self) -> Result<(Tree, FileLog), WorkError> {
-        let Target(target, monitor) = &self.target;
-        let interrupted = target.load(Relaxed) == 0;
+        let Target(_, monitor) = &self.target;
         // What a full disk has not taken by now is made again after a restart.
         monitor.give_up();
-        let (tree, writer) = self.thread.join().map_err(|_| WorkError::Hashing)?;
-        let deadline = Instant::now() + DISK_PATIENCE;
+        let (tree, writer) = self.thread.join().ok_or(WorkError::Hashing)?;
         let log = writer.finish_within(DISK_PATIENCE);
-        let auditors = self.auditors.and_then(|auditors| auditors.stop(deadline));
+        // Without them, or when they have failed, the proof tells what is wrong.
+        let audit = (self.auditors).and_then(|auditors| auditors.stop(DISK_PATIENCE));
         let (mut log, tree) = (log?, tree.ok_or(WorkError::Hashing)?);
-        let tree = match auditors {
-            Some(mut auditors) if interrupted => auditors.go_back(tree, &mut log)?,
-            Some(mut auditors) => auditors.settle(tree, &mut log)?,
+        let tree = match audit {
+            Some(mut audit) => audit.settle(tree, &mut log)?,
             None => tree,
         };
         Ok((tree, log))

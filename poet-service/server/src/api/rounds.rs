@@ -131,6 +131,10 @@ struct Round {
 #[serde(rename_all = "camelCase")]
 struct Audit {
     audited_leaves: String,
+    /// Of those, leaves of another process that were taken on trust.
+    trusted_leaves: String,
+    /// How long the work takes for what is not audited; absent when there is no work.
+    lag_seconds: Option<u64>,
     /// Mistakes of the work, damaged copies of right entries, mistakes of the auditors themselves.
     work_errors: u64,
     log_errors: u64,
@@ -145,6 +149,8 @@ impl From<AuditReport> for Audit {
     fn from(report: AuditReport) -> Self {
         Self {
             audited_leaves: report.audited_leaves.to_string(),
+            trusted_leaves: report.trusted_leaves.to_string(),
+            lag_seconds: None,
             work_errors: report.work,
             log_errors: report.copies,
             auditor_errors: report.auditor,
@@ -192,14 +198,18 @@ impl Rounds {
             }
             (None, Some(executing)) => {
                 let leaves = executing.leaves.load(Relaxed);
-                let rate = executing.leaves_per_second();
-                let expected = expected_leaves(&executing, self.clock.now());
+                let rate = executing.leaves_per_second(&*self.clock);
+                let expected = expected_leaves(&executing, &*self.clock);
                 described.state = "executing";
                 described.leaves = Some(leaves.to_string());
                 described.leaves_per_second = Some(rate as u64);
                 let watched = executing.rate();
                 described.newest_leaves_per_second = watched.newest.map(|rate| rate as u64);
                 described.slow = Some(watched.slow);
+                if let Some(audit) = &mut described.audit {
+                    let lag = self.status.audit_lag(&*self.clock);
+                    audit.lag_seconds = lag.map(|lag| lag.as_secs());
+                }
                 described.expected_leaves = Some(expected.to_string());
                 described.expected_ticks = Some((expected / TICK_LEAVES).to_string());
                 executing.members

@@ -5,7 +5,7 @@
 //! | opens many connections | its address has a share of them; when all are taken, idle ones make room, then those that wait for a body; otherwise newcomers wait |
 //! | sends nothing, or headers drop by drop | is cut off after 30 s |
 //! | sends a body slowly, or a large one | 64 KiB and 10 s at most |
-//! | has many requests under way that are not complete | its address has a [`Budget`](super::budget); what is over it is refused |
+//! | has many requests under way that are not complete | its address has a `Budget`; what is over it is refused |
 //! | reads its answer slowly, or not at all | is cut off when it falls 60 s behind 1 KiB/s |
 //! | sends garbage | is answered 400, or cut off |
 //! | opens and resets streams of HTTP/2 | is cut off after a few that nobody could answer |

@@ -10,12 +10,12 @@ use std::{
 };
 
 use anyhow::Context as _;
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use poet_admin::import::{
     ImportError, ImportProgress, ImportReport, RoundReport, Source, Taken, import,
 };
 use poet_backends::Options;
 use poet_engine::{LABEL_DEPTH, WorkFunction};
+use poet_proto::base64;
 use poet_rounds::clock::{Clock, SystemClock};
 use poet_service::{args::ServerArgs, config::Config};
 
@@ -129,10 +129,7 @@ fn describe(event: ImportProgress) -> (String, u64, u64) {
 }
 
 fn print(report: &ImportReport) {
-    println!(
-        "identity  {}",
-        STANDARD.encode(report.public_key.as_bytes())
-    );
+    println!("identity  {}", base64::encode(report.public_key.as_bytes()));
     for RoundReport {
         round,
         members,
@@ -143,7 +140,10 @@ fn print(report: &ImportReport) {
             Taken::Proof { leaves } => format!("the proof of {leaves} leaves"),
             Taken::Work { .. } if report.already => "the work".to_owned(),
             Taken::Work { leaves, recorded } => {
-                format!("the work up to leaf {leaves} (recorded: {recorded})")
+                format!(
+                    "the work up to leaf {leaves} (recorded: {recorded}): some of it was recomputed, \
+                     the rest is taken on trust"
+                )
             }
             Taken::Members => "not begun yet".to_owned(),
         };

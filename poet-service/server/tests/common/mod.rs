@@ -339,6 +339,8 @@ pub(crate) fn config(folder: &Path) -> Config {
         "--no-trial".to_owned(),
         "--work-core=off".to_owned(),
         "--audit=full".to_owned(),
+        // Tests set the clock.
+        "--clock-leap-patience=0s".to_owned(),
     ];
     Config::load(ServerArgs::parse(options).unwrap()).unwrap()
 }

@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -159,6 +159,7 @@ impl Hashing for SimulatedHashing {
         Ok(SimulatedRun {
             world: Arc::clone(&self.world),
             leaves_per_second: self.leaves_per_second,
+            half_speed: false,
             started: (now, tree.leaves()),
             leaves: Arc::new(AtomicU64::new(tree.leaves())),
             target: u64::MAX,
@@ -177,15 +178,29 @@ impl Hashing for SimulatedHashing {
         })
     }
 
-    fn repair(&self, job: &Job, tree: Tree, log: &mut SimulatedLog) -> Result<Tree, WorkError> {
+    fn repair(
+        &self,
+        job: &Job,
+        _reason: &WorkError,
+        tree: Tree,
+        log: &mut SimulatedLog,
+        stop: &AtomicBool,
+    ) -> Result<Tree, WorkError> {
         self.world.count(Event::BadProof);
-        self.world
-            .note(format_args!("log {} is audited as a whole", job.round));
+        let round = job.round;
         let view = log.log.view();
         let mut audit = RoundAudit::new(&self.audits, job, tree.work(), view, None);
         // What was wrong may be taken back.
-        self.reached.lock().unwrap().remove(&job.round);
-        audit.all()?;
+        self.reached.lock().unwrap().remove(&round);
+        if audit.search(&tree, None, stop)? {
+            self.world.count(Event::Searched);
+            self.world
+                .note(format_args!("something wrong is found in log {round}"));
+        } else {
+            self.world
+                .note(format_args!("log {round} is audited as a whole"));
+            audit.all(stop)?;
+        }
         Ok(audit.settle(tree, &mut log.log)?)
     }
 }
@@ -193,6 +208,7 @@ impl Hashing for SimulatedHashing {
 pub(crate) struct SimulatedRun {
     world: Arc<World>,
     leaves_per_second: u32,
+    half_speed: bool,
     started: (Instant, u64),
     leaves: Arc<AtomicU64>,
     target: u64,
@@ -216,11 +232,20 @@ impl SimulatedRun {
         if self.world.chance(mistakes) {
             self.go_wrong();
         }
+        let (hangs, half_speed) = {
+            let faults = &self.world.state().faults;
+            (faults.hangs, faults.half_speed)
+        };
+        if half_speed != self.half_speed {
+            self.half_speed = half_speed;
+            self.started = (Instant::now(), self.tree.leaves());
+        }
         let (started, before) = self.started;
         let passed = started.elapsed().as_millis() as u64;
-        let due = before + passed * u64::from(self.leaves_per_second) / 1000;
+        let leaves_per_second = u64::from(self.leaves_per_second) / (1 + u64::from(half_speed));
+        let due = before + passed * leaves_per_second / 1000;
         self.add_leaves(due.min(self.target));
-        if Instant::now() >= self.retry {
+        if !hangs && Instant::now() >= self.retry {
             let result = self.write();
             if result.is_err() {
                 self.retry = Instant::now() + RETRY;
@@ -232,7 +257,7 @@ impl SimulatedRun {
         {
             self.last_audit = Instant::now();
             // It is tried again.
-            drop(audit.catch_up());
+            drop(audit.catch_up(&AtomicBool::new(false)));
         }
     }
 
@@ -304,6 +329,7 @@ impl Running for SimulatedRun {
             log_error: self.error.clone(),
             stopped: self.tree.leaves() >= self.target,
             wrong_entry: self.audit.as_ref().and_then(RoundAudit::wrong_entry),
+            auditors_failed: false,
         }
     }
 
@@ -329,7 +355,6 @@ impl Running for SimulatedRun {
         // What was wrong may be taken back.
         self.reached.lock().unwrap().remove(&round);
         let tree = match self.audit {
-            Some(mut audit) if self.target == 0 => audit.go_back(self.tree, &mut log)?,
             Some(mut audit) => audit.settle(self.tree, &mut log)?,
             None => self.tree,
         };

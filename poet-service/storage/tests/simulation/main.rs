@@ -42,7 +42,7 @@ use std::{
 
 use life::{Durable, Record, live};
 use memory::Tables;
-use world::Event;
+use world::{Event, WorldClock};
 
 /// Worlds, and rounds in each.
 const WORLDS: u64 = 1000;
@@ -143,6 +143,46 @@ fn worlds_on_sqlite() {
         crashes += counts.get(&Event::CrashInOperation).unwrap_or(&0);
     }
     assert!(published >= SQLITE_WORLDS * ROUNDS as u64 && crashes > 10);
+}
+
+#[test]
+fn a_disk_that_does_not_answer_is_noticed() {
+    life::calm_round(async |world, rounds| {
+        let fails_after = async |seconds| {
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            rounds.worker().failing()
+        };
+        assert!(!fails_after(30).await);
+        world.state().faults.hangs = true;
+        assert!(!fails_after(9).await);
+        assert!(fails_after(3).await);
+        let executing = rounds.worker().executing().unwrap();
+        assert!(executing.log_age(&WorldClock(Arc::clone(world))) >= Duration::from_secs(11));
+        world.state().faults.hangs = false;
+        assert!(!fails_after(2).await);
+    });
+}
+
+#[test]
+fn a_sustained_drop_of_the_rate_is_told() {
+    life::calm_round(async |world, rounds| {
+        let rate_after = async |minutes: u64| {
+            tokio::time::sleep(Duration::from_secs(60 * minutes)).await;
+            rounds.worker().executing().unwrap().rate()
+        };
+        let steady = rate_after(6).await;
+        assert!(
+            !steady.slow
+                && steady
+                    .newest
+                    .is_some_and(|rate| (99.0..101.0).contains(&rate))
+        );
+        world.state().faults.half_speed = true;
+        assert!(!rate_after(2).await.slow);
+        assert!(rate_after(3).await.slow);
+        world.state().faults.half_speed = false;
+        assert!(!rate_after(5).await.slow);
+    });
 }
 
 #[test]

@@ -40,6 +40,10 @@ pub(crate) struct Faults {
     pub(crate) slow: bool,
     /// Thousandths of all looks at the work before which a bit of its state changes.
     pub(crate) mistakes: u32,
+    /// What is written to logs stays on its way, without an error.
+    pub(crate) hangs: bool,
+    /// The work is half as fast.
+    pub(crate) half_speed: bool,
 }
 
 /// How many times what happened. A simulation in which something never happens tests less than it
@@ -68,6 +72,7 @@ pub(crate) enum Event {
     Resumed,
     Mistake,
     BadProof,
+    Searched,
     Repaired,
     TakenBack,
     Registered,
@@ -82,7 +87,7 @@ pub(crate) enum Event {
 }
 
 impl Event {
-    pub(crate) const ALL: [Self; 33] = [
+    pub(crate) const ALL: [Self; 34] = [
         Self::Start,
         Self::FailedStart,
         Self::Stop,
@@ -105,6 +110,7 @@ impl Event {
         Self::Resumed,
         Self::Mistake,
         Self::BadProof,
+        Self::Searched,
         Self::Repaired,
         Self::TakenBack,
         Self::Registered,
@@ -162,6 +168,10 @@ pub(crate) struct Oracle {
     pub(crate) pace: Option<u32>,
     /// The clock may be set.
     pub(crate) jumps: bool,
+    /// How long a jump is not believed.
+    pub(crate) patience: Duration,
+    /// The time as it goes on after a jump that is not believed, from when on.
+    unbelieved: Option<(Timestamp, Instant)>,
 }
 
 /// What becomes of an operation.
@@ -200,6 +210,8 @@ impl World {
                 published: BTreeMap::new(),
                 pace: None,
                 jumps: false,
+                patience: Duration::ZERO,
+                unbelieved: None,
             },
             fuse: None,
             crashed: true,
@@ -230,6 +242,8 @@ impl World {
         state.start = (now, Instant::now());
         state.trouble = Instant::now();
         state.crashed = false;
+        // It believes what the clock shows.
+        state.oracle.unbelieved = None;
         state.fuse = fuse;
     }
 
@@ -239,6 +253,7 @@ impl World {
         let now = state.now();
         state.start.0 = now;
         state.crashed = true;
+        state.oracle.unbelieved = None;
         state.fuse = None;
     }
 
@@ -351,6 +366,11 @@ impl World {
         } else {
             Event::ClockForwards
         });
+        let before = state.now();
+        let steady = state
+            .unbelieved()
+            .map_or(before, |steady| steady.max(before));
+        state.oracle.unbelieved = Some((steady, Instant::now()));
         state.start.0 += by;
         state.trouble = Instant::now();
     }
@@ -574,7 +594,19 @@ impl State {
             start + SignedDuration::try_from(instant.elapsed()).unwrap()
         };
         self.latest = self.latest.max(now);
+        if let Some(steady) = self.unbelieved() {
+            self.latest = self.latest.max(steady);
+        }
         now
+    }
+
+    /// The time of a process that does not believe the clock's jump.
+    fn unbelieved(&self) -> Option<Timestamp> {
+        let (then, since) = self.oracle.unbelieved?;
+        let passed = since.elapsed();
+        // The clock is read ten times a second.
+        (passed <= self.oracle.patience + Duration::from_millis(200))
+            .then(|| then + SignedDuration::try_from(passed).unwrap())
     }
 
     pub(crate) fn crashed(&self) -> bool {
@@ -618,6 +650,10 @@ pub(crate) struct WorldClock(pub(crate) Arc<World>);
 impl Clock for WorldClock {
     fn now(&self) -> Timestamp {
         self.0.state().now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.state().start.1.elapsed()
     }
 }
 
