@@ -116,9 +116,9 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        let deadline = std::time::Instant::now() + END;
-        self.screen.end(deadline);
-        self.file.end(deadline);
+        // The file first, with time of its own: what nobody reads is mostly standard error.
+        self.file.end(std::time::Instant::now() + END);
+        self.screen.end(std::time::Instant::now() + END);
     }
 }
 
