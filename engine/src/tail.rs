@@ -28,8 +28,9 @@ impl RoundWork<'_> {
     /// The tree of all leaves that a log stands for up to its first damaged entry: where the work goes
     /// on. The entries behind it, if there are any, are to be cut off.
     ///
-    /// Only damage to the end of the log is looked for. If older entries are wrong, too, the tree is
-    /// that of all entries, and the audit has to find out.
+    /// A few damaged entries before right ones are not the end: the tree is that of the right values,
+    /// and the audit repairs the log. Only damage to the end of the log is looked for. If older entries
+    /// are wrong, too, the tree is that of all entries, and the audit has to find out.
     ///
     /// # Errors
     /// When the log cannot be read, or is longer than a tree may be.
@@ -58,8 +59,7 @@ impl RoundWork<'_> {
         let mut low = 0;
         for _ in 0..=(REPAIR_LEAVES >> k).clamp(1, MAX_REPAIRS) {
             if is_right(&repaired, last) {
-                // Of all entries, as they are in the log.
-                return Ok(with(&tail));
+                return Ok(with(&repaired));
             }
             // Entries before the first wrong one are right; behind it none is.
             let mut high = if is_right(&repaired, low) { last } else { low };
