@@ -166,6 +166,7 @@ fn a_full_queue_is_not_waited_for_when_the_work_is_given_up() {
     thread::sleep(Duration::from_millis(50));
     assert!(!pushing.is_finished(), "the queue has no bound");
     monitor.give_up();
+    await_that("the end", || pushing.is_finished());
     let writer = pushing.join().unwrap();
     let error = writer.finish().unwrap_err().to_string();
     assert!(error.starts_with("cannot write the log"), "{error}");
@@ -212,7 +213,7 @@ fn a_disk_that_does_not_answer_is_waited_for_as_long_as_one_likes() {
 #[test]
 fn a_process_that_is_killed_loses_less_than_a_second_and_so_does_a_power_failure() {
     // A busy machine makes some of them wait.
-    let tries = 20;
+    let tries = 6;
     let in_time = |what: &str, done: &dyn Fn(&Disk) -> usize| {
         let disk = Disk::default();
         let mut writer = LogWriter::spawn(disk.log()).unwrap();
