@@ -7,8 +7,6 @@
 
 use core::fmt;
 
-use crate::sha256;
-
 /// Bytes in a label, a tree node and a root (PROTOCOL.md section 1).
 pub const NODE_SIZE: usize = 32;
 
@@ -46,6 +44,15 @@ pub const SHA256_IV: State = [
     0x5be0_cd19,
 ];
 
+/// The digest that a final state stands for.
+pub(crate) fn digest(state: &State) -> Node {
+    let mut digest = [0; 32];
+    for (bytes, word) in digest.as_chunks_mut::<4>().0.iter_mut().zip(state) {
+        *bytes = word.to_be_bytes();
+    }
+    digest
+}
+
 /// SHA-256, for messages of any length.
 ///
 /// The caller pads: a message here is a number of whole blocks.
@@ -58,10 +65,10 @@ pub trait Sha256: Send + Sync {
     /// long as the longest of them, so that they are best sorted by length. If the slices differ in
     /// length, what one has more than the other is ignored.
     fn hash_many(&self, start: &State, messages: &[&[Block]], digests: &mut [Node]) {
-        for (message, digest) in messages.iter().zip(digests) {
+        for (message, out) in messages.iter().zip(digests) {
             let mut state = *start;
             self.compress(&mut state, message);
-            *digest = sha256::digest(&state);
+            *out = digest(&state);
         }
     }
 

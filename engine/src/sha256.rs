@@ -1,5 +1,6 @@
 //! SHA-256 of messages given in parts, on a backend's compression function.
 
+use crate::hash::digest;
 use crate::{Block, Node, SHA256_IV, Sha256, State};
 
 /// A SHA-256 computation in progress.
@@ -74,13 +75,4 @@ impl Hasher {
         sha256.compress(&mut self.state, &last[..count]);
         digest(&self.state)
     }
-}
-
-/// The digest that a final state stands for.
-pub(crate) fn digest(state: &State) -> Node {
-    let mut digest = [0; 32];
-    for (bytes, word) in digest.as_chunks_mut::<4>().0.iter_mut().zip(state) {
-        *bytes = word.to_be_bytes();
-    }
-    digest
 }

@@ -20,7 +20,8 @@
 
 use alloc::{boxed::Box, vec, vec::Vec};
 
-use crate::sha256::{Hasher, digest};
+use crate::hash::digest;
+use crate::sha256::Hasher;
 use crate::wide::{NodeHasher, digests};
 use crate::{Block, NODE_SIZE, Node, Work, ZERO};
 
