@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_leap_for_a_while_changes_nothing() {
-        for by in [3600, -3600, 45, -51] {
+        for by in [3600, -3600, 45, -60] {
             let world = World::new();
             world.leap(by).assert_shows(50).pass(3).assert_shows(53);
             world.leap(-by).assert_shows(53).pass(200).assert_shows(253);
