@@ -120,7 +120,6 @@ impl Plan {
                 },
                 // The server's key is always the same.
                 private_key: Some(PrivateKey::from_bytes(&key).unwrap()),
-                // In a quarter of all worlds, leaps must last for a while.
                 clock_leap_patience: Duration::ZERO,
                 worker: true,
             },
