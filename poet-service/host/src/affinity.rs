@@ -39,7 +39,9 @@ pub fn pin_to_last() {
 
 #[cfg(target_os = "linux")]
 pub(crate) mod linux {
-    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+    use rustix::thread::CpuSet;
+    #[cfg(not(feature = "hwloc"))]
+    use rustix::thread::{sched_getaffinity, sched_setaffinity};
 
     use crate::MAX_CORES;
 

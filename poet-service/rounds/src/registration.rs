@@ -2,7 +2,8 @@
 //! about itself.
 
 use std::{
-    sync::{Arc, PoisonError, RwLock},
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -13,7 +14,7 @@ use poet_proto::{
     messages::{Info, PublishedProof, SubmitRequest, Submitted},
     pow::{self, PowParams},
 };
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use crate::{
     clock::{Clock, time_until},
@@ -88,7 +89,10 @@ pub struct Registration {
     clock: Arc<dyn Clock>,
     storage: Arc<dyn Storage>,
     pow: RwLock<PowChallenges>,
-    open: watch::Sender<OpenRound>,
+    open: Mutex<OpenRound>,
+    /// Another round is open. Those who wait go on in the order in which they came, which a
+    /// `watch` channel would not keep.
+    opened: Notify,
     publish: Arc<dyn Publish>,
     counters: Arc<dyn Counters>,
 }
@@ -116,7 +120,8 @@ impl Registration {
             public_key,
             clock,
             pow: RwLock::new(pow),
-            open: watch::Sender::new(open),
+            open: Mutex::new(open),
+            opened: Notify::new(),
             storage,
             publish,
             counters,
@@ -130,7 +135,11 @@ impl Registration {
 
     /// The round that takes registrations.
     pub fn open_round(&self) -> OpenRound {
-        *self.open.borrow()
+        *self.open()
+    }
+
+    fn open(&self) -> MutexGuard<'_, OpenRound> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Closes the open round and opens `round`. When this returns, all that was registered for
@@ -140,7 +149,8 @@ impl Registration {
     /// When the storage fails; the open round then stays open.
     pub async fn open_next(&self, round: u64) -> Result<(), StorageError> {
         let members = self.storage.open_round(round).await?;
-        self.open.send_replace(OpenRound { round, members });
+        *self.open() = OpenRound { round, members };
+        self.opened.notify_waiters();
         Ok(())
     }
 
@@ -245,9 +255,8 @@ impl Registration {
         member: Member,
         deadline: Option<Timestamp>,
     ) -> Result<Submitted, RegistrationError> {
-        let mut open = self.open.subscribe();
         loop {
-            let round = open.borrow_and_update().round;
+            let round = self.open_round().round;
             let end = self.schedule.end(round);
             if deadline.is_some_and(|deadline| deadline < end) {
                 return Err(RegistrationError::TooLate);
@@ -255,7 +264,7 @@ impl Registration {
             // Its start has passed, and it closes: this is for the next one. Where that does not open,
             // nobody is told that he is a member of a round that may be over.
             if self.clock.now() >= self.schedule.start(round) {
-                self.await_next(&mut open).await?;
+                self.await_opening_after(round).await?;
                 continue;
             }
             let max_members = self.rules.max_round_members;
@@ -270,7 +279,7 @@ impl Registration {
                 Ok(Registered::Conflict) => return Err(RegistrationError::Conflict),
                 Ok(Registered::Full) => return Err(RegistrationError::RoundFull),
                 // The round closed on the way: this is for the next one, whose end is later.
-                Ok(Registered::Closed) => self.await_next(&mut open).await?,
+                Ok(Registered::Closed) => self.await_opening_after(round).await?,
                 Err(error) => {
                     // The storage logs why, once a minute and not for each.
                     tracing::debug!(%error, round, "cannot store a registration");
@@ -280,26 +289,24 @@ impl Registration {
         }
     }
 
-    /// Waits for another round to open.
-    async fn await_next(
-        &self,
-        open: &mut watch::Receiver<OpenRound>,
-    ) -> Result<(), RegistrationError> {
-        let next = tokio::time::timeout(NEXT_ROUND_TIMEOUT, open.changed()).await;
-        match next {
-            Ok(Ok(())) => Ok(()),
-            _ => Err(RegistrationError::Unavailable),
+    /// Waits for a round other than `round` to be open.
+    async fn await_opening_after(&self, round: u64) -> Result<(), RegistrationError> {
+        let mut opened = pin!(self.opened.notified());
+        // From here on no opening is missed.
+        opened.as_mut().enable();
+        if self.open_round().round != round {
+            return Ok(());
         }
+        tokio::time::timeout(NEXT_ROUND_TIMEOUT, opened)
+            .await
+            .map_err(|_| RegistrationError::Unavailable)
     }
 
     fn count_member(&self, round: u64) {
-        // Nobody waits for the number, so nobody is woken.
-        self.open.send_if_modified(|open| {
-            if open.round == round {
-                open.members += 1;
-            }
-            false
-        });
+        let mut open = self.open();
+        if open.round == round {
+            open.members += 1;
+        }
     }
 
     /// Reads the directory of trusted certifier keys again. May block.
