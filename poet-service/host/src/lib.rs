@@ -4,13 +4,14 @@
 //! [`programs`] what it shows of a moment. All read `/proc` and `/sys` below a root, so that trees of
 //! other machines can be tested. What a machine does not show is absent, never guessed.
 //!
-//! [`affinity`] pins threads. [`WorkPlace`] gives the hashing thread of a server a core of its own.
+//! [`affinity`] pins threads, [`niceness`] orders them. [`WorkPlace`] gives the hashing thread of a server a core of its own.
 //! [`open_files`] raises the limit on open files.
 
 pub mod affinity;
 pub mod interrupts;
 pub mod limits;
 pub mod machine;
+pub mod niceness;
 pub mod open_files;
 pub mod programs;
 pub mod sensors;

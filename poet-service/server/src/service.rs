@@ -289,6 +289,9 @@ impl Server {
             ],
         };
         probe.report(None).await;
+        let memberships = api::membership::Memberships::start(Arc::clone(&storage))
+            .map_err(StartError::Threads)?;
+        let membership = api::membership::router(memberships);
         let others = api::rounds::router(
             status.clone(),
             Arc::clone(&clock),
@@ -296,7 +299,7 @@ impl Server {
             readiness.clone(),
         );
         let routers = Routers {
-            rest: api::router(Arc::clone(&poet), others),
+            rest: api::router(Arc::clone(&poet), others.merge(membership)),
             grpc: grpc_api::router(
                 Arc::clone(&poet),
                 health,

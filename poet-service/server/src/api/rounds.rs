@@ -1,9 +1,7 @@
-//! What is not in the original interface: health, the state of rounds, and the proof that a node is
-//! a member of one.
+//! What is not in the original interface: health and the state of rounds.
 //!
 //! Answers that cost a look into the storage are prepared by one request at a time, and the list of
-//! rounds and the newest membership tree that was asked for are kept, so that a crowd costs little
-//! more than one.
+//! rounds is kept, so that a crowd costs little more than one.
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -18,18 +16,17 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use poet_engine::{Node, TICK_LEAVES, membership};
+use poet_engine::TICK_LEAVES;
 use poet_proto::json;
 use poet_rounds::{
     clock::Clock,
-    registration::RegistrationError,
     storage::{RoundRecord, Storage, StorageError},
     worker::AuditReport,
 };
 use serde::Serialize;
 use tokio::sync::{Mutex, watch};
 
-use super::{BRIEFLY, FOR_EVER, cached, error::ApiError, ok, poet::parse_round};
+use super::{BRIEFLY, cached, error::ApiError, ok, poet::parse_round};
 use crate::status::{StatusReader, expected_leaves};
 
 /// Rounds in the list: the newest ones.
@@ -46,14 +43,6 @@ pub(crate) struct Rounds {
     unready: watch::Receiver<Option<&'static str>>,
     /// Held by the request that reads.
     list: Mutex<Option<(Instant, Bytes)>>,
-    members: Mutex<Option<(u64, Arc<Members>)>>,
-}
-
-/// The members of a round.
-struct Members {
-    /// In increasing order.
-    node_ids: Vec<[u8; 32]>,
-    tree: membership::Tree,
 }
 
 /// The routes.
@@ -69,14 +58,12 @@ pub(crate) fn router(
         storage,
         unready,
         list: Mutex::default(),
-        members: Mutex::default(),
     };
     Router::new()
         .route("/healthz", get(async || health(StatusCode::OK, None)))
         .route("/readyz", get(ready))
         .route("/v1/rounds", get(list))
         .route("/v1/rounds/{id}", get(round))
-        .route("/v1/rounds/{id}/members/{pubkey}", get(member))
         .with_state(Arc::new(rounds))
 }
 
@@ -238,36 +225,6 @@ impl Rounds {
         };
         Ok(Some(json::write(&self.describe(&record)?)))
     }
-
-    /// The members of a round, which must be closed.
-    fn read_members(&self, round: u64) -> Result<Members, ApiError> {
-        let record = self.storage.round(round).map_err(|error| failed(&error))?;
-        if !record.ok_or(ApiError::RoundNotFound)?.settled {
-            return Err(ApiError::RoundOpen);
-        }
-        let members = self
-            .storage
-            .registrations(round)
-            .map_err(|error| failed(&error))?;
-        let challenges = members.iter().map(|member| member.challenge).collect();
-        Ok(Members {
-            node_ids: members.iter().map(|member| member.node_id).collect(),
-            tree: membership::Tree::new(challenges),
-        })
-    }
-
-    async fn members(self: Arc<Self>, round: u64) -> Result<Arc<Members>, ApiError> {
-        let this = Arc::clone(&self);
-        let mut kept = this.members.lock().await;
-        if let Some((kept, members)) = &*kept
-            && *kept == round
-        {
-            return Ok(Arc::clone(members));
-        }
-        let members = Arc::new(on_blocking_thread(move || self.read_members(round)).await?);
-        *kept = Some((round, Arc::clone(&members)));
-        Ok(members)
-    }
 }
 
 fn failed(error: &StorageError) -> ApiError {
@@ -315,50 +272,4 @@ async fn round(
         ok(described.ok_or(ApiError::RoundNotFound)?),
         BRIEFLY,
     ))
-}
-
-/// The fields of `MembershipProof`, and what they prove.
-#[derive(Serialize)]
-struct MembershipProof<'a> {
-    index: usize,
-    root: json::Base64<'a>,
-    proof: Vec<json::Base64<'a>>,
-    challenge: json::Base64<'a>,
-}
-
-async fn member(
-    State(rounds): State<Arc<Rounds>>,
-    path: Result<Path<(String, String)>, PathRejection>,
-) -> Result<Response, ApiError> {
-    let Path((id, key)) = path.map_err(|_| ApiError::RoundNotFound)?;
-    let round = parse_round(&id).ok_or(ApiError::RoundNotFound)?;
-    let node_id = parse_key(&key).ok_or(RegistrationError::PublicKey)?;
-    let members = rounds.members(round).await?;
-    let index = members
-        .node_ids
-        .binary_search(&node_id)
-        .map_err(|_| ApiError::NotAMember)?;
-    let (root, challenge, proof): (&Node, &Node, Vec<Node>) = members
-        .tree
-        .root()
-        .zip(members.tree.challenge(index))
-        .zip(members.tree.proof(index))
-        .map(|((root, challenge), proof)| (root, challenge, proof))
-        .ok_or(ApiError::NotAMember)?;
-    let text = json::write(&MembershipProof {
-        index,
-        root: json::Base64(root),
-        proof: proof.iter().map(|node| json::Base64(node)).collect(),
-        challenge: json::Base64(challenge),
-    });
-    Ok(cached(ok(text), FOR_EVER))
-}
-
-/// A public key in hex or in base64.
-fn parse_key(text: &str) -> Option<[u8; 32]> {
-    let bytes = match hex::decode(text) {
-        Ok(bytes) => bytes,
-        Err(_) => json::decode_base64(text)?,
-    };
-    bytes.try_into().ok()
 }
