@@ -46,7 +46,7 @@ serve() {
     sleep 10
     for _ in $(seq 6); do
         sleep 5
-        curl -sS "http://$rest/v1/rounds" | tr ',' '\n' | grep -m 1 newestLeavesPerSecond || true
+        curl -sS "http://$rest/v1/rounds" | tr ',' '\n' | grep -m 1 leavesPerSecond || true
     done | tee "$out/server-$name.txt"
     kill "$server"
     wait "$server" || true
