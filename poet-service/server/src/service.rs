@@ -289,9 +289,9 @@ impl Server {
             ],
         };
         probe.report(None).await;
-        let memberships = api::membership::Memberships::start(Arc::clone(&storage))
-            .map_err(StartError::Threads)?;
-        let membership = api::membership::router(memberships);
+        let membership =
+            api::members::Membership::start(Arc::clone(&storage)).map_err(StartError::Threads)?;
+        let membership = api::members::router(membership);
         let others = api::rounds::router(
             status.clone(),
             Arc::clone(&clock),

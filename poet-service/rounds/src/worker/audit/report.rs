@@ -115,7 +115,12 @@ impl Audits {
     }
 
     /// Takes note that a proof is not valid.
-    pub(in crate::worker) fn bad_proof(&self, round: u64, folder: &Path, reason: &dyn fmt::Display) {
+    pub(in crate::worker) fn bad_proof(
+        &self,
+        round: u64,
+        folder: &Path,
+        reason: &dyn fmt::Display,
+    ) {
         tracing::error!(round, %reason, "ALARM: the proof is not valid and is not published");
         let event = format!("a proof was not valid: {reason}");
         self.found(round, Some(folder), &event, |report| report.bad_proofs += 1);

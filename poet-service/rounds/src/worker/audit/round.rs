@@ -118,7 +118,11 @@ impl RoundAudit {
     }
 
     /// Takes the first entries of the log on trust, which nobody has audited.
-    pub(super) fn take_on_trust(&mut self, entries: u64, with: AuditWith<'_>) -> Result<(), AuditError> {
+    pub(super) fn take_on_trust(
+        &mut self,
+        entries: u64,
+        with: AuditWith<'_>,
+    ) -> Result<(), AuditError> {
         let audited = self.auditor.entries();
         let result = self.apply(|auditor, log| {
             auditor.take_on_trust(log, entries, with)?;
