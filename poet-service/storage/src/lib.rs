@@ -4,12 +4,11 @@
 pub mod directory;
 mod error;
 mod imported;
-mod place;
 mod sqlite;
-mod storage;
-mod wal;
 
 pub use error::DatabaseError;
 pub use imported::{Imported, ImportedRound};
-pub use sqlite::{ChangedRegistrations, SqliteReader, SqliteStorage};
-pub use wal::{LogDamage, keep_damaged_log, log_bytes, log_damage};
+pub use sqlite::{
+    ChangedRegistrations, LogDamage, SqliteReader, SqliteStorage, keep_damaged_log, log_bytes,
+    log_damage,
+};
