@@ -209,7 +209,10 @@ async fn run(
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let places = format!(
         "database   {}\nwork       {}\nlogs       {}",
-        config.directories.dbdir.display(),
+        match &config.database {
+            Some(url) => url.to_string(),
+            None => config.directories.dbdir.display().to_string(),
+        },
         config.directories.datadir.display(),
         config.log.folder.display()
     );
