@@ -9,8 +9,12 @@ use poet_proto::{
     certificate::{Certifier, TrustedKeys},
     identity::{PRIVATE_KEY_VARIABLE, PrivateKey},
 };
-use poet_rounds::{config::RoundsConfig, registration::Rules, worker::AuditMode};
-use poet_storage::directory::Directories;
+use poet_rounds::{
+    config::{RoundsConfig, WorkerMode},
+    registration::Rules,
+    worker::AuditMode,
+};
+use poet_storage::{DatabaseUrl, directory::Directories};
 
 pub use crate::config_error::ConfigError;
 use crate::{
@@ -34,6 +38,8 @@ pub struct Config {
     pub rounds: RoundsConfig,
     /// Where the server keeps what must survive.
     pub directories: Directories,
+    /// The database that is shared with other servers, instead of the one in the directory.
+    pub database: Option<DatabaseUrl>,
     /// The most registrations in one commit.
     pub max_submit_batch: usize,
     /// Where it listens, and to whom.
@@ -243,6 +249,12 @@ impl Config {
         if !pow && certifier.is_none() {
             return Err(ConfigError::NoRegistration);
         }
+        let worker = match (&args.database, args.worker, args.disable_worker) {
+            (Some(_), Switch::Off, _) | (Some(_), _, true) => WorkerMode::Off,
+            (None, _, true) => WorkerMode::Nobody,
+            (None, Switch::Off, false) => return Err(ConfigError::NobodyWorks),
+            (_, Switch::On, false) => WorkerMode::On,
+        };
         let directory = |path: Option<PathBuf>| path.ok_or(ConfigError::NoCacheDirectory);
         Ok(Self {
             rounds: RoundsConfig {
@@ -258,12 +270,13 @@ impl Config {
                 },
                 private_key,
                 clock_leap_patience: args.clock_leap_patience,
-                worker: !args.disable_worker,
+                worker,
             },
             directories: Directories {
                 dbdir: directory(args.dbdir)?,
                 datadir: directory(args.datadir)?,
             },
+            database: args.database,
             max_submit_batch: args.max_submit_batch_size,
             listeners: ListenersConfig {
                 rest: args.restlisten,

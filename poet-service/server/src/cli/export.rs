@@ -46,6 +46,12 @@ enum Format {
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = Config::load(args.server)?;
+    if config.database.is_some() {
+        bail!(
+            "export reads the embedded database only: expected no --database; a server gives the proofs of a \
+             shared one at /v1/proofs/N"
+        );
+    }
     let path = config.directories.dbdir.join(DATABASE_FILE);
     if !path.exists() {
         bail!(

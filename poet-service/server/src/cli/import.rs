@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use poet_admin::import::{
     ImportError, ImportProgress, ImportReport, RoundReport, Source, Taken, import,
 };
@@ -48,6 +48,9 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = Config::load(args.server)?;
+    if config.database.is_some() {
+        bail!("import fills the embedded database only: expected no --database");
+    }
     let source = Source {
         dbdir: args.from_db.unwrap_or_else(|| {
             // "." has no name that could be replaced.
