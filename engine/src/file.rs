@@ -125,9 +125,16 @@ struct Shared {
     extent: Mutex<Extent>,
     /// Held during a sync and until its result is in `extent`. The system reports a failure to one of
     /// several syncs that overlap; another one must not count as a success meanwhile.
-    ///
-    /// Holds the directory of a file that was just created: the file is durable only when that is.
-    syncing: Mutex<Option<File>>,
+    syncing: Mutex<Unsynced>,
+}
+
+/// What the first sync of a log without entries makes durable as well.
+#[derive(Debug, Default)]
+struct Unsynced {
+    /// Written again before each sync until one succeeds: one that failed may have dropped it.
+    header: Option<[u8; LogHeader::BYTES]>,
+    /// The directory of a file that was just created, which is durable only when that is.
+    directory: Option<File>,
 }
 
 /// What is in the file.
@@ -173,7 +180,7 @@ impl FileLog {
                 .filter(|parent| !parent.as_os_str().is_empty());
             let directory = File::open(parent.unwrap_or(Path::new(".")))
                 .map_err(|cause| log.0.error("open the directory of", cause))?;
-            *log.0.syncing() = Some(directory);
+            log.0.syncing().directory = Some(directory);
         }
         Ok(log)
     }
@@ -228,6 +235,8 @@ impl FileLog {
         view.write_at(0, &expected)?;
         if entries > 0 {
             file.sync().map_err(|cause| view.error("sync", cause))?;
+        } else {
+            view.syncing().header = Some(expected);
         }
         *view.extent() = Extent {
             entries,
@@ -342,23 +351,23 @@ impl LogView {
         extent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn syncing(&self) -> MutexGuard<'_, Option<File>> {
+    fn syncing(&self) -> MutexGuard<'_, Unsynced> {
         let syncing = &self.0.syncing;
         syncing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Syncs the file, and its directory unless that has been done. Returns what was in the file
-    /// before.
-    fn sync_alone(&self, directory: &mut Option<File>) -> Result<Extent, LogError> {
+    /// Syncs the file, and what has to be synced with it. Returns what was in the file before.
+    fn sync_alone(&self, unsynced: &mut Unsynced) -> Result<Extent, LogError> {
+        if let Some(header) = &unsynced.header {
+            self.write_at(0, header)?;
+        }
         let before = *self.extent();
         let mut result = self.0.file.sync();
-        if result.is_ok()
-            && let Some(created_in) = directory
-        {
-            result = created_in.sync_all();
-            if result.is_ok() {
-                *directory = None;
-            }
+        if let (Ok(()), Some(directory)) = (&result, &unsynced.directory) {
+            result = directory.sync_all();
+        }
+        if result.is_ok() {
+            *unsynced = Unsynced::default();
         }
         let mut extent = self.extent();
         match result {
