@@ -20,7 +20,7 @@ use poet_proto::{
 };
 use poet_rounds::worker::AuditMode;
 
-use crate::{api::client::TrustedProxies, paths};
+use crate::{api::client::TrustedProxies, notify::WebhookUrl, paths};
 
 /// Declares options: a field for each, whose name, help, value and default clap takes from it.
 macro_rules! options {
@@ -139,6 +139,17 @@ pub struct Options {
     /// Serve metrics for Prometheus on this port, at /metrics [default: none are served]
     #[arg(long, value_name = "PORT", value_parser = parse_port)]
     pub metrics_port: Option<u16>,
+
+    /// A program to run when something happens (a round closed, a proof published, an alarm, slow
+    /// work, not ready and ready again): it gets the event as JSON on its standard input, and 30
+    /// seconds [default: none]
+    #[arg(long, value_name = "PROGRAM", value_parser = path())]
+    pub notify_command: Option<PathBuf>,
+
+    /// A webhook to post the same events to, as JSON with a field `text`. The path is kept secret
+    /// [default: none]
+    #[arg(long, value_name = "URL")]
+    pub notify_url: Option<WebhookUrl>,
 
     /// The time from one round's start to the next one's
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "30s")]
@@ -354,6 +365,7 @@ displayed!(
     Switch,
     Timestamp,
     TrustedProxies,
+    WebhookUrl,
     WorkCore,
     WorkPriority,
     bool,
@@ -554,6 +566,7 @@ mod tests {
             ("--rate-limit=0", "above 0"),
             ("--rate-limit-burst=0", "at least 1"),
             ("--trusted-proxies=10.0.0.0/40", "networks with commas"),
+            ("--notify-url=hooks.example/x", "a URL such as"),
         ] {
             let error = ServerArgs::parse([argument]).err().unwrap().to_string();
             let (option, _) = argument.split_once('=').unwrap();

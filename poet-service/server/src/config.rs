@@ -18,6 +18,7 @@ use crate::{
     args::{Options, ServerArgs, Switch, WITHOUT_EFFECT, options_only},
     config_file::OptionFile,
     limits::ClientLimits,
+    notify::NotifyConfig,
     paths::default_poetdir,
 };
 
@@ -42,6 +43,8 @@ pub struct Config {
     pub work: WorkConfig,
     /// How it logs.
     pub log: LogConfig,
+    /// Who is told what happens.
+    pub notify: NotifyConfig,
     /// Options that were given and have no effect.
     pub ignored: Vec<String>,
 }
@@ -293,6 +296,10 @@ impl Config {
                 max_file_bytes: args.maxlogfilesize * MEGABYTE,
                 debug: args.debuglog,
                 json: args.jsonlog,
+            },
+            notify: NotifyConfig {
+                command: args.notify_command,
+                url: args.notify_url,
             },
             ignored,
         })

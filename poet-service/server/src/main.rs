@@ -25,14 +25,20 @@ use poet_service::{
     args::ServerArgs,
     config::Config,
     logfile::LogFile,
+    notify::{self, Notices},
     service::Server,
-    terminal::{LogFileHandle, Terminal},
+    status::StatusReader,
+    systemd::ServiceManager,
+    terminal::{self, LogFileHandle, Terminal},
 };
 
 /// Threads that a server has beside one for each core.
 const OTHER_THREADS: usize = 20;
 /// How long an end may take. With what comes after, it stays below five seconds.
 const END_TIMEOUT: Duration = Duration::from_millis(4500);
+/// How often the service manager is told what the server does, unless its watchdog wants it sooner.
+const STATUS_INTERVAL: Duration = Duration::from_secs(10);
+const MIN_STATUS_INTERVAL: Duration = Duration::from_millis(10);
 /// How long a line of the log takes at most.
 const LAST_LINE: Duration = Duration::from_millis(200);
 
@@ -63,6 +69,7 @@ enum Command {
     Export(Box<cli::export::Args>),
     #[cfg(feature = "import")]
     Import(Box<cli::import::Args>),
+    NotifyTest(Box<cli::notify_test::Args>),
     Prove(cli::prove::Args),
     Verify(cli::verify::Args),
 }
@@ -77,6 +84,7 @@ fn main() -> ExitCode {
         Some(Command::Export(args)) => cli::export::run(*args),
         #[cfg(feature = "import")]
         Some(Command::Import(args)) => cli::import::run(*args),
+        Some(Command::NotifyTest(args)) => cli::notify_test::run(*args),
         Some(Command::Prove(args)) => cli::prove::run(&args),
         Some(Command::Verify(args)) => cli::verify::run(&args),
     };
@@ -100,8 +108,14 @@ fn serve(args: ServerArgs) -> anyhow::Result<ExitCode> {
         )
     })?;
     let terminal = Terminal::new(file).context("cannot start the threads of the log")?;
-    terminal.init_logs(config.log.debug, config.log.json);
-    Ok(serve_with(config, &terminal).unwrap_or_else(|error| {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let notices = Notices::start(&config.notify, Arc::clone(&clock))
+        .context("cannot start the threads that tell what happens")?;
+    terminal.init_logs(config.log.debug, config.log.json, notices.clone());
+    let result = serve_with(config, clock, &terminal, &notices);
+    // An alarm that ends the server is told, too.
+    notices.end(notify::END);
+    Ok(result.unwrap_or_else(|error| {
         // By the same way as the log, which may not be read at the moment.
         terminal.say(&format!("error: {error:#}"));
         ExitCode::FAILURE
@@ -166,7 +180,12 @@ impl Deadline {
     }
 }
 
-fn serve_with(config: Config, terminal: &Terminal) -> anyhow::Result<ExitCode> {
+fn serve_with(
+    config: Config,
+    clock: Arc<dyn Clock>,
+    terminal: &Terminal,
+    notices: &Notices,
+) -> anyhow::Result<ExitCode> {
     check_threads()?;
     let deadline = Deadline::new()?;
     if !config.ignored.is_empty() {
@@ -191,7 +210,7 @@ fn serve_with(config: Config, terminal: &Terminal) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start the threads of the server")?;
-    let result = runtime.block_on(run(config, place, terminal, &deadline));
+    let result = runtime.block_on(run(config, place, clock, terminal, notices, &deadline));
     // What still runs there ends with the process.
     runtime.shutdown_background();
     result
@@ -200,20 +219,23 @@ fn serve_with(config: Config, terminal: &Terminal) -> anyhow::Result<ExitCode> {
 async fn run(
     config: Config,
     place: WorkPlace,
+    clock: Arc<dyn Clock>,
     terminal: &Terminal,
+    notices: &Notices,
     deadline: &Deadline,
 ) -> anyhow::Result<ExitCode> {
     // Before anything else, so that a signal during the start ends the server in order, too.
     let end = end_signal()?;
     let hangups = Hangups::new()?;
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let manager = ServiceManager::from_environment();
     let places = format!(
         "database   {}\nwork       {}\nlogs       {}",
         config.directories.dbdir.display(),
         config.directories.datadir.display(),
         config.log.folder.display()
     );
-    let mut server = Server::start(config, place, Arc::clone(&clock)).await?;
+    let mut server = Server::start(config, place, Arc::clone(&clock), notices.clone()).await?;
+    manager.ready();
 
     // Nobody needs to read it: an output that is closed or stopped is no reason to end or to wait.
     let greeting = greeting(&server, &places);
@@ -232,8 +254,10 @@ async fn run(
             None
         }
         part = server.part_ended() => Some(part),
-        () = terminal.keep_status_line(reader, clock) => None,
+        () = terminal.keep_status_line(reader.clone(), Arc::clone(&clock)) => None,
+        () = keep_manager_informed(&manager, reader, clock) => None,
     };
+    manager.stopping();
     deadline.begin(i32::from(part.is_some()));
     if let Some(part) = part {
         terminal.clear();
@@ -282,6 +306,22 @@ fn greeting(server: &Server, places: &str) -> String {
            cargo run --release -p poet-client -- watch {url}\n  \
            curl {url}/v1/proofs/{round}\n"
     )
+}
+
+/// Tells the service manager what the server does, and that it lives. Never resolves.
+async fn keep_manager_informed(
+    manager: &ServiceManager,
+    reader: StatusReader,
+    clock: Arc<dyn Clock>,
+) {
+    // Twice as often as the watchdog asks for.
+    let interval = manager.watchdog().map_or(STATUS_INTERVAL, |time| {
+        (time / 2).clamp(MIN_STATUS_INTERVAL, STATUS_INTERVAL)
+    });
+    loop {
+        manager.status(&terminal::status_text(&reader, &*clock));
+        tokio::time::sleep(interval).await;
+    }
 }
 
 /// Reads the trusted keys again, and opens the log's file again, whenever the operator says so. Does

@@ -11,12 +11,13 @@ use std::{
 use axum::{Router, middleware};
 use jiff::Timestamp;
 use poet_backends::{Options, SelectError, Selection};
-use poet_engine::{DepthError, LABEL_DEPTH, WorkFunction};
+use poet_engine::{DepthError, LABEL_DEPTH, TICK_LEAVES, WorkFunction};
 use poet_host::WorkPlace;
 use poet_proto::identity::{PRIVATE_KEY_VARIABLE, PrivateKey, PrivateKeyError};
 use poet_rounds::{
     blocking,
     clock::{Clock, time_until},
+    counters::{Counters, Published},
     life::{EXPECTED_LEAVES_PER_SECOND, Parts, RecoveryError, Rounds},
     parts::Supervisor,
     publish::Publish,
@@ -48,7 +49,9 @@ use crate::{
     },
     config::Config,
     metrics::{self, Metrics, ServerState},
+    notify::{Event, Notices},
     proofs::Proofs,
+    reports::Reports,
     status::StatusReader,
 };
 
@@ -201,7 +204,8 @@ pub struct Addresses {
 }
 
 impl Server {
-    /// Starts a server, whose hashing thread runs at `place`. It serves when this returns.
+    /// Starts a server, whose hashing thread runs at `place`, and which tells `notices` what happens.
+    /// It serves when this returns.
     ///
     /// # Errors
     /// When something that it needs is not there; the message says what was expected.
@@ -209,6 +213,7 @@ impl Server {
         config: Config,
         place: WorkPlace,
         clock: Arc<dyn Clock>,
+        notices: Notices,
     ) -> Result<Self, StartError> {
         let options = Options {
             forced: config.work.backend.as_deref(),
@@ -260,7 +265,10 @@ impl Server {
             hashing,
             expected_leaves_per_second: EXPECTED_LEAVES_PER_SECOND,
             publish: Arc::clone(&proofs) as Arc<dyn Publish>,
-            counters: Arc::new(metrics.clone()),
+            counters: Arc::new(Told {
+                metrics: metrics.clone(),
+                notices: notices.clone(),
+            }),
         };
         let rounds = Rounds::start(&config.rounds, parts)
             .await
@@ -269,6 +277,7 @@ impl Server {
         // What is late and what is open is told by the clock that rounds follow.
         let clock = Arc::clone(rounds.clock());
         let registration = rounds.registration();
+        notices.set_server(registration.info().public_key);
         let poet = Arc::new(Poet::new(Arc::clone(registration), proofs));
         let (poet_reporter, health) = tonic_health::server::health_reporter();
         let (private_reporter, private_health) = tonic_health::server::health_reporter();
@@ -282,6 +291,7 @@ impl Server {
             status: status.clone(),
             clock: Arc::clone(&clock),
             storage: Arc::clone(&storage),
+            notices: notices.clone(),
             unready,
             reporters: [
                 (poet_reporter, grpc_api::POET_SERVICE),
@@ -289,6 +299,11 @@ impl Server {
             ],
         };
         probe.report(None).await;
+        let reports = Reports {
+            status: status.clone(),
+            clock: Arc::clone(&clock),
+            notices,
+        };
         let others = api::rounds::router(
             status.clone(),
             Arc::clone(&clock),
@@ -358,6 +373,7 @@ impl Server {
         });
         let parts = Supervisor::new();
         parts.spawn("readiness", probe.keep(stopped.clone()));
+        parts.spawn("reports", reports.keep(stopped.clone()));
         for interface in interfaces.into_iter().chain(monitoring) {
             parts.spawn("interface", interface.serve(stopped.clone()));
         }
@@ -420,6 +436,39 @@ impl Server {
             name = self.rounds.part_ended() => name,
             name = self.parts.ended() => name,
         }
+    }
+}
+
+/// Counts what happens while rounds live, and tells it.
+struct Told {
+    metrics: Metrics,
+    notices: Notices,
+}
+
+impl Counters for Told {
+    fn registration_with_certificate(&self, valid: bool) {
+        self.metrics.registration_with_certificate(valid);
+    }
+
+    fn registration_with_pow(&self, valid: bool) {
+        self.metrics.registration_with_pow(valid);
+    }
+
+    fn batch_written(&self, took: Duration) {
+        self.metrics.batch_written(took);
+    }
+
+    fn closed(&self, round: u64, members: u64) {
+        self.metrics.closed(round, members);
+        self.notices.send(&Event::RoundClosed { round, members });
+    }
+
+    fn published(&self, proof: &Published) {
+        self.metrics.published(proof);
+        self.notices.send(&Event::ProofPublished {
+            proof: *proof,
+            ticks: proof.leaves / TICK_LEAVES,
+        });
     }
 }
 
@@ -562,6 +611,7 @@ struct Probe {
     status: StatusReader,
     clock: Arc<dyn Clock>,
     storage: Arc<dyn Storage>,
+    notices: Notices,
     unready: watch::Sender<Option<&'static str>>,
     reporters: [(HealthReporter, &'static str); 2],
 }
@@ -577,8 +627,14 @@ impl Probe {
             let before = *self.unready.borrow();
             if reason != before {
                 match reason {
-                    Some(reason) => tracing::error!("not ready: {reason}"),
-                    None => tracing::info!("ready again"),
+                    Some(reason) => {
+                        tracing::error!("not ready: {reason}");
+                        self.notices.send(&Event::NotReady(reason));
+                    }
+                    None => {
+                        tracing::info!("ready again");
+                        self.notices.send(&Event::Ready);
+                    }
                 }
                 self.report(reason).await;
             }

@@ -6,6 +6,7 @@ pub(crate) mod doctor;
 pub(crate) mod export;
 #[cfg(feature = "import")]
 pub(crate) mod import;
+pub(crate) mod notify_test;
 pub(crate) mod prove;
 pub(crate) mod verify;
 
