@@ -9,6 +9,7 @@ mod output;
 mod poet;
 mod proof;
 mod register;
+mod schedule;
 mod state;
 mod time;
 mod watch;
@@ -35,6 +36,7 @@ enum Command {
     Register(register::Args),
     Collect(collect::Args),
     Watch(watch::Args),
+    Schedule(schedule::Args),
     #[command(subcommand)]
     Load(load::Command),
 }
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         Command::Register(args) => register::run(&args),
         Command::Collect(args) => collect::run(&args),
         Command::Watch(args) => watch::run(&args),
+        Command::Schedule(args) => schedule::run(&args),
         Command::Load(command) => load::run(command),
     };
     result.unwrap_or_else(|error| {

@@ -16,6 +16,7 @@ use poet_proto::{
     certificate::{self, KeyTextError},
     duration::{self, DurationError},
     identity::PublicKey,
+    network::{NETWORKS, Network},
     pow::MAX_DIFFICULTY,
 };
 use poet_rounds::worker::AuditMode;
@@ -48,6 +49,11 @@ options! {
 /// The options of the server, with the values that count.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
+    /// The network whose schedule counts: mainnet. It sets the genesis, the epoch, the phase shift and
+    /// the cycle gap; each that is given as well counts instead [default: none]
+    #[arg(long, value_name = "NAME", value_parser = parse_network)]
+    pub network: Option<&'static Network>,
+
     /// The network's genesis, in RFC 3339 [default: the server's first start]
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub genesis_time: Option<Timestamp>,
@@ -376,6 +382,12 @@ displayed!(
     usize
 );
 
+impl Text for &'static Network {
+    fn text(&self) -> String {
+        self.name.to_owned()
+    }
+}
+
 impl Text for Duration {
     fn text(&self) -> String {
         duration::format_go(*self)
@@ -420,6 +432,16 @@ fn path() -> impl TypedValueParser<Value = PathBuf> {
 fn parse_time(text: &str) -> Result<Timestamp, &'static str> {
     text.parse()
         .map_err(|_| "expected a time in RFC 3339, such as 2023-07-14T08:00:00Z")
+}
+
+fn parse_network(text: &str) -> Result<&'static Network, String> {
+    Network::named(text).ok_or_else(|| {
+        let names = NETWORKS.map(|network| network.name);
+        format!(
+            "expected the name of a network that is known: {}",
+            names.join(", ")
+        )
+    })
 }
 
 fn parse_duration(text: &str) -> Result<Duration, DurationError> {
@@ -535,6 +557,7 @@ mod tests {
     fn bad_values_name_the_option_and_what_is_expected() {
         for (argument, expected) in [
             ("--genesis-time=yesterday", "a time in RFC 3339"),
+            ("--network=testnet", "known: mainnet"),
             ("--epoch-duration=30", "unit"),
             ("--phase-shift=-1s", "not negative"),
             ("--cycle-gap=abc", "a duration such as"),

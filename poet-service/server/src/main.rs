@@ -15,7 +15,7 @@ use clap::{Parser, Subcommand};
 use poet_backends::{Options, select_with};
 use poet_engine::{LABEL_DEPTH, WorkFunction, ZERO};
 use poet_host::WorkPlace;
-use poet_proto::duration::format_go;
+use poet_proto::{dates::Zone, duration::in_words, network::Network, timetable::both};
 use poet_rounds::{
     blocking,
     clock::{Clock, SystemClock},
@@ -64,13 +64,17 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Backends(cli::backends::Args),
+    Backup(Box<cli::backup::Args>),
     CheckConfig(Box<cli::check_config::Args>),
     Doctor(Box<cli::doctor::Args>),
     Export(Box<cli::export::Args>),
+    Health(Box<cli::health::Args>),
     #[cfg(feature = "import")]
     Import(Box<cli::import::Args>),
     NotifyTest(Box<cli::notify_test::Args>),
     Prove(cli::prove::Args),
+    Restore(Box<cli::backup::RestoreArgs>),
+    Schedule(Box<cli::schedule::Args>),
     Verify(cli::verify::Args),
 }
 
@@ -79,13 +83,17 @@ fn main() -> ExitCode {
     let result = match cli.command {
         None => serve(cli.server),
         Some(Command::Backends(args)) => cli::backends::run(&args),
+        Some(Command::Backup(args)) => cli::backup::run(*args),
         Some(Command::CheckConfig(args)) => cli::check_config::run(*args),
         Some(Command::Doctor(args)) => Ok(cli::doctor::run(*args)),
         Some(Command::Export(args)) => cli::export::run(*args),
+        Some(Command::Health(args)) => cli::health::run(*args),
         #[cfg(feature = "import")]
         Some(Command::Import(args)) => cli::import::run(*args),
         Some(Command::NotifyTest(args)) => cli::notify_test::run(*args),
         Some(Command::Prove(args)) => cli::prove::run(&args),
+        Some(Command::Restore(args)) => cli::backup::restore(*args),
+        Some(Command::Schedule(args)) => cli::schedule::run(*args),
         Some(Command::Verify(args)) => cli::verify::run(&args),
     };
     result.unwrap_or_else(|error| {
@@ -286,10 +294,27 @@ fn greeting(server: &Server, places: &str) -> String {
     );
     let hashing = server.backend().latency();
     let schedule = server.schedule();
-    let every = format_go(schedule.epoch_duration());
-    let work = format_go(schedule.work_duration());
+    let network = Network::of(schedule);
+    let network = network.map_or(String::new(), |network| format!(" ({})", network.name));
+    let every = in_words(schedule.epoch_duration());
+    let work = in_words(schedule.work_duration());
     let round = server.status_reader().status().open.round;
+    let zone = Zone::local_or_utc();
+    let date = |time| both(&zone, time);
     let (start, end) = (schedule.start(round), schedule.end(round));
+    let epoch = schedule.reward_epoch(round);
+    let missed = server.missed_round().map_or(String::new(), |missed| {
+        let until = date(schedule.end(missed));
+        format!(
+            "round {missed:<4} the network works on it until {until}, without this server, which was not \
+             there when it closed\n"
+        )
+    });
+    // Where cargo runs it, the client is not installed.
+    let client = match std::env::var_os("CARGO") {
+        Some(_) => "cargo run --release -p poet-client --",
+        None => "poet-client",
+    };
     format!(
         "poet-service {version}\n\
          REST       {url}\n\
@@ -298,13 +323,17 @@ fn greeting(server: &Server, places: &str) -> String {
          hashing    {hashing}\n\
          {places}\n\
          metrics    {metrics}\n\
-         schedule   a round every {every}, {work} of work each\n\
-         round {round:<4} open until {start:.0}, its proof comes at {end:.0}\n\
+         schedule   a round every {every}, {work} of work each{network}\n\
+         {missed}\
+         round {round:<4} open until {}; rewarded in epoch {epoch}\n\
+         \x20          its proof comes {}\n\
          \n\
          Try:\n  \
            curl {url}/v1/info\n  \
-           cargo run --release -p poet-client -- watch {url}\n  \
-           curl {url}/v1/proofs/{round}\n"
+           {client} watch {url}\n  \
+           curl {url}/v1/proofs/{round}\n",
+        date(start),
+        date(end),
     )
 }
 

@@ -181,6 +181,7 @@ impl StartError {
 /// A running server.
 pub struct Server {
     rounds: Rounds,
+    missed: Option<u64>,
     storage: Arc<dyn Storage>,
     audits: Audits,
     addresses: Addresses,
@@ -279,6 +280,22 @@ impl Server {
         let registration = rounds.registration();
         notices.set_server(registration.info().public_key);
         let poet = Arc::new(Poet::new(Arc::clone(registration), proofs));
+        let missed = if config.rounds.genesis.is_some() {
+            let schedule = registration.schedule();
+            blocking(|| missed_round(schedule, &*storage, clock.now()))?
+        } else {
+            None
+        };
+        if let Some(round) = missed {
+            let schedule = registration.schedule();
+            let first = registration.open_round().round;
+            tracing::info!(
+                "the network works on round {round} until {:.0}, without this server, which was not \
+                 there when it closed: its own first one, round {first}, starts at {:.0}",
+                schedule.end(round),
+                schedule.start(first)
+            );
+        }
         let (poet_reporter, health) = tonic_health::server::health_reporter();
         let (private_reporter, private_health) = tonic_health::server::health_reporter();
         let status = StatusReader::new(
@@ -379,6 +396,7 @@ impl Server {
         }
         Ok(Self {
             rounds,
+            missed,
             storage,
             audits,
             addresses,
@@ -407,6 +425,11 @@ impl Server {
     /// Its schedule.
     pub fn schedule(&self) -> &Schedule {
         self.registration().schedule()
+    }
+
+    /// The round that the network worked on without this server when it was started.
+    pub fn missed_round(&self) -> Option<u64> {
+        self.missed
     }
 
     /// A handle that tells what the server is doing.
@@ -577,6 +600,20 @@ fn open(
 fn stored_key(storage: &dyn Storage) -> Result<Option<PrivateKey>, StorageError> {
     let stored = storage.setting(Setting::PrivateKey)?;
     Ok(stored.and_then(|key| PrivateKey::from_bytes(&key).ok()))
+}
+
+/// The round that is worked on at `now`, if it was never open here: nobody registered for it, and
+/// this server does not work on it.
+fn missed_round(
+    schedule: &Schedule,
+    storage: &dyn Storage,
+    now: Timestamp,
+) -> Result<Option<u64>, StorageError> {
+    let Some(round) = schedule.open_round(now).checked_sub(1) else {
+        return Ok(None);
+    };
+    let missed = now < schedule.end(round) && storage.round(round)?.is_none();
+    Ok(missed.then_some(round))
 }
 
 /// Notes in the directory of the work whose it is, unless that is done.

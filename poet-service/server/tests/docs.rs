@@ -57,6 +57,7 @@ fn check_config(options: &[&str]) -> BTreeMap<String, (String, String)> {
     assert!(output.status.success() && errors.is_empty(), "{errors}");
     let text = String::from_utf8(output.stdout).unwrap();
     text.lines()
+        .take_while(|line| !line.is_empty())
         .map(|line| {
             let (name, rest) = line.split_once(' ').unwrap();
             let (value, source) = rest.trim().split_once("  ").unwrap();
