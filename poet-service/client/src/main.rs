@@ -8,6 +8,7 @@ mod messages;
 mod output;
 mod poet;
 mod proof;
+mod receipt;
 mod register;
 mod schedule;
 mod state;
@@ -35,6 +36,7 @@ struct Cli {
 enum Command {
     Register(register::Args),
     Collect(collect::Args),
+    VerifyReceipt(receipt::Args),
     Watch(watch::Args),
     Schedule(schedule::Args),
     #[command(subcommand)]
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Register(args) => register::run(&args),
         Command::Collect(args) => collect::run(&args),
+        Command::VerifyReceipt(args) => receipt::run(&args),
         Command::Watch(args) => watch::run(&args),
         Command::Schedule(args) => schedule::run(&args),
         Command::Load(command) => load::run(command),

@@ -10,6 +10,7 @@
 //! | [`timestamp`] | protobuf's timestamps, read as Go reads them |
 //! | [`identity`] | ed25519 keys and signatures, by Go's rules |
 //! | [`certificate`] | certificates and the keys that sign them |
+//! | [`receipt`] | what a server signs when it acknowledges a registration |
 //! | [`pow`] | the proof of work of a registration |
 //! | [`schedule`] | when rounds open, start and end, and for which epochs they count |
 //! | [`network`] | networks whose schedule is known |
@@ -26,6 +27,7 @@ pub mod json;
 pub mod messages;
 pub mod network;
 pub mod pow;
+pub mod receipt;
 pub mod schedule;
 pub mod timestamp;
 pub mod timetable;
