@@ -553,6 +553,7 @@ impl Keeper {
         let members = self.storage.members(round)?;
         let schedule = self.registration.schedule();
         tracing::info!(round, members = members.len(), "closed");
+        self.registration.count_closed(round, members.len() as u64);
         Ok(Execution {
             statement: membership::root(&members),
             subtree_height: subtree_height(schedule, self.expected_leaves_per_second),

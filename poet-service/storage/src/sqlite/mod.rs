@@ -23,9 +23,11 @@ mod wal;
 mod writer;
 
 use std::{
+    fs::File,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
+    time::Duration,
 };
 
 use poet_engine::SubtreeHeight;
@@ -37,7 +39,11 @@ use poet_rounds::{
         UnfinishedRound,
     },
 };
-use rusqlite::{Connection, OpenFlags, Transaction, params};
+use rusqlite::{
+    Connection, OpenFlags, Transaction,
+    backup::{Backup, StepResult},
+    ffi, params,
+};
 use tokio::sync::{mpsc, oneshot};
 
 pub use self::{
@@ -55,6 +61,9 @@ use self::{
 };
 use crate::{DatabaseError as StorageError, Imported};
 
+/// How often a copy is begun, and how long it waits in between, while the database is locked.
+const COPY_ATTEMPTS: u32 = 100;
+const COPY_PAUSE: Duration = Duration::from_millis(100);
 /// Commands that may wait for the writer; further callers wait for room.
 const QUEUED_COMMANDS: usize = 16_384;
 
@@ -488,6 +497,33 @@ impl SqliteReader {
     pub fn has_round(&self, round: u64) -> Result<bool, StorageError> {
         let mut query = self.0.prepare("SELECT 1 FROM rounds WHERE round = ?")?;
         Ok(query.exists([key(round)?])?)
+    }
+
+    /// Copies the database, as it is at one moment, into the empty file `path`. Others may write
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// When one of the two fails.
+    pub fn copy_to(&self, path: &Path) -> Result<(), StorageError> {
+        let mut copy = Connection::open(path)?;
+        let backup = Backup::new(&self.0, &mut copy)?;
+        // All pages in one step, under one read lock: a copy in several begins anew at each write.
+        let mut attempts = COPY_ATTEMPTS;
+        while backup.step(-1)? != StepResult::Done {
+            // It was locked by one who tidies up.
+            attempts -= 1;
+            if attempts == 0 {
+                let busy = ffi::Error::new(ffi::SQLITE_BUSY);
+                return Err(rusqlite::Error::SqliteFailure(busy, None).into());
+            }
+            thread::sleep(COPY_PAUSE);
+        }
+        drop(backup);
+        // One file, without companions.
+        copy.pragma_update_and_check(None, "journal_mode", "delete", |_| Ok(()))?;
+        drop(copy);
+        File::open(path)?.sync_all()?;
+        Ok(())
     }
 
     /// The proof of `round`.
