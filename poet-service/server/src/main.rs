@@ -19,6 +19,7 @@ use poet_proto::duration::format_go;
 use poet_rounds::{
     blocking,
     clock::{Clock, SystemClock},
+    config::WorkerMode,
     registration::Registration,
 };
 use poet_service::{
@@ -174,7 +175,7 @@ fn serve_with(config: Config, terminal: &Terminal) -> anyhow::Result<ExitCode> {
     }
     // Before any thread is started: none may disturb the measurement of the cores.
     let mut place = WorkPlace::default();
-    if config.rounds.worker {
+    if config.rounds.worker == WorkerMode::On {
         let options = Options {
             forced: config.work.backend.as_deref(),
             trial: false,

@@ -1,12 +1,6 @@
 //! The whole server: its directories, the [`Rounds`], the network around it, readiness, shutdown.
 
-use std::{
-    fmt, fs, io,
-    net::SocketAddr,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, fs, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{Router, middleware};
 use jiff::Timestamp;
@@ -638,7 +632,10 @@ impl Probe {
                 let large = offset.unsigned_abs() > LARGE_CLOCK_OFFSET;
                 if large && !warned {
                     let ahead = offset.as_secs_f64();
-                    tracing::warn!(ahead, "the clock of this machine differs from the database's");
+                    tracing::warn!(
+                        ahead,
+                        "the clock of this machine differs from the database's"
+                    );
                 }
                 warned = large;
             }
@@ -659,7 +656,11 @@ impl Probe {
         if !matches!(written, Ok(Ok(()))) {
             return Some("the database cannot be written");
         }
-        let offset = self.storage.clock_offset().unwrap_or_default().unsigned_abs();
+        let offset = self
+            .storage
+            .clock_offset()
+            .unwrap_or_default()
+            .unsigned_abs();
         if offset > MAX_CLOCK_OFFSET {
             return Some("the clock of this machine differs from the database's");
         }

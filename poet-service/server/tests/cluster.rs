@@ -74,10 +74,16 @@ fn two_servers_are_one_poet() {
         await_some("the loss of the database", || {
             let ready = server.client.get("/readyz");
             (ready.status == 503).then(|| {
-                assert!(ready.body.contains("the database cannot be written"), "{}", ready.body);
+                assert!(
+                    ready.body.contains("the database cannot be written"),
+                    "{}",
+                    ready.body
+                );
             })
         });
-        let refused = server.client.submit(&nodes[2].request(&server.client.pow_params()));
+        let refused = server
+            .client
+            .submit(&nodes[2].request(&server.client.pow_params()));
         assert_eq!(refused.status, 503, "{}", refused.body);
     }
     database.run();
@@ -129,7 +135,10 @@ fn when_one_machine_fails_the_other_has_the_round() {
     // It comes back, and serves what it has not made.
     let one = start(first.path(), &url, &schedule, &[]);
     assert_eq!(one.client.get("/v1/proofs/0").body, proof.body);
-    assert_eq!(one.client.get("/v1/info").json(), other.client.get("/v1/info").json());
+    assert_eq!(
+        one.client.get("/v1/info").json(),
+        other.client.get("/v1/info").json()
+    );
 }
 
 #[test]
@@ -141,20 +150,21 @@ fn what_differs_is_named_and_nothing_is_written() {
     let [first, second, third] = machines();
     let schedule = schedule();
     let server = start(first.path(), &url, &schedule, &[]);
-    let refused = |folder: &Path, url: &str, more: &[&str], environment: &[(&str, &str)], expected: &str| {
-        let done = command(folder)
-            .arg("--restlisten=127.0.0.1:0")
-            .arg(format!("--database={url}"))
-            .args(&schedule)
-            .args(more)
-            .envs(environment.iter().copied())
-            .output()
-            .unwrap();
-        let error = String::from_utf8(done.stderr).unwrap();
-        let last = error.lines().last().unwrap_or_default();
-        assert!(!done.status.success(), "{error}");
-        assert!(last.contains(expected), "{last}");
-    };
+    let refused =
+        |folder: &Path, url: &str, more: &[&str], environment: &[(&str, &str)], expected: &str| {
+            let done = command(folder)
+                .arg("--restlisten=127.0.0.1:0")
+                .arg(format!("--database={url}"))
+                .args(&schedule)
+                .args(more)
+                .envs(environment.iter().copied())
+                .output()
+                .unwrap();
+            let error = String::from_utf8(done.stderr).unwrap();
+            let last = error.lines().last().unwrap_or_default();
+            assert!(!done.status.success(), "{error}");
+            assert!(last.contains(expected), "{last}");
+        };
     let second = second.path();
     refused(
         second,
@@ -172,17 +182,41 @@ fn what_differs_is_named_and_nothing_is_written() {
         &[("POET_PRIVATE_KEY", &key)],
         "belongs to another private key than POET_PRIVATE_KEY gives",
     );
-    refused(second, &database.url("none"), &[], &[], "there is no database none");
+    refused(
+        second,
+        &database.url("none"),
+        &[],
+        &[],
+        "there is no database none",
+    );
     let away = "postgres://poet@127.0.0.1:1/poet";
-    refused(second, away, &[], &[], "cannot reach the database at 127.0.0.1:1");
+    refused(
+        second,
+        away,
+        &[],
+        &[],
+        "cannot reach the database at 127.0.0.1:1",
+    );
     let there = format!("postgres://poet@127.0.0.1:{}/poet", database.port());
     let wrong = [("PGPASSWORD", "wrong")];
     refused(second, &there, &[], &wrong, "refuses user poet");
     // The work of another PoET.
     let other = database.database("other");
-    refused(first.path(), &other, &[], &[], "is in use by another poet-service");
+    refused(
+        first.path(),
+        &other,
+        &[],
+        &[],
+        "is in use by another poet-service",
+    );
     assert_eq!(server.signal("TERM").code(), Some(0));
-    refused(first.path(), &other, &[], &[], "holds the work of the server with public key");
+    refused(
+        first.path(),
+        &other,
+        &[],
+        &[],
+        "holds the work of the server with public key",
+    );
     let written = "SELECT count(*) FROM poet.settings WHERE name <> 'probe'";
     assert_eq!(database.sql("other", written), "0");
     // By the environment, and with the right password, it starts.
@@ -205,5 +239,8 @@ fn what_differs_is_named_and_nothing_is_written() {
         .output()
         .unwrap();
     let error = String::from_utf8(done.stderr).unwrap();
-    assert!(error.contains("--worker=off is given without --database"), "{error}");
+    assert!(
+        error.contains("--worker=off is given without --database"),
+        "{error}"
+    );
 }
