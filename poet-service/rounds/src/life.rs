@@ -16,7 +16,7 @@
 //! On a runtime with one thread and paused time, with simulated ones, a run is a function of what
 //! they do.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use poet_engine::{SubtreeHeight, Work, membership};
@@ -174,6 +174,7 @@ impl Rounds {
             worker: (config.worker == WorkerMode::On).then(|| handle.clone()),
             elsewhere: config.worker == WorkerMode::Off,
             with_work,
+            seen_to: BTreeSet::new(),
             expected_leaves_per_second,
             stopped: stopped.clone(),
         };
@@ -387,6 +388,8 @@ struct Keeper {
     elsewhere: bool,
     /// Rounds on which work had begun before the start.
     with_work: Vec<u64>,
+    /// Closed rounds that the worker has, or that need none.
+    seen_to: BTreeSet<u64>,
     expected_leaves_per_second: u64,
     stopped: watch::Receiver<bool>,
 }
@@ -468,8 +471,8 @@ impl Keeper {
     }
 
     /// Settles the rounds before the open one and hands them to the worker: the one that has just
-    /// closed, and any that was open when the clock was ahead and has been passed over since.
-    /// `None` when the server ends.
+    /// closed, and any that was open when the clock was ahead and has been passed over since. Each is
+    /// handed over once. `None` when the server ends.
     async fn settle_closed(&mut self) -> Option<()> {
         let open = self.registration.open_round().round;
         let unfinished = loop {
@@ -480,9 +483,9 @@ impl Keeper {
             self.sleep(RETRY_INTERVAL).await?;
         };
         for UnfinishedRound { round, execution } in unfinished {
-            // Those that are settled the worker has.
-            if round < open && execution.is_none() {
-                self.work_on(round, None).await?;
+            // One that is settled and was not seen to was settled by another server.
+            if round < open && !self.seen_to.contains(&round) {
+                self.work_on(round, execution).await?;
             }
         }
         Some(())
@@ -507,6 +510,7 @@ impl Keeper {
                 }
             },
         };
+        self.seen_to.insert(round);
         if let Some(worker) = &self.worker {
             worker.execute(Job {
                 round,

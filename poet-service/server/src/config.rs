@@ -435,7 +435,11 @@ mod tests {
             (3, 10_000_000)
         );
         assert_eq!(config.max_submit_batch, 1000);
-        assert!(config.rounds.worker && config.rounds.rules.pow && config.ignored.is_empty());
+        assert!(
+            config.rounds.worker == WorkerMode::On
+                && config.rounds.rules.pow
+                && config.ignored.is_empty()
+        );
         assert_eq!(config.work.core, WorkCore::Auto);
         assert_eq!(config.work.priority, WorkPriority::Off);
         assert!(config.rounds.rules.certifier.is_none() && !config.log.debug && !config.log.json);
@@ -582,10 +586,10 @@ mod tests {
         let file = "datadir=\"/a \\\"b\\\"\"\ndebuglog=1\njsonlog=T\ndisable-worker=True\n";
         let config = load(file, &["--poetdir=/p", "--jsonlog=0"]).unwrap();
         assert_eq!(config.directories.datadir, Path::new("/a \"b\""));
-        assert!(config.log.debug && !config.log.json && !config.rounds.worker);
+        assert!(config.log.debug && !config.log.json && config.rounds.worker == WorkerMode::Nobody);
         // A switch without a value is on, other options need one.
         let config = load("debuglog=\n disable-worker =\n", &["--poetdir=/p"]).unwrap();
-        assert!(config.log.debug && !config.log.json && !config.rounds.worker);
+        assert!(config.log.debug && !config.log.json && config.rounds.worker == WorkerMode::Nobody);
         for line in ["datadir=", "pow=", "epoch-duration=", "certifier-url="] {
             let error = load(line, &["--poetdir=/p"]).unwrap_err();
             let (name, _) = line.split_once('=').unwrap();
