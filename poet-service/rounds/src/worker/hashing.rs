@@ -215,7 +215,11 @@ impl Hashing for HashingThread {
     }
 
     fn logs(&self) -> Vec<u64> {
-        let number = |entry: fs::DirEntry| entry.file_name().to_str()?.parse().ok();
+        // A folder that was prepared has none yet.
+        let number = |entry: fs::DirEntry| {
+            let number = entry.file_name().to_str()?.parse().ok()?;
+            entry.path().join(LOG_FILE).exists().then_some(number)
+        };
         match fs::read_dir(&self.rounds_dir) {
             Ok(entries) => entries.flatten().filter_map(number).collect(),
             // Without the folder, there are none.
