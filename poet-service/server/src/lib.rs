@@ -30,6 +30,7 @@ pub mod logfile;
 mod metrics;
 mod paths;
 mod proofs;
+mod retention;
 pub mod service;
 pub mod status;
 pub mod terminal;

@@ -49,6 +49,7 @@ use crate::{
     config::Config,
     metrics::{self, Metrics, ServerState},
     proofs::Proofs,
+    retention::Retention,
     status::StatusReader,
 };
 
@@ -358,6 +359,16 @@ impl Server {
         });
         let parts = Supervisor::new();
         parts.spawn("readiness", probe.keep(stopped.clone()));
+        if let Some(keep) = config.keep_registrations {
+            let retention = Retention {
+                keep,
+                schedule: registration.schedule().clone(),
+                clock: Arc::clone(rounds.clock()),
+                storage: Arc::clone(&storage),
+                metrics: metrics.clone(),
+            };
+            parts.spawn("retention", retention.run(stopped.clone()));
+        }
         for interface in interfaces.into_iter().chain(monitoring) {
             parts.spawn("interface", interface.serve(stopped.clone()));
         }
