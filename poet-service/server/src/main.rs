@@ -62,6 +62,8 @@ enum Command {
     Doctor(Box<cli::doctor::Args>),
     Export(Box<cli::export::Args>),
     #[cfg(feature = "import")]
+    Adopt(Box<cli::adopt::Args>),
+    #[cfg(feature = "import")]
     Import(Box<cli::import::Args>),
     Prove(cli::prove::Args),
     Verify(cli::verify::Args),
@@ -75,6 +77,8 @@ fn main() -> ExitCode {
         Some(Command::CheckConfig(args)) => cli::check_config::run(*args),
         Some(Command::Doctor(args)) => Ok(cli::doctor::run(*args)),
         Some(Command::Export(args)) => cli::export::run(*args),
+        #[cfg(feature = "import")]
+        Some(Command::Adopt(args)) => cli::adopt::run(*args),
         #[cfg(feature = "import")]
         Some(Command::Import(args)) => cli::import::run(*args),
         Some(Command::Prove(args)) => cli::prove::run(&args),
