@@ -9,9 +9,9 @@ mod postgres;
 mod sqlite;
 
 pub use error::DatabaseError;
-pub use imported::{Imported, ImportedRound};
+pub use imported::{Adopted, Imported, ImportedRound};
 pub use postgres::{DatabaseUrl, PostgresError, PostgresStorage};
 pub use sqlite::{
     ChangedRegistrations, LogDamage, SqliteReader, SqliteStorage, keep_damaged_log, log_bytes,
-    log_damage,
+    log_damage, make_shrinkable,
 };
