@@ -11,12 +11,16 @@
 //! | [`identity`] | ed25519 keys and signatures, by Go's rules |
 //! | [`certificate`] | certificates and the keys that sign them |
 //! | [`pow`] | the proof of work of a registration |
+//! | [`schedule`] | when rounds open, start and end, and for which epochs they count |
+//! | [`calendar`] | that as a calendar |
 
 pub mod base64;
+pub mod calendar;
 pub mod certificate;
 pub mod duration;
 pub mod identity;
 pub mod json;
 pub mod messages;
 pub mod pow;
+pub mod schedule;
 pub mod timestamp;
