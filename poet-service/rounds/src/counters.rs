@@ -13,8 +13,8 @@ pub trait Counters: Send + Sync + 'static {
     /// Registrations were stored in one transaction, which took this long.
     fn batch_written(&self, took: Duration);
 
-    /// A proof was published, so long after the end of its round.
-    fn published(&self, late: Duration);
+    /// The proof of a round was published, so long after its end.
+    fn published(&self, round: u64, late: Duration);
 }
 
 /// Counts nothing.
@@ -25,5 +25,5 @@ impl Counters for () {
 
     fn batch_written(&self, _took: Duration) {}
 
-    fn published(&self, _late: Duration) {}
+    fn published(&self, _round: u64, _late: Duration) {}
 }

@@ -337,7 +337,7 @@ impl Registration {
         serve();
         if !empty {
             let late = time_until(self.schedule.end(round), self.clock.now());
-            self.counters.published(late);
+            self.counters.published(round, late);
         }
         *self.pow.write().unwrap_or_else(PoisonError::into_inner) = challenges;
         Ok(())

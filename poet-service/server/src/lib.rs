@@ -16,6 +16,8 @@
 //! | [`service`] | the server: directories, the rounds, the network around them, shutdown |
 //! | [`api`] | REST and gRPC |
 //! | `metrics` | what monitoring is told |
+//! | `record` | the history that the operator's page shows |
+//! | `page` | what people look at |
 //! | [`limits`] | what clients may cost |
 //! | [`terminal`], [`logfile`] | logs and the status line |
 
@@ -25,11 +27,14 @@ pub mod config;
 mod config_error;
 mod config_file;
 pub mod limits;
-mod log_queue;
+pub mod log_queue;
 pub mod logfile;
 mod metrics;
+mod page;
 mod paths;
 mod proofs;
+mod record;
 pub mod service;
 pub mod status;
 pub mod terminal;
+pub mod version;

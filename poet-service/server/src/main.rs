@@ -99,7 +99,8 @@ fn serve(args: ServerArgs) -> anyhow::Result<ExitCode> {
             "cannot use --logdir {folder}: {cause}: expected a directory that can be written to"
         )
     })?;
-    let terminal = Terminal::new(file).context("cannot start the threads of the log")?;
+    let terminal = Terminal::new(file, config.log.recent.clone())
+        .context("cannot start the threads of the log")?;
     terminal.init_logs(config.log.debug, config.log.json);
     Ok(serve_with(config, &terminal).unwrap_or_else(|error| {
         // By the same way as the log, which may not be read at the moment.
@@ -270,7 +271,7 @@ fn greeting(server: &Server, places: &str) -> String {
         "poet-service {version}\n\
          REST       {url}\n\
          gRPC       {grpc}\n\
-         operator   {private} (gRPC, not public)\n\
+         operator   http://{private} (page and gRPC, not public)\n\
          hashing    {hashing}\n\
          {places}\n\
          metrics    {metrics}\n\

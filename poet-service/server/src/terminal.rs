@@ -13,7 +13,7 @@ use poet_rounds::clock::{Clock, time_until};
 use tracing_subscriber::{Layer as _, filter::LevelFilter, fmt, layer::SubscriberExt as _};
 
 use crate::{
-    log_queue::{self, LogQueue, Portion, Sink},
+    log_queue::{self, LogQueue, Portion, RecentLines, Sink},
     logfile::LogFile,
     status::{ServerStatus, StatusReader},
 };
@@ -36,14 +36,14 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// Logs to standard error and to `file`.
+    /// Logs to standard error and to `file`; the newest lines are in `recent`, too.
     ///
     /// # Errors
     /// When the system has no threads to give.
-    pub fn new(file: LogFile) -> io::Result<Self> {
+    pub fn new(file: LogFile, recent: RecentLines) -> io::Result<Self> {
         Ok(Self {
             screen: LogQueue::start(Screen::default())?,
-            file: LogQueue::start(file)?,
+            file: LogQueue::start(file)?.keep_in(recent),
             interactive: io::stderr().is_terminal(),
         })
     }

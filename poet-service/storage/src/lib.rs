@@ -3,6 +3,7 @@
 
 pub mod directory;
 mod error;
+mod history;
 mod imported;
 mod place;
 mod sqlite;
@@ -10,6 +11,7 @@ mod storage;
 mod wal;
 
 pub use error::DatabaseError;
+pub use history::{HISTORY_FILE, History, MAX_MINUTES, Minute};
 pub use imported::{Imported, ImportedRound};
 pub use sqlite::{ChangedRegistrations, SqliteReader, SqliteStorage};
 pub use wal::{LogDamage, keep_damaged_log, log_bytes, log_damage};
