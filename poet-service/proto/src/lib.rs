@@ -10,6 +10,7 @@
 //! | [`timestamp`] | protobuf's timestamps, read as Go reads them |
 //! | [`identity`] | ed25519 keys and signatures, by Go's rules |
 //! | [`certificate`] | certificates and the keys that sign them |
+//! | [`receipt`] | what a server signs when it acknowledges a registration |
 //! | [`pow`] | the proof of work of a registration |
 //! | [`schedule`] | when rounds open, start and end, and for which epochs they count |
 //! | [`calendar`] | that as a calendar |
@@ -22,5 +23,6 @@ pub mod identity;
 pub mod json;
 pub mod messages;
 pub mod pow;
+pub mod receipt;
 pub mod schedule;
 pub mod timestamp;

@@ -147,7 +147,7 @@ impl Rounds {
         let registration = Arc::new(Registration::new(
             schedule,
             config.rules.clone(),
-            private_key.public(),
+            private_key,
             Arc::clone(&clock),
             Arc::clone(&storage),
             pow,

@@ -10,9 +10,10 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use poet_proto::{
     certificate::{CertificateError, Certifier, KeyHint, TrustedKeysError},
-    identity::PublicKey,
+    identity::{PrivateKey, PublicKey},
     messages::{Info, PublishedProof, SubmitRequest, Submitted},
     pow::{self, PowParams},
+    receipt::{Acknowledged, Receipt},
 };
 use tokio::sync::Notify;
 
@@ -85,6 +86,7 @@ pub struct Rules {
 pub struct Registration {
     schedule: Schedule,
     rules: Rules,
+    key: PrivateKey,
     public_key: PublicKey,
     clock: Arc<dyn Clock>,
     storage: Arc<dyn Storage>,
@@ -106,7 +108,7 @@ impl Registration {
     pub fn new(
         schedule: Schedule,
         rules: Rules,
-        public_key: PublicKey,
+        key: PrivateKey,
         clock: Arc<dyn Clock>,
         storage: Arc<dyn Storage>,
         pow: PowChallenges,
@@ -117,7 +119,8 @@ impl Registration {
         Self {
             schedule,
             rules,
-            public_key,
+            public_key: key.public(),
+            key,
             clock,
             pow: RwLock::new(pow),
             open: Mutex::new(open),
@@ -273,8 +276,7 @@ impl Registration {
                     if outcome == Registered::New {
                         self.count_member(round);
                     }
-                    let time_to_end = end.duration_since(self.clock.now());
-                    return Ok(Submitted { round, time_to_end });
+                    return Ok(self.acknowledge(round, member, end));
                 }
                 Ok(Registered::Conflict) => return Err(RegistrationError::Conflict),
                 Ok(Registered::Full) => return Err(RegistrationError::RoundFull),
@@ -286,6 +288,23 @@ impl Registration {
                     return Err(RegistrationError::Unavailable);
                 }
             }
+        }
+    }
+
+    /// The answer for a member of `round` that is stored.
+    fn acknowledge(&self, round: u64, member: Member, end: Timestamp) -> Submitted {
+        let now = self.clock.now();
+        let acknowledged = Acknowledged {
+            round,
+            node_id: member.node_id,
+            challenge: member.challenge,
+            time: now,
+            round_end: end,
+        };
+        Submitted {
+            round,
+            time_to_end: end.duration_since(now),
+            receipt: Receipt::sign(acknowledged, &self.key),
         }
     }
 

@@ -10,8 +10,11 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use common::{LocalServer, TestNode, bytes, certifier, config, verify_fetched};
-use poet_proto::pow::PowParams;
+use common::{Answer, LocalServer, TestNode, bytes, certifier, config, verify_fetched};
+use poet_proto::{
+    pow::PowParams,
+    receipt::{Acknowledged, Receipt},
+};
 use poet_service::api::MAX_BODY_BYTES;
 use serde_json::json;
 
@@ -82,10 +85,26 @@ fn registrations_follow_the_rules_in_order() {
     let answer = with(&[("deadline", json!("2026-01-01T00:01:19.999999999Z"))]);
     answer.assert_error(400, 9, "too late to register for the desired round");
     let answer = with(&[("deadline", json!("2026-01-01T00:01:20Z"))]);
-    assert_eq!(answer.json(), json!({"roundId": "0", "roundEnd": "70s"}));
+    let assert_registered = |answer: &Answer| {
+        let mut json = answer.json();
+        let receipt = json.as_object_mut().unwrap().remove("receipt").unwrap();
+        assert_eq!(json, json!({"roundId": "0", "roundEnd": "70s"}));
+        Receipt::from_json(&receipt).unwrap()
+    };
+    let receipt = assert_registered(&answer);
+    let acknowledged = Acknowledged {
+        round: 0,
+        node_id: node.id(),
+        challenge: node.challenge,
+        time: "2026-01-01T00:00:10Z".parse().unwrap(),
+        round_end: "2026-01-01T00:01:20Z".parse().unwrap(),
+    };
+    assert_eq!(*receipt.acknowledged(), acknowledged);
+    let key = bytes(&client.get("/v1/info").json()["servicePubkey"]);
+    assert_eq!(receipt.server().as_bytes()[..], key);
 
-    // Again: nothing changes. With another challenge: a conflict.
-    assert_eq!(with(&[]).json(), json!({"roundId": "0", "roundEnd": "70s"}));
+    // Again: nothing changes. With another challenge: a conflict, and no receipt.
+    assert_registered(&with(&[]));
     let other = node.with_challenge([9; 32]).request(&params);
     client
         .submit(&other)

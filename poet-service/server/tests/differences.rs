@@ -155,6 +155,14 @@ const ROWS: &[(&str, &[&str])] = &[
     ),
     ("the state of rounds", &["health::rounds_tell_their_state"]),
     (
+        "a registration is answered with a receipt as well, in a field that clients skip",
+        &[
+            "transcripts::the_recorded_answers_are_reproduced",
+            "api::registrations_follow_the_rules_in_order",
+            "grpc::every_method_answers_as_over_rest",
+        ],
+    ),
+    (
         "membership proofs",
         &["health::members_get_a_proof_once_the_round_is_closed"],
     ),
