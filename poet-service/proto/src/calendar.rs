@@ -70,7 +70,8 @@ pub fn calendar(schedule: &Schedule, now: Timestamp, owner: Owner<'_>) -> String
             let Ok(at) = start.checked_sub(*before) else {
                 continue;
             };
-            if opens.is_none_or(|opens| opens < at) {
+            // Nobody registers before there is a network.
+            if opens.unwrap_or(schedule.genesis()) < at {
                 let title = format!(
                     "{}: registration for round {round} closes {when}",
                     owner.name
@@ -238,8 +239,8 @@ mod tests {
         let schedule = Schedule::new(genesis, seconds(30), seconds(15), seconds(10)).unwrap();
         let lines = lines(&of(&schedule, "2026-01-01T00:00:00Z", "PoET"));
         let events = lines.iter().filter(|line| *line == "BEGIN:VEVENT").count();
-        // Nothing opens round 0, whose reminders are in the past.
-        assert_eq!(events as u64, 2 * MAX_ROUNDS - 1 + 2);
+        // Nothing opens round 0.
+        assert_eq!(events as u64, 2 * MAX_ROUNDS - 1);
         // The end of time.
         let last = of(&schedule, "9999-12-30T22:00:00Z", "PoET");
         assert!(last.ends_with("END:VCALENDAR\r\n"));

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use poet_files::Access;
 use rusqlite::{Connection, OpenFlags, Row, params};
 
 use crate::{DatabaseError as StorageError, wal::log_path};
@@ -205,9 +206,9 @@ fn files(path: &Path) -> [PathBuf; 3] {
 }
 
 fn connect(path: &Path) -> Result<Connection, StorageError> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-        | OpenFlags::SQLITE_OPEN_CREATE
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut options = Access::Private.open_options();
+    options.create(true).append(true).open(path)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags)?;
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     // A power cut may cost the last minutes.

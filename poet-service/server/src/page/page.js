@@ -76,8 +76,8 @@
   // On the operator's page: whether the server and this browser agree on the time.
   function compareClocks() {
     for (const part of document.querySelectorAll("[data-clock]")) {
-      const seconds = Math.abs(ahead / 1000).toFixed(1);
-      part.textContent = seconds < 2 ? "by less than 2 s" : `by ${seconds} s`;
+      const seconds = Math.floor(Math.abs(ahead / 1000));
+      part.textContent = seconds < 2 ? "by less than 2 s" : `by ${words(seconds)}`;
     }
   }
 

@@ -188,6 +188,7 @@ pub(crate) fn draw(title: &str, since: &str, series: &Series, window: Window) ->
 fn number(value: f64) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),
+        ..0.1 => format!("{value:.4}"),
         ..10.0 => format!("{value:.2}"),
         _ => grouped(value.max(0.0).round() as u64),
     }
