@@ -385,8 +385,8 @@ impl Collecting {
             challenge: Some(self.challenge),
             round: Some(self.registration.round),
         };
-        let receipt = self.registration.receipt?;
+        let receipt = self.registration.receipt.clone()?;
         registered.check(&receipt).ok()?;
-        Some(Box::new(receipt))
+        Some(receipt)
     }
 }

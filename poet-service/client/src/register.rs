@@ -448,7 +448,7 @@ impl Registering {
                 challenge: Some(self.challenge),
                 round: Some(round),
             };
-            registered.check(&receipt).map(|()| receipt)
+            registered.check(&receipt).map(|()| Box::new(receipt))
         });
         let receipt = receipt.transpose().unwrap_or_else(|reason: String| {
             // It has answered that we are registered: that is worth what it was worth without one.

@@ -52,7 +52,7 @@ pub(crate) struct Registration {
     pub(crate) cycle_gap: Seconds,
     /// What the server signed; the Go server signs nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) receipt: Option<Receipt>,
+    pub(crate) receipt: Option<Box<Receipt>>,
 }
 
 impl State {

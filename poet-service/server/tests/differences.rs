@@ -163,6 +163,21 @@ const ROWS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "the members of a round",
+        &[
+            "health::the_members_of_a_round_are_listed_once_it_is_closed",
+            "health::registrations_that_are_gone_are_said_to_be",
+        ],
+    ),
+    (
+        "parts of proofs, for downloads that broke off",
+        &["api::a_broken_download_of_a_proof_goes_on"],
+    ),
+    (
+        "pages of other sites can read",
+        &["api::pages_of_other_sites_can_read_and_not_register"],
+    ),
+    (
         "membership proofs",
         &["health::members_get_a_proof_once_the_round_is_closed"],
     ),
