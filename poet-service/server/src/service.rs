@@ -315,7 +315,7 @@ impl Server {
         let identity = Identity {
             name: config.page.name.clone(),
             url: config.page.public_url.clone(),
-            public_key: registration.info().public_key.clone(),
+            public_key: *registration.info().public_key,
             works: config.rounds.worker,
         };
         let operators_page = page::operator::router(Operator {

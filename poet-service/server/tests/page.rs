@@ -179,7 +179,7 @@ fn a_whole_round_on_the_page_for_everybody() {
 
     // Somewhere else: both times are there.
     let zone = json!({"timezoneId": "Asia/Kathmandu"});
-    browser.call("Emulation.setTimezoneOverride", zone);
+    browser.call("Emulation.setTimezoneOverride", &zone);
     browser.value("location.reload()");
     browser.wait_for_text(
         "#headline",
@@ -189,7 +189,7 @@ fn a_whole_round_on_the_page_for_everybody() {
 
     // Without scripts, what is true at the moment is there.
     let off = json!({"value": true});
-    browser.call("Emulation.setScriptExecutionDisabled", off);
+    browser.call("Emulation.setScriptExecutionDisabled", &off);
     browser.open(&url);
     let page = browser.text("body");
     for text in [
@@ -269,7 +269,7 @@ fn a_round_and_a_restart_on_the_page_of_the_operator() {
 
     // Five minutes without a server, which had another port before.
     browser.value("window.stop()");
-    browser.call("Page.navigate", json!({"url": "about:blank"}));
+    browser.call("Page.navigate", &json!({"url": "about:blank"}));
     browser.complaints.clear();
     browser.asked.clear();
     let server = start(60 * 11);

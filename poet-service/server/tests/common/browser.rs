@@ -79,19 +79,19 @@ impl Browser {
             complaints: Vec::new(),
             _profile: profile,
         };
-        let target = browser.call("Target.createTarget", json!({"url": "about:blank"}));
+        let target = browser.call("Target.createTarget", &json!({"url": "about:blank"}));
         let target = &target["targetId"];
         let attach = json!({"targetId": target, "flatten": true});
-        let attached = browser.call("Target.attachToTarget", attach);
+        let attached = browser.call("Target.attachToTarget", &attach);
         browser.session = Some(attached["sessionId"].as_str().unwrap().to_owned());
         for domain in ["Page", "Runtime", "Network", "Log"] {
-            browser.call(&format!("{domain}.enable"), json!({}));
+            browser.call(&format!("{domain}.enable"), &json!({}));
         }
         Some(browser)
     }
 
     /// Calls a method of the protocol and returns its result.
-    pub(crate) fn call(&mut self, method: &str, parameters: Value) -> Value {
+    pub(crate) fn call(&mut self, method: &str, parameters: &Value) -> Value {
         self.next += 1;
         let mut request = json!({"id": self.next, "method": method, "params": parameters});
         if let Some(session) = &self.session {
@@ -129,7 +129,7 @@ impl Browser {
 
     /// Opens a page and waits until it is there.
     pub(crate) fn open(&mut self, url: &str) {
-        self.call("Page.navigate", json!({"url": url}));
+        self.call("Page.navigate", &json!({"url": url}));
         let here = serde_json::to_string(url).unwrap();
         self.wait(&format!(
             "location.href === {here} && document.readyState === 'complete'"
@@ -141,7 +141,7 @@ impl Browser {
         let evaluate = json!({
             "expression": expression, "returnByValue": true, "awaitPromise": true,
         });
-        let result = self.call("Runtime.evaluate", evaluate);
+        let result = self.call("Runtime.evaluate", &evaluate);
         assert!(
             result["exceptionDetails"].is_null(),
             "{expression}: {result}"
@@ -190,19 +190,19 @@ impl Browser {
         let size = json!({
             "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500,
         });
-        self.call("Emulation.setDeviceMetricsOverride", size);
+        self.call("Emulation.setDeviceMetricsOverride", &size);
     }
 
     /// Prefers `light` or `dark`.
     pub(crate) fn set_scheme(&mut self, scheme: &str) {
         let features = json!([{"name": "prefers-color-scheme", "value": scheme}]);
-        self.call("Emulation.setEmulatedMedia", json!({"features": features}));
+        self.call("Emulation.setEmulatedMedia", &json!({"features": features}));
     }
 
     /// Saves a picture of the whole page.
     pub(crate) fn save_picture(&mut self, path: &Path) {
         let options = json!({"format": "png", "captureBeyondViewport": true});
-        let picture = self.call("Page.captureScreenshot", options);
+        let picture = self.call("Page.captureScreenshot", &options);
         let png = STANDARD.decode(picture["data"].as_str().unwrap()).unwrap();
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, png).unwrap();
