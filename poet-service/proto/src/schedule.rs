@@ -157,13 +157,18 @@ impl Schedule {
 
     /// The epoch in which nodes are rewarded for a registration in `round`.
     pub fn reward_epoch(&self, round: u64) -> u64 {
-        round.saturating_add(2)
+        reward_epoch(round)
     }
 
     fn start_nanos(&self, round: u64) -> i128 {
         let epochs = i128::from(round).saturating_mul(nanos(self.epoch_duration));
         (self.genesis.as_nanosecond() + nanos(self.phase_shift)).saturating_add(epochs)
     }
+}
+
+/// The epoch in which nodes are rewarded for a registration in `round`, in every network.
+pub fn reward_epoch(round: u64) -> u64 {
+    round.saturating_add(2)
 }
 
 /// The parameters, as they are stored with the rounds that follow them.

@@ -32,8 +32,8 @@ use std::{
 
 use jiff::Timestamp;
 use poet_engine::{
-    LogError, LogRead as _, MAX_THREADS, Proof, ProveError, ProveProgress, T, Tree, VerifyError,
-    Work, audit::AuditError, membership, prove, verify,
+    LogError, LogRead as _, MAX_THREADS, Proof, ProveError, ProveProgress, T, TICK_LEAVES, Tree,
+    VerifyError, Work, audit::AuditError, membership, prove, verify,
 };
 use poet_proto::messages::PublishedProof;
 use tokio::sync::Notify;
@@ -519,10 +519,13 @@ impl<H: Hashing> Worker<H> {
             proof,
         };
         self.registration.publish(job.round, Arc::new(published))?;
+        let late = time_until(job.end, self.clock.now());
         tracing::info!(
             round = job.round,
             leaves,
+            ticks = leaves / TICK_LEAVES,
             members = member_count,
+            seconds_late = format!("{:.3}", late.as_secs_f64()),
             "the proof is verified and published"
         );
         Ok(())

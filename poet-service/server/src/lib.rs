@@ -18,6 +18,7 @@
 //! | `metrics` | what monitoring is told |
 //! | `record` | the history that the operator's page shows |
 //! | `page` | what people look at |
+//! | [`notify`], [`systemd`] | what the operator and the service manager are told |
 //! | [`limits`] | what clients may cost |
 //! | [`terminal`], [`logfile`] | logs and the status line |
 
@@ -30,11 +31,14 @@ pub mod limits;
 pub mod log_queue;
 pub mod logfile;
 mod metrics;
+pub mod notify;
 mod page;
 mod paths;
 mod proofs;
 mod record;
+mod reports;
 pub mod service;
 pub mod status;
+pub mod systemd;
 pub mod terminal;
 pub mod version;

@@ -23,7 +23,12 @@ use axum::{
 use jiff::Timestamp;
 use poet_engine::TICK_LEAVES;
 use poet_host::{limits::throttling, process::Process};
-use poet_rounds::{clock::Clock, counters::Counters, storage::Storage, worker::AuditMode};
+use poet_rounds::{
+    clock::Clock,
+    counters::{Counters, Published},
+    storage::Storage,
+    worker::AuditMode,
+};
 use poet_storage::directory;
 use prometheus_client::{
     collector::Collector,
@@ -268,11 +273,13 @@ impl Counters for Metrics {
         self.batch_write.observe(took.as_secs_f64());
     }
 
-    fn published(&self, round: u64, late: Duration) {
-        self.lateness.set(late.as_secs_f64());
+    fn closed(&self, _round: u64, _members: u64) {}
+
+    fn published(&self, proof: &Published) {
+        self.lateness.set(proof.late.as_secs_f64());
         let mut seen = self.seen();
         if seen.published.len() < MAX_PUBLISHED {
-            seen.published.push((round, late));
+            seen.published.push((proof.round, proof.late));
         }
     }
 }

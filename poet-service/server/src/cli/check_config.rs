@@ -10,7 +10,12 @@ use jiff::Timestamp;
 use poet_backends::{Options, select_with};
 use poet_engine::WorkFunction;
 use poet_host::{WorkCore, affinity::allowed, list};
-use poet_proto::schedule::Schedule;
+use poet_proto::{
+    dates::Zone,
+    schedule::Schedule,
+    timetable::{Form, Timetable},
+};
+use poet_rounds::clock::{Clock as _, SystemClock};
 use poet_service::{args::ServerArgs, config::Config};
 
 /// Print the effective configuration and where each value comes from
@@ -25,7 +30,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (config, effective) = Config::explain(args.server)?;
-    Schedule::new(
+    let schedule = Schedule::new(
         config.rounds.genesis.unwrap_or(Timestamp::UNIX_EPOCH),
         config.rounds.epoch_duration,
         config.rounds.phase_shift,
@@ -51,6 +56,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
             "{:names$}  {value:values$}  {}\n",
             option.name, option.source
         );
+    }
+    // Without a genesis, nobody knows when rounds start.
+    if config.rounds.genesis.is_some() {
+        let table = Timetable::new(schedule, SystemClock.now(), 1);
+        text += &format!("\n{}", table.print(Form::Text, "", &Zone::local_or_utc()));
     }
     std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes())
         .context("cannot write the configuration")?;
