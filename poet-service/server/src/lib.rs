@@ -37,6 +37,7 @@ mod paths;
 mod proofs;
 mod record;
 mod reports;
+mod retention;
 pub mod service;
 pub mod status;
 pub mod systemd;

@@ -58,6 +58,7 @@ use crate::{
     proofs::Proofs,
     record::Recorder,
     reports::Reports,
+    retention::Retention,
     status::StatusReader,
 };
 
@@ -445,6 +446,16 @@ impl Server {
         parts.spawn("readiness", probe.keep(stopped.clone()));
         if let Some(recorder) = recorder {
             parts.spawn("history", recorder.keep(stopped.clone()));
+        }
+        if let Some(keep) = config.keep_registrations {
+            let retention = Retention {
+                keep,
+                schedule: registration.schedule().clone(),
+                clock: Arc::clone(rounds.clock()),
+                storage: Arc::clone(&storage),
+                metrics: metrics.clone(),
+            };
+            parts.spawn("retention", retention.run(stopped.clone()));
         }
         parts.spawn("reports", reports.keep(stopped.clone()));
         for interface in interfaces.into_iter().chain(monitoring) {
