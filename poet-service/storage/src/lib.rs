@@ -4,11 +4,13 @@
 mod checksum;
 pub mod directory;
 mod error;
+mod history;
 mod imported;
 mod postgres;
 mod sqlite;
 
 pub use error::DatabaseError;
+pub use history::{HISTORY_FILE, History, MAX_MINUTES, Minute};
 pub use imported::{Adopted, Imported, ImportedRound};
 pub use postgres::{DatabaseUrl, PostgresError, PostgresStorage};
 pub use sqlite::{

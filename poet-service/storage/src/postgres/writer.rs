@@ -8,10 +8,10 @@ use std::{
 };
 
 use jiff::SignedDuration;
+use poet_proto::schedule::Schedule;
 use poet_rounds::{
     clock::Clock,
     counters::Counters,
-    schedule::Schedule,
     storage::{Member, Registered, Setting},
 };
 use tokio::sync::{mpsc, oneshot};

@@ -47,6 +47,7 @@ use rusqlite::{
 };
 use tokio::sync::{mpsc, oneshot};
 
+pub(crate) use self::wal::log_path;
 use self::{
     retention::can_shrink,
     rows::{
