@@ -1,16 +1,23 @@
 //! The whole server: its directories, the [`Rounds`], the network around it, readiness, shutdown.
 
-use std::{fmt, fs, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt, fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{Router, middleware};
 use jiff::Timestamp;
 use poet_backends::{Options, SelectError, Selection};
 use poet_engine::{DepthError, LABEL_DEPTH, TICK_LEAVES, WorkFunction};
-use poet_host::WorkPlace;
+use poet_host::{WorkPlace, limits::throttling};
 use poet_proto::identity::{PRIVATE_KEY_VARIABLE, PrivateKey, PrivateKeyError};
 use poet_rounds::{
     blocking,
     clock::{Clock, time_until},
+    config::WorkerMode,
     counters::{Counters, Published},
     life::{EXPECTED_LEAVES_PER_SECOND, Parts, RecoveryError, Rounds},
     parts::Supervisor,
@@ -22,7 +29,7 @@ use poet_rounds::{
     worker::{Audits, HashingThread},
 };
 use poet_storage::{
-    DatabaseError, DatabaseUrl, PostgresStorage, SqliteStorage,
+    DatabaseError, History, PostgresStorage, SqliteStorage,
     directory::{
         self, DirectoryError, DirectoryLocks, GO_SERVER_PROOFS, GO_STATE_FILE, OWNER_FILE,
     },
@@ -44,8 +51,15 @@ use crate::{
     config::Config,
     metrics::{self, Metrics, ServerState},
     notify::{Event, Notices},
+    page::{
+        self,
+        operator::Operator,
+        public::{Identity, Public},
+    },
     proofs::Proofs,
+    record::Recorder,
     reports::Reports,
+    retention::Retention,
     status::StatusReader,
 };
 
@@ -160,13 +174,13 @@ pub enum Place {
     /// The directory of the embedded one.
     Directory(PathBuf),
     /// The URL of a shared one.
-    Url(DatabaseUrl),
+    Url(String),
 }
 
 impl Place {
     fn of(config: &Config) -> Self {
         match &config.database {
-            Some(url) => Self::Url(url.clone()),
+            Some(url) => Self::Url(url.to_string()),
             None => Self::Directory(config.directories.dbdir.clone()),
         }
     }
@@ -264,10 +278,11 @@ impl Server {
         // Before anything is stored: a port that is taken leaves no trace.
         let rest = Listener::bind("--restlisten", &config.listeners.rest).await?;
         let grpc = Listener::bind("--rpclisten", &config.listeners.grpc).await?;
+        let started = clock.now();
+        let throttled = throttling(Path::new("/")).unwrap_or_default();
         let private = Listener::bind("--config-rpclisten", &config.listeners.private).await?;
-        let metrics_listener = match config.listeners.metrics_port {
-            // All interfaces, like the original server.
-            Some(port) => Some(Listener::bind("--metrics-port", &format!(":{port}")).await?),
+        let metrics_listener = match &config.listeners.metrics {
+            Some(metrics) => Some(Listener::bind(metrics.option, &metrics.address).await?),
             None => None,
         };
         let metrics = Metrics::default();
@@ -282,6 +297,7 @@ impl Server {
         let proofs = Arc::new(Proofs::new(Arc::clone(&storage)));
         let audits = Audits::new(config.work.audit, config.work.audit_threads);
         tracing::info!(mode = %config.work.audit, threads = config.work.audit_threads, "audit of the work");
+        let work_place = place.describe().to_owned();
         let hashing = HashingThread::new(
             config.directories.datadir.join(THREAD_ID_FILE),
             config.directories.datadir.join(ROUNDS_FOLDER),
@@ -361,6 +377,50 @@ impl Server {
             Arc::clone(&storage),
             readiness.clone(),
         );
+        let history = blocking(|| open_history(&config.directories.datadir));
+        let recorder = history.clone().map(|history| Recorder {
+            status: status.clone(),
+            clock: Arc::clone(&clock),
+            metrics: metrics.clone(),
+            unready: readiness.clone(),
+            datadir: config.directories.datadir.clone(),
+            history,
+        });
+        let identity = Identity {
+            name: config.page.name.clone(),
+            url: config.page.public_url.clone(),
+            public_key: *registration.info().public_key,
+            works: config.rounds.worker == WorkerMode::On,
+        };
+        let operators_page = page::operator::router(Operator {
+            identity: identity.clone(),
+            status: status.clone(),
+            clock: Arc::clone(&clock),
+            storage: Arc::clone(&storage),
+            history: history.clone(),
+            metrics: metrics.clone(),
+            unready: readiness.clone(),
+            started,
+            place: work_place,
+            backend: backend.latency().to_string(),
+            dbdir: config.directories.dbdir.clone(),
+            datadir: config.directories.datadir.clone(),
+            recent: config.log.recent.clone(),
+            options: config.effective.clone(),
+            throttled,
+        });
+        let public = Public {
+            identity,
+            status: status.clone(),
+            clock: Arc::clone(&clock),
+            storage: Arc::clone(&storage),
+            history,
+            unready: readiness.clone(),
+        };
+        let others = match config.page.public {
+            true => others.merge(page::public::router(public)),
+            false => others,
+        };
         let routers = Routers {
             rest: api::router(Arc::clone(&poet), others.merge(membership)),
             grpc: grpc_api::router(
@@ -369,7 +429,7 @@ impl Server {
                 config.listeners.max_grpc_response_bytes,
             )?,
             private: operator::guard(
-                grpc_api::private_router(poet, private_health)?,
+                grpc_api::private_router(poet, private_health)?.merge(operators_page),
                 &config.listeners.private,
             ),
         };
@@ -381,6 +441,7 @@ impl Server {
             unready: readiness,
             dbdir: (config.database.is_none()).then(|| config.directories.dbdir.clone()),
             datadir: config.directories.datadir.clone(),
+            started,
         };
         let counted = |router: Router| {
             router
@@ -424,6 +485,19 @@ impl Server {
         });
         let parts = Supervisor::new();
         parts.spawn("readiness", probe.keep(stopped.clone()));
+        if let Some(recorder) = recorder {
+            parts.spawn("history", recorder.keep(stopped.clone()));
+        }
+        if let Some(keep) = config.keep_registrations {
+            let retention = Retention {
+                keep,
+                schedule: registration.schedule().clone(),
+                clock: Arc::clone(rounds.clock()),
+                storage: Arc::clone(&storage),
+                metrics: metrics.clone(),
+            };
+            parts.spawn("retention", retention.run(stopped.clone()));
+        }
         parts.spawn("reports", reports.keep(stopped.clone()));
         for interface in interfaces.into_iter().chain(monitoring) {
             parts.spawn("interface", interface.serve(stopped.clone()));
@@ -650,6 +724,14 @@ fn open_embedded(
     keep_damaged_log(&database)?;
     let storage = SqliteStorage::open(&database, config.max_submit_batch, Arc::new(metrics))?;
     Ok(storage)
+}
+
+/// The history, unless there cannot be one, which is no reason not to start.
+fn open_history(datadir: &Path) -> Option<Arc<History>> {
+    History::open(datadir)
+        .inspect_err(|error| tracing::warn!(%error, "there is no history for the operator's page"))
+        .map(Arc::new)
+        .ok()
 }
 
 /// The key that is stored, if it is one: what is not is found out by those who need it.

@@ -4,14 +4,16 @@
 mod checksum;
 pub mod directory;
 mod error;
+mod history;
 mod imported;
 mod postgres;
 mod sqlite;
 
 pub use error::DatabaseError;
-pub use imported::{Imported, ImportedRound};
+pub use history::{HISTORY_FILE, History, MAX_MINUTES, Minute};
+pub use imported::{Adopted, Imported, ImportedRound};
 pub use postgres::{DatabaseUrl, PostgresError, PostgresStorage};
 pub use sqlite::{
     ChangedRegistrations, LogDamage, SqliteReader, SqliteStorage, keep_damaged_log, log_bytes,
-    log_damage,
+    log_damage, make_shrinkable,
 };

@@ -47,9 +47,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
 
 fn check(args: Args) -> anyhow::Result<bool> {
     let config = Config::load(args.server)?;
-    if config.database.is_some() {
-        anyhow::bail!("the doctor examines the embedded database only: expected no --database");
-    }
+    super::only_embedded(&config, "doctor")?;
     let directories = config.directories;
     let backend = BackendArgs {
         backend: config.work.backend,

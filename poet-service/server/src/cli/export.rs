@@ -46,12 +46,7 @@ enum Format {
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = Config::load(args.server)?;
-    if config.database.is_some() {
-        bail!(
-            "export reads the embedded database only: expected no --database; a server gives the proofs of a \
-             shared one at /v1/proofs/N"
-        );
-    }
+    super::only_embedded(&config, "export")?;
     let path = config.directories.dbdir.join(DATABASE_FILE);
     if !path.exists() {
         bail!(

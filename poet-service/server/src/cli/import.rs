@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use poet_admin::import::{
     ImportError, ImportProgress, ImportReport, RoundReport, Source, Taken, import,
 };
@@ -48,9 +48,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = Config::load(args.server)?;
-    if config.database.is_some() {
-        bail!("import fills the embedded database only: expected no --database");
-    }
+    super::only_embedded(&config, "import")?;
     let source = Source {
         dbdir: args.from_db.unwrap_or_else(|| {
             // "." has no name that could be replaced.
@@ -108,7 +106,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn describe(event: ImportProgress) -> (String, u64, u64) {
+pub(super) fn describe(event: ImportProgress) -> (String, u64, u64) {
     match event {
         ImportProgress::Converting {
             round,

@@ -6,8 +6,8 @@ use jiff::SignedDuration;
 use poet_engine::{Node, Proof, SubtreeHeight};
 use poet_proto::messages::PublishedProof;
 use poet_rounds::storage::{
-    Execution, Member, PowChallenges, PublishedRecord, Registered, RoundRecord, Setting, Storage,
-    StorageError, StorageFuture, UnfinishedRound,
+    Execution, Member, PowChallenges, PublishedRecord, Registered, Removed, RoundRecord, Setting,
+    Storage, StorageError, StorageFuture, UnfinishedRound,
 };
 use tokio::sync::oneshot;
 use tokio_postgres::{Client, Row, types::Type};
@@ -352,6 +352,47 @@ impl Storage for PostgresStorage {
             write_pow_challenges(transaction.client(), &challenges).await?;
             transaction.commit().await?;
             Ok(challenges)
+        })?)
+    }
+
+    fn remove_registrations(&self, before: u64, count: u32) -> Result<Removed, StorageError> {
+        // No record has a greater number.
+        let before = i64::try_from(before).unwrap_or(i64::MAX);
+        let count = i64::from(count);
+        Ok(self.call(PATIENCE, async move |client: &mut Client| {
+            let transaction = client.transaction().await?;
+            let oldest = transaction
+                .query_typed_opt(
+                    "SELECT round FROM poet.rounds
+                     WHERE round < $1 AND members > 0
+                     AND EXISTS (SELECT FROM poet.proofs WHERE proofs.round = rounds.round)
+                     ORDER BY round LIMIT 1 FOR UPDATE",
+                    &[(&before, Type::INT8)],
+                )
+                .await?;
+            // Space is given back by the database itself.
+            let Some(oldest) = oldest else {
+                return Ok(Removed::Nothing);
+            };
+            let round: i64 = oldest.get(0);
+            let removed = transaction
+                .execute_typed(
+                    "DELETE FROM poet.registrations WHERE round = $1 AND node_id IN
+                     (SELECT node_id FROM poet.registrations WHERE round = $1 LIMIT $2)",
+                    &[(&round, Type::INT8), (&count, Type::INT8)],
+                )
+                .await?;
+            transaction
+                .execute_typed(
+                    "UPDATE poet.rounds SET members = greatest(members - $2, 0) WHERE round = $1",
+                    &[(&round, Type::INT8), (&(removed as i64), Type::INT8)],
+                )
+                .await?;
+            transaction.commit().await?;
+            Ok(Removed::Registrations {
+                round: unsigned(round)?,
+                count: removed,
+            })
         })?)
     }
 

@@ -2,16 +2,16 @@
 //! database was busy are one statement.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use jiff::SignedDuration;
+use poet_proto::schedule::Schedule;
 use poet_rounds::{
     clock::Clock,
     counters::Counters,
-    schedule::Schedule,
     storage::{Member, Registered, Setting},
 };
 use tokio::sync::{mpsc, oneshot};
@@ -278,10 +278,10 @@ impl Writer {
     fn failed(&mut self, error: &DatabaseError) {
         self.written = None;
         self.said.retain(|_, said| said.elapsed() < MINUTE);
-        let error = error.to_string();
-        if !self.said.contains_key(&error) {
+        if let Entry::Vacant(new) = self.said.entry(error.to_string()) {
+            let error = new.key();
             tracing::error!(%error, "cannot write the database; what fails is not stored");
-            self.said.insert(error, Instant::now());
+            new.insert(Instant::now());
         }
     }
 }

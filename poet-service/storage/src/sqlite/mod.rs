@@ -14,6 +14,7 @@
 //! things that are stored can be checked by what they are.
 
 mod place;
+mod retention;
 mod rows;
 mod schema;
 mod storage;
@@ -35,7 +36,7 @@ use poet_proto::messages::PublishedProof;
 use poet_rounds::{
     counters::Counters,
     storage::{
-        Execution, Member, PowChallenges, Registered, RoundRecord, Setting, StorageFuture,
+        Execution, Member, PowChallenges, Registered, Removed, RoundRecord, Setting, StorageFuture,
         UnfinishedRound,
     },
 };
@@ -46,26 +47,30 @@ use rusqlite::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-pub use self::{
-    rows::ChangedRegistrations,
-    wal::{LogDamage, keep_damaged_log, log_bytes, log_damage},
-};
+pub(crate) use self::wal::log_path;
 use self::{
+    retention::can_shrink,
     rows::{
-        INSERT_REGISTRATION, SELECT_RECORDS, checksum, count_members, each_registration,
+        REMOVED_THROUGH, SELECT_RECORDS, count_members, each_registration, insert_members,
         insert_proof, key, name, read_pow_challenges, read_record, read_setting, select_proof,
         unsigned, write_pow_challenges, write_setting,
     },
     schema::{SCHEMA, create, open_to_read},
     writer::{Command, Reply, Writer},
 };
-use crate::{DatabaseError as StorageError, Imported};
+pub use self::{
+    retention::make_shrinkable,
+    rows::ChangedRegistrations,
+    wal::{LogDamage, keep_damaged_log, log_bytes, log_damage},
+};
+use crate::{Adopted, DatabaseError as StorageError, Imported};
+
+/// Commands that may wait for the writer; further callers wait for room.
+const QUEUED_COMMANDS: usize = 16_384;
 
 /// How often a copy is begun, and how long it waits in between, while the database is locked.
 const COPY_ATTEMPTS: u32 = 100;
 const COPY_PAUSE: Duration = Duration::from_millis(100);
-/// Commands that may wait for the writer; further callers wait for room.
-const QUEUED_COMMANDS: usize = 16_384;
 
 /// Storage in an SQLite file.
 #[derive(Debug)]
@@ -148,6 +153,26 @@ impl SqliteStorage {
         Ok(damage)
     }
 
+    /// Whether the file gets smaller when registrations are removed.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn can_shrink(&self) -> Result<bool, StorageError> {
+        Ok(can_shrink(&self.reader())?)
+    }
+
+    /// The newest round of which registrations were removed because it was over long ago, if any were.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn removed_through(&self) -> Result<Option<u64>, StorageError> {
+        let round = read_setting(&self.reader(), REMOVED_THROUGH)?;
+        let round = round.map(|bytes| bytes.try_into().map(u64::from_be_bytes));
+        round
+            .transpose()
+            .map_err(|_| StorageError::Damaged("a round"))
+    }
+
     /// Which registrations of a round have changed since they were stored.
     ///
     /// # Errors
@@ -188,21 +213,39 @@ impl SqliteStorage {
                     execution.map(|execution| execution.subtree_height.get()),
                 ],
             )?;
-            let mut insert = transaction.prepare_cached(INSERT_REGISTRATION)?;
-            for (number, member) in (0..).zip(&imported.members) {
-                let checksum = checksum(round, number, member);
-                insert.execute(params![
-                    round,
-                    number,
-                    member.node_id,
-                    member.challenge,
-                    checksum
-                ])?;
-            }
+            insert_members(&transaction, round, &imported.members)?;
             if let Some(proof) = &imported.proof {
                 insert_proof(&transaction, round, proof)?;
             }
         }
+        transaction.commit()?;
+        connection.close().map_err(|(_, cause)| cause.into())
+    }
+
+    /// Stores a round of another server in the file `path`, which may be there and must not be open, in
+    /// one transaction. The round must have no members yet.
+    ///
+    /// # Errors
+    /// When that fails; then nothing is stored.
+    pub fn adopt(path: &Path, adopted: &Adopted) -> Result<(), StorageError> {
+        let mut connection = create(path)?;
+        let transaction = connection.transaction()?;
+        let schedule = name(Setting::Schedule);
+        if read_setting(&transaction, schedule)?.is_none() {
+            write_setting(&transaction, schedule, adopted.schedule.as_bytes())?;
+        }
+        let round = key(adopted.round)?;
+        let Execution {
+            statement,
+            subtree_height,
+        } = &adopted.execution;
+        transaction.execute(
+            "INSERT INTO rounds (round, statement, subtree_height) VALUES (?, ?, ?)
+             ON CONFLICT (round) DO UPDATE
+             SET statement = excluded.statement, subtree_height = excluded.subtree_height",
+            params![round, statement, subtree_height.get()],
+        )?;
+        insert_members(&transaction, round, &adopted.members)?;
         transaction.commit()?;
         connection.close().map_err(|(_, cause)| cause.into())
     }
@@ -387,7 +430,11 @@ impl SqliteStorage {
         rows.next()?.map(read_record).transpose()
     }
 
-    pub(crate) fn registrations(&self, round: u64) -> Result<Vec<Member>, StorageError> {
+    /// As [`Storage::registrations`](poet_rounds::storage::Storage::registrations).
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn registrations(&self, round: u64) -> Result<Vec<Member>, StorageError> {
         sorted_registrations(&lock(&self.patient_reader), round)
     }
 
@@ -452,6 +499,24 @@ impl SqliteStorage {
             write_pow_challenges(transaction, &rotated)
         })?;
         Ok(challenges)
+    }
+
+    pub(crate) fn remove_registrations(
+        &self,
+        before: u64,
+        count: u32,
+    ) -> Result<Removed, StorageError> {
+        // No record has a greater number.
+        let before = i64::try_from(before).unwrap_or(i64::MAX);
+        let (outcome, told) = std::sync::mpsc::sync_channel(1);
+        self.write(move |transaction| {
+            let removed = retention::remove_registrations(transaction, before, count)?;
+            if let Removed::Registrations { round, .. } = removed {
+                write_setting(transaction, REMOVED_THROUGH, &round.to_be_bytes())?;
+            }
+            outcome.send(removed).map_err(|_| StorageError::Stopped)
+        })?;
+        told.recv().map_err(|_| StorageError::Stopped)
     }
 
     /// As [`Storage::proof`](poet_rounds::storage::Storage::proof).

@@ -8,11 +8,31 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use crate::{DatabaseError as StorageError, checksum::proof_checksum};
 
 const POW_CHALLENGE: &str = "pow_challenge";
+pub(super) const REMOVED_THROUGH: &str = "registrations_removed_through";
 const POW_CHALLENGE_PREVIOUS: &str = "pow_challenge_previous";
 
 pub(super) const INSERT_REGISTRATION: &str = "
     INSERT INTO registrations (round, number, node_id, challenge, checksum)
     VALUES (?, ?, ?, ?, ?)";
+
+pub(super) fn insert_members(
+    transaction: &Transaction<'_>,
+    round: i64,
+    members: &[Member],
+) -> Result<(), StorageError> {
+    let mut insert = transaction.prepare_cached(INSERT_REGISTRATION)?;
+    for (number, member) in (0..).zip(members) {
+        let checksum = checksum(round, number, member);
+        insert.execute(params![
+            round,
+            number,
+            member.node_id,
+            member.challenge,
+            checksum
+        ])?;
+    }
+    Ok(())
+}
 
 /// The length of a blob is known without reading it.
 pub(super) const SELECT_RECORDS: &str = "

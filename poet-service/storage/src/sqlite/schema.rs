@@ -5,6 +5,7 @@ use std::{io, path::Path, time::Duration};
 use poet_files::Access;
 use rusqlite::{Connection, OpenFlags, ffi};
 
+use super::retention::let_shrink;
 use crate::DatabaseError as StorageError;
 
 /// How long to wait for another program that has locked the database.
@@ -103,6 +104,8 @@ pub(super) fn connect(path: &Path) -> Result<Connection, StorageError> {
     let open = || {
         let connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(BUSY_PATIENCE)?;
+        // Before anything is written to a new file.
+        let_shrink(&connection)?;
         let mode: String =
             connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
         // In WAL mode, FULL syncs the log at every commit; the default NORMAL does not.

@@ -4,7 +4,12 @@ use std::{fs, future::Future};
 
 use poet_engine::Proof;
 
-use super::{rows::restored, schema::KEPT_LOG_BYTES, writer::Undo, *};
+use super::{
+    rows::{checksum, restored},
+    schema::KEPT_LOG_BYTES,
+    writer::Undo,
+    *,
+};
 
 fn member(node: u8, challenge: u8) -> Member {
     Member {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use poet_engine::{Proof, SubtreeHeight};
 use poet_proto::messages::PublishedProof;
 use poet_rounds::storage::{
-    Execution, Member, PowChallenges, PublishedRecord, Registered, RoundRecord, Setting, Storage,
-    UnfinishedRound,
+    Execution, Member, PowChallenges, PublishedRecord, Registered, Removed, RoundRecord, Setting,
+    Storage, UnfinishedRound,
 };
 
 /// A storage that can be opened more than once, one after the other.
@@ -59,13 +59,14 @@ fn challenges(current: u8, previous: Option<u8>) -> PowChallenges {
 }
 
 /// All of them, each with its name and on a database of its own.
-pub(crate) const CASES: [(&str, fn(&dyn Database)); 6] = [
+pub(crate) const CASES: [(&str, fn(&dyn Database)); 7] = [
     ("rules", registrations_follow_the_rules),
     ("together", many_at_once_are_all_answered),
     ("limit", a_limit_is_kept_within_a_transaction),
     ("life", a_rounds_life_is_remembered),
     ("second_proof", a_second_proof_is_refused),
     ("settings", the_first_setting_is_kept),
+    ("removal", old_registrations_are_removed_in_steps),
 ];
 
 fn registrations_follow_the_rules(database: &dyn Database) {
@@ -241,4 +242,28 @@ fn the_first_setting_is_kept(database: &dyn Database) {
     };
     assert_eq!(claim(1), challenges(1, None));
     assert_eq!(claim(2), challenges(1, None));
+}
+
+fn old_registrations_are_removed_in_steps(database: &dyn Database) {
+    let storage = database.open();
+    for round in 1..=4 {
+        wait(storage.open_round(round)).unwrap();
+        for node in 0..5 {
+            wait(storage.register(round, member(node, 1), 9)).unwrap();
+        }
+        // One is not published.
+        if round != 2 {
+            storage.publish(round, Arc::new(sample_proof(3))).unwrap();
+        }
+    }
+    let remove = |before| storage.remove_registrations(before, 3).unwrap();
+    assert_eq!(remove(1), Removed::Nothing);
+    for (round, count) in [(1, 3), (1, 2), (3, 3), (3, 2)] {
+        assert_eq!(remove(4), Removed::Registrations { round, count });
+    }
+    for (round, left) in [(1, 0), (2, 5), (3, 0), (4, 5)] {
+        assert_eq!(storage.member_count(round).unwrap(), left);
+        assert_eq!(storage.registrations(round).unwrap().len() as u64, left);
+    }
+    assert_eq!(storage.proof(1).unwrap(), Some(sample_proof(3)));
 }

@@ -11,10 +11,8 @@ use std::{
 };
 
 use jiff::Timestamp;
-use poet_rounds::{
-    schedule::Schedule,
-    storage::{Member, PowChallenges, Registered, Setting, Storage},
-};
+use poet_proto::schedule::Schedule;
+use poet_rounds::storage::{Member, PowChallenges, Registered, Setting, Storage};
 use poet_storage::PostgresStorage;
 
 use crate::{
