@@ -19,7 +19,8 @@ use tokio::sync::Notify;
 use crate::{
     clock::{Clock, time_until},
     counters::Counters,
-    publish::Publish,
+    cycle_gaps::{CycleGap, CycleGaps},
+    publish::{ProofId, Publish},
     schedule::Schedule,
     storage::{Member, PowChallenges, Registered, Storage, StorageError},
 };
@@ -85,7 +86,7 @@ pub struct Rules {
 pub struct Registration {
     schedule: Schedule,
     rules: Rules,
-    public_key: PublicKey,
+    gaps: CycleGaps,
     clock: Arc<dyn Clock>,
     storage: Arc<dyn Storage>,
     pow: RwLock<PowChallenges>,
@@ -106,7 +107,7 @@ impl Registration {
     pub fn new(
         schedule: Schedule,
         rules: Rules,
-        public_key: PublicKey,
+        gaps: CycleGaps,
         clock: Arc<dyn Clock>,
         storage: Arc<dyn Storage>,
         pow: PowChallenges,
@@ -117,7 +118,7 @@ impl Registration {
         Self {
             schedule,
             rules,
-            public_key,
+            gaps,
             clock,
             pow: RwLock::new(pow),
             open: Mutex::new(open),
@@ -131,6 +132,11 @@ impl Registration {
     /// The schedule of the rounds.
     pub fn schedule(&self) -> &Schedule {
         &self.schedule
+    }
+
+    /// The cycle gaps that there are proofs for.
+    pub fn gaps(&self) -> &CycleGaps {
+        &self.gaps
     }
 
     /// The round that takes registrations.
@@ -169,21 +175,26 @@ impl Registration {
             .clone()
     }
 
-    /// What the server tells about itself.
-    pub fn info(&self) -> Info<'_> {
+    /// What the server tells nodes with this cycle gap about itself.
+    pub fn info<'a>(&'a self, gap: &'a CycleGap) -> Info<'a> {
         Info {
-            public_key: &self.public_key,
+            public_key: gap.public_key(),
             phase_shift: signed(self.schedule.phase_shift()),
-            cycle_gap: signed(self.schedule.cycle_gap()),
+            cycle_gap: signed(gap.duration()),
             certifier: self.rules.certifier.as_ref(),
         }
     }
 
-    /// Registers a challenge for the open round. Returns when the registration is durable.
+    /// Registers a challenge of a node with this cycle gap for the open round. Returns when the
+    /// registration is durable.
     ///
     /// # Errors
     /// When the request breaks a rule; the rules are checked in the order of the API.
-    pub async fn submit(&self, request: SubmitRequest) -> Result<Submitted, RegistrationError> {
+    pub async fn submit(
+        &self,
+        gap: &CycleGap,
+        request: SubmitRequest,
+    ) -> Result<Submitted, RegistrationError> {
         let node_id: [u8; 32] = request
             .pubkey
             .as_slice()
@@ -225,7 +236,7 @@ impl Registration {
             // Not the error of a bad certificate: nodes expect that one only if they sent one.
             _ => return Err(RegistrationError::PowOff),
         }
-        self.enter_round(Member { node_id, challenge }, request.deadline)
+        self.enter_round(gap, Member { node_id, challenge }, request.deadline)
             .await
     }
 
@@ -252,12 +263,13 @@ impl Registration {
 
     async fn enter_round(
         &self,
+        gap: &CycleGap,
         member: Member,
         deadline: Option<Timestamp>,
     ) -> Result<Submitted, RegistrationError> {
         loop {
             let round = self.open_round().round;
-            let end = self.schedule.end(round);
+            let end = self.schedule.end_before(round, gap.duration());
             if deadline.is_some_and(|deadline| deadline < end) {
                 return Err(RegistrationError::TooLate);
             }
@@ -325,14 +337,19 @@ impl Registration {
         reloaded.map(drop)
     }
 
-    /// Publishes the proof of a round and rotates the challenge of the proof of work. May block.
+    /// Publishes the proof of a round and rotates the challenge of the proof of work. Nodes with a
+    /// longer cycle gap for which there is no proof yet get the same one. May block.
     ///
     /// # Errors
-    /// When the storage fails; nothing is published then.
+    /// When the storage fails; this proof is not published then.
     pub fn publish(&self, round: u64, proof: Arc<PublishedProof>) -> Result<(), StorageError> {
         let empty = proof.root().is_none();
+        for gap in self.gaps_without_proof(round)? {
+            self.publish_early(round, gap, Arc::clone(&proof))?;
+        }
+        let own = self.gaps.own();
         // Prepared before anybody can ask for it.
-        let serve = self.publish.prepare(round, &self.public_key, &proof);
+        let serve = self.prepare(round, own, &proof);
         let challenges = self.storage.publish(round, proof)?;
         serve();
         if !empty {
@@ -341,6 +358,41 @@ impl Registration {
         }
         *self.pow.write().unwrap_or_else(PoisonError::into_inner) = challenges;
         Ok(())
+    }
+
+    /// The longer cycle gaps for which a round has no proof yet, in the order of their ends. May block.
+    pub(crate) fn gaps_without_proof(&self, round: u64) -> Result<Vec<&CycleGap>, StorageError> {
+        if self.gaps.early().is_empty() {
+            return Ok(Vec::new());
+        }
+        let stored = self.storage.early_proofs(round..=round)?;
+        let missing = |gap: &&CycleGap| stored.iter().all(|proof| proof.gap != gap.duration());
+        Ok(self.gaps.early().iter().filter(missing).collect())
+    }
+
+    /// Publishes the proof of a round for nodes with this longer cycle gap. May block.
+    pub(crate) fn publish_early(
+        &self,
+        round: u64,
+        gap: &CycleGap,
+        proof: Arc<PublishedProof>,
+    ) -> Result<(), StorageError> {
+        let serve = self.prepare(round, gap, &proof);
+        self.storage
+            .store_early_proof(round, gap.duration(), proof)?;
+        serve();
+        Ok(())
+    }
+
+    /// Prepares a proof; it is published when what this returns is called.
+    pub(crate) fn prepare(
+        &self,
+        round: u64,
+        gap: &CycleGap,
+        proof: &PublishedProof,
+    ) -> Box<dyn FnOnce() + '_> {
+        let early = gap.early();
+        (self.publish).prepare(ProofId { round, early }, gap.public_key(), proof)
     }
 }
 

@@ -64,6 +64,7 @@ enum Command {
     #[cfg(feature = "import")]
     Import(Box<cli::import::Args>),
     Prove(cli::prove::Args),
+    Rehearse(Box<cli::rehearse::Args>),
     Verify(cli::verify::Args),
 }
 
@@ -78,6 +79,7 @@ fn main() -> ExitCode {
         #[cfg(feature = "import")]
         Some(Command::Import(args)) => cli::import::run(*args),
         Some(Command::Prove(args)) => cli::prove::run(&args),
+        Some(Command::Rehearse(args)) => cli::rehearse::run(*args),
         Some(Command::Verify(args)) => cli::verify::run(&args),
     };
     result.unwrap_or_else(|error| {
@@ -264,7 +266,14 @@ fn greeting(server: &Server, places: &str) -> String {
     let schedule = server.schedule();
     let every = format_go(schedule.epoch_duration());
     let work = format_go(schedule.work_duration());
-    let round = server.status_reader().status().open.round;
+    let reader = server.status_reader();
+    let round = reader.status().open.round;
+    let early: String = (reader.gaps().early().iter())
+        .map(|gap| {
+            let (path, gap) = (gap.path(), format_go(gap.duration()));
+            format!("cycle gap  {gap}: {url}{path}\n")
+        })
+        .collect();
     let (start, end) = (schedule.start(round), schedule.end(round));
     format!(
         "poet-service {version}\n\
@@ -275,6 +284,7 @@ fn greeting(server: &Server, places: &str) -> String {
          {places}\n\
          metrics    {metrics}\n\
          schedule   a round every {every}, {work} of work each\n\
+         {early}\
          round {round:<4} open until {start:.0}, its proof comes at {end:.0}\n\
          \n\
          Try:\n  \

@@ -17,6 +17,7 @@ use poet_proto::identity::{PRIVATE_KEY_VARIABLE, PrivateKey, PrivateKeyError};
 use poet_rounds::{
     blocking,
     clock::{Clock, time_until},
+    cycle_gaps::CycleGap,
     life::{EXPECTED_LEAVES_PER_SECOND, Parts, RecoveryError, Rounds},
     parts::Supervisor,
     publish::Publish,
@@ -269,7 +270,12 @@ impl Server {
         // What is late and what is open is told by the clock that rounds follow.
         let clock = Arc::clone(rounds.clock());
         let registration = rounds.registration();
-        let poet = Arc::new(Poet::new(Arc::clone(registration), proofs));
+        let gaps = registration.gaps();
+        let poet_for = |gap: &CycleGap| {
+            let (registration, proofs) = (Arc::clone(registration), Arc::clone(&proofs));
+            Arc::new(Poet::new(registration, proofs, gap.clone()))
+        };
+        let poet = poet_for(gaps.own());
         let (poet_reporter, health) = tonic_health::server::health_reporter();
         let (private_reporter, private_health) = tonic_health::server::health_reporter();
         let status = StatusReader::new(
@@ -289,21 +295,33 @@ impl Server {
             ],
         };
         probe.report(None).await;
-        let others = api::rounds::router(
+        let own = api::rounds::Rounds::new(
             status.clone(),
             Arc::clone(&clock),
             Arc::clone(&storage),
             readiness.clone(),
         );
+        let early: Vec<_> = gaps
+            .early()
+            .iter()
+            .map(|gap| {
+                let others = api::rounds::router(own.for_gap(gap.clone()));
+                (gap.duration(), poet_for(gap), others)
+            })
+            .collect();
         let routers = Routers {
-            rest: api::router(Arc::clone(&poet), others),
+            rest: api::router(Arc::clone(&poet), api::rounds::router(own), early),
             grpc: grpc_api::router(
                 Arc::clone(&poet),
                 health,
                 config.listeners.max_grpc_response_bytes,
             )?,
             private: operator::guard(
-                grpc_api::private_router(poet, private_health)?,
+                grpc_api::private_router(
+                    poet,
+                    private_health,
+                    operator::router(rounds.worker().clone()),
+                )?,
                 &config.listeners.private,
             ),
         };

@@ -2,6 +2,7 @@
 //! the server's directories.
 
 pub mod directory;
+mod early_proofs;
 mod error;
 mod imported;
 mod place;

@@ -17,6 +17,7 @@ use std::{
     collections::{BTreeMap, HashMap, hash_map::Entry},
     fs::{self, File},
     io, mem,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
@@ -25,14 +26,14 @@ use std::{
 
 use jiff::Timestamp;
 
-use poet_engine::{Node, Proof, SubtreeHeight};
+use poet_engine::{Node, Proof, SubtreeHeight, membership};
 use poet_files::{Access, sync_directory};
 use poet_proto::messages::PublishedProof;
 use poet_rounds::{
     counters::Counters,
     storage::{
-        Execution, Member, PowChallenges, PublishedRecord, Registered, RoundRecord, Setting,
-        StorageFuture, UnfinishedRound,
+        EarlyProofRecord, Execution, Member, PowChallenges, PublishedRecord, Registered,
+        RoundRecord, Setting, StorageFuture, UnfinishedRound,
     },
 };
 use rusqlite::{
@@ -41,7 +42,7 @@ use rusqlite::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    DatabaseError as StorageError, Imported,
+    DatabaseError as StorageError, Imported, early_proofs,
     place::{Change, Place},
     wal::{log_bytes, log_path},
 };
@@ -64,7 +65,9 @@ const LONG_LOG_BYTES: u64 = 64 << 20;
 /// With a log that is longer there are no more registrations: the disk's last space is for proofs.
 const MAX_LOG_BYTES: u64 = 4 << 30;
 
-const SCHEMA_VERSION: i64 = 3;
+const SCHEMA_VERSION: i64 = 4;
+/// The version before there were early proofs: it is what it was but for their table.
+const WITHOUT_EARLY_PROOFS: i64 = 3;
 const SCHEMA: &str = "
     CREATE TABLE settings (
         name  TEXT PRIMARY KEY,
@@ -217,6 +220,7 @@ impl SqliteStorage {
         damage.retain(|line| line != "ok");
         let expected = Connection::open_in_memory()?;
         expected.execute_batch(SCHEMA)?;
+        expected.execute_batch(early_proofs::SCHEMA)?;
         let tables = |connection: &Connection| -> rusqlite::Result<Vec<(String, String)>> {
             let mut query = connection.prepare(
                 "SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name",
@@ -346,10 +350,12 @@ fn create(path: &Path) -> Result<Connection, StorageError> {
         .map_err(open_error)?;
     match version {
         SCHEMA_VERSION => {}
-        0 => {
+        0 | WITHOUT_EARLY_PROOFS => {
             let transaction = connection.transaction().map_err(open_error)?;
+            let tables = if version == 0 { SCHEMA } else { "" };
             transaction
-                .execute_batch(SCHEMA)
+                .execute_batch(tables)
+                .and_then(|()| transaction.execute_batch(early_proofs::SCHEMA))
                 .and_then(|()| transaction.pragma_update(None, "user_version", SCHEMA_VERSION))
                 .and_then(|()| transaction.commit())
                 .map_err(open_error)?;
@@ -562,14 +568,7 @@ impl SqliteStorage {
     }
 
     pub(crate) fn registrations(&self, round: u64) -> Result<Vec<Member>, StorageError> {
-        let mut members = Vec::new();
-        each_registration(&self.reader(), key(round)?, |member| members.push(member))?;
-        members.sort_unstable_by_key(|member| member.node_id);
-        if members.is_sorted_by(|one, next| one.node_id < next.node_id) {
-            Ok(members)
-        } else {
-            Err(StorageError::Damaged("a registration"))
-        }
+        sorted_registrations(&self.reader(), key(round)?)
     }
 
     pub(crate) fn member_count(&self, round: u64) -> Result<u64, StorageError> {
@@ -637,6 +636,101 @@ impl SqliteStorage {
             return Ok(None);
         };
         select_proof(&self.reader(), round)
+    }
+
+    pub(crate) fn store_early_proof(
+        &self,
+        round: u64,
+        gap: Duration,
+        proof: Arc<PublishedProof>,
+    ) -> Result<(), StorageError> {
+        self.write(move |transaction| {
+            early_proofs::insert(transaction, key(round)?, gap, proof.leaves, &proof.proof)
+        })
+    }
+
+    /// As [`Storage::early_proof`](poet_rounds::storage::Storage::early_proof).
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn early_proof(
+        &self,
+        round: u64,
+        gap: Duration,
+    ) -> Result<Option<PublishedProof>, StorageError> {
+        // A number that no record can have.
+        let Ok(round) = key(round) else {
+            return Ok(None);
+        };
+        select_early_proof(&self.reader(), round, gap)
+    }
+
+    /// As [`Storage::early_proofs`](poet_rounds::storage::Storage::early_proofs).
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn early_proofs(
+        &self,
+        rounds: RangeInclusive<u64>,
+    ) -> Result<Vec<EarlyProofRecord>, StorageError> {
+        let number = |round: &u64| i64::try_from(*round).unwrap_or(i64::MAX);
+        early_proofs::records(
+            &self.reader(),
+            number(rounds.start())..=number(rounds.end()),
+        )
+    }
+}
+
+/// An early proof, with the statement and the members of its round.
+fn select_early_proof(
+    connection: &Connection,
+    round: i64,
+    gap: Duration,
+) -> Result<Option<PublishedProof>, StorageError> {
+    let Some((leaves, proof)) = early_proofs::select(connection, round, gap)? else {
+        return Ok(None);
+    };
+    let statement: Vec<u8> = connection.query_row(
+        "SELECT statement FROM rounds WHERE round = ?",
+        [round],
+        |row| row.get(0),
+    )?;
+    // Those of a published round are with its proof.
+    let published: Option<Vec<u8>> = connection
+        .query_row(
+            "SELECT members FROM proofs WHERE round = ?",
+            [round],
+            |row| row.get(0),
+        )
+        .optional()?;
+    let members: Vec<Node> = match published {
+        Some(members) => members.as_chunks().0.to_vec(),
+        None => {
+            let members = sorted_registrations(connection, round)?;
+            members.iter().map(|member| member.challenge).collect()
+        }
+    };
+    if membership::root(&members) != statement {
+        return Err(StorageError::ProofChanged(round));
+    }
+    Ok(Some(PublishedProof {
+        statement,
+        members,
+        odd_members: Vec::new(),
+        leaves,
+        proof,
+    }))
+}
+
+/// The registrations of a round in the order of their node ids.
+fn sorted_registrations(connection: &Connection, round: i64) -> Result<Vec<Member>, StorageError> {
+    let mut members = Vec::new();
+    each_registration(connection, round, |member| members.push(member))?;
+    members.sort_unstable_by_key(|member| member.node_id);
+    if members.is_sorted_by(|one, next| one.node_id < next.node_id) {
+        Ok(members)
+    } else {
+        Err(StorageError::Damaged("a registration"))
     }
 }
 
@@ -707,6 +801,22 @@ impl SqliteReader {
             return Ok(None);
         };
         select_proof(&self.0, round)
+    }
+
+    /// The proof of `round` that was made before its end for nodes whose cycle gap is `gap`.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn early_proof(
+        &self,
+        round: u64,
+        gap: Duration,
+    ) -> Result<Option<PublishedProof>, StorageError> {
+        // A number that no record can have.
+        let Ok(round) = key(round) else {
+            return Ok(None);
+        };
+        select_early_proof(&self.0, round, gap)
     }
 }
 

@@ -283,13 +283,8 @@ pub(super) struct AuditThreads {
 
 impl AuditThreads {
     pub(super) fn start(clock: Arc<dyn Clock>, apart: bool) -> io::Result<Self> {
-        let lower = || {
-            if let Err(error) = set_niceness(LOW) {
-                tracing::warn!(%error, "cannot lower the priority of the auditors");
-            }
-        };
         Ok(Self {
-            low: Standby::start("audit", lower)?,
+            low: Standby::start("audit", lower_priority)?,
             raised: Standby::start("audit-behind", || {})?,
             late: Mutex::default(),
             clock: SharedClock(clock),
@@ -334,6 +329,15 @@ impl Drop for AuditThreads {
 fn niceness(behind: Duration) -> i32 {
     let reached = RAISED.iter().rev().find(|(lag, _)| behind >= *lag);
     reached.map_or(LOW, |(_, niceness)| *niceness)
+}
+
+/// Gives the calling thread, and those that it starts, the lowest priority.
+pub(super) fn lower_priority() {
+    if let Err(error) = set_niceness(LOW) {
+        let thread = thread::current();
+        let thread = thread.name().unwrap_or_default();
+        tracing::warn!(%error, thread, "cannot lower the priority of a thread");
+    }
 }
 
 /// On Linux, threads have priorities of their own, and hand them on to those that they start.

@@ -7,6 +7,7 @@ pub(crate) mod export;
 #[cfg(feature = "import")]
 pub(crate) mod import;
 pub(crate) mod prove;
+pub(crate) mod rehearse;
 pub(crate) mod verify;
 
 mod progress;
