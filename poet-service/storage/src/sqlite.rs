@@ -802,22 +802,6 @@ impl SqliteReader {
         };
         select_proof(&self.0, round)
     }
-
-    /// The proof of `round` that was made before its end for nodes whose cycle gap is `gap`.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub fn early_proof(
-        &self,
-        round: u64,
-        gap: Duration,
-    ) -> Result<Option<PublishedProof>, StorageError> {
-        // A number that no record can have.
-        let Ok(round) = key(round) else {
-            return Ok(None);
-        };
-        select_early_proof(&self.0, round, gap)
-    }
 }
 
 const INSERT_REGISTRATION: &str = "
