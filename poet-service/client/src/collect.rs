@@ -17,13 +17,15 @@ use anyhow::{Context as _, bail};
 use jiff::Timestamp;
 use poet_engine::{TICK_LEAVES, Work};
 use poet_files::Output;
+use poet_proto::receipt::Receipt;
 
 use crate::{
     http::Http,
     messages::ProofResponse,
     output::table,
     poet::{Failure, Kind, Poet},
-    proof::{VerifiedProof, spacemesh_work},
+    proof::{NoProof, VerifiedProof, spacemesh_work},
+    receipt::{Registered, sentence},
     state::{DEFAULT_FILE, Registration, State},
     time::{
         after, now, once_to_twice, parse_until, parse_wait, receive, rough, rough_between,
@@ -112,6 +114,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             index,
             poet: Poet::new(registration.poet.clone(), http.clone()),
             registration: registration.clone(),
+            node_id: state.node_id,
             challenge: state.challenge,
             work: Arc::clone(&work),
             limit,
@@ -146,6 +149,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 }
                 outcomes[index] = outcome;
             }
+            CollectEvent::LeftOut(receipt) => outcomes[index] = Outcome::LeftOut(receipt),
             CollectEvent::Fetched(proof) => {
                 eprintln!("{poet}: a valid proof of {} leaves", proof.leaves());
                 outcomes[index] = Outcome::Valid {
@@ -170,8 +174,18 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut text = summary(&state, &outcomes, args.tick_size);
     let failed = outcomes
         .iter()
-        .filter(|outcome| matches!(outcome, Outcome::Failed(_)))
+        .filter(|outcome| !matches!(outcome, Outcome::Valid { .. }))
         .count();
+    for (registration, outcome) in state.registrations.iter().zip(&outcomes) {
+        if let Outcome::LeftOut(receipt) = outcome {
+            let poet = &registration.poet;
+            text += &format!(
+                "{poet}: the receipt in {name} is evidence: {}; its proof of that round is valid and \
+                 does not have the challenge\n",
+                sentence(receipt)
+            );
+        }
+    }
     match &best {
         Some(best) => {
             text += &format!(
@@ -247,6 +261,8 @@ enum Outcome {
         members: usize,
         fetched: Timestamp,
     },
+    /// Although this shows that it should not have.
+    LeftOut(Box<Receipt>),
     Failed(String),
 }
 
@@ -254,6 +270,11 @@ impl std::fmt::Display for Outcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Valid { .. } => f.write_str("yes"),
+            Self::LeftOut(_) => write!(
+                f,
+                "no: {}, although the server acknowledged it",
+                NoProof::WithoutUs
+            ),
             Self::Failed(reason) => write!(f, "no: {reason}"),
         }
     }
@@ -280,7 +301,7 @@ fn summary(state: &State, outcomes: &[Outcome], tick_size: u64) -> String {
                 members.to_string(),
                 rough_between(registration.round_end, *fetched),
             ]),
-            Outcome::Failed(_) => row.extend(["-"; 4].map(str::to_owned)),
+            Outcome::LeftOut(_) | Outcome::Failed(_) => row.extend(["-"; 4].map(str::to_owned)),
         }
         row.push(outcome.to_string());
         rows.push(row);
@@ -291,6 +312,8 @@ fn summary(state: &State, outcomes: &[Outcome], tick_size: u64) -> String {
 /// What became of an attempt.
 enum CollectEvent {
     Fetched(VerifiedProof),
+    /// The proof is valid and without us, and the server had acknowledged us.
+    LeftOut(Box<Receipt>),
     Failed {
         reason: String,
         /// When there will be another attempt.
@@ -303,6 +326,7 @@ struct Collecting {
     index: usize,
     poet: Poet,
     registration: Registration,
+    node_id: [u8; 32],
     challenge: [u8; 32],
     work: Arc<Work>,
     limit: Timestamp,
@@ -324,7 +348,7 @@ impl Collecting {
         let tell = |event| drop(events.send((self.index, event)));
         while !time_until(self.limit).is_zero() {
             let failure = match self.fetch() {
-                Ok(proof) => return tell(CollectEvent::Fetched(proof)),
+                Ok(event) => return tell(event),
                 Err(failure) => failure,
             };
             let again = match failure.kind {
@@ -340,11 +364,29 @@ impl Collecting {
         }
     }
 
-    fn fetch(&self) -> Result<VerifiedProof, Failure> {
+    fn fetch(&self) -> Result<CollectEvent, Failure> {
         let time = self.timeout.min(time_until(self.limit));
         let response = self.poet.proof(self.registration.round, time)?;
         let pubkey = &self.registration.pubkey.0;
-        // A node asks no second time after a proof that is not valid, either.
-        VerifiedProof::check(&self.work, response, &self.challenge, pubkey).map_err(Failure::last)
+        let checked = VerifiedProof::check(&self.work, response, &self.challenge, pubkey);
+        match (checked, self.receipt()) {
+            (Ok(proof), _) => Ok(CollectEvent::Fetched(proof)),
+            (Err(NoProof::WithoutUs), Some(receipt)) => Ok(CollectEvent::LeftOut(receipt)),
+            // A node asks no second time after a proof that is not valid, either.
+            (Err(error), _) => Err(Failure::last(error)),
+        }
+    }
+
+    /// The server's receipt for this registration, if it gave one.
+    fn receipt(&self) -> Option<Box<Receipt>> {
+        let registered = Registered {
+            server: Some(self.registration.pubkey.0),
+            node_id: Some(self.node_id),
+            challenge: Some(self.challenge),
+            round: Some(self.registration.round),
+        };
+        let receipt = self.registration.receipt.clone()?;
+        registered.check(&receipt).ok()?;
+        Some(receipt)
     }
 }

@@ -8,6 +8,7 @@ mod messages;
 mod output;
 mod poet;
 mod proof;
+mod receipt;
 mod register;
 mod state;
 mod time;
@@ -34,6 +35,7 @@ struct Cli {
 enum Command {
     Register(register::Args),
     Collect(collect::Args),
+    VerifyReceipt(receipt::Args),
     Watch(watch::Args),
     #[command(subcommand)]
     Load(load::Command),
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Register(args) => register::run(&args),
         Command::Collect(args) => collect::run(&args),
+        Command::VerifyReceipt(args) => receipt::run(&args),
         Command::Watch(args) => watch::run(&args),
         Command::Load(command) => load::run(command),
     };

@@ -17,6 +17,7 @@ use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{Error, SeqAccess, Unexpected, Visitor},
 };
+use serde_json::Value;
 
 /// The most members of a round that are read: four times as many as are planned for.
 pub(crate) const MAX_MEMBERS: usize = 1 << 22;
@@ -317,6 +318,9 @@ pub(crate) struct SubmitResponse {
     pub(crate) round_id: Number,
     /// Until the round ends.
     pub(crate) round_end: TimeLeft,
+    /// Not checked, whatever it is.
+    #[serde(default)]
+    pub(crate) receipt: Option<Value>,
 }
 
 /// `ProofResponse`.

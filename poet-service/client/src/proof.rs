@@ -14,6 +14,15 @@ pub(crate) struct VerifiedProof {
     pub(crate) index: usize,
 }
 
+/// Why an answer is of no use.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NoProof {
+    #[error("our challenge is not among its members")]
+    WithoutUs,
+    #[error("{0}")]
+    Invalid(String),
+}
+
 /// The work of the Spacemesh network.
 ///
 /// # Errors
@@ -43,15 +52,18 @@ impl VerifiedProof {
         response: ProofResponse,
         challenge: &Node,
         pubkey: &[u8; 32],
-    ) -> Result<Self, String> {
+    ) -> Result<Self, NoProof> {
         if response.pubkey.0 != *pubkey {
-            return Err("the server's key is another one than at the registration".to_owned());
+            let reason = "the server's key is another one than at the registration";
+            return Err(NoProof::Invalid(reason.to_owned()));
         }
-        let proof = response.into_proof()?;
-        let index = proof.members.iter().position(|member| member == challenge);
-        let index = index.ok_or("our challenge is not among its members")?;
+        let invalid = |reason: &str| NoProof::Invalid(reason.to_owned());
+        let proof = response.into_proof().map_err(invalid)?;
         verify(work, &proof.statement, proof.leaves, T, &proof.proof)
-            .map_err(|error| format!("the proof is not valid: {error}"))?;
+            .map_err(|error| NoProof::Invalid(format!("the proof is not valid: {error}")))?;
+        // Last, so that whoever is said to have left us out has done the work without us.
+        let index = proof.members.iter().position(|member| member == challenge);
+        let index = index.ok_or(NoProof::WithoutUs)?;
         Ok(Self {
             proof,
             pubkey: *pubkey,

@@ -21,6 +21,7 @@ use poet_proto::{
     duration::format_go,
     identity::PublicKey,
     pow::{self, PowParams},
+    receipt::Receipt,
 };
 
 use crate::{
@@ -32,6 +33,7 @@ use crate::{
     },
     output::{printable, table},
     poet::{Failure, Kind, Poet},
+    receipt::Registered,
     state::{DEFAULT_FILE, Lock, Registration, State},
     time::{
         after, now, parse_duration, parse_time, parse_until, parse_wait, receive, rough,
@@ -437,12 +439,29 @@ impl Registering {
                 "it says that its round ends at {round_end:.0}, too late to be of use"
             )));
         }
+        let round = submitted.round_id.0;
+        let receipt = submitted.receipt.map(|receipt| {
+            let receipt = Receipt::from_json(&receipt).map_err(|error| error.to_string())?;
+            let registered = Registered {
+                server: Some(info.service_pubkey.0),
+                node_id: Some(self.node_id),
+                challenge: Some(self.challenge),
+                round: Some(round),
+            };
+            registered.check(&receipt).map(|()| Box::new(receipt))
+        });
+        let receipt = receipt.transpose().unwrap_or_else(|reason: String| {
+            // It has answered that we are registered: that is worth what it was worth without one.
+            eprintln!("WARNING: {url}: its receipt is not kept: {reason}");
+            None
+        });
         Ok(Registration {
             poet: url.clone(),
             pubkey: info.service_pubkey,
-            round: submitted.round_id.0,
+            round,
             round_end,
             cycle_gap: info.cycle_gap,
+            receipt,
         })
     }
 

@@ -13,6 +13,7 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use jiff::Timestamp;
 use poet_files::Output;
+use poet_proto::receipt::Receipt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -49,6 +50,9 @@ pub(crate) struct Registration {
     pub(crate) round: u64,
     pub(crate) round_end: Timestamp,
     pub(crate) cycle_gap: Seconds,
+    /// What the server signed; the Go server signs nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) receipt: Option<Box<Receipt>>,
 }
 
 impl State {
@@ -154,6 +158,7 @@ mod tests {
             round: u64::MAX,
             round_end: "2026-12-06T20:00:00.123456789Z".parse().unwrap(),
             cycle_gap: Seconds(Duration::from_secs(12 * 3600)),
+            receipt: None,
         });
         state.write(&path).unwrap();
         assert_eq!(State::read(&path).unwrap(), Some(state));

@@ -26,7 +26,8 @@ use flate2::{Compression, write::GzEncoder};
 use poet_engine::{ProofMessage, ProveProgress, SubtreeHeight, T, Tree, WorkFunction, membership};
 use poet_proto::{
     certificate::{Certifier, TrustedKeys},
-    identity::PublicKey,
+    identity::{PrivateKey, PublicKey},
+    receipt::{Acknowledged, Receipt},
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -643,6 +644,230 @@ fn the_best_of_all_valid_proofs_is_kept_whatever_the_others_do() {
     assert_eq!(run.row(&first_url)[2], "-");
     assert_eq!(node.verified_proof(), written);
     assert_eq!(node.state(), state);
+}
+
+/// The key of a server of the test.
+fn server_key(seed: u8) -> PrivateKey {
+    PrivateKey::from_bytes(&SigningKey::from_bytes(&[seed; 32]).to_keypair_bytes()).unwrap()
+}
+
+/// The answer to a registration with this receipt.
+fn with_receipt(receipt: &Value) -> Reply {
+    Reply::Json(
+        200,
+        json!({"roundId": "0", "roundEnd": "50s", "receipt": receipt}),
+    )
+}
+
+#[test]
+fn a_receipt_shows_who_left_us_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let (real, real_url) = real_server(folder.path());
+    real.client.register(&TestNode::new(2));
+    let node = Node::new(19);
+    let acknowledged = Acknowledged {
+        round: 0,
+        node_id: node.node.id(),
+        challenge: node.node.challenge,
+        time: now().parse().unwrap(),
+        round_end: "2100-01-01T00:00:00Z".parse().unwrap(),
+    };
+    let signed = |acknowledged, seed| {
+        serde_json::to_value(Receipt::sign(acknowledged, &server_key(seed))).unwrap()
+    };
+    let good = signed(acknowledged, 1);
+    let with = |field: &str, value: Value| {
+        let mut changed = good.clone();
+        changed[field] = value;
+        changed
+    };
+    let other = |change: &dyn Fn(&mut Acknowledged)| {
+        let mut other = acknowledged;
+        change(&mut other);
+        signed(other, 1)
+    };
+    // None of these is worth anything, and none costs the registration.
+    let bad = [
+        (
+            with("time", json!("2026-01-01T00:00:00Z")),
+            "forged or has been changed",
+        ),
+        (
+            signed(acknowledged, 2),
+            "another server than that of the registration",
+        ),
+        (
+            other(&|it| it.round = 1),
+            "another round than that of the registration",
+        ),
+        (other(&|it| it.node_id = [9; 32]), "another node than that"),
+        (
+            other(&|it| it.challenge = [9; 32]),
+            "another challenge than that",
+        ),
+        (
+            with("signature", json!(7)),
+            "expected 64 bytes in base64 in signature",
+        ),
+        (json!("word"), "expected a JSON object with roundId"),
+    ];
+    // Each leaves us out, and only the first has signed that it would not.
+    let without_us: Arc<Mutex<Option<Value>>> = Arc::default();
+    let serving = |receipt: Value| {
+        let without_us = Arc::clone(&without_us);
+        FakeServer::start(move |request| match request {
+            "GET /v1/info" => Some(Reply::Json(200, info(server_key(1).public().as_bytes()))),
+            "POST /v1/submit" => Some(with_receipt(&receipt)),
+            "GET /v1/proofs/0" => Some(Reply::Json(200, without_us.lock().unwrap().clone()?)),
+            _ => None,
+        })
+    };
+    let liar = serving(good.clone());
+    let fakes = bad.map(|(receipt, reason)| (serving(receipt), reason));
+    let mut urls = vec![real_url.as_str(), &liar.url];
+    urls.extend(fakes.iter().map(|(fake, _)| fake.url.as_str()));
+    let run = node.register(&urls, &[]).assert_code(0);
+    for (fake, reason) in &fakes {
+        let warning = format!("WARNING: {}: its receipt is not kept: ", fake.url);
+        let mut lines = run.err.lines().filter(|line| line.starts_with(&warning));
+        let line = lines
+            .next()
+            .unwrap_or_else(|| panic!("{reason}: {}", run.err));
+        assert!(line.contains(reason), "{line}");
+    }
+    let run = node
+        .run(&["verify-receipt", "poet-client.json"])
+        .assert_code(3);
+    let id = hex::encode(node.node.id());
+    for url in [&real_url, &liar.url] {
+        let line = run.line(&format!("{url}: valid: the server with key"));
+        assert!(
+            line.contains(&format!("node {id} is a member of round 0")),
+            "{line}"
+        );
+    }
+    for (fake, _) in &fakes {
+        run.line(&format!("{}: not valid: there is no receipt", fake.url));
+    }
+
+    let mut proof = work(&real);
+    // The real server has us; a proof without us is that of another one.
+    assert!(verify_json(&proof).members.contains(&node.node.challenge));
+    let elsewhere = tempfile::tempdir().unwrap();
+    let (other, _) = real_server(elsewhere.path());
+    other.client.register(&TestNode::new(2));
+    proof["proof"] = work(&other)["proof"].clone();
+    proof["pubkey"] = json!(STANDARD.encode(server_key(1).public().as_bytes()));
+    *without_us.lock().unwrap() = Some(proof);
+    node.rounds_end_now();
+    let run = node.collect(&["--until=10s"]).assert_code(3);
+    assert_eq!(run.row(&real_url)[6], "yes");
+    let left_out = "no: our challenge is not among its members";
+    let line = run.line(&format!("{} ", liar.url));
+    assert!(
+        line.ends_with(&format!("{left_out}, although the server acknowledged it")),
+        "{line}"
+    );
+    let evidence = run.line(&format!(
+        "{}: the receipt in poet-client.json is evidence",
+        liar.url
+    ));
+    assert!(
+        evidence.contains(&format!("that node {id} is a member of round 0")),
+        "{evidence}"
+    );
+    for (fake, _) in &fakes {
+        let line = run.line(&format!("{} ", fake.url));
+        assert!(line.ends_with(left_out), "{line}");
+        assert!(!run.out.contains(&format!("{}: the receipt", fake.url)));
+    }
+}
+
+#[test]
+fn receipts_are_verified() {
+    let folder = tempfile::tempdir().unwrap();
+    let (real, url) = real_server(folder.path());
+    let node = Node::new(20);
+    node.register(&[&url], &[]).assert_code(0);
+    let receipt = node.state()["registrations"][0]["receipt"].clone();
+    let write = |content: &str| fs::write(node.path("r.json"), content).unwrap();
+    let verify = |more: &[&str]| node.run(&[&["verify-receipt", "r.json"], more].concat());
+    let key = receipt["servicePubkey"].as_str().unwrap();
+    assert_eq!(real.client.get("/v1/info").json()["servicePubkey"], key);
+    let hex_key = hex::encode(STANDARD.decode(key).unwrap());
+    let answer = json!({"roundId": "0", "roundEnd": "50s", "receipt": receipt});
+    for content in [&receipt, &answer, &node.state()] {
+        write(&content.to_string());
+        for more in [vec![], vec!["--pubkey", key], vec!["--pubkey", &hex_key]] {
+            let run = verify(&more).assert_code(0);
+            assert!(
+                run.out.contains("valid: the server with key"),
+                "{}",
+                run.out
+            );
+        }
+    }
+    let other = STANDARD.encode(server_key(3).public().as_bytes());
+    let run = verify(&["--pubkey", &other]).assert_code(1);
+    assert!(
+        run.out.contains(&format!("expected {other}")),
+        "{}",
+        run.out
+    );
+    // Put into the file of another registration.
+    for (field, value, expected) in [
+        ("nodeId", json!("00".repeat(32)), "another node"),
+        ("challenge", json!("00".repeat(32)), "another challenge"),
+    ] {
+        let mut state = node.state();
+        state[field] = value;
+        write(&state.to_string());
+        let run = verify(&[]).assert_code(1);
+        assert!(run.out.contains(expected), "{}", run.out);
+    }
+    for (field, value, expected) in [
+        ("pubkey", json!(other), "another server"),
+        ("round", json!(1), "another round"),
+    ] {
+        let mut state = node.state();
+        state["registrations"][0][field] = value;
+        write(&state.to_string());
+        let run = verify(&[]).assert_code(1);
+        assert!(run.out.contains(expected), "{}", run.out);
+    }
+    let mut forged = receipt.clone();
+    forged["roundId"] = json!("1");
+    for (content, expected) in [
+        (String::new(), "r.json is not JSON"),
+        (receipt.to_string()[..50].to_owned(), "r.json is not JSON"),
+        (
+            "[]".to_owned(),
+            "it is not a receipt: expected a JSON object",
+        ),
+        ("{}".to_owned(), "it is not a receipt: expected"),
+        (
+            r#"{"registrations":[]}"#.to_owned(),
+            "holds no registration",
+        ),
+        (
+            forged.to_string(),
+            "the receipt was forged or has been changed since",
+        ),
+        (" ".repeat(2 << 20), "is too long"),
+    ] {
+        write(&content);
+        let run = verify(&[]).assert_code(1);
+        assert_eq!(run.err.lines().count(), 1, "{}", run.err);
+        assert!(
+            run.err.starts_with("error: ") && run.err.contains(expected),
+            "{}",
+            run.err
+        );
+    }
+    let run = verify(&["--pubkey=AAAA"]).assert_code(2);
+    assert!(run.err.contains("32 bytes in base64 or hex"), "{}", run.err);
+    let run = node.run(&["verify-receipt", "none.json"]).assert_code(1);
+    assert!(run.err.contains("cannot read none.json"), "{}", run.err);
 }
 
 #[test]

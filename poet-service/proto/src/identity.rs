@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ed25519_dalek::{
-    KEYPAIR_LENGTH, Signature, SigningKey, VerifyingKey, ed25519::signature::MultipartVerifier,
+    KEYPAIR_LENGTH, Signature, Signer as _, SigningKey, VerifyingKey,
+    ed25519::signature::MultipartVerifier,
 };
 
 /// The environment variable that may give the server's key.
@@ -109,6 +110,11 @@ impl PrivateKey {
         Self(SigningKey::from_bytes(derived.finalize().as_bytes()))
     }
 
+    /// Its signature of `message`.
+    pub fn sign(&self, message: &[u8]) -> [u8; 64] {
+        self.0.sign(message).to_bytes()
+    }
+
     /// The public half.
     pub fn public(&self) -> PublicKey {
         PublicKey(self.0.verifying_key())
@@ -133,8 +139,6 @@ impl std::fmt::Debug for PrivateKey {
 
 #[cfg(test)]
 mod tests {
-    use ed25519_dalek::Signer as _;
-
     use super::*;
 
     #[test]
@@ -204,7 +208,7 @@ mod tests {
     #[test]
     fn signatures_cover_all_parts() {
         let key = PrivateKey::generate().unwrap();
-        let signature = key.0.sign(b"prefixchallenge").to_bytes();
+        let signature = key.sign(b"prefixchallenge");
         let public = key.public();
         assert!(public.verifies(&[b"prefix", b"challenge"], &signature));
         assert!(!public.verifies(&[b"prefix", b"challenges"], &signature));

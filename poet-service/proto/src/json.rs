@@ -23,6 +23,7 @@ use crate::{
     duration::format_proto,
     messages::{Info, PublishedProof, SubmitRequest, Submitted},
     pow::PowParams,
+    receipt::Receipt,
     timestamp::ProtoTimestamp,
 };
 
@@ -333,6 +334,7 @@ impl Serialize for Base64<'_> {
 struct SubmitResponse {
     round_id: String,
     round_end: String,
+    receipt: Receipt,
 }
 
 /// Writes a `SubmitResponse`.
@@ -340,6 +342,7 @@ pub fn submit_response(submitted: &Submitted) -> String {
     write(&SubmitResponse {
         round_id: submitted.round.to_string(),
         round_end: format_proto(submitted.time_to_end),
+        receipt: submitted.receipt,
     })
 }
 

@@ -10,6 +10,7 @@
 //! | [`timestamp`] | protobuf's timestamps, read as Go reads them |
 //! | [`identity`] | ed25519 keys and signatures, by Go's rules |
 //! | [`certificate`] | certificates and the keys that sign them |
+//! | [`receipt`] | what a server signs when it acknowledges a registration |
 //! | [`pow`] | the proof of work of a registration |
 
 pub mod base64;
@@ -19,4 +20,5 @@ pub mod identity;
 pub mod json;
 pub mod messages;
 pub mod pow;
+pub mod receipt;
 pub mod timestamp;

@@ -7,6 +7,7 @@ use crate::{
     certificate::{Certifier, SignedCertificate},
     identity::PublicKey,
     pow::PowParams,
+    receipt::Receipt,
 };
 
 /// A request to register.
@@ -31,6 +32,8 @@ pub struct Submitted {
     pub round: u64,
     /// From now until the end of the round's work.
     pub time_to_end: SignedDuration,
+    /// The server's word on it.
+    pub receipt: Receipt,
 }
 
 /// What the server tells about itself.

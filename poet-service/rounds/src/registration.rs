@@ -13,6 +13,7 @@ use poet_proto::{
     identity::PublicKey,
     messages::{Info, PublishedProof, SubmitRequest, Submitted},
     pow::{self, PowParams},
+    receipt::{Acknowledged, Receipt},
 };
 use tokio::sync::Notify;
 
@@ -285,8 +286,7 @@ impl Registration {
                     if outcome == Registered::New {
                         self.count_member(round);
                     }
-                    let time_to_end = end.duration_since(self.clock.now());
-                    return Ok(Submitted { round, time_to_end });
+                    return Ok(self.acknowledge(gap, round, member, end));
                 }
                 Ok(Registered::Conflict) => return Err(RegistrationError::Conflict),
                 Ok(Registered::Full) => return Err(RegistrationError::RoundFull),
@@ -298,6 +298,24 @@ impl Registration {
                     return Err(RegistrationError::Unavailable);
                 }
             }
+        }
+    }
+
+    /// The answer for a member of `round` that is stored, signed with the key that nodes with its gap
+    /// know.
+    fn acknowledge(&self, gap: &CycleGap, round: u64, member: Member, end: Timestamp) -> Submitted {
+        let now = self.clock.now();
+        let acknowledged = Acknowledged {
+            round,
+            node_id: member.node_id,
+            challenge: member.challenge,
+            time: now,
+            round_end: end,
+        };
+        Submitted {
+            round,
+            time_to_end: end.duration_since(now),
+            receipt: Receipt::sign(acknowledged, gap.key()),
         }
     }
 

@@ -10,8 +10,11 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use common::{LocalServer, TestNode, bytes, certifier, config, verify_fetched};
-use poet_proto::pow::PowParams;
+use common::{Answer, LocalServer, TestNode, bytes, certifier, config, verify_fetched};
+use poet_proto::{
+    pow::PowParams,
+    receipt::{Acknowledged, Receipt},
+};
 use poet_service::api::MAX_BODY_BYTES;
 use serde_json::json;
 
@@ -82,10 +85,26 @@ fn registrations_follow_the_rules_in_order() {
     let answer = with(&[("deadline", json!("2026-01-01T00:01:19.999999999Z"))]);
     answer.assert_error(400, 9, "too late to register for the desired round");
     let answer = with(&[("deadline", json!("2026-01-01T00:01:20Z"))]);
-    assert_eq!(answer.json(), json!({"roundId": "0", "roundEnd": "70s"}));
+    let assert_registered = |answer: &Answer| {
+        let mut json = answer.json();
+        let receipt = json.as_object_mut().unwrap().remove("receipt").unwrap();
+        assert_eq!(json, json!({"roundId": "0", "roundEnd": "70s"}));
+        Receipt::from_json(&receipt).unwrap()
+    };
+    let receipt = assert_registered(&answer);
+    let acknowledged = Acknowledged {
+        round: 0,
+        node_id: node.id(),
+        challenge: node.challenge,
+        time: "2026-01-01T00:00:10Z".parse().unwrap(),
+        round_end: "2026-01-01T00:01:20Z".parse().unwrap(),
+    };
+    assert_eq!(*receipt.acknowledged(), acknowledged);
+    let key = bytes(&client.get("/v1/info").json()["servicePubkey"]);
+    assert_eq!(receipt.server().as_bytes()[..], key);
 
-    // Again: nothing changes. With another challenge: a conflict.
-    assert_eq!(with(&[]).json(), json!({"roundId": "0", "roundEnd": "70s"}));
+    // Again: nothing changes. With another challenge: a conflict, and no receipt.
+    assert_registered(&with(&[]));
     let other = node.with_challenge([9; 32]).request(&params);
     client
         .submit(&other)
@@ -443,4 +462,128 @@ fn the_key_is_the_one_that_was_given() {
     // It was stored.
     let server = LocalServer::start(config(folder.path()), 10);
     assert_eq!(pubkey(&server), key.public().as_bytes());
+}
+
+#[test]
+fn a_broken_download_of_a_proof_goes_on() {
+    let (server, _folder) = server();
+    server.at(30);
+    server.await_work(0);
+    server.at(80);
+    let whole = server.client.await_proof(0);
+    let etag = whole.header("etag").unwrap();
+    assert_eq!(whole.header("accept-ranges"), Some("bytes"));
+    let all = whole.body.as_bytes();
+    let length = all.len();
+    let get = |headers: &str| {
+        let request =
+            format!("GET /v1/proofs/0 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}\r\n");
+        let answer = raw_bytes(&server, request.as_bytes());
+        let end = answer.windows(4).position(|w| w == b"\r\n\r\n").unwrap();
+        let head = String::from_utf8(answer[..end].to_vec())
+            .unwrap()
+            .to_lowercase();
+        (head, answer[end + 4..].to_vec())
+    };
+    for (headers, from, to) in [
+        ("range: bytes=0-99\r\n".to_owned(), 0, 100),
+        ("range: bytes=100-\r\n".to_owned(), 100, length),
+        ("range: bytes=-10\r\n".to_owned(), length - 10, length),
+        (
+            format!("range: bytes=7-\r\nif-range: {etag}\r\n"),
+            7,
+            length,
+        ),
+        // Of the proof as it is, even for those who take it compressed.
+        (
+            "accept-encoding: gzip\r\nrange: bytes=5-9\r\n".to_owned(),
+            5,
+            10,
+        ),
+    ] {
+        let (head, body) = get(&headers);
+        assert!(head.starts_with("http/1.1 206 "), "{headers}: {head}");
+        let range = format!("content-range: bytes {from}-{}/{length}", to - 1);
+        assert!(head.contains(&range), "{headers}: {head}");
+        assert!(head.contains(&format!("etag: {etag}")), "{head}");
+        assert!(
+            head.contains("immutable") && !head.contains("content-encoding"),
+            "{head}"
+        );
+        assert!(body == all[from..to], "{headers}");
+    }
+    for headers in [
+        "range: bytes=0-1,5-6\r\n",
+        "range: lines=1-2\r\n",
+        "range: bytes=9-8\r\n",
+        "range: bytes=5-9\r\nif-range: \"other\"\r\n",
+        "range: bytes=5-9\r\nif-range: Thu, 26 Nov 2026 19:00:00 GMT\r\n",
+    ] {
+        let (head, body) = get(headers);
+        assert!(head.starts_with("http/1.1 200 "), "{headers}: {head}");
+        assert!(body == all, "{headers}");
+    }
+    let (head, _) = get(&format!("range: bytes=5-9\r\nif-none-match: {etag}\r\n"));
+    assert!(head.starts_with("http/1.1 304 "), "{head}");
+    let (head, body) = get(&format!("range: bytes={length}-\r\n"));
+    assert!(head.starts_with("http/1.1 416 "), "{head}");
+    assert!(
+        head.contains(&format!("content-range: bytes */{length}")),
+        "{head}"
+    );
+    let body = String::from_utf8(body).unwrap();
+    assert!(
+        body.contains("begins behind the end of the proof"),
+        "{body}"
+    );
+}
+
+#[test]
+fn pages_of_other_sites_can_read_and_not_register() {
+    let (server, _folder) = server();
+    let ask = |method: &str, path: &str, headers: &str| {
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\norigin: https://a.example\r\n\
+             {headers}\r\n"
+        );
+        raw(&server, request.as_bytes()).to_lowercase()
+    };
+    let open = "access-control-allow-origin: *";
+    for path in [
+        "/v1/info",
+        "/v1/pow_params",
+        "/v1/rounds",
+        "/v1/proofs/7",
+        "/readyz",
+        "/none",
+    ] {
+        for method in ["GET", "HEAD"] {
+            let answer = ask(method, path, "");
+            assert!(answer.contains(open), "{method} {path}: {answer}");
+            assert!(
+                answer.contains("access-control-expose-headers: "),
+                "{answer}"
+            );
+            let asked = format!("access-control-request-method: {method}\r\n");
+            let answer = ask("OPTIONS", path, &asked);
+            assert!(answer.starts_with("http/1.1 204 "), "{path}: {answer}");
+            assert!(answer.contains(open), "{answer}");
+            assert!(
+                answer.contains("access-control-allow-methods: get, head"),
+                "{answer}"
+            );
+        }
+    }
+    for (method, headers) in [
+        ("POST", "content-length: 2\r\n\r\n{}"),
+        ("OPTIONS", "access-control-request-method: POST\r\n"),
+        ("OPTIONS", ""),
+    ] {
+        let answer = ask(method, "/v1/submit", headers);
+        assert!(
+            !answer.contains("access-control-allow"),
+            "{method}: {answer}"
+        );
+        assert!(!answer.starts_with("http/1.1 2"), "{method}: {answer}");
+    }
 }

@@ -155,6 +155,29 @@ const ROWS: &[(&str, &[&str])] = &[
     ),
     ("the state of rounds", &["health::rounds_tell_their_state"]),
     (
+        "a registration is answered with a receipt as well, in a field that clients skip",
+        &[
+            "transcripts::the_recorded_answers_are_reproduced",
+            "api::registrations_follow_the_rules_in_order",
+            "grpc::every_method_answers_as_over_rest",
+        ],
+    ),
+    (
+        "the members of a round",
+        &[
+            "health::the_members_of_a_round_are_listed_once_it_is_closed",
+            "health::registrations_that_are_gone_are_said_to_be",
+        ],
+    ),
+    (
+        "parts of proofs, for downloads that broke off",
+        &["api::a_broken_download_of_a_proof_goes_on"],
+    ),
+    (
+        "pages of other sites can read",
+        &["api::pages_of_other_sites_can_read_and_not_register"],
+    ),
+    (
         "membership proofs",
         &["health::members_get_a_proof_once_the_round_is_closed"],
     ),

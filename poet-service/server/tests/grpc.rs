@@ -7,7 +7,10 @@ use std::{fs, net::SocketAddr, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use common::{LocalServer, TestNode, config, members_of, verify_json};
-use poet_proto::certificate::{Certifier, TrustedKeys, parse_public_key};
+use poet_proto::{
+    certificate::{Certifier, TrustedKeys, parse_public_key},
+    receipt::Receipt,
+};
 use poet_service::config::Config;
 use prost_reflect::{
     DescriptorPool, DynamicMessage, MethodDescriptor, SerializeOptions, Value as Reflected,
@@ -262,7 +265,23 @@ fn the_messages_are_those_that_clients_know() {
         ),
         (
             "SubmitResponse",
-            &["string round_id 1", "google.protobuf.Duration round_end 3"],
+            &[
+                "string round_id 1",
+                "google.protobuf.Duration round_end 3",
+                "rpc.api.v1.Receipt receipt 100",
+            ],
+        ),
+        (
+            "Receipt",
+            &[
+                "string round_id 1",
+                "bytes node_id 2",
+                "bytes challenge 3",
+                "google.protobuf.Timestamp time 4",
+                "google.protobuf.Timestamp round_end 5",
+                "bytes service_pubkey 6",
+                "bytes signature 7",
+            ],
         ),
         ("InfoRequest", &[]),
         (
@@ -365,7 +384,9 @@ fn every_method_answers_as_over_rest() {
     let mut request = node.request(&server.client.pow_params());
     request["deadline"] = json!("2026-01-01T00:01:20Z");
     let submitted = client.poet("Submit", &request).unwrap();
-    assert_eq!(submitted, json!({"roundId": "0", "roundEnd": "70s"}));
+    assert_eq!(submitted["roundId"], "0");
+    assert_eq!(submitted["roundEnd"], "70s");
+    Receipt::from_json(&submitted["receipt"]).unwrap();
     // The same registration again, this time over REST.
     assert_eq!(server.client.submit(&request).json(), submitted);
 

@@ -188,3 +188,105 @@ fn members_get_a_proof_once_the_round_is_closed() {
         assert!([400, 404].contains(&answer.status), "{key}");
     }
 }
+
+#[test]
+fn the_members_of_a_round_are_listed_once_it_is_closed() {
+    let (server, _folder) = server();
+    let client = &server.client;
+    // More than go in one piece of the answer.
+    let mut nodes: Vec<_> = (1..=1100).map(TestNode::new).collect();
+    let params = client.pow_params();
+    for node in &nodes {
+        assert_eq!(client.submit(&node.request(&params)).status, 200);
+    }
+    nodes.sort_by_key(TestNode::id);
+    let path = "/v1/rounds/0/members";
+    client
+        .get(path)
+        .assert_error(400, 9, "the round still takes registrations");
+    client
+        .get("/v1/rounds/9/members")
+        .assert_error(404, 5, "round not found");
+
+    server.at(30);
+    server.await_work(0);
+    let check = |query: &str, from: usize, listed: &[TestNode]| {
+        let answer = client.get(&format!("{path}{query}"));
+        assert_eq!(answer.status, 200, "{query}: {}", answer.body);
+        assert_eq!(
+            answer.header("cache-control"),
+            Some("public, max-age=31536000, immutable")
+        );
+        let json = answer.json();
+        assert_eq!(json["roundId"], "0");
+        assert_eq!(json["total"], "1100");
+        assert_eq!(json["from"], from.to_string(), "{query}");
+        let members = json["members"].as_array().unwrap();
+        assert_eq!(members.len(), listed.len(), "{query}");
+        for (member, node) in members.iter().zip(listed) {
+            assert_eq!(bytes(&member["nodeId"]), node.id());
+            assert_eq!(bytes(&member["challenge"]), node.challenge);
+        }
+        let etag = answer.header("etag").unwrap().to_owned();
+        let known = client.get_with(&format!("{path}{query}"), "if-none-match", &etag);
+        assert_eq!((known.status, known.body.as_str()), (304, ""));
+        etag
+    };
+    let whole = check("", 0, &nodes);
+    assert_eq!(check("?limit=1100", 0, &nodes), whole);
+    let pages = [
+        check("?from=0&limit=600", 0, &nodes[..600]),
+        check("?from=600&limit=600", 600, &nodes[600..]),
+        check("?limit=1&from=1099", 1099, &nodes[1099..]),
+        check("?from=512", 512, &nodes[512..]),
+        check("?limit=0", 0, &[]),
+        check("?from=1100", 1100, &[]),
+        check("?from=99999", 1100, &[]),
+    ];
+    assert!(!pages.contains(&whole));
+    for query in [
+        "?from=-1",
+        "?limit=x",
+        "?from=",
+        "?limit=99999999999999999999",
+    ] {
+        let answer = client.get(&format!("{path}{query}"));
+        assert_eq!(answer.status, 400, "{query}");
+        assert!(answer.body.contains("expected a whole number"), "{query}");
+    }
+    // The order is that of the proof.
+    server.at(80);
+    let proof = client.await_proof(0).json();
+    let listed = client.get(path).json();
+    let challenges: Vec<_> = (listed["members"].as_array().unwrap().iter())
+        .map(|member| member["challenge"].clone())
+        .collect();
+    assert_eq!(proof["proof"]["members"], Value::Array(challenges));
+}
+
+/// Members whose registrations are not there, as those of a Go server's finished rounds can be.
+#[test]
+fn registrations_that_are_gone_are_said_to_be() {
+    let (server, folder) = server();
+    server.client.register(&TestNode::new(1));
+    server.at(30);
+    server.await_work(0);
+    server.at(80);
+    server.client.await_proof(0);
+    let database = rusqlite::Connection::open(folder.path().join("db/poet.sqlite")).unwrap();
+    database
+        .execute("DELETE FROM registrations WHERE round = 0", [])
+        .unwrap();
+    let member = hex::encode(TestNode::new(1).id());
+    for path in [
+        "/v1/rounds/0/members",
+        &format!("/v1/rounds/0/members/{member}"),
+    ] {
+        server.client.get(path).assert_error(
+            410,
+            5,
+            "the registrations of the round are not kept any more: its challenges, in the same order, \
+             are in its proof",
+        );
+    }
+}

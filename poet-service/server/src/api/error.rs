@@ -21,6 +21,7 @@ pub enum Code {
     PermissionDenied = 7,
     ResourceExhausted = 8,
     FailedPrecondition = 9,
+    OutOfRange = 11,
     Unimplemented = 12,
     Internal = 13,
     Unavailable = 14,
@@ -44,6 +45,13 @@ pub enum ApiError {
     RoundOpen,
     #[error("not a member of the round")]
     NotAMember,
+    #[error(
+        "the registrations of the round are not kept any more: its challenges, in the same order, are in \
+         its proof"
+    )]
+    RegistrationsGone,
+    #[error("the range begins behind the end of the proof, which has {bytes} bytes")]
+    Range { bytes: usize },
     #[error("Not Found")]
     UnknownPath,
     #[error("Method Not Allowed")]
@@ -106,9 +114,12 @@ impl ApiError {
             | Self::TooManyStreams(_)
             | Self::ResponseTooLarge { .. }
             | Self::TooManyRequests { .. } => Code::ResourceExhausted,
-            Self::ProofNotFound | Self::RoundNotFound | Self::NotAMember | Self::UnknownPath => {
-                Code::NotFound
-            }
+            Self::ProofNotFound
+            | Self::RoundNotFound
+            | Self::NotAMember
+            | Self::RegistrationsGone
+            | Self::UnknownPath => Code::NotFound,
+            Self::Range { .. } => Code::OutOfRange,
             Self::Method | Self::Compressed => Code::Unimplemented,
             Self::BodyTimeout => Code::DeadlineExceeded,
             Self::Unavailable => Code::Unavailable,
@@ -122,12 +133,14 @@ impl ApiError {
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::ContentEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::RegistrationsGone => StatusCode::GONE,
             _ => match self.code() {
                 Code::InvalidArgument | Code::FailedPrecondition => StatusCode::BAD_REQUEST,
                 Code::Unauthenticated => StatusCode::UNAUTHORIZED,
                 Code::PermissionDenied => StatusCode::FORBIDDEN,
                 Code::NotFound => StatusCode::NOT_FOUND,
                 Code::AlreadyExists => StatusCode::CONFLICT,
+                Code::OutOfRange => StatusCode::RANGE_NOT_SATISFIABLE,
                 Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
                 Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
                 Code::Unimplemented => StatusCode::NOT_IMPLEMENTED,
@@ -189,6 +202,11 @@ impl IntoResponse for ApiError {
         {
             let seconds = HeaderValue::from(retry_after_seconds);
             response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        }
+        if let Self::Range { bytes } = self
+            && let Ok(range) = HeaderValue::from_str(&format!("bytes */{bytes}"))
+        {
+            response.headers_mut().insert(header::CONTENT_RANGE, range);
         }
         // For those who count.
         response.extensions_mut().insert(self.code());

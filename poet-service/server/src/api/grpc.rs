@@ -21,9 +21,10 @@ use axum::{
 };
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Frame, SizeHint};
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use poet_proto::{
-    certificate::SignedCertificate, messages, pow::PowParams, timestamp::ProtoTimestamp,
+    certificate::SignedCertificate, messages, pow::PowParams, receipt::Receipt,
+    timestamp::ProtoTimestamp,
 };
 use prost::Message;
 use tokio::time::{Instant, Sleep, sleep};
@@ -300,6 +301,7 @@ impl PoetService for Handlers {
         Ok(tonic::Response::new(SubmitResponse {
             round_id: submitted.round.to_string(),
             round_end: Some(duration(submitted.time_to_end)),
+            receipt: Some(submitted.receipt.into()),
         }))
     }
 
@@ -422,6 +424,25 @@ impl TryFrom<SubmitRequest> for messages::SubmitRequest {
             }),
             certificate_pubkey_hint: request.certificate_pubkey_hint,
         })
+    }
+}
+
+impl From<Receipt> for proto::Receipt {
+    fn from(receipt: Receipt) -> Self {
+        let acknowledged = receipt.acknowledged();
+        let timestamp = |time: Timestamp| prost_types::Timestamp {
+            seconds: time.as_second(),
+            nanos: time.subsec_nanosecond(),
+        };
+        Self {
+            round_id: acknowledged.round.to_string(),
+            node_id: acknowledged.node_id.to_vec(),
+            challenge: acknowledged.challenge.to_vec(),
+            time: Some(timestamp(acknowledged.time)),
+            round_end: Some(timestamp(acknowledged.round_end)),
+            service_pubkey: receipt.server().as_bytes().to_vec(),
+            signature: receipt.signature().to_vec(),
+        }
     }
 }
 

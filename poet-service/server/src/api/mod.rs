@@ -7,6 +7,7 @@
 pub(crate) mod budget;
 pub mod client;
 mod connection;
+mod cors;
 pub(crate) mod dropped;
 pub mod error;
 pub mod grpc;
@@ -15,6 +16,7 @@ pub(crate) mod operator;
 pub mod poet;
 pub(crate) mod proof_frame;
 pub mod protocol;
+mod range;
 pub(crate) mod request_id;
 pub(crate) mod rounds;
 pub mod server;
@@ -35,7 +37,7 @@ use percent_encoding::percent_decode_str;
 use poet_proto::{duration::parse_go, json};
 use tonic::codegen::Service as _;
 
-use self::{budget::OverBudget, error::ApiError, poet::Poet};
+use self::{budget::OverBudget, error::ApiError, poet::Poet, range::Wanted};
 
 /// The largest body that is read. A registration with a certificate takes about 1 KiB.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -93,6 +95,7 @@ pub(crate) fn router(
             router.call(request).await
         })
         .layer(middleware::from_fn(read_body))
+        .layer(middleware::from_fn(cors::share))
 }
 
 /// The path behind a cycle gap: `24h` and `/v1/info` of `/gap/24h/v1/info`.
@@ -214,7 +217,8 @@ async fn proof(
 ) -> Result<Response, ApiError> {
     let Path(id) = id.map_err(|_| ApiError::ProofNotFound)?;
     let proof = poet.proof(&id).await?;
-    let compressed = accepts_gzip(&headers);
+    // Parts are of the content as it is.
+    let compressed = accepts_gzip(&headers) && !headers.contains_key(header::RANGE);
     let (content, etag) = if compressed {
         (proof.json_gzip, &proof.etag_gzip)
     } else {
@@ -224,7 +228,20 @@ async fn proof(
     let response = if knows(&headers, &proof.etag) || knows(&headers, &proof.etag_gzip) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
-        let mut response = ok(content);
+        let bytes = content.len();
+        let mut response = match range::wanted(&headers, etag, bytes) {
+            Wanted::Whole => ok(content),
+            Wanted::Nothing => return Err(ApiError::Range { bytes }),
+            Wanted::Part(part) => {
+                let range = format!("bytes {}-{}/{bytes}", part.start, part.end - 1);
+                let mut response = ok(content.slice(part));
+                *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+                if let Ok(range) = HeaderValue::from_str(&range) {
+                    response.headers_mut().insert(header::CONTENT_RANGE, range);
+                }
+                response
+            }
+        };
         if compressed {
             let gzip = HeaderValue::from_static("gzip");
             response
@@ -236,6 +253,7 @@ async fn proof(
     let mut response = cached(response, FOR_EVER);
     let headers = response.headers_mut();
     headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     if let Ok(etag) = HeaderValue::from_str(etag) {
         headers.insert(header::ETAG, etag);
     }

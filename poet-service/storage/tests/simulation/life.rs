@@ -800,7 +800,9 @@ impl Asked {
             &self.member.node_id[..2]
         ));
         let event = match &answer {
-            Ok(Submitted { round, time_to_end }) => {
+            Ok(Submitted {
+                round, time_to_end, ..
+            }) => {
                 let end = registration.schedule().end(*round);
                 let now = poet_rounds::clock::Clock::now(&WorldClock(Arc::clone(&world)));
                 // Else it is the clock's that does not believe a leap yet.

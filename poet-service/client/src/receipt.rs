@@ -1,0 +1,177 @@
+//! `poet-client verify-receipt`, and what is asked of a receipt elsewhere.
+
+use std::{fs::File, io::Read as _, path::PathBuf, process::ExitCode};
+
+use anyhow::{Context as _, bail, ensure};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use poet_proto::{
+    identity::PublicKey,
+    json::decode_base64,
+    receipt::{Acknowledged, Receipt},
+};
+use serde_json::Value;
+
+use crate::output::printable;
+
+/// Check receipts: whether a server has acknowledged a registration
+///
+/// FILE is the state file of `register`, all of whose receipts are checked, the answer of a server
+/// to a registration, or its receipt alone. A receipt shows that the server with the key that it
+/// names said at a time that a node is a member of a round. Whose key that is, --pubkey compares;
+/// a server's key is the servicePubkey of its /v1/info.
+///
+/// Exit codes: 0 all receipts are valid, 1 none is, 2 the command line is wrong, 3 some are.
+#[derive(Debug, clap::Args)]
+#[command(args_override_self = true)]
+pub(crate) struct Args {
+    /// The file
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+
+    /// The server that must have signed: its public key, 32 bytes in base64 or hex [default: any
+    /// server; in a state file the one of the registration]
+    #[arg(long, value_name = "KEY", value_parser = parse_key)]
+    pubkey: Option<PublicKey>,
+}
+
+/// The longest file that can hold receipts: that of the longest state.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+fn parse_key(text: &str) -> Result<PublicKey, &'static str> {
+    let bytes = hex::decode(text).ok().or_else(|| decode_base64(text));
+    let key = bytes.and_then(|bytes| PublicKey::from_bytes(&bytes.try_into().ok()?));
+    key.ok_or("expected an ed25519 public key: 32 bytes in base64 or hex")
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let name = args.file.display();
+    let cannot = || format!("cannot read {name}");
+    let mut json = Vec::new();
+    File::open(&args.file)
+        .with_context(cannot)?
+        .take(MAX_FILE_BYTES + 1)
+        .read_to_end(&mut json)
+        .with_context(cannot)?;
+    ensure!(
+        json.len() as u64 <= MAX_FILE_BYTES,
+        "{name} is too long: expected a state file of poet-client, or a receipt"
+    );
+    let Ok(json) = serde_json::from_slice::<Value>(&json) else {
+        bail!("{name} is not JSON: expected a state file of poet-client, or a receipt");
+    };
+    let Some(registrations) = json.get("registrations").and_then(Value::as_array) else {
+        let receipt = json.get("receipt").unwrap_or(&json);
+        return match check(receipt, args.pubkey.as_ref()) {
+            Ok(receipt) => {
+                println!("valid: {}", sentence(&receipt));
+                Ok(ExitCode::SUCCESS)
+            }
+            Err(reason) => bail!("{name}: {reason}"),
+        };
+    };
+    ensure!(!registrations.is_empty(), "{name} holds no registration");
+    let mut valid = 0;
+    for registration in registrations {
+        let poet = registration["poet"].as_str().unwrap_or_default();
+        match check_kept(&json, registration, args.pubkey.as_ref()) {
+            Ok(receipt) => {
+                valid += 1;
+                println!("{}: valid: {}", printable(poet), sentence(&receipt));
+            }
+            Err(reason) => println!("{}: not valid: {reason}", printable(poet)),
+        }
+    }
+    Ok(match valid {
+        0 => ExitCode::FAILURE,
+        all if all == registrations.len() => ExitCode::SUCCESS,
+        _ => ExitCode::from(3),
+    })
+}
+
+/// The receipt in this JSON, if it is one, by the server with this key.
+fn check(receipt: &Value, server: Option<&PublicKey>) -> Result<Receipt, String> {
+    let receipt = Receipt::from_json(receipt).map_err(|error| error.to_string())?;
+    match server {
+        Some(expected) if receipt.server() != expected => Err(format!(
+            "it is signed by the server with key {}, expected {}",
+            STANDARD.encode(receipt.server().as_bytes()),
+            STANDARD.encode(expected.as_bytes())
+        )),
+        _ => Ok(receipt),
+    }
+}
+
+/// The receipt of a registration in a state file, if it is that registration's.
+fn check_kept(
+    state: &Value,
+    registration: &Value,
+    server: Option<&PublicKey>,
+) -> Result<Receipt, String> {
+    let receipt = registration
+        .get("receipt")
+        .ok_or("there is no receipt: the server gave none")?;
+    let receipt = check(receipt, server)?;
+    let key = registration["pubkey"].as_str().and_then(decode_base64);
+    let node = |name: &str| {
+        let bytes = state[name].as_str().and_then(|text| hex::decode(text).ok());
+        bytes.and_then(|bytes| bytes.try_into().ok())
+    };
+    let expected = Registered {
+        server: key.and_then(|key| key.try_into().ok()),
+        node_id: node("nodeId"),
+        challenge: node("challenge"),
+        round: registration["round"].as_u64(),
+    };
+    expected.check(&receipt)?;
+    Ok(receipt)
+}
+
+/// What a receipt must be for; `None` where that is damaged.
+pub(crate) struct Registered {
+    pub(crate) server: Option<[u8; 32]>,
+    pub(crate) node_id: Option<[u8; 32]>,
+    pub(crate) challenge: Option<[u8; 32]>,
+    pub(crate) round: Option<u64>,
+}
+
+impl Registered {
+    /// Whether a receipt is for this registration.
+    ///
+    /// # Errors
+    /// What differs.
+    pub(crate) fn check(&self, receipt: &Receipt) -> Result<(), String> {
+        let acknowledged = receipt.acknowledged();
+        let differs = if Some(*receipt.server().as_bytes()) != self.server {
+            "server"
+        } else if Some(acknowledged.node_id) != self.node_id {
+            "node"
+        } else if Some(acknowledged.challenge) != self.challenge {
+            "challenge"
+        } else if Some(acknowledged.round) != self.round {
+            "round"
+        } else {
+            return Ok(());
+        };
+        Err(format!(
+            "it is a receipt for another {differs} than that of the registration"
+        ))
+    }
+}
+
+/// What a receipt says.
+pub(crate) fn sentence(receipt: &Receipt) -> String {
+    let Acknowledged {
+        round,
+        node_id,
+        challenge,
+        time,
+        round_end,
+    } = receipt.acknowledged();
+    format!(
+        "the server with key {} acknowledged at {time} that node {} is a member of round {round}, \
+         which ends at {round_end}, with challenge {}",
+        STANDARD.encode(receipt.server().as_bytes()),
+        hex::encode(node_id),
+        hex::encode(challenge)
+    )
+}
