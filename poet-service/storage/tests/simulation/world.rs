@@ -544,17 +544,25 @@ impl World {
     /// A proof for nodes with a longer cycle gap is about to be stored.
     pub(crate) fn publishing_early(&self, round: u64, gap: Duration, proof: &PublishedProof) {
         let members = self.truth().members(round).unwrap();
+        let unfinished = self.truth().unfinished_rounds().unwrap();
+        let execution = unfinished
+            .into_iter()
+            .find_map(|unfinished| unfinished.execution.filter(|_| unfinished.round == round));
+        let subtree = execution.map_or(1, |execution| execution.subtree_height.leaves());
         let (work, known, again, early, pace) = {
             let state = self.state();
             let oracle = &state.oracle;
             let end = oracle.schedule.end_before(round, gap);
-            let pace = oracle.pace.map(|pace| {
+            // That of the round itself is looked at when it is published.
+            let own = state.latest >= oracle.schedule.end(round);
+            let pace = oracle.pace.filter(|_| !own).map(|pace| {
                 let work = end.duration_since(oracle.schedule.start(round));
                 let millis = work.as_millis() as u64;
                 let leaves = |millis| u64::from(pace) * millis / 1000;
-                // As for the proof of a round, but of whole subtrees of up to 16 leaves.
-                leaves(millis.saturating_sub(250)).max(T as u64) - 16
-                    ..=leaves(millis + 250).max(T as u64) + 16
+                // As for the proof of a round, but of whole subtrees.
+                let enough = (T as u64).next_multiple_of(subtree);
+                let least = leaves(millis.saturating_sub(250)) / subtree * subtree;
+                least.max(enough)..=leaves(millis + 250).max(enough)
             });
             (
                 oracle.work,
