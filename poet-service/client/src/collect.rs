@@ -1,6 +1,7 @@
 //! `poet-client collect`.
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     io::{ErrorKind, Read as _},
     path::{Path, PathBuf},
@@ -13,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use jiff::Timestamp;
 use poet_engine::{TICK_LEAVES, Work};
 use poet_files::Output;
@@ -48,6 +49,11 @@ pub(crate) struct Args {
     /// Where `register` stored the registrations
     #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
     state: PathBuf,
+
+    /// Collect the proofs of this round, where the registrations are of several: proofs of different
+    /// rounds are never compared
+    #[arg(long, value_name = "NUMBER")]
+    round: Option<u64>,
 
     /// Where the best proof is written, as JSON that `poet-service verify` reads; to standard output
     /// (-), a pipe or a device once, at the end
@@ -86,9 +92,10 @@ const MAX_FILE_BYTES: u64 = 1 << 28;
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let name = args.state.display();
-    let Some(state) = State::read(&args.state)? else {
+    let Some(mut state) = State::read(&args.state)? else {
         bail!("there is no --state {name}: expected the file that `poet-client register` wrote");
     };
+    choose_round(&mut state, args)?;
     let Some(last_end) = state.registrations.iter().map(|it| it.round_end).max() else {
         bail!("--state {name} holds no registration");
     };
@@ -224,6 +231,33 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::from(3)
     })
+}
+
+/// Keeps the registrations of one round.
+fn choose_round(state: &mut State, args: &Args) -> anyhow::Result<()> {
+    let name = args.state.display();
+    let rounds: BTreeSet<u64> = state.registrations.iter().map(|it| it.round).collect();
+    let listed = || {
+        let rounds: Vec<_> = rounds.iter().map(u64::to_string).collect();
+        rounds.join(", ")
+    };
+    match args.round {
+        Some(round) => {
+            state.registrations.retain(|it| it.round == round);
+            ensure!(
+                !state.registrations.is_empty() || rounds.is_empty(),
+                "--state {name} holds no registration in round {round}: expected --round with one of {}",
+                listed()
+            );
+        }
+        None => ensure!(
+            rounds.len() <= 1,
+            "--state {name} holds registrations in several rounds, whose proofs are never compared: \
+             expected --round with one of {}",
+            listed()
+        ),
+    }
+    Ok(())
 }
 
 /// The proof that an earlier run wrote, if there is one.

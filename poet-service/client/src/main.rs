@@ -10,6 +10,7 @@ mod poet;
 mod proof;
 mod receipt;
 mod register;
+mod schedule;
 mod state;
 mod time;
 mod watch;
@@ -37,6 +38,7 @@ enum Command {
     Collect(collect::Args),
     VerifyReceipt(receipt::Args),
     Watch(watch::Args),
+    Schedule(schedule::Args),
     #[command(subcommand)]
     Load(load::Command),
 }
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Command::Collect(args) => collect::run(&args),
         Command::VerifyReceipt(args) => receipt::run(&args),
         Command::Watch(args) => watch::run(&args),
+        Command::Schedule(args) => schedule::run(&args),
         Command::Load(command) => load::run(command),
     };
     result.unwrap_or_else(|error| {

@@ -20,20 +20,23 @@ use poet_proto::{
     certificate::{Certifier, SignedCertificate, TrustedKeys},
     duration::format_go,
     identity::PublicKey,
+    network::Network,
     pow::{self, PowParams},
     receipt::Receipt,
+    schedule::reward_epoch,
 };
 
 use crate::{
     http::{Http, Url},
     key::{NodeKey, parse_hex},
     messages::{
-        Admission, Bytes, CertificateFile, Info, SignedChallenge, SubmitRequest, SubmitResponse,
-        WorkParams,
+        Admission, Bytes, CertificateFile, Info, RoundState, SignedChallenge, SubmitRequest,
+        SubmitResponse, WorkParams,
     },
     output::{printable, table},
     poet::{Failure, Kind, Poet},
     receipt::Registered,
+    schedule::schedule_of,
     state::{DEFAULT_FILE, Lock, Registration, State},
     time::{
         after, now, parse_duration, parse_time, parse_until, parse_wait, receive, rough,
@@ -70,7 +73,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "HEX", value_parser = parse_hex::<32>)]
     challenge: [u8; 32],
 
-    /// The proof must be there by then: a server whose open round ends later refuses
+    /// The proof must be there by then: a server whose open round ends later refuses [default: the end
+    /// of the round that was open when this program was started, so that no later one is entered]
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     deadline: Option<Timestamp>,
 
@@ -157,6 +161,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         least: after(begin, DEFAULT_PATIENCE),
     };
     let job = Arc::new(Registering {
+        begin,
+        network: Network::with_id(&args.genesis_id),
         signed: sign(&key, args),
         node_id,
         challenge: args.challenge,
@@ -191,6 +197,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 job.set_limit(patience.limit(start));
             }
             RegisterEvent::Registered(registration) => {
+                eprintln!(
+                    "{poet}: registered in round {}, which is rewarded in epoch {} and ends in {}",
+                    registration.round,
+                    reward_epoch(registration.round),
+                    rough_between(now(), registration.round_end)
+                );
                 state.registrations.push(registration);
                 state.write(&args.state)?;
                 outcomes.remove(&poet);
@@ -268,7 +280,7 @@ fn sign(key: &NodeKey, args: &Args) -> SignedChallenge {
         challenge: Bytes(args.challenge.to_vec()),
         pubkey: Bytes(key.node_id().to_vec()),
         signature: Bytes(signature.to_vec()),
-        deadline: args.deadline.map(|deadline| deadline.to_string()),
+        deadline: None,
     }
 }
 
@@ -276,7 +288,7 @@ fn sign(key: &NodeKey, args: &Args) -> SignedChallenge {
 fn summary(poets: &[Url], state: &State, outcomes: &BTreeMap<Url, String>) -> String {
     let now = now();
     let mut rows = vec![
-        ["server", "round", "ends", "in"]
+        ["server", "round", "epoch", "ends", "in"]
             .map(str::to_owned)
             .to_vec(),
     ];
@@ -289,6 +301,7 @@ fn summary(poets: &[Url], state: &State, outcomes: &BTreeMap<Url, String>) -> St
         rows.push(vec![
             registration.poet.to_string(),
             registration.round.to_string(),
+            reward_epoch(registration.round).to_string(),
             format!("{end:.0}"),
             left,
         ]);
@@ -344,8 +357,20 @@ impl Patience {
     }
 }
 
+/// Which round may be entered.
+#[derive(Clone, Copy, Debug, Default)]
+struct Target {
+    /// What a server is told: it refuses if its round ends later.
+    deadline: Option<Timestamp>,
+    /// The last round, for a server that does not mind.
+    last_round: Option<u64>,
+}
+
 /// What is to be done with every server.
 struct Registering {
+    /// When this program was started.
+    begin: Timestamp,
+    network: Option<&'static Network>,
     signed: SignedChallenge,
     node_id: [u8; 32],
     challenge: [u8; 32],
@@ -423,12 +448,22 @@ impl Registering {
                 format_go(expected)
             )));
         }
-        let submitted = self.submit(poet, &info)?;
+        let target = self.target(poet, &info)?;
+        let submitted = self.submit(poet, &info, target.deadline)?;
         let Some(left) = submitted.round_end.0 else {
             return Err(Failure::last(
                 "it says that its round has ended already: its clock or its schedule is wrong",
             ));
         };
+        let round = submitted.round_id.0;
+        if let Some(last) = target.last_round
+            && round > last
+        {
+            return Err(Failure::last(format!(
+                "it has entered the node into round {round}, although round {last} was asked for: its \
+                 proof comes too late"
+            )));
+        }
         let round_end = after(now(), left);
         let latest = match self.deadline {
             Some(deadline) => after(deadline, CLOCK_TOLERANCE),
@@ -465,41 +500,84 @@ impl Registering {
         })
     }
 
+    /// The round that was open when this program was started, unless something else was asked for.
+    fn target(&self, poet: &Poet, info: &Info) -> Result<Target, Failure> {
+        if self.deadline.is_some() {
+            return Ok(Target {
+                deadline: self.deadline,
+                last_round: None,
+            });
+        }
+        let rounds = match poet.rounds(self.time()?) {
+            Err(failure) if failure.kind == Kind::Passing => return Err(failure),
+            rounds => rounds.ok().flatten(),
+        };
+        let open = rounds
+            .iter()
+            .flatten()
+            .filter(|it| it.state == RoundState::Open);
+        let open = open.max_by_key(|round| round.id.0);
+        let schedule = schedule_of(info, rounds.as_deref(), self.network);
+        let at_begin = schedule.map(|schedule| {
+            let round = schedule.open_round(self.begin);
+            (round, schedule.end(round))
+        });
+        // The earlier one: the server's has been opened since, or its clock is behind.
+        let round = open.map(|round| (round.id.0, round.end));
+        let round = round.into_iter().chain(at_begin).min();
+        Ok(Target {
+            deadline: round.map(|(_, end)| end),
+            last_round: round.map(|(round, _)| round),
+        })
+    }
+
     /// Submits with each certificate that its certifier would accept, then with a proof of work.
-    fn submit(&self, poet: &Poet, info: &Info) -> Result<SubmitResponse, Failure> {
+    fn submit(
+        &self,
+        poet: &Poet,
+        info: &Info,
+        deadline: Option<Timestamp>,
+    ) -> Result<SubmitResponse, Failure> {
+        let signed = SignedChallenge {
+            deadline: deadline.map(|deadline| deadline.to_string()),
+            ..self.signed.clone()
+        };
         for certificate in self.certificates_for(info) {
             let admission = Admission::Certificate {
                 certificate: certificate.into(),
             };
-            match self.submit_with(poet, admission) {
+            match self.submit_with(poet, &signed, admission) {
                 Err(failure) if failure.kind == Kind::Unauthorized => {}
                 other => return other,
             }
         }
         let params = poet.pow_params(self.time()?)?;
         let admission = self.solve(params)?;
-        self.submit_with(poet, admission).map_err(|failure| {
-            let reason = match info.certifier() {
-                Some(certifier) if failure.kind != Kind::Passing => format!(
-                    "{} (it accepted no --certificate; its certifier is {})",
-                    failure.reason,
-                    printable(&certifier.url)
-                ),
-                _ => failure.reason,
-            };
-            let kind = match failure.kind {
-                Kind::Unauthorized => Kind::Final,
-                other => other,
-            };
-            Failure { kind, reason }
-        })
+        self.submit_with(poet, &signed, admission)
+            .map_err(|failure| {
+                let reason = match info.certifier() {
+                    Some(certifier) if failure.kind != Kind::Passing => format!(
+                        "{} (it accepted no --certificate; its certifier is {})",
+                        failure.reason,
+                        printable(&certifier.url)
+                    ),
+                    _ => failure.reason,
+                };
+                let kind = match failure.kind {
+                    Kind::Unauthorized => Kind::Final,
+                    other => other,
+                };
+                Failure { kind, reason }
+            })
     }
 
-    fn submit_with(&self, poet: &Poet, admission: Admission) -> Result<SubmitResponse, Failure> {
-        let request = SubmitRequest {
-            signed: &self.signed,
-            admission,
-        };
+    fn submit_with(
+        &self,
+        poet: &Poet,
+        signed: &SignedChallenge,
+        admission: Admission,
+    ) -> Result<SubmitResponse, Failure> {
+        let request = SubmitRequest { signed, admission };
         poet.submit(&request, self.time()?)
     }
 

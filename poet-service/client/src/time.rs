@@ -7,7 +7,7 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use poet_proto::duration::{format_go, parse_go};
+use poet_proto::duration::parse_go;
 
 /// How often a long wait looks at the clock: it may be set, and the machine may sleep.
 const LOOK: Duration = Duration::from_secs(5);
@@ -79,12 +79,17 @@ fn random_fraction() -> f64 {
     f64::from(random) / (f64::from(u32::MAX) + 1.0)
 }
 
-/// A duration for people: whole seconds, or milliseconds below one.
+/// A duration for people: days and hours, hours and minutes, minutes and seconds, or milliseconds.
 pub(crate) fn rough(duration: Duration) -> String {
-    if duration < Duration::from_secs(1) {
-        return format!("{}ms", duration.as_millis());
+    let seconds = duration.as_secs();
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match (days, hours, minutes, seconds) {
+        (0, 0, 0, 0) => format!("{}ms", duration.as_millis()),
+        (0, 0, 0, _) => format!("{seconds}s"),
+        (0, 0, _, _) => format!("{minutes}m{}s", seconds % 60),
+        (0, _, _, _) => format!("{hours}h{}m", minutes % 60),
+        _ => format!("{days}d{}h", hours % 24),
     }
-    format_go(Duration::from_secs(duration.as_secs()))
 }
 
 /// The time from `from` to `to`, which may lie before it, for people.
@@ -170,6 +175,9 @@ mod tests {
     fn durations_are_short_to_read() {
         assert_eq!(rough(Duration::from_millis(12)), "12ms");
         assert_eq!(rough(Duration::from_millis(90_700)), "1m30s");
+        assert_eq!(rough(Duration::from_secs(59)), "59s");
+        assert_eq!(rough(Duration::from_secs(3600)), "1h0m");
+        assert_eq!(rough(Duration::from_secs(582 * 3600 + 14 * 60)), "24d6h");
         let (early, late) = (Timestamp::UNIX_EPOCH, Timestamp::from_second(3).unwrap());
         assert_eq!(rough_between(early, late), "3s");
         assert_eq!(rough_between(late, early), "-3s");

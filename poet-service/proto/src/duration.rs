@@ -106,6 +106,24 @@ fn split_digits(text: &str) -> (&str, &str) {
     )
 }
 
+/// Formats for people, with the two greatest units: `13 days 12 h`, `4 h 5 min`, `2 min 7 s`, `9 s`.
+/// What is left of a second is cut off.
+pub fn in_words(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
+    let two = |great: String, small: u64, unit: &str| match small {
+        0 => great,
+        _ => format!("{great} {small} {unit}"),
+    };
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => two(format!("{minutes} min"), seconds % 60, "s"),
+        (0, _, _) => two(format!("{hours} h"), minutes % 60, "min"),
+        (1, _, _) => two("1 day".to_owned(), hours % 24, "h"),
+        _ => two(format!("{days} days"), hours % 24, "h"),
+    }
+}
+
 /// Formats as Go does: `336h0m0s`, `1m30s`, `1.5s`, `100ms`, `0s`.
 pub fn format_go(duration: Duration) -> String {
     let nanos = duration.subsec_nanos();
@@ -162,6 +180,24 @@ pub fn format_proto(duration: SignedDuration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words() {
+        for (seconds, words) in [
+            (0, "0 s"),
+            (59, "59 s"),
+            (60, "1 min"),
+            (127, "2 min 7 s"),
+            (3_600, "1 h"),
+            (14_700, "4 h 5 min"),
+            (86_400, "1 day"),
+            (90_001, "1 day 1 h"),
+            (1_166_400, "13 days 12 h"),
+            (u64::MAX, "213503982334601 days 7 h"),
+        ] {
+            assert_eq!(in_words(Duration::from_secs(seconds)), words);
+        }
+    }
 
     #[test]
     fn parses_what_go_parses() {

@@ -12,13 +12,22 @@
 //! | [`certificate`] | certificates and the keys that sign them |
 //! | [`receipt`] | what a server signs when it acknowledges a registration |
 //! | [`pow`] | the proof of work of a registration |
+//! | [`schedule`] | when rounds open, start and end, and for which epochs they count |
+//! | [`network`] | networks whose schedule is known |
+//! | [`timetable`], [`calendar`] | the next rounds as programs print them, and as a calendar |
+//! | [`dates`] | dates for people, in their time zone |
 
 pub mod base64;
+pub mod calendar;
 pub mod certificate;
+pub mod dates;
 pub mod duration;
 pub mod identity;
 pub mod json;
 pub mod messages;
+pub mod network;
 pub mod pow;
 pub mod receipt;
+pub mod schedule;
 pub mod timestamp;
+pub mod timetable;

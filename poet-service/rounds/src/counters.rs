@@ -2,6 +2,19 @@
 
 use std::time::Duration;
 
+/// A proof that was published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// The number of its round.
+    pub round: u64,
+    /// The leaves of its tree.
+    pub leaves: u64,
+    /// The members of its round.
+    pub members: u64,
+    /// How long after the end of the round that was.
+    pub late: Duration,
+}
+
 /// Counts for monitoring.
 pub trait Counters: Send + Sync + 'static {
     /// A registration came with a certificate.
@@ -13,8 +26,11 @@ pub trait Counters: Send + Sync + 'static {
     /// Registrations were stored in one transaction, which took this long.
     fn batch_written(&self, took: Duration);
 
-    /// A proof was published, so long after the end of its round.
-    fn published(&self, late: Duration);
+    /// A round was closed, with so many members.
+    fn closed(&self, round: u64, members: u64);
+
+    /// A proof was published.
+    fn published(&self, proof: &Published);
 }
 
 /// Counts nothing.
@@ -25,5 +41,7 @@ impl Counters for () {
 
     fn batch_written(&self, _took: Duration) {}
 
-    fn published(&self, _late: Duration) {}
+    fn closed(&self, _round: u64, _members: u64) {}
+
+    fn published(&self, _proof: &Published) {}
 }

@@ -26,10 +26,10 @@ pub mod publish;
 pub mod rate;
 pub mod registration;
 pub mod round_files;
-pub mod schedule;
 mod standby;
 mod steady;
 pub mod storage;
 pub mod worker;
 
 pub use blocking::blocking;
+pub use poet_proto::schedule;

@@ -522,6 +522,7 @@ impl Keeper {
         };
         self.storage.settle_round(round, &execution)?;
         tracing::info!(round, members = members.len(), "closed");
+        self.registration.count_closed(round, members.len() as u64);
         Ok(execution)
     }
 

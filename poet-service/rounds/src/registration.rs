@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 
 use crate::{
     clock::{Clock, time_until},
-    counters::Counters,
+    counters::{Counters, Published},
     cycle_gaps::{CycleGap, CycleGaps},
     publish::{ProofId, Publish},
     schedule::Schedule,
@@ -355,13 +355,21 @@ impl Registration {
         reloaded.map(drop)
     }
 
+    /// Counts that a round was closed, with so many members.
+    pub(crate) fn count_closed(&self, round: u64, members: u64) {
+        self.counters.closed(round, members);
+    }
+
     /// Publishes the proof of a round and rotates the challenge of the proof of work. Nodes with a
     /// longer cycle gap for which there is no proof yet get the same one. May block.
     ///
     /// # Errors
     /// When the storage fails; this proof is not published then.
     pub fn publish(&self, round: u64, proof: Arc<PublishedProof>) -> Result<(), StorageError> {
-        let empty = proof.root().is_none();
+        let published = proof
+            .root()
+            .is_some()
+            .then_some((proof.leaves, proof.members.len()));
         for gap in self.gaps_without_proof(round)? {
             self.publish_early(round, gap, Arc::clone(&proof))?;
         }
@@ -370,9 +378,13 @@ impl Registration {
         let serve = self.prepare(round, own, &proof);
         let challenges = self.storage.publish(round, proof)?;
         serve();
-        if !empty {
-            let late = time_until(self.schedule.end(round), self.clock.now());
-            self.counters.published(late);
+        if let Some((leaves, members)) = published {
+            self.counters.published(&Published {
+                round,
+                leaves,
+                members: members as u64,
+                late: time_until(self.schedule.end(round), self.clock.now()),
+            });
         }
         *self.pow.write().unwrap_or_else(PoisonError::into_inner) = challenges;
         Ok(())

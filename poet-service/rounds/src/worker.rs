@@ -37,8 +37,8 @@ use std::{
 
 use jiff::Timestamp;
 use poet_engine::{
-    LogError, LogRead as _, MAX_THREADS, Proof, ProveError, ProveProgress, T, Tree, VerifyError,
-    Work, audit::AuditError,
+    LogError, LogRead as _, MAX_THREADS, Proof, ProveError, ProveProgress, T, TICK_LEAVES, Tree,
+    VerifyError, Work, audit::AuditError,
 };
 use tokio::sync::Notify;
 
@@ -593,10 +593,13 @@ impl<H: Hashing> Worker<H> {
         let published = published_proof(&*self.storage, job, leaves, proof)?;
         let members = published.members.len();
         self.registration.publish(job.round, Arc::new(published))?;
+        let late = time_until(job.end, self.clock.now());
         tracing::info!(
             round = job.round,
             leaves,
+            ticks = leaves / TICK_LEAVES,
             members,
+            seconds_late = format!("{:.3}", late.as_secs_f64()),
             "the proof is verified and published"
         );
         Ok(())

@@ -16,11 +16,12 @@ use poet_proto::{
     certificate::{self, KeyTextError},
     duration::{self, DurationError},
     identity::PublicKey,
+    network::{NETWORKS, Network},
     pow::MAX_DIFFICULTY,
 };
 use poet_rounds::worker::AuditMode;
 
-use crate::{api::client::TrustedProxies, paths};
+use crate::{api::client::TrustedProxies, notify::WebhookUrl, paths};
 
 /// Declares options: a field for each, whose name, help, value and default clap takes from it.
 macro_rules! options {
@@ -48,6 +49,11 @@ options! {
 /// The options of the server, with the values that count.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
+    /// The network whose schedule counts: mainnet. It sets the genesis, the epoch, the phase shift and
+    /// the cycle gap; each that is given as well counts instead [default: none]
+    #[arg(long, value_name = "NAME", value_parser = parse_network)]
+    pub network: Option<&'static Network>,
+
     /// The network's genesis, in RFC 3339 [default: the server's first start]
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub genesis_time: Option<Timestamp>,
@@ -139,6 +145,17 @@ pub struct Options {
     /// Serve metrics for Prometheus on this port, at /metrics [default: none are served]
     #[arg(long, value_name = "PORT", value_parser = parse_port)]
     pub metrics_port: Option<u16>,
+
+    /// A program to run when something happens (a round closed, a proof published, an alarm, slow
+    /// work, not ready and ready again): it gets the event as JSON on its standard input, and 30
+    /// seconds [default: none]
+    #[arg(long, value_name = "PROGRAM", value_parser = path())]
+    pub notify_command: Option<PathBuf>,
+
+    /// A webhook to post the same events to, as JSON with a field `text`. The path is kept secret
+    /// [default: none]
+    #[arg(long, value_name = "URL")]
+    pub notify_url: Option<WebhookUrl>,
 
     /// The time from one round's start to the next one's
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "30s")]
@@ -370,6 +387,7 @@ displayed!(
     Switch,
     Timestamp,
     TrustedProxies,
+    WebhookUrl,
     WorkCore,
     WorkPriority,
     bool,
@@ -379,6 +397,12 @@ displayed!(
     u64,
     usize
 );
+
+impl Text for &'static Network {
+    fn text(&self) -> String {
+        self.name.to_owned()
+    }
+}
 
 impl Text for Duration {
     fn text(&self) -> String {
@@ -424,6 +448,16 @@ fn path() -> impl TypedValueParser<Value = PathBuf> {
 fn parse_time(text: &str) -> Result<Timestamp, &'static str> {
     text.parse()
         .map_err(|_| "expected a time in RFC 3339, such as 2023-07-14T08:00:00Z")
+}
+
+fn parse_network(text: &str) -> Result<&'static Network, String> {
+    Network::named(text).ok_or_else(|| {
+        let names = NETWORKS.map(|network| network.name);
+        format!(
+            "expected the name of a network that is known: {}",
+            names.join(", ")
+        )
+    })
 }
 
 fn parse_duration(text: &str) -> Result<Duration, DurationError> {
@@ -539,6 +573,7 @@ mod tests {
     fn bad_values_name_the_option_and_what_is_expected() {
         for (argument, expected) in [
             ("--genesis-time=yesterday", "a time in RFC 3339"),
+            ("--network=testnet", "known: mainnet"),
             ("--epoch-duration=30", "unit"),
             ("--phase-shift=-1s", "not negative"),
             ("--cycle-gap=abc", "a duration such as"),
@@ -571,6 +606,7 @@ mod tests {
             ("--rate-limit=0", "above 0"),
             ("--rate-limit-burst=0", "at least 1"),
             ("--trusted-proxies=10.0.0.0/40", "networks with commas"),
+            ("--notify-url=hooks.example/x", "a URL such as"),
         ] {
             let error = ServerArgs::parse([argument]).err().unwrap().to_string();
             let (option, _) = argument.split_once('=').unwrap();

@@ -18,6 +18,7 @@ use crate::{
     args::{Options, ServerArgs, Switch, WITHOUT_EFFECT, options_only},
     config_file::OptionFile,
     limits::ClientLimits,
+    notify::NotifyConfig,
     paths::default_poetdir,
 };
 
@@ -42,6 +43,8 @@ pub struct Config {
     pub work: WorkConfig,
     /// How it logs.
     pub log: LogConfig,
+    /// Who is told what happens.
+    pub notify: NotifyConfig,
     /// Options that were given and have no effect.
     pub ignored: Vec<String>,
 }
@@ -109,6 +112,8 @@ pub enum Source {
     },
     /// Given in the environment.
     Environment,
+    /// That of the network of this name.
+    Network(&'static str),
     /// Given nowhere.
     Default,
 }
@@ -123,6 +128,7 @@ impl fmt::Display for Source {
                 write!(f, "{}, {word} {}", path.display(), numbers.join(", "))
             }
             Self::Environment => f.write_str("environment"),
+            Self::Network(name) => write!(f, "network {name}"),
             Self::Default => f.write_str("default"),
         }
     }
@@ -189,6 +195,7 @@ impl Config {
             .filter(|id| is_given(id))
             .map(|id| format!("--{}", id.replace('_', "-")))
             .collect();
+        let of_network = options.follow_network(is_given);
         options.complete()?;
         let backend_variable = env::var(BACKEND_VARIABLE).ok();
         let mut effective = Vec::new();
@@ -209,6 +216,8 @@ impl Config {
             } else if let ("backend", Some(variable)) = (id, &backend_variable) {
                 value.clone_from(variable);
                 Source::Environment
+            } else if let (Some(network), true) = (options.network, of_network.contains(&id)) {
+                Source::Network(network.name)
             } else {
                 Source::Default
             };
@@ -310,12 +319,45 @@ impl Config {
                 debug: args.debuglog,
                 json: args.jsonlog,
             },
+            notify: NotifyConfig {
+                command: args.notify_command,
+                url: args.notify_url,
+            },
             ignored,
         })
     }
 }
 
 impl Options {
+    /// Gives those their value that the network sets and nobody else; returns which.
+    fn follow_network(&mut self, is_given: impl Fn(&str) -> bool) -> Vec<&'static str> {
+        let Some(network) = self.network else {
+            return Vec::new();
+        };
+        let mut set = Vec::new();
+        let mut follow = |id, set_value: &mut dyn FnMut()| {
+            if !is_given(id) {
+                set_value();
+                set.push(id);
+            }
+        };
+        follow("genesis_time", &mut || {
+            self.genesis_time = Some(network.genesis);
+        });
+        for (id, value, of_network) in [
+            (
+                "epoch_duration",
+                &mut self.epoch_duration,
+                network.epoch_duration,
+            ),
+            ("phase_shift", &mut self.phase_shift, network.phase_shift),
+            ("cycle_gap", &mut self.cycle_gap, network.cycle_gap),
+        ] {
+            follow(id, &mut || *value = of_network);
+        }
+        set
+    }
+
     /// Gives those their value whose default depends on others, or on the machine.
     fn complete(&mut self) -> Result<(), ConfigError> {
         self.poetdir = self.poetdir.take().or_else(default_poetdir);
@@ -633,6 +675,42 @@ mod tests {
         known.sort_unstable();
         explained.sort_unstable();
         assert_eq!(explained, known);
+    }
+
+    #[test]
+    fn a_network_sets_the_schedule_and_explicit_options_win() {
+        let schedule = |config: &Config| {
+            let rounds = &config.rounds;
+            let hours = |duration: Duration| duration.as_secs() / 3600;
+            (
+                rounds.genesis.map(|genesis| genesis.to_string()),
+                hours(rounds.epoch_duration),
+                hours(rounds.phase_shift),
+                hours(rounds.cycle_gap),
+            )
+        };
+        let genesis = Some("2023-07-14T08:00:00Z".to_owned());
+        let config = load("network=mainnet", &["--poetdir=/p"]).unwrap();
+        assert_eq!(schedule(&config), (genesis.clone(), 336, 240, 12));
+        // From both places, in either order; also where it is the default of the option itself.
+        let options = ["--poetdir=/p", "--cycle-gap=2h", "--network=mainnet"];
+        let config = load("phase-shift=5h", &options).unwrap();
+        assert_eq!(schedule(&config), (genesis, 336, 5, 2));
+        let config = load(
+            "cycle-gap=10s\ngenesis-time=2024-01-01T00:00:00Z",
+            &options[..1],
+        );
+        assert_eq!(config.unwrap().rounds.cycle_gap, Duration::from_secs(10));
+        let args = ServerArgs::parse(["--poetdir=/p", "--network=mainnet", "--cycle-gap=10s"]);
+        let (config, effective) = Config::explain(args.unwrap()).unwrap();
+        assert_eq!(config.rounds.cycle_gap, Duration::from_secs(10));
+        let of = |name: &str| {
+            let option = effective.iter().find(|option| option.name == name).unwrap();
+            (option.value.clone(), option.source.clone())
+        };
+        assert_eq!(of("cycle-gap"), ("10s".to_owned(), Source::CommandLine));
+        let network = Source::Network("mainnet");
+        assert_eq!(of("phase-shift"), ("240h0m0s".to_owned(), network));
     }
 
     #[test]

@@ -16,6 +16,7 @@
 //! | [`service`] | the server: directories, the rounds, the network around them, shutdown |
 //! | [`api`] | REST and gRPC |
 //! | `metrics` | what monitoring is told |
+//! | [`notify`], [`systemd`] | what the operator and the service manager are told |
 //! | [`limits`] | what clients may cost |
 //! | [`terminal`], [`logfile`] | logs and the status line |
 
@@ -28,8 +29,11 @@ pub mod limits;
 mod log_queue;
 pub mod logfile;
 mod metrics;
+pub mod notify;
 mod paths;
 mod proofs;
+mod reports;
 pub mod service;
 pub mod status;
+pub mod systemd;
 pub mod terminal;

@@ -15,7 +15,7 @@ use clap::{Parser, Subcommand};
 use poet_backends::{Options, select_with};
 use poet_engine::{LABEL_DEPTH, WorkFunction, ZERO};
 use poet_host::WorkPlace;
-use poet_proto::duration::format_go;
+use poet_proto::{dates::Zone, duration::in_words, network::Network, timetable::both};
 use poet_rounds::{
     blocking,
     clock::{Clock, SystemClock},
@@ -25,14 +25,20 @@ use poet_service::{
     args::ServerArgs,
     config::Config,
     logfile::LogFile,
+    notify::{self, Notices},
     service::Server,
-    terminal::{LogFileHandle, Terminal},
+    status::StatusReader,
+    systemd::ServiceManager,
+    terminal::{self, LogFileHandle, Terminal},
 };
 
 /// Threads that a server has beside one for each core.
 const OTHER_THREADS: usize = 20;
 /// How long an end may take. With what comes after, it stays below five seconds.
 const END_TIMEOUT: Duration = Duration::from_millis(4500);
+/// How often the service manager is told what the server does, unless its watchdog wants it sooner.
+const STATUS_INTERVAL: Duration = Duration::from_secs(10);
+const MIN_STATUS_INTERVAL: Duration = Duration::from_millis(10);
 /// How long a line of the log takes at most.
 const LAST_LINE: Duration = Duration::from_millis(200);
 
@@ -58,13 +64,18 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Backends(cli::backends::Args),
+    Backup(Box<cli::backup::Args>),
     CheckConfig(Box<cli::check_config::Args>),
     Doctor(Box<cli::doctor::Args>),
     Export(Box<cli::export::Args>),
+    Health(Box<cli::health::Args>),
     #[cfg(feature = "import")]
     Import(Box<cli::import::Args>),
+    NotifyTest(Box<cli::notify_test::Args>),
     Prove(cli::prove::Args),
     Rehearse(Box<cli::rehearse::Args>),
+    Restore(Box<cli::backup::RestoreArgs>),
+    Schedule(Box<cli::schedule::Args>),
     Verify(cli::verify::Args),
 }
 
@@ -73,13 +84,18 @@ fn main() -> ExitCode {
     let result = match cli.command {
         None => serve(cli.server),
         Some(Command::Backends(args)) => cli::backends::run(&args),
+        Some(Command::Backup(args)) => cli::backup::run(*args),
         Some(Command::CheckConfig(args)) => cli::check_config::run(*args),
         Some(Command::Doctor(args)) => Ok(cli::doctor::run(*args)),
         Some(Command::Export(args)) => cli::export::run(*args),
+        Some(Command::Health(args)) => cli::health::run(*args),
         #[cfg(feature = "import")]
         Some(Command::Import(args)) => cli::import::run(*args),
+        Some(Command::NotifyTest(args)) => cli::notify_test::run(*args),
         Some(Command::Prove(args)) => cli::prove::run(&args),
         Some(Command::Rehearse(args)) => cli::rehearse::run(*args),
+        Some(Command::Restore(args)) => cli::backup::restore(*args),
+        Some(Command::Schedule(args)) => cli::schedule::run(*args),
         Some(Command::Verify(args)) => cli::verify::run(&args),
     };
     result.unwrap_or_else(|error| {
@@ -102,8 +118,14 @@ fn serve(args: ServerArgs) -> anyhow::Result<ExitCode> {
         )
     })?;
     let terminal = Terminal::new(file).context("cannot start the threads of the log")?;
-    terminal.init_logs(config.log.debug, config.log.json);
-    Ok(serve_with(config, &terminal).unwrap_or_else(|error| {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let notices = Notices::start(&config.notify, Arc::clone(&clock))
+        .context("cannot start the threads that tell what happens")?;
+    terminal.init_logs(config.log.debug, config.log.json, notices.clone());
+    let result = serve_with(config, clock, &terminal, &notices);
+    // An alarm that ends the server is told, too.
+    notices.end(notify::END);
+    Ok(result.unwrap_or_else(|error| {
         // By the same way as the log, which may not be read at the moment.
         terminal.say(&format!("error: {error:#}"));
         ExitCode::FAILURE
@@ -168,7 +190,12 @@ impl Deadline {
     }
 }
 
-fn serve_with(config: Config, terminal: &Terminal) -> anyhow::Result<ExitCode> {
+fn serve_with(
+    config: Config,
+    clock: Arc<dyn Clock>,
+    terminal: &Terminal,
+    notices: &Notices,
+) -> anyhow::Result<ExitCode> {
     check_threads()?;
     let deadline = Deadline::new()?;
     if !config.ignored.is_empty() {
@@ -193,7 +220,7 @@ fn serve_with(config: Config, terminal: &Terminal) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start the threads of the server")?;
-    let result = runtime.block_on(run(config, place, terminal, &deadline));
+    let result = runtime.block_on(run(config, place, clock, terminal, notices, &deadline));
     // What still runs there ends with the process.
     runtime.shutdown_background();
     result
@@ -202,20 +229,23 @@ fn serve_with(config: Config, terminal: &Terminal) -> anyhow::Result<ExitCode> {
 async fn run(
     config: Config,
     place: WorkPlace,
+    clock: Arc<dyn Clock>,
     terminal: &Terminal,
+    notices: &Notices,
     deadline: &Deadline,
 ) -> anyhow::Result<ExitCode> {
     // Before anything else, so that a signal during the start ends the server in order, too.
     let end = end_signal()?;
     let hangups = Hangups::new()?;
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let manager = ServiceManager::from_environment();
     let places = format!(
         "database   {}\nwork       {}\nlogs       {}",
         config.directories.dbdir.display(),
         config.directories.datadir.display(),
         config.log.folder.display()
     );
-    let mut server = Server::start(config, place, Arc::clone(&clock)).await?;
+    let mut server = Server::start(config, place, Arc::clone(&clock), notices.clone()).await?;
+    manager.ready();
 
     // Nobody needs to read it: an output that is closed or stopped is no reason to end or to wait.
     let greeting = greeting(&server, &places);
@@ -234,8 +264,10 @@ async fn run(
             None
         }
         part = server.part_ended() => Some(part),
-        () = terminal.keep_status_line(reader, clock) => None,
+        () = terminal.keep_status_line(reader.clone(), Arc::clone(&clock)) => None,
+        () = keep_manager_informed(&manager, reader, clock) => None,
     };
+    manager.stopping();
     deadline.begin(i32::from(part.is_some()));
     if let Some(part) = part {
         terminal.clear();
@@ -264,17 +296,34 @@ fn greeting(server: &Server, places: &str) -> String {
     );
     let hashing = server.backend().latency();
     let schedule = server.schedule();
-    let every = format_go(schedule.epoch_duration());
-    let work = format_go(schedule.work_duration());
+    let network = Network::of(schedule);
+    let network = network.map_or(String::new(), |network| format!(" ({})", network.name));
+    let every = in_words(schedule.epoch_duration());
+    let work = in_words(schedule.work_duration());
     let reader = server.status_reader();
     let round = reader.status().open.round;
     let early: String = (reader.gaps().early().iter())
         .map(|gap| {
-            let (path, gap) = (gap.path(), format_go(gap.duration()));
+            let (path, gap) = (gap.path(), in_words(gap.duration()));
             format!("cycle gap  {gap}: {url}{path}\n")
         })
         .collect();
+    let zone = Zone::local_or_utc();
+    let date = |time| both(&zone, time);
     let (start, end) = (schedule.start(round), schedule.end(round));
+    let epoch = schedule.reward_epoch(round);
+    let missed = server.missed_round().map_or(String::new(), |missed| {
+        let until = date(schedule.end(missed));
+        format!(
+            "round {missed:<4} the network works on it until {until}, without this server, which was not \
+             there when it closed\n"
+        )
+    });
+    // Where cargo runs it, the client is not installed.
+    let client = match std::env::var_os("CARGO") {
+        Some(_) => "cargo run --release -p poet-client --",
+        None => "poet-client",
+    };
     format!(
         "poet-service {version}\n\
          REST       {url}\n\
@@ -283,15 +332,35 @@ fn greeting(server: &Server, places: &str) -> String {
          hashing    {hashing}\n\
          {places}\n\
          metrics    {metrics}\n\
-         schedule   a round every {every}, {work} of work each\n\
+         schedule   a round every {every}, {work} of work each{network}\n\
          {early}\
-         round {round:<4} open until {start:.0}, its proof comes at {end:.0}\n\
+         {missed}\
+         round {round:<4} open until {}; rewarded in epoch {epoch}\n\
+         \x20          its proof comes {}\n\
          \n\
          Try:\n  \
            curl {url}/v1/info\n  \
-           cargo run --release -p poet-client -- watch {url}\n  \
-           curl {url}/v1/proofs/{round}\n"
+           {client} watch {url}\n  \
+           curl {url}/v1/proofs/{round}\n",
+        date(start),
+        date(end),
     )
+}
+
+/// Tells the service manager what the server does, and that it lives. Never resolves.
+async fn keep_manager_informed(
+    manager: &ServiceManager,
+    reader: StatusReader,
+    clock: Arc<dyn Clock>,
+) {
+    // Twice as often as the watchdog asks for.
+    let interval = manager.watchdog().map_or(STATUS_INTERVAL, |time| {
+        (time / 2).clamp(MIN_STATUS_INTERVAL, STATUS_INTERVAL)
+    });
+    loop {
+        manager.status(&terminal::status_text(&reader, &*clock));
+        tokio::time::sleep(interval).await;
+    }
 }
 
 /// Reads the trusted keys again, and opens the log's file again, whenever the operator says so. Does

@@ -20,7 +20,12 @@ use axum::{
     routing::get,
 };
 use poet_engine::TICK_LEAVES;
-use poet_rounds::{clock::Clock, counters::Counters, storage::Storage, worker::AuditMode};
+use poet_rounds::{
+    clock::Clock,
+    counters::{Counters, Published},
+    storage::Storage,
+    worker::AuditMode,
+};
 use poet_storage::directory;
 use prometheus_client::{
     collector::Collector,
@@ -188,8 +193,10 @@ impl Counters for Metrics {
         self.batch_write.observe(took.as_secs_f64());
     }
 
-    fn published(&self, late: Duration) {
-        self.lateness.set(late.as_secs_f64());
+    fn closed(&self, _round: u64, _members: u64) {}
+
+    fn published(&self, proof: &Published) {
+        self.lateness.set(proof.late.as_secs_f64());
     }
 }
 

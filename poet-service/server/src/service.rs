@@ -11,12 +11,13 @@ use std::{
 use axum::{Router, middleware};
 use jiff::Timestamp;
 use poet_backends::{Options, SelectError, Selection};
-use poet_engine::{DepthError, LABEL_DEPTH, WorkFunction};
+use poet_engine::{DepthError, LABEL_DEPTH, TICK_LEAVES, WorkFunction};
 use poet_host::WorkPlace;
 use poet_proto::identity::{PRIVATE_KEY_VARIABLE, PrivateKey, PrivateKeyError};
 use poet_rounds::{
     blocking,
     clock::{Clock, time_until},
+    counters::{Counters, Published},
     cycle_gaps::CycleGap,
     life::{EXPECTED_LEAVES_PER_SECOND, Parts, RecoveryError, Rounds},
     parts::Supervisor,
@@ -49,7 +50,9 @@ use crate::{
     },
     config::Config,
     metrics::{self, Metrics, ServerState},
+    notify::{Event, Notices},
     proofs::Proofs,
+    reports::Reports,
     status::StatusReader,
 };
 
@@ -179,6 +182,7 @@ impl StartError {
 /// A running server.
 pub struct Server {
     rounds: Rounds,
+    missed: Option<u64>,
     storage: Arc<dyn Storage>,
     audits: Audits,
     addresses: Addresses,
@@ -202,7 +206,8 @@ pub struct Addresses {
 }
 
 impl Server {
-    /// Starts a server, whose hashing thread runs at `place`. It serves when this returns.
+    /// Starts a server, whose hashing thread runs at `place`, and which tells `notices` what happens.
+    /// It serves when this returns.
     ///
     /// # Errors
     /// When something that it needs is not there; the message says what was expected.
@@ -210,6 +215,7 @@ impl Server {
         config: Config,
         place: WorkPlace,
         clock: Arc<dyn Clock>,
+        notices: Notices,
     ) -> Result<Self, StartError> {
         let options = Options {
             forced: config.work.backend.as_deref(),
@@ -261,7 +267,10 @@ impl Server {
             hashing,
             expected_leaves_per_second: EXPECTED_LEAVES_PER_SECOND,
             publish: Arc::clone(&proofs) as Arc<dyn Publish>,
-            counters: Arc::new(metrics.clone()),
+            counters: Arc::new(Told {
+                metrics: metrics.clone(),
+                notices: notices.clone(),
+            }),
         };
         let rounds = Rounds::start(&config.rounds, parts)
             .await
@@ -271,11 +280,28 @@ impl Server {
         let clock = Arc::clone(rounds.clock());
         let registration = rounds.registration();
         let gaps = registration.gaps();
+        notices.set_server(gaps.own().public_key());
         let poet_for = |gap: &CycleGap| {
             let (registration, proofs) = (Arc::clone(registration), Arc::clone(&proofs));
             Arc::new(Poet::new(registration, proofs, gap.clone()))
         };
         let poet = poet_for(gaps.own());
+        let missed = if config.rounds.genesis.is_some() {
+            let schedule = registration.schedule();
+            blocking(|| missed_round(schedule, &*storage, clock.now()))?
+        } else {
+            None
+        };
+        if let Some(round) = missed {
+            let schedule = registration.schedule();
+            let first = registration.open_round().round;
+            tracing::info!(
+                "the network works on round {round} until {:.0}, without this server, which was not \
+                 there when it closed: its own first one, round {first}, starts at {:.0}",
+                schedule.end(round),
+                schedule.start(first)
+            );
+        }
         let (poet_reporter, health) = tonic_health::server::health_reporter();
         let (private_reporter, private_health) = tonic_health::server::health_reporter();
         let status = StatusReader::new(
@@ -288,6 +314,7 @@ impl Server {
             status: status.clone(),
             clock: Arc::clone(&clock),
             storage: Arc::clone(&storage),
+            notices: notices.clone(),
             unready,
             reporters: [
                 (poet_reporter, grpc_api::POET_SERVICE),
@@ -295,6 +322,11 @@ impl Server {
             ],
         };
         probe.report(None).await;
+        let reports = Reports {
+            status: status.clone(),
+            clock: Arc::clone(&clock),
+            notices,
+        };
         let own = api::rounds::Rounds::new(
             status.clone(),
             Arc::clone(&clock),
@@ -376,11 +408,13 @@ impl Server {
         });
         let parts = Supervisor::new();
         parts.spawn("readiness", probe.keep(stopped.clone()));
+        parts.spawn("reports", reports.keep(stopped.clone()));
         for interface in interfaces.into_iter().chain(monitoring) {
             parts.spawn("interface", interface.serve(stopped.clone()));
         }
         Ok(Self {
             rounds,
+            missed,
             storage,
             audits,
             addresses,
@@ -411,6 +445,11 @@ impl Server {
         self.registration().schedule()
     }
 
+    /// The round that the network worked on without this server when it was started.
+    pub fn missed_round(&self) -> Option<u64> {
+        self.missed
+    }
+
     /// A handle that tells what the server is doing.
     pub fn status_reader(&self) -> StatusReader {
         StatusReader::new(
@@ -438,6 +477,39 @@ impl Server {
             name = self.rounds.part_ended() => name,
             name = self.parts.ended() => name,
         }
+    }
+}
+
+/// Counts what happens while rounds live, and tells it.
+struct Told {
+    metrics: Metrics,
+    notices: Notices,
+}
+
+impl Counters for Told {
+    fn registration_with_certificate(&self, valid: bool) {
+        self.metrics.registration_with_certificate(valid);
+    }
+
+    fn registration_with_pow(&self, valid: bool) {
+        self.metrics.registration_with_pow(valid);
+    }
+
+    fn batch_written(&self, took: Duration) {
+        self.metrics.batch_written(took);
+    }
+
+    fn closed(&self, round: u64, members: u64) {
+        self.metrics.closed(round, members);
+        self.notices.send(&Event::RoundClosed { round, members });
+    }
+
+    fn published(&self, proof: &Published) {
+        self.metrics.published(proof);
+        self.notices.send(&Event::ProofPublished {
+            proof: *proof,
+            ticks: proof.leaves / TICK_LEAVES,
+        });
     }
 }
 
@@ -548,6 +620,20 @@ fn stored_key(storage: &dyn Storage) -> Result<Option<PrivateKey>, StorageError>
     Ok(stored.and_then(|key| PrivateKey::from_bytes(&key).ok()))
 }
 
+/// The round that is worked on at `now`, if it was never open here: nobody registered for it, and
+/// this server does not work on it.
+fn missed_round(
+    schedule: &Schedule,
+    storage: &dyn Storage,
+    now: Timestamp,
+) -> Result<Option<u64>, StorageError> {
+    let Some(round) = schedule.open_round(now).checked_sub(1) else {
+        return Ok(None);
+    };
+    let missed = now < schedule.end(round) && storage.round(round)?.is_none();
+    Ok(missed.then_some(round))
+}
+
 /// Notes in the directory of the work whose it is, unless that is done.
 fn claim(config: &Config, storage: &dyn Storage) -> Result<(), StartError> {
     let unusable = |cause| DirectoryError::Unusable {
@@ -580,6 +666,7 @@ struct Probe {
     status: StatusReader,
     clock: Arc<dyn Clock>,
     storage: Arc<dyn Storage>,
+    notices: Notices,
     unready: watch::Sender<Option<&'static str>>,
     reporters: [(HealthReporter, &'static str); 2],
 }
@@ -595,8 +682,14 @@ impl Probe {
             let before = *self.unready.borrow();
             if reason != before {
                 match reason {
-                    Some(reason) => tracing::error!("not ready: {reason}"),
-                    None => tracing::info!("ready again"),
+                    Some(reason) => {
+                        tracing::error!("not ready: {reason}");
+                        self.notices.send(&Event::NotReady(reason));
+                    }
+                    None => {
+                        tracing::info!("ready again");
+                        self.notices.send(&Event::Ready);
+                    }
                 }
                 self.report(reason).await;
             }

@@ -10,12 +10,17 @@ use std::{
 
 use poet_proto::duration::format_go;
 use poet_rounds::clock::{Clock, time_until};
-use tracing_subscriber::{Layer as _, filter::LevelFilter, fmt, layer::SubscriberExt as _};
+use tracing::{Level, Metadata};
+use tracing_subscriber::{
+    Layer as _, filter::LevelFilter, fmt, fmt::MakeWriter, layer::SubscriberExt as _,
+};
 
 use crate::{
     log_queue::{self, LogQueue, Portion, Sink},
     logfile::LogFile,
+    notify::{Alarms, Notices},
     status::{ServerStatus, StatusReader},
+    systemd,
 };
 
 /// How often the status line is written.
@@ -48,17 +53,21 @@ impl Terminal {
         })
     }
 
-    /// Sends the logs of this process here, and the reasons of panics.
-    pub fn init_logs(&self, debug: bool, json: bool) {
+    /// Sends the logs of this process here, and the reasons of panics; alarms to `notices`, too.
+    pub fn init_logs(&self, debug: bool, json: bool, notices: Notices) {
         let level = if debug {
             LevelFilter::DEBUG
         } else {
             LevelFilter::INFO
         };
-        let (screen, file) = (self.screen.clone(), self.file.clone());
+        let screen = Lines {
+            queue: self.screen.clone(),
+            with_priority: systemd::stderr_is_journal(),
+        };
+        let file = self.file.clone();
         let here = fmt::layer()
             .with_ansi(self.interactive && !json)
-            .with_writer(move || screen.clone());
+            .with_writer(screen);
         let there = fmt::layer()
             .with_ansi(false)
             .with_writer(move || file.clone());
@@ -76,7 +85,8 @@ impl Terminal {
                 there.with_target(false).with_filter(level).boxed(),
             )
         };
-        let subscriber = tracing_subscriber::registry().with(vec![here, there]);
+        let layers = vec![here, there, Alarms(notices).boxed()];
+        let subscriber = tracing_subscriber::registry().with(layers);
         // Whoever embeds this may have a subscriber of its own: then that one counts.
         drop(tracing::subscriber::set_global_default(subscriber));
         panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
@@ -119,6 +129,58 @@ impl Drop for Terminal {
         // The file first, with time of its own: what nobody reads is mostly standard error.
         self.file.end(std::time::Instant::now() + END);
         self.screen.end(std::time::Instant::now() + END);
+    }
+}
+
+/// The lines of the log, for standard error.
+struct Lines {
+    queue: LogQueue,
+    /// Whether each begins with its priority, as the journal reads it.
+    with_priority: bool,
+}
+
+/// A line whose priority is known.
+struct Line {
+    queue: LogQueue,
+    priority: &'static [u8],
+}
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Line;
+
+    fn make_writer(&'a self) -> Line {
+        Line {
+            queue: self.queue.clone(),
+            priority: b"",
+        }
+    }
+
+    fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Line {
+        let priority: &[u8] = match *metadata.level() {
+            _ if !self.with_priority => b"",
+            Level::ERROR => b"<3>",
+            Level::WARN => b"<4>",
+            Level::INFO => b"<6>",
+            _ => b"<7>",
+        };
+        Line {
+            priority,
+            ..self.make_writer()
+        }
+    }
+}
+
+impl io::Write for Line {
+    /// `tracing` writes each event with one call; that of a panic may have several lines.
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let lines = event.split_inclusive(|byte| *byte == b'\n');
+        let parts: Vec<_> = lines.flat_map(|line| [self.priority, line]).collect();
+        self.queue.line(&parts.concat());
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -173,6 +235,14 @@ impl ShownSpeed {
         let made = leaves.checked_sub(leaves_before)?;
         (round == executing.round && seconds > 0.0).then(|| (made as f64 / seconds) as u64)
     }
+}
+
+/// What a server does, in a line.
+pub fn status_text(reader: &StatusReader, clock: &dyn Clock) -> String {
+    let status = reader.status();
+    let rate = status.executing.as_ref();
+    let rate = rate.map(|executing| executing.leaves_per_second(clock) as u64);
+    status_line(&status, rate, reader.audit_lag(clock), clock)
 }
 
 fn status_line(

@@ -14,13 +14,12 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use common::{LocalServer, await_some, bytes, config, genesis, verify_fetched};
+use common::{LocalServer, await_some, bytes, config, genesis, start_server, verify_fetched};
 use jiff::Timestamp;
 use poet_admin::import::{ImportError, ImportReport, RoundReport, Source, Taken, import};
 use poet_engine::{LABEL_DEPTH, LogHeader, Work, WorkFunction, membership};
-use poet_host::WorkPlace;
 use poet_rounds::clock::ManualClock;
-use poet_service::{config::Config, service::Server};
+use poet_service::config::Config;
 use serde_json::Value;
 
 const NODE_BYTES: u64 = 32;
@@ -652,7 +651,7 @@ fn a_server_does_not_start_where_an_import_is_to_be_made_or_ended() {
         let database = config.directories.dbdir.join("poet.sqlite");
         let clock = Arc::new(ManualClock::new(during_round_0()));
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        let started = runtime.block_on(Server::start(config, WorkPlace::default(), clock));
+        let started = runtime.block_on(start_server(config, clock));
         let message = started.map(drop).unwrap_err().to_string();
         assert!(message.contains(part), "{message}");
         assert!(!database.exists());
@@ -711,11 +710,7 @@ fn the_server_only_starts_with_the_schedule_of_the_import() {
     other.rounds.cycle_gap = std::time::Duration::from_secs(9);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let clock = std::sync::Arc::new(poet_rounds::clock::SystemClock);
-    let refused = runtime.block_on(poet_service::service::Server::start(
-        other,
-        WorkPlace::default(),
-        clock,
-    ));
+    let refused = runtime.block_on(start_server(other, clock));
     let message = refused.err().unwrap().to_string();
     assert!(
         message.contains("holds rounds of another schedule"),

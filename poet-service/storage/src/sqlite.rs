@@ -37,7 +37,9 @@ use poet_rounds::{
     },
 };
 use rusqlite::{
-    Connection, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior, ffi, params,
+    Connection, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior,
+    backup::{Backup, StepResult},
+    ffi, params,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -54,6 +56,9 @@ const QUEUED_COMMANDS: usize = 16_384;
 /// the server ends.
 const BUSY_PATIENCE: Duration = Duration::from_secs(5);
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
+/// How often a copy is begun, and how long it waits in between, while the database is locked.
+const COPY_ATTEMPTS: u32 = 100;
+const COPY_PAUSE: Duration = Duration::from_millis(100);
 /// How long something that was written tells that writing is possible.
 const WRITE_AGAIN: Duration = Duration::from_secs(60);
 /// How often the same failure is said, and a log that is too long is looked after.
@@ -789,6 +794,33 @@ impl SqliteReader {
     pub fn has_round(&self, round: u64) -> Result<bool, StorageError> {
         let mut query = self.0.prepare("SELECT 1 FROM rounds WHERE round = ?")?;
         Ok(query.exists([key(round)?])?)
+    }
+
+    /// Copies the database, as it is at one moment, into the empty file `path`. Others may write
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// When one of the two fails.
+    pub fn copy_to(&self, path: &Path) -> Result<(), StorageError> {
+        let mut copy = Connection::open(path)?;
+        let backup = Backup::new(&self.0, &mut copy)?;
+        // All pages in one step, under one read lock: a copy in several begins anew at each write.
+        let mut attempts = COPY_ATTEMPTS;
+        while backup.step(-1)? != StepResult::Done {
+            // It was locked by one who tidies up.
+            attempts -= 1;
+            if attempts == 0 {
+                let busy = ffi::Error::new(ffi::SQLITE_BUSY);
+                return Err(rusqlite::Error::SqliteFailure(busy, None).into());
+            }
+            std::thread::sleep(COPY_PAUSE);
+        }
+        drop(backup);
+        // One file, without companions.
+        copy.pragma_update_and_check(None, "journal_mode", "delete", |_| Ok(()))?;
+        drop(copy);
+        File::open(path)?.sync_all()?;
+        Ok(())
     }
 
     /// The proof of `round`.

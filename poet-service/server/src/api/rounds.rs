@@ -166,6 +166,9 @@ struct Round {
     state: &'static str,
     start: String,
     end: String,
+    /// In which nodes publish what they prove with it, and in which they are rewarded.
+    publish_epoch: String,
+    reward_epoch: String,
     members: String,
     /// Absent while no work has been done.
     leaves: Option<String>,
@@ -279,6 +282,8 @@ impl Rounds {
             state: "waiting",
             start: schedule.start(round).to_string(),
             end: end.to_string(),
+            publish_epoch: schedule.publish_epoch(round).to_string(),
+            reward_epoch: schedule.reward_epoch(round).to_string(),
             members: String::new(),
             leaves: None,
             leaves_per_second: None,

@@ -12,11 +12,17 @@ use poet_backends::{Options, select_with};
 use poet_engine::WorkFunction;
 use poet_host::{WorkCore, affinity::allowed, list};
 use poet_proto::{
+    dates::Zone,
     duration::format_go,
     identity::{PRIVATE_KEY_VARIABLE, PrivateKey},
+    schedule::Schedule,
+    timetable::{Form, Timetable},
 };
 use poet_rounds::{
-    cycle_gaps::CycleGaps, life::EXPECTED_LEAVES_PER_SECOND, schedule::Schedule, storage::Setting,
+    clock::{Clock as _, SystemClock},
+    cycle_gaps::CycleGaps,
+    life::EXPECTED_LEAVES_PER_SECOND,
+    storage::Setting,
 };
 use poet_service::{args::ServerArgs, config::Config};
 use poet_storage::SqliteReader;
@@ -62,6 +68,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
             "{:names$}  {value:values$}  {}\n",
             option.name, option.source
         );
+    }
+    // Without a genesis, nobody knows when rounds start.
+    if config.rounds.genesis.is_some() {
+        let table = Timetable::new(schedule, SystemClock.now(), 1);
+        text += &format!("\n{}", table.print(Form::Text, "", &Zone::local_or_utc()));
     }
     if !early_gaps.is_empty() {
         text += &for_nodes(&config);

@@ -1,13 +1,17 @@
 //! The operator commands.
 
 pub(crate) mod backends;
+pub(crate) mod backup;
 pub(crate) mod check_config;
 pub(crate) mod doctor;
 pub(crate) mod export;
+pub(crate) mod health;
 #[cfg(feature = "import")]
 pub(crate) mod import;
+pub(crate) mod notify_test;
 pub(crate) mod prove;
 pub(crate) mod rehearse;
+pub(crate) mod schedule;
 pub(crate) mod verify;
 
 mod progress;

@@ -27,7 +27,8 @@ use poet_rounds::{
 use poet_service::{
     args::ServerArgs,
     config::Config,
-    service::{Addresses, Server},
+    notify::Notices,
+    service::{Addresses, Server, StartError},
 };
 use serde_json::{Value, json};
 
@@ -304,6 +305,15 @@ pub(crate) fn verify_json(json: &Value) -> FetchedProof {
     }
 }
 
+/// Starts a server in this process.
+pub(crate) async fn start_server(
+    config: Config,
+    clock: Arc<dyn Clock>,
+) -> Result<Server, StartError> {
+    let notices = Notices::start(&config.notify, Arc::clone(&clock)).unwrap();
+    Server::start(config, WorkPlace::default(), clock, notices).await
+}
+
 /// A server in this process, under a clock that the test sets.
 pub(crate) struct LocalServer {
     runtime: tokio::runtime::Runtime,
@@ -370,9 +380,7 @@ impl LocalServer {
             .enable_all()
             .build()
             .unwrap();
-        let server = runtime
-            .block_on(Server::start(config, WorkPlace::default(), clock))
-            .unwrap();
+        let server = runtime.block_on(start_server(config, clock)).unwrap();
         let addresses = *server.addresses();
         let client = Client::new(&format!("http://{}", addresses.rest));
         Self {

@@ -7,12 +7,25 @@
 //!
 //! Round `e` takes registrations until `start(e)` and is executed until `end(e)`. Before
 //! `start(0)` the open round is 0.
+//!
+//! Nodes count epochs from genesis. A node registers in round `e`, which starts in epoch `e`. The
+//! round's proof comes in epoch `e + 1`, where the node publishes what it proves with it (an ATX), and
+//! for that it is rewarded in epoch `e + 2`. In the words of the protocol: register in epoch N - 2,
+//! publish in N - 1, be rewarded in N. On the main network:
+//!
+//! ```text
+//!   epoch e                    epoch e + 1                epoch e + 2
+//!  |-------- 10 days --+-------|--------------------+-----|------------------------
+//!   register ......... | work: 13.5 days       | gap|      rewards
+//!                   start(e)                 end(e)  start(e + 1)
+//!                                              | publish  |
+//! ```
 
 use std::{fmt, str::FromStr, time::Duration};
 
+use crate::duration::{format_go, parse_go};
 use jiff::Timestamp;
 use poet_engine::T;
-use poet_proto::duration::{format_go, parse_go};
 
 /// The shortest epoch: far below any use, far above what would overflow a round's number.
 const MIN_EPOCH: Duration = Duration::from_millis(1);
@@ -202,10 +215,43 @@ impl Schedule {
         timestamp(self.start_nanos(round) + nanos(work))
     }
 
+    /// When registration for `round` opens: when the one before closes. Nothing says when that is
+    /// for round 0.
+    pub fn opens(&self, round: u64) -> Option<Timestamp> {
+        Some(self.start(round.checked_sub(1)?))
+    }
+
+    /// The epoch that `time` is in. Before genesis it is 0, as it is after it.
+    pub fn epoch(&self, time: Timestamp) -> u64 {
+        let since = time.as_nanosecond() - self.genesis.as_nanosecond();
+        u64::try_from(since.max(0) / nanos(self.epoch_duration)).unwrap_or(u64::MAX)
+    }
+
+    /// When an epoch starts. Times past the year 9999 are cut to it.
+    pub fn epoch_start(&self, epoch: u64) -> Timestamp {
+        let epochs = i128::from(epoch).saturating_mul(nanos(self.epoch_duration));
+        timestamp(self.genesis.as_nanosecond().saturating_add(epochs))
+    }
+
+    /// The epoch in which nodes publish what they prove with the proof of `round`.
+    pub fn publish_epoch(&self, round: u64) -> u64 {
+        round.saturating_add(1)
+    }
+
+    /// The epoch in which nodes are rewarded for a registration in `round`.
+    pub fn reward_epoch(&self, round: u64) -> u64 {
+        reward_epoch(round)
+    }
+
     fn start_nanos(&self, round: u64) -> i128 {
         let epochs = i128::from(round).saturating_mul(nanos(self.epoch_duration));
         (self.genesis.as_nanosecond() + nanos(self.phase_shift)).saturating_add(epochs)
     }
+}
+
+/// The epoch in which nodes are rewarded for a registration in `round`, in every network.
+pub fn reward_epoch(round: u64) -> u64 {
+    round.saturating_add(2)
 }
 
 /// The parameters, as they are stored with the rounds that follow them.
@@ -362,6 +408,34 @@ mod tests {
             let executing = before.filter(|round| at(time) < schedule.end(*round));
             assert_eq!(executing, executed, "{time}");
         }
+    }
+
+    /// The network's first rewards were those of epoch 2, which began on 11 August 2023.
+    #[test]
+    fn mainnet_epochs() {
+        let schedule = mainnet();
+        assert_eq!(schedule.opens(0), None);
+        assert_eq!(schedule.reward_epoch(0), 2);
+        assert_eq!(schedule.epoch_start(2), at("2023-08-11T08:00:00Z"));
+        for round in [0, 1, 40, 87, 1000] {
+            let (start, end) = (schedule.start(round), schedule.end(round));
+            // Registered in N - 2, proven and published in N - 1, rewarded in N.
+            assert_eq!(schedule.epoch(start) + 2, schedule.reward_epoch(round));
+            assert_eq!(schedule.epoch(end), schedule.publish_epoch(round));
+            assert!(end < schedule.epoch_start(schedule.reward_epoch(round)));
+            assert_eq!(schedule.opens(round + 1), Some(start));
+        }
+        for (time, epoch) in [
+            ("1970-01-01T00:00:00Z", 0),
+            ("2023-07-14T08:00:00Z", 0),
+            ("2023-07-28T07:59:59Z", 0),
+            ("2023-07-28T08:00:00Z", 1),
+            ("2026-11-26T19:00:00Z", 87),
+            ("2026-11-27T08:00:00Z", 88),
+        ] {
+            assert_eq!(schedule.epoch(at(time)), epoch, "{time}");
+        }
+        assert_eq!(schedule.epoch_start(u64::MAX), Timestamp::MAX);
     }
 
     #[test]

@@ -1,0 +1,81 @@
+//! `poet-service backup` and `restore`.
+
+use std::{num::NonZero, path::PathBuf, process::ExitCode};
+
+use poet_admin::backup;
+use poet_engine::{LABEL_DEPTH, Work, WorkFunction};
+use poet_rounds::clock::{Clock as _, SystemClock};
+use poet_service::{args::ServerArgs, config::Config};
+
+use super::BackendArgs;
+
+/// Copy the state of a server into a directory, while it runs or not
+///
+/// Takes the options of the server, to find its directories. The copy is a new folder of DIR: the
+/// database as it is at one moment, with the private key in it, and the work on the rounds. It is verified
+/// as by `doctor`, and gets its name when it is complete; what fails leaves earlier backups as they were. DIR must be
+/// empty, or hold backups only, and lie outside of the server's directories. Exit code: 0 made, 1 not
+/// made.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Where backups are kept
+    #[arg(value_name = "DIR")]
+    place: PathBuf,
+
+    /// How many backups are kept in DIR; older ones are removed once the new one is complete
+    #[arg(long, value_name = "NUMBER", default_value = "3")]
+    keep: NonZero<u32>,
+
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// Put a backup back where a server keeps its state
+///
+/// Takes the options of the server, which must not run, to find its directories. The backup is verified
+/// first. Registrations made after the backup are lost. Run it as the server's user. Exit code: 0 put
+/// back, 1 not put back, and nothing is changed.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RestoreArgs {
+    /// Where backups are kept, of which the newest one is taken, or one of the folders in it
+    #[arg(value_name = "DIR")]
+    place: PathBuf,
+
+    /// Keep what is in the server's directories under names with the time in them
+    #[arg(long)]
+    replace: bool,
+
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let config = Config::load(args.server)?;
+    let work = work(&config)?;
+    let keep = args.keep.get() as usize;
+    let now = SystemClock.now();
+    let done = backup::back_up(&config.directories, &args.place, keep, &work, now)?;
+    println!("{done}");
+    if done.removed > 0 {
+        println!("removed {} older", done.removed);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn restore(args: RestoreArgs) -> anyhow::Result<ExitCode> {
+    let config = Config::load(args.server)?;
+    let work = work(&config)?;
+    let now = SystemClock.now();
+    let done = backup::restore(&config.directories, &args.place, args.replace, &work, now)?;
+    println!("put back {done}");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn work(config: &Config) -> anyhow::Result<Work> {
+    let backend = BackendArgs {
+        backend: config.work.backend.clone(),
+        // A few labels are recomputed.
+        no_trial: true,
+    };
+    Ok(backend.select(WorkFunction::Sha256)?.work(LABEL_DEPTH)?)
+}

@@ -1,0 +1,35 @@
+//! `poet-service notify-test`.
+
+use std::process::ExitCode;
+
+use anyhow::bail;
+use poet_service::{args::ServerArgs, config::Config};
+
+/// Tell --notify-command and --notify-url that this is a test
+///
+/// Takes the options of the server, and works while it runs. Exit code: 0 everybody was told, 1 somebody
+/// was not, or there is nobody to tell.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let config = Config::load(args.server)?;
+    let told = config.notify.test();
+    if told.is_empty() {
+        bail!("there is nobody to tell: expected --notify-command or --notify-url");
+    }
+    let mut code = ExitCode::SUCCESS;
+    for (receiver, result) in told {
+        match result {
+            Ok(()) => println!("{receiver}: told"),
+            Err(error) => {
+                println!("{receiver}: not told: {error}");
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    Ok(code)
+}

@@ -1,0 +1,62 @@
+//! `poet-service schedule`.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use poet_proto::{
+    dates::Zone,
+    network::Network,
+    schedule::Schedule,
+    timetable::{Form, MAX_ROUNDS, Timetable},
+};
+use poet_rounds::clock::{Clock as _, SystemClock};
+use poet_service::{args::ServerArgs, config::Config};
+
+/// Print when the next rounds open, close and end, and for which epochs they count
+///
+/// Takes the options of the server, of which --network or the schedule count. Times are in the time zone
+/// of this machine (TZ) and in UTC.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// How many rounds, from the open one on
+    #[arg(long, value_name = "NUMBER", default_value_t = 5,
+        value_parser = clap::value_parser!(u64).range(1..=MAX_ROUNDS))]
+    rounds: u64,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+
+    /// Print a calendar of the next year (iCalendar), to import or subscribe to
+    #[arg(long, conflicts_with = "json")]
+    ics: bool,
+
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let config = Config::load(args.server)?.rounds;
+    let Some(genesis) = config.genesis else {
+        bail!("--genesis-time is not set: expected --network, or the schedule of a network");
+    };
+    let schedule = Schedule::new(
+        genesis,
+        config.epoch_duration,
+        config.phase_shift,
+        config.cycle_gap,
+    )?;
+    let form = match (args.json, args.ics) {
+        (true, _) => Form::Json,
+        (_, true) => Form::Calendar,
+        _ => Form::Text,
+    };
+    let name = Network::of(&schedule).map_or("PoET".to_owned(), |network| {
+        format!("PoET on {}", network.name)
+    });
+    let table = Timetable::new(schedule, SystemClock.now(), args.rounds);
+    let text = table.print(form, &name, &Zone::local_or_utc());
+    std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes())
+        .context("cannot write the schedule")?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,52 @@
+//! Every line of the log that begins with `ALARM` is told.
+
+use std::fmt::{self, Write as _};
+
+use tracing::{
+    Event as LogEvent, Level, Subscriber,
+    field::{Field, Visit},
+};
+use tracing_subscriber::{Layer, layer::Context};
+
+use super::{Event, Notices};
+
+/// What a message that is an alarm begins with.
+const ALARM: &str = "ALARM";
+
+/// Passes alarms of the log on.
+pub(crate) struct Alarms(pub(crate) Notices);
+
+impl<S: Subscriber> Layer<S> for Alarms {
+    fn on_event(&self, event: &LogEvent<'_>, _context: Context<'_, S>) {
+        if *event.metadata().level() != Level::ERROR {
+            return;
+        }
+        let mut line = Line::default();
+        event.record(&mut line);
+        if line.message.starts_with(ALARM) {
+            self.0.send(&Event::Alarm {
+                message: line.message,
+                details: line.details,
+            });
+        }
+    }
+}
+
+/// A line of the log.
+#[derive(Default)]
+struct Line {
+    message: String,
+    details: String,
+}
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        // Writing to a string does not fail.
+        if field.name() == "message" {
+            let _ = write!(self.message, "{value:?}");
+        } else {
+            let comma = if self.details.is_empty() { "" } else { ", " };
+            let _ = write!(self.details, "{comma}{}={value:?}", field.name());
+        }
+    }
+}

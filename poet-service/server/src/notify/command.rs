@@ -1,0 +1,189 @@
+//! A program that is run for each event, which it gets on its standard input. It may write what it
+//! likes, which nobody reads, and take its time, which is bounded: then it is killed, and with it
+//! what it has started.
+
+use std::{
+    io::Write as _,
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use poet_proto::identity::PRIVATE_KEY_VARIABLE;
+
+use super::{Queue, Receiver};
+
+/// How long a program may run.
+const TIME: Duration = Duration::from_secs(30);
+/// How often it is looked whether it has ended.
+const LOOK: Duration = Duration::from_millis(20);
+/// How long it takes at most until a program that is to be killed is gone.
+pub(super) const KILL_TIME: Duration = Duration::from_millis(200);
+/// What a program of the server must not know, or answer in its name.
+const HIDDEN: [&str; 5] = [
+    PRIVATE_KEY_VARIABLE,
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+    "JOURNAL_STREAM",
+];
+
+pub(super) struct Program {
+    path: PathBuf,
+    time: Duration,
+}
+
+impl Program {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path, time: TIME }
+    }
+
+    fn start(&self) -> Result<Child, String> {
+        let mut command = Command::new(&self.path);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        for name in HIDDEN {
+            command.env_remove(name);
+        }
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        command.spawn().map_err(|error| {
+            format!("it cannot be run: {error}: expected an executable file, without arguments")
+        })
+    }
+}
+
+impl Receiver for Program {
+    fn name(&self) -> String {
+        format!("--notify-command {}", self.path.display())
+    }
+
+    fn deliver(&mut self, notice: &str, queue: &Queue) -> Result<(), String> {
+        let mut child = self.start()?;
+        if let Some(mut input) = child.stdin.take() {
+            // It is shorter than the shortest pipe. A program need not read it.
+            drop(input.write_all(notice.as_bytes()));
+        }
+        let started = Instant::now();
+        let ended = loop {
+            if has_ended(&mut child) {
+                break true;
+            }
+            if started.elapsed() >= self.time || queue.given_up() {
+                break false;
+            }
+            queue.pause(LOOK);
+        };
+        match (kill_all(&mut child), ended) {
+            (_, false) => Err(format!(
+                "it was killed: expected a program that ends within {} s",
+                self.time.as_secs()
+            )),
+            (Some(status), true) if !status.success() => Err(format!("it failed: {status}")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether a child has ended. On Unix it stays a zombie, and with it its number and its group are
+/// those of nobody else.
+#[cfg(unix)]
+fn has_ended(child: &mut Child) -> bool {
+    use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+    !matches!(
+        waitid(WaitId::Pid(Pid::from_child(child)), options),
+        Ok(None)
+    )
+}
+
+#[cfg(not(unix))]
+fn has_ended(child: &mut Child) -> bool {
+    !matches!(child.try_wait(), Ok(None))
+}
+
+/// Kills a child, unless it has ended, and what it has started; returns how it ended.
+fn kill_all(child: &mut Child) -> Option<ExitStatus> {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Pid, Signal, kill_process_group};
+        // One that has nothing left to kill is as good.
+        let _ = kill_process_group(Pid::from_child(child), Signal::KILL);
+    }
+    // It has ended, or is just being killed.
+    drop(child.kill());
+    child.wait().ok()
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, thread};
+
+    use super::*;
+
+    fn program(folder: &Path, script: &str) -> Program {
+        let path = folder.join("told");
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        Program::new(path)
+    }
+
+    #[test]
+    fn a_program_gets_the_event_and_not_the_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("event");
+        let script = format!("cat >{0}; env >>{0}", file.display());
+        let told = program(folder.path(), &script).deliver("{\"text\":\"x\"}", &Queue::default());
+        assert_eq!(told, Ok(()));
+        let text = fs::read_to_string(file).unwrap();
+        assert!(text.starts_with("{\"text\":\"x\"}"), "{text}");
+        assert!(HIDDEN.iter().all(|name| !text.contains(name)), "{text}");
+    }
+
+    #[test]
+    fn one_that_fails_or_is_missing_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut fails = program(folder.path(), "exit 7");
+        let error = fails.deliver("{}", &Queue::default()).unwrap_err();
+        assert!(error.contains("exit status: 7"), "{error}");
+        let mut missing = Program::new(folder.path().join("missing"));
+        let error = missing.deliver("{}", &Queue::default()).unwrap_err();
+        assert!(error.contains("cannot be run"), "{error}");
+        // Not readable as a program.
+        let mut folder = Program::new(folder.path().to_owned());
+        assert!(folder.deliver("{}", &Queue::default()).is_err());
+    }
+
+    #[test]
+    fn one_that_writes_gigabytes_and_never_ends_is_killed_with_its_children() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("child");
+        let script = format!("sleep 1000 & echo $! >{}; exec yes", file.display());
+        let mut endless = program(folder.path(), &script);
+        // Long enough for the shell to get there on a busy machine.
+        endless.time = Duration::from_secs(5);
+        let error = endless.deliver("{}", &Queue::default()).unwrap_err();
+        assert!(error.contains("killed"), "{error}");
+        let child = fs::read_to_string(&file).unwrap();
+        // It is gone, or a zombie that nobody has waited for yet.
+        let state = fs::read_to_string(format!("/proc/{}/stat", child.trim()));
+        assert!(
+            state.as_ref().map_or(true, |state| state.contains(") Z ")),
+            "{state:?}"
+        );
+    }
+
+    #[test]
+    fn an_end_does_not_wait_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut endless = program(folder.path(), "exec sleep 1000");
+        let queue = std::sync::Arc::<Queue>::default();
+        let ending = std::sync::Arc::clone(&queue);
+        let thread = thread::spawn(move || endless.deliver("{}", &ending));
+        queue.state().given_up = true;
+        queue.changed.notify_all();
+        assert!(thread.join().unwrap().is_err());
+    }
+}
