@@ -77,8 +77,7 @@ pub enum RehearsalError {
     )]
     NoWork,
     #[error(
-        "the log of round {round} holds {leaves} leaves so far: expected at least {T}, try again in a \
-         moment"
+        "round {round} has {leaves} leaves so far: expected at least {T}, try again in a moment"
     )]
     TooFewLeaves { round: u64, leaves: u64 },
     #[error("a rehearsal is under way: expected one at a time")]
@@ -199,6 +198,8 @@ pub(super) struct Aside<'a> {
     /// The entries of the log at the newest early end: what is to be proven as soon as it is durable.
     at_end: Option<u64>,
     proving: Option<Proving>,
+    /// A rehearsal for which too little is durable yet.
+    waiting: Option<Request>,
     /// On the monotonic clock.
     retry: Duration,
     wrong_proofs: u32,
@@ -222,6 +223,7 @@ impl<'a> Aside<'a> {
             missing: None,
             at_end: None,
             proving: None,
+            waiting: None,
             retry: Duration::ZERO,
             wrong_proofs: 0,
             wrong_proof: None,
@@ -264,13 +266,16 @@ impl<'a> Aside<'a> {
                 return false;
             }
         }
-        if let Some(request) = rehearsals() {
-            let leaves = durable_entries << self.job.execution.subtree_height.get();
-            let round = self.job.round;
+        if let Some(request) = self.waiting.take().or_else(rehearsals) {
+            let durable = durable_entries << self.job.execution.subtree_height.get();
+            let (round, leaves) = (self.job.round, running.leaves().load(Relaxed));
             if self.wrong_proofs >= MAX_WRONG_PROOFS {
                 request.answer(Err(RehearsalError::GivenUp));
             } else if leaves < T as u64 {
                 request.answer(Err(RehearsalError::TooFewLeaves { round, leaves }));
+            } else if durable < T as u64 {
+                // They are on their way to the disk.
+                self.waiting = Some(request);
             } else {
                 let purpose = Purpose::Rehearsal(request);
                 self.start(hashing, running, durable_entries, rate, purpose);
@@ -282,6 +287,9 @@ impl<'a> Aside<'a> {
     /// Tells what is being made to stop: the work stops.
     pub(super) fn interrupt(&mut self) {
         self.at_end = None;
+        if let Some(request) = self.waiting.take() {
+            request.answer(Err(RehearsalError::Interrupted));
+        }
         if let Some(proving) = &self.proving {
             proving.progress.stop().store(true, Relaxed);
         }

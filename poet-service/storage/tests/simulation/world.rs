@@ -562,7 +562,8 @@ impl World {
                 // As for the proof of a round, but of whole subtrees.
                 let enough = (T as u64).next_multiple_of(subtree);
                 let least = leaves(millis.saturating_sub(250)) / subtree * subtree;
-                least.max(enough)..=leaves(millis + 250).max(enough)
+                // One whose end has come waits for those before it, which may wait for enough.
+                least.max(enough)..=leaves(millis + 250).max(enough + leaves(500))
             });
             (
                 oracle.work,
