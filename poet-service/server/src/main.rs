@@ -70,6 +70,8 @@ enum Command {
     Export(Box<cli::export::Args>),
     Health(Box<cli::health::Args>),
     #[cfg(feature = "import")]
+    Adopt(Box<cli::adopt::Args>),
+    #[cfg(feature = "import")]
     Import(Box<cli::import::Args>),
     NotifyTest(Box<cli::notify_test::Args>),
     Prove(cli::prove::Args),
@@ -89,6 +91,8 @@ fn main() -> ExitCode {
         Some(Command::Doctor(args)) => Ok(cli::doctor::run(*args)),
         Some(Command::Export(args)) => cli::export::run(*args),
         Some(Command::Health(args)) => cli::health::run(*args),
+        #[cfg(feature = "import")]
+        Some(Command::Adopt(args)) => cli::adopt::run(*args),
         #[cfg(feature = "import")]
         Some(Command::Import(args)) => cli::import::run(*args),
         Some(Command::NotifyTest(args)) => cli::notify_test::run(*args),
@@ -117,7 +121,8 @@ fn serve(args: ServerArgs) -> anyhow::Result<ExitCode> {
             "cannot use --logdir {folder}: {cause}: expected a directory that can be written to"
         )
     })?;
-    let terminal = Terminal::new(file).context("cannot start the threads of the log")?;
+    let terminal = Terminal::new(file, config.log.recent.clone())
+        .context("cannot start the threads of the log")?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let notices = Notices::start(&config.notify, Arc::clone(&clock))
         .context("cannot start the threads that tell what happens")?;
@@ -328,7 +333,7 @@ fn greeting(server: &Server, places: &str) -> String {
         "poet-service {version}\n\
          REST       {url}\n\
          gRPC       {grpc}\n\
-         operator   {private} (gRPC, not public)\n\
+         operator   http://{private} (page and gRPC, not public)\n\
          hashing    {hashing}\n\
          {places}\n\
          metrics    {metrics}\n\

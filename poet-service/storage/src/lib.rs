@@ -4,13 +4,17 @@
 pub mod directory;
 mod early_proofs;
 mod error;
+mod history;
 mod imported;
 mod place;
+mod retention;
 mod sqlite;
 mod storage;
 mod wal;
 
 pub use error::DatabaseError;
-pub use imported::{Imported, ImportedRound};
+pub use history::{HISTORY_FILE, History, MAX_MINUTES, Minute};
+pub use imported::{Adopted, Imported, ImportedRound};
+pub use retention::make_shrinkable;
 pub use sqlite::{ChangedRegistrations, SqliteReader, SqliteStorage};
 pub use wal::{LogDamage, keep_damaged_log, log_bytes, log_damage};

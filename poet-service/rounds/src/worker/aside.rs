@@ -83,7 +83,8 @@ pub enum RehearsalError {
     #[error("a rehearsal is under way: expected one at a time")]
     UnderWay,
     #[error(
-        "the work was interrupted before the proof was finished: expected a rehearsal well before the end of a round"
+        "the work was interrupted before the proof was finished: expected a rehearsal well before the end \
+         of a round"
     )]
     Interrupted,
     #[error(
@@ -91,9 +92,7 @@ pub enum RehearsalError {
          the ALARM in the log"
     )]
     GivenUp,
-    #[error(
-        "the rehearsal failed, and the server does what it does when that happens at the end: {0}"
-    )]
+    #[error("the rehearsal failed: {0}: see the log of the server")]
     Failed(String),
 }
 

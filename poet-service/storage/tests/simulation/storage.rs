@@ -12,8 +12,8 @@ use std::{
 
 use poet_proto::messages::PublishedProof;
 use poet_rounds::storage::{
-    EarlyProofRecord, Execution, Member, PowChallenges, Registered, RoundRecord, Setting, Storage,
-    StorageError, StorageFuture, UnfinishedRound,
+    EarlyProofRecord, Execution, Member, PowChallenges, Registered, Removed, RoundRecord, Setting,
+    Storage, StorageError, StorageFuture, UnfinishedRound,
 };
 use tokio::sync::{Notify, oneshot};
 
@@ -34,6 +34,7 @@ pub(crate) enum Command {
     Settle(u64, Execution),
     Publish(u64, Arc<PublishedProof>),
     PublishEarly(u64, Duration, Arc<PublishedProof>),
+    Remove(u64, u32),
 }
 
 /// What came of it.
@@ -42,6 +43,7 @@ enum Outcome {
     Opened(u64),
     Registered(Registered),
     Published(PowChallenges),
+    Removed(Removed),
 }
 
 impl Command {
@@ -71,6 +73,9 @@ impl Command {
             }
             Self::Publish(round, _) => format!("publish {round}"),
             Self::PublishEarly(round, gap, _) => format!("publish {round} for gap {gap:?}"),
+            Self::Remove(before, count) => {
+                format!("remove {count} registrations of rounds before {before}")
+            }
         }
     }
 
@@ -109,6 +114,9 @@ impl Command {
                 storage.store_early_proof(round, gap, Arc::clone(&proof))?;
                 world.published_early(round, gap, proof);
                 Outcome::Nothing
+            }
+            Self::Remove(before, count) => {
+                Outcome::Removed(storage.remove_registrations(before, count)?)
             }
         })
     }
@@ -360,6 +368,13 @@ impl Storage for FaultyStorage {
     ) -> Result<PowChallenges, StorageError> {
         match self.commit_now(Command::Publish(round, proof))? {
             Outcome::Published(challenges) => Ok(challenges),
+            _ => Err(stopped()),
+        }
+    }
+
+    fn remove_registrations(&self, before: u64, count: u32) -> Result<Removed, StorageError> {
+        match self.commit_now(Command::Remove(before, count))? {
+            Outcome::Removed(removed) => Ok(removed),
             _ => Err(stopped()),
         }
     }
