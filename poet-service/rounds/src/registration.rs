@@ -339,6 +339,23 @@ impl Registration {
         }
     }
 
+    /// Takes over what other servers of the same storage have changed: members and challenges. May block.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    pub fn look_at_storage(&self) -> Result<(), StorageError> {
+        if let Some(challenges) = self.storage.pow_challenges()? {
+            *self.pow.write().unwrap_or_else(PoisonError::into_inner) = challenges;
+        }
+        let round = self.open_round().round;
+        let members = self.storage.member_count(round)?;
+        let mut open = self.open();
+        if open.round == round {
+            open.members = members;
+        }
+        Ok(())
+    }
+
     /// Reads the directory of trusted certifier keys again. May block.
     ///
     /// # Errors
@@ -371,12 +388,30 @@ impl Registration {
             .is_some()
             .then_some((proof.leaves, proof.members.len()));
         for gap in self.gaps_without_proof(round)? {
-            self.publish_early(round, gap, Arc::clone(&proof))?;
+            if let Err(error) = self.publish_early(round, gap, Arc::clone(&proof)) {
+                // Another server may have been first, here too.
+                let missing = self.gaps_without_proof(round)?;
+                if missing.iter().any(|missing| missing.early() == gap.early()) {
+                    return Err(error);
+                }
+            }
         }
         let own = self.gaps.own();
         // Prepared before anybody can ask for it.
         let serve = self.prepare(round, own, &proof);
-        let challenges = self.storage.publish(round, proof)?;
+        let challenges = match self.storage.publish(round, proof) {
+            Ok(challenges) => challenges,
+            Err(error) => {
+                // Another server may have been first: then its proof is the one that counts.
+                let theirs = self.storage.shared()
+                    && (self.storage.round(round)?).is_some_and(|round| round.published.is_some());
+                if !theirs {
+                    return Err(error);
+                }
+                tracing::info!(round, "another server has published the proof");
+                return self.look_at_storage();
+            }
+        };
         serve();
         if let Some((leaves, members)) = published {
             self.counters.published(&Published {

@@ -514,12 +514,8 @@ fn rehearse_says_what_it_found() {
     );
 
     let server = ServerProcess::start(folder.path(), &SHORT_ROUND);
-    let operator = server
-        .told("operator")
-        .split(' ')
-        .next()
-        .unwrap()
-        .to_owned();
+    let operator = server.told("operator").strip_prefix("http://").unwrap();
+    let operator = operator.split(' ').next().unwrap().to_owned();
     let (code, _, errors) = run(&operator);
     assert_eq!(code, 1);
     assert!(

@@ -8,7 +8,7 @@ use poet_rounds::storage::{
     Storage, StorageError, StorageFuture, UnfinishedRound,
 };
 
-use crate::SqliteStorage;
+use super::SqliteStorage;
 
 impl Storage for SqliteStorage {
     fn setting(&self, setting: Setting) -> Result<Option<Vec<u8>>, StorageError> {

@@ -7,10 +7,13 @@ use poet_engine::{Node, Proof};
 use poet_rounds::storage::EarlyProofRecord;
 use rusqlite::{Connection, Transaction, params};
 
-use crate::DatabaseError;
+use crate::{
+    DatabaseError,
+    checksum::{early_proof_checksum, gap_nanos},
+};
 
 /// The table.
-pub(crate) const SCHEMA: &str = "
+pub(super) const SCHEMA: &str = "
     -- Proofs that were made before the end of a round. Lists of 32-byte values, one after the other.
     CREATE TABLE early_proofs (
         round         INTEGER NOT NULL,
@@ -25,14 +28,14 @@ pub(crate) const SCHEMA: &str = "
 ";
 
 /// Stores a proof, unless there is one.
-pub(crate) fn insert(
+pub(super) fn insert(
     transaction: &Transaction<'_>,
     round: i64,
     gap: Duration,
     leaves: u64,
     proof: &Proof,
 ) -> Result<(), DatabaseError> {
-    let gap = nanos(gap)?;
+    let gap = gap_nanos(gap)?;
     transaction.execute(
         "INSERT INTO early_proofs
          (round, cycle_gap, leaves, root, proven_leaves, proof_nodes, checksum)
@@ -44,19 +47,19 @@ pub(crate) fn insert(
             proof.root,
             proof.proven_leaves.as_flattened(),
             proof.proof_nodes.as_flattened(),
-            checksum(round, gap, leaves, proof),
+            early_proof_checksum(round, gap, leaves, proof),
         ],
     )?;
     Ok(())
 }
 
 /// A proof, and its number of leaves.
-pub(crate) fn select(
+pub(super) fn select(
     connection: &Connection,
     round: i64,
     gap: Duration,
 ) -> Result<Option<(u64, Proof)>, DatabaseError> {
-    let gap = nanos(gap)?;
+    let gap = gap_nanos(gap)?;
     let mut query = connection.prepare_cached(
         "SELECT leaves, root, proven_leaves, proof_nodes, checksum
          FROM early_proofs WHERE round = ? AND cycle_gap = ?",
@@ -78,7 +81,7 @@ pub(crate) fn select(
         proven_leaves: list(2)?,
         proof_nodes: list(3)?,
     };
-    if checksum(round, gap, leaves, &proof) == row.get::<_, u32>(4)? {
+    if early_proof_checksum(round, gap, leaves, &proof) == row.get::<_, u32>(4)? {
         Ok(Some((leaves, proof)))
     } else {
         Err(DatabaseError::ProofChanged(round))
@@ -86,7 +89,7 @@ pub(crate) fn select(
 }
 
 /// What is known of the proofs of these rounds.
-pub(crate) fn records(
+pub(super) fn records(
     connection: &Connection,
     rounds: RangeInclusive<i64>,
 ) -> Result<Vec<EarlyProofRecord>, DatabaseError> {
@@ -111,27 +114,6 @@ pub(crate) fn records(
 
 fn damaged() -> DatabaseError {
     DatabaseError::Damaged("a proof")
-}
-
-fn nanos(gap: Duration) -> Result<i64, DatabaseError> {
-    // At most what Go can hold: 63 bits.
-    i64::try_from(gap.as_nanos()).map_err(|_| DatabaseError::Damaged("a cycle gap"))
-}
-
-fn checksum(round: i64, gap: i64, leaves: u64, proof: &Proof) -> u32 {
-    let mut crc = crc32c::crc32c(&round.to_be_bytes());
-    crc = crc32c::crc32c_append(crc, &gap.to_be_bytes());
-    crc = crc32c::crc32c_append(crc, &leaves.to_be_bytes());
-    let lists = [&proof.proven_leaves, &proof.proof_nodes];
-    for value in [&proof.root[..]]
-        .into_iter()
-        .chain(lists.map(|list| list.as_flattened()))
-    {
-        // With its length, so that nothing can change from one value to the next.
-        crc = crc32c::crc32c_append(crc, &(value.len() as u64).to_be_bytes());
-        crc = crc32c::crc32c_append(crc, value);
-    }
-    crc
 }
 
 #[cfg(test)]
@@ -186,44 +168,6 @@ mod tests {
             },
         };
         (storage, proof)
-    }
-
-    #[test]
-    fn a_round_has_a_proof_for_each_gap() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("poet.sqlite");
-        let (storage, proof) = settled(&path);
-        let store = |gap, leaves| storage.store_early_proof(7, gap, Arc::new(proof(leaves)));
-        assert_eq!(storage.early_proof(7, DAY).unwrap(), None);
-        store(DAY, 1000).unwrap();
-        store(2 * DAY, 900).unwrap();
-        assert!(store(DAY, 1001).is_err());
-        assert_eq!(storage.early_proof(7, DAY).unwrap(), Some(proof(1000)));
-        assert_eq!(storage.early_proof(7, DAY / 2).unwrap(), None);
-        assert_eq!(storage.early_proof(u64::MAX, DAY).unwrap(), None);
-        // The round goes on.
-        assert_eq!(storage.unfinished_rounds().unwrap().len(), 1);
-        assert_eq!(storage.proof(7).unwrap(), None);
-        assert_eq!(storage.pow_challenges().unwrap(), None);
-
-        storage.publish(7, Arc::new(proof(2000))).unwrap();
-        drop(storage);
-        let storage = open(&path);
-        assert_eq!(storage.early_proof(7, DAY).unwrap(), Some(proof(1000)));
-        assert_eq!(storage.early_proof(7, 2 * DAY).unwrap(), Some(proof(900)));
-        let record = |gap, leaves| EarlyProofRecord {
-            round: 7,
-            gap,
-            leaves,
-        };
-        let records = [record(DAY, 1000), record(2 * DAY, 900)];
-        assert_eq!(storage.early_proofs(0..=u64::MAX).unwrap(), records);
-        assert_eq!(storage.early_proofs(8..=9).unwrap(), []);
-
-        // Without its registrations, which may be removed once a round is published.
-        let file = Connection::open(&path).unwrap();
-        file.execute("DELETE FROM registrations", []).unwrap();
-        assert_eq!(storage.early_proof(7, DAY).unwrap(), Some(proof(1000)));
     }
 
     #[test]
