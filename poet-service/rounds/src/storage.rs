@@ -269,6 +269,13 @@ pub trait Storage: Send + Sync + 'static {
     /// When the storage fails.
     fn registrations(&self, round: u64) -> Result<Vec<Member>, StorageError>;
 
+    /// Whether a node has registered for `round`. Takes as long as reading all registrations, but no
+    /// memory.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    fn is_member(&self, round: u64, node_id: &[u8; 32]) -> Result<bool, StorageError>;
+
     /// The challenges of a round, in the byte order of their node ids.
     ///
     /// # Errors

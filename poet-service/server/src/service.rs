@@ -369,6 +369,9 @@ impl Server {
             ],
         };
         probe.report(None).await;
+        let membership =
+            api::members::Membership::start(Arc::clone(&storage)).map_err(StartError::Threads)?;
+        let membership = api::members::router(membership);
         let reports = Reports {
             status: status.clone(),
             clock: Arc::clone(&clock),
@@ -384,7 +387,8 @@ impl Server {
             .early()
             .iter()
             .map(|gap| {
-                let others = api::rounds::router(own.for_gap(gap.clone()));
+                let others =
+                    api::rounds::router(own.for_gap(gap.clone())).merge(membership.clone());
                 (gap.duration(), poet_for(gap), others)
             })
             .collect();
@@ -434,7 +438,7 @@ impl Server {
             false => others,
         };
         let routers = Routers {
-            rest: api::router(Arc::clone(&poet), others, early),
+            rest: api::router(Arc::clone(&poet), others.merge(membership), early),
             grpc: grpc_api::router(
                 Arc::clone(&poet),
                 health,

@@ -22,13 +22,13 @@ use poet_engine::{
     file::{FileLog, LogMonitor, LogView, LogWriter},
 };
 use poet_files::{Access, create_directory};
-use poet_host::WorkPlace;
+use poet_host::{WorkPlace, niceness};
 
 #[cfg(feature = "fault-injection")]
 use super::fault::run;
 use super::{
     Job, WorkError,
-    audit::{AuditThreads, Auditors, Audits, RoundAudit, lower_priority},
+    audit::{AuditThreads, Auditors, Audits, RoundAudit},
 };
 use crate::{
     clock::Clock,
@@ -61,6 +61,15 @@ pub trait Hashing: Send + Sync + 'static {
     /// # Errors
     /// When the system cannot.
     fn cut_log(&self, log: &mut Self::Log, entries: u64) -> Result<(), WorkError>;
+
+    /// Makes room for the log of a round that is open, so that its start needs no sync. May block.
+    ///
+    /// # Errors
+    /// When the system cannot; opening the log tries again.
+    fn prepare(&self, round: u64) -> Result<(), WorkError> {
+        let _ = round;
+        Ok(())
+    }
 
     /// The rounds that have a log. May block.
     fn logs(&self) -> Vec<u64>;
@@ -156,6 +165,7 @@ pub struct HashingThread {
     rounds_dir: PathBuf,
     place: WorkPlace,
     thread: Standby,
+    log_thread: Standby,
     audits: Audits,
     audit_threads: AuditThreads,
     aside: Standby,
@@ -178,8 +188,8 @@ impl HashingThread {
     ) -> io::Result<Self> {
         let apart = place.is_apart();
         let lower = move || {
-            if !apart {
-                lower_priority();
+            if !apart && let Err(error) = niceness::set(niceness::LOWEST_PRIORITY) {
+                tracing::warn!(%error, "cannot lower the priority of proofs of the work so far");
             }
         };
         Ok(Self {
@@ -189,6 +199,7 @@ impl HashingThread {
             aside: Standby::start("aside", lower)?,
             place,
             thread: Standby::start("hash", || {})?,
+            log_thread: Standby::start("log", || {})?,
             audits,
             repairs: Mutex::default(),
         })
@@ -203,12 +214,15 @@ impl Hashing for HashingThread {
     type Log = FileLog;
     type Running = RunningThread;
 
+    fn prepare(&self, round: u64) -> Result<(), WorkError> {
+        let path = self.folder(round);
+        create_directory(&path, Access::Private)
+            .map_err(|source| WorkError::Folder { path, source })
+    }
+
     fn open_log(&self, round: u64, work: &RoundWork<'_>) -> Result<FileLog, WorkError> {
+        self.prepare(round)?;
         let folder = self.folder(round);
-        create_directory(&folder, Access::Private).map_err(|source| WorkError::Folder {
-            path: folder.clone(),
-            source,
-        })?;
         self.audits.remember(round, &folder);
         Ok(FileLog::open(&folder.join(LOG_FILE), work)?)
     }
@@ -218,7 +232,11 @@ impl Hashing for HashingThread {
     }
 
     fn logs(&self) -> Vec<u64> {
-        let number = |entry: fs::DirEntry| entry.file_name().to_str()?.parse().ok();
+        // A folder that was prepared has none yet.
+        let number = |entry: fs::DirEntry| {
+            let number = entry.file_name().to_str()?.parse().ok()?;
+            entry.path().join(LOG_FILE).exists().then_some(number)
+        };
         match fs::read_dir(&self.rounds_dir) {
             Ok(entries) => entries.flatten().filter_map(number).collect(),
             // Without the folder, there are none.
@@ -235,7 +253,9 @@ impl Hashing for HashingThread {
         let target = Arc::new(AtomicU64::new(u64::MAX));
         let subtree_height = job.execution.subtree_height;
         let (view, work) = (log.view(), *tree.work());
-        let mut writer = LogWriter::spawn(log)?;
+        let (mut writer, write) = LogWriter::new(log)?;
+        // It ends with the writer.
+        drop(self.log_thread.run(write));
         let monitor = writer.monitor();
         let log = view.clone();
         let thread = self.thread.run({

@@ -92,6 +92,8 @@ pub enum ApiError {
     Rehearsal(#[from] RehearsalError),
     #[error("too many requests, try again in {retry_after_seconds} s")]
     TooManyRequests { retry_after_seconds: u64 },
+    #[error("busy, try again in {retry_after_seconds} s")]
+    Busy { retry_after_seconds: u64 },
     #[error("temporarily unavailable, try again later")]
     Unavailable,
     #[error("internal error")]
@@ -122,7 +124,7 @@ impl ApiError {
             Self::Range { .. } => Code::OutOfRange,
             Self::Method | Self::Compressed => Code::Unimplemented,
             Self::BodyTimeout => Code::DeadlineExceeded,
-            Self::Unavailable => Code::Unavailable,
+            Self::Busy { .. } | Self::Unavailable => Code::Unavailable,
             Self::Internal => Code::Internal,
         }
     }
@@ -197,6 +199,9 @@ impl IntoResponse for ApiError {
         ];
         let mut response = (self.status(), headers, self.json()).into_response();
         if let Self::TooManyRequests {
+            retry_after_seconds,
+        }
+        | Self::Busy {
             retry_after_seconds,
         } = self
         {

@@ -170,6 +170,17 @@ impl Storage for PostgresStorage {
         })?)
     }
 
+    fn is_member(&self, round: u64, node_id: &[u8; 32]) -> Result<bool, StorageError> {
+        let (round, node_id) = (key(round)?, node_id.to_vec());
+        Ok(self.call(PATIENCE, async move |client: &mut Client| {
+            let query = "SELECT 1 FROM poet.registrations WHERE round = $1 AND node_id = $2";
+            let row = client
+                .query_typed_opt(query, &[(&round, Type::INT8), (&node_id, Type::BYTEA)])
+                .await?;
+            Ok(row.is_some())
+        })?)
+    }
+
     fn probe(&self) -> StorageFuture<()> {
         self.submit(|reply| Command::Probe { reply })
     }

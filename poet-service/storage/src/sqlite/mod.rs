@@ -79,6 +79,9 @@ const COPY_PAUSE: Duration = Duration::from_millis(100);
 pub struct SqliteStorage {
     /// The writer replaces it when it opens the database again.
     reader: Arc<Mutex<Connection>>,
+    /// Likewise, for reads that take long and may wait: a thread of low priority that is in the middle
+    /// of one keeps nobody else from reading.
+    patient_reader: Arc<Mutex<Connection>>,
     commands: mpsc::Sender<Command>,
 }
 
@@ -95,11 +98,16 @@ impl SqliteStorage {
     ) -> Result<Self, StorageError> {
         let writer = Writer::open(path, max_batch, counters)?;
         let reader = Arc::clone(&writer.reader);
+        let patient_reader = Arc::clone(&writer.patient_reader);
         let (commands, queue) = mpsc::channel(QUEUED_COMMANDS);
         thread::Builder::new()
             .name("storage".to_owned())
             .spawn(move || writer.run(queue))?;
-        Ok(Self { reader, commands })
+        Ok(Self {
+            reader,
+            patient_reader,
+            commands,
+        })
     }
 
     /// Opens the database in the file `path` for reading only. What would write gets
@@ -109,9 +117,11 @@ impl SqliteStorage {
     /// When that fails, or the file is not such a database.
     pub fn open_to_read(path: &Path) -> Result<Self, StorageError> {
         let reader = open_to_read(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        let reader = Arc::new(Mutex::new(reader));
         let (commands, _) = mpsc::channel(1);
         Ok(Self {
-            reader: Arc::new(Mutex::new(reader)),
+            patient_reader: Arc::clone(&reader),
+            reader,
             commands,
         })
     }
@@ -428,7 +438,15 @@ impl SqliteStorage {
     /// # Errors
     /// When the database fails.
     pub fn registrations(&self, round: u64) -> Result<Vec<Member>, StorageError> {
-        sorted_registrations(&self.reader(), key(round)?)
+        sorted_registrations(&lock(&self.patient_reader), round)
+    }
+
+    pub(crate) fn is_member(&self, round: u64, node_id: &[u8; 32]) -> Result<bool, StorageError> {
+        let mut found = false;
+        each_registration(&lock(&self.patient_reader), key(round)?, |member| {
+            found |= member.node_id == *node_id;
+        })?;
+        Ok(found)
     }
 
     pub(crate) fn member_count(&self, round: u64) -> Result<u64, StorageError> {
@@ -440,7 +458,7 @@ impl SqliteStorage {
     /// # Errors
     /// When the database fails.
     pub fn members(&self, round: u64) -> Result<Vec<[u8; 32]>, StorageError> {
-        let registrations = self.registrations(round)?;
+        let registrations = sorted_registrations(&self.reader(), round)?;
         Ok(registrations
             .into_iter()
             .map(|member| member.challenge)
@@ -578,7 +596,7 @@ fn select_early_proof(
     let members: Vec<Node> = match published {
         Some(members) => members.as_chunks().0.to_vec(),
         None => {
-            let members = sorted_registrations(connection, round)?;
+            let members = sorted_registrations(connection, unsigned(round)?)?;
             members.iter().map(|member| member.challenge).collect()
         }
     };
@@ -592,18 +610,6 @@ fn select_early_proof(
         leaves,
         proof,
     }))
-}
-
-/// The registrations of a round in the order of their node ids.
-fn sorted_registrations(connection: &Connection, round: i64) -> Result<Vec<Member>, StorageError> {
-    let mut members = Vec::new();
-    each_registration(connection, round, |member| members.push(member))?;
-    members.sort_unstable_by_key(|member| member.node_id);
-    if members.is_sorted_by(|one, next| one.node_id < next.node_id) {
-        Ok(members)
-    } else {
-        Err(StorageError::Damaged("a registration"))
-    }
 }
 
 /// A database that a server may be using, to look at. Nothing in it is changed.
@@ -655,7 +661,7 @@ impl SqliteReader {
                 let busy = ffi::Error::new(ffi::SQLITE_BUSY);
                 return Err(rusqlite::Error::SqliteFailure(busy, None).into());
             }
-            std::thread::sleep(COPY_PAUSE);
+            thread::sleep(COPY_PAUSE);
         }
         drop(backup);
         // One file, without companions.
@@ -675,5 +681,17 @@ impl SqliteReader {
             return Ok(None);
         };
         select_proof(&self.0, round)
+    }
+}
+
+/// The registrations of a round, in the byte order of their node ids.
+fn sorted_registrations(reader: &Connection, round: u64) -> Result<Vec<Member>, StorageError> {
+    let mut members = Vec::new();
+    each_registration(reader, key(round)?, |member| members.push(member))?;
+    members.sort_unstable_by_key(|member| member.node_id);
+    if members.is_sorted_by(|one, next| one.node_id < next.node_id) {
+        Ok(members)
+    } else {
+        Err(StorageError::Damaged("a registration"))
     }
 }

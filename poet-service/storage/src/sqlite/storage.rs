@@ -67,6 +67,10 @@ impl Storage for SqliteStorage {
         Ok(self.registrations(round)?)
     }
 
+    fn is_member(&self, round: u64, node_id: &[u8; 32]) -> Result<bool, StorageError> {
+        Ok(self.is_member(round, node_id)?)
+    }
+
     fn member_count(&self, round: u64) -> Result<u64, StorageError> {
         Ok(self.member_count(round)?)
     }
