@@ -31,6 +31,7 @@ use crate::{
     clock::{Clock, time_until},
     config::{RoundsConfig, WorkerMode},
     counters::Counters,
+    cycle_gaps::CycleGaps,
     parts::Supervisor,
     publish::Publish,
     registration::{OpenRound, Registration},
@@ -131,6 +132,8 @@ impl Rounds {
         }
         let (recovered, with_work) = blocking(|| {
             let recovered = recover(config, &*storage, now)?;
+            (recovered.schedule)
+                .check_early_gaps(&config.early_cycle_gaps, expected_leaves_per_second)?;
             remove_old_logs(&hashing, &*storage)?;
             Ok::<_, RecoveryError>((recovered, hashing.logs()))
         })?;
@@ -141,15 +144,17 @@ impl Rounds {
             unfinished,
             round,
         } = recovered;
+        let gaps = CycleGaps::new(schedule.cycle_gap(), private_key, &config.early_cycle_gaps);
         let patience = config.clock_leap_patience;
-        let clock: Arc<dyn Clock> = Arc::new(SteadyClock::new(clock, schedule.clone(), patience));
+        let clock: Arc<dyn Clock> =
+            Arc::new(SteadyClock::new(clock, schedule.clone(), &gaps, patience));
         let members = storage.open_round(round).await?;
         let open = OpenRound { round, members };
         tracing::info!(round, members, until = %schedule.start(round), "open for registration");
         let registration = Arc::new(Registration::new(
             schedule,
             config.rules.clone(),
-            private_key,
+            gaps,
             Arc::clone(&clock),
             Arc::clone(&storage),
             pow,
@@ -491,40 +496,54 @@ impl Keeper {
         Some(())
     }
 
-    /// Settles a closed round, if that is not done yet, and hands it to the worker, if there is
-    /// one. `None` when the server ends.
+    /// Hands a closed round to the worker, if there is one, and settles it, if that is not done yet.
+    /// `None` when the server ends.
+    ///
+    /// The work does not wait for the record of what it is bound to: a process that ends before that is
+    /// durable finds the same again in the registrations, which are.
     async fn work_on(&mut self, round: u64, settled: Option<Execution>) -> Option<()> {
+        let is_settled = settled.is_some();
         let execution = match settled {
             Some(execution) => execution,
             None => loop {
-                match blocking(|| self.settle(round)) {
+                match blocking(|| self.membership(round)) {
                     Ok(execution) => break execution,
                     Err(error) => {
-                        tracing::error!(%error, round, "cannot settle the round");
+                        tracing::error!(%error, round, "cannot read the members of the round");
                         self.sleep(RETRY_INTERVAL).await?;
                     }
                 }
             },
         };
         self.seen_to.insert(round);
-        match &self.worker {
-            Some(worker) => worker.execute(Job {
+        if let Some(worker) = &self.worker {
+            worker.execute(Job {
                 round,
-                execution,
+                execution: execution.clone(),
+                settled: is_settled,
                 start: self.registration.schedule().start(round),
                 end: self.registration.schedule().end(round),
-            }),
-            None if self.elsewhere => {}
-            None if self.with_work.contains(&round) => tracing::warn!(
+            });
+        }
+        if !is_settled {
+            while let Err(error) = blocking(|| self.storage.settle_round(round, &execution)) {
+                tracing::error!(%error, round, "cannot settle the round");
+                self.sleep(RETRY_INTERVAL).await?;
+            }
+        }
+        if self.worker.is_some() || self.elsewhere {
+            return Some(());
+        }
+        if self.with_work.contains(&round) {
+            tracing::warn!(
                 round,
                 "the work on it has begun: a start without --disable-worker goes on with it"
-            ),
-            None => {
-                while let Err(error) = blocking(|| self.publish_empty(round, &execution)) {
-                    tracing::error!(%error, round, "cannot publish the empty proof");
-                    self.sleep(RETRY_INTERVAL).await?;
-                }
-            }
+            );
+            return Some(());
+        }
+        while let Err(error) = blocking(|| self.publish_empty(round, &execution)) {
+            tracing::error!(%error, round, "cannot publish the empty proof");
+            self.sleep(RETRY_INTERVAL).await?;
         }
         Some(())
     }
@@ -538,17 +557,16 @@ impl Keeper {
         Ok(())
     }
 
-    fn settle(&self, round: u64) -> Result<Execution, StorageError> {
+    /// What the work on a closed round is bound to.
+    fn membership(&self, round: u64) -> Result<Execution, StorageError> {
         let members = self.storage.members(round)?;
         let schedule = self.registration.schedule();
-        let execution = Execution {
-            statement: membership::root(&members),
-            subtree_height: subtree_height(schedule, self.expected_leaves_per_second),
-        };
-        self.storage.settle_round(round, &execution)?;
         tracing::info!(round, members = members.len(), "closed");
         self.registration.count_closed(round, members.len() as u64);
-        Ok(execution)
+        Ok(Execution {
+            statement: membership::root(&members),
+            subtree_height: subtree_height(schedule, self.expected_leaves_per_second),
+        })
     }
 
     /// Sleeps; `None` when the server ends meanwhile.

@@ -13,6 +13,7 @@
 //! tells which bit it was, and a proof has one, so that none is served that nodes would refuse. All other
 //! things that are stored can be checked by what they are.
 
+mod early_proofs;
 mod place;
 mod retention;
 mod rows;
@@ -25,23 +26,24 @@ mod writer;
 
 use std::{
     fs::File,
+    ops::RangeInclusive,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
 };
 
-use poet_engine::SubtreeHeight;
+use poet_engine::{Node, SubtreeHeight, membership};
 use poet_proto::messages::PublishedProof;
 use poet_rounds::{
     counters::Counters,
     storage::{
-        Execution, Member, PowChallenges, Registered, Removed, RoundRecord, Setting, StorageFuture,
-        UnfinishedRound,
+        EarlyProofRecord, Execution, Member, PowChallenges, Registered, Removed, RoundRecord,
+        Setting, StorageFuture, UnfinishedRound,
     },
 };
 use rusqlite::{
-    Connection, OpenFlags, Transaction,
+    Connection, OpenFlags, OptionalExtension as _, Transaction,
     backup::{Backup, StepResult},
     ffi, params,
 };
@@ -77,6 +79,9 @@ const COPY_PAUSE: Duration = Duration::from_millis(100);
 pub struct SqliteStorage {
     /// The writer replaces it when it opens the database again.
     reader: Arc<Mutex<Connection>>,
+    /// Likewise, for reads that take long and may wait: a thread of low priority that is in the middle
+    /// of one keeps nobody else from reading.
+    patient_reader: Arc<Mutex<Connection>>,
     commands: mpsc::Sender<Command>,
 }
 
@@ -93,11 +98,16 @@ impl SqliteStorage {
     ) -> Result<Self, StorageError> {
         let writer = Writer::open(path, max_batch, counters)?;
         let reader = Arc::clone(&writer.reader);
+        let patient_reader = Arc::clone(&writer.patient_reader);
         let (commands, queue) = mpsc::channel(QUEUED_COMMANDS);
         thread::Builder::new()
             .name("storage".to_owned())
             .spawn(move || writer.run(queue))?;
-        Ok(Self { reader, commands })
+        Ok(Self {
+            reader,
+            patient_reader,
+            commands,
+        })
     }
 
     /// Opens the database in the file `path` for reading only. What would write gets
@@ -107,9 +117,11 @@ impl SqliteStorage {
     /// When that fails, or the file is not such a database.
     pub fn open_to_read(path: &Path) -> Result<Self, StorageError> {
         let reader = open_to_read(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        let reader = Arc::new(Mutex::new(reader));
         let (commands, _) = mpsc::channel(1);
         Ok(Self {
-            reader: Arc::new(Mutex::new(reader)),
+            patient_reader: Arc::clone(&reader),
+            reader,
             commands,
         })
     }
@@ -127,6 +139,7 @@ impl SqliteStorage {
         damage.retain(|line| line != "ok");
         let expected = Connection::open_in_memory()?;
         expected.execute_batch(SCHEMA)?;
+        expected.execute_batch(early_proofs::SCHEMA)?;
         let tables = |connection: &Connection| -> rusqlite::Result<Vec<(String, String)>> {
             let mut query = connection.prepare(
                 "SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name",
@@ -425,14 +438,15 @@ impl SqliteStorage {
     /// # Errors
     /// When the database fails.
     pub fn registrations(&self, round: u64) -> Result<Vec<Member>, StorageError> {
-        let mut members = Vec::new();
-        each_registration(&self.reader(), key(round)?, |member| members.push(member))?;
-        members.sort_unstable_by_key(|member| member.node_id);
-        if members.is_sorted_by(|one, next| one.node_id < next.node_id) {
-            Ok(members)
-        } else {
-            Err(StorageError::Damaged("a registration"))
-        }
+        sorted_registrations(&lock(&self.patient_reader), round)
+    }
+
+    pub(crate) fn is_member(&self, round: u64, node_id: &[u8; 32]) -> Result<bool, StorageError> {
+        let mut found = false;
+        each_registration(&lock(&self.patient_reader), key(round)?, |member| {
+            found |= member.node_id == *node_id;
+        })?;
+        Ok(found)
     }
 
     pub(crate) fn member_count(&self, round: u64) -> Result<u64, StorageError> {
@@ -444,7 +458,7 @@ impl SqliteStorage {
     /// # Errors
     /// When the database fails.
     pub fn members(&self, round: u64) -> Result<Vec<[u8; 32]>, StorageError> {
-        let registrations = self.registrations(round)?;
+        let registrations = sorted_registrations(&self.reader(), round)?;
         Ok(registrations
             .into_iter()
             .map(|member| member.challenge)
@@ -519,6 +533,83 @@ impl SqliteStorage {
         };
         select_proof(&self.reader(), round)
     }
+
+    pub(crate) fn store_early_proof(
+        &self,
+        round: u64,
+        gap: Duration,
+        proof: Arc<PublishedProof>,
+    ) -> Result<(), StorageError> {
+        self.write(move |transaction| {
+            early_proofs::insert(transaction, key(round)?, gap, proof.leaves, &proof.proof)
+        })
+    }
+
+    /// As [`Storage::early_proof`](poet_rounds::storage::Storage::early_proof).
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn early_proof(
+        &self,
+        round: u64,
+        gap: Duration,
+    ) -> Result<Option<PublishedProof>, StorageError> {
+        // A number that no record can have.
+        let Ok(round) = key(round) else {
+            return Ok(None);
+        };
+        select_early_proof(&self.reader(), round, gap)
+    }
+
+    /// As [`Storage::early_proofs`](poet_rounds::storage::Storage::early_proofs).
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn early_proofs(
+        &self,
+        rounds: RangeInclusive<u64>,
+    ) -> Result<Vec<EarlyProofRecord>, StorageError> {
+        let number = |round: &u64| i64::try_from(*round).unwrap_or(i64::MAX);
+        early_proofs::records(
+            &self.reader(),
+            number(rounds.start())..=number(rounds.end()),
+        )
+    }
+}
+
+/// An early proof, with the statement and the members of its round.
+fn select_early_proof(
+    connection: &Connection,
+    round: i64,
+    gap: Duration,
+) -> Result<Option<PublishedProof>, StorageError> {
+    let Some((leaves, proof)) = early_proofs::select(connection, round, gap)? else {
+        return Ok(None);
+    };
+    let query = "SELECT statement FROM rounds WHERE round = ?";
+    let statement: Vec<u8> = connection.query_row(query, [round], |row| row.get(0))?;
+    // Those of a published round are with its proof.
+    let query = "SELECT members FROM proofs WHERE round = ?";
+    let published: Option<Vec<u8>> = connection
+        .query_row(query, [round], |row| row.get(0))
+        .optional()?;
+    let members: Vec<Node> = match published {
+        Some(members) => members.as_chunks().0.to_vec(),
+        None => {
+            let members = sorted_registrations(connection, unsigned(round)?)?;
+            members.iter().map(|member| member.challenge).collect()
+        }
+    };
+    if membership::root(&members) != statement {
+        return Err(StorageError::ProofChanged(round));
+    }
+    Ok(Some(PublishedProof {
+        statement,
+        members,
+        odd_members: Vec::new(),
+        leaves,
+        proof,
+    }))
 }
 
 /// A database that a server may be using, to look at. Nothing in it is changed.
@@ -570,7 +661,7 @@ impl SqliteReader {
                 let busy = ffi::Error::new(ffi::SQLITE_BUSY);
                 return Err(rusqlite::Error::SqliteFailure(busy, None).into());
             }
-            std::thread::sleep(COPY_PAUSE);
+            thread::sleep(COPY_PAUSE);
         }
         drop(backup);
         // One file, without companions.
@@ -590,5 +681,17 @@ impl SqliteReader {
             return Ok(None);
         };
         select_proof(&self.0, round)
+    }
+}
+
+/// The registrations of a round, in the byte order of their node ids.
+fn sorted_registrations(reader: &Connection, round: u64) -> Result<Vec<Member>, StorageError> {
+    let mut members = Vec::new();
+    each_registration(reader, key(round)?, |member| members.push(member))?;
+    members.sort_unstable_by_key(|member| member.node_id);
+    if members.is_sorted_by(|one, next| one.node_id < next.node_id) {
+        Ok(members)
+    } else {
+        Err(StorageError::Damaged("a registration"))
     }
 }

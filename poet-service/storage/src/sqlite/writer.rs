@@ -125,6 +125,7 @@ impl Undo {
 pub(super) struct Writer {
     pub(super) connection: Connection,
     pub(super) reader: Arc<Mutex<Connection>>,
+    pub(super) patient_reader: Arc<Mutex<Connection>>,
     pub(super) open: Option<OpenMembers>,
     pub(super) max_batch: usize,
     pub(super) counters: Arc<dyn Counters>,
@@ -155,6 +156,7 @@ impl Writer {
         Ok(Self {
             connection,
             reader: Arc::new(Mutex::new(reader)),
+            patient_reader: Arc::new(Mutex::new(connect(path)?)),
             open: None,
             max_batch,
             counters,
@@ -425,8 +427,11 @@ impl Writer {
         // The old one first: whoever closes a database last removes its log, by its name.
         self.connection = Connection::open_in_memory()?;
         *reader = Connection::open_in_memory()?;
+        let mut patient_reader = lock(&self.patient_reader);
+        *patient_reader = Connection::open_in_memory()?;
         self.connection = connect(&database)?;
         *reader = connect(&database)?;
+        *patient_reader = connect(&database)?;
         self.place = Place::of(&database).map_err(|cause| unusable(&database, cause))?;
         self.closed = false;
         Ok(())

@@ -14,7 +14,7 @@ use std::{
 
 use poet_engine::{
     LogError, LogRead, Node, RoundWork, SubtreeHeight, Tree,
-    file::{DurableLog, FileLog},
+    file::{DurableLog, FileLog, LogView},
     run,
 };
 use poet_rounds::worker::{
@@ -130,7 +130,10 @@ impl Hashing for SimulatedHashing {
 
     fn remove_log(&self, round: u64) {
         let published = self.world.all_published().contains_key(&round);
-        self.world.require(published, || {
+        // One that is not settled may have opened once more, with other members.
+        let settled = self.world.truth().round(round).unwrap();
+        let settled = settled.is_some_and(|record| record.settled);
+        self.world.require(published || !settled, || {
             format!("the log of round {round} is removed before its proof is published")
         });
         let fate = self.world.fate(format_args!("remove log {round}"), false);
@@ -171,11 +174,16 @@ impl Hashing for SimulatedHashing {
                 .then(|| RoundAudit::new(&self.audits, job, tree.work(), log.view(), None)),
             last_audit: now,
             statement: job.execution.statement.clone(),
+            view: log.view(),
             reached: Arc::clone(&self.reached),
             tree,
             log: DurableLog::new(log, BACKLOG)?,
             open,
         })
+    }
+
+    fn aside(&self, call: Box<dyn FnOnce(usize) + Send>) {
+        call(1);
     }
 
     fn repair(
@@ -222,6 +230,7 @@ pub(crate) struct SimulatedRun {
     audit: Option<RoundAudit>,
     last_audit: Instant,
     statement: Vec<u8>,
+    view: LogView,
     reached: Arc<Mutex<BTreeMap<u64, u64>>>,
 }
 
@@ -307,6 +316,10 @@ impl Running for SimulatedRun {
 
     fn leaves(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.leaves)
+    }
+
+    fn log(&self) -> LogView {
+        self.view.clone()
     }
 
     fn status(&mut self) -> Status {
