@@ -99,7 +99,7 @@ impl PrivateKey {
 
     /// The key under which the server with this key serves nodes whose cycle gap is `cycle_gap`, where
     /// that is not its own: the same one after every start and on every machine. Its seed is BLAKE3 in
-    /// the mode of key derivation, with [`CYCLE_GAP_CONTEXT`], of this key's seed followed by the gap in
+    /// the mode of key derivation, with the context of this crate for it, of this key's seed followed by the gap in
     /// nanoseconds (8 bytes, big-endian).
     pub fn for_cycle_gap(&self, cycle_gap: Duration) -> Self {
         // A gap is at most what Go can hold: 63 bits.
