@@ -318,8 +318,8 @@ fn greeting(server: &Server, places: &str) -> String {
     let missed = server.missed_round().map_or(String::new(), |missed| {
         let until = date(schedule.end(missed));
         format!(
-            "round {missed:<4} the network works on it until {until}, without this server, which was not \
-             there when it closed\n"
+            "round {missed:<4} the network works on it until {until},\n\
+             \x20          without this server, which was not there when it closed\n"
         )
     });
     // Where cargo runs it, the client is not installed.

@@ -90,7 +90,9 @@ impl Terminal {
                 there.with_target(false).with_filter(level).boxed(),
             )
         };
-        let layers = vec![here, there, Alarms(notices).boxed()];
+        // Its filter keeps everything below from being made for it alone.
+        let alarms = Alarms(notices).with_filter(LevelFilter::ERROR).boxed();
+        let layers = vec![here, there, alarms];
         let subscriber = tracing_subscriber::registry().with(layers);
         // Whoever embeds this may have a subscriber of its own: then that one counts.
         drop(tracing::subscriber::set_global_default(subscriber));
