@@ -42,6 +42,22 @@ pub enum Registered {
     Closed,
 }
 
+/// What was removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removed {
+    /// Registrations of a round.
+    Registrations {
+        /// Which round.
+        round: u64,
+        /// How many.
+        count: u64,
+    },
+    /// Space that what was removed before had left.
+    Space,
+    /// There was nothing to remove.
+    Nothing,
+}
+
 /// What the work of a round is bound to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Execution {
@@ -231,6 +247,13 @@ pub trait Storage: Send + Sync + 'static {
         round: u64,
         proof: Arc<PublishedProof>,
     ) -> Result<PowChallenges, StorageError>;
+
+    /// Removes at most `count` registrations of the oldest published round below `before` that has some.
+    /// Where none has, gives some space back to the file system.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    fn remove_registrations(&self, before: u64, count: u32) -> Result<Removed, StorageError>;
 
     /// The proof of `round`.
     ///

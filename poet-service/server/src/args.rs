@@ -182,6 +182,11 @@ pub struct Options {
     #[arg(help_heading = "Registration", long, value_name = "NUMBER", value_parser = parse_members, default_value = "4294967296")]
     pub max_round_members: u64,
 
+    /// How long the registrations of a round are kept after its end, once its proof is published; the
+    /// proof is kept [default: for ever]
+    #[arg(help_heading = "Registration", long, value_name = "DURATION", value_parser = parse_duration)]
+    pub keep_registrations: Option<Duration>,
+
     /// The most registrations that share one commit
     #[arg(help_heading = "Registration", long, value_name = "NUMBER", value_parser = parse_batch, default_value = "1000")]
     pub max_submit_batch_size: usize,
@@ -561,6 +566,7 @@ mod tests {
             ("--epoch-duration=30", "unit"),
             ("--phase-shift=-1s", "not negative"),
             ("--cycle-gap=abc", "a duration such as"),
+            ("--keep-registrations=1y", "a duration such as"),
             ("--pow-difficulty=257", "from 0 to 256"),
             ("--max-round-members=-1", "a number of members"),
             ("--certifier-pubkey=abc", "base64 form of a 32-byte"),

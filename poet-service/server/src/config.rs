@@ -37,6 +37,8 @@ pub struct Config {
     pub directories: Directories,
     /// The most registrations in one commit.
     pub max_submit_batch: usize,
+    /// How long registrations are kept after the end of their round; for ever, if unset.
+    pub keep_registrations: Option<std::time::Duration>,
     /// Where it listens, and to whom.
     pub listeners: ListenersConfig,
     /// How the work is done.
@@ -274,6 +276,7 @@ impl Config {
                 datadir: directory(args.datadir)?,
             },
             max_submit_batch: args.max_submit_batch_size,
+            keep_registrations: args.keep_registrations,
             listeners: ListenersConfig {
                 rest: args.restlisten,
                 grpc: args.rpclisten,

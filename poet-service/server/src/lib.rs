@@ -33,6 +33,7 @@ pub mod notify;
 mod paths;
 mod proofs;
 mod reports;
+mod retention;
 pub mod service;
 pub mod status;
 pub mod systemd;

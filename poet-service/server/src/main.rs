@@ -70,6 +70,8 @@ enum Command {
     Export(Box<cli::export::Args>),
     Health(Box<cli::health::Args>),
     #[cfg(feature = "import")]
+    Adopt(Box<cli::adopt::Args>),
+    #[cfg(feature = "import")]
     Import(Box<cli::import::Args>),
     NotifyTest(Box<cli::notify_test::Args>),
     Prove(cli::prove::Args),
@@ -96,6 +98,8 @@ fn main() -> ExitCode {
         Some(Command::Doctor(args)) => Ok(cli::doctor::run(*args)),
         Some(Command::Export(args)) => cli::export::run(*args),
         Some(Command::Health(args)) => cli::health::run(*args),
+        #[cfg(feature = "import")]
+        Some(Command::Adopt(args)) => cli::adopt::run(*args),
         #[cfg(feature = "import")]
         Some(Command::Import(args)) => cli::import::run(*args),
         Some(Command::NotifyTest(args)) => cli::notify_test::run(*args),

@@ -77,6 +77,7 @@ pub(crate) struct Metrics {
     with_pow: Family<ResultLabel, Counter>,
     batch_write: Histogram,
     lateness: Gauge<f64, std::sync::atomic::AtomicU64>,
+    removed: Counter,
     handled: Family<HandledLabels, Counter>,
     handling: Family<MethodLabels, Histogram, fn() -> Histogram>,
     dropped: DroppedCounters,
@@ -89,6 +90,7 @@ impl Default for Metrics {
             with_pow: Family::default(),
             batch_write: commit_latencies(),
             lateness: Gauge::default(),
+            removed: Counter::default(),
             handled: Family::default(),
             handling: Family::new_with_constructor(request_latencies),
             dropped: DroppedCounters::default(),
@@ -133,6 +135,11 @@ impl Metrics {
         self.dropped.of(interface)
     }
 
+    /// Counts registrations that were removed.
+    pub(crate) fn registrations_removed(&self, count: u64) {
+        self.removed.inc_by(count);
+    }
+
     fn registry(&self, state: ServerState) -> Registry {
         let mut registry = Registry::default();
         registry.register(
@@ -154,6 +161,11 @@ impl Metrics {
             "poet_proof_lateness_seconds",
             "Time from the end of the newest published round to its publication",
             self.lateness.clone(),
+        );
+        registry.register(
+            "poet_registrations_removed",
+            "Registrations that were removed because their rounds were over long ago",
+            self.removed.clone(),
         );
         registry.register(
             "grpc_server_handled",

@@ -734,6 +734,29 @@ fn damaged_databases_are_explained() {
         &changed("DELETE FROM registrations WHERE round = 0"),
         &["the registrations are not the members of the proof, which is valid"],
     );
+    // Unless they were removed because the round was over long ago.
+    let folder = changed(
+        "DELETE FROM registrations WHERE round = 0;
+         INSERT INTO settings VALUES ('registrations_removed_through', x'0000000000000000')",
+    );
+    let removed = "the registrations of 1 were removed, as keep-registrations says";
+    expect(&folder, &[], 0, &[removed, "sound"]);
+    let mode = || {
+        let database = Connection::open(database(&folder)).unwrap();
+        let mode: i64 = database
+            .pragma_query_value(None, "auto_vacuum", |row| row.get(0))
+            .unwrap();
+        mode
+    };
+    assert_eq!(mode(), 2);
+    Connection::open(database(&folder))
+        .unwrap()
+        .execute_batch("PRAGMA auto_vacuum = NONE; VACUUM")
+        .unwrap();
+    expect(&folder, &[], 0, &["the database keeps its size", "sound"]);
+    assert_eq!(mode(), 0);
+    expect(&folder, &["--repair"], 0, &["was written anew", "sound"]);
+    assert_eq!(mode(), 2);
     for column in ["root", "proven_leaves", "members"] {
         damaged(
             &changed(&format!("UPDATE proofs SET {column} = {other}")),

@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::{Answer, LocalServer, TestNode, await_some, bytes, config, members_of};
 use poet_engine::{Node, membership};
 use serde_json::{Value, json};
@@ -264,24 +266,31 @@ fn the_members_of_a_round_are_listed_once_it_is_closed() {
     assert_eq!(proof["proof"]["members"], Value::Array(challenges));
 }
 
-/// Members whose registrations are not there, as those of a Go server's finished rounds can be.
 #[test]
 fn registrations_that_are_gone_are_said_to_be() {
-    let (server, folder) = server();
-    server.client.register(&TestNode::new(1));
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    config.keep_registrations = Some(Duration::from_secs(1));
+    let server = LocalServer::start(config, 10);
+    let node = TestNode::new(1);
+    server.client.register(&node);
     server.at(30);
     server.await_work(0);
+    server.client.register(&TestNode::new(2));
+    let paths = [
+        "/v1/rounds/0/members".to_owned(),
+        format!("/v1/rounds/0/members/{}", hex::encode(node.id())),
+    ];
     server.at(80);
-    server.client.await_proof(0);
-    let database = rusqlite::Connection::open(folder.path().join("db/poet.sqlite")).unwrap();
-    database
-        .execute("DELETE FROM registrations WHERE round = 0", [])
-        .unwrap();
-    let member = hex::encode(TestNode::new(1).id());
-    for path in [
-        "/v1/rounds/0/members",
-        &format!("/v1/rounds/0/members/{member}"),
-    ] {
+    let proof = server.client.await_proof(0);
+    let removed = || {
+        let metrics = server.monitoring().get("/metrics").body;
+        metrics.contains("\npoet_registrations_removed_total 1\n")
+    };
+    assert!(!removed());
+    server.at(82);
+    await_some("the removal", || removed().then_some(()));
+    for path in &paths {
         server.client.get(path).assert_error(
             410,
             5,
@@ -289,4 +298,10 @@ fn registrations_that_are_gone_are_said_to_be() {
              are in its proof",
         );
     }
+    // The proof stays, and so do the members of rounds that are not over.
+    assert_eq!(server.client.get("/v1/proofs/0").body, proof.body);
+    server.at(90);
+    server.await_work(1);
+    let listed = server.client.get("/v1/rounds/1/members").json();
+    assert_eq!(listed["total"], "1");
 }

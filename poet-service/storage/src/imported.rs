@@ -16,6 +16,19 @@ pub struct Imported {
     pub rounds: Vec<ImportedRound>,
 }
 
+/// The settled round of another server that this one works on as well.
+#[derive(Clone, Debug)]
+pub struct Adopted {
+    /// The schedule that the rounds of both belong to, as text.
+    pub schedule: String,
+    /// Its number.
+    pub round: u64,
+    /// What its work is bound to.
+    pub execution: Execution,
+    /// Who registered.
+    pub members: Vec<Member>,
+}
+
 /// A round of another server.
 #[derive(Clone, Debug)]
 pub struct ImportedRound {

@@ -5,11 +5,13 @@ pub mod directory;
 mod error;
 mod imported;
 mod place;
+mod retention;
 mod sqlite;
 mod storage;
 mod wal;
 
 pub use error::DatabaseError;
-pub use imported::{Imported, ImportedRound};
+pub use imported::{Adopted, Imported, ImportedRound};
+pub use retention::make_shrinkable;
 pub use sqlite::{ChangedRegistrations, SqliteReader, SqliteStorage};
 pub use wal::{LogDamage, keep_damaged_log, log_bytes, log_damage};

@@ -31,8 +31,8 @@ use poet_proto::messages::PublishedProof;
 use poet_rounds::{
     counters::Counters,
     storage::{
-        Execution, Member, PowChallenges, PublishedRecord, Registered, RoundRecord, Setting,
-        StorageFuture, UnfinishedRound,
+        Execution, Member, PowChallenges, PublishedRecord, Registered, Removed, RoundRecord,
+        Setting, StorageFuture, UnfinishedRound,
     },
 };
 use rusqlite::{
@@ -43,8 +43,9 @@ use rusqlite::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    DatabaseError as StorageError, Imported,
+    Adopted, DatabaseError as StorageError, Imported,
     place::{Change, Place},
+    retention::{self, can_shrink, let_shrink},
     wal::{log_bytes, log_path},
 };
 
@@ -113,6 +114,7 @@ const SCHEMA: &str = "
 ";
 
 const POW_CHALLENGE: &str = "pow_challenge";
+const REMOVED_THROUGH: &str = "registrations_removed_through";
 const POW_CHALLENGE_PREVIOUS: &str = "pow_challenge_previous";
 
 /// Storage in an SQLite file.
@@ -238,6 +240,26 @@ impl SqliteStorage {
         Ok(damage)
     }
 
+    /// Whether the file gets smaller when registrations are removed.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn can_shrink(&self) -> Result<bool, StorageError> {
+        Ok(can_shrink(&self.reader())?)
+    }
+
+    /// The newest round of which registrations were removed because it was over long ago, if any were.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn removed_through(&self) -> Result<Option<u64>, StorageError> {
+        let round = read_setting(&self.reader(), REMOVED_THROUGH)?;
+        let round = round.map(|bytes| bytes.try_into().map(u64::from_be_bytes));
+        round
+            .transpose()
+            .map_err(|_| StorageError::Damaged("a round"))
+    }
+
     /// Which registrations of a round have changed since they were stored.
     ///
     /// # Errors
@@ -278,21 +300,39 @@ impl SqliteStorage {
                     execution.map(|execution| execution.subtree_height.get()),
                 ],
             )?;
-            let mut insert = transaction.prepare_cached(INSERT_REGISTRATION)?;
-            for (number, member) in (0..).zip(&imported.members) {
-                let checksum = checksum(round, number, member);
-                insert.execute(params![
-                    round,
-                    number,
-                    member.node_id,
-                    member.challenge,
-                    checksum
-                ])?;
-            }
+            insert_members(&transaction, round, &imported.members)?;
             if let Some(proof) = &imported.proof {
                 insert_proof(&transaction, round, proof)?;
             }
         }
+        transaction.commit()?;
+        connection.close().map_err(|(_, cause)| cause.into())
+    }
+
+    /// Stores a round of another server in the file `path`, which may be there and must not be open, in
+    /// one transaction. The round must have no members yet.
+    ///
+    /// # Errors
+    /// When that fails; then nothing is stored.
+    pub fn adopt(path: &Path, adopted: &Adopted) -> Result<(), StorageError> {
+        let mut connection = create(path)?;
+        let transaction = connection.transaction()?;
+        let schedule = name(Setting::Schedule);
+        if read_setting(&transaction, schedule)?.is_none() {
+            write_setting(&transaction, schedule, adopted.schedule.as_bytes())?;
+        }
+        let round = key(adopted.round)?;
+        let Execution {
+            statement,
+            subtree_height,
+        } = &adopted.execution;
+        transaction.execute(
+            "INSERT INTO rounds (round, statement, subtree_height) VALUES (?, ?, ?)
+             ON CONFLICT (round) DO UPDATE
+             SET statement = excluded.statement, subtree_height = excluded.subtree_height",
+            params![round, statement, subtree_height.get()],
+        )?;
+        insert_members(&transaction, round, &adopted.members)?;
         transaction.commit()?;
         connection.close().map_err(|(_, cause)| cause.into())
     }
@@ -386,6 +426,8 @@ fn connect(path: &Path) -> Result<Connection, StorageError> {
     let open = || {
         let connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(BUSY_PATIENCE)?;
+        // Before anything is written to a new file.
+        let_shrink(&connection)?;
         let mode: String =
             connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
         // In WAL mode, FULL syncs the log at every commit; the default NORMAL does not.
@@ -566,7 +608,11 @@ impl SqliteStorage {
         rows.next()?.map(read_record).transpose()
     }
 
-    pub(crate) fn registrations(&self, round: u64) -> Result<Vec<Member>, StorageError> {
+    /// As [`Storage::registrations`](poet_rounds::storage::Storage::registrations).
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn registrations(&self, round: u64) -> Result<Vec<Member>, StorageError> {
         let mut members = Vec::new();
         each_registration(&self.reader(), key(round)?, |member| members.push(member))?;
         members.sort_unstable_by_key(|member| member.node_id);
@@ -630,6 +676,24 @@ impl SqliteStorage {
             write_pow_challenges(transaction, &rotated)
         })?;
         Ok(challenges)
+    }
+
+    pub(crate) fn remove_registrations(
+        &self,
+        before: u64,
+        count: u32,
+    ) -> Result<Removed, StorageError> {
+        // No record has a greater number.
+        let before = i64::try_from(before).unwrap_or(i64::MAX);
+        let (outcome, told) = std::sync::mpsc::sync_channel(1);
+        self.write(move |transaction| {
+            let removed = retention::remove_registrations(transaction, before, count)?;
+            if let Removed::Registrations { round, .. } = removed {
+                write_setting(transaction, REMOVED_THROUGH, &round.to_be_bytes())?;
+            }
+            outcome.send(removed).map_err(|_| StorageError::Stopped)
+        })?;
+        told.recv().map_err(|_| StorageError::Stopped)
     }
 
     /// As [`Storage::proof`](poet_rounds::storage::Storage::proof).
@@ -745,6 +809,25 @@ impl SqliteReader {
 const INSERT_REGISTRATION: &str = "
     INSERT INTO registrations (round, number, node_id, challenge, checksum)
     VALUES (?, ?, ?, ?, ?)";
+
+fn insert_members(
+    transaction: &Transaction<'_>,
+    round: i64,
+    members: &[Member],
+) -> Result<(), StorageError> {
+    let mut insert = transaction.prepare_cached(INSERT_REGISTRATION)?;
+    for (number, member) in (0..).zip(members) {
+        let checksum = checksum(round, number, member);
+        insert.execute(params![
+            round,
+            number,
+            member.node_id,
+            member.challenge,
+            checksum
+        ])?;
+    }
+    Ok(())
+}
 
 /// The length of a blob is known without reading it.
 const SELECT_RECORDS: &str = "

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use poet_proto::messages::PublishedProof;
 use poet_rounds::storage::{
-    Execution, Member, PowChallenges, Registered, RoundRecord, Setting, Storage, StorageError,
-    StorageFuture, UnfinishedRound,
+    Execution, Member, PowChallenges, Registered, Removed, RoundRecord, Setting, Storage,
+    StorageError, StorageFuture, UnfinishedRound,
 };
 
 use crate::SqliteStorage;
@@ -85,6 +85,10 @@ impl Storage for SqliteStorage {
         proof: Arc<PublishedProof>,
     ) -> Result<PowChallenges, StorageError> {
         Ok(self.publish(round, proof)?)
+    }
+
+    fn remove_registrations(&self, before: u64, count: u32) -> Result<Removed, StorageError> {
+        Ok(self.remove_registrations(before, count)?)
     }
 
     fn proof(&self, round: u64) -> Result<Option<PublishedProof>, StorageError> {

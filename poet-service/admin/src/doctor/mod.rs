@@ -18,7 +18,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use poet_engine::{LogError, T, Work, file::FileLog, membership, verify};
+use poet_engine::{LogError, Node, T, Work, file::FileLog, membership, verify};
 use poet_proto::identity::{PrivateKey, PublicKey};
 use poet_rounds::{
     round_files::{self, AUDIT_FILE, FINDINGS_FILE, ROUNDS_FOLDER, SAMPLED_FILE},
@@ -32,7 +32,7 @@ use poet_storage::{
         self, DATABASE_FILE, Directories, DirectoryError, GO_SERVER_PROOFS, GO_STATE_FILE,
         OWNER_FILE,
     },
-    keep_damaged_log, log_damage,
+    keep_damaged_log, log_damage, make_shrinkable,
 };
 use rusqlite::Connection;
 
@@ -262,7 +262,26 @@ impl Doctor<'_> {
             Err(error) => return self.unreadable_database(&error),
         }
         self.settings(&storage, owner)?;
-        self.rounds(&storage)
+        self.rounds(&storage)?;
+        self.size(&storage)
+    }
+
+    /// Whether the file gets smaller where registrations are removed.
+    fn size(&mut self, storage: &SqliteStorage) -> Result<(), DoctorError> {
+        let read = || Ok::<_, DatabaseError>((storage.removed_through()?, storage.can_shrink()?));
+        match read() {
+            Ok((Some(_), false)) => {}
+            Ok(_) => return Ok(()),
+            Err(error) => return self.unreadable_database(&error),
+        }
+        if !self.examination.repair {
+            return self.note(
+                "the database keeps its size when registrations are removed: it was made by an older \
+                 version; --repair writes it anew, which needs room for a second one",
+            );
+        }
+        make_shrinkable(&self.database)?;
+        self.line("  repaired  the database was written anew, and can shrink from now on")
     }
 
     fn no_database(&mut self, owner: &Owner) -> Result<(), DoctorError> {
@@ -500,6 +519,10 @@ impl Doctor<'_> {
             )?;
         }
         if record.published.is_some() {
+            let removed = match storage.removed_through() {
+                Ok(round) => round.is_some_and(|round| record.round <= round),
+                Err(error) => return self.unreadable_database(&error),
+            };
             return match storage.proof(record.round) {
                 Ok(Some(published)) => {
                     if published.leaves == 0 && members == published.members {
@@ -524,6 +547,15 @@ impl Doctor<'_> {
                             members.len(),
                             published.leaves
                         )),
+                        Ok(()) if removed && is_part(&members, &published.members) => {
+                            self.fine(&format!(
+                                "the proof is valid: {} members, {} leaves; the registrations of {} \
+                                 were removed, as keep-registrations says",
+                                published.members.len(),
+                                published.leaves,
+                                published.members.len() - members.len()
+                            ))
+                        }
                         Ok(()) => self.damaged(
                             "the registrations are not the members of the proof, which is valid",
                             RESTORE_DATABASE,
@@ -842,6 +874,12 @@ impl Doctor<'_> {
             .find(|(_, round)| matches(&round.execution))
             .map(|(round, _)| *round)
     }
+}
+
+/// Whether `part` is what is left of `all` when some are removed.
+fn is_part(part: &[Node], all: &[Node]) -> bool {
+    let mut all = all.iter();
+    part.iter().all(|member| all.any(|other| other == member))
 }
 
 fn unwritable(path: &Path, cause: io::Error) -> DoctorError {

@@ -27,6 +27,8 @@
 //! another length are left out, and if it is being worked on, its work begins anew for the others.
 //! A finished one is served as it is.
 
+mod adopt;
+mod fetch;
 mod layers;
 mod leveldb;
 mod source;
@@ -52,7 +54,14 @@ use poet_storage::{
     directory::{self, DATABASE_FILE, Directories, DirectoryError, OWNER_FILE},
 };
 
-pub use self::{layers::LayerError, leveldb::LevelDbError, source::Source, xdr::XdrError};
+pub use self::{
+    adopt::{AdoptError, AdoptReport, AdoptSource, Adoption},
+    fetch::FetchError,
+    layers::LayerError,
+    leveldb::LevelDbError,
+    source::Source,
+    xdr::XdrError,
+};
 use self::{
     layers::Layers,
     source::{GoRound, GoState},

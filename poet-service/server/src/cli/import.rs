@@ -105,7 +105,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn describe(event: ImportProgress) -> (String, u64, u64) {
+pub(super) fn describe(event: ImportProgress) -> (String, u64, u64) {
     match event {
         ImportProgress::Converting {
             round,

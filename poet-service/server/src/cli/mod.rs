@@ -1,5 +1,7 @@
 //! The operator commands.
 
+#[cfg(feature = "import")]
+pub(crate) mod adopt;
 pub(crate) mod backends;
 pub(crate) mod backup;
 pub(crate) mod check_config;

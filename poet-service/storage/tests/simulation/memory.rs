@@ -7,8 +7,8 @@ use std::{
 
 use poet_proto::messages::PublishedProof;
 use poet_rounds::storage::{
-    Execution, Member, PowChallenges, PublishedRecord, Registered, RoundRecord, Setting, Storage,
-    StorageError, StorageFuture, UnfinishedRound,
+    Execution, Member, PowChallenges, PublishedRecord, Registered, Removed, RoundRecord, Setting,
+    Storage, StorageError, StorageFuture, UnfinishedRound,
 };
 
 /// What outlives a process.
@@ -196,6 +196,27 @@ impl Storage for MemoryStorage {
             return Err(StorageError::new("a proof was there already"));
         }
         Ok(challenges)
+    }
+
+    fn remove_registrations(&self, before: u64, count: u32) -> Result<Removed, StorageError> {
+        let mut tables = self.tables();
+        let Tables {
+            registrations,
+            proofs,
+            ..
+        } = &mut *tables;
+        let oldest = registrations
+            .range_mut(..before)
+            .find(|(round, members)| proofs.contains_key(round) && !members.is_empty());
+        let Some((&round, members)) = oldest else {
+            return Ok(Removed::Nothing);
+        };
+        let before = members.len() as u64;
+        for _ in 0..count {
+            members.pop_first();
+        }
+        let count = before - members.len() as u64;
+        Ok(Removed::Registrations { round, count })
     }
 
     fn proof(&self, round: u64) -> Result<Option<PublishedProof>, StorageError> {

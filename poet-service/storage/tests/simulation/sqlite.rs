@@ -9,8 +9,8 @@ use std::{
 
 use poet_proto::messages::PublishedProof;
 use poet_rounds::storage::{
-    Execution, Member, PowChallenges, Registered, RoundRecord, Setting, Storage, StorageError,
-    StorageFuture, UnfinishedRound,
+    Execution, Member, PowChallenges, Registered, Removed, RoundRecord, Setting, Storage,
+    StorageError, StorageFuture, UnfinishedRound,
 };
 use poet_storage::SqliteStorage;
 
@@ -122,6 +122,10 @@ impl Storage for Waiting {
         proof: Arc<PublishedProof>,
     ) -> Result<PowChallenges, StorageError> {
         elsewhere(|| self.0.publish(round, proof))
+    }
+
+    fn remove_registrations(&self, before: u64, count: u32) -> Result<Removed, StorageError> {
+        elsewhere(|| self.0.remove_registrations(before, count))
     }
 
     fn proof(&self, round: u64) -> Result<Option<PublishedProof>, StorageError> {

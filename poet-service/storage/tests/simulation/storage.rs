@@ -11,8 +11,8 @@ use std::{
 
 use poet_proto::messages::PublishedProof;
 use poet_rounds::storage::{
-    Execution, Member, PowChallenges, Registered, RoundRecord, Setting, Storage, StorageError,
-    StorageFuture, UnfinishedRound,
+    Execution, Member, PowChallenges, Registered, Removed, RoundRecord, Setting, Storage,
+    StorageError, StorageFuture, UnfinishedRound,
 };
 use tokio::sync::{Notify, oneshot};
 
@@ -32,6 +32,7 @@ pub(crate) enum Command {
     Challenges(PowChallenges),
     Settle(u64, Execution),
     Publish(u64, Arc<PublishedProof>),
+    Remove(u64, u32),
 }
 
 /// What came of it.
@@ -40,6 +41,7 @@ enum Outcome {
     Opened(u64),
     Registered(Registered),
     Published(PowChallenges),
+    Removed(Removed),
 }
 
 impl Command {
@@ -68,6 +70,9 @@ impl Command {
                 )
             }
             Self::Publish(round, _) => format!("publish {round}"),
+            Self::Remove(before, count) => {
+                format!("remove {count} registrations of rounds before {before}")
+            }
         }
     }
 
@@ -100,6 +105,9 @@ impl Command {
                 let challenges = storage.publish(round, Arc::clone(&proof))?;
                 world.published(round, proof);
                 Outcome::Published(challenges)
+            }
+            Self::Remove(before, count) => {
+                Outcome::Removed(storage.remove_registrations(before, count)?)
             }
         })
     }
@@ -351,6 +359,13 @@ impl Storage for FaultyStorage {
     ) -> Result<PowChallenges, StorageError> {
         match self.commit_now(Command::Publish(round, proof))? {
             Outcome::Published(challenges) => Ok(challenges),
+            _ => Err(stopped()),
+        }
+    }
+
+    fn remove_registrations(&self, before: u64, count: u32) -> Result<Removed, StorageError> {
+        match self.commit_now(Command::Remove(before, count))? {
+            Outcome::Removed(removed) => Ok(removed),
             _ => Err(stopped()),
         }
     }
