@@ -749,6 +749,13 @@ fn a_receipt_shows_who_left_us_out() {
     for (fake, _) in &fakes {
         run.line(&format!("{}: not valid: there is no receipt", fake.url));
     }
+    let run = node
+        .run(&["verify-receipt", "--json", "poet-client.json"])
+        .assert_code(3);
+    let report: Value = serde_json::from_str(&run.out).unwrap();
+    let receipts = report["receipts"].as_array().unwrap();
+    let valid = receipts.iter().filter(|receipt| receipt["valid"] == true);
+    assert_eq!((valid.count(), receipts.len()), (2, 2 + fakes.len()));
 
     let mut proof = work(&real);
     // The real server has us; a proof without us is that of another one.
