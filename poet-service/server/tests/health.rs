@@ -56,6 +56,7 @@ fn work_that_fails_is_told_and_forgotten_when_it_goes_on() {
     server.client.register(&node);
     // Where the log's folder should be, there is a file.
     let rounds = folder.path().join("data/rounds");
+    std::fs::remove_dir_all(&rounds).unwrap();
     std::fs::write(&rounds, "in the way").unwrap();
     server.at(30);
     let unready = await_some("unreadiness", || {
@@ -94,6 +95,7 @@ fn rounds_tell_their_state() {
             "start": "2026-01-01T00:00:30Z", "end": "2026-01-01T00:01:20Z",
             "leaves": null, "leavesPerSecond": null, "newestLeavesPerSecond": null, "slow": null,
             "expectedLeaves": null, "expectedTicks": null, "audit": null,
+            "publishEpoch": "1", "rewardEpoch": "2",
         })
     );
     server.at(30);
