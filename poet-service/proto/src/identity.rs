@@ -99,8 +99,8 @@ impl PrivateKey {
 
     /// The key under which the server with this key serves nodes whose cycle gap is `cycle_gap`, where
     /// that is not its own: the same one after every start and on every machine. Its seed is BLAKE3 in
-    /// the mode of key derivation, with [`CYCLE_GAP_CONTEXT`], of this key's seed followed by the gap in
-    /// nanoseconds (8 bytes, big-endian).
+    /// the mode of key derivation, with the context `spacemesh poet-service 2026 ed25519 seed for a
+    /// further cycle gap`, of this key's seed followed by the gap in nanoseconds (8 bytes, big-endian).
     pub fn for_cycle_gap(&self, cycle_gap: Duration) -> Self {
         // A gap is at most what Go can hold: 63 bits.
         let nanos = u64::try_from(cycle_gap.as_nanos()).unwrap_or(u64::MAX);

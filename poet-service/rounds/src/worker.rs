@@ -10,7 +10,7 @@
 //! for them: the proof is made at the round's end, whatever is audited by then. One that is not valid
 //! is never published, and made again when what is wrong in the log was looked for.
 //!
-//! Proofs for nodes with a longer cycle gap are made while the work goes on (see [`aside`]). One that is not
+//! Proofs for nodes with a longer cycle gap are made while the work goes on (`worker/aside.rs`). One that is not
 //! valid is never published either: it stops the work for a moment, and what is wrong is looked for then.
 //!
 //! The worker is one asynchronous task. It waits only for time to pass and for [`WorkerHandle`], so

@@ -158,7 +158,7 @@ impl Rehearsals {
 /// What a proof is made for.
 enum Purpose {
     /// To be published.
-    Early(CycleGap),
+    Early(Box<CycleGap>),
     /// To see how long it takes.
     Rehearsal(Request),
 }
@@ -260,7 +260,7 @@ impl<'a> Aside<'a> {
             let entries = (*self.at_end.get_or_insert(made)).max((T as u64).div_ceil(1 << k));
             if durable_entries >= entries {
                 self.at_end = None;
-                let purpose = Purpose::Early(gap);
+                let purpose = Purpose::Early(Box::new(gap));
                 self.start(hashing, running, entries, rate, purpose);
                 return false;
             }
