@@ -2,7 +2,6 @@
 
 use std::{num::NonZero, path::PathBuf, process::ExitCode};
 
-use anyhow::bail;
 use poet_admin::backup;
 use poet_engine::{LABEL_DEPTH, Work, WorkFunction};
 use poet_rounds::clock::{Clock as _, SystemClock};
@@ -72,17 +71,6 @@ pub(crate) fn restore(args: RestoreArgs) -> anyhow::Result<ExitCode> {
     let done = backup::restore(&config.directories, &args.place, args.replace, &work, now)?;
     println!("put back {done}");
     Ok(ExitCode::SUCCESS)
-}
-
-/// What several servers share is backed up where it is.
-fn check_embedded(config: &Config) -> anyhow::Result<()> {
-    if config.database.is_some() {
-        bail!(
-            "--database is PostgreSQL, whose own tools back it up (pg_dump): expected the options of a \
-             server with the embedded database"
-        );
-    }
-    Ok(())
 }
 
 fn work(config: &Config) -> anyhow::Result<Work> {
