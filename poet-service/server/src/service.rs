@@ -322,11 +322,13 @@ impl Server {
             clock: Arc::clone(&clock),
             notices,
         };
+        let first_kept = Arc::default();
         let others = api::rounds::router(
             status.clone(),
             Arc::clone(&clock),
             Arc::clone(&storage),
             readiness.clone(),
+            Arc::clone(&first_kept),
         );
         let routers = Routers {
             rest: api::router(Arc::clone(&poet), others),
@@ -398,6 +400,7 @@ impl Server {
                 clock: Arc::clone(rounds.clock()),
                 storage: Arc::clone(&storage),
                 metrics: metrics.clone(),
+                first_kept,
             };
             parts.spawn("retention", retention.run(stopped.clone()));
         }

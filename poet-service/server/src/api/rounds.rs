@@ -11,7 +11,7 @@ use std::{
     ops::Range,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -62,6 +62,8 @@ pub(crate) struct Rounds {
     members: Mutex<Option<(u64, Arc<Members>)>>,
     /// What the members take that are kept, or still being sent.
     alive: Arc<AtomicUsize>,
+    /// The first round of which no registration is removed.
+    first_kept: Arc<AtomicU64>,
 }
 
 /// The members of a round.
@@ -91,6 +93,7 @@ pub(crate) fn router(
     clock: Arc<dyn Clock>,
     storage: Arc<dyn Storage>,
     unready: watch::Receiver<Option<&'static str>>,
+    first_kept: Arc<AtomicU64>,
 ) -> Router {
     let rounds = Rounds {
         status,
@@ -100,6 +103,7 @@ pub(crate) fn router(
         list: Mutex::default(),
         members: Mutex::default(),
         alive: Arc::default(),
+        first_kept,
     };
     Router::new()
         .route("/healthz", get(async || health(StatusCode::OK, None)))
@@ -306,8 +310,10 @@ impl Rounds {
     async fn members(self: Arc<Self>, round: u64) -> Result<Arc<Members>, ApiError> {
         let this = Arc::clone(&self);
         let mut kept = this.members.lock().await;
+        // What is removed is not told from memory, either.
         if let Some((kept, members)) = &*kept
             && *kept == round
+            && round >= this.first_kept.load(Relaxed)
         {
             return Ok(Arc::clone(members));
         }
