@@ -1,6 +1,6 @@
-//! Compiles the gRPC interface, without a `protoc` of the system.
+//! Compiles the gRPC interface, without a `protoc` of the system, and finds out which commit is built.
 
-use std::{env, error::Error, fs, path::PathBuf};
+use std::{env, error::Error, fs, path::PathBuf, process::Command};
 
 use protox::prost::Message as _;
 
@@ -19,5 +19,28 @@ fn main() -> Result<(), Box<dyn Error>> {
         .build_client(false)
         .build_transport(false)
         .compile_fds(files)?;
+    // A build for tests would be made anew after each commit.
+    let commit = match env::var("PROFILE").as_deref() {
+        Ok("release") => commit(),
+        _ => None,
+    };
+    println!("cargo:rustc-env=POET_COMMIT={}", commit.unwrap_or_default());
     Ok(())
+}
+
+/// The commit of the repository that this is a part of, if it is one.
+fn commit() -> Option<String> {
+    // Not that of another repository, which this was only copied into.
+    git(&["ls-files", "--error-unmatch", "build.rs"])?;
+    // Written when another commit is checked out or made.
+    let log = git(&["rev-parse", "--git-path", "logs/HEAD"])?;
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed={log}");
+    git(&["rev-parse", "--short=12", "HEAD"])
+}
+
+fn git(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(arguments).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| text.trim().to_owned())
 }

@@ -5,13 +5,14 @@
 //! other machines can be tested. What a machine does not show is absent, never guessed.
 //!
 //! [`affinity`] pins threads. [`WorkPlace`] gives the hashing thread of a server a core of its own.
-//! [`open_files`] raises the limit on open files.
+//! [`open_files`] raises the limit on open files, [`process`] tells what this process takes.
 
 pub mod affinity;
 pub mod interrupts;
 pub mod limits;
 pub mod machine;
 pub mod open_files;
+pub mod process;
 pub mod programs;
 pub mod sensors;
 

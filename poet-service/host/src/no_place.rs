@@ -19,6 +19,11 @@ impl WorkPlace {
         Self
     }
 
+    /// Where it runs, and why.
+    pub fn describe(&self) -> &str {
+        "shares its core: --work-core is for Linux"
+    }
+
     /// Whether the hashing thread has a core that no other thread of the program runs on.
     pub fn is_apart(&self) -> bool {
         false

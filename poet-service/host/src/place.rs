@@ -54,6 +54,8 @@ const MAX_SCANS: usize = 100;
 #[derive(Clone, Debug, Default)]
 pub struct WorkPlace {
     place: Option<Place>,
+    /// Where it is, and why, in words.
+    why: String,
     /// Keeps other servers off the core.
     _claim: Option<Arc<Claim>>,
 }
@@ -74,13 +76,13 @@ impl WorkPlace {
     pub fn prepare(core: WorkCore, priority: WorkPriority, hash: Hash<'_>) -> Self {
         if core == WorkCore::Off {
             tracing::info!("the hashing thread shares its core: --work-core=off");
-            return Self::default();
+            return Self::shared("--work-core=off");
         }
         let allowed = match sched_getaffinity(None) {
             Ok(allowed) => allowed,
             Err(error) => {
                 tracing::warn!(%error, "no core for the hashing thread: the system does not show which there are");
-                return Self::default();
+                return Self::shared("the system does not show which cores there are");
             }
         };
         let take_claim = |core| claim(core, &siblings(core));
@@ -91,17 +93,17 @@ impl WorkPlace {
                 .inspect_err(|taken| warn_if_taken(only, taken))
                 .ok();
             return Self {
-                place: None,
                 _claim: claim.map(Arc::new),
+                ..Self::shared("this process has only one")
             };
         }
         let Some(Choice { core, why, claim }) = choose(core, &cores, hash, &take_claim) else {
-            return Self::default();
+            return Self::shared("no core could be had, as the log says");
         };
         let others = others(&cores, core, &siblings(core));
         if on_cores(&others, || ()).is_none() {
             tracing::warn!("no core for the hashing thread: the system keeps other threads on it");
-            return Self::default();
+            return Self::shared("the system keeps other threads on every core");
         }
         let priority = permitted(priority);
         let memory = lock_memory();
@@ -114,6 +116,7 @@ impl WorkPlace {
             "the hashing thread has a core of its own"
         );
         Self {
+            why: format!("core {core}, its own: {why}"),
             place: Some(Place {
                 core,
                 allowed,
@@ -121,6 +124,21 @@ impl WorkPlace {
                 priority,
             }),
             _claim: claim.map(Arc::new),
+        }
+    }
+
+    fn shared(why: &str) -> Self {
+        Self {
+            why: format!("shares its core: {why}"),
+            ..Self::default()
+        }
+    }
+
+    /// Where it runs, and why.
+    pub fn describe(&self) -> &str {
+        match self.why.as_str() {
+            "" => "shares its core",
+            why => why,
         }
     }
 

@@ -3,6 +3,7 @@
 
 use std::{ffi::OsString, fmt, net::SocketAddr, num::NonZero, path::PathBuf, time::Duration};
 
+use axum::http::Uri;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use clap::{
     ArgMatches, Args, Command, FromArgMatches,
@@ -142,10 +143,27 @@ pub struct Options {
     #[arg(long, value_name = "CIDR,...")]
     pub trusted_proxies: Option<TrustedProxies>,
 
-    /// Serve metrics for Prometheus on this port, at /metrics [default: none are served]
+    /// What this server is called on its page and in its calendar
+    #[arg(long, value_name = "TEXT", value_parser = parse_name)]
+    pub name: Option<String>,
+
+    /// Where nodes reach this server, for its page; unset, the page takes the address that its reader
+    /// came by
+    #[arg(long, value_name = "URL", value_parser = parse_url)]
+    pub public_url: Option<String>,
+
+    /// Whether REST serves a page for people at / and a calendar of the rounds at /calendar.ics
+    #[arg(long, value_name = "on|off", value_parser = parse_switch, default_value = "on")]
+    pub page: Switch,
+
+    /// Serve metrics for Prometheus on this port, at /metrics, on every interface [default: none are
+    /// served]
     #[arg(long, value_name = "PORT", value_parser = parse_port)]
     pub metrics_port: Option<u16>,
 
+    /// The same at one address; overrides --metrics-port
+    #[arg(long, value_name = "HOST:PORT", value_parser = parse_address)]
+    pub metrics_listen: Option<String>,
     /// A program to run when something happens (a round closed, a proof published, an alarm, slow
     /// work, not ready and ready again): it gets the event as JSON on its standard input, and 30
     /// seconds [default: none]
@@ -481,6 +499,29 @@ fn parse_switch(text: &str) -> Result<Switch, &'static str> {
     }
 }
 
+/// The longest name of a server, in characters.
+const MAX_NAME: usize = 64;
+
+fn parse_name(text: &str) -> Result<String, String> {
+    let length = text.chars().count();
+    let fits = (1..=MAX_NAME).contains(&length) && !text.chars().any(char::is_control);
+    fits.then(|| text.to_owned()).ok_or_else(|| {
+        format!("expected a name of 1 to {MAX_NAME} characters without control characters")
+    })
+}
+
+fn parse_url(text: &str) -> Result<String, &'static str> {
+    const EXPECTED: &str = "expected an address such as https://poet.example";
+    let url: Uri = text.parse().map_err(|_| EXPECTED)?;
+    let authority = url.authority().map_or("", |authority| authority.as_str());
+    let scheme = matches!(url.scheme_str(), Some("http" | "https"));
+    let fits = scheme && !authority.is_empty() && !authority.contains('@') && url.query().is_none();
+    match fits {
+        true => Ok(text.trim_end_matches('/').to_owned()),
+        false => Err(EXPECTED),
+    }
+}
+
 fn parse_files(text: &str) -> Result<usize, &'static str> {
     text.parse().map_err(|_| "expected a number of files")
 }
@@ -574,6 +615,16 @@ mod tests {
             ("--restlisten=localhost:80808", "host:port"),
             ("--restlisten=::1", "host:port"),
             ("--metrics-port=70000", "a port"),
+            ("--metrics-listen=9090", "host:port"),
+            ("--name=", "a name of 1 to 64 characters"),
+            ("--name=a\nb", "a name of 1 to 64 characters"),
+            ("--public-url=poet.example", "an address such as"),
+            ("--public-url=ftp://poet.example", "an address such as"),
+            (
+                "--public-url=https://me:secret@poet.example",
+                "an address such as",
+            ),
+            ("--page=maybe", "on or off"),
             ("--rpclisten=50002", "host:port"),
             ("--config-rpclisten=x", "host:port"),
             ("--max-grpc-resp-size=8MB", "a number of bytes"),

@@ -18,6 +18,7 @@ use crate::{
     args::{Options, ServerArgs, Switch, WITHOUT_EFFECT, options_only},
     config_file::OptionFile,
     limits::ClientLimits,
+    log_queue::RecentLines,
     notify::NotifyConfig,
     paths::default_poetdir,
 };
@@ -43,12 +44,16 @@ pub struct Config {
     pub listeners: ListenersConfig,
     /// How the work is done.
     pub work: WorkConfig,
+    /// What it tells people.
+    pub page: PageConfig,
     /// How it logs.
     pub log: LogConfig,
     /// Who is told what happens.
     pub notify: NotifyConfig,
     /// Options that were given and have no effect.
     pub ignored: Vec<String>,
+    /// Every option with its value and where that comes from.
+    pub effective: Vec<Effective>,
 }
 
 /// Where the server listens, and what clients may cost.
@@ -61,11 +66,31 @@ pub struct ListenersConfig {
     /// `host:port` for the operator's gRPC.
     pub private: String,
     /// Where metrics are served, if they are.
-    pub metrics_port: Option<u16>,
+    pub metrics: Option<MetricsAddress>,
     /// The longest message that is sent over gRPC.
     pub max_grpc_response_bytes: usize,
     /// What clients may cost.
     pub limits: ClientLimits,
+}
+
+/// Where metrics are served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetricsAddress {
+    /// The option that says it.
+    pub option: &'static str,
+    /// `host:port`, or `:port` for every interface.
+    pub address: String,
+}
+
+/// What the server tells people.
+#[derive(Clone, Debug)]
+pub struct PageConfig {
+    /// What it is called.
+    pub name: Option<String>,
+    /// Where nodes reach it.
+    pub public_url: Option<String>,
+    /// Whether there is a page for everybody.
+    pub public: bool,
 }
 
 /// How the work is done.
@@ -98,6 +123,8 @@ pub struct LogConfig {
     pub debug: bool,
     /// Whether to log in JSON.
     pub json: bool,
+    /// The newest lines.
+    pub recent: RecentLines,
 }
 
 /// Where the value of an option comes from.
@@ -227,7 +254,9 @@ impl Config {
             },
             value: key.unwrap_or_default(),
         });
-        Ok((Self::resolve(options, private_key, ignored)?, effective))
+        let mut config = Self::resolve(options, private_key, ignored)?;
+        config.effective.clone_from(&effective);
+        Ok((config, effective))
     }
 
     fn resolve(
@@ -281,7 +310,7 @@ impl Config {
                 rest: args.restlisten,
                 grpc: args.rpclisten,
                 private: args.config_rpclisten,
-                metrics_port: args.metrics_port,
+                metrics: metrics_address(args.metrics_listen, args.metrics_port),
                 max_grpc_response_bytes: args.max_grpc_resp_size,
                 limits: ClientLimits {
                     max_connections: args.max_connections,
@@ -299,20 +328,40 @@ impl Config {
                 audit: args.audit.unwrap_or_else(AuditMode::for_this_machine),
                 audit_threads: args.audit_threads,
             },
+            page: PageConfig {
+                name: args.name,
+                public_url: args.public_url,
+                public: args.page == Switch::On,
+            },
             log: LogConfig {
                 folder: directory(args.logdir)?,
                 max_files: args.maxlogfiles,
                 max_file_bytes: args.maxlogfilesize * MEGABYTE,
                 debug: args.debuglog,
                 json: args.jsonlog,
+                recent: RecentLines::default(),
             },
             notify: NotifyConfig {
                 command: args.notify_command,
                 url: args.notify_url,
             },
             ignored,
+            effective: Vec::new(),
         })
     }
+}
+
+fn metrics_address(address: Option<String>, port: Option<u16>) -> Option<MetricsAddress> {
+    let listen = address.map(|address| MetricsAddress {
+        option: "--metrics-listen",
+        address,
+    });
+    // All interfaces, like the original server.
+    let every = |port| MetricsAddress {
+        option: "--metrics-port",
+        address: format!(":{port}"),
+    };
+    listen.or(port.map(every))
 }
 
 impl Options {

@@ -16,6 +16,8 @@
 //! | [`service`] | the server: directories, the rounds, the network around them, shutdown |
 //! | [`api`] | REST and gRPC |
 //! | `metrics` | what monitoring is told |
+//! | `record` | the history that the operator's page shows |
+//! | `page` | what people look at |
 //! | [`notify`], [`systemd`] | what the operator and the service manager are told |
 //! | [`limits`] | what clients may cost |
 //! | [`terminal`], [`logfile`] | logs and the status line |
@@ -26,15 +28,18 @@ pub mod config;
 mod config_error;
 mod config_file;
 pub mod limits;
-mod log_queue;
+pub mod log_queue;
 pub mod logfile;
 mod metrics;
 pub mod notify;
+mod page;
 mod paths;
 mod proofs;
+mod record;
 mod reports;
 mod retention;
 pub mod service;
 pub mod status;
 pub mod systemd;
 pub mod terminal;
+pub mod version;

@@ -6,6 +6,7 @@
 //! again.
 
 use std::{
+    collections::VecDeque,
     io::{self, ErrorKind, Write},
     mem,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
@@ -15,6 +16,9 @@ use std::{
 
 /// Bytes that may wait: some thousands of lines.
 const QUEUE_BYTES: usize = 1 << 20;
+/// Newest lines that are kept to be looked at, and what is kept of each.
+const RECENT_LINES: usize = 200;
+const RECENT_LINE_BYTES: usize = 2_000;
 /// How long to wait before output that takes nothing at the moment is tried again.
 const RETRY: Duration = Duration::from_millis(20);
 
@@ -27,6 +31,32 @@ pub(crate) struct Portion {
     pub(crate) status: Option<String>,
     /// Whether the output should be opened again if it was moved.
     pub(crate) reopen: bool,
+}
+
+/// The newest lines of a log, for those who look at them. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct RecentLines(Arc<Mutex<VecDeque<String>>>);
+
+impl RecentLines {
+    /// Adds a line, and drops the oldest one if there are too many.
+    pub fn add(&self, line: &[u8]) {
+        let line = &line[..line.len().min(RECENT_LINE_BYTES)];
+        let line = String::from_utf8_lossy(line.trim_ascii_end()).into_owned();
+        let mut lines = self.lines();
+        if lines.len() == RECENT_LINES {
+            lines.pop_front();
+        }
+        lines.push_back(line);
+    }
+
+    /// The lines, the newest one first.
+    pub fn newest_first(&self) -> Vec<String> {
+        self.lines().iter().rev().cloned().collect()
+    }
+
+    fn lines(&self) -> MutexGuard<'_, VecDeque<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Where lines end up. Only the thread of its [`LogQueue`] calls it, so it may block.
@@ -43,7 +73,10 @@ pub(crate) trait Sink: Send + 'static {
 
 /// The queue in front of a sink. Clones share it.
 #[derive(Clone, Debug)]
-pub(crate) struct LogQueue(Arc<Shared>);
+pub(crate) struct LogQueue {
+    shared: Arc<Shared>,
+    recent: Option<RecentLines>,
+}
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -82,46 +115,58 @@ impl LogQueue {
             let shared = Arc::clone(&shared);
             move || shared.drain(sink)
         })?;
-        Ok(Self(shared))
+        Ok(Self {
+            shared,
+            recent: None,
+        })
+    }
+
+    /// The same queue, whose newest lines are in `recent`, too.
+    pub(crate) fn keep_in(mut self, recent: RecentLines) -> Self {
+        self.recent = Some(recent);
+        self
     }
 
     /// Queues a line, or drops it if there is no room.
     pub(crate) fn line(&self, line: &[u8]) {
-        let mut state = self.0.state();
+        if let Some(recent) = &self.recent {
+            recent.add(line);
+        }
+        let mut state = self.shared.state();
         // Lines that come after one that was dropped would hide the gap.
         if state.dropped > 0 || state.next.lines.len() + line.len() > QUEUE_BYTES {
             state.dropped += 1;
         } else {
             state.next.lines.extend_from_slice(line);
         }
-        self.0.waiting.notify_one();
+        self.shared.waiting.notify_one();
     }
 
     /// Replaces what stands below the lines.
     pub(crate) fn status(&self, status: Option<String>) {
-        let mut state = self.0.state();
+        let mut state = self.shared.state();
         state.next.status = status;
         state.status_changed = true;
-        self.0.waiting.notify_one();
+        self.shared.waiting.notify_one();
     }
 
     /// Opens the output again if it was moved.
     pub(crate) fn reopen(&self) {
-        self.0.state().next.reopen = true;
-        self.0.waiting.notify_one();
+        self.shared.state().next.reopen = true;
+        self.shared.waiting.notify_one();
     }
 
     /// Ends the output; everything queued is written if that takes no longer than until `deadline`.
     pub(crate) fn end(&self, deadline: Instant) {
-        let mut state = self.0.state();
+        let mut state = self.shared.state();
         state.end = true;
-        self.0.waiting.notify_one();
+        self.shared.waiting.notify_one();
         while !state.ended {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
             }
-            let waited = self.0.ended.wait_timeout(state, left);
+            let waited = self.shared.ended.wait_timeout(state, left);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
@@ -256,21 +301,41 @@ mod tests {
     }
 
     #[test]
+    fn the_newest_lines_are_kept() {
+        let recent = RecentLines::default();
+        let (output, _tell, _text) = slow();
+        let output = output.keep_in(recent.clone());
+        for number in 0..RECENT_LINES + 7 {
+            output.line(format!("line {number}\n").as_bytes());
+        }
+        output.line(&[b'x'; 10_000]);
+        let lines = recent.newest_first();
+        assert_eq!(lines.len(), RECENT_LINES);
+        assert_eq!(lines[0], "x".repeat(RECENT_LINE_BYTES));
+        assert_eq!(lines[1], format!("line {}", RECENT_LINES + 6));
+        assert_eq!(lines[RECENT_LINES - 1], "line 8");
+    }
+
+    #[test]
     fn what_finds_no_room_is_dropped_and_counted() {
         let (output, tell, text) = slow();
         let line = [&[b'x'; 1023][..], b"\n"].concat();
         output.line(b"first\n");
         // It is being written: the thread hangs in it.
-        while !output.0.state().next.lines.is_empty() {
+        while !output.shared.state().next.lines.is_empty() {
             thread::sleep(RETRY);
         }
         for _ in 0..3000 {
             output.line(&line);
         }
-        assert_eq!(output.0.state().next.lines.len(), QUEUE_BYTES);
-        assert_eq!(output.0.state().dropped, 3000 - 1024);
+        assert_eq!(output.shared.state().next.lines.len(), QUEUE_BYTES);
+        assert_eq!(output.shared.state().dropped, 3000 - 1024);
         output.line(b"short\n");
-        assert_eq!(output.0.state().dropped, 3001 - 1024, "gaps are not hidden");
+        assert_eq!(
+            output.shared.state().dropped,
+            3001 - 1024,
+            "gaps are not hidden"
+        );
         tell.send(true).unwrap();
         assert_eq!(text.recv().unwrap(), "first\n");
         tell.send(true).unwrap();
@@ -297,7 +362,7 @@ mod tests {
         let (output, tell, text) = slow();
         tell.send(false).unwrap();
         output.line(b"lost\n");
-        while !output.0.state().next.lines.is_empty() {
+        while !output.shared.state().next.lines.is_empty() {
             thread::sleep(RETRY);
         }
         tell.send(true).unwrap();

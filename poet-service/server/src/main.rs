@@ -119,7 +119,8 @@ fn serve(args: ServerArgs) -> anyhow::Result<ExitCode> {
             "cannot use --logdir {folder}: {cause}: expected a directory that can be written to"
         )
     })?;
-    let terminal = Terminal::new(file).context("cannot start the threads of the log")?;
+    let terminal = Terminal::new(file, config.log.recent.clone())
+        .context("cannot start the threads of the log")?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let notices = Notices::start(&config.notify, Arc::clone(&clock))
         .context("cannot start the threads that tell what happens")?;
@@ -323,7 +324,7 @@ fn greeting(server: &Server, places: &str) -> String {
         "poet-service {version}\n\
          REST       {url}\n\
          gRPC       {grpc}\n\
-         operator   {private} (gRPC, not public)\n\
+         operator   http://{private} (page and gRPC, not public)\n\
          hashing    {hashing}\n\
          {places}\n\
          metrics    {metrics}\n\

@@ -5,9 +5,10 @@
 //! per second are the `rate()` of the two registration counters.
 
 use std::{
-    fmt, fs,
+    collections::BTreeMap,
+    fmt, fs, mem,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -19,7 +20,9 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use jiff::Timestamp;
 use poet_engine::TICK_LEAVES;
+use poet_host::{limits::throttling, process::Process};
 use poet_rounds::{
     clock::Clock,
     counters::{Counters, Published},
@@ -48,7 +51,11 @@ use crate::{
         grpc,
     },
     status::{ServerStatus, StatusReader, expected_leaves},
+    version,
 };
+
+/// Publications that nobody has asked for yet are kept to this number.
+const MAX_PUBLISHED: usize = 100;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ResultLabel {
@@ -81,6 +88,54 @@ pub(crate) struct Metrics {
     handled: Family<HandledLabels, Counter>,
     handling: Family<MethodLabels, Histogram, fn() -> Histogram>,
     dropped: DroppedCounters,
+    seen: Arc<Mutex<Seen>>,
+}
+
+/// What the operator's page is told besides.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Answers since the start.
+    answers: BTreeMap<Answer, u64>,
+    /// Rounds that were published since this was taken last, and how late.
+    published: Vec<(u64, Duration)>,
+}
+
+/// How a request was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Answer {
+    /// Over HTTP, with this status.
+    Http(u16),
+    /// Over gRPC, with this code.
+    Grpc(i32),
+}
+
+impl Answer {
+    fn of(response: &Response) -> Self {
+        let headers = response.headers();
+        let kind = headers.get(header::CONTENT_TYPE);
+        match kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+            false => Self::Http(response.status().as_u16()),
+            // That of a good answer comes after it.
+            true => Self::Grpc(
+                headers
+                    .get(tonic::Status::GRPC_STATUS)
+                    .map_or(0, |code| tonic::Code::from_bytes(code.as_bytes()) as i32),
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Http(status) => {
+                let meaning = StatusCode::from_u16(status).ok();
+                let meaning = meaning.and_then(|status| status.canonical_reason());
+                write!(f, "{status} {}", meaning.unwrap_or_default())
+            }
+            Self::Grpc(code) => write!(f, "gRPC {:?}", tonic::Code::from(code)),
+        }
+    }
 }
 
 impl Default for Metrics {
@@ -94,6 +149,7 @@ impl Default for Metrics {
             handled: Family::default(),
             handling: Family::new_with_constructor(request_latencies),
             dropped: DroppedCounters::default(),
+            seen: Arc::default(),
         }
     }
 }
@@ -128,6 +184,30 @@ impl Metrics {
             grpc_code: code.to_owned(),
         };
         self.handled.get_or_create(&labels).inc();
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How often each answer was given since the start.
+    pub(crate) fn answers(&self) -> BTreeMap<Answer, u64> {
+        self.seen().answers.clone()
+    }
+
+    /// The rounds that were published since the last call, and how late.
+    pub(crate) fn take_published(&self) -> Vec<(u64, Duration)> {
+        mem::take(&mut self.seen().published)
+    }
+
+    /// Valid registrations since the start.
+    pub(crate) fn registrations(&self) -> u64 {
+        let valid = ResultLabel { result: "valid" };
+        // Asked for without making a series that has counted nothing.
+        [&self.with_certificate, &self.with_pow]
+            .iter()
+            .filter_map(|family| Some(family.get(&valid)?.get()))
+            .sum()
     }
 
     /// Counts what an interface closes and refuses.
@@ -209,6 +289,10 @@ impl Counters for Metrics {
 
     fn published(&self, proof: &Published) {
         self.lateness.set(proof.late.as_secs_f64());
+        let mut seen = self.seen();
+        if seen.published.len() < MAX_PUBLISHED {
+            seen.published.push((proof.round, proof.late));
+        }
     }
 }
 
@@ -223,11 +307,17 @@ pub(crate) async fn observe(
     request: Request,
     next: Next,
 ) -> Response {
-    let Some((service, method)) = method(request.uri().path()) else {
-        return next.run(request).await;
-    };
+    let named = method(request.uri().path());
     let start = Instant::now();
     let response = next.run(request).await;
+    *metrics
+        .seen()
+        .answers
+        .entry(Answer::of(&response))
+        .or_default() += 1;
+    let Some((service, method)) = named else {
+        return response;
+    };
     let code = response
         .extensions()
         .get::<Code>()
@@ -269,6 +359,8 @@ pub(crate) struct ServerState {
     pub(crate) unready: watch::Receiver<Option<&'static str>>,
     pub(crate) dbdir: PathBuf,
     pub(crate) datadir: PathBuf,
+    /// When the server was started.
+    pub(crate) started: Timestamp,
 }
 
 impl fmt::Debug for ServerState {
@@ -329,6 +421,8 @@ impl Collector for ServerState {
             }
         }
         self.encode_audits(&mut encoder, &status)?;
+        self.encode_dates(&mut encoder, &status)?;
+        self.encode_process(&mut encoder)?;
         let name = "poet_round_members";
         let mut metric = encoder.encode_descriptor(name, "Members", None, MetricType::Counter)?;
         for (round, members) in members {
@@ -336,11 +430,17 @@ impl Collector for ServerState {
             ConstCounter::new(members).encode(metric.encode_family(&id)?)?;
         }
         let ready = self.unready.borrow().is_none();
+        let waits = self.waits_for_first_round(status.open.round);
         let mut gauges = vec![
             (
                 "poet_ready",
                 "Whether the server can do its work",
                 f64::from(u8::from(ready)),
+            ),
+            (
+                "poet_waits_for_first_round",
+                "Whether no round has closed yet that was opened here",
+                f64::from(u8::from(waits)),
             ),
             (
                 "poet_storage_queue",
@@ -388,6 +488,104 @@ impl Collector for ServerState {
 }
 
 impl ServerState {
+    /// Whether no round has closed yet that was opened here.
+    fn waits_for_first_round(&self, open: u64) -> bool {
+        let rounds = self.storage.newest_rounds(2);
+        rounds.is_ok_and(|rounds| rounds.iter().all(|record| record.round >= open))
+    }
+
+    /// When rounds start and end.
+    fn encode_dates(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        status: &ServerStatus,
+    ) -> fmt::Result {
+        let schedule = self.status.schedule();
+        let mut rounds = vec![status.open.round];
+        rounds.extend(status.executing.as_ref().map(|executing| executing.round));
+        let seconds = |time: Timestamp| time.as_nanosecond() as f64 / 1e9;
+        let name = "poet_round_start_timestamp_seconds";
+        let help = "When registration closes and the work begins";
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for round in &rounds {
+            let id = [("id", round.to_string())];
+            let start = seconds(schedule.start(*round));
+            ConstGauge::new(start).encode(metric.encode_family(&id)?)?;
+        }
+        let name = "poet_round_end_timestamp_seconds";
+        let help = "When the work ends and the proof is made";
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for round in &rounds {
+            let id = [("id", round.to_string())];
+            let end = seconds(schedule.end(*round));
+            ConstGauge::new(end).encode(metric.encode_family(&id)?)?;
+        }
+        Ok(())
+    }
+
+    /// What this program is, and what it takes of the machine.
+    fn encode_process(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let labels = [("version", version::VERSION), ("commit", version::COMMIT)];
+        let (name, help) = ("poet_build_info", "Always 1; the labels say what was built");
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        ConstGauge::new(1.0).encode(metric.encode_family(&labels)?)?;
+
+        let throttled = throttling(Path::new("/")).unwrap_or_default();
+        let process = Process::read();
+        for (name, help, value) in [
+            (
+                "poet_cpu_throttled_periods",
+                "Periods in which the control group of the server was stopped by its CPU limit",
+                throttled.periods as f64,
+            ),
+            (
+                "poet_cpu_throttled_seconds",
+                "For how long, all threads together",
+                throttled.seconds,
+            ),
+            (
+                "process_cpu_seconds",
+                "CPU time of all threads",
+                process.cpu_seconds,
+            ),
+        ] {
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            ConstCounter::new(value).encode(metric)?;
+        }
+        for (name, help, value) in [
+            (
+                "process_resident_memory_bytes",
+                "Memory of the server",
+                process.resident_bytes as f64,
+            ),
+            (
+                "process_virtual_memory_bytes",
+                "Addresses of the server",
+                process.virtual_bytes as f64,
+            ),
+            ("process_threads", "Threads", process.threads as f64),
+            (
+                "process_open_fds",
+                "Files and sockets that are open",
+                process.open_files as f64,
+            ),
+            (
+                "process_max_fds",
+                "How many may be; 0 without a limit",
+                process.max_open_files as f64,
+            ),
+            (
+                "process_start_time_seconds",
+                "When the server was started, since 1970",
+                self.started.as_nanosecond() as f64 / 1e9,
+            ),
+        ] {
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(value).encode(metric)?;
+        }
+        Ok(())
+    }
+
     /// What auditors do and have found.
     fn encode_audits(
         &self,
@@ -450,7 +648,7 @@ impl ServerState {
 }
 
 /// The size of the files in a folder.
-fn folder_bytes(folder: &Path) -> u64 {
+pub(crate) fn folder_bytes(folder: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(folder) else {
         return 0;
     };
@@ -464,13 +662,13 @@ fn folder_bytes(folder: &Path) -> u64 {
 
 /// What an ordinary user may still write to the file system of `path`.
 #[cfg(unix)]
-fn free_bytes(path: &Path) -> Option<f64> {
+pub(crate) fn free_bytes(path: &Path) -> Option<f64> {
     let space = rustix::fs::statvfs(path).ok()?;
     Some(space.f_bavail as f64 * space.f_frsize as f64)
 }
 
 #[cfg(not(unix))]
-fn free_bytes(_path: &Path) -> Option<f64> {
+pub(crate) fn free_bytes(_path: &Path) -> Option<f64> {
     None
 }
 

@@ -12,7 +12,7 @@ use axum::{Router, middleware};
 use jiff::Timestamp;
 use poet_backends::{Options, SelectError, Selection};
 use poet_engine::{DepthError, LABEL_DEPTH, TICK_LEAVES, WorkFunction};
-use poet_host::WorkPlace;
+use poet_host::{WorkPlace, limits::throttling};
 use poet_proto::identity::{PRIVATE_KEY_VARIABLE, PrivateKey, PrivateKeyError};
 use poet_rounds::{
     blocking,
@@ -28,7 +28,7 @@ use poet_rounds::{
     worker::{Audits, HashingThread},
 };
 use poet_storage::{
-    DatabaseError, SqliteStorage,
+    DatabaseError, History, SqliteStorage,
     directory::{
         self, DirectoryError, DirectoryLocks, GO_SERVER_PROOFS, GO_STATE_FILE, OWNER_FILE,
     },
@@ -50,7 +50,13 @@ use crate::{
     config::Config,
     metrics::{self, Metrics, ServerState},
     notify::{Event, Notices},
+    page::{
+        self,
+        operator::Operator,
+        public::{Identity, Public},
+    },
     proofs::Proofs,
+    record::Recorder,
     reports::Reports,
     retention::Retention,
     status::StatusReader,
@@ -234,10 +240,11 @@ impl Server {
         // Before anything is stored: a port that is taken leaves no trace.
         let rest = Listener::bind("--restlisten", &config.listeners.rest).await?;
         let grpc = Listener::bind("--rpclisten", &config.listeners.grpc).await?;
+        let started = clock.now();
+        let throttled = throttling(Path::new("/")).unwrap_or_default();
         let private = Listener::bind("--config-rpclisten", &config.listeners.private).await?;
-        let metrics_listener = match config.listeners.metrics_port {
-            // All interfaces, like the original server.
-            Some(port) => Some(Listener::bind("--metrics-port", &format!(":{port}")).await?),
+        let metrics_listener = match &config.listeners.metrics {
+            Some(metrics) => Some(Listener::bind(metrics.option, &metrics.address).await?),
             None => None,
         };
         let metrics = Metrics::default();
@@ -252,6 +259,7 @@ impl Server {
         let proofs = Arc::new(Proofs::new(Arc::clone(&storage)));
         let audits = Audits::new(config.work.audit, config.work.audit_threads);
         tracing::info!(mode = %config.work.audit, threads = config.work.audit_threads, "audit of the work");
+        let work_place = place.describe().to_owned();
         let hashing = HashingThread::new(
             config.directories.datadir.join(THREAD_ID_FILE),
             config.directories.datadir.join(ROUNDS_FOLDER),
@@ -330,6 +338,50 @@ impl Server {
             readiness.clone(),
             Arc::clone(&first_kept),
         );
+        let history = blocking(|| open_history(&config.directories.datadir));
+        let recorder = history.clone().map(|history| Recorder {
+            status: status.clone(),
+            clock: Arc::clone(&clock),
+            metrics: metrics.clone(),
+            unready: readiness.clone(),
+            datadir: config.directories.datadir.clone(),
+            history,
+        });
+        let identity = Identity {
+            name: config.page.name.clone(),
+            url: config.page.public_url.clone(),
+            public_key: *registration.info().public_key,
+            works: config.rounds.worker,
+        };
+        let operators_page = page::operator::router(Operator {
+            identity: identity.clone(),
+            status: status.clone(),
+            clock: Arc::clone(&clock),
+            storage: Arc::clone(&storage),
+            history: history.clone(),
+            metrics: metrics.clone(),
+            unready: readiness.clone(),
+            started,
+            place: work_place,
+            backend: backend.latency().to_string(),
+            dbdir: config.directories.dbdir.clone(),
+            datadir: config.directories.datadir.clone(),
+            recent: config.log.recent.clone(),
+            options: config.effective.clone(),
+            throttled,
+        });
+        let public = Public {
+            identity,
+            status: status.clone(),
+            clock: Arc::clone(&clock),
+            storage: Arc::clone(&storage),
+            history,
+            unready: readiness.clone(),
+        };
+        let others = match config.page.public {
+            true => others.merge(page::public::router(public)),
+            false => others,
+        };
         let routers = Routers {
             rest: api::router(Arc::clone(&poet), others),
             grpc: grpc_api::router(
@@ -338,7 +390,7 @@ impl Server {
                 config.listeners.max_grpc_response_bytes,
             )?,
             private: operator::guard(
-                grpc_api::private_router(poet, private_health)?,
+                grpc_api::private_router(poet, private_health)?.merge(operators_page),
                 &config.listeners.private,
             ),
         };
@@ -350,6 +402,7 @@ impl Server {
             unready: readiness,
             dbdir: config.directories.dbdir.clone(),
             datadir: config.directories.datadir.clone(),
+            started,
         };
         let counted = |router: Router| {
             router
@@ -393,6 +446,9 @@ impl Server {
         });
         let parts = Supervisor::new();
         parts.spawn("readiness", probe.keep(stopped.clone()));
+        if let Some(recorder) = recorder {
+            parts.spawn("history", recorder.keep(stopped.clone()));
+        }
         if let Some(keep) = config.keep_registrations {
             let retention = Retention {
                 keep,
@@ -608,6 +664,14 @@ fn open(
         }
     }
     Ok((locks, Arc::new(storage)))
+}
+
+/// The history, unless there cannot be one, which is no reason not to start.
+fn open_history(datadir: &Path) -> Option<Arc<History>> {
+    History::open(datadir)
+        .inspect_err(|error| tracing::warn!(%error, "there is no history for the operator's page"))
+        .map(Arc::new)
+        .ok()
 }
 
 /// The key that is stored, if it is one: what is not is found out by those who need it.

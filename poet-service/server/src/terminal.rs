@@ -16,7 +16,7 @@ use tracing_subscriber::{
 };
 
 use crate::{
-    log_queue::{self, LogQueue, Portion, Sink},
+    log_queue::{self, LogQueue, Portion, RecentLines, Sink},
     logfile::LogFile,
     notify::{Alarms, Notices},
     status::{ServerStatus, StatusReader},
@@ -41,14 +41,14 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// Logs to standard error and to `file`.
+    /// Logs to standard error and to `file`; the newest lines are in `recent`, too.
     ///
     /// # Errors
     /// When the system has no threads to give.
-    pub fn new(file: LogFile) -> io::Result<Self> {
+    pub fn new(file: LogFile, recent: RecentLines) -> io::Result<Self> {
         Ok(Self {
             screen: LogQueue::start(Screen::default())?,
-            file: LogQueue::start(file)?,
+            file: LogQueue::start(file)?.keep_in(recent),
             interactive: io::stderr().is_terminal(),
         })
     }

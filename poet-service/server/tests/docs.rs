@@ -203,9 +203,11 @@ fn scrape() -> (BTreeMap<String, String>, BTreeSet<String>) {
 /// The names of metrics in an expression.
 fn metrics_in(expression: &str) -> impl Iterator<Item = &str> {
     let name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    expression
-        .split(move |c| !name(c))
-        .filter(|word| word.starts_with("poet_") || word.starts_with("grpc_server_"))
+    expression.split(move |c| !name(c)).filter(|word| {
+        ["poet_", "grpc_server_", "process_"]
+            .iter()
+            .any(|prefix| word.starts_with(prefix))
+    })
 }
 
 #[test]

@@ -212,7 +212,7 @@ fn certificates_and_the_operators_calls_are_counted() {
 fn without_a_port_nothing_is_served() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path());
-    config.listeners.metrics_port = None;
+    config.listeners.metrics = None;
     let server = LocalServer::start(config, 10);
     assert!(server.addresses.metrics.is_none());
     assert_eq!(server.client.get("/metrics").status, 404);

@@ -150,6 +150,8 @@ fn the_recorded_answers_are_reproduced() {
     config.rounds.epoch_duration = std::time::Duration::from_secs(30);
     config.rounds.phase_shift = std::time::Duration::from_secs(16);
     config.rounds.cycle_gap = std::time::Duration::from_secs(8);
+    // Where the original server has nothing.
+    config.page.public = false;
     let server = LocalServer::start(config, 2);
     let client = &server.client;
     let current = client.pow_params();

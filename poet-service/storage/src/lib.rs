@@ -3,6 +3,7 @@
 
 pub mod directory;
 mod error;
+mod history;
 mod imported;
 mod place;
 mod retention;
@@ -11,6 +12,7 @@ mod storage;
 mod wal;
 
 pub use error::DatabaseError;
+pub use history::{HISTORY_FILE, History, MAX_MINUTES, Minute};
 pub use imported::{Adopted, Imported, ImportedRound};
 pub use retention::make_shrinkable;
 pub use sqlite::{ChangedRegistrations, SqliteReader, SqliteStorage};

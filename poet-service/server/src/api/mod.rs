@@ -222,7 +222,7 @@ async fn proof(
 }
 
 /// Whether the client says that it takes gzip.
-fn accepts_gzip(headers: &HeaderMap) -> bool {
+pub(crate) fn accepts_gzip(headers: &HeaderMap) -> bool {
     let codings = headers
         .get_all(header::ACCEPT_ENCODING)
         .iter()

@@ -92,12 +92,15 @@ fn check_core(core: WorkCore) -> anyhow::Result<()> {
 /// Checks that no two listeners want the same port of the same address.
 fn check_ports(config: &Config) -> anyhow::Result<()> {
     let config = &config.listeners;
-    let metrics = config.metrics_port.map(|port| format!(":{port}"));
+    let metrics = config.metrics.as_ref();
     let listeners = [
         ("--restlisten", Some(&config.rest)),
         ("--rpclisten", Some(&config.grpc)),
         ("--config-rpclisten", Some(&config.private)),
-        ("--metrics-port", metrics.as_ref()),
+        (
+            metrics.map_or("", |metrics| metrics.option),
+            metrics.map(|metrics| &metrics.address),
+        ),
     ];
     let listeners: Vec<_> = listeners
         .iter()

@@ -1,0 +1,395 @@
+//! The page for everybody: what this PoET is, what its rounds are doing, the next dates, and what a
+//! node has to configure.
+
+use std::{
+    fmt::Write as _,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use axum::{Router, extract::State, http::HeaderMap, response::Response, routing::get};
+use jiff::Timestamp;
+use poet_proto::{
+    base64,
+    calendar::{Owner, calendar},
+    duration::in_words,
+    identity::PublicKey,
+};
+use poet_rounds::{
+    clock::{Clock, time_until},
+    storage::{RoundRecord, Storage},
+    worker::Executing,
+};
+use poet_storage::History;
+use tokio::sync::watch;
+
+use super::{
+    Content, Rendered, assets,
+    html::{countdown, escape, fill, grouped, late, progress, ticks, time},
+    picture,
+};
+use crate::{
+    status::{ServerStatus, StatusReader, expected_leaves},
+    version,
+};
+
+/// Published rounds in the list.
+const LISTED_ROUNDS: usize = 10;
+/// What a server is called that has no name.
+const NO_NAME: &str = "PoET";
+
+/// What a server says of itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    pub(crate) name: Option<String>,
+    /// Where nodes reach it, if that is configured.
+    pub(crate) url: Option<String>,
+    pub(crate) public_key: PublicKey,
+    /// Whether it works on rounds.
+    pub(crate) works: bool,
+}
+
+impl Identity {
+    pub(crate) fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or(NO_NAME)
+    }
+}
+
+/// What the page is made from.
+#[derive(Clone)]
+pub(crate) struct Public {
+    pub(crate) identity: Identity,
+    pub(crate) status: StatusReader,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) history: Option<Arc<History>>,
+    pub(crate) unready: watch::Receiver<Option<&'static str>>,
+}
+
+struct Site {
+    page: Arc<Public>,
+    html: Rendered,
+    calendar: Rendered,
+}
+
+/// The routes.
+pub(crate) fn router(page: Public) -> Router {
+    let site = Site {
+        page: Arc::new(page),
+        html: Rendered::default(),
+        calendar: Rendered::default(),
+    };
+    Router::new()
+        .route("/", get(page_for_everybody))
+        .route("/calendar.ics", get(calendar_file))
+        .with_state(Arc::new(site))
+        .merge(assets())
+}
+
+async fn page_for_everybody(State(site): State<Arc<Site>>, headers: HeaderMap) -> Response {
+    let page = Arc::clone(&site.page);
+    site.html
+        .answer(&headers, move || Content::html(page.render()))
+        .await
+}
+
+async fn calendar_file(State(site): State<Arc<Site>>, headers: HeaderMap) -> Response {
+    let page = Arc::clone(&site.page);
+    let render = move || {
+        let id = hex::encode(&page.identity.public_key.as_bytes()[..8]);
+        let owner = Owner {
+            name: page.identity.name(),
+            id: &id,
+        };
+        let text = calendar(page.status.schedule(), page.clock.now(), owner);
+        Content::new("text/calendar; charset=utf-8", text)
+    };
+    site.calendar.answer(&headers, render).await
+}
+
+impl Public {
+    fn render(&self) -> String {
+        let now = self.clock.now();
+        let status = self.status.status();
+        let records = self
+            .storage
+            .newest_rounds(LISTED_ROUNDS + 3)
+            .inspect_err(|error| tracing::error!(%error, "cannot read the rounds for the page"))
+            .ok();
+        let name = escape(self.identity.name()).to_string();
+        let (title, description) = match status.executing {
+            Some(_) => (
+                self.percent(&status, now) + " – " + &name,
+                "working on a round",
+            ),
+            None => (name.clone(), "open for registration"),
+        };
+        let heading = match &self.identity.name {
+            Some(_) => name.clone(),
+            None => "PoET server".to_owned(),
+        };
+        let pieces = [
+            ("now", now.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()),
+            ("title", title),
+            ("description", format!("{name}: {description}")),
+            ("heading", heading),
+            ("version", escape(&version::with_commit()).to_string()),
+            ("headline", self.headline(&status)),
+            (
+                "cards",
+                self.open_card(&status, now) + &self.work_card(&status, records.as_deref(), now),
+            ),
+            ("dates", self.dates(&status, now)),
+            ("picture", picture::epochs(self.status.schedule(), now)),
+            ("counts", self.counts(&status)),
+            ("node", self.node()),
+            ("public_key", self.public_key()),
+            ("rounds", self.rounds(records.as_deref())),
+        ];
+        fill(include_str!("public.html"), &pieces)
+    }
+
+    /// Which changes a few times in a round only: screen readers read it out then.
+    fn headline(&self, status: &ServerStatus) -> String {
+        let open = status.open.round;
+        let mut text = format!(
+            "Round {open} is open for registration until {}.",
+            time(status.start)
+        );
+        if let Some(executing) = &status.executing {
+            let _ = write!(text, " Round {} is worked on.", executing.round);
+        }
+        if let Some(reason) = *self.unready.borrow() {
+            let _ = write!(
+                text,
+                " <strong class=\"bad\">At the moment the server is not ready: {}.</strong>",
+                escape(reason)
+            );
+        }
+        text
+    }
+
+    fn open_card(&self, status: &ServerStatus, now: Timestamp) -> String {
+        let (schedule, open) = (self.status.schedule(), status.open);
+        let opened = schedule.opens(open.round).unwrap_or(schedule.genesis());
+        format!(
+            "<section class=\"card\"><h2>Round {round}: open for registration</h2>{bar}<dl>\
+             <dt>closes</dt><dd>{closes} <strong>{left}</strong></dd>\
+             <dt>members so far</dt><dd>{members}</dd>\
+             <dt>a registration now</dt><dd>is published in epoch {publish} and rewarded in epoch \
+             {reward}</dd></dl></section>",
+            round = open.round,
+            bar = progress(
+                part(opened, now, status.start),
+                &format!(
+                    "Round {}, time for registration that has passed",
+                    open.round
+                )
+            ),
+            closes = time(status.start),
+            left = countdown(now, status.start),
+            members = grouped(open.members),
+            publish = schedule.publish_epoch(open.round),
+            reward = schedule.reward_epoch(open.round),
+        )
+    }
+
+    fn work_card(
+        &self,
+        status: &ServerStatus,
+        records: Option<&[RoundRecord]>,
+        now: Timestamp,
+    ) -> String {
+        match &status.executing {
+            Some(executing) => self.executing_card(executing, now),
+            None => {
+                let (title, says) = self.why_idle(status, records, now);
+                format!("<section class=\"card\"><h2>{title}</h2><p>{says}</p></section>")
+            }
+        }
+    }
+
+    fn executing_card(&self, executing: &Executing, now: Timestamp) -> String {
+        let round = executing.round;
+        let leaves = executing.leaves.load(Relaxed);
+        let start = self.status.schedule().start(round);
+        let left = match time_until(now, executing.end).is_zero() {
+            false => countdown(now, executing.end),
+            true => "its proof is made".to_owned(),
+        };
+        format!(
+            "<section class=\"card\"><h2>Round {round}: working</h2>{bar}<dl>\
+             <dt>proof expected</dt><dd>{end} <strong>{left}</strong></dd>\
+             <dt>members</dt><dd>{members}</dd>\
+             <dt>leaves</dt><dd>{leaves} ({rate} a second)</dd>\
+             <dt>ticks expected</dt><dd>{ticks}</dd></dl></section>",
+            bar = progress(
+                part(start, now, executing.end),
+                &format!("Round {round}, time of work that has passed")
+            ),
+            end = time(executing.end),
+            members = grouped(executing.members),
+            leaves = grouped(leaves),
+            rate = grouped(executing.leaves_per_second(&*self.clock) as u64),
+            ticks = ticks(expected_leaves(executing, &*self.clock)),
+        )
+    }
+
+    /// Why no round is worked on.
+    fn why_idle(
+        &self,
+        status: &ServerStatus,
+        records: Option<&[RoundRecord]>,
+        now: Timestamp,
+    ) -> (String, String) {
+        let (schedule, open) = (self.status.schedule(), status.open.round);
+        let next = format!(
+            "The work on round {open} begins {} ({}).",
+            time(status.start),
+            countdown(now, status.start)
+        );
+        if !self.identity.works {
+            let says = "It takes registrations, and publishes who the members of a round are, without a \
+                        proof of work.";
+            return ("This server does no work".to_owned(), says.to_owned());
+        }
+        let Some(last) = open.checked_sub(1) else {
+            return ("No round has started yet".to_owned(), next);
+        };
+        let record = records.and_then(|records| records.iter().find(|record| record.round == last));
+        match record {
+            Some(RoundRecord {
+                published: Some(_), ..
+            }) => (
+                format!("Round {last}: published"),
+                format!("Its <a href=\"v1/proofs/{last}\">proof</a> is there. {next}"),
+            ),
+            Some(_) => (
+                format!("Round {last}: about to be worked on"),
+                format!("Its members are settled. {next}"),
+            ),
+            None if records.is_some() && now < schedule.end(last) => (
+                format!("Round {last} runs without this server"),
+                format!("It was not there when the round started. {next}"),
+            ),
+            None => ("No round is worked on".to_owned(), next),
+        }
+    }
+
+    fn dates(&self, status: &ServerStatus, now: Timestamp) -> String {
+        let (schedule, open) = (self.status.schedule(), status.open.round);
+        let mut dates = Vec::new();
+        for round in open.saturating_sub(1)..=open.saturating_add(1) {
+            let (start, end) = (schedule.start(round), schedule.end(round));
+            let next = round.saturating_add(1);
+            dates.push((
+                start,
+                format!(
+                    "Registration for round {round} closes, its work begins; round {next} opens"
+                ),
+            ));
+            dates.push((end, format!("Proof of round {round} expected")));
+        }
+        dates.retain(|(date, _)| *date > now);
+        let mut text = String::new();
+        for (date, what) in dates.iter().take(5) {
+            let _ = write!(
+                text,
+                "<li><span class=\"what\">{what}</span> <span class=\"when\">{}</span> \
+                 <strong>{}</strong></li>",
+                time(*date),
+                countdown(now, *date)
+            );
+        }
+        text
+    }
+
+    fn counts(&self, status: &ServerStatus) -> String {
+        let (schedule, open) = (self.status.schedule(), status.open.round);
+        let (publish, reward) = (schedule.publish_epoch(open), schedule.reward_epoch(open));
+        format!(
+            "<p>A node that registers in round {open}, before it starts in epoch {open}, has its proof in epoch \
+             {publish}, publishes with it in that epoch (from {}), and is rewarded in epoch {reward} \
+             (from {}). An epoch lasts {}, the work on a round {}.</p>",
+            time(schedule.epoch_start(publish)),
+            time(schedule.epoch_start(reward)),
+            in_words(schedule.epoch_duration()),
+            in_words(schedule.work_duration()),
+        )
+    }
+
+    /// What a node has to configure. The script puts the address in that the reader has come by, unless
+    /// one is configured.
+    fn node(&self) -> String {
+        let address = match &self.identity.url {
+            Some(url) => escape(&json(url)).to_string(),
+            None => "\"<span data-address>https://ADDRESS OF THIS PAGE</span>\"".to_owned(),
+        };
+        format!(
+            "{{\n  \"main\": {{\n    \"poet-servers\": [\n      {{\n        \"address\": {address},\n        \
+             \"pubkey\": {}\n      }}\n    ]\n  }}\n}}",
+            escape(&json(&base64::encode(self.identity.public_key.as_bytes())))
+        )
+    }
+
+    fn public_key(&self) -> String {
+        format!(
+            "<p>Public key: <code class=\"key-text\">{}</code></p>",
+            base64::encode(self.identity.public_key.as_bytes())
+        )
+    }
+
+    fn rounds(&self, records: Option<&[RoundRecord]>) -> String {
+        let Some(records) = records else {
+            return "<p>The rounds cannot be read at the moment.</p>".to_owned();
+        };
+        let lateness = self.history.as_ref().map(|history| history.lateness());
+        let mut rows = String::new();
+        let published = records
+            .iter()
+            .filter_map(|record| Some((record.round, record.published?)));
+        for (round, published) in published.take(LISTED_ROUNDS) {
+            let lateness = lateness.as_ref().and_then(|late| late.get(&round));
+            let _ = write!(
+                rows,
+                "<tr><th scope=\"row\"><a href=\"v1/rounds/{round}\">{round}</a></th>\
+                 <td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+                time(self.status.schedule().end(round)),
+                grouped(published.members),
+                grouped(published.leaves),
+                ticks(published.leaves),
+                lateness.map_or("not known".to_owned(), |lateness| late(*lateness)),
+            );
+        }
+        if rows.is_empty() {
+            return "<p>No proof has been published yet.</p>".to_owned();
+        }
+        format!(
+            "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-labelledby=\"rounds-title\">\
+             <table><thead><tr><th scope=\"col\">Round</th><th scope=\"col\">Work ended</th>\
+             <th scope=\"col\">Members</th><th scope=\"col\">Leaves</th><th scope=\"col\">Ticks</th>\
+             <th scope=\"col\">Proof after</th></tr></thead><tbody>{rows}</tbody></table></div>"
+        )
+    }
+
+    fn percent(&self, status: &ServerStatus, now: Timestamp) -> String {
+        let Some(executing) = &status.executing else {
+            return String::new();
+        };
+        let start = self.status.schedule().start(executing.round);
+        format!("{:.0} %", 100.0 * part(start, now, executing.end))
+    }
+}
+
+/// How much of the time between two times has passed.
+pub(super) fn part(from: Timestamp, now: Timestamp, to: Timestamp) -> f64 {
+    let whole = time_until(from, to).as_secs_f64();
+    match whole > 0.0 {
+        true => (time_until(from, now).as_secs_f64() / whole).min(1.0),
+        false => 1.0,
+    }
+}
+
+/// A text in JSON.
+fn json(text: &str) -> String {
+    poet_proto::json::write(&text)
+}
