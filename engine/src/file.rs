@@ -125,7 +125,16 @@ struct Shared {
     extent: Mutex<Extent>,
     /// Held during a sync and until its result is in `extent`. The system reports a failure to one of
     /// several syncs that overlap; another one must not count as a success meanwhile.
-    syncing: Mutex<()>,
+    syncing: Mutex<Unsynced>,
+}
+
+/// What the first sync of a log without entries makes durable as well.
+#[derive(Debug, Default)]
+struct Unsynced {
+    /// Written again before each sync until one succeeds: one that failed may have dropped it.
+    header: Option<[u8; LogHeader::BYTES]>,
+    /// The directory of a file that was just created, which is durable only when that is.
+    directory: Option<File>,
 }
 
 /// What is in the file.
@@ -143,7 +152,8 @@ struct Extent {
 
 impl FileLog {
     /// Opens the log of `round` at `path`, or creates it. What is behind the last whole entry is cut off: it
-    /// is the rest of a write that was interrupted.
+    /// is the rest of a write that was interrupted. Entries that are there are durable when this returns. A
+    /// log without entries is not synced: the first sync makes the file durable with its first entries.
     ///
     /// # Errors
     /// When the file cannot be used, another process has it open, or it is the log of something
@@ -163,15 +173,14 @@ impl FileLog {
             Err(TryLockError::Error(cause)) => return Err(io_error("lock", &name, cause)),
         }
         let log = Self::with_file(Box::new(file), name, round)?;
-        // A file that was just created is durable only when its directory is.
         #[cfg(unix)]
         if log.entries() == 0 {
             let parent = path
                 .parent()
                 .filter(|parent| !parent.as_os_str().is_empty());
-            File::open(parent.unwrap_or(Path::new(".")))
-                .and_then(|directory| directory.sync_all())
-                .map_err(|cause| log.0.error("sync the directory of", cause))?;
+            let directory = File::open(parent.unwrap_or(Path::new(".")))
+                .map_err(|cause| log.0.error("open the directory of", cause))?;
+            log.0.syncing().directory = Some(directory);
         }
         Ok(log)
     }
@@ -224,7 +233,11 @@ impl FileLog {
         // system may take for written what is not. Nor need entries be durable that are there: the
         // process that wrote them may have ended before.
         view.write_at(0, &expected)?;
-        file.sync().map_err(|cause| view.error("sync", cause))?;
+        if entries > 0 {
+            file.sync().map_err(|cause| view.error("sync", cause))?;
+        } else {
+            view.syncing().header = Some(expected);
+        }
         *view.extent() = Extent {
             entries,
             written: entries,
@@ -270,7 +283,7 @@ impl FileLog {
     /// When the system cannot.
     pub fn cut(&mut self, entries: u64) -> Result<(), LogError> {
         let view = &self.0;
-        let _syncing = view.syncing();
+        let mut syncing = view.syncing();
         let entries = entries.min(view.entries());
         view.set_length(entries)?;
         {
@@ -279,7 +292,7 @@ impl FileLog {
             extent.written = extent.written.min(entries);
             extent.durable = extent.durable.min(entries);
         }
-        view.sync_alone().map(drop)
+        view.sync_alone(&mut syncing).map(drop)
     }
 }
 
@@ -314,8 +327,8 @@ impl LogView {
     /// # Errors
     /// When the system cannot, and until entries that were lost by that have been written again.
     pub fn sync(&self) -> Result<(), LogError> {
-        let _syncing = self.syncing();
-        let synced = self.sync_alone()?;
+        let mut syncing = self.syncing();
+        let synced = self.sync_alone(&mut syncing)?;
         if synced.written < synced.entries {
             return Err(self.unwritten());
         }
@@ -329,8 +342,8 @@ impl LogView {
     pub fn repair(&self, start: u64, entries: &[Node]) -> Result<(), LogError> {
         self.check(start, entries.len())?;
         self.write(start, entries)?;
-        let _syncing = self.syncing();
-        self.sync_alone().map(drop)
+        let mut syncing = self.syncing();
+        self.sync_alone(&mut syncing).map(drop)
     }
 
     fn extent(&self) -> MutexGuard<'_, Extent> {
@@ -338,15 +351,24 @@ impl LogView {
         extent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn syncing(&self) -> MutexGuard<'_, ()> {
+    fn syncing(&self) -> MutexGuard<'_, Unsynced> {
         let syncing = &self.0.syncing;
         syncing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Syncs the file. Whoever calls this holds `syncing`. Returns what was in the file before.
-    fn sync_alone(&self) -> Result<Extent, LogError> {
+    /// Syncs the file, and what has to be synced with it. Returns what was in the file before.
+    fn sync_alone(&self, unsynced: &mut Unsynced) -> Result<Extent, LogError> {
+        if let Some(header) = &unsynced.header {
+            self.write_at(0, header)?;
+        }
         let before = *self.extent();
-        let result = self.0.file.sync();
+        let mut result = self.0.file.sync();
+        if let (Ok(()), Some(directory)) = (&result, &unsynced.directory) {
+            result = directory.sync_all();
+        }
+        if result.is_ok() {
+            *unsynced = Unsynced::default();
+        }
         let mut extent = self.extent();
         match result {
             Ok(()) => {

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,6 @@ pub struct LogWriter {
     /// An entry did not get into the queue; none after it may.
     given_up: bool,
     monitor: LogMonitor,
-    thread: Thread,
     finished: mpsc::Receiver<Result<FileLog, LogError>>,
 }
 
@@ -48,6 +47,8 @@ struct Shared {
     error: Mutex<Option<String>>,
     /// The queue is not to be waited for any more.
     give_up: AtomicBool,
+    /// The thread that writes, once it does.
+    thread: OnceLock<Thread>,
 }
 
 impl LogWriter {
@@ -56,30 +57,45 @@ impl LogWriter {
     /// # Errors
     /// When the system refuses it, or entries that are in `log` cannot be made durable.
     pub fn spawn(log: FileLog) -> Result<Self, LogError> {
-        let (queue, entries) = rtrb::RingBuffer::new(QUEUE_ENTRIES);
         let view = log.view();
+        let (writer, write) = Self::new(log)?;
+        thread::Builder::new()
+            .name("poet-log".into())
+            .spawn(write)
+            .map_err(|cause| view.error("start the writer of", cause))?;
+        Ok(writer)
+    }
+
+    /// A writer, and what its thread has to call: for those who have a thread already. The call returns
+    /// after [`LogWriter::finish`], or when the writer is dropped.
+    ///
+    /// # Errors
+    /// When entries that are in `log` cannot be made durable.
+    pub fn new(log: FileLog) -> Result<(Self, impl FnOnce() + Send + 'static), LogError> {
+        let (queue, entries) = rtrb::RingBuffer::new(QUEUE_ENTRIES);
         let log = DurableLog::new(log, QUEUE_ENTRIES)?;
         let monitor = LogMonitor(Arc::new(Shared {
             durable: AtomicU64::new(log.durable_entries()),
             error: Mutex::new(None),
             give_up: AtomicBool::new(false),
+            thread: OnceLock::new(),
         }));
         let (finish, finished) = mpsc::sync_channel(1);
-        let thread = thread::Builder::new()
-            .name("poet-log".into())
-            .spawn({
-                let monitor = monitor.clone();
+        let write = {
+            let monitor = monitor.clone();
+            move || {
+                monitor.0.thread.get_or_init(thread::current);
                 // If nobody waits for the log, it is closed.
-                move || drop(finish.send(write(log, entries, &monitor)))
-            })
-            .map_err(|cause| view.error("start the writer of", cause))?;
-        Ok(Self {
+                drop(finish.send(write(log, entries, &monitor)));
+            }
+        };
+        let writer = Self {
             queue,
             given_up: false,
             monitor,
-            thread: thread.thread().clone(),
             finished,
-        })
+        };
+        Ok((writer, write))
     }
 
     /// A view for other threads.
@@ -121,7 +137,9 @@ impl LogWriter {
     /// As [`LogWriter::finish`], and when the time is up.
     pub fn finish_within(self, patience: Duration) -> Result<FileLog, LogError> {
         drop(self.queue);
-        self.thread.unpark();
+        if let Some(thread) = self.monitor.0.thread.get() {
+            thread.unpark();
+        }
         let log = match self.finished.recv_timeout(patience) {
             Ok(result) => result?,
             Err(RecvTimeoutError::Timeout) => return Err(LogError::TimedOut),

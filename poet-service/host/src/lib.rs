@@ -4,13 +4,15 @@
 //! [`programs`] what it shows of a moment. All read `/proc` and `/sys` below a root, so that trees of
 //! other machines can be tested. What a machine does not show is absent, never guessed.
 //!
-//! [`affinity`] pins threads. [`WorkPlace`] gives the hashing thread of a server a core of its own.
-//! [`open_files`] raises the limit on open files, [`process`] tells what this process takes.
+//! [`affinity`] pins threads, [`niceness`] orders them. [`WorkPlace`] gives the hashing thread of a server
+//! a core of its own. [`open_files`] raises the limit on open files, [`process`] tells what this process
+//! takes.
 
 pub mod affinity;
 pub mod interrupts;
 pub mod limits;
 pub mod machine;
+pub mod niceness;
 pub mod open_files;
 pub mod process;
 pub mod programs;

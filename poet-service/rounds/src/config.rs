@@ -24,6 +24,17 @@ pub struct RoundsConfig {
     pub private_key: Option<PrivateKey>,
     /// How long a leap of the clock must last before it is believed.
     pub clock_leap_patience: Duration,
-    /// Whether rounds are worked on.
-    pub worker: bool,
+    /// Who works on rounds.
+    pub worker: WorkerMode,
+}
+
+/// Who works on rounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkerMode {
+    /// This server.
+    On,
+    /// Another server of the same storage.
+    Off,
+    /// Nobody: rounds that close get empty proofs.
+    Nobody,
 }

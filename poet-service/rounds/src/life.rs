@@ -16,7 +16,7 @@
 //! On a runtime with one thread and paused time, with simulated ones, a run is a function of what
 //! they do.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use poet_engine::{SubtreeHeight, Work, membership};
@@ -29,7 +29,7 @@ use tokio::sync::watch;
 use crate::{
     blocking::blocking,
     clock::{Clock, time_until},
-    config::RoundsConfig,
+    config::{RoundsConfig, WorkerMode},
     counters::Counters,
     parts::Supervisor,
     publish::Publish,
@@ -47,6 +47,8 @@ const LATEST: Timestamp = Timestamp::MAX;
 const CLOCK_INTERVAL: Duration = Duration::from_millis(100);
 /// The shortest wait for the clock.
 const CLOCK_RESOLUTION: Duration = Duration::from_millis(1);
+/// How often it is looked what other servers of the same storage have done.
+const OTHERS_INTERVAL: Duration = Duration::from_millis(500);
 /// How long to wait before a storage that failed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -163,17 +165,26 @@ impl Rounds {
             Arc::clone(&registration),
         );
         let handle = worker.handle().clone();
+        let shared = storage.shared();
         let (stop, stopped) = watch::channel(false);
         let rounds = Keeper {
             registration: Arc::clone(&registration),
             storage,
             clock: Arc::clone(&clock),
-            worker: config.worker.then(|| handle.clone()),
+            worker: (config.worker == WorkerMode::On).then(|| handle.clone()),
+            elsewhere: config.worker == WorkerMode::Off,
             with_work,
+            seen_to: BTreeSet::new(),
             expected_leaves_per_second,
-            stopped,
+            stopped: stopped.clone(),
         };
         let parts = Supervisor::new();
+        if shared {
+            let others = look_at_others(Arc::clone(&registration), stopped);
+            parts
+                .spawn_thread("others", others)
+                .map_err(RecoveryError::Threads)?;
+        }
         parts
             .spawn_thread("rounds", rounds.keep(unfinished))
             .and_then(|()| parts.spawn_thread("work", worker.serve()))
@@ -238,12 +249,10 @@ fn recover(
         None => {
             let mut current = [0; 32];
             getrandom::fill(&mut current).map_err(RecoveryError::Random)?;
-            let challenges = PowChallenges {
+            storage.claim_pow_challenges(&PowChallenges {
                 current,
                 previous: None,
-            };
-            storage.store_pow_challenges(&challenges)?;
-            challenges
+            })?
         }
     };
     let unfinished = storage.unfinished_rounds()?;
@@ -259,22 +268,24 @@ fn recover(
 }
 
 fn private_key(config: &RoundsConfig, storage: &dyn Storage) -> Result<PrivateKey, RecoveryError> {
-    if let Some(bytes) = storage.setting(Setting::PrivateKey)? {
-        let stored = PrivateKey::from_bytes(&bytes).map_err(RecoveryError::Key)?;
-        return match &config.private_key {
-            Some(given) if given.to_bytes() != stored.to_bytes() => Err(RecoveryError::OtherKey),
-            _ => Ok(stored),
-        };
-    }
-    let key = match &config.private_key {
-        Some(given) => given.clone(),
+    let stored = match storage.setting(Setting::PrivateKey)? {
+        Some(stored) => stored,
         None => {
-            tracing::info!("generating a private key");
-            PrivateKey::generate().map_err(RecoveryError::Random)?
+            let key = match &config.private_key {
+                Some(given) => given.clone(),
+                None => {
+                    tracing::info!("generating a private key");
+                    PrivateKey::generate().map_err(RecoveryError::Random)?
+                }
+            };
+            storage.claim_setting(Setting::PrivateKey, &key.to_bytes())?
         }
     };
-    storage.store_setting(Setting::PrivateKey, &key.to_bytes())?;
-    Ok(key)
+    let stored = PrivateKey::from_bytes(&stored).map_err(RecoveryError::Key)?;
+    match &config.private_key {
+        Some(given) if given.to_bytes() != stored.to_bytes() => Err(RecoveryError::OtherKey),
+        _ => Ok(stored),
+    }
 }
 
 /// The configured schedule, which must be the one that the stored rounds follow. A genesis that
@@ -286,18 +297,26 @@ fn schedule(
     now: Timestamp,
 ) -> Result<Schedule, RecoveryError> {
     let damaged = || RecoveryError::Damaged("schedule");
-    let stored: Option<Schedule> = match storage.setting(Setting::Schedule)? {
-        None => None,
-        Some(bytes) => {
-            let text = str::from_utf8(&bytes).map_err(|_| damaged())?;
-            Some(text.parse().map_err(|_| damaged())?)
+    let from = |genesis| {
+        Schedule::new(
+            genesis,
+            config.epoch_duration,
+            config.phase_shift,
+            config.cycle_gap,
+        )
+    };
+    let stored = match storage.setting(Setting::Schedule)? {
+        Some(stored) => stored,
+        None => {
+            let first = from(config.genesis.unwrap_or(now))?;
+            storage.claim_setting(Setting::Schedule, first.to_string().as_bytes())?
         }
     };
-    let genesis = match (config.genesis, &stored) {
-        (Some(genesis), _) => genesis,
-        (None, None) => now,
-        (None, Some(stored)) => stored.genesis(),
-    };
+    let stored: Schedule = str::from_utf8(&stored)
+        .map_err(|_| damaged())?
+        .parse()
+        .map_err(|_| damaged())?;
+    let genesis = config.genesis.unwrap_or(stored.genesis());
     if config.genesis.is_none() {
         tracing::warn!(
             %genesis,
@@ -305,22 +324,14 @@ fn schedule(
              network"
         );
     }
-    let schedule = Schedule::new(
-        genesis,
-        config.epoch_duration,
-        config.phase_shift,
-        config.cycle_gap,
-    )?;
-    match stored {
-        Some(stored) if stored != schedule => Err(RecoveryError::OtherSchedule {
+    let schedule = from(genesis)?;
+    if stored == schedule {
+        Ok(schedule)
+    } else {
+        Err(RecoveryError::OtherSchedule {
             stored: stored.to_string(),
             configured: schedule.to_string(),
-        }),
-        Some(_) => Ok(schedule),
-        None => {
-            storage.store_setting(Setting::Schedule, schedule.to_string().as_bytes())?;
-            Ok(schedule)
-        }
+        })
     }
 }
 
@@ -353,15 +364,32 @@ fn remove_old_logs(hashing: &impl Hashing, storage: &dyn Storage) -> Result<(), 
     Ok(())
 }
 
+/// Keeps up with what other servers of the same storage do, until the server ends.
+async fn look_at_others(registration: Arc<Registration>, mut stopped: watch::Receiver<bool>) {
+    while tokio::time::timeout(OTHERS_INTERVAL, stopped.wait_for(|stop| *stop))
+        .await
+        .is_err()
+    {
+        // The storage logs why it fails.
+        if let Err(error) = blocking(|| registration.look_at_storage()) {
+            tracing::debug!(%error, "cannot look at what other servers do");
+        }
+    }
+}
+
 /// Takes rounds from open to working.
 struct Keeper {
     registration: Arc<Registration>,
     storage: Arc<dyn Storage>,
     clock: Arc<dyn Clock>,
-    /// Absent where no work is done: every round that closes gets an empty proof.
+    /// Absent where no work is done: every round that closes gets an empty proof, unless it is worked
+    /// on elsewhere.
     worker: Option<WorkerHandle>,
+    elsewhere: bool,
     /// Rounds on which work had begun before the start.
     with_work: Vec<u64>,
+    /// Closed rounds that the worker has, or that need none.
+    seen_to: BTreeSet<u64>,
     expected_leaves_per_second: u64,
     stopped: watch::Receiver<bool>,
 }
@@ -443,8 +471,8 @@ impl Keeper {
     }
 
     /// Settles the rounds before the open one and hands them to the worker: the one that has just
-    /// closed, and any that was open when the clock was ahead and has been passed over since.
-    /// `None` when the server ends.
+    /// closed, and any that was open when the clock was ahead and has been passed over since. Each is
+    /// handed over once. `None` when the server ends.
     async fn settle_closed(&mut self) -> Option<()> {
         let open = self.registration.open_round().round;
         let unfinished = loop {
@@ -455,46 +483,62 @@ impl Keeper {
             self.sleep(RETRY_INTERVAL).await?;
         };
         for UnfinishedRound { round, execution } in unfinished {
-            // Those that are settled the worker has.
-            if round < open && execution.is_none() {
-                self.work_on(round, None).await?;
+            // One that is settled and was not seen to was settled by another server.
+            if round < open && !self.seen_to.contains(&round) {
+                self.work_on(round, execution).await?;
             }
         }
         Some(())
     }
 
-    /// Settles a closed round, if that is not done yet, and hands it to the worker, if there is
-    /// one. `None` when the server ends.
+    /// Hands a closed round to the worker, if there is one, and settles it, if that is not done yet.
+    /// `None` when the server ends.
+    ///
+    /// The work does not wait for the record of what it is bound to: a process that ends before that is
+    /// durable finds the same again in the registrations, which are.
     async fn work_on(&mut self, round: u64, settled: Option<Execution>) -> Option<()> {
+        let is_settled = settled.is_some();
         let execution = match settled {
             Some(execution) => execution,
             None => loop {
-                match blocking(|| self.settle(round)) {
+                match blocking(|| self.membership(round)) {
                     Ok(execution) => break execution,
                     Err(error) => {
-                        tracing::error!(%error, round, "cannot settle the round");
+                        tracing::error!(%error, round, "cannot read the members of the round");
                         self.sleep(RETRY_INTERVAL).await?;
                     }
                 }
             },
         };
-        match &self.worker {
-            Some(worker) => worker.execute(Job {
+        self.seen_to.insert(round);
+        if let Some(worker) = &self.worker {
+            worker.execute(Job {
                 round,
-                execution,
+                execution: execution.clone(),
+                settled: is_settled,
                 start: self.registration.schedule().start(round),
                 end: self.registration.schedule().end(round),
-            }),
-            None if self.with_work.contains(&round) => tracing::warn!(
+            });
+        }
+        if !is_settled {
+            while let Err(error) = blocking(|| self.storage.settle_round(round, &execution)) {
+                tracing::error!(%error, round, "cannot settle the round");
+                self.sleep(RETRY_INTERVAL).await?;
+            }
+        }
+        if self.worker.is_some() || self.elsewhere {
+            return Some(());
+        }
+        if self.with_work.contains(&round) {
+            tracing::warn!(
                 round,
                 "the work on it has begun: a start without --disable-worker goes on with it"
-            ),
-            None => {
-                while let Err(error) = blocking(|| self.publish_empty(round, &execution)) {
-                    tracing::error!(%error, round, "cannot publish the empty proof");
-                    self.sleep(RETRY_INTERVAL).await?;
-                }
-            }
+            );
+            return Some(());
+        }
+        while let Err(error) = blocking(|| self.publish_empty(round, &execution)) {
+            tracing::error!(%error, round, "cannot publish the empty proof");
+            self.sleep(RETRY_INTERVAL).await?;
         }
         Some(())
     }
@@ -508,17 +552,16 @@ impl Keeper {
         Ok(())
     }
 
-    fn settle(&self, round: u64) -> Result<Execution, StorageError> {
+    /// What the work on a closed round is bound to.
+    fn membership(&self, round: u64) -> Result<Execution, StorageError> {
         let members = self.storage.members(round)?;
         let schedule = self.registration.schedule();
-        let execution = Execution {
-            statement: membership::root(&members),
-            subtree_height: subtree_height(schedule, self.expected_leaves_per_second),
-        };
-        self.storage.settle_round(round, &execution)?;
         tracing::info!(round, members = members.len(), "closed");
         self.registration.count_closed(round, members.len() as u64);
-        Ok(execution)
+        Ok(Execution {
+            statement: membership::root(&members),
+            subtree_height: subtree_height(schedule, self.expected_leaves_per_second),
+        })
     }
 
     /// Sleeps; `None` when the server ends meanwhile.

@@ -328,6 +328,23 @@ impl Registration {
         }
     }
 
+    /// Takes over what other servers of the same storage have changed: members and challenges. May block.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    pub fn look_at_storage(&self) -> Result<(), StorageError> {
+        if let Some(challenges) = self.storage.pow_challenges()? {
+            *self.pow.write().unwrap_or_else(PoisonError::into_inner) = challenges;
+        }
+        let round = self.open_round().round;
+        let members = self.storage.member_count(round)?;
+        let mut open = self.open();
+        if open.round == round {
+            open.members = members;
+        }
+        Ok(())
+    }
+
     /// Reads the directory of trusted certifier keys again. May block.
     ///
     /// # Errors
@@ -360,7 +377,19 @@ impl Registration {
             .then_some((proof.leaves, proof.members.len()));
         // Prepared before anybody can ask for it.
         let serve = self.publish.prepare(round, &self.public_key, &proof);
-        let challenges = self.storage.publish(round, proof)?;
+        let challenges = match self.storage.publish(round, proof) {
+            Ok(challenges) => challenges,
+            Err(error) => {
+                // Another server may have been first: then its proof is the one that counts.
+                let theirs = self.storage.shared()
+                    && (self.storage.round(round)?).is_some_and(|round| round.published.is_some());
+                if !theirs {
+                    return Err(error);
+                }
+                tracing::info!(round, "another server has published the proof");
+                return self.look_at_storage();
+            }
+        };
         serve();
         if let Some((leaves, members)) = published {
             self.counters.published(&Published {

@@ -12,6 +12,7 @@
 
 use std::{error::Error, fmt, future::Future, pin::Pin, sync::Arc};
 
+use jiff::SignedDuration;
 use poet_engine::{Node, RoundWork, SubtreeHeight, Work};
 use poet_proto::messages::PublishedProof;
 
@@ -157,6 +158,19 @@ pub trait Storage: Send + Sync + 'static {
     /// When the storage fails.
     fn store_setting(&self, setting: Setting, value: &[u8]) -> Result<(), StorageError>;
 
+    /// Stores a setting unless there is one. Returns the one that is stored then: of several servers
+    /// that share the storage, the first one's.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    fn claim_setting(&self, setting: Setting, value: &[u8]) -> Result<Vec<u8>, StorageError> {
+        if let Some(stored) = self.setting(setting)? {
+            return Ok(stored);
+        }
+        self.store_setting(setting, value)?;
+        Ok(value.to_vec())
+    }
+
     /// The challenges of the proof of work, if there are any yet.
     ///
     /// # Errors
@@ -168,6 +182,22 @@ pub trait Storage: Send + Sync + 'static {
     /// # Errors
     /// When the storage fails.
     fn store_pow_challenges(&self, challenges: &PowChallenges) -> Result<(), StorageError>;
+
+    /// Stores the challenges of the proof of work unless there are some. Returns those that are stored
+    /// then.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    fn claim_pow_challenges(
+        &self,
+        challenges: &PowChallenges,
+    ) -> Result<PowChallenges, StorageError> {
+        if let Some(stored) = self.pow_challenges()? {
+            return Ok(stored);
+        }
+        self.store_pow_challenges(challenges)?;
+        Ok(challenges.clone())
+    }
 
     /// Rounds that were opened and have no proof, in increasing order.
     ///
@@ -225,6 +255,13 @@ pub trait Storage: Send + Sync + 'static {
     /// When the storage fails.
     fn registrations(&self, round: u64) -> Result<Vec<Member>, StorageError>;
 
+    /// Whether a node has registered for `round`. Takes as long as reading all registrations, but no
+    /// memory.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    fn is_member(&self, round: u64, node_id: &[u8; 32]) -> Result<bool, StorageError>;
+
     /// The challenges of a round, in the byte order of their node ids.
     ///
     /// # Errors
@@ -241,7 +278,7 @@ pub trait Storage: Send + Sync + 'static {
     /// the proof is empty, in one transaction. Returns the challenges, which exist already.
     ///
     /// # Errors
-    /// When the storage fails.
+    /// When the storage fails, or the round has another proof.
     fn publish(
         &self,
         round: u64,
@@ -260,4 +297,14 @@ pub trait Storage: Send + Sync + 'static {
     /// # Errors
     /// When the storage fails.
     fn proof(&self, round: u64) -> Result<Option<PublishedProof>, StorageError>;
+
+    /// Whether other servers may use it at the same time.
+    fn shared(&self) -> bool {
+        false
+    }
+
+    /// How far the clock of this machine is ahead of the storage's, if that has one and was asked.
+    fn clock_offset(&self) -> Option<SignedDuration> {
+        None
+    }
 }

@@ -67,6 +67,9 @@ pub struct Job {
     pub round: u64,
     /// What the work is bound to.
     pub execution: Execution,
+    /// Whether that was recorded before. If not, a log that is bound to something else is of members
+    /// that have changed since: the clock was set back, and the round opened once more.
+    pub settled: bool,
     /// When the work starts.
     pub start: Timestamp,
     /// When the work ends.
@@ -293,6 +296,7 @@ impl<H: Hashing> Worker<H> {
 
     /// Works until [`WorkerHandle::stop`].
     pub async fn serve(self) {
+        self.prepare_open_round();
         while let Some(job) = self.handle.next(&*self.clock).await {
             let result = self.execute(&job).await;
             {
@@ -365,10 +369,27 @@ impl<H: Hashing> Worker<H> {
         }
     }
 
+    fn prepare_open_round(&self) {
+        let round = self.registration.open_round().round;
+        if let Err(error) = blocking(|| self.hashing.prepare(round)) {
+            tracing::warn!(%error, round, "cannot prepare for the next round's work");
+        }
+    }
+
     /// The log of a round and the tree it stands for.
     fn resume(&self, job: &Job) -> Result<(Tree, H::Log), WorkError> {
         let work = job.execution.round_work(&self.work);
-        let mut log = self.hashing.open_log(job.round, &work)?;
+        let mut log = match self.hashing.open_log(job.round, &work) {
+            Err(WorkError::Log(LogError::Foreign { .. })) if !job.settled => {
+                tracing::warn!(
+                    round = job.round,
+                    "the work that was begun before the round opened once more is removed"
+                );
+                self.hashing.remove_log(job.round);
+                self.hashing.open_log(job.round, &work)?
+            }
+            log => log?,
+        };
         let tree = work.resume_sound(&mut log)?;
         let (entries, sound) = (log.entries(), tree.leaves() >> work.subtree_height().get());
         if sound < entries {
@@ -400,6 +421,7 @@ impl<H: Hashing> Worker<H> {
             durable: Arc::clone(&durable),
             rate: Arc::clone(&rate),
         });
+        self.prepare_open_round();
         let watched = self.watch(job, &mut running, &durable, &rate).await;
         self.await_log(job, &mut running).await;
         let finished = blocking(|| running.finish());

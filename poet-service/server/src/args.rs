@@ -21,6 +21,7 @@ use poet_proto::{
     pow::MAX_DIFFICULTY,
 };
 use poet_rounds::worker::AuditMode;
+use poet_storage::DatabaseUrl;
 
 use crate::{api::client::TrustedProxies, notify::WebhookUrl, paths};
 
@@ -74,6 +75,12 @@ pub struct Options {
     /// Where the database is kept [default: POETDIR/db]
     #[arg(long, value_name = "DIR", value_parser = path())]
     pub dbdir: Option<PathBuf>,
+
+    /// A PostgreSQL database that several servers may share, by its URL as libpq reads it; the password
+    /// is taken from PGPASSWORD, or from the file that PGPASSFILE names [default: the embedded
+    /// database in --dbdir]
+    #[arg(long, value_name = "URL")]
+    pub database: Option<DatabaseUrl>,
 
     /// Where the log's files are kept, besides standard error [default: POETDIR/logs]
     #[arg(long, value_name = "DIR", value_parser = path())]
@@ -235,8 +242,13 @@ pub struct Options {
     #[arg(long, value_name = "DIR", value_parser = path())]
     pub trusted_pub_keys_dir_path: Option<PathBuf>,
 
+    /// Whether this server works on rounds. `off` is for servers that only register nodes and serve
+    /// proofs, where another one with the same --database works
+    #[arg(long, value_name = "on|off", value_parser = parse_switch, default_value = "on")]
+    pub worker: Switch,
+
     /// Do no work: a round that closes gets an empty proof with its members. A round whose work has
-    /// begun is left for a start without this
+    /// begun is left for a start without this. With --database, the same as --worker=off
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
         default_missing_value = "true", value_parser = parse_bool, default_value = "false",
         hide_default_value = true)]
@@ -389,6 +401,7 @@ macro_rules! displayed {
 
 displayed!(
     AuditMode,
+    DatabaseUrl,
     NonZero<u32>,
     String,
     Switch,
@@ -631,6 +644,9 @@ mod tests {
             ("--debuglog=maybe", "true or false"),
             ("--pow=maybe", "on or off"),
             ("--certificates=1", "on or off"),
+            ("--worker=standby", "on or off"),
+            ("--database=mysql://one/poet", "postgres://USER@HOST/NAME"),
+            ("--database=postgres://me:secret@one/poet", "PGPASSWORD"),
             ("--work-core=fastest", "auto, off or the number of a core"),
             ("--work-core=4096", "auto, off or the number of a core"),
             ("--work-priority=high", "off, nice or realtime"),

@@ -9,8 +9,12 @@ use poet_proto::{
     certificate::{Certifier, TrustedKeys},
     identity::{PRIVATE_KEY_VARIABLE, PrivateKey},
 };
-use poet_rounds::{config::RoundsConfig, registration::Rules, worker::AuditMode};
-use poet_storage::directory::Directories;
+use poet_rounds::{
+    config::{RoundsConfig, WorkerMode},
+    registration::Rules,
+    worker::AuditMode,
+};
+use poet_storage::{DatabaseUrl, directory::Directories};
 
 pub use crate::config_error::ConfigError;
 use crate::{
@@ -36,6 +40,8 @@ pub struct Config {
     pub rounds: RoundsConfig,
     /// Where the server keeps what must survive.
     pub directories: Directories,
+    /// The database that is shared with other servers, instead of the one in the directory.
+    pub database: Option<DatabaseUrl>,
     /// The most registrations in one commit.
     pub max_submit_batch: usize,
     /// How long registrations are kept after the end of their round; for ever, if unset.
@@ -283,6 +289,12 @@ impl Config {
         if !pow && certifier.is_none() {
             return Err(ConfigError::NoRegistration);
         }
+        let worker = match (&args.database, args.worker, args.disable_worker) {
+            (Some(_), Switch::Off, _) | (Some(_), _, true) => WorkerMode::Off,
+            (None, _, true) => WorkerMode::Nobody,
+            (None, Switch::Off, false) => return Err(ConfigError::NobodyWorks),
+            (_, Switch::On, false) => WorkerMode::On,
+        };
         let directory = |path: Option<PathBuf>| path.ok_or(ConfigError::NoCacheDirectory);
         Ok(Self {
             rounds: RoundsConfig {
@@ -298,12 +310,13 @@ impl Config {
                 },
                 private_key,
                 clock_leap_patience: args.clock_leap_patience,
-                worker: !args.disable_worker,
+                worker,
             },
             directories: Directories {
                 dbdir: directory(args.dbdir)?,
                 datadir: directory(args.datadir)?,
             },
+            database: args.database,
             max_submit_batch: args.max_submit_batch_size,
             keep_registrations: args.keep_registrations,
             listeners: ListenersConfig {
@@ -474,7 +487,11 @@ mod tests {
             (3, 10_000_000)
         );
         assert_eq!(config.max_submit_batch, 1000);
-        assert!(config.rounds.worker && config.rounds.rules.pow && config.ignored.is_empty());
+        assert!(
+            config.rounds.worker == WorkerMode::On
+                && config.rounds.rules.pow
+                && config.ignored.is_empty()
+        );
         assert_eq!(config.work.core, WorkCore::Auto);
         assert_eq!(config.work.priority, WorkPriority::Off);
         assert!(config.rounds.rules.certifier.is_none() && !config.log.debug && !config.log.json);
@@ -621,10 +638,10 @@ mod tests {
         let file = "datadir=\"/a \\\"b\\\"\"\ndebuglog=1\njsonlog=T\ndisable-worker=True\n";
         let config = load(file, &["--poetdir=/p", "--jsonlog=0"]).unwrap();
         assert_eq!(config.directories.datadir, Path::new("/a \"b\""));
-        assert!(config.log.debug && !config.log.json && !config.rounds.worker);
+        assert!(config.log.debug && !config.log.json && config.rounds.worker == WorkerMode::Nobody);
         // A switch without a value is on, other options need one.
         let config = load("debuglog=\n disable-worker =\n", &["--poetdir=/p"]).unwrap();
-        assert!(config.log.debug && !config.log.json && !config.rounds.worker);
+        assert!(config.log.debug && !config.log.json && config.rounds.worker == WorkerMode::Nobody);
         for line in ["datadir=", "pow=", "epoch-duration=", "certifier-url="] {
             let error = load(line, &["--poetdir=/p"]).unwrap_err();
             let (name, _) = line.split_once('=').unwrap();

@@ -50,6 +50,12 @@ pub enum ConfigError {
     /// A burst of a rate that is not limited.
     #[error("--rate-limit-burst is given without --rate-limit: expected both")]
     BurstWithoutRate,
+    /// Nobody would work.
+    #[error(
+        "--worker=off is given without --database, and no other server would work: expected --worker=on, or \
+         --disable-worker, which publishes empty proofs"
+    )]
+    NobodyWorks,
     /// The options contradict what they are declared to be.
     #[error(transparent)]
     Options(#[from] clap::Error),

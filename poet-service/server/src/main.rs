@@ -19,6 +19,7 @@ use poet_proto::{dates::Zone, duration::in_words, network::Network, timetable::b
 use poet_rounds::{
     blocking,
     clock::{Clock, SystemClock},
+    config::WorkerMode,
     registration::Registration,
 };
 use poet_service::{
@@ -206,7 +207,7 @@ fn serve_with(
     }
     // Before any thread is started: none may disturb the measurement of the cores.
     let mut place = WorkPlace::default();
-    if config.rounds.worker {
+    if config.rounds.worker == WorkerMode::On {
         let options = Options {
             forced: config.work.backend.as_deref(),
             trial: false,
@@ -243,7 +244,10 @@ async fn run(
     let manager = ServiceManager::from_environment();
     let places = format!(
         "database   {}\nwork       {}\nlogs       {}",
-        config.directories.dbdir.display(),
+        match &config.database {
+            Some(url) => url.to_string(),
+            None => config.directories.dbdir.display().to_string(),
+        },
         config.directories.datadir.display(),
         config.log.folder.display()
     );

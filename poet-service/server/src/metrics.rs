@@ -357,7 +357,8 @@ pub(crate) struct ServerState {
     pub(crate) storage: Arc<dyn Storage>,
     /// Why the server is not ready, if it is not.
     pub(crate) unready: watch::Receiver<Option<&'static str>>,
-    pub(crate) dbdir: PathBuf,
+    /// Of the embedded database, if that is what there is.
+    pub(crate) dbdir: Option<PathBuf>,
     pub(crate) datadir: PathBuf,
     /// When the server was started.
     pub(crate) started: Timestamp,
@@ -452,33 +453,36 @@ impl Collector for ServerState {
                 "Rounds that wait to be worked on",
                 status.queued as f64,
             ),
-            (
+        ];
+        if let Some(dbdir) = &self.dbdir {
+            gauges.push((
                 "poet_storage_bytes",
                 "Size of the database",
-                folder_bytes(&self.dbdir) as f64,
-            ),
-            (
+                folder_bytes(dbdir) as f64,
+            ));
+            gauges.push((
                 "poet_database_wal_bytes",
                 "Size of the database's own log (-wal), part of the database",
-                poet_storage::log_bytes(&self.dbdir.join(directory::DATABASE_FILE)) as f64,
-            ),
-        ];
-        for (name, help, path) in [
-            (
-                "poet_dbdir_free_bytes",
-                "Free space for the database",
-                &self.dbdir,
-            ),
-            (
-                "poet_datadir_free_bytes",
-                "Free space for the work",
-                &self.datadir,
-            ),
-        ] {
-            if let Some(bytes) = free_bytes(path) {
-                gauges.push((name, help, bytes));
+                poet_storage::log_bytes(&dbdir.join(directory::DATABASE_FILE)) as f64,
+            ));
+            if let Some(bytes) = free_bytes(dbdir) {
+                gauges.push((
+                    "poet_dbdir_free_bytes",
+                    "Free space for the database",
+                    bytes,
+                ));
             }
         }
+        if let Some(bytes) = free_bytes(&self.datadir) {
+            gauges.push(("poet_datadir_free_bytes", "Free space for the work", bytes));
+        }
+        // The embedded database has this machine's clock.
+        let offset = self.storage.clock_offset().unwrap_or_default();
+        gauges.push((
+            "poet_cluster_clock_offset_seconds",
+            "How far the clock of this machine is ahead of the database's",
+            offset.as_secs_f64(),
+        ));
         for (name, help, value) in gauges {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             ConstGauge::new(value).encode(metric)?;

@@ -1,7 +1,7 @@
 //! The whole server: its directories, the [`Rounds`], the network around it, readiness, shutdown.
 
 use std::{
-    fs, io,
+    fmt, fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -17,6 +17,7 @@ use poet_proto::identity::{PRIVATE_KEY_VARIABLE, PrivateKey, PrivateKeyError};
 use poet_rounds::{
     blocking,
     clock::{Clock, time_until},
+    config::WorkerMode,
     counters::{Counters, Published},
     life::{EXPECTED_LEAVES_PER_SECOND, Parts, RecoveryError, Rounds},
     parts::Supervisor,
@@ -28,7 +29,7 @@ use poet_rounds::{
     worker::{Audits, HashingThread},
 };
 use poet_storage::{
-    DatabaseError, History, SqliteStorage,
+    DatabaseError, History, PostgresStorage, SqliteStorage,
     directory::{
         self, DirectoryError, DirectoryLocks, GO_SERVER_PROOFS, GO_STATE_FILE, OWNER_FILE,
     },
@@ -71,6 +72,9 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_OPENING: Duration = Duration::from_secs(5);
 /// How long after the end of a round its proof is overdue.
 const MAX_LATENESS: Duration = Duration::from_secs(60);
+/// How far the clock may be from that of a shared database, and from where on it is warned of.
+const MAX_CLOCK_OFFSET: Duration = Duration::from_secs(2);
+const LARGE_CLOCK_OFFSET: Duration = Duration::from_millis(500);
 const THREAD_ID_FILE: &str = "round.tid";
 
 /// Why the server does not start. Each message tells all there is to tell: causes are in it, not
@@ -83,39 +87,39 @@ pub enum StartError {
     #[error(transparent)]
     Schedule(#[from] ScheduleError),
     #[error(
-        "--dbdir {path} holds rounds of another schedule ({stored}) than the configured one \
+        "{place} holds rounds of another schedule ({stored}) than the configured one \
          ({configured}): expected the same --genesis-time, --epoch-duration, --phase-shift and \
-         --cycle-gap, or another --poetdir"
+         --cycle-gap, or another {}", place.other()
     )]
     OtherSchedule {
-        path: PathBuf,
+        place: Place,
         stored: String,
         configured: String,
     },
     #[error(
-        "--dbdir {path}: the stored {what} is damaged: expected a sound one (see `poet-service \
+        "{place}: the stored {what} is damaged: expected a sound one (see `poet-service \
          doctor`), or a backup"
     )]
-    Damaged { path: PathBuf, what: &'static str },
-    #[error("--dbdir {path}: the stored private key is damaged: {cause}")]
+    Damaged { place: Place, what: &'static str },
+    #[error("{place}: the stored private key is damaged: {cause}")]
     StoredKey {
-        path: PathBuf,
+        place: Place,
         cause: PrivateKeyError,
     },
     #[error(
-        "--dbdir {path} belongs to another private key than {PRIVATE_KEY_VARIABLE} gives: expected \
-         the same one, none, or another --poetdir"
+        "{place} belongs to another private key than {PRIVATE_KEY_VARIABLE} gives: expected \
+         the same one, none, or another {}", place.other()
     )]
-    OtherKey { path: PathBuf },
+    OtherKey { place: Place },
     #[error(
-        "--datadir {datadir} holds the work of the server with public key {owner}, but --dbdir \
-         {dbdir} holds {found}: expected the database of that server (see `poet-service doctor`), \
+        "--datadir {datadir} holds the work of the server with public key {owner}, but {place} \
+         holds {found}: expected the database of that server (see `poet-service doctor`), \
          or another --poetdir"
     )]
     OtherOwner {
         datadir: PathBuf,
         owner: String,
-        dbdir: PathBuf,
+        place: Place,
         found: String,
     },
     #[error(
@@ -164,19 +168,53 @@ pub enum StartError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
+/// Where a server's database is.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// The directory of the embedded one.
+    Directory(PathBuf),
+    /// The URL of a shared one.
+    Url(String),
+}
+
+impl Place {
+    fn of(config: &Config) -> Self {
+        match &config.database {
+            Some(url) => Self::Url(url.to_string()),
+            None => Self::Directory(config.directories.dbdir.clone()),
+        }
+    }
+
+    /// The option that another one is named with.
+    fn other(&self) -> &'static str {
+        match self {
+            Self::Directory(_) => "--poetdir",
+            Self::Url(_) => "--database",
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(path) => write!(f, "--dbdir {}", path.display()),
+            Self::Url(url) => write!(f, "--database {url}"),
+        }
+    }
+}
+
 impl StartError {
-    fn recovery(dbdir: &Path, error: RecoveryError) -> Self {
-        let path = dbdir.to_owned();
+    fn recovery(place: Place, error: RecoveryError) -> Self {
         match error {
             RecoveryError::Schedule(error) => Self::Schedule(error),
             RecoveryError::OtherSchedule { stored, configured } => Self::OtherSchedule {
-                path,
+                place,
                 stored,
                 configured,
             },
-            RecoveryError::Damaged(what) => Self::Damaged { path, what },
-            RecoveryError::Key(cause) => Self::StoredKey { path, cause },
-            RecoveryError::OtherKey => Self::OtherKey { path },
+            RecoveryError::Damaged(what) => Self::Damaged { place, what },
+            RecoveryError::Key(cause) => Self::StoredKey { place, cause },
+            RecoveryError::OtherKey => Self::OtherKey { place },
             RecoveryError::Threads(cause) => Self::Threads(cause),
             RecoveryError::Clock(shown) => Self::Clock(shown),
             RecoveryError::Random(cause) => Self::Random(cause),
@@ -255,7 +293,7 @@ impl Server {
             metrics: metrics_listener.as_ref().map(|listener| listener.address),
         };
 
-        let (locks, storage) = blocking(|| open(&config, metrics.clone()))?;
+        let (locks, storage) = blocking(|| open(&config, metrics.clone(), &clock))?;
         let proofs = Arc::new(Proofs::new(Arc::clone(&storage)));
         let audits = Audits::new(config.work.audit, config.work.audit_threads);
         tracing::info!(mode = %config.work.audit, threads = config.work.audit_threads, "audit of the work");
@@ -282,7 +320,7 @@ impl Server {
         };
         let rounds = Rounds::start(&config.rounds, parts)
             .await
-            .map_err(|error| StartError::recovery(&config.directories.dbdir, error))?;
+            .map_err(|error| StartError::recovery(Place::of(&config), error))?;
         blocking(|| claim(&config, &*storage))?;
         // What is late and what is open is told by the clock that rounds follow.
         let clock = Arc::clone(rounds.clock());
@@ -325,18 +363,21 @@ impl Server {
             ],
         };
         probe.report(None).await;
+        let first_kept = Arc::default();
+        let membership =
+            api::members::Membership::start(Arc::clone(&storage), Arc::clone(&first_kept))
+                .map_err(StartError::Threads)?;
+        let membership = api::members::router(membership);
         let reports = Reports {
             status: status.clone(),
             clock: Arc::clone(&clock),
             notices,
         };
-        let first_kept = Arc::default();
         let others = api::rounds::router(
             status.clone(),
             Arc::clone(&clock),
             Arc::clone(&storage),
             readiness.clone(),
-            Arc::clone(&first_kept),
         );
         let history = blocking(|| open_history(&config.directories.datadir));
         let recorder = history.clone().map(|history| Recorder {
@@ -351,7 +392,7 @@ impl Server {
             name: config.page.name.clone(),
             url: config.page.public_url.clone(),
             public_key: *registration.info().public_key,
-            works: config.rounds.worker,
+            works: config.rounds.worker == WorkerMode::On,
         };
         let operators_page = page::operator::router(Operator {
             identity: identity.clone(),
@@ -383,7 +424,7 @@ impl Server {
             false => others,
         };
         let routers = Routers {
-            rest: api::router(Arc::clone(&poet), others),
+            rest: api::router(Arc::clone(&poet), others.merge(membership)),
             grpc: grpc_api::router(
                 Arc::clone(&poet),
                 health,
@@ -400,7 +441,7 @@ impl Server {
             clock,
             storage: Arc::clone(&storage),
             unready: readiness,
-            dbdir: config.directories.dbdir.clone(),
+            dbdir: (config.database.is_none()).then(|| config.directories.dbdir.clone()),
             datadir: config.directories.datadir.clone(),
             started,
         };
@@ -615,10 +656,13 @@ struct Routers {
 fn open(
     config: &Config,
     metrics: Metrics,
+    clock: &Arc<dyn Clock>,
 ) -> Result<(DirectoryLocks, Arc<dyn Storage>), StartError> {
     let directories = &config.directories;
-    let locks = directories.lock()?;
-    let database = directories.database();
+    let locks = match &config.database {
+        Some(_) => directories.lock_work()?,
+        None => directories.lock()?,
+    };
     let unusable = |cause: io::Error| match cause.kind() {
         io::ErrorKind::InvalidData => StartError::Owner(config.directories.datadir.clone()),
         _ => StartError::Directory(DirectoryError::Unusable {
@@ -631,12 +675,40 @@ fn open(
     let other = |found| StartError::OtherOwner {
         datadir: config.directories.datadir.clone(),
         owner: owner.clone().unwrap_or_default(),
-        dbdir: config.directories.dbdir.clone(),
+        place: Place::of(config),
         found,
     };
+    let storage: Arc<dyn Storage> = match &config.database {
+        Some(url) => {
+            let (batch, clock) = (config.max_submit_batch, Arc::clone(clock));
+            let storage = PostgresStorage::open(url, batch, clock, Arc::new(metrics))?;
+            Arc::new(storage)
+        }
+        None => Arc::new(open_embedded(config, metrics, owner.is_some(), &other)?),
+    };
+    if let Some(owner) = &owner {
+        match stored_key(&*storage)?.map(|key| directory::owner_text(&key.public())) {
+            Some(key) if *owner == key => {}
+            Some(key) => return Err(other(format!("that of {key}"))),
+            // Where it is damaged, that is said by those who need it.
+            None if storage.setting(Setting::PrivateKey)?.is_some() => {}
+            None => return Err(other("none".to_owned())),
+        }
+    }
+    Ok((locks, storage))
+}
+
+/// Opens the embedded database, or makes it, unless there should be one.
+fn open_embedded(
+    config: &Config,
+    metrics: Metrics,
+    has_owner: bool,
+    other: &dyn Fn(String) -> StartError,
+) -> Result<SqliteStorage, StartError> {
+    let database = config.directories.database();
     // A new one would have another key, and none of the members.
     let missing = fs::metadata(&database).map_or(true, |metadata| metadata.len() == 0);
-    if missing && owner.is_some() {
+    if missing && has_owner {
         return Err(other("none".to_owned()));
     }
     // The same if it was forgotten to take over what is there.
@@ -654,16 +726,7 @@ fn open(
     }
     keep_damaged_log(&database)?;
     let storage = SqliteStorage::open(&database, config.max_submit_batch, Arc::new(metrics))?;
-    if let Some(owner) = &owner {
-        match stored_key(&storage)?.map(|key| directory::owner_text(&key.public())) {
-            Some(key) if *owner == key => {}
-            Some(key) => return Err(other(format!("that of {key}"))),
-            // Where it is damaged, that is said by those who need it.
-            None if storage.setting(Setting::PrivateKey)?.is_some() => {}
-            None => return Err(other("none".to_owned())),
-        }
-    }
-    Ok((locks, Arc::new(storage)))
+    Ok(storage)
 }
 
 /// The history, unless there cannot be one, which is no reason not to start.
@@ -733,12 +796,24 @@ struct Probe {
 
 impl Probe {
     async fn keep(self, mut stopped: watch::Receiver<bool>) {
+        let mut warned = false;
         // Ends when the server does.
         while tokio::time::timeout(PROBE_INTERVAL, stopped.wait_for(|stop| *stop))
             .await
             .is_err()
         {
             let reason = self.reason().await;
+            if let Some(offset) = self.storage.clock_offset() {
+                let large = offset.unsigned_abs() > LARGE_CLOCK_OFFSET;
+                if large && !warned {
+                    let ahead = offset.as_secs_f64();
+                    tracing::warn!(
+                        ahead,
+                        "the clock of this machine differs from the database's"
+                    );
+                }
+                warned = large;
+            }
             let before = *self.unready.borrow();
             if reason != before {
                 match reason {
@@ -761,6 +836,14 @@ impl Probe {
         let written = tokio::time::timeout(PROBE_TIMEOUT, self.storage.probe()).await;
         if !matches!(written, Ok(Ok(()))) {
             return Some("the database cannot be written");
+        }
+        let offset = self
+            .storage
+            .clock_offset()
+            .unwrap_or_default()
+            .unsigned_abs();
+        if offset > MAX_CLOCK_OFFSET {
+            return Some("the clock of this machine differs from the database's");
         }
         if self.status.work_fails() {
             return Some("the work on a round fails");

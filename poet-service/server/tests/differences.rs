@@ -564,7 +564,7 @@ fn a_post_is_never_taken_for_a_get() {
 /// A configuration without a worker.
 fn idle(folder: &std::path::Path) -> poet_service::config::Config {
     let mut config = config(folder);
-    config.rounds.worker = false;
+    config.rounds.worker = poet_rounds::config::WorkerMode::Nobody;
     config
 }
 

@@ -552,6 +552,29 @@ fn a_power_failure_is_called_that() {
     }
 }
 
+/// Neither the work nor the auditors did anything wrong.
+#[test]
+fn a_bit_that_changes_in_the_record_of_the_audit_is_damage_of_the_disk() {
+    let left = Left::new();
+    let folder = left.copy();
+    let mut audit = audit_log(&folder);
+    audit[HEADER + 5] ^= 1;
+    fs::write(tree_log(&folder, 1).with_file_name("audit.log"), audit).unwrap();
+    let server = LocalServer::start(config(&folder), 100);
+    server.await_work(1);
+    let audit = common::await_some("the finding", || {
+        let audit = server.client.get("/v1/rounds/1").json()["audit"].clone();
+        (!audit["lastEvent"].is_null()).then_some(audit)
+    });
+    assert_eq!(
+        audit["lastEvent"],
+        "the record of the audit was damaged at entry 0"
+    );
+    for (count, expected) in [("logErrors", 1), ("auditorErrors", 0), ("workErrors", 0)] {
+        assert_eq!(audit[count], expected, "{audit}");
+    }
+}
+
 /// However long the database's own log is, little memory is needed to check it.
 #[cfg(target_os = "linux")]
 #[test]

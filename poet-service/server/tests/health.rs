@@ -56,6 +56,7 @@ fn work_that_fails_is_told_and_forgotten_when_it_goes_on() {
     server.client.register(&node);
     // Where the log's folder should be, there is a file.
     let rounds = folder.path().join("data/rounds");
+    std::fs::remove_dir_all(&rounds).unwrap();
     std::fs::write(&rounds, "in the way").unwrap();
     server.at(30);
     let unready = await_some("unreadiness", || {

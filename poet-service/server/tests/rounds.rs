@@ -39,11 +39,14 @@ fn a_round_from_registration_to_proof() {
         verify_fetched(&server.client.await_proof(0)).root,
         first.root
     );
-    // Nothing is left of the work but the proofs.
+    // Nothing is left of the work but the proofs; the open round has an empty folder.
     let rounds = folder.path().join("data/rounds");
     await_some("the logs' removal", || {
-        (std::fs::read_dir(&rounds).unwrap().count() == 0).then_some(())
+        let mut left = std::fs::read_dir(&rounds).unwrap();
+        let prepared = left.next()?.ok()?;
+        (left.next().is_none() && prepared.file_name() == "2").then_some(())
     });
+    assert_eq!(std::fs::read_dir(rounds.join("2")).unwrap().count(), 0);
 }
 
 #[test]

@@ -120,6 +120,17 @@ impl Directories {
         Ok(DirectoryLocks { _locks: locks })
     }
 
+    /// Locks the directory of the work, which is made if it is not there: that of the database is not
+    /// used.
+    ///
+    /// # Errors
+    /// As [`Self::lock`].
+    pub fn lock_work(&self) -> Result<DirectoryLocks, DirectoryError> {
+        Ok(DirectoryLocks {
+            _locks: vec![DirectoryLock::take("--datadir", &self.datadir)?],
+        })
+    }
+
     /// As [`Self::lock`], but a directory of the work that is not there is not made.
     ///
     /// # Errors

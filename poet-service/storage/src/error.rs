@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use poet_rounds::storage::StorageError;
 
+use crate::postgres::PostgresError;
+
 /// Why the database failed. Causes are in the messages, not behind them.
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
@@ -78,6 +80,9 @@ pub enum DatabaseError {
     /// The storage has been shut down.
     #[error("the storage has stopped")]
     Stopped,
+    /// The PostgreSQL database cannot be used.
+    #[error(transparent)]
+    Postgres(#[from] PostgresError),
     /// The operating system failed.
     #[error(transparent)]
     Io(#[from] std::io::Error),

@@ -14,7 +14,7 @@ use std::{
 use poet_files::Access;
 use rusqlite::{Connection, OpenFlags, Row, params};
 
-use crate::{DatabaseError as StorageError, wal::log_path};
+use crate::{DatabaseError as StorageError, sqlite::log_path};
 
 /// Its file, in the directory of the work.
 pub const HISTORY_FILE: &str = "history.sqlite";

@@ -1,19 +1,19 @@
-//! What must survive, in an SQLite database behind [`Storage`](poet_rounds::storage::Storage), and
-//! the server's directories.
+//! What must survive, behind [`Storage`](poet_rounds::storage::Storage): in an embedded SQLite database,
+//! or in a PostgreSQL database that several servers share. And the server's directories.
 
+mod checksum;
 pub mod directory;
 mod error;
 mod history;
 mod imported;
-mod place;
-mod retention;
+mod postgres;
 mod sqlite;
-mod storage;
-mod wal;
 
 pub use error::DatabaseError;
 pub use history::{HISTORY_FILE, History, MAX_MINUTES, Minute};
 pub use imported::{Adopted, Imported, ImportedRound};
-pub use retention::make_shrinkable;
-pub use sqlite::{ChangedRegistrations, SqliteReader, SqliteStorage};
-pub use wal::{LogDamage, keep_damaged_log, log_bytes, log_damage};
+pub use postgres::{DatabaseUrl, PostgresError, PostgresStorage};
+pub use sqlite::{
+    ChangedRegistrations, LogDamage, SqliteReader, SqliteStorage, keep_damaged_log, log_bytes,
+    log_damage, make_shrinkable,
+};

@@ -60,6 +60,15 @@ pub trait Hashing: Send + Sync + 'static {
     /// When the system cannot.
     fn cut_log(&self, log: &mut Self::Log, entries: u64) -> Result<(), WorkError>;
 
+    /// Makes room for the log of a round that is open, so that its start needs no sync. May block.
+    ///
+    /// # Errors
+    /// When the system cannot; opening the log tries again.
+    fn prepare(&self, round: u64) -> Result<(), WorkError> {
+        let _ = round;
+        Ok(())
+    }
+
     /// The rounds that have a log. May block.
     fn logs(&self) -> Vec<u64>;
 
@@ -147,6 +156,7 @@ pub struct HashingThread {
     rounds_dir: PathBuf,
     place: WorkPlace,
     thread: Standby,
+    log_thread: Standby,
     audits: Audits,
     audit_threads: AuditThreads,
     /// How often rounds were repaired without having found anything.
@@ -172,6 +182,7 @@ impl HashingThread {
             audit_threads: AuditThreads::start(clock, place.is_apart())?,
             place,
             thread: Standby::start("hash", || {})?,
+            log_thread: Standby::start("log", || {})?,
             audits,
             repairs: Mutex::default(),
         })
@@ -186,12 +197,15 @@ impl Hashing for HashingThread {
     type Log = FileLog;
     type Running = RunningThread;
 
+    fn prepare(&self, round: u64) -> Result<(), WorkError> {
+        let path = self.folder(round);
+        create_directory(&path, Access::Private)
+            .map_err(|source| WorkError::Folder { path, source })
+    }
+
     fn open_log(&self, round: u64, work: &RoundWork<'_>) -> Result<FileLog, WorkError> {
+        self.prepare(round)?;
         let folder = self.folder(round);
-        create_directory(&folder, Access::Private).map_err(|source| WorkError::Folder {
-            path: folder.clone(),
-            source,
-        })?;
         self.audits.remember(round, &folder);
         Ok(FileLog::open(&folder.join(LOG_FILE), work)?)
     }
@@ -201,7 +215,11 @@ impl Hashing for HashingThread {
     }
 
     fn logs(&self) -> Vec<u64> {
-        let number = |entry: fs::DirEntry| entry.file_name().to_str()?.parse().ok();
+        // A folder that was prepared has none yet.
+        let number = |entry: fs::DirEntry| {
+            let number = entry.file_name().to_str()?.parse().ok()?;
+            entry.path().join(LOG_FILE).exists().then_some(number)
+        };
         match fs::read_dir(&self.rounds_dir) {
             Ok(entries) => entries.flatten().filter_map(number).collect(),
             // Without the folder, there are none.
@@ -218,7 +236,9 @@ impl Hashing for HashingThread {
         let target = Arc::new(AtomicU64::new(u64::MAX));
         let subtree_height = job.execution.subtree_height;
         let (view, work) = (log.view(), *tree.work());
-        let mut writer = LogWriter::spawn(log)?;
+        let (mut writer, write) = LogWriter::new(log)?;
+        // It ends with the writer.
+        drop(self.log_thread.run(write));
         let monitor = writer.monitor();
         let thread = self.thread.run({
             let (leaves, target) = (Arc::clone(&leaves), Arc::clone(&target));

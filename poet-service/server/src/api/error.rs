@@ -89,6 +89,8 @@ pub enum ApiError {
     TrustedKeys(String),
     #[error("too many requests, try again in {retry_after_seconds} s")]
     TooManyRequests { retry_after_seconds: u64 },
+    #[error("busy, try again in {retry_after_seconds} s")]
+    Busy { retry_after_seconds: u64 },
     #[error("temporarily unavailable, try again later")]
     Unavailable,
     #[error("internal error")]
@@ -118,7 +120,7 @@ impl ApiError {
             Self::Range { .. } => Code::OutOfRange,
             Self::Method | Self::Compressed => Code::Unimplemented,
             Self::BodyTimeout => Code::DeadlineExceeded,
-            Self::Unavailable => Code::Unavailable,
+            Self::Busy { .. } | Self::Unavailable => Code::Unavailable,
             Self::Internal => Code::Internal,
         }
     }
@@ -193,6 +195,9 @@ impl IntoResponse for ApiError {
         ];
         let mut response = (self.status(), headers, self.json()).into_response();
         if let Self::TooManyRequests {
+            retry_after_seconds,
+        }
+        | Self::Busy {
             retry_after_seconds,
         } = self
         {

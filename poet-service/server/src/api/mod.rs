@@ -12,6 +12,7 @@ pub(crate) mod dropped;
 pub mod error;
 pub mod grpc;
 pub(crate) mod listen;
+pub(crate) mod members;
 pub(crate) mod operator;
 pub mod poet;
 pub(crate) mod proof_frame;

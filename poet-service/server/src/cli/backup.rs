@@ -51,6 +51,7 @@ pub(crate) struct RestoreArgs {
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = Config::load(args.server)?;
+    super::only_embedded(&config, "backup")?;
     let work = work(&config)?;
     let keep = args.keep.get() as usize;
     let now = SystemClock.now();
@@ -64,6 +65,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 pub(crate) fn restore(args: RestoreArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(args.server)?;
+    super::only_embedded(&config, "restore")?;
     let work = work(&config)?;
     let now = SystemClock.now();
     let done = backup::restore(&config.directories, &args.place, args.replace, &work, now)?;

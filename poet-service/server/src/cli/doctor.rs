@@ -47,6 +47,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
 
 fn check(args: Args) -> anyhow::Result<bool> {
     let config = Config::load(args.server)?;
+    super::only_embedded(&config, "doctor")?;
     let directories = config.directories;
     let backend = BackendArgs {
         backend: config.work.backend,

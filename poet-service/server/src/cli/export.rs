@@ -46,6 +46,7 @@ enum Format {
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = Config::load(args.server)?;
+    super::only_embedded(&config, "export")?;
     let path = config.directories.dbdir.join(DATABASE_FILE);
     if !path.exists() {
         bail!(

@@ -22,6 +22,15 @@ use std::time::Duration;
 
 use poet_backends::{Options, SelectError, Selection, select_with};
 use poet_engine::{LABEL_DEPTH, MAX_DEPTH, Work, WorkFunction};
+use poet_service::config::Config;
+
+/// Fails if `config` names a shared database: `command` knows the embedded one only.
+pub(crate) fn only_embedded(config: &Config, command: &str) -> anyhow::Result<()> {
+    if config.database.is_some() {
+        anyhow::bail!("{command} works on the embedded database only: expected no --database");
+    }
+    Ok(())
+}
 
 /// Which work function, at which depth.
 #[derive(Clone, Debug, clap::Args)]

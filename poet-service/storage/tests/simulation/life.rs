@@ -18,7 +18,7 @@ use poet_proto::{
     pow::{self, PowParams},
 };
 use poet_rounds::{
-    config::RoundsConfig,
+    config::{RoundsConfig, WorkerMode},
     life::{Parts, Rounds},
     publish::Publish,
     registration::{Registration, RegistrationError, Rules},
@@ -121,7 +121,7 @@ impl Plan {
                 // The server's key is always the same.
                 private_key: Some(PrivateKey::from_bytes(&key).unwrap()),
                 clock_leap_patience: Duration::ZERO,
-                worker: true,
+                worker: WorkerMode::On,
             },
         }
     }

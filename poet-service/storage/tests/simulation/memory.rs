@@ -155,6 +155,12 @@ impl Storage for MemoryStorage {
         Ok(execution.map(|execution| tables.record(round, execution.as_ref())))
     }
 
+    fn is_member(&self, round: u64, node_id: &[u8; 32]) -> Result<bool, StorageError> {
+        let tables = self.tables();
+        let members = tables.registrations.get(&round);
+        Ok(members.is_some_and(|members| members.contains_key(node_id)))
+    }
+
     fn registrations(&self, round: u64) -> Result<Vec<Member>, StorageError> {
         let tables = self.tables();
         let members = tables.registrations.get(&round).into_iter().flatten();

@@ -104,6 +104,10 @@ impl Storage for Waiting {
         self.0.round(round)
     }
 
+    fn is_member(&self, round: u64, node_id: &[u8; 32]) -> Result<bool, StorageError> {
+        self.0.is_member(round, node_id)
+    }
+
     fn registrations(&self, round: u64) -> Result<Vec<Member>, StorageError> {
         self.0.registrations(round)
     }

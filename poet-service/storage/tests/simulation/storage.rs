@@ -339,6 +339,12 @@ impl Storage for FaultyStorage {
         self.read("a round", |storage| storage.round(round))
     }
 
+    fn is_member(&self, round: u64, node_id: &[u8; 32]) -> Result<bool, StorageError> {
+        self.read("a registration", |storage| {
+            storage.is_member(round, node_id)
+        })
+    }
+
     fn registrations(&self, round: u64) -> Result<Vec<Member>, StorageError> {
         self.read("registrations", |storage| storage.registrations(round))
     }

@@ -16,7 +16,7 @@ use poet_proto::messages::PublishedProof;
 use poet_rounds::{
     clock::Clock,
     schedule::Schedule,
-    storage::{Member, Storage},
+    storage::{Execution, Member, Storage},
 };
 use tokio::{sync::Notify, time::Instant};
 
@@ -409,16 +409,20 @@ impl World {
             // What the process still believes does not matter.
             return;
         }
-        let unfinished = self.truth().unfinished_rounds().unwrap();
-        let execution = unfinished
-            .into_iter()
-            .find_map(|unfinished| unfinished.execution.filter(|_| unfinished.round == round));
+        let truth = self.truth();
+        let unfinished = truth.unfinished_rounds().unwrap();
+        let found = unfinished.into_iter().find(|found| found.round == round);
         let work = self.state().oracle.work;
-        let expected = execution.map(|found| found.round_work(&work).header());
+        let expected = found.map(|found| {
+            // The record may come later: what is registered says the same.
+            let execution = found.execution.unwrap_or_else(|| Execution {
+                statement: membership::root(&truth.members(round).unwrap()),
+                subtree_height: header.subtree_height(),
+            });
+            execution.round_work(&work).header()
+        });
         self.require(expected.as_ref() == Some(header), || {
-            format!(
-                "round {round} is worked on without being settled here, or on another statement"
-            )
+            format!("round {round} is worked on without being opened here, or on another statement")
         });
     }
 

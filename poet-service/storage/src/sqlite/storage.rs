@@ -8,7 +8,7 @@ use poet_rounds::storage::{
     StorageError, StorageFuture, UnfinishedRound,
 };
 
-use crate::SqliteStorage;
+use super::SqliteStorage;
 
 impl Storage for SqliteStorage {
     fn setting(&self, setting: Setting) -> Result<Option<Vec<u8>>, StorageError> {
@@ -65,6 +65,10 @@ impl Storage for SqliteStorage {
 
     fn registrations(&self, round: u64) -> Result<Vec<Member>, StorageError> {
         Ok(self.registrations(round)?)
+    }
+
+    fn is_member(&self, round: u64, node_id: &[u8; 32]) -> Result<bool, StorageError> {
+        Ok(self.is_member(round, node_id)?)
     }
 
     fn member_count(&self, round: u64) -> Result<u64, StorageError> {

@@ -39,7 +39,7 @@ pub struct LogDamage {
 }
 
 /// The log of a database.
-pub(super) fn log_path(database: &Path) -> PathBuf {
+pub(crate) fn log_path(database: &Path) -> PathBuf {
     let mut path = database.as_os_str().to_owned();
     path.push("-wal");
     path.into()

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::wal::log_path;
+use super::wal::log_path;
 
 /// The files of an open database, as they were.
 #[derive(Debug)]

@@ -1,0 +1,189 @@
+//! What audits have found, and where it is kept.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    fs::{self, File},
+    io::{self, Write as _},
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::AuditMode;
+use crate::round_files::{FINDINGS_FILE, NEW_FINDINGS_FILE};
+
+/// Audited leaves that a power cut may take from the log, since they were not durable yet: what two
+/// minutes make. Where more are gone, something else has cut it.
+pub const MAX_UNSYNCED_LEAVES: u64 = 1 << 23;
+/// Rounds about which is remembered what was found.
+const REMEMBERED_ROUNDS: usize = 50;
+
+/// What audits have found: of one round, or of all since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditReport {
+    /// Subtrees recomputed.
+    pub subtrees: u64,
+    /// Mistakes of the work.
+    pub work: u64,
+    /// Damaged copies of right entries, which were repaired.
+    pub copies: u64,
+    /// Mistakes of the auditors.
+    pub auditor: u64,
+    /// How often the work went back.
+    pub rollbacks: u64,
+    /// Leaves that were made in vain.
+    pub lost_leaves: u64,
+    /// Proofs that were not valid, and were not published.
+    pub bad_proofs: u64,
+    /// Leaves of the round that were audited, in sampled mode with those taken on trust.
+    pub audited_leaves: u64,
+    /// Those among them that another process left unaudited and that were taken on trust.
+    #[serde(default)]
+    pub trusted_leaves: u64,
+    /// What was found last.
+    pub last_event: Option<String>,
+}
+
+/// Audits rounds, and remembers what was found.
+#[derive(Clone, Debug)]
+pub struct Audits(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    mode: AuditMode,
+    threads: usize,
+    reports: Mutex<Reports>,
+}
+
+#[derive(Debug, Default)]
+struct Reports {
+    total: AuditReport,
+    rounds: BTreeMap<u64, AuditReport>,
+}
+
+impl Audits {
+    /// Audits on `threads` threads.
+    pub fn new(mode: AuditMode, threads: usize) -> Self {
+        Self(Arc::new(Inner {
+            mode,
+            threads,
+            reports: Mutex::default(),
+        }))
+    }
+
+    /// How much is audited.
+    pub fn mode(&self) -> AuditMode {
+        self.0.mode
+    }
+
+    pub(super) fn threads(&self) -> usize {
+        self.0.threads
+    }
+
+    /// What was found since the start.
+    pub fn total(&self) -> AuditReport {
+        self.reports().total.clone()
+    }
+
+    /// What was found in a round, if it was audited.
+    pub fn round(&self, round: u64) -> Option<AuditReport> {
+        self.reports().rounds.get(&round).cloned()
+    }
+
+    /// Remembers what an earlier process has found in a round, and has kept in its folder.
+    pub(in crate::worker) fn remember(&self, round: u64, folder: &Path) {
+        let path = folder.join(FINDINGS_FILE);
+        let read = fs::read(&path).and_then(|json| Ok(serde_json::from_slice(&json)?));
+        match read {
+            Ok(report) => drop(self.reports().rounds.entry(round).or_insert(report)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                tracing::warn!(
+                    round,
+                    path = %path.display(),
+                    "cannot read what audits found before: {}",
+                    match error.kind() {
+                        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof =>
+                            "the file is damaged; it is written again when something is found".to_owned(),
+                        _ => error.to_string(),
+                    }
+                );
+            }
+        }
+    }
+
+    /// Takes note that a proof is not valid.
+    pub(in crate::worker) fn bad_proof(
+        &self,
+        round: u64,
+        folder: &Path,
+        reason: &dyn fmt::Display,
+    ) {
+        tracing::error!(round, %reason, "ALARM: the proof is not valid and is not published");
+        let event = format!("a proof was not valid: {reason}");
+        self.found(round, Some(folder), &event, |report| report.bad_proofs += 1);
+    }
+
+    /// Takes note that so many leaves had been audited that the log does not hold any more.
+    pub(super) fn log_is_shorter(&self, round: u64, folder: Option<&Path>, leaves: u64) {
+        if leaves <= MAX_UNSYNCED_LEAVES {
+            return;
+        }
+        tracing::error!(
+            round,
+            leaves,
+            "ALARM: the log is shorter than it was: work that had been audited is not in it any more, \
+             and is done again"
+        );
+        let event = format!(
+            "the log is shorter than it was: {leaves} audited leaves are not in it any more"
+        );
+        self.found(round, folder, &event, |_| {});
+    }
+
+    /// Takes note of an event, and keeps what was found in the round's folder.
+    pub(super) fn found(
+        &self,
+        round: u64,
+        folder: Option<&Path>,
+        event: &str,
+        count: impl Fn(&mut AuditReport),
+    ) {
+        self.note(round, |report| {
+            count(report);
+            report.last_event = Some(event.to_owned());
+        });
+        if let (Some(folder), Some(report)) = (folder, self.round(round))
+            && let Err(error) = keep(&report, folder)
+        {
+            tracing::warn!(%error, round, "cannot keep what audits have found");
+        }
+    }
+
+    fn reports(&self) -> MutexGuard<'_, Reports> {
+        self.0
+            .reports
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn note(&self, round: u64, note: impl Fn(&mut AuditReport)) {
+        let mut reports = self.reports();
+        note(&mut reports.total);
+        note(reports.rounds.entry(round).or_default());
+        while reports.rounds.len() > REMEMBERED_ROUNDS {
+            reports.rounds.pop_first();
+        }
+    }
+}
+
+/// Keeps a report in the round's folder, in place of the one that is there.
+fn keep(report: &AuditReport, folder: &Path) -> io::Result<()> {
+    let new = folder.join(NEW_FINDINGS_FILE);
+    let mut file = File::create(&new)?;
+    file.write_all(serde_json::to_string_pretty(report)?.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, folder.join(FINDINGS_FILE))
+}

@@ -1,0 +1,192 @@
+//! A connection to the database that is made again when it is lost.
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+
+use tokio_postgres::Client;
+
+use super::{
+    error::{Fault, PostgresError, connecting},
+    schema::{Described, prepare},
+    tls::Tls,
+    url::DatabaseUrl,
+};
+use crate::DatabaseError;
+
+/// How long a connection may take, with all that is asked first.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a database that was away is not tried again: what comes meanwhile fails at once.
+const AWAY: Duration = Duration::from_millis(300);
+/// How often an operation is done again whose answer was lost.
+const REPEATS: u32 = 2;
+
+/// A database, for all connections to it.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) url: DatabaseUrl,
+    /// What names it, once it was reached.
+    id: OnceLock<Vec<u8>>,
+}
+
+impl Place {
+    pub(super) fn new(url: DatabaseUrl) -> Self {
+        let id = OnceLock::new();
+        Self { url, id }
+    }
+}
+
+/// A connection, which there may be or not.
+pub(super) struct Link {
+    place: Arc<Place>,
+    tls: Tls,
+    client: Option<Client>,
+    away: Option<(Instant, String)>,
+}
+
+impl Link {
+    /// Connects, and makes the tables if `create` and there are none.
+    pub(super) async fn open(place: Arc<Place>, create: bool) -> Result<Self, DatabaseError> {
+        let tls = Tls::new(place.url.trust()).map_err(|cause| PostgresError::Tls {
+            server: place.url.to_string(),
+            cause,
+        })?;
+        let mut link = Self {
+            place,
+            tls,
+            client: None,
+            away: None,
+        };
+        let (client, described) = link.connect(create).await?;
+        if create && !described.weak.is_empty() {
+            tracing::warn!(
+                off = described.weak.join(", "),
+                "the database may lose or damage what it has acknowledged: expected these settings on"
+            );
+        }
+        link.client = Some(client);
+        Ok(link)
+    }
+
+    /// Tries the hosts in their order.
+    async fn connect(&self, create: bool) -> Result<(Client, Described), PostgresError> {
+        let url = &self.place.url;
+        let servers = url.servers();
+        let servers =
+            servers.map_err(|error| PostgresError::Password(poet_files::reason(&error)))?;
+        let mut failed = None;
+        for server in servers {
+            let connect = async {
+                let (mut client, connection) = server
+                    .config
+                    .connect(self.tls.clone())
+                    .await
+                    .map_err(|error| {
+                        connecting(&error, &server.shown, url.user(), url.database())
+                    })?;
+                // Ends with the client.
+                tokio::spawn(async move { drop(connection.await) });
+                let described = prepare(&mut client, &server.shown, url, create).await;
+                let described = described.map_err(|fault| match fault {
+                    Fault::Final(error) | Fault::Repeat(error) | Fault::Lost(error) => error,
+                    Fault::Damaged(_) | Fault::ProofChanged(_) => PostgresError::Stopped,
+                })?;
+                if self.place.id.get_or_init(|| described.id.clone()) != &described.id {
+                    let server = server.shown.clone();
+                    return Err(PostgresError::Another { server });
+                }
+                Ok((client, described))
+            };
+            // The tables may take long.
+            let patience = if create {
+                CONNECT_PATIENCE * 20
+            } else {
+                CONNECT_PATIENCE
+            };
+            match tokio::time::timeout(patience, connect).await {
+                Ok(Ok(connected)) => return Ok(connected),
+                Ok(Err(error)) => failed = Some(failed.unwrap_or(error)),
+                Err(_) => {
+                    failed = failed.or(Some(PostgresError::Unreachable {
+                        server: server.shown,
+                        cause: "it does not answer".to_owned(),
+                    }));
+                }
+            }
+        }
+        Err(failed.unwrap_or(PostgresError::Timeout))
+    }
+
+    /// Does an operation, each time within `patience`. It is done again if the connection is lost
+    /// meanwhile: what it does must be the same if it was done already.
+    pub(super) async fn run<T>(
+        &mut self,
+        patience: Duration,
+        operation: impl AsyncFn(&mut Client) -> Result<T, Fault>,
+    ) -> Result<T, DatabaseError> {
+        let mut repeats = 0;
+        loop {
+            let mut client = match self.client.take() {
+                Some(client) if !client.is_closed() => client,
+                _ => self.reconnect().await?,
+            };
+            let done = tokio::time::timeout(patience, operation(&mut client)).await;
+            let fault = match done {
+                Ok(Ok(done)) => {
+                    self.client = Some(client);
+                    return Ok(done);
+                }
+                Ok(Err(fault)) => fault,
+                // Whatever it is doing, it ends with the connection.
+                Err(_) => return Err(PostgresError::Timeout.into()),
+            };
+            let error = match fault {
+                Fault::Lost(error) => error,
+                Fault::Repeat(error) => {
+                    self.client = Some(client);
+                    error
+                }
+                Fault::Final(error) => {
+                    self.client = Some(client);
+                    return Err(error.into());
+                }
+                Fault::Damaged(what) => {
+                    self.client = Some(client);
+                    return Err(DatabaseError::Damaged(what));
+                }
+                Fault::ProofChanged(round) => {
+                    self.client = Some(client);
+                    return Err(DatabaseError::ProofChanged(round));
+                }
+            };
+            if repeats == REPEATS {
+                return Err(error.into());
+            }
+            repeats += 1;
+        }
+    }
+
+    async fn reconnect(&mut self) -> Result<Client, PostgresError> {
+        if let Some((since, why)) = &self.away
+            && since.elapsed() < AWAY
+        {
+            return Err(PostgresError::Away(why.clone()));
+        }
+        match self.connect(false).await {
+            Ok((client, _)) => {
+                if self.away.take().is_some() {
+                    tracing::info!("the database is back");
+                }
+                Ok(client)
+            }
+            Err(error) => {
+                if self.away.is_none() {
+                    tracing::error!(%error, "the database is away");
+                }
+                self.away = Some((Instant::now(), error.to_string()));
+                Err(error)
+            }
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The shared storage: a PostgreSQL database, which several servers may use at once.
+//!
+//! What must be decided once is decided by one statement or transaction there: who is a member and
+//! when a round closes under the lock of the round's row, everything else by who is first. Nothing
+//! depends on what a connection remembers, and whatever is done can be done again, since the answer to
+//! a commit may be lost with its connection.
+//!
+//! One thread has the connection for registrations and openings, which go in their order; another one
+//! that for everything else. A caller that waits for an answer blocks no runtime but its own.
+
+mod error;
+mod link;
+mod schema;
+mod settings;
+mod storage;
+mod tls;
+mod url;
+mod writer;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering::Relaxed},
+        mpsc as blocking_mpsc,
+    },
+    thread,
+    time::Duration,
+};
+
+use jiff::SignedDuration;
+use poet_rounds::{clock::Clock, counters::Counters};
+use tokio::sync::mpsc;
+use tokio_postgres::Client;
+
+use self::{
+    error::Fault,
+    link::{Link, Place},
+    writer::{Command, Writer},
+};
+pub use self::{error::PostgresError, url::DatabaseUrl};
+use crate::DatabaseError;
+
+/// Commands that may wait for the writer; further callers wait for room.
+const QUEUED_COMMANDS: usize = 16_384;
+
+/// Storage in a PostgreSQL database.
+pub struct PostgresStorage {
+    commands: mpsc::Sender<Command>,
+    calls: mpsc::UnboundedSender<Call>,
+    clock_offset: Arc<ClockOffset>,
+}
+
+impl fmt::Debug for PostgresStorage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStorage").finish_non_exhaustive()
+    }
+}
+
+/// Something that is done with a connection.
+type Call = Box<dyn for<'a> FnOnce(&'a mut Link) -> Pin<Box<dyn Future<Output = ()> + 'a>> + Send>;
+
+/// How far this machine's clock is ahead of the database's.
+#[derive(Debug)]
+struct ClockOffset(AtomicI64);
+
+impl ClockOffset {
+    const UNKNOWN: i64 = i64::MIN;
+
+    fn set(&self, offset: SignedDuration) {
+        let micros = i64::try_from(offset.as_micros()).unwrap_or(i64::MAX);
+        self.0.store(micros, Relaxed);
+    }
+
+    fn get(&self) -> Option<SignedDuration> {
+        match self.0.load(Relaxed) {
+            Self::UNKNOWN => None,
+            micros => Some(SignedDuration::from_micros(micros)),
+        }
+    }
+}
+
+impl PostgresStorage {
+    /// Connects to a database, and makes its tables if there are none. A statement holds at most
+    /// `max_batch` registrations. May block.
+    ///
+    /// # Errors
+    /// Fails if the database cannot be used; the message names what differs.
+    pub fn open(
+        url: &DatabaseUrl,
+        max_batch: usize,
+        clock: Arc<dyn Clock>,
+        counters: Arc<dyn Counters>,
+    ) -> Result<Self, DatabaseError> {
+        let place = Arc::new(Place::new(url.clone()));
+        let clock_offset = Arc::new(ClockOffset(AtomicI64::new(ClockOffset::UNKNOWN)));
+        let (commands, queue) = mpsc::channel(QUEUED_COMMANDS);
+        let offset = Arc::clone(&clock_offset);
+        with_link("storage", Arc::clone(&place), true, async move |link| {
+            let writer = Writer {
+                link,
+                max_batch,
+                clock,
+                clock_offset: offset,
+                counters,
+                written: None,
+                said: BTreeMap::new(),
+            };
+            writer.run(queue).await;
+        })?;
+        let (calls, mut queue) = mpsc::unbounded_channel::<Call>();
+        with_link("storage-reads", place, false, async move |mut link| {
+            while let Some(call) = queue.recv().await {
+                call(&mut link).await;
+            }
+        })?;
+        Ok(Self {
+            commands,
+            calls,
+            clock_offset,
+        })
+    }
+
+    /// Does something with the connection that is not the writer's, and waits for it.
+    fn call<T: Send + 'static>(
+        &self,
+        patience: Duration,
+        operation: impl AsyncFn(&mut Client) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, DatabaseError> {
+        // Of the standard library: it can be waited for on any thread.
+        let (reply, answer) = blocking_mpsc::sync_channel(1);
+        let call: Call = Box::new(move |link| {
+            Box::pin(async move {
+                let done = link.run(patience, operation).await;
+                drop(reply.send(done));
+            })
+        });
+        self.calls.send(call).map_err(|_| PostgresError::Stopped)?;
+        answer.recv().map_err(|_| PostgresError::Stopped)?
+    }
+}
+
+/// Starts a thread with a connection of its own. Returns when there is one.
+fn with_link<F: Future<Output = ()>>(
+    name: &str,
+    place: Arc<Place>,
+    create: bool,
+    work: impl FnOnce(Link) -> F + Send + 'static,
+) -> Result<(), DatabaseError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let (tell, told) = blocking_mpsc::sync_channel(1);
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || {
+            runtime.block_on(async move {
+                match Link::open(place, create).await {
+                    Ok(link) => {
+                        drop(tell.send(Ok(())));
+                        work(link).await;
+                    }
+                    Err(error) => drop(tell.send(Err(error))),
+                }
+            });
+        })?;
+    told.recv().map_err(|_| PostgresError::Stopped)?
+}

@@ -1,0 +1,124 @@
+//! The tables in PostgreSQL, and how they came to be.
+
+use std::time::Duration;
+
+use tokio_postgres::{Client, error::SqlState, types::Type};
+
+use super::{
+    error::{Fault, PostgresError},
+    url::DatabaseUrl,
+};
+
+/// What leads from each version of the schema to the next one. Only ever added to.
+const MIGRATIONS: [&str; 1] = [include_str!("schema.sql")];
+/// Held while the schema is made, so that servers may start at once.
+const LOCK: i64 = 0x706f_6574;
+/// How long another server may take for that.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a database says of itself.
+#[derive(Debug)]
+pub(super) struct Described {
+    /// Made with the schema.
+    pub(super) id: Vec<u8>,
+    /// Settings under which what was promised may be lost.
+    pub(super) weak: Vec<&'static str>,
+}
+
+/// Makes sure that a database can be used, and makes its tables, or brings them to this version, if
+/// `create`.
+pub(super) async fn prepare(
+    client: &mut Client,
+    server: &str,
+    url: &DatabaseUrl,
+    create: bool,
+) -> Result<Described, Fault> {
+    let server = server.to_owned();
+    let known = MIGRATIONS.len() as i32;
+    let row = client
+        .query_typed_one(
+            "SELECT current_setting('server_version_num')::int, current_setting('server_version'),
+                    current_setting('synchronous_commit') = 'off',
+                    current_setting('fsync') = 'off',
+                    current_setting('full_page_writes') = 'off',
+                    current_setting('data_checksums') = 'off'",
+            &[],
+        )
+        .await?;
+    if row.get::<_, i32>(0) < 140_000 {
+        let found = row.get(1);
+        return Err(Fault::Final(PostgresError::Old { server, found }));
+    }
+    let settings = ["fsync", "full_page_writes", "data_checksums"];
+    let weak = (3..).zip(settings).filter(|(column, _)| row.get(*column));
+    let weak = weak.map(|(_, setting)| setting).collect();
+    if row.get(2) {
+        client
+            .execute_typed("SET synchronous_commit = on", &[])
+            .await?;
+    }
+    let mut found = version(client).await?;
+    if found.as_ref().is_none_or(|(version, _)| *version < known) && create {
+        migrate(client, &server, url).await?;
+        found = version(client).await?;
+    }
+    match found {
+        Some((version, id)) if version == known => Ok(Described { id, weak }),
+        found => Err(Fault::Final(PostgresError::Schema {
+            server,
+            database: url.database().to_owned(),
+            found: found.map_or(0, |(version, _)| version),
+            known,
+        })),
+    }
+}
+
+/// The version of the schema, and what names the database; `None` if there is none.
+async fn version(client: &Client) -> Result<Option<(i32, Vec<u8>)>, Fault> {
+    // By a table, which a connection does not take from what it remembers.
+    let there = "SELECT EXISTS (SELECT FROM pg_catalog.pg_tables
+                                WHERE schemaname = 'poet' AND tablename = 'schema_version')";
+    let row = client.query_typed_one(there, &[]).await?;
+    if !row.get::<_, bool>(0) {
+        return Ok(None);
+    }
+    let query = "SELECT version, database_id FROM poet.schema_version";
+    let row = client.query_typed_opt(query, &[]).await?;
+    Ok(row.map(|row| (row.get(0), row.get(1))))
+}
+
+async fn migrate(client: &mut Client, server: &str, url: &DatabaseUrl) -> Result<(), Fault> {
+    let mut id = [0; 16];
+    getrandom::fill(&mut id)
+        .map_err(|error| Fault::Final(PostgresError::Statement(error.to_string())))?;
+    let transaction = client.transaction().await?;
+    let patience = format!("SET LOCAL statement_timeout = {}", PATIENCE.as_millis());
+    transaction.batch_execute(&patience).await?;
+    transaction
+        .execute_typed("SELECT pg_advisory_xact_lock($1)", &[(&LOCK, Type::INT8)])
+        .await?;
+    // Another server may have been faster.
+    let found = version(transaction.client()).await?;
+    let done = found.as_ref().map_or(0, |(version, _)| *version) as usize;
+    for (number, migration) in (1_i32..).zip(MIGRATIONS).skip(done) {
+        match transaction.batch_execute(migration).await {
+            Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+                return Err(Fault::Final(PostgresError::MayNotCreate {
+                    server: server.to_owned(),
+                    database: url.database().to_owned(),
+                    user: url.user().to_owned(),
+                }));
+            }
+            done => done?,
+        }
+        transaction
+            .execute_typed(
+                "INSERT INTO poet.schema_version (only_row, version, database_id) VALUES (true, $1, $2)
+                 ON CONFLICT (only_row) DO UPDATE SET version = excluded.version",
+                &[(&number, Type::INT4), (&&id[..], Type::BYTEA)],
+            )
+            .await?;
+        tracing::info!(server, version = number, "made the tables of the database");
+    }
+    Ok(transaction.commit().await?)
+}

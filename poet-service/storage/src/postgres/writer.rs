@@ -1,0 +1,308 @@
+//! Registrations and openings, in the order in which they come: those that have gathered while the
+//! database was busy are one statement.
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jiff::SignedDuration;
+use poet_proto::schedule::Schedule;
+use poet_rounds::{
+    clock::Clock,
+    counters::Counters,
+    storage::{Member, Registered, Setting},
+};
+use tokio::sync::{mpsc, oneshot};
+use tokio_postgres::{Client, types::Type};
+
+use super::{
+    ClockOffset,
+    error::{Fault, PostgresError},
+    link::Link,
+    settings::{name, read_setting},
+};
+use crate::DatabaseError;
+
+/// How long a statement may take before the connection counts as hanging.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// How far the database's clock may be behind when a round closes.
+const MAX_WAIT: Duration = Duration::from_secs(3);
+/// How long something that was written tells that writing is possible.
+const WRITE_AGAIN: Duration = Duration::from_secs(60);
+/// How often the same failure is said.
+const MINUTE: Duration = Duration::from_secs(60);
+
+pub(super) type Reply<T> = oneshot::Sender<Result<T, DatabaseError>>;
+
+pub(super) enum Command {
+    Register {
+        round: u64,
+        member: Member,
+        max_members: u64,
+        reply: Reply<Registered>,
+    },
+    OpenRound {
+        round: u64,
+        reply: Reply<u64>,
+    },
+    Probe {
+        reply: Reply<()>,
+    },
+    Close {
+        reply: Reply<()>,
+    },
+}
+
+/// Registrations for one round under one limit, in their order.
+struct Batch {
+    round: i64,
+    max_members: i64,
+    nodes: Vec<[u8; 32]>,
+    challenges: Vec<[u8; 32]>,
+    replies: Vec<Reply<Registered>>,
+}
+
+pub(super) struct Writer {
+    pub(super) link: Link,
+    pub(super) max_batch: usize,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) clock_offset: Arc<ClockOffset>,
+    pub(super) counters: Arc<dyn Counters>,
+    /// When something was written last; `None` after a failure.
+    pub(super) written: Option<Instant>,
+    /// Failures of the last minute, and when they were said.
+    pub(super) said: BTreeMap<String, Instant>,
+}
+
+impl Writer {
+    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Command>) {
+        let mut commands = Vec::new();
+        while queue.recv_many(&mut commands, self.max_batch).await > 0 {
+            let mut batch: Option<Batch> = None;
+            for command in commands.drain(..) {
+                match command {
+                    Command::Register {
+                        round,
+                        member,
+                        max_members,
+                        reply,
+                    } => {
+                        let round = i64::try_from(round).unwrap_or(i64::MAX);
+                        let max_members = i64::try_from(max_members).unwrap_or(i64::MAX);
+                        let fits = |batch: &Batch| {
+                            (batch.round, batch.max_members) == (round, max_members)
+                        };
+                        if !batch.as_ref().is_some_and(fits) {
+                            self.register(batch.take()).await;
+                        }
+                        let batch = batch.get_or_insert_with(|| Batch {
+                            round,
+                            max_members,
+                            nodes: Vec::new(),
+                            challenges: Vec::new(),
+                            replies: Vec::new(),
+                        });
+                        batch.nodes.push(member.node_id);
+                        batch.challenges.push(member.challenge);
+                        batch.replies.push(reply);
+                    }
+                    Command::OpenRound { round, reply } => {
+                        self.register(batch.take()).await;
+                        let opened = self.open_round(round).await;
+                        // Whoever does not wait any more does not need it.
+                        drop(reply.send(opened));
+                    }
+                    Command::Probe { reply } => {
+                        self.register(batch.take()).await;
+                        let probed = self.probe().await;
+                        drop(reply.send(probed));
+                    }
+                    Command::Close { reply } => {
+                        self.register(batch.take()).await;
+                        drop(reply.send(Ok(())));
+                        return;
+                    }
+                }
+            }
+            self.register(batch.take()).await;
+        }
+    }
+
+    async fn register(&mut self, batch: Option<Batch>) {
+        let Some(Batch {
+            round,
+            max_members,
+            nodes,
+            challenges,
+            replies,
+        }) = batch
+        else {
+            return;
+        };
+        let start = Instant::now();
+        let nodes: Vec<&[u8]> = nodes.iter().map(|node| &node[..]).collect();
+        let challenges: Vec<&[u8]> = challenges.iter().map(|challenge| &challenge[..]).collect();
+        let stored = self
+            .link
+            .run(PATIENCE, async |client: &mut Client| {
+                let row = client
+                    .query_typed_one(
+                        "SELECT poet.register($1, $2, $3, $4)",
+                        &[
+                            (&round, Type::INT8),
+                            (&max_members, Type::INT8),
+                            (&nodes, Type::BYTEA_ARRAY),
+                            (&challenges, Type::BYTEA_ARRAY),
+                        ],
+                    )
+                    .await?;
+                let outcomes = match row.get::<_, Option<&str>>(0) {
+                    None => vec![Registered::Closed; nodes.len()],
+                    Some(letters) => letters.bytes().map_while(outcome).collect(),
+                };
+                if outcomes.len() == nodes.len() {
+                    Ok(outcomes)
+                } else {
+                    Err(Fault::Damaged("a registration"))
+                }
+            })
+            .await;
+        match stored {
+            Ok(outcomes) => {
+                self.counters.batch_written(start.elapsed());
+                if outcomes.contains(&Registered::New) {
+                    self.written = Some(Instant::now());
+                }
+                for (reply, outcome) in replies.into_iter().zip(outcomes) {
+                    drop(reply.send(Ok(outcome)));
+                }
+            }
+            Err(error) => {
+                self.failed(&error);
+                for reply in replies {
+                    drop(reply.send(Err(DatabaseError::Transaction)));
+                }
+            }
+        }
+    }
+
+    async fn open_round(&mut self, round: u64) -> Result<u64, DatabaseError> {
+        let number = i64::try_from(round).map_err(|_| DatabaseError::Damaged("a round"))?;
+        let start = Instant::now();
+        loop {
+            let opened = self
+                .link
+                .run(PATIENCE, async |client: &mut Client| {
+                    let starts = starts(client, round).await?;
+                    let row = client
+                        .query_typed_one(
+                            "SELECT count, wait FROM poet.open_round($1, to_timestamp($2))",
+                            &[(&number, Type::INT8), (&starts, Type::FLOAT8)],
+                        )
+                        .await?;
+                    Ok((row.get::<_, Option<i64>>(0), row.get::<_, Option<f64>>(1)))
+                })
+                .await;
+            match opened {
+                Ok((Some(members), _)) => {
+                    self.written = Some(Instant::now());
+                    return u64::try_from(members).map_err(|_| DatabaseError::Damaged("a round"));
+                }
+                Ok((None, seconds)) => {
+                    let seconds = seconds.unwrap_or_default();
+                    let wait = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+                    if start.elapsed() + wait > MAX_WAIT {
+                        let round = round.saturating_sub(1);
+                        return Err(PostgresError::TooEarly { round, seconds }.into());
+                    }
+                    tokio::time::sleep(wait + Duration::from_millis(1)).await;
+                }
+                Err(error) => {
+                    self.failed(&error);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Reads the database's clock, and writes something if nothing was written lately.
+    async fn probe(&mut self) -> Result<(), DatabaseError> {
+        let must_write = self.written.is_none_or(|at| at.elapsed() >= WRITE_AGAIN);
+        let clock = Arc::clone(&self.clock);
+        let probed = self
+            .link
+            .run(PATIENCE, async |client: &mut Client| {
+                let (asked, before) = (clock.now(), clock.monotonic());
+                let row = client
+                    .query_typed_one(
+                        "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+                         FROM poet.schema_version",
+                        &[],
+                    )
+                    .await?;
+                // It was read in between.
+                let half = (clock.monotonic().saturating_sub(before) / 2).as_micros() as i64;
+                let here = asked.as_microsecond().saturating_add(half);
+                let offset = here.saturating_sub(row.get::<_, i64>(0));
+                if must_write {
+                    client
+                        .execute_typed(
+                            "INSERT INTO poet.settings (name, value)
+                             VALUES ('probe', int8send((random() * 1e15)::bigint))
+                             ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                            &[],
+                        )
+                        .await?;
+                }
+                Ok(offset)
+            })
+            .await;
+        match probed {
+            Ok(offset) => {
+                self.clock_offset.set(SignedDuration::from_micros(offset));
+                if must_write {
+                    self.written = Some(Instant::now());
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.failed(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Says that something failed, the same at most once a minute: while the database is away, all do.
+    fn failed(&mut self, error: &DatabaseError) {
+        self.written = None;
+        self.said.retain(|_, said| said.elapsed() < MINUTE);
+        if let Entry::Vacant(new) = self.said.entry(error.to_string()) {
+            let error = new.key();
+            tracing::error!(%error, "cannot write the database; what fails is not stored");
+            new.insert(Instant::now());
+        }
+    }
+}
+
+/// When a round starts, in seconds since 1970, by the stored schedule.
+async fn starts(client: &Client, round: u64) -> Result<Option<f64>, Fault> {
+    let Some(text) = read_setting(client, name(Setting::Schedule)).await? else {
+        return Ok(None);
+    };
+    let text = str::from_utf8(&text).ok();
+    let schedule: Option<Schedule> = text.and_then(|text| text.parse().ok());
+    let start = schedule.ok_or(Fault::Damaged("the schedule"))?.start(round);
+    Ok(Some(start.as_microsecond() as f64 / 1e6))
+}
+
+fn outcome(letter: u8) -> Option<Registered> {
+    match letter {
+        b'n' => Some(Registered::New),
+        b'a' => Some(Registered::Already),
+        b'c' => Some(Registered::Conflict),
+        b'f' => Some(Registered::Full),
+        _ => None,
+    }
+}

@@ -1,0 +1,446 @@
+//! What the database does, and what becomes of its files.
+
+use std::{fs, future::Future};
+
+use poet_engine::Proof;
+
+use super::{
+    rows::{checksum, restored},
+    schema::KEPT_LOG_BYTES,
+    writer::Undo,
+    *,
+};
+
+fn member(node: u8, challenge: u8) -> Member {
+    Member {
+        node_id: [node; 32],
+        challenge: [challenge; 32],
+    }
+}
+
+fn wait<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap()
+        .block_on(future)
+}
+
+fn open(folder: &tempfile::TempDir) -> SqliteStorage {
+    SqliteStorage::open(&folder.path().join("poet.sqlite"), 100, Arc::new(())).unwrap()
+}
+
+fn sample_proof() -> PublishedProof {
+    PublishedProof {
+        statement: vec![9; 32],
+        members: vec![[1; 32], [2; 32]],
+        odd_members: vec![(1, vec![2; 40])],
+        leaves: 1 << 40,
+        proof: Proof {
+            root: [3; 32],
+            proven_leaves: vec![[4; 32]; 150],
+            proof_nodes: vec![[5; 32]; 7],
+        },
+    }
+}
+
+#[test]
+fn one_bit_that_has_changed_is_known() {
+    let stored = member(3, 9);
+    let sum = checksum(5, 7, &stored);
+    for bit in 0..512 {
+        let mut changed = stored;
+        let Member { node_id, challenge } = &mut changed;
+        [node_id, challenge][bit / 256][bit / 8 % 32] ^= 1 << (bit % 8);
+        assert_ne!(checksum(5, 7, &changed), sum);
+        assert_eq!(restored(5, 7, &changed, sum), Some(stored));
+    }
+    for bit in 0..32 {
+        assert_eq!(restored(5, 7, &stored, sum ^ 1 << bit), Some(stored));
+    }
+    assert_eq!(restored(5, 7, &member(4, 11), sum), None);
+}
+
+#[test]
+fn a_rounds_life_is_remembered() {
+    let folder = tempfile::tempdir().unwrap();
+    let storage = open(&folder);
+    assert_eq!(storage.first_unsettled_round(7).unwrap(), 7);
+    wait(storage.open_round(7)).unwrap();
+    assert_eq!(
+        storage.unfinished_rounds().unwrap(),
+        [UnfinishedRound {
+            round: 7,
+            execution: None
+        }]
+    );
+    let execution = Execution {
+        statement: Vec::new(),
+        subtree_height: SubtreeHeight::new(12).unwrap(),
+    };
+    storage.settle_round(7, &execution).unwrap();
+    for (from, first) in [(0, 0), (6, 6), (7, 8), (8, 8)] {
+        assert_eq!(storage.first_unsettled_round(from).unwrap(), first);
+    }
+    assert_eq!(
+        storage.unfinished_rounds().unwrap(),
+        [UnfinishedRound {
+            round: 7,
+            execution: Some(execution)
+        }]
+    );
+
+    let first = PowChallenges {
+        current: [8; 32],
+        previous: None,
+    };
+    storage.store_pow_challenges(&first).unwrap();
+    let rotated = storage.publish(7, Arc::new(sample_proof())).unwrap();
+    assert_eq!(
+        rotated,
+        PowChallenges {
+            current: [3; 32],
+            previous: Some([8; 32])
+        }
+    );
+
+    drop(storage);
+    let storage = open(&folder);
+    assert_eq!(storage.pow_challenges().unwrap(), Some(rotated));
+    assert_eq!(storage.proof(7).unwrap(), Some(sample_proof()));
+    assert_eq!(storage.proof(8).unwrap(), None);
+    assert_eq!(storage.proof(u64::MAX).unwrap(), None);
+    // Whatever changes, it is noticed.
+    let zeros = "x'0000000000000000000000000000000000000000000000000000000000000000'";
+    for change in [
+        "UPDATE proofs SET leaves = leaves - 1".to_owned(),
+        "UPDATE proofs SET checksum = checksum + 1".to_owned(),
+        "UPDATE odd_members SET position = 0".to_owned(),
+        "UPDATE odd_members SET challenge = x'02'".to_owned(),
+        "DELETE FROM odd_members".to_owned(),
+        "UPDATE proofs SET proof_nodes = x'',
+             proven_leaves = CAST(proven_leaves || proof_nodes AS BLOB)"
+            .to_owned(),
+        format!("UPDATE proofs SET statement = {zeros}"),
+        format!("UPDATE proofs SET root = {zeros}"),
+        format!("UPDATE proofs SET proven_leaves = {zeros}"),
+        format!("UPDATE proofs SET proof_nodes = {zeros}"),
+        format!("UPDATE proofs SET members = {zeros}"),
+    ] {
+        let other = Connection::open(folder.path().join("poet.sqlite")).unwrap();
+        let copies = "CREATE TEMP TABLE one AS SELECT * FROM proofs;
+                      CREATE TEMP TABLE two AS SELECT * FROM odd_members;";
+        other.execute_batch(copies).unwrap();
+        assert_eq!(other.execute(&change, []).unwrap(), 1, "{change}");
+        let error = storage.proof(7).unwrap_err();
+        assert!(
+            matches!(error, StorageError::ProofChanged(7)),
+            "{change}: {error}"
+        );
+        let back = "DELETE FROM proofs; INSERT INTO proofs SELECT * FROM one;
+                    DELETE FROM odd_members; INSERT INTO odd_members SELECT * FROM two;";
+        other.execute_batch(back).unwrap();
+        assert_eq!(storage.proof(7).unwrap(), Some(sample_proof()));
+    }
+    assert_eq!(storage.unfinished_rounds().unwrap(), []);
+    for (from, first) in [(0, 0), (6, 6), (7, 8), (8, 8)] {
+        assert_eq!(storage.first_unsettled_round(from).unwrap(), first);
+    }
+}
+
+#[test]
+fn registrations_of_a_failed_transaction_did_not_happen() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("poet.sqlite");
+    drop(open(&folder));
+    let mut writer = Writer::open(&path, 100, Arc::new(())).unwrap();
+    // The answers' receivers stay, so that each answer could be sent.
+    let mut replies = Vec::new();
+    let mut reply = || {
+        let (sender, receiver) = oneshot::channel();
+        replies.push(receiver);
+        sender
+    };
+    let mut opened = Vec::new();
+    let mut open = |round| {
+        let (reply, receiver) = oneshot::channel();
+        opened.push(receiver);
+        Command::OpenRound { round, reply }
+    };
+    let mut register = |round, node| Command::Register {
+        round,
+        member: member(node, node),
+        max_members: 10,
+        reply: reply(),
+    };
+    let failing = || Command::Write {
+        write: Box::new(|_| Err(StorageError::Stopped)),
+        reply: oneshot::channel().0,
+    };
+    let mut commit = |commands: Vec<Command>| {
+        let (mut answers, mut undo) = (Vec::new(), Undo::default());
+        let done = writer.commit(commands.into_iter(), &mut answers, &mut undo);
+        if done.is_err() {
+            undo.apply(&mut writer.open);
+        }
+        let open = writer.open.as_ref();
+        let mut members: Vec<_> = open.unwrap().members.keys().map(|id| id[0]).collect();
+        members.sort_unstable();
+        (done.is_ok(), open.unwrap().round, members)
+    };
+    let batch = vec![open(4), register(4, 1), register(4, 2)];
+    assert_eq!(commit(batch), (true, 4, vec![1, 2]));
+    let batch = vec![register(4, 1), register(4, 3), failing()];
+    assert_eq!(commit(batch), (false, 4, vec![1, 2]));
+    let batch = vec![
+        register(4, 3),
+        open(5),
+        register(5, 1),
+        open(6),
+        register(6, 4),
+        failing(),
+    ];
+    assert_eq!(commit(batch), (false, 4, vec![1, 2]));
+    let batch = vec![register(4, 3), open(5), register(5, 9)];
+    assert_eq!(commit(batch), (true, 5, vec![9]));
+    drop(writer);
+    let storage = SqliteStorage::open(&path, 100, Arc::new(())).unwrap();
+    assert_eq!(storage.members(4).unwrap(), [[1; 32], [2; 32], [3; 32]]);
+    assert_eq!(storage.members(5).unwrap(), [[9; 32]]);
+}
+
+fn sizes(folder: &tempfile::TempDir) -> (u64, u64) {
+    let path = folder.path().join("poet.sqlite");
+    (fs::metadata(&path).unwrap().len(), log_bytes(&path))
+}
+
+#[test]
+fn a_probe_writes_only_when_nothing_was_written_lately() {
+    let folder = tempfile::tempdir().unwrap();
+    let storage = open(&folder);
+    let (_, empty) = sizes(&folder);
+    wait(storage.probe()).unwrap();
+    let before = sizes(&folder);
+    assert!(before.1 > empty, "the first one writes");
+    for _ in 0..9 {
+        wait(storage.probe()).unwrap();
+    }
+    assert_eq!(sizes(&folder), before);
+    // Reading is tried in any case.
+    let other = Connection::open(folder.path().join("poet.sqlite")).unwrap();
+    other
+        .execute_batch("ALTER TABLE settings RENAME TO gone")
+        .unwrap();
+    assert!(wait(storage.probe()).is_err());
+    other
+        .execute_batch("ALTER TABLE gone RENAME TO settings")
+        .unwrap();
+    let before = sizes(&folder);
+    wait(storage.probe()).unwrap();
+    assert!(sizes(&folder).1 > before.1, "after a failure it writes");
+}
+
+#[test]
+fn when_it_is_closed_everything_is_in_the_database() {
+    let folder = tempfile::tempdir().unwrap();
+    let storage = open(&folder);
+    wait(storage.open_round(3)).unwrap();
+    wait(storage.register(3, member(1, 1), 9)).unwrap();
+    assert!(sizes(&folder).1 > 0);
+    wait(storage.close()).unwrap();
+    assert_eq!(sizes(&folder).1, 0);
+    let path = folder.path().join("poet.sqlite");
+    let only = Connection::open(format!("file:{}?immutable=1", path.display())).unwrap();
+    assert_eq!(count_members(&only, 3).unwrap(), 1);
+    let error = wait(storage.register(3, member(2, 2), 9)).unwrap_err();
+    assert_eq!(error.to_string(), StorageError::Stopped.to_string());
+    assert_eq!(storage.members(3).unwrap().len(), 1, "it can still be read");
+}
+
+#[test]
+fn a_log_that_is_held_is_limited_and_shrinks_when_it_is_released() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("poet.sqlite");
+    let mut writer = Writer::open(&path, 100, Arc::new(())).unwrap();
+    writer.max_log_bytes = 20 << 20;
+    let mut run = |command| {
+        let (mut answers, mut undo) = (Vec::new(), Undo::default());
+        let done = writer.commit([command].into_iter(), &mut answers, &mut undo);
+        for answer in answers {
+            answer.send(done.is_ok());
+        }
+        writer.tend_log();
+        done
+    };
+    let (reply, _opened) = oneshot::channel();
+    run(Command::OpenRound { round: 1, reply }).unwrap();
+    let other = Connection::open(&path).unwrap();
+    other
+        .execute_batch("BEGIN; SELECT count(*) FROM rounds")
+        .unwrap();
+    other
+        .query_row("SELECT count(*) FROM rounds", [], |_| Ok(()))
+        .unwrap();
+    let fill = |bytes: u32| Command::Write {
+        write: Box::new(move |transaction| {
+            write_setting(transaction, "filler", &vec![7; bytes as usize])
+        }),
+        reply: oneshot::channel().0,
+    };
+    run(fill(9 << 20)).unwrap();
+    run(fill(11 << 20)).unwrap();
+    assert!(log_bytes(&path) > 20 << 20);
+    let register = || {
+        let (reply, answer) = oneshot::channel();
+        let (round, member, max_members) = (1, member(1, 1), 9);
+        let command = Command::Register {
+            round,
+            member,
+            max_members,
+            reply,
+        };
+        (command, answer)
+    };
+    let (command, answer) = register();
+    run(command).unwrap();
+    let refused = answer.blocking_recv().unwrap();
+    assert!(matches!(refused, Err(StorageError::LogFull)), "{refused:?}");
+    other.execute_batch("COMMIT").unwrap();
+    // SQLite moves all of it with the next transaction, and cuts it with the one after that.
+    run(fill(1)).unwrap();
+    run(fill(2)).unwrap();
+    assert!(log_bytes(&path) <= KEPT_LOG_BYTES, "{}", log_bytes(&path));
+    let (command, answer) = register();
+    run(command).unwrap();
+    assert_eq!(answer.blocking_recv().unwrap().unwrap(), Registered::New);
+}
+
+#[test]
+fn a_database_that_is_removed_is_written_again() {
+    let names = ["poet.sqlite", "poet.sqlite-wal", "poet.sqlite-shm"];
+    for removed in [&names[..], &names[..1], &names[1..2], &names[1..]] {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = open(&folder);
+        wait(storage.open_round(3)).unwrap();
+        wait(storage.register(3, member(1, 1), 9)).unwrap();
+        for name in removed {
+            fs::remove_file(folder.path().join(name)).unwrap();
+        }
+        assert_eq!(
+            wait(storage.register(3, member(2, 2), 9)).unwrap(),
+            Registered::New
+        );
+        assert_eq!(storage.members(3).unwrap(), [[1; 32], [2; 32]]);
+        assert_eq!(
+            wait(storage.register(3, member(1, 1), 9)).unwrap(),
+            Registered::Already
+        );
+        // As it would be found after a crash.
+        let crashed = tempfile::tempdir().unwrap();
+        for name in names {
+            fs::copy(folder.path().join(name), crashed.path().join(name)).unwrap();
+        }
+        assert_eq!(open(&crashed).members(3).unwrap(), [[1; 32], [2; 32]]);
+        assert_eq!(
+            fs::read_dir(folder.path()).unwrap().count(),
+            3,
+            "{removed:?}"
+        );
+    }
+}
+
+#[test]
+fn nothing_is_promised_in_a_database_that_nobody_will_find() {
+    let folder = tempfile::tempdir().unwrap();
+    let storage = open(&folder);
+    wait(storage.open_round(3)).unwrap();
+    wait(storage.register(3, member(1, 1), 9)).unwrap();
+    let path = folder.path().join("poet.sqlite");
+    let refused = |what: &str| {
+        assert!(
+            wait(storage.register(3, member(2, 2), 9)).is_err(),
+            "{what}"
+        );
+        assert!(wait(storage.probe()).is_err(), "{what}");
+    };
+    // Another one in its place: what this one held is kept.
+    let (aside, other) = (folder.path().join("aside"), tempfile::tempdir().unwrap());
+    drop(open(&other));
+    fs::rename(&path, &aside).unwrap();
+    fs::copy(other.path().join("poet.sqlite"), &path).unwrap();
+    refused("replaced");
+    let kept = fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let mut kept = kept.filter(|path| path.to_str().unwrap().contains(".kept-"));
+    let kept = Connection::open(kept.next().unwrap()).unwrap();
+    assert_eq!(count_members(&kept, 3).unwrap(), 1);
+    fs::rename(&aside, &path).unwrap();
+    wait(storage.probe()).unwrap();
+    // Its directory elsewhere.
+    let moved = folder.path().with_extension("moved");
+    fs::rename(folder.path(), &moved).unwrap();
+    refused("moved with its directory");
+    fs::rename(&moved, folder.path()).unwrap();
+    assert_eq!(
+        wait(storage.register(3, member(2, 2), 9)).unwrap(),
+        Registered::New
+    );
+    // Cut.
+    let other = Connection::open(&path).unwrap();
+    let checkpoint = || {
+        let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
+        other.query_row(checkpoint, [], |_| Ok(())).unwrap();
+    };
+    checkpoint();
+    wait(storage.probe()).unwrap();
+    let bytes = fs::read(&path).unwrap();
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len(bytes.len() as u64 / 2).unwrap();
+    refused("cut");
+    fs::write(&path, &bytes).unwrap();
+    wait(storage.probe()).unwrap();
+    // Made smaller by another program, rightly.
+    let fill = |sql| other.execute_batch(sql).unwrap();
+    fill("CREATE TABLE filler AS SELECT randomblob(99999)");
+    checkpoint();
+    wait(storage.probe()).unwrap();
+    fill("DROP TABLE filler; VACUUM");
+    checkpoint();
+    assert!(fs::metadata(&path).unwrap().len() < 99_999);
+    wait(storage.probe()).unwrap();
+}
+
+#[test]
+fn foreign_files_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("poet.sqlite");
+    std::fs::write(&path, "this is not a database, and longer than a header").unwrap();
+    let error = SqliteStorage::open(&path, 100, Arc::new(()))
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("poet.sqlite"), "{error}");
+
+    let path = folder.path().join("newer.sqlite");
+    drop(SqliteStorage::open(&path, 100, Arc::new(())).unwrap());
+    Connection::open(&path)
+        .unwrap()
+        .pragma_update(None, "user_version", 99)
+        .unwrap();
+    let error = SqliteStorage::open(&path, 100, Arc::new(()))
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("schema 99"), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn the_database_is_private() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let _storage = open(&folder);
+    for entry in std::fs::read_dir(folder.path()).unwrap() {
+        let entry = entry.unwrap();
+        let mode = entry.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{:?}", entry.path());
+    }
+}

@@ -1,0 +1,566 @@
+//! The thread that writes: commits what has gathered as one transaction, and watches over the files.
+
+use std::{
+    collections::{BTreeMap, HashMap, hash_map::Entry},
+    fs::{self, File},
+    io, mem,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use poet_files::sync_directory;
+use poet_rounds::{
+    counters::Counters,
+    storage::{Member, Registered, Setting},
+};
+use rusqlite::{Connection, Transaction, TransactionBehavior, params};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    lock,
+    place::{Change, Place},
+    rows::{INSERT_REGISTRATION, checksum, each_registration, key, name, read_setting, unsigned},
+    schema::{BUSY_PATIENCE, connect, create, create_private, unusable},
+    wal::{log_bytes, log_path},
+};
+use crate::DatabaseError as StorageError;
+
+/// How long to wait, when the server ends, for another program that reads the database.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
+/// How long something that was written tells that writing is possible.
+const WRITE_AGAIN: Duration = Duration::from_secs(60);
+/// How often the same failure is said, and a log that is too long is looked after.
+const MINUTE: Duration = Duration::from_secs(60);
+/// A log that is longer, and remains so, is held by another program's read transaction.
+const LONG_LOG_BYTES: u64 = 64 << 20;
+/// With a log that is longer there are no more registrations: the disk's last space is for proofs.
+const MAX_LOG_BYTES: u64 = 4 << 30;
+
+pub(super) type Write = Box<dyn FnOnce(&Transaction<'_>) -> Result<(), StorageError> + Send>;
+pub(super) type Reply<T> = oneshot::Sender<Result<T, StorageError>>;
+
+pub(super) enum Command {
+    Register {
+        round: u64,
+        member: Member,
+        max_members: u64,
+        reply: Reply<Registered>,
+    },
+    OpenRound {
+        round: u64,
+        reply: Reply<u64>,
+    },
+    Write {
+        write: Write,
+        reply: Reply<()>,
+    },
+    Probe {
+        reply: Reply<()>,
+    },
+    Close {
+        reply: Reply<()>,
+    },
+}
+
+/// What to tell a caller once the transaction is durable.
+pub(super) enum Answer {
+    Register(Reply<Registered>, Registered),
+    OpenRound(Reply<u64>, u64),
+    Write(Reply<()>),
+}
+
+impl Answer {
+    // A caller that has gone away does not need its answer.
+    pub(super) fn send(self, durable: bool) {
+        match self {
+            Self::Register(reply, outcome) => drop(reply.send(result(durable, outcome))),
+            Self::OpenRound(reply, members) => drop(reply.send(result(durable, members))),
+            Self::Write(reply) => drop(reply.send(result(durable, ()))),
+        }
+    }
+}
+
+fn result<T>(durable: bool, value: T) -> Result<T, StorageError> {
+    if durable {
+        Ok(value)
+    } else {
+        Err(StorageError::Transaction)
+    }
+}
+
+/// The round that takes registrations.
+pub(super) struct OpenMembers {
+    pub(super) round: u64,
+    /// Challenges by node id.
+    pub(super) members: HashMap<[u8; 32], [u8; 32]>,
+}
+
+/// How to undo in memory what a transaction did that failed.
+#[derive(Default)]
+pub(super) struct Undo {
+    /// New members of the round that was open at first.
+    added: Vec<[u8; 32]>,
+    /// That round, where another one was opened since.
+    closed: Option<OpenMembers>,
+    /// Whether another one was opened.
+    opened: bool,
+}
+
+impl Undo {
+    pub(super) fn apply(self, open: &mut Option<OpenMembers>) {
+        if self.opened {
+            *open = self.closed;
+        }
+        if let Some(open) = open {
+            for node_id in &self.added {
+                open.members.remove(node_id);
+            }
+        }
+    }
+}
+
+/// The thread that owns the only connection that writes.
+pub(super) struct Writer {
+    pub(super) connection: Connection,
+    pub(super) reader: Arc<Mutex<Connection>>,
+    pub(super) patient_reader: Arc<Mutex<Connection>>,
+    pub(super) open: Option<OpenMembers>,
+    pub(super) max_batch: usize,
+    pub(super) counters: Arc<dyn Counters>,
+    pub(super) place: Place,
+    /// Whether the database was closed to be opened again, which has not succeeded yet.
+    pub(super) closed: bool,
+    /// A copy of what the database held when another file was put in its place.
+    pub(super) kept: Option<PathBuf>,
+    /// When something was written last; `None` after a failure.
+    pub(super) written: Option<Instant>,
+    /// How long the log (-wal) is, and when it was looked after.
+    pub(super) log_bytes: u64,
+    pub(super) max_log_bytes: u64,
+    pub(super) tended: Instant,
+    /// Failures of the last minute, and when they were said.
+    pub(super) said: BTreeMap<String, Instant>,
+}
+
+impl Writer {
+    pub(super) fn open(
+        path: &Path,
+        max_batch: usize,
+        counters: Arc<dyn Counters>,
+    ) -> Result<Self, StorageError> {
+        let connection = create(path)?;
+        let reader = connect(path)?;
+        let place = Place::of(path).map_err(|cause| unusable(path, cause))?;
+        Ok(Self {
+            connection,
+            reader: Arc::new(Mutex::new(reader)),
+            patient_reader: Arc::new(Mutex::new(connect(path)?)),
+            open: None,
+            max_batch,
+            counters,
+            place,
+            closed: false,
+            kept: None,
+            written: None,
+            log_bytes: 0,
+            max_log_bytes: MAX_LOG_BYTES,
+            tended: Instant::now(),
+            said: BTreeMap::new(),
+        })
+    }
+
+    pub(super) fn run(mut self, mut queue: mpsc::Receiver<Command>) {
+        let mut batch = Vec::new();
+        let mut close = None;
+        while close.is_none() && queue.blocking_recv_many(&mut batch, self.max_batch) > 0 {
+            let mut answers = Vec::with_capacity(batch.len());
+            let mut undo = Undo::default();
+            let is_register = |command: &Command| matches!(command, Command::Register { .. });
+            let registers = batch.iter().any(is_register);
+            let is_close = |command: &mut Command| matches!(command, Command::Close { .. });
+            close = batch.extract_if(.., is_close).next();
+            let start = Instant::now();
+            let durable = match self.commit(batch.drain(..), &mut answers, &mut undo) {
+                Ok(()) => {
+                    // Of others, there are only those of the server itself.
+                    if registers {
+                        self.counters.batch_written(start.elapsed());
+                    }
+                    true
+                }
+                Err(error) => {
+                    self.complain(&error);
+                    self.written = None;
+                    undo.apply(&mut self.open);
+                    false
+                }
+            };
+            for answer in answers {
+                answer.send(durable);
+            }
+            if self.log_bytes > self.max_log_bytes {
+                self.complain(&StorageError::LogFull);
+            }
+            self.tend_log();
+        }
+        if let Some(Command::Close { reply }) = close {
+            self.empty_log();
+            drop(reply.send(Ok(())));
+        }
+    }
+
+    /// Says that a transaction failed, the same at most once a minute: while a disk is full, all do.
+    fn complain(&mut self, error: &StorageError) {
+        self.said.retain(|_, said| said.elapsed() < MINUTE);
+        let error = error.to_string();
+        if !self.said.contains_key(&error) {
+            let database = self.place.database.display();
+            tracing::error!(%error, %database, "cannot write the database; what fails is not stored");
+            self.said.insert(error, Instant::now());
+        }
+    }
+
+    /// Does the commands in one transaction. When it fails, commands without an answer are
+    /// dropped, which tells their callers.
+    pub(super) fn commit(
+        &mut self,
+        batch: impl Iterator<Item = Command>,
+        answers: &mut Vec<Answer>,
+        undo: &mut Undo,
+    ) -> Result<(), StorageError> {
+        self.hold_place()?;
+        let Self {
+            connection, open, ..
+        } = self;
+        let log_full = self.log_bytes > self.max_log_bytes;
+        let must_write = self.written.is_none_or(|at| at.elapsed() >= WRITE_AGAIN);
+        let before = connection.total_changes();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        for command in batch {
+            answers.push(match command {
+                Command::Register { reply, .. } if log_full => {
+                    drop(reply.send(Err(StorageError::LogFull)));
+                    continue;
+                }
+                Command::Probe { reply } if log_full => {
+                    drop(reply.send(Err(StorageError::LogFull)));
+                    continue;
+                }
+                Command::Register {
+                    round,
+                    member,
+                    max_members,
+                    reply,
+                } => {
+                    let outcome = match open {
+                        Some(open) if open.round == round => {
+                            register(&transaction, open, &member, max_members, undo)?
+                        }
+                        _ => Registered::Closed,
+                    };
+                    Answer::Register(reply, outcome)
+                }
+                Command::OpenRound { round, reply } => {
+                    let opened = open_round(&transaction, round)?;
+                    let members = opened.members.len() as u64;
+                    let before = open.replace(opened);
+                    // Whatever is opened after that was not open at first.
+                    if !mem::replace(&mut undo.opened, true) {
+                        undo.closed = before;
+                    }
+                    Answer::OpenRound(reply, members)
+                }
+                Command::Write { write, reply } => {
+                    write(&transaction)?;
+                    Answer::Write(reply)
+                }
+                Command::Probe { reply } => {
+                    probe(&transaction, must_write)?;
+                    Answer::Write(reply)
+                }
+                // Taken out before.
+                Command::Close { .. } => continue,
+            });
+        }
+        transaction.commit()?;
+        if connection.total_changes() != before {
+            self.written = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Makes sure that the database is where others will find it.
+    fn hold_place(&mut self) -> Result<(), StorageError> {
+        if self.closed {
+            return self.open_again();
+        }
+        let change = self.place.change();
+        let Some(change) = change.map_err(|cause| unusable(&self.place.database, cause))? else {
+            return Ok(());
+        };
+        let path = self.place.database.clone();
+        let lost = |what: &str| StorageError::Lost {
+            path: path.clone(),
+            what: what.to_owned(),
+        };
+        Err(match change {
+            Change::Removed => {
+                self.put_back()?;
+                tracing::error!(
+                    database = %path.display(),
+                    "ALARM: the database was removed while the server used it; it was written again, \
+                     with everything in it"
+                );
+                return Ok(());
+            }
+            Change::LogRemoved => {
+                if !self.checkpoint(BUSY_PATIENCE)? {
+                    return Err(lost(
+                        "has lost its log (-wal) while another program reads it: end that program",
+                    ));
+                }
+                self.open_again()?;
+                tracing::error!(
+                    database = %path.display(),
+                    "ALARM: the log of the database (-wal) was removed while the server used it; \
+                     nothing of it was lost"
+                );
+                return Ok(());
+            }
+            Change::Shorter(bytes) => {
+                if bytes >= self.bytes()? {
+                    // By a VACUUM.
+                    self.place.shrunk(bytes);
+                    return Ok(());
+                }
+                lost(
+                    "was cut while the server used it: stop the server and restore the database from \
+                     a backup",
+                )
+            }
+            Change::NoFolder => lost(
+                "is gone with its directory: put the directory back where it was; what was removed is, \
+                 on Linux, in /proc/PID/fd for as long as this server runs",
+            ),
+            Change::Replaced => {
+                let kept = self.keep_copy()?;
+                lost(&format!(
+                    "was replaced by another file while the server used it: stop the server, put {} \
+                     in its place, which has everything, and remove -wal and -shm",
+                    kept.display()
+                ))
+            }
+        })
+    }
+
+    /// How large the database is by what SQLite knows.
+    fn bytes(&self) -> Result<u64, StorageError> {
+        let pragma = |name: &str| {
+            let value = self
+                .connection
+                .pragma_query_value(None, name, |row| row.get(0))?;
+            unsigned(value)
+        };
+        Ok(pragma("page_count")? * pragma("page_size")?)
+    }
+
+    /// Writes everything to a new file, durably.
+    fn copy_to(&self, path: &Path) -> Result<(), StorageError> {
+        let failed = |cause| unusable(path, cause);
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        create_private(path)?;
+        let name = path
+            .to_str()
+            .ok_or_else(|| failed(io::ErrorKind::InvalidFilename.into()))?;
+        self.connection.execute("VACUUM INTO ?", [name])?;
+        File::open(path)
+            .and_then(|file| file.sync_all())
+            .map_err(failed)
+    }
+
+    /// Writes a database again of which the file is gone, with everything that it held.
+    fn put_back(&mut self) -> Result<(), StorageError> {
+        let database = self.place.database.clone();
+        let new = with_suffix(&database, ".new");
+        self.copy_to(&new)?;
+        // The old log must never stand beside the new database. Whoever has it open keeps it.
+        for old in [log_path(&database), with_suffix(&database, "-shm")] {
+            match fs::remove_file(&old) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(unusable(&old, error));
+                }
+                _ => {}
+            }
+        }
+        let folder = database.parent().unwrap_or(Path::new("."));
+        sync_directory(folder)
+            // Fails if there is a file again by now, and does not replace it.
+            .and_then(|()| fs::hard_link(&new, &database))
+            .and_then(|()| fs::remove_file(&new))
+            .and_then(|()| sync_directory(folder))
+            .map_err(|cause| unusable(&database, cause))?;
+        self.open_again()
+    }
+
+    /// Keeps a copy of everything beside the file that has taken the database's place.
+    fn keep_copy(&mut self) -> Result<PathBuf, StorageError> {
+        if let Some(kept) = &self.kept {
+            return Ok(kept.clone());
+        }
+        let time = Timestamp::now().strftime(".kept-%Y%m%dT%H%M%SZ");
+        let kept = with_suffix(&self.place.database, &time.to_string());
+        self.copy_to(&kept)?;
+        self.kept = Some(kept.clone());
+        Ok(kept)
+    }
+
+    /// Closes the database and opens what is in its place.
+    fn open_again(&mut self) -> Result<(), StorageError> {
+        self.closed = true;
+        let database = self.place.database.clone();
+        let mut reader = lock(&self.reader);
+        // The old one first: whoever closes a database last removes its log, by its name.
+        self.connection = Connection::open_in_memory()?;
+        *reader = Connection::open_in_memory()?;
+        let mut patient_reader = lock(&self.patient_reader);
+        *patient_reader = Connection::open_in_memory()?;
+        self.connection = connect(&database)?;
+        *reader = connect(&database)?;
+        *patient_reader = connect(&database)?;
+        self.place = Place::of(&database).map_err(|cause| unusable(&database, cause))?;
+        self.closed = false;
+        Ok(())
+    }
+
+    /// Looks after a log that is long: empties it, or says why that is impossible.
+    pub(super) fn tend_log(&mut self) {
+        self.log_bytes = log_bytes(&self.place.database);
+        if self.log_bytes <= LONG_LOG_BYTES || self.tended.elapsed() < MINUTE {
+            return;
+        }
+        self.tended = Instant::now();
+        match self.checkpoint(Duration::ZERO) {
+            Ok(true) => self.log_bytes = log_bytes(&self.place.database),
+            Ok(false) => {
+                let (log, bytes) = (log_path(&self.place.database), self.log_bytes);
+                tracing::warn!(
+                    log = %log.display(),
+                    bytes,
+                    "another program holds a read transaction on the database, whose log grows until \
+                     that is ended"
+                );
+            }
+            Err(error) => self.complain(&error),
+        }
+    }
+
+    /// Moves all that is in the log to the database, so that copies of that file are whole.
+    fn empty_log(&mut self) {
+        match self
+            .hold_place()
+            .and_then(|()| self.checkpoint(CLOSE_PATIENCE))
+        {
+            Ok(true) => {}
+            Ok(false) => {
+                let log = log_path(&self.place.database);
+                tracing::warn!(
+                    log = %log.display(),
+                    "another program reads the database: what was stored last is in its log"
+                );
+            }
+            Err(error) => self.complain(&error),
+        }
+    }
+
+    /// Moves the log's contents to the database and cuts it. Says whether that was possible: as long as
+    /// others read an older state, it is not.
+    fn checkpoint(&self, patience: Duration) -> Result<bool, StorageError> {
+        let connection = &self.connection;
+        connection.busy_timeout(patience)?;
+        let busy: rusqlite::Result<bool> =
+            connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
+        connection.busy_timeout(BUSY_PATIENCE)?;
+        Ok(!busy?)
+    }
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Reads something, and writes something if it must.
+fn probe(transaction: &Transaction<'_>, must_write: bool) -> Result<(), StorageError> {
+    // From the file, not from memory.
+    transaction.release_memory()?;
+    read_setting(transaction, name(Setting::PrivateKey))?;
+    if must_write {
+        // Another value each time, so that there is something to write.
+        transaction.execute(
+            "INSERT INTO settings (name, value) VALUES ('probe', randomblob(8))
+             ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            [],
+        )?;
+    }
+    Ok(())
+}
+
+fn register(
+    transaction: &Transaction<'_>,
+    open: &mut OpenMembers,
+    member: &Member,
+    max_members: u64,
+    undo: &mut Undo,
+) -> Result<Registered, StorageError> {
+    // First the room, then whether the node is known: the order that clients know.
+    let number = open.members.len() as u64;
+    if number >= max_members {
+        return Ok(Registered::Full);
+    }
+    match open.members.entry(member.node_id) {
+        Entry::Occupied(registered) if *registered.get() == member.challenge => {
+            Ok(Registered::Already)
+        }
+        Entry::Occupied(_) => Ok(Registered::Conflict),
+        Entry::Vacant(free) => {
+            let (round, number) = (key(open.round)?, key(number)?);
+            transaction
+                .prepare_cached(INSERT_REGISTRATION)?
+                .execute(params![
+                    round,
+                    number,
+                    member.node_id,
+                    member.challenge,
+                    checksum(round, number, member)
+                ])?;
+            free.insert(member.challenge);
+            if !undo.opened {
+                undo.added.push(member.node_id);
+            }
+            Ok(Registered::New)
+        }
+    }
+}
+
+fn open_round(transaction: &Transaction<'_>, round: u64) -> Result<OpenMembers, StorageError> {
+    let row = key(round)?;
+    transaction.execute(
+        "INSERT INTO rounds (round) VALUES (?) ON CONFLICT DO NOTHING",
+        [row],
+    )?;
+    let mut members = HashMap::new();
+    let mut twice = false;
+    each_registration(transaction, row, |member| {
+        twice |= members.insert(member.node_id, member.challenge).is_some();
+    })?;
+    if twice {
+        return Err(StorageError::Damaged("a registration"));
+    }
+    Ok(OpenMembers { round, members })
+}

@@ -1,0 +1,269 @@
+//! What every storage must do.
+
+use std::sync::Arc;
+
+use poet_engine::{Proof, SubtreeHeight};
+use poet_proto::messages::PublishedProof;
+use poet_rounds::storage::{
+    Execution, Member, PowChallenges, PublishedRecord, Registered, Removed, RoundRecord, Setting,
+    Storage, UnfinishedRound,
+};
+
+/// A storage that can be opened more than once, one after the other.
+pub(crate) trait Database {
+    fn open(&self) -> Arc<dyn Storage>;
+}
+
+pub(crate) fn wait<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap()
+        .block_on(future)
+}
+
+pub(crate) fn member(node: u32, challenge: u8) -> Member {
+    let mut node_id = [7; 32];
+    node_id[..4].copy_from_slice(&node.to_be_bytes());
+    Member {
+        node_id,
+        challenge: [challenge; 32],
+    }
+}
+
+pub(crate) fn sample_proof(root: u8) -> PublishedProof {
+    PublishedProof {
+        statement: vec![9; 32],
+        members: vec![[1; 32], [2; 32]],
+        odd_members: vec![(1, vec![2; 40])],
+        leaves: 1 << 40,
+        proof: Proof {
+            root: [root; 32],
+            proven_leaves: vec![[4; 32]; 150],
+            proof_nodes: vec![[5; 32]; 7],
+        },
+    }
+}
+
+fn execution(statement: &[u8]) -> Execution {
+    Execution {
+        statement: statement.to_vec(),
+        subtree_height: SubtreeHeight::new(12).unwrap(),
+    }
+}
+
+fn challenges(current: u8, previous: Option<u8>) -> PowChallenges {
+    PowChallenges {
+        current: [current; 32],
+        previous: previous.map(|byte| [byte; 32]),
+    }
+}
+
+/// All of them, each with its name and on a database of its own.
+pub(crate) const CASES: [(&str, fn(&dyn Database)); 7] = [
+    ("rules", registrations_follow_the_rules),
+    ("together", many_at_once_are_all_answered),
+    ("limit", a_limit_is_kept_within_a_transaction),
+    ("life", a_rounds_life_is_remembered),
+    ("second_proof", a_second_proof_is_refused),
+    ("settings", the_first_setting_is_kept),
+    ("removal", old_registrations_are_removed_in_steps),
+];
+
+fn registrations_follow_the_rules(database: &dyn Database) {
+    let storage = database.open();
+    let register = |round, member| wait(storage.register(round, member, 3)).unwrap();
+    let nothing_open = register(4, member(1, 1));
+    assert_eq!(nothing_open, Registered::Closed);
+    assert_eq!(wait(storage.open_round(4)).unwrap(), 0);
+    assert_eq!(register(4, member(2, 20)), Registered::New);
+    assert_eq!(register(4, member(1, 10)), Registered::New);
+    assert_eq!(register(4, member(1, 10)), Registered::Already);
+    assert_eq!(register(4, member(1, 11)), Registered::Conflict);
+    assert_eq!(register(3, member(1, 10)), Registered::Closed);
+    assert_eq!(register(4, member(3, 30)), Registered::New);
+    assert_eq!(register(4, member(4, 40)), Registered::Full);
+    assert_eq!(register(4, member(1, 10)), Registered::Full);
+    assert_eq!(storage.members(4).unwrap(), [[10; 32], [20; 32], [30; 32]]);
+    assert_eq!(
+        storage.registrations(4).unwrap(),
+        [member(1, 10), member(2, 20), member(3, 30)]
+    );
+
+    // Another round takes over; the node may register there again.
+    assert_eq!(wait(storage.open_round(5)).unwrap(), 0);
+    assert_eq!(register(4, member(5, 50)), Registered::Closed);
+    assert_eq!(register(5, member(1, 11)), Registered::New);
+
+    // After a restart, members are still there and counted.
+    wait(storage.close()).unwrap();
+    drop(storage);
+    let storage = database.open();
+    assert_eq!(wait(storage.open_round(5)).unwrap(), 1);
+    assert_eq!(
+        wait(storage.register(5, member(1, 11), 2)).unwrap(),
+        Registered::Already
+    );
+    assert_eq!(storage.member_count(4).unwrap(), 3);
+    assert_eq!(storage.member_count(6).unwrap(), 0);
+    wait(storage.probe()).unwrap();
+}
+
+fn many_at_once_are_all_answered(database: &dyn Database) {
+    let storage = database.open();
+    wait(async {
+        storage.open_round(0).await.unwrap();
+        let pending: Vec<_> = (0..600_u32)
+            .map(|i| {
+                // Each of 200 nodes twice with one challenge, and once with another.
+                let member = member(i % 200, if i < 400 { 7 } else { 8 });
+                tokio::spawn(storage.register(0, member, u64::MAX))
+            })
+            .collect();
+        let mut found = [0; 3];
+        for handle in pending {
+            match handle.await.unwrap().unwrap() {
+                Registered::New => found[0] += 1,
+                Registered::Already => found[1] += 1,
+                Registered::Conflict => found[2] += 1,
+                outcome => panic!("{outcome:?}"),
+            }
+        }
+        assert_eq!(found, [200; 3]);
+    });
+    assert_eq!(storage.members(0).unwrap(), [[7; 32]; 200]);
+    assert_eq!(storage.member_count(0).unwrap(), 200);
+}
+
+fn a_limit_is_kept_within_a_transaction(database: &dyn Database) {
+    let storage = database.open();
+    wait(async {
+        storage.open_round(2).await.unwrap();
+        let pending: Vec<_> = (0..90_u32)
+            .map(|i| tokio::spawn(storage.register(2, member(i / 2, 3), 20)))
+            .collect();
+        let mut outcomes = Vec::new();
+        for handle in pending {
+            outcomes.push(handle.await.unwrap().unwrap());
+        }
+        // In their order: each node is new and then known, until there is no room.
+        for (i, outcome) in outcomes.into_iter().enumerate() {
+            let expected = match i {
+                0..39 if i % 2 == 0 => Registered::New,
+                0..39 => Registered::Already,
+                _ => Registered::Full,
+            };
+            assert_eq!(outcome, expected, "{i}");
+        }
+    });
+    assert_eq!(storage.member_count(2).unwrap(), 20);
+}
+
+fn a_rounds_life_is_remembered(database: &dyn Database) {
+    let storage = database.open();
+    assert_eq!(storage.first_unsettled_round(7).unwrap(), 7);
+    assert_eq!(storage.round(7).unwrap(), None);
+    wait(storage.open_round(7)).unwrap();
+    let unfinished = |execution| {
+        [UnfinishedRound {
+            round: 7,
+            execution,
+        }]
+    };
+    assert_eq!(storage.unfinished_rounds().unwrap(), unfinished(None));
+    // What no members give is a statement, too.
+    storage.settle_round(7, &execution(&[])).unwrap();
+    for (from, first) in [(0, 0), (6, 6), (7, 8), (8, 8)] {
+        assert_eq!(storage.first_unsettled_round(from).unwrap(), first);
+    }
+    let settled = Some(execution(&[]));
+    assert_eq!(storage.unfinished_rounds().unwrap(), unfinished(settled));
+    assert_eq!(storage.pow_challenges().unwrap(), None);
+    storage.store_pow_challenges(&challenges(8, None)).unwrap();
+    let rotated = storage.publish(7, Arc::new(sample_proof(3))).unwrap();
+    assert_eq!(rotated, challenges(3, Some(8)));
+    wait(storage.open_round(8)).unwrap();
+    // An empty proof is no challenge.
+    let empty = PublishedProof::empty(vec![1; 32], vec![[4; 32]]);
+    assert_eq!(
+        storage.publish(8, Arc::new(empty.clone())).unwrap(),
+        rotated
+    );
+
+    wait(storage.close()).unwrap();
+    drop(storage);
+    let storage = database.open();
+    assert_eq!(storage.pow_challenges().unwrap(), Some(rotated));
+    assert_eq!(storage.proof(7).unwrap(), Some(sample_proof(3)));
+    assert_eq!(storage.proof(8).unwrap(), Some(empty));
+    assert_eq!(storage.proof(9).unwrap(), None);
+    assert_eq!(storage.proof(u64::MAX).unwrap(), None);
+    assert_eq!(storage.round(u64::MAX).unwrap(), None);
+    assert_eq!(storage.unfinished_rounds().unwrap(), []);
+    let record = |round, settled, leaves, members| RoundRecord {
+        round,
+        settled,
+        published: Some(PublishedRecord { leaves, members }),
+    };
+    let (seventh, eighth) = (record(7, true, 1 << 40, 2), record(8, false, 0, 1));
+    assert_eq!(storage.round(7).unwrap(), Some(seventh));
+    assert_eq!(storage.newest_rounds(9).unwrap(), [eighth, seventh]);
+    assert_eq!(storage.newest_rounds(1).unwrap(), [eighth]);
+}
+
+fn a_second_proof_is_refused(database: &dyn Database) {
+    let storage = database.open();
+    storage.store_pow_challenges(&challenges(8, None)).unwrap();
+    wait(storage.open_round(7)).unwrap();
+    storage.publish(7, Arc::new(sample_proof(3))).unwrap();
+    // It must not rotate the challenges either.
+    assert!(storage.publish(7, Arc::new(sample_proof(6))).is_err());
+    assert_eq!(
+        storage.pow_challenges().unwrap(),
+        Some(challenges(3, Some(8)))
+    );
+    assert_eq!(storage.proof(7).unwrap(), Some(sample_proof(3)));
+    // And the storage goes on.
+    assert_eq!(wait(storage.open_round(8)).unwrap(), 0);
+}
+
+fn the_first_setting_is_kept(database: &dyn Database) {
+    let storage = database.open();
+    let setting = Setting::PrivateKey;
+    assert_eq!(storage.setting(setting).unwrap(), None);
+    assert_eq!(storage.claim_setting(setting, b"one").unwrap(), b"one");
+    assert_eq!(storage.claim_setting(setting, b"two").unwrap(), b"one");
+    assert_eq!(storage.setting(Setting::Schedule).unwrap(), None);
+    storage.store_setting(setting, b"three").unwrap();
+    assert_eq!(storage.setting(setting).unwrap().unwrap(), b"three");
+    let claim = |byte| {
+        storage
+            .claim_pow_challenges(&challenges(byte, None))
+            .unwrap()
+    };
+    assert_eq!(claim(1), challenges(1, None));
+    assert_eq!(claim(2), challenges(1, None));
+}
+
+fn old_registrations_are_removed_in_steps(database: &dyn Database) {
+    let storage = database.open();
+    for round in 1..=4 {
+        wait(storage.open_round(round)).unwrap();
+        for node in 0..5 {
+            wait(storage.register(round, member(node, 1), 9)).unwrap();
+        }
+        // One is not published.
+        if round != 2 {
+            storage.publish(round, Arc::new(sample_proof(3))).unwrap();
+        }
+    }
+    let remove = |before| storage.remove_registrations(before, 3).unwrap();
+    assert_eq!(remove(1), Removed::Nothing);
+    for (round, count) in [(1, 3), (1, 2), (3, 3), (3, 2)] {
+        assert_eq!(remove(4), Removed::Registrations { round, count });
+    }
+    for (round, left) in [(1, 0), (2, 5), (3, 0), (4, 5)] {
+        assert_eq!(storage.member_count(round).unwrap(), left);
+        assert_eq!(storage.registrations(round).unwrap().len() as u64, left);
+    }
+    assert_eq!(storage.proof(1).unwrap(), Some(sample_proof(3)));
+}

@@ -1,0 +1,227 @@
+//! A PostgreSQL server of a test's own, below a temporary folder.
+
+// Each test binary uses its part of this.
+#![allow(dead_code)]
+
+use std::{
+    env, fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// What `--auth-host` asks for.
+pub(crate) const PASSWORD: &str = "a password: with\\signs";
+
+/// A server that is ended when this is dropped.
+pub(crate) struct PostgresServer {
+    programs: PathBuf,
+    folder: tempfile::TempDir,
+    port: u16,
+    child: Option<Child>,
+}
+
+impl PostgresServer {
+    /// Starts one; `None`, and says so, where there is no PostgreSQL. Every user `poet` may come by the
+    /// socket, and with [`PASSWORD`] from this machine.
+    pub(crate) fn start() -> Option<Self> {
+        let Some(programs) = programs() else {
+            let required = env::var("CI").is_ok_and(|ci| ci == "true");
+            assert!(!required, "PostgreSQL is not installed");
+            println!("skipped: PostgreSQL is not installed (apt install postgresql)");
+            return None;
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let password = folder.path().join("password");
+        fs::write(&password, PASSWORD).unwrap();
+        if is_root() {
+            // PostgreSQL does not run as root.
+            let chown = Command::new("chown")
+                .args(["-R", "postgres:postgres"])
+                .arg(folder.path())
+                .status();
+            assert!(chown.unwrap().success());
+        }
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let mut server = Self {
+            programs,
+            folder,
+            port,
+            child: None,
+        };
+        let made = server
+            .as_postgres("initdb")
+            .args(["-U", "poet", "-E", "UTF8", "--no-locale", "--no-sync"])
+            .args(["--auth-local=trust", "--auth-host=scram-sha-256"])
+            .arg(format!("--pwfile={}", password.display()))
+            .arg("-D")
+            .arg(server.data())
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{made:?}");
+        server.run();
+        Some(server)
+    }
+
+    /// A program of PostgreSQL, as somebody whom it runs for.
+    fn as_postgres(&self, program: &str) -> Command {
+        let program = self.programs.join(program);
+        if !is_root() {
+            return Command::new(program);
+        }
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid=postgres", "--regid=postgres", "--clear-groups"])
+            .arg(program)
+            .current_dir("/");
+        command
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// The folder of the socket.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Starts it, or starts it again, and waits until it answers.
+    pub(crate) fn run(&mut self) {
+        let start = Instant::now();
+        loop {
+            let child = self
+                .as_postgres("postgres")
+                .arg("-D")
+                .arg(self.data())
+                .arg("-k")
+                .arg(self.folder.path())
+                .args(["-c", "listen_addresses=127.0.0.1"])
+                .args(["-c", &format!("port={}", self.port)])
+                // What is lost when the machine stops is of no interest here.
+                .args(["-c", "fsync=off"])
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn();
+            let mut child = child.unwrap();
+            // After a kill, the memory of the old one must be free first.
+            while child.try_wait().unwrap().is_none() {
+                if self.try_sql("postgres", "SELECT 1").status.success() {
+                    self.child = Some(child);
+                    return;
+                }
+                assert!(start.elapsed() < Duration::from_secs(120));
+                thread::sleep(Duration::from_millis(50));
+            }
+            assert!(start.elapsed() < Duration::from_secs(120));
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Makes a database and returns its URL, by the socket.
+    pub(crate) fn database(&self, name: &str) -> String {
+        self.sql("postgres", &format!("CREATE DATABASE {name}"));
+        self.url(name)
+    }
+
+    /// The URL of a database, by the socket.
+    pub(crate) fn url(&self, name: &str) -> String {
+        let folder = self.folder.path().display();
+        format!("postgres://poet@/{name}?host={folder}&port={}", self.port)
+    }
+
+    fn try_sql(&self, database: &str, sql: &str) -> Output {
+        Command::new(self.programs.join("psql"))
+            .arg("-h")
+            .arg(self.folder.path())
+            .args(["-p", &self.port.to_string(), "-U", "poet"])
+            .args(["-X", "-A", "-t", "-d", database, "-c", sql])
+            .output()
+            .unwrap()
+    }
+
+    /// What a statement gives.
+    pub(crate) fn sql(&self, database: &str, sql: &str) -> String {
+        let done = self.try_sql(database, sql);
+        assert!(done.status.success(), "{sql}: {done:?}");
+        String::from_utf8(done.stdout).unwrap().trim().to_owned()
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, name: &str) {
+        if let Some(child) = &self.child {
+            // Its group is the test's: the postmaster alone, and those that it has started.
+            let children = Command::new("pgrep")
+                .args(["-P", &child.id().to_string()])
+                .output()
+                .map_or(Vec::new(), |found| found.stdout);
+            let mut kill = format!("kill -{name} {}", child.id());
+            if name != "KILL" && name != "QUIT" {
+                for child in String::from_utf8(children).unwrap().split_whitespace() {
+                    kill += &format!(" {child}");
+                }
+            }
+            // One of the children may have ended meanwhile.
+            drop(
+                Command::new("sh")
+                    .args(["-c", &kill])
+                    .stderr(Stdio::null())
+                    .status(),
+            );
+        }
+    }
+
+    /// Ends it as a power cut would.
+    pub(crate) fn kill(&mut self) {
+        self.signal("KILL");
+        if let Some(mut child) = self.child.take() {
+            child.wait().unwrap();
+        }
+    }
+}
+
+impl Drop for PostgresServer {
+    fn drop(&mut self) {
+        self.signal("CONT");
+        // The end that does not wait for clients.
+        self.signal("QUIT");
+        if let Some(mut child) = self.child.take() {
+            drop(child.wait());
+        }
+    }
+}
+
+fn is_root() -> bool {
+    let id = Command::new("id").arg("-u").output();
+    id.is_ok_and(|id| id.stdout.trim_ascii() == b"0")
+}
+
+/// Where the programs of the newest PostgreSQL are.
+fn programs() -> Option<PathBuf> {
+    let mut folders: Vec<PathBuf> = env::split_paths(&env::var_os("PATH")?).collect();
+    if let Ok(versions) = fs::read_dir("/usr/lib/postgresql") {
+        let mut versions: Vec<_> = versions.flatten().map(|entry| entry.path()).collect();
+        versions.sort();
+        folders.extend(
+            versions
+                .into_iter()
+                .rev()
+                .map(|version| version.join("bin")),
+        );
+    }
+    let has_all = |folder: &PathBuf| {
+        ["initdb", "postgres", "psql"]
+            .iter()
+            .all(|program| folder.join(program).exists())
+    };
+    folders.into_iter().find(has_all)
+}
