@@ -117,7 +117,8 @@ fn kill_all(child: &mut Child) -> Option<ExitStatus> {
     child.wait().ok()
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, thread};
 

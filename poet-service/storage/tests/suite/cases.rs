@@ -58,8 +58,10 @@ fn challenges(current: u8, previous: Option<u8>) -> PowChallenges {
     }
 }
 
+type Case = fn(&dyn Database);
+
 /// All of them, each with its name and on a database of its own.
-pub(crate) const CASES: [(&str, fn(&dyn Database)); 7] = [
+pub(crate) const CASES: [(&str, Case); 7] = [
     ("rules", registrations_follow_the_rules),
     ("together", many_at_once_are_all_answered),
     ("limit", a_limit_is_kept_within_a_transaction),

@@ -1,4 +1,5 @@
 //! What every storage must do, on SQLite and on PostgreSQL, and what only a shared one can be asked for.
+#![allow(clippy::unwrap_used)]
 
 mod cases;
 mod server;
