@@ -76,8 +76,11 @@ impl<'a> RoundWork<'a> {
         self.resume_at(log, entries)
     }
 
-    /// The tree of the leaves that the first `entries` entries of the log stand for.
-    pub(crate) fn resume_at(&self, log: &mut dyn LogRead, entries: u64) -> Result<Tree, LogError> {
+    /// The tree of the leaves that the first `entries` entries of the log stand for. The log is trusted.
+    ///
+    /// # Errors
+    /// When the log cannot be read or has fewer entries, or there are more than a tree may have.
+    pub fn resume_at(&self, log: &mut dyn LogRead, entries: u64) -> Result<Tree, LogError> {
         self.check_length(entries)?;
         let mut tree = Tree::new(self.work, self.statement);
         absorb(&mut tree, self.subtree_height, log, entries, 1, &mut ())?;

@@ -1,5 +1,7 @@
 //! ed25519 keys: the server's own, and those that sign what it is sent.
 
+use std::time::Duration;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ed25519_dalek::{
     KEYPAIR_LENGTH, Signature, Signer as _, SigningKey, VerifyingKey,
@@ -8,6 +10,9 @@ use ed25519_dalek::{
 
 /// The environment variable that may give the server's key.
 pub const PRIVATE_KEY_VARIABLE: &str = "POET_PRIVATE_KEY";
+
+/// Under this context of BLAKE3 nothing else is derived.
+const CYCLE_GAP_CONTEXT: &str = "spacemesh poet-service 2026 ed25519 seed for a further cycle gap";
 
 /// An ed25519 public key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +97,19 @@ impl PrivateKey {
         self.0.to_keypair_bytes()
     }
 
+    /// The key under which the server with this key serves nodes whose cycle gap is `cycle_gap`, where
+    /// that is not its own: the same one after every start and on every machine. Its seed is BLAKE3 in
+    /// the mode of key derivation, with the context `spacemesh poet-service 2026 ed25519 seed for a
+    /// further cycle gap`, of this key's seed followed by the gap in nanoseconds (8 bytes, big-endian).
+    pub fn for_cycle_gap(&self, cycle_gap: Duration) -> Self {
+        // A gap is at most what Go can hold: 63 bits.
+        let nanos = u64::try_from(cycle_gap.as_nanos()).unwrap_or(u64::MAX);
+        let mut derived = blake3::Hasher::new_derive_key(CYCLE_GAP_CONTEXT);
+        derived.update(self.0.as_bytes());
+        derived.update(&nanos.to_be_bytes());
+        Self(SigningKey::from_bytes(derived.finalize().as_bytes()))
+    }
+
     /// Its signature of `message`.
     pub fn sign(&self, message: &[u8]) -> [u8; 64] {
         self.0.sign(message).to_bytes()
@@ -145,6 +163,29 @@ mod tests {
             let read = PrivateKey::from_base64(&text);
             assert_eq!(read.unwrap().public(), key.public(), "{text:?}");
         }
+    }
+
+    /// The values are those of another implementation of BLAKE3. A change of them would change the keys
+    /// that nodes have in their configuration.
+    #[test]
+    fn keys_for_further_cycle_gaps_never_change() {
+        let seed: [u8; 32] = std::array::from_fn(|index| index as u8);
+        let key = PrivateKey(SigningKey::from_bytes(&seed));
+        let hours = |hours: u64| Duration::from_secs(hours * 3600);
+        let of = |gap| STANDARD.encode(key.for_cycle_gap(gap).public().as_bytes());
+        assert_eq!(
+            of(hours(24)),
+            "tR+dkjAU+/SC30EPxsz6HqlEQF6yNzNFtl8mPsB0Dgc="
+        );
+        assert_eq!(
+            of(Duration::from_nanos(1)),
+            "kYOFGzOPl7jj/dTKB7YOCRip74zS2uA5jIBgMbObGiw="
+        );
+        assert_eq!(
+            key.for_cycle_gap(hours(24)).to_bytes()[..32],
+            hex::decode("c7aeb111bdeff93987758f3992294973597a0dc629151552d80a5a421e5b6187")
+                .unwrap()
+        );
     }
 
     #[test]

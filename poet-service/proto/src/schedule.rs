@@ -25,6 +25,7 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use crate::duration::{format_go, parse_go};
 use jiff::Timestamp;
+use poet_engine::T;
 
 /// The shortest epoch: far below any use, far above what would overflow a round's number.
 const MIN_EPOCH: Duration = Duration::from_millis(1);
@@ -56,6 +57,48 @@ pub enum ScheduleError {
         /// The configured epoch.
         epoch: Duration,
     },
+    /// A proof for it would not be earlier.
+    #[error(
+        "--early-cycle-gap is {} and --cycle-gap {}: expected an early gap longer than the cycle gap",
+        format_go(*.early),
+        format_go(*.gap)
+    )]
+    EarlyGapTooShort {
+        /// The configured early gap.
+        early: Duration,
+        /// The configured gap.
+        gap: Duration,
+    },
+    /// Nothing would be left to work in.
+    #[error(
+        "--early-cycle-gap is {} and --epoch-duration {}: expected an early gap shorter than the epoch",
+        format_go(*.early),
+        format_go(*.epoch)
+    )]
+    EarlyGapTooLong {
+        /// The configured early gap.
+        early: Duration,
+        /// The configured epoch.
+        epoch: Duration,
+    },
+    /// Too little would be left to work in.
+    #[error(
+        "--early-cycle-gap {} leaves {} of work, in which a fast machine makes {leaves} leaves: expected \
+         time for the {T} that a proof needs",
+        format_go(*.early),
+        format_go(*.work)
+    )]
+    EarlyGapWithoutLeaves {
+        /// The configured early gap.
+        early: Duration,
+        /// The time that is left.
+        work: Duration,
+        /// The leaves that can be expected then.
+        leaves: u64,
+    },
+    /// It is there already.
+    #[error("--early-cycle-gap {} is given twice: expected each gap once", format_go(*.0))]
+    EarlyGapTwice(Duration),
 }
 
 impl Schedule {
@@ -84,6 +127,40 @@ impl Schedule {
             phase_shift,
             cycle_gap,
         })
+    }
+
+    /// Checks gaps longer than the schedule's, on a machine that makes so many leaves.
+    ///
+    /// # Errors
+    /// Says which gap is none for which a proof can be made before the end of a round.
+    pub fn check_early_gaps(
+        &self,
+        early_gaps: &[Duration],
+        leaves_per_second: u64,
+    ) -> Result<(), ScheduleError> {
+        for (index, early) in early_gaps.iter().enumerate() {
+            let (early, gap, epoch) = (*early, self.cycle_gap, self.epoch_duration);
+            if early <= gap {
+                return Err(ScheduleError::EarlyGapTooShort { early, gap });
+            }
+            if early >= epoch {
+                return Err(ScheduleError::EarlyGapTooLong { early, epoch });
+            }
+            let work = epoch - early;
+            let leaves = work.as_nanos().saturating_mul(leaves_per_second.into()) / 1_000_000_000;
+            let leaves = u64::try_from(leaves).unwrap_or(u64::MAX);
+            if leaves < T as u64 {
+                return Err(ScheduleError::EarlyGapWithoutLeaves {
+                    early,
+                    work,
+                    leaves,
+                });
+            }
+            if early_gaps[..index].contains(&early) {
+                return Err(ScheduleError::EarlyGapTwice(early));
+            }
+        }
+        Ok(())
     }
 
     /// The network's genesis.
@@ -129,7 +206,13 @@ impl Schedule {
 
     /// When the work of `round` ends. Times past the year 9999 are cut to it.
     pub fn end(&self, round: u64) -> Timestamp {
-        timestamp(self.start_nanos(round) + nanos(self.work_duration()))
+        self.end_before(round, self.cycle_gap)
+    }
+
+    /// When the work of `round` ends for nodes with this gap. Times past the year 9999 are cut to it.
+    pub fn end_before(&self, round: u64, gap: Duration) -> Timestamp {
+        let work = self.epoch_duration.saturating_sub(gap);
+        timestamp(self.start_nanos(round) + nanos(work))
     }
 
     /// When registration for `round` opens: when the one before closes. Nothing says when that is
@@ -400,6 +483,56 @@ mod tests {
             "--cycle-gap is 1h0m0s and --epoch-duration 1h0m0s: expected a gap shorter than the epoch"
         );
         assert!(Schedule::new(genesis, Duration::ZERO, hours(1), hours(1)).is_err());
+    }
+
+    #[test]
+    fn early_gaps_leave_time_before_the_end() {
+        let schedule = mainnet();
+        let check = |gaps: &[u64]| {
+            let gaps: Vec<_> = gaps.iter().map(|gap| hours(*gap)).collect();
+            let checked = schedule.check_early_gaps(&gaps, 100_000);
+            checked.map_err(|error| error.to_string())
+        };
+        assert_eq!(check(&[]), Ok(()));
+        assert_eq!(check(&[24, 13, 335]), Ok(()));
+        for (gaps, expected) in [
+            (
+                &[12][..],
+                "--early-cycle-gap is 12h0m0s and --cycle-gap 12h0m0s: expected an early gap longer than \
+                 the cycle gap",
+            ),
+            (
+                &[24, 336],
+                "--early-cycle-gap is 336h0m0s and --epoch-duration 336h0m0s: expected an early gap \
+                 shorter than the epoch",
+            ),
+            (
+                &[24, 36, 24],
+                "--early-cycle-gap 24h0m0s is given twice: expected each gap once",
+            ),
+        ] {
+            assert_eq!(check(gaps), Err(expected.to_owned()));
+        }
+        let almost_all = hours(336) - Duration::from_millis(1);
+        assert_eq!(
+            schedule
+                .check_early_gaps(&[almost_all], 149_000)
+                .unwrap_err()
+                .to_string(),
+            "--early-cycle-gap 335h59m59.999s leaves 1ms of work, in which a fast machine makes 149 leaves: \
+             expected time for the 150 that a proof needs"
+        );
+        assert_eq!(schedule.check_early_gaps(&[almost_all], 150_000), Ok(()));
+    }
+
+    #[test]
+    fn a_longer_gap_ends_the_work_earlier() {
+        let schedule = mainnet();
+        assert_eq!(schedule.end_before(0, hours(12)), schedule.end(0));
+        assert_eq!(
+            schedule.end_before(0, hours(24)),
+            at("2023-08-06T08:00:00Z")
+        );
     }
 
     #[test]

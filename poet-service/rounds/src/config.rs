@@ -18,6 +18,8 @@ pub struct RoundsConfig {
     pub phase_shift: Duration,
     /// From a round's end to the next one's start.
     pub cycle_gap: Duration,
+    /// Longer gaps, for each of which a proof is made before the end of a round.
+    pub early_cycle_gaps: Vec<Duration>,
     /// The rules of registration.
     pub rules: Rules,
     /// The server's key, if it was given.

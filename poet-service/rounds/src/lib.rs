@@ -6,6 +6,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`life`] | the life of rounds, start, recovery and end |
+//! | [`cycle_gaps`] | what a server is to nodes with other cycle gaps than the schedule's |
 //! | [`schedule`], [`clock`] | when rounds open, start and end; pure functions of an injected time |
 //! | [`registration`] | who may register for which round |
 //! | [`worker`] | the hashing thread, its log, auditors, proofs |
@@ -18,6 +19,7 @@ mod blocking;
 pub mod clock;
 pub mod config;
 pub mod counters;
+pub mod cycle_gaps;
 pub mod life;
 pub mod parts;
 pub mod publish;

@@ -31,6 +31,7 @@ use crate::{
     clock::{Clock, time_until},
     config::{RoundsConfig, WorkerMode},
     counters::Counters,
+    cycle_gaps::CycleGaps,
     parts::Supervisor,
     publish::Publish,
     registration::{OpenRound, Registration},
@@ -131,6 +132,8 @@ impl Rounds {
         }
         let (recovered, with_work) = blocking(|| {
             let recovered = recover(config, &*storage, now)?;
+            (recovered.schedule)
+                .check_early_gaps(&config.early_cycle_gaps, expected_leaves_per_second)?;
             remove_old_logs(&hashing, &*storage)?;
             Ok::<_, RecoveryError>((recovered, hashing.logs()))
         })?;
@@ -141,15 +144,17 @@ impl Rounds {
             unfinished,
             round,
         } = recovered;
+        let gaps = CycleGaps::new(schedule.cycle_gap(), private_key, &config.early_cycle_gaps);
         let patience = config.clock_leap_patience;
-        let clock: Arc<dyn Clock> = Arc::new(SteadyClock::new(clock, schedule.clone(), patience));
+        let clock: Arc<dyn Clock> =
+            Arc::new(SteadyClock::new(clock, schedule.clone(), &gaps, patience));
         let members = storage.open_round(round).await?;
         let open = OpenRound { round, members };
         tracing::info!(round, members, until = %schedule.start(round), "open for registration");
         let registration = Arc::new(Registration::new(
             schedule,
             config.rules.clone(),
-            private_key,
+            gaps,
             Arc::clone(&clock),
             Arc::clone(&storage),
             pow,

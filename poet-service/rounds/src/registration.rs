@@ -10,7 +10,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use poet_proto::{
     certificate::{CertificateError, Certifier, KeyHint, TrustedKeysError},
-    identity::{PrivateKey, PublicKey},
+    identity::PublicKey,
     messages::{Info, PublishedProof, SubmitRequest, Submitted},
     pow::{self, PowParams},
     receipt::{Acknowledged, Receipt},
@@ -20,7 +20,8 @@ use tokio::sync::Notify;
 use crate::{
     clock::{Clock, time_until},
     counters::{Counters, Published},
-    publish::Publish,
+    cycle_gaps::{CycleGap, CycleGaps},
+    publish::{ProofId, Publish},
     schedule::Schedule,
     storage::{Member, PowChallenges, Registered, Storage, StorageError},
 };
@@ -86,8 +87,7 @@ pub struct Rules {
 pub struct Registration {
     schedule: Schedule,
     rules: Rules,
-    key: PrivateKey,
-    public_key: PublicKey,
+    gaps: CycleGaps,
     clock: Arc<dyn Clock>,
     storage: Arc<dyn Storage>,
     pow: RwLock<PowChallenges>,
@@ -108,7 +108,7 @@ impl Registration {
     pub fn new(
         schedule: Schedule,
         rules: Rules,
-        key: PrivateKey,
+        gaps: CycleGaps,
         clock: Arc<dyn Clock>,
         storage: Arc<dyn Storage>,
         pow: PowChallenges,
@@ -119,8 +119,7 @@ impl Registration {
         Self {
             schedule,
             rules,
-            public_key: key.public(),
-            key,
+            gaps,
             clock,
             pow: RwLock::new(pow),
             open: Mutex::new(open),
@@ -134,6 +133,11 @@ impl Registration {
     /// The schedule of the rounds.
     pub fn schedule(&self) -> &Schedule {
         &self.schedule
+    }
+
+    /// The cycle gaps that there are proofs for.
+    pub fn gaps(&self) -> &CycleGaps {
+        &self.gaps
     }
 
     /// The round that takes registrations.
@@ -172,21 +176,26 @@ impl Registration {
             .clone()
     }
 
-    /// What the server tells about itself.
-    pub fn info(&self) -> Info<'_> {
+    /// What the server tells nodes with this cycle gap about itself.
+    pub fn info<'a>(&'a self, gap: &'a CycleGap) -> Info<'a> {
         Info {
-            public_key: &self.public_key,
+            public_key: gap.public_key(),
             phase_shift: signed(self.schedule.phase_shift()),
-            cycle_gap: signed(self.schedule.cycle_gap()),
+            cycle_gap: signed(gap.duration()),
             certifier: self.rules.certifier.as_ref(),
         }
     }
 
-    /// Registers a challenge for the open round. Returns when the registration is durable.
+    /// Registers a challenge of a node with this cycle gap for the open round. Returns when the
+    /// registration is durable.
     ///
     /// # Errors
     /// When the request breaks a rule; the rules are checked in the order of the API.
-    pub async fn submit(&self, request: SubmitRequest) -> Result<Submitted, RegistrationError> {
+    pub async fn submit(
+        &self,
+        gap: &CycleGap,
+        request: SubmitRequest,
+    ) -> Result<Submitted, RegistrationError> {
         let node_id: [u8; 32] = request
             .pubkey
             .as_slice()
@@ -228,7 +237,7 @@ impl Registration {
             // Not the error of a bad certificate: nodes expect that one only if they sent one.
             _ => return Err(RegistrationError::PowOff),
         }
-        self.enter_round(Member { node_id, challenge }, request.deadline)
+        self.enter_round(gap, Member { node_id, challenge }, request.deadline)
             .await
     }
 
@@ -255,12 +264,13 @@ impl Registration {
 
     async fn enter_round(
         &self,
+        gap: &CycleGap,
         member: Member,
         deadline: Option<Timestamp>,
     ) -> Result<Submitted, RegistrationError> {
         loop {
             let round = self.open_round().round;
-            let end = self.schedule.end(round);
+            let end = self.schedule.end_before(round, gap.duration());
             if deadline.is_some_and(|deadline| deadline < end) {
                 return Err(RegistrationError::TooLate);
             }
@@ -276,7 +286,7 @@ impl Registration {
                     if outcome == Registered::New {
                         self.count_member(round);
                     }
-                    return Ok(self.acknowledge(round, member, end));
+                    return Ok(self.acknowledge(gap, round, member, end));
                 }
                 Ok(Registered::Conflict) => return Err(RegistrationError::Conflict),
                 Ok(Registered::Full) => return Err(RegistrationError::RoundFull),
@@ -291,8 +301,9 @@ impl Registration {
         }
     }
 
-    /// The answer for a member of `round` that is stored.
-    fn acknowledge(&self, round: u64, member: Member, end: Timestamp) -> Submitted {
+    /// The answer for a member of `round` that is stored, signed with the key that nodes with its gap
+    /// know.
+    fn acknowledge(&self, gap: &CycleGap, round: u64, member: Member, end: Timestamp) -> Submitted {
         let now = self.clock.now();
         let acknowledged = Acknowledged {
             round,
@@ -304,7 +315,7 @@ impl Registration {
         Submitted {
             round,
             time_to_end: end.duration_since(now),
-            receipt: Receipt::sign(acknowledged, &self.key),
+            receipt: Receipt::sign(acknowledged, gap.key()),
         }
     }
 
@@ -366,17 +377,28 @@ impl Registration {
         self.counters.closed(round, members);
     }
 
-    /// Publishes the proof of a round and rotates the challenge of the proof of work. May block.
+    /// Publishes the proof of a round and rotates the challenge of the proof of work. Nodes with a
+    /// longer cycle gap for which there is no proof yet get the same one. May block.
     ///
     /// # Errors
-    /// When the storage fails; nothing is published then.
+    /// When the storage fails; this proof is not published then.
     pub fn publish(&self, round: u64, proof: Arc<PublishedProof>) -> Result<(), StorageError> {
         let published = proof
             .root()
             .is_some()
             .then_some((proof.leaves, proof.members.len()));
+        for gap in self.gaps_without_proof(round)? {
+            if let Err(error) = self.publish_early(round, gap, Arc::clone(&proof)) {
+                // Another server may have been first, here too.
+                let missing = self.gaps_without_proof(round)?;
+                if missing.iter().any(|missing| missing.early() == gap.early()) {
+                    return Err(error);
+                }
+            }
+        }
+        let own = self.gaps.own();
         // Prepared before anybody can ask for it.
-        let serve = self.publish.prepare(round, &self.public_key, &proof);
+        let serve = self.prepare(round, own, &proof);
         let challenges = match self.storage.publish(round, proof) {
             Ok(challenges) => challenges,
             Err(error) => {
@@ -401,6 +423,41 @@ impl Registration {
         }
         *self.pow.write().unwrap_or_else(PoisonError::into_inner) = challenges;
         Ok(())
+    }
+
+    /// The longer cycle gaps for which a round has no proof yet, in the order of their ends. May block.
+    pub(crate) fn gaps_without_proof(&self, round: u64) -> Result<Vec<&CycleGap>, StorageError> {
+        if self.gaps.early().is_empty() {
+            return Ok(Vec::new());
+        }
+        let stored = self.storage.early_proofs(round..=round)?;
+        let missing = |gap: &&CycleGap| stored.iter().all(|proof| proof.gap != gap.duration());
+        Ok(self.gaps.early().iter().filter(missing).collect())
+    }
+
+    /// Publishes the proof of a round for nodes with this longer cycle gap. May block.
+    pub(crate) fn publish_early(
+        &self,
+        round: u64,
+        gap: &CycleGap,
+        proof: Arc<PublishedProof>,
+    ) -> Result<(), StorageError> {
+        let serve = self.prepare(round, gap, &proof);
+        self.storage
+            .store_early_proof(round, gap.duration(), proof)?;
+        serve();
+        Ok(())
+    }
+
+    /// Prepares a proof; it is published when what this returns is called.
+    pub(crate) fn prepare(
+        &self,
+        round: u64,
+        gap: &CycleGap,
+        proof: &PublishedProof,
+    ) -> Box<dyn FnOnce() + '_> {
+        let early = gap.early();
+        (self.publish).prepare(ProofId { round, early }, gap.public_key(), proof)
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::{clock::Clock, schedule::Schedule};
+use crate::{clock::Clock, cycle_gaps::CycleGaps, schedule::Schedule};
 
 /// By how much the clocks may differ between two looks: that is an adjustment, not a leap.
 const TOLERANCE: SignedDuration = SignedDuration::from_secs(1);
@@ -21,6 +21,8 @@ const TOLERANCE: SignedDuration = SignedDuration::from_secs(1);
 pub(crate) struct SteadyClock {
     clock: Arc<dyn Clock>,
     schedule: Schedule,
+    /// The times of work from the start of a round to each of its ends.
+    works: Vec<SignedDuration>,
     patience: Duration,
     state: Mutex<State>,
 }
@@ -34,11 +36,23 @@ struct State {
 
 impl SteadyClock {
     /// Believes what `clock` shows now, and leaps when they have lasted for `patience`.
-    pub(crate) fn new(clock: Arc<dyn Clock>, schedule: Schedule, patience: Duration) -> Self {
+    pub(crate) fn new(
+        clock: Arc<dyn Clock>,
+        schedule: Schedule,
+        gaps: &CycleGaps,
+        patience: Duration,
+    ) -> Self {
         let believed = (clock.now(), clock.monotonic());
+        let epoch = schedule.epoch_duration();
+        let works = gaps
+            .all()
+            .map(|gap| epoch.saturating_sub(gap.duration()))
+            .map(|work| SignedDuration::try_from(work).unwrap_or(SignedDuration::MAX))
+            .collect();
         Self {
             clock,
             schedule,
+            works,
             patience,
             state: Mutex::new(State {
                 believed,
@@ -49,17 +63,12 @@ impl SteadyClock {
 
     /// Whether a round starts or ends between these times.
     fn crosses(&self, one: Timestamp, other: Timestamp) -> bool {
-        let work = SignedDuration::try_from(self.schedule.work_duration());
-        let work = work.unwrap_or(SignedDuration::MAX);
-        let rounds = |time: Timestamp| {
-            // The rounds that have started, and those that have ended.
-            let begun_before = time.checked_sub(work).unwrap_or(Timestamp::MIN);
-            (
-                self.schedule.open_round(time),
-                self.schedule.open_round(begun_before),
-            )
+        let started = |time| self.schedule.open_round(time);
+        let ended = |time: Timestamp, work: SignedDuration| {
+            started(time.checked_sub(work).unwrap_or(Timestamp::MIN))
         };
-        rounds(one) != rounds(other)
+        started(one) != started(other)
+            || (self.works.iter()).any(|work| ended(one, *work) != ended(other, *work))
     }
 }
 
@@ -114,6 +123,8 @@ impl Clock for SteadyClock {
 
 #[cfg(test)]
 mod tests {
+    use poet_proto::identity::PrivateKey;
+
     use super::*;
 
     /// Both clocks, as they are set.
@@ -143,13 +154,19 @@ mod tests {
     impl World {
         /// A round of 90 s each 100 s, from genesis on; five minutes of patience; 50 s after genesis.
         fn new() -> Self {
+            Self::with_early_gaps(&[])
+        }
+
+        fn with_early_gaps(early: &[Duration]) -> Self {
             let seconds = Duration::from_secs;
+            let key = PrivateKey::generate().unwrap();
+            let gaps = CycleGaps::new(seconds(10), key, early);
             let schedule = Schedule::new(at(0), seconds(100), Duration::ZERO, seconds(10)).unwrap();
             let both = Arc::new(Both(Mutex::new((at(50), seconds(7)))));
             let clock: Arc<dyn Clock> = both.clone();
             Self {
                 both,
-                steady: SteadyClock::new(clock, schedule, seconds(300)),
+                steady: SteadyClock::new(clock, schedule, &gaps, seconds(300)),
             }
         }
 
@@ -205,6 +222,13 @@ mod tests {
         // Over the end, and as the end passes meanwhile, over nothing.
         world.leap(75).assert_shows(20).pass(69).assert_shows(89);
         world.pass(1).leap(-69).assert_shows(96);
+    }
+
+    #[test]
+    fn an_early_end_is_an_end() {
+        let world = World::with_early_gaps(&[Duration::from_secs(30)]);
+        world.leap(30).assert_shows(50).pass(3).assert_shows(53);
+        world.leap(-30).assert_shows(53).leap(10).assert_shows(63);
     }
 
     #[test]

@@ -8,9 +8,12 @@
 //! | with [`Execution`] | being worked on |
 //! | with a proof | published |
 //!
-//! so that whatever the moment at which a process ends, the next one knows how to go on.
+//! so that whatever the moment at which a process ends, the next one knows how to go on. The
+//! early proofs of a round, for nodes with longer cycle gaps, change nothing of that.
 
-use std::{error::Error, fmt, future::Future, pin::Pin, sync::Arc};
+use std::{
+    error::Error, fmt, future::Future, ops::RangeInclusive, pin::Pin, sync::Arc, time::Duration,
+};
 
 use jiff::SignedDuration;
 use poet_engine::{Node, RoundWork, SubtreeHeight, Work};
@@ -102,6 +105,17 @@ pub struct PublishedRecord {
     pub leaves: u64,
     /// How many members it has.
     pub members: u64,
+}
+
+/// What is known of an early proof without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EarlyProofRecord {
+    /// Its round.
+    pub round: u64,
+    /// The cycle gap for which it was made.
+    pub gap: Duration,
+    /// Leaves of the tree.
+    pub leaves: u64,
 }
 
 /// The challenges of the proof of work.
@@ -297,6 +311,37 @@ pub trait Storage: Send + Sync + 'static {
     /// # Errors
     /// When the storage fails.
     fn proof(&self, round: u64) -> Result<Option<PublishedProof>, StorageError>;
+
+    /// Stores a proof of `round` that was made before its end, for nodes whose cycle gap is `gap`. Its
+    /// members are the round's.
+    ///
+    /// # Errors
+    /// When the storage fails, or there is one.
+    fn store_early_proof(
+        &self,
+        round: u64,
+        gap: Duration,
+        proof: Arc<PublishedProof>,
+    ) -> Result<(), StorageError>;
+
+    /// The proof of `round` that was made before its end for nodes whose cycle gap is `gap`.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    fn early_proof(
+        &self,
+        round: u64,
+        gap: Duration,
+    ) -> Result<Option<PublishedProof>, StorageError>;
+
+    /// The early proofs of these rounds, in the order of rounds and gaps.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    fn early_proofs(
+        &self,
+        rounds: RangeInclusive<u64>,
+    ) -> Result<Vec<EarlyProofRecord>, StorageError>;
 
     /// Whether other servers may use it at the same time.
     fn shared(&self) -> bool {

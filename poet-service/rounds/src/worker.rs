@@ -10,13 +10,18 @@
 //! for them: the proof is made at the round's end, whatever is audited by then. One that is not valid
 //! is never published, and made again when what is wrong in the log was looked for.
 //!
+//! Proofs for nodes with a longer cycle gap are made while the work goes on (`worker/aside.rs`). One that is not
+//! valid is never published either: it stops the work for a moment, and what is wrong is looked for then.
+//!
 //! The worker is one asynchronous task. It waits only for time to pass and for [`WorkerHandle`], so
 //! that it runs under a simulated clock as well.
 
+mod aside;
 mod audit;
 #[cfg(feature = "fault-injection")]
 mod fault;
 mod hashing;
+mod proof;
 
 use std::{
     collections::VecDeque,
@@ -33,10 +38,15 @@ use std::{
 use jiff::Timestamp;
 use poet_engine::{
     LogError, LogRead as _, MAX_THREADS, Proof, ProveError, ProveProgress, T, TICK_LEAVES, Tree,
-    VerifyError, Work, audit::AuditError, membership, prove, verify,
+    VerifyError, Work, audit::AuditError,
 };
-use poet_proto::messages::PublishedProof;
 use tokio::sync::Notify;
+
+pub use self::aside::{Rehearsal, RehearsalError};
+use self::{
+    aside::{Aside, Rehearsals},
+    proof::{check_proof, make_proof, published_proof},
+};
 
 pub use self::audit::MAX_UNSYNCED_LEAVES;
 pub use self::audit::{AuditMode, AuditReport, Audits, RoundAudit};
@@ -139,6 +149,8 @@ pub enum WorkError {
     Hashing,
     #[error("the auditors ended unexpectedly")]
     Auditors,
+    #[error("the thread for proofs of the work so far failed")]
+    Aside,
     #[error("the server ends")]
     Stopped,
     #[error(transparent)]
@@ -162,6 +174,21 @@ impl From<AuditError> for WorkError {
     }
 }
 
+impl WorkError {
+    /// Whether it is that a proof was told to stop.
+    fn is_stop(&self) -> bool {
+        matches!(self, Self::Prove(ProveError::Stopped))
+    }
+
+    /// Whether a proof, or what it was made from, is wrong.
+    fn is_wrong_proof(&self) -> bool {
+        matches!(
+            self,
+            Self::Verify(_) | Self::Prove(ProveError::WrongEntry { .. })
+        )
+    }
+}
+
 /// What the rest of the service needs of the worker.
 #[derive(Clone, Default)]
 pub struct WorkerHandle(Arc<Shared>);
@@ -182,6 +209,7 @@ struct State {
     executing: Option<Executing>,
     /// Whether the newest attempt at something failed.
     failing: bool,
+    rehearsals: Rehearsals,
 }
 
 impl WorkerHandle {
@@ -209,6 +237,15 @@ impl WorkerHandle {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes and verifies a proof of the leaves so far, without publishing it.
+    ///
+    /// # Errors
+    /// Says why there is none.
+    pub async fn rehearse(&self) -> Result<Rehearsal, RehearsalError> {
+        let answer = self.state().rehearsals.ask()?;
+        answer.await.unwrap_or(Err(RehearsalError::Interrupted))
     }
 
     /// Has the worker stop, and with it the work, all of which is then in the log.
@@ -325,9 +362,16 @@ impl<H: Hashing> Worker<H> {
         // Whatever failed before, now the work goes on.
         self.handle.state().failing = false;
         tracing::info!(round = job.round, leaves = tree.leaves(), until = %job.end, "working");
+        let mut aside = Aside::new(
+            job,
+            self.work,
+            &self.clock,
+            &self.storage,
+            &self.registration,
+        );
         let mut repairs = 0;
         loop {
-            let hashed = self.hash(job, tree, log).await;
+            let hashed = self.hash(job, tree, log, &mut aside).await;
             if let (Err(error), true) = (&hashed, self.handle.stopping()) {
                 tracing::warn!(
                     round = job.round,
@@ -342,6 +386,10 @@ impl<H: Hashing> Worker<H> {
             if self.handle.stopping() {
                 tracing::info!(round = job.round, leaves, "work interrupted");
                 return Ok(());
+            }
+            if let Some(error) = aside.take_wrong_proof() {
+                tree = self.repair(job, &error, tree, &mut log)?;
+                continue;
             }
             // The work may have been taken back, further than there are leaves for a proof.
             if leaves < T as u64 || !time_until(self.clock.now(), job.end).is_zero() {
@@ -359,14 +407,26 @@ impl<H: Hashing> Worker<H> {
                 }
                 Err(error) => error,
             };
-            self.hashing.bad_proof(job, &error);
             if repairs == MAX_REPAIRS {
+                self.hashing.bad_proof(job, &error);
                 return Err(error);
             }
             repairs += 1;
-            let stop = &self.handle.0.stop;
-            tree = blocking(|| self.hashing.repair(job, &error, tree, &mut log, stop))?;
+            tree = self.repair(job, &error, tree, &mut log)?;
         }
+    }
+
+    /// After a proof that is not valid: looks for what is wrong and repairs it.
+    fn repair(
+        &self,
+        job: &Job,
+        error: &WorkError,
+        tree: Tree,
+        log: &mut H::Log,
+    ) -> Result<Tree, WorkError> {
+        self.hashing.bad_proof(job, error);
+        let stop = &self.handle.0.stop;
+        blocking(|| self.hashing.repair(job, error, tree, log, stop))
     }
 
     fn prepare_open_round(&self) {
@@ -405,14 +465,20 @@ impl<H: Hashing> Worker<H> {
     }
 
     /// Adds leaves until the end of the round, or until the worker is to stop.
-    async fn hash(&self, job: &Job, tree: Tree, log: H::Log) -> Result<(Tree, H::Log), WorkError> {
+    async fn hash(
+        &self,
+        job: &Job,
+        tree: Tree,
+        log: H::Log,
+        aside: &mut Aside<'_>,
+    ) -> Result<(Tree, H::Log), WorkError> {
         let members = blocking(|| self.storage.member_count(job.round))?;
         let now = self.clock.monotonic();
         let started = (now, tree.leaves());
         let durable = Arc::new(Mutex::new(now));
         let rate = Arc::default();
         let mut running = self.hashing.start(job, tree, log)?;
-        self.handle.state().executing = Some(Executing {
+        let executing = Executing {
             round: job.round,
             end: job.end,
             members,
@@ -420,11 +486,19 @@ impl<H: Hashing> Worker<H> {
             started,
             durable: Arc::clone(&durable),
             rate: Arc::clone(&rate),
-        });
+        };
+        {
+            let mut state = self.handle.state();
+            state.executing = Some(executing.clone());
+            state.rehearsals.set_open(true);
+        }
         self.prepare_open_round();
-        let watched = self.watch(job, &mut running, &durable, &rate).await;
+        let watched = self.watch(job, &mut running, &executing, aside).await;
+        self.handle.state().rehearsals.set_open(false);
+        aside.interrupt();
         self.await_log(job, &mut running).await;
         let finished = blocking(|| running.finish());
+        aside.join();
         watched.and(finished)
     }
 
@@ -442,14 +516,16 @@ impl<H: Hashing> Worker<H> {
         }
     }
 
-    /// Sets the target when it is time to stop, or the work has to be taken back.
+    /// Sets the target when it is time to stop, or the work has to be taken back. Until then, has made
+    /// what is due aside.
     async fn watch(
         &self,
         job: &Job,
         running: &mut H::Running,
-        durable: &Mutex<Duration>,
-        rate: &Mutex<Rate>,
+        executing: &Executing,
+        aside: &mut Aside<'_>,
     ) -> Result<(), WorkError> {
+        let Executing { durable, rate, .. } = executing;
         let (leaves, k) = (running.leaves(), job.execution.subtree_height.get());
         let mut reported = None;
         let mut now = self.clock.monotonic();
@@ -485,6 +561,22 @@ impl<H: Hashing> Worker<H> {
                 running.set_target(0);
                 return Err(WorkError::Auditors);
             }
+            let leaves_per_second = executing.leaves_per_second(&*self.clock);
+            let request = || self.handle.state().rehearsals.take();
+            if aside.step(
+                &self.hashing,
+                running,
+                status.durable_entries,
+                leaves_per_second,
+                request,
+            ) {
+                tracing::warn!(
+                    round = job.round,
+                    "stopping the work: a proof of it is not valid"
+                );
+                running.set_target(0);
+                return Ok(());
+            }
             let progress = status.durable_entries != durable_entries;
             if progress {
                 durable_entries = status.durable_entries;
@@ -511,42 +603,24 @@ impl<H: Hashing> Worker<H> {
         Ok(())
     }
 
-    /// The proof of a finished tree, verified: nothing unverified is published.
+    /// The proof of a finished tree, verified.
     fn prove(&self, job: &Job, tree: &Tree, log: &mut H::Log) -> Result<Proof, WorkError> {
-        let Execution {
-            statement,
-            subtree_height,
-        } = &job.execution;
         let threads = thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS));
-        let progress = ProveProgress::default();
-        let proof = prove(tree, *subtree_height, log, T, threads, &progress)?;
-        #[cfg(feature = "fault-injection")]
-        let proof = fault::proof(proof);
-        verify(&self.work, statement, tree.leaves(), T, &proof)?;
+        let proof = make_proof(job, tree, log, threads, &ProveProgress::default())?;
+        check_proof(job, tree, &proof)?;
         Ok(proof)
     }
 
     fn publish(&self, job: &Job, leaves: u64, proof: Proof) -> Result<(), WorkError> {
-        let members = self.storage.members(job.round)?;
-        let statement = job.execution.statement.clone();
-        if membership::root(&members) != statement {
-            return Err(WorkError::Members);
-        }
-        let member_count = members.len();
-        let published = PublishedProof {
-            statement,
-            members,
-            odd_members: Vec::new(),
-            leaves,
-            proof,
-        };
+        let published = published_proof(&*self.storage, job, leaves, proof)?;
+        let members = published.members.len();
         self.registration.publish(job.round, Arc::new(published))?;
         let late = time_until(job.end, self.clock.now());
         tracing::info!(
             round = job.round,
             leaves,
             ticks = leaves / TICK_LEAVES,
-            members = member_count,
+            members,
             seconds_late = format!("{:.3}", late.as_secs_f64()),
             "the proof is verified and published"
         );

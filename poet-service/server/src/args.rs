@@ -194,6 +194,12 @@ pub struct Options {
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "10s")]
     pub cycle_gap: Duration,
 
+    /// A longer gap, for nodes that need more time: when it begins a proof is made of the leaves there are,
+    /// while the work goes on, and served under /gap/DURATION with a key of its own. May be given several
+    /// times
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub early_cycle_gap: Vec<Duration>,
+
     /// How long a leap of the clock over the start or the end of a round must last before it is
     /// believed; until then the work goes on by the time since the last look
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "5m")]
@@ -337,7 +343,8 @@ impl ServerArgs {
 
 impl Args for ServerArgs {
     fn augment_args(command: Command) -> Command {
-        // As for the original server, of an option that is given twice the last one counts.
+        // As for the original server, of an option that is given twice the last one counts; not of those
+        // that may be.
         Options::augment_args(command).args_override_self(true)
     }
 
@@ -353,11 +360,13 @@ impl FromArgMatches for ServerArgs {
             let id = option.get_id().as_str();
             if matches.value_source(id) == Some(ValueSource::CommandLine)
                 && let Some(name) = option.get_long()
-                && let Some(value) = matches.get_raw(id).and_then(Iterator::last)
             {
-                let mut argument = OsString::from(format!("--{name}="));
-                argument.push(value);
-                arguments.push(argument);
+                // Of an option that has one value, only the last one is left.
+                for value in matches.get_raw(id).into_iter().flatten() {
+                    let mut argument = OsString::from(format!("--{name}="));
+                    argument.push(value);
+                    arguments.push(argument);
+                }
             }
         }
         Ok(Self(arguments))
@@ -386,6 +395,13 @@ trait Text {
 impl<T: Text> Text for Option<T> {
     fn text(&self) -> String {
         self.as_ref().map_or(String::new(), Text::text)
+    }
+}
+
+impl<T: Text> Text for Vec<T> {
+    fn text(&self) -> String {
+        let texts: Vec<_> = self.iter().map(Text::text).collect();
+        texts.join(", ")
     }
 }
 
@@ -620,6 +636,7 @@ mod tests {
             ("--epoch-duration=30", "unit"),
             ("--phase-shift=-1s", "not negative"),
             ("--cycle-gap=abc", "a duration such as"),
+            ("--early-cycle-gap=24", "unit"),
             ("--keep-registrations=1y", "a duration such as"),
             ("--pow-difficulty=257", "from 0 to 256"),
             ("--max-round-members=-1", "a number of members"),

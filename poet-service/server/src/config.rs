@@ -142,8 +142,8 @@ pub enum Source {
     File {
         /// Which one.
         path: PathBuf,
-        /// The number of its line, from 1.
-        line: usize,
+        /// The numbers of its lines, from 1.
+        lines: Vec<usize>,
     },
     /// Given in the environment.
     Environment,
@@ -157,7 +157,11 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::CommandLine => f.write_str("command line"),
-            Self::File { path, line } => write!(f, "{}, line {line}", path.display()),
+            Self::File { path, lines } => {
+                let numbers: Vec<_> = lines.iter().map(usize::to_string).collect();
+                let word = if lines.len() == 1 { "line" } else { "lines" };
+                write!(f, "{}, {word} {}", path.display(), numbers.join(", "))
+            }
             Self::Environment => f.write_str("environment"),
             Self::Network(name) => write!(f, "network {name}"),
             Self::Default => f.write_str("default"),
@@ -202,9 +206,22 @@ impl Config {
             None => OptionFile::default(),
             Some(path) => OptionFile::read(path)?,
         };
-        // Of an option that is given twice the last one counts.
+        let is_on_command_line = |id: &str| {
+            on_command_line.value_source(id) == Some(clap::parser::ValueSource::CommandLine)
+        };
         let mut command = options_only();
-        let matches = command.try_get_matches_from_mut(file.arguments.iter().chain(&given))?;
+        // The command line overrides the file, also where an option may be given several times. Within
+        // each, of another option that is given twice the last one counts.
+        let overridden: Vec<_> = command
+            .get_arguments()
+            .filter(|option| is_on_command_line(option.get_id().as_str()))
+            .filter_map(clap::Arg::get_long)
+            .map(str::to_owned)
+            .collect();
+        let in_file = file.arguments.iter();
+        let in_file = in_file.filter(|(name, _)| !overridden.contains(name));
+        let arguments = in_file.map(|(_, argument)| argument).chain(&given);
+        let matches = command.try_get_matches_from_mut(arguments)?;
         let mut options = Options::from_arg_matches(&matches)?;
         let is_given =
             |id: &str| matches.value_source(id) == Some(clap::parser::ValueSource::CommandLine);
@@ -224,14 +241,12 @@ impl Config {
                 .and_then(clap::Arg::get_long)
                 .unwrap_or(id)
                 .to_owned();
-            let source = if on_command_line.value_source(id)
-                == Some(clap::parser::ValueSource::CommandLine)
-            {
+            let source = if is_on_command_line(id) {
                 Source::CommandLine
-            } else if let (Some(path), Some(line)) = (&path, file.lines.get(&name)) {
+            } else if let (Some(path), Some(lines)) = (&path, file.lines.get(&name)) {
                 Source::File {
                     path: path.clone(),
-                    line: *line,
+                    lines: lines.clone(),
                 }
             } else if let ("backend", Some(variable)) = (id, &backend_variable) {
                 value.clone_from(variable);
@@ -302,6 +317,7 @@ impl Config {
                 epoch_duration: args.epoch_duration,
                 phase_shift: args.phase_shift,
                 cycle_gap: args.cycle_gap,
+                early_cycle_gaps: args.early_cycle_gap,
                 rules: Rules {
                     pow,
                     pow_difficulty: args.pow_difficulty,
@@ -650,6 +666,36 @@ mod tests {
     }
 
     #[test]
+    fn early_gaps_may_be_several() {
+        let hours = |hours: u64| Duration::from_secs(hours * 3600);
+        let gaps = |file: &str, line: &[&str]| {
+            let config = load(file, &[&["--poetdir=/p"], line].concat()).unwrap();
+            config.rounds.early_cycle_gaps
+        };
+        let file = "early-cycle-gap=24h\ncycle-gap=12h\nearly-cycle-gap=36h\n";
+        assert_eq!(gaps("", &[]), []);
+        assert_eq!(gaps(file, &[]), [hours(24), hours(36)]);
+        // The command line overrides the file as a whole.
+        let line = ["--early-cycle-gap=48h", "--early-cycle-gap", "13h"];
+        assert_eq!(gaps(file, &line), [hours(48), hours(13)]);
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("poet.conf");
+        fs::write(&path, file).unwrap();
+        let line = [
+            format!("--configfile={}", path.display()),
+            "--poetdir=/p".into(),
+        ];
+        let (_, effective) = Config::explain(ServerArgs::parse(line).unwrap()).unwrap();
+        let mut effective = effective.iter();
+        let early = effective.find(|option| option.name == "early-cycle-gap");
+        let early = early.unwrap();
+        assert_eq!(early.value, "24h0m0s, 36h0m0s");
+        let source = format!("{}, lines 1, 3", path.display());
+        assert_eq!(early.source.to_string(), source);
+    }
+
+    #[test]
     fn options_without_effect_are_named() {
         let config = load("lps=1000\nmemory=26\n", &["--poetdir=/p", "--profile=1"]).unwrap();
         assert_eq!(config.ignored, ["--lps", "--memory", "--profile"]);
@@ -668,7 +714,13 @@ mod tests {
         let difficulty = of("pow-difficulty");
         assert_eq!(
             (&*difficulty.value, &difficulty.source),
-            ("5", &Source::File { path, line: 3 })
+            (
+                "5",
+                &Source::File {
+                    path,
+                    lines: vec![3]
+                }
+            )
         );
         assert_eq!(
             (&*of("memory").value, &of("memory").source),

@@ -10,10 +10,11 @@ use crate::{args::options_only, config_error::ConfigError};
 /// What stands in a file.
 #[derive(Default)]
 pub(crate) struct OptionFile {
-    /// Its lines as arguments of a command line.
-    pub(crate) arguments: Vec<OsString>,
-    /// The line of each option that counts, by its name.
-    pub(crate) lines: HashMap<String, usize>,
+    /// Its lines as arguments of a command line, with the names of the options.
+    pub(crate) arguments: Vec<(String, OsString)>,
+    /// The lines of each option that count, by its name: the last one, of an option that may be given
+    /// several times all.
+    pub(crate) lines: HashMap<String, Vec<usize>>,
 }
 
 impl OptionFile {
@@ -36,9 +37,14 @@ impl OptionFile {
                 reason,
             })?;
             if let Some((name, argument)) = option {
-                file.arguments.push(argument.into());
+                file.arguments.push((name.clone(), argument.into()));
+                let repeatable = find_option(&name).is_some_and(|option| is_repeatable(&option));
+                let lines = file.lines.entry(name).or_default();
                 // As on the command line of the original server, the last one counts.
-                file.lines.insert(name, index + 1);
+                if !repeatable {
+                    lines.clear();
+                }
+                lines.push(index + 1);
             }
         }
         Ok(file)
@@ -94,4 +100,9 @@ fn is_switch(option: &clap::Arg) -> bool {
     option
         .get_num_args()
         .is_some_and(|values| values.min_values() == 0)
+}
+
+/// Whether an option may be given several times.
+fn is_repeatable(option: &clap::Arg) -> bool {
+    matches!(option.get_action(), clap::ArgAction::Append)
 }

@@ -76,6 +76,7 @@ enum Command {
     Import(Box<cli::import::Args>),
     NotifyTest(Box<cli::notify_test::Args>),
     Prove(cli::prove::Args),
+    Rehearse(Box<cli::rehearse::Args>),
     Restore(Box<cli::backup::RestoreArgs>),
     Schedule(Box<cli::schedule::Args>),
     Verify(cli::verify::Args),
@@ -97,6 +98,7 @@ fn main() -> ExitCode {
         Some(Command::Import(args)) => cli::import::run(*args),
         Some(Command::NotifyTest(args)) => cli::notify_test::run(*args),
         Some(Command::Prove(args)) => cli::prove::run(&args),
+        Some(Command::Rehearse(args)) => cli::rehearse::run(*args),
         Some(Command::Restore(args)) => cli::backup::restore(*args),
         Some(Command::Schedule(args)) => cli::schedule::run(*args),
         Some(Command::Verify(args)) => cli::verify::run(&args),
@@ -307,7 +309,14 @@ fn greeting(server: &Server, places: &str) -> String {
     let network = network.map_or(String::new(), |network| format!(" ({})", network.name));
     let every = in_words(schedule.epoch_duration());
     let work = in_words(schedule.work_duration());
-    let round = server.status_reader().status().open.round;
+    let reader = server.status_reader();
+    let round = reader.status().open.round;
+    let early: String = (reader.gaps().early().iter())
+        .map(|gap| {
+            let (path, gap) = (gap.path(), in_words(gap.duration()));
+            format!("cycle gap  {gap}: {url}{path}\n")
+        })
+        .collect();
     let zone = Zone::local_or_utc();
     let date = |time| both(&zone, time);
     let (start, end) = (schedule.start(round), schedule.end(round));
@@ -333,6 +342,7 @@ fn greeting(server: &Server, places: &str) -> String {
          {places}\n\
          metrics    {metrics}\n\
          schedule   a round every {every}, {work} of work each{network}\n\
+         {early}\
          {missed}\
          round {round:<4} open until {}; rewarded in epoch {epoch}\n\
          \x20          its proof comes {}\n\

@@ -48,7 +48,7 @@ use crate::{
     api::{
         dropped::{Dropped, DroppedCounters},
         error::Code,
-        grpc,
+        grpc, split_gap,
     },
     status::{ServerStatus, StatusReader, expected_leaves},
     version,
@@ -336,6 +336,8 @@ fn grpc_code(headers: &HeaderMap) -> Option<String> {
 
 /// The method that a path leads to. All others share no name: there is no end of them.
 fn method(path: &str) -> Option<(&'static str, &'static str)> {
+    // Whatever the cycle gap.
+    let path = split_gap(path).map_or(path, |(_, path)| path);
     let (service, method) = match path {
         "/v1/pow_params" | "/rpc.api.v1.PoetService/PowParams" => (grpc::POET_SERVICE, "PowParams"),
         "/v1/submit" | "/rpc.api.v1.PoetService/Submit" => (grpc::POET_SERVICE, "Submit"),

@@ -2,6 +2,7 @@
 //! same buffers.
 
 use std::{
+    cmp::Reverse,
     collections::VecDeque,
     io::Write as _,
     sync::{
@@ -15,7 +16,7 @@ use flate2::{Compression, write::GzEncoder};
 use poet_proto::{identity::PublicKey, json, messages::PublishedProof};
 use poet_rounds::{
     blocking,
-    publish::Publish,
+    publish::{ProofId, Publish},
     storage::{Storage, StorageError},
 };
 
@@ -89,7 +90,7 @@ pub(crate) enum ProofsError {
 pub(crate) struct Proofs {
     storage: Arc<dyn Storage>,
     /// The most recently used one is last.
-    kept: Mutex<VecDeque<(u64, EncodedProof)>>,
+    kept: Mutex<VecDeque<(ProofId, EncodedProof)>>,
     /// The bytes of all encoded proofs, kept or still being sent.
     alive: Arc<AtomicUsize>,
     /// Held while a proof is read, so that a crowd that asks for the same one costs one reading.
@@ -110,56 +111,61 @@ impl Proofs {
         encode(proof, server.as_bytes(), &self.alive)
     }
 
-    fn insert(&self, round: u64, encoded: EncodedProof) {
+    fn insert(&self, id: ProofId, encoded: EncodedProof) {
         let mut kept = self.kept();
-        kept.push_back((round, encoded));
-        let newest = kept.iter().map(|(round, _)| *round).max();
+        kept.push_back((id, encoded));
+        // Of a round, that for the shortest gap is made last.
+        let newest = kept.iter().map(|(id, _)| *id);
+        let newest = newest.max_by_key(|id| (id.round, Reverse(id.early)));
         let mut bytes: usize = kept.iter().map(|(_, encoded)| encoded.bytes()).sum();
         while bytes > KEPT_BYTES
-            && let Some(place) = kept.iter().position(|(round, _)| Some(*round) != newest)
+            && let Some(place) = kept.iter().position(|(id, _)| Some(*id) != newest)
             && let Some((_, dropped)) = kept.remove(place)
         {
             bytes -= dropped.bytes();
         }
     }
 
-    /// The proof of `round` by the server with this key.
+    /// A proof by the server with this key.
     pub(crate) async fn get(
         &self,
-        round: u64,
+        id: ProofId,
         server: &PublicKey,
     ) -> Result<Option<EncodedProof>, ProofsError> {
-        if let Some(encoded) = self.find(round) {
+        if let Some(encoded) = self.find(id) {
             return Ok(Some(encoded));
         }
         let _reading = self.reading.lock().await;
         // Whoever had the lock before may have read this very proof.
-        if let Some(encoded) = self.find(round) {
+        if let Some(encoded) = self.find(id) {
             return Ok(Some(encoded));
         }
         if self.alive.load(Relaxed) > ALIVE_BYTES {
             return Err(ProofsError::TooManySent);
         }
         let encoded = blocking(|| {
-            let proof = self.storage.proof(round)?;
+            let proof = match id.early {
+                None => self.storage.proof(id.round)?,
+                Some(gap) => self.storage.early_proof(id.round, gap)?,
+            };
             Ok::<_, StorageError>(proof.map(|proof| self.encode(server, &proof)))
         })?;
         if let Some(encoded) = &encoded {
-            self.insert(round, encoded.clone());
+            self.insert(id, encoded.clone());
         }
         Ok(encoded)
     }
 
-    fn find(&self, round: u64) -> Option<EncodedProof> {
+    fn find(&self, id: ProofId) -> Option<EncodedProof> {
         let mut kept = self.kept();
-        let place = kept.iter().position(|(kept, _)| *kept == round)?;
+        let place = kept.iter().position(|(kept, _)| *kept == id)?;
         let entry = kept.remove(place)?;
         let encoded = entry.1.clone();
         kept.push_back(entry);
         Some(encoded)
     }
 
-    fn kept(&self) -> MutexGuard<'_, VecDeque<(u64, EncodedProof)>> {
+    fn kept(&self) -> MutexGuard<'_, VecDeque<(ProofId, EncodedProof)>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -167,12 +173,12 @@ impl Proofs {
 impl Publish for Proofs {
     fn prepare(
         &self,
-        round: u64,
+        id: ProofId,
         server: &PublicKey,
         proof: &PublishedProof,
     ) -> Box<dyn FnOnce() + '_> {
         let encoded = self.encode(server, proof);
-        Box::new(move || self.insert(round, encoded))
+        Box::new(move || self.insert(id, encoded))
     }
 }
 
@@ -205,7 +211,7 @@ fn gzip(json: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read as _;
+    use std::{io::Read as _, time::Duration};
 
     use flate2::read::GzDecoder;
     use poet_engine::Proof;
@@ -259,22 +265,28 @@ mod tests {
             etag: String::new(),
             etag_gzip: String::new(),
         };
-        let kept = || -> Vec<u64> { proofs.kept().iter().map(|(round, _)| *round).collect() };
+        let id = |round| ProofId { round, early: None };
+        let kept = || -> Vec<u64> { proofs.kept().iter().map(|(id, _)| id.round).collect() };
         let alive = || proofs.alive.load(Relaxed);
         for round in 0..4 {
-            proofs.insert(round, entry(KEPT_BYTES / 3));
+            proofs.insert(id(round), entry(KEPT_BYTES / 3));
         }
         assert_eq!(kept(), [1, 2, 3]);
         assert_eq!(alive(), KEPT_BYTES / 3 * 3);
-        proofs.find(1);
-        proofs.insert(4, entry(1000));
+        proofs.find(id(1));
+        proofs.insert(id(4), entry(1000));
         assert_eq!(kept(), [3, 1, 4]);
         // The newest round stays, however often others are asked for.
-        proofs.insert(2, entry(KEPT_BYTES));
+        proofs.insert(id(2), entry(KEPT_BYTES));
         assert_eq!(kept(), [4]);
-        proofs.insert(5, entry(KEPT_BYTES + 1));
+        proofs.insert(id(5), entry(KEPT_BYTES + 1));
         assert_eq!(kept(), [5]);
-        proofs.insert(0, entry(1000));
+        proofs.insert(id(0), entry(1000));
+        assert_eq!(kept(), [5]);
+        // Of one round, that of its end.
+        let early = Some(Duration::from_secs(1));
+        proofs.insert(ProofId { round: 5, early }, entry(1000));
+        assert_eq!(proofs.kept()[0].0, id(5));
         assert_eq!(kept(), [5]);
 
         // What is still being sent is counted, too, and then no other one is read.
@@ -283,7 +295,7 @@ mod tests {
         drop(sent);
         let get = |round| {
             let runtime = tokio::runtime::Builder::new_current_thread().build();
-            runtime.unwrap().block_on(proofs.get(round, &server))
+            runtime.unwrap().block_on(proofs.get(id(round), &server))
         };
         assert!(matches!(get(9), Err(ProofsError::TooManySent)));
         assert!(get(5).unwrap().is_some());

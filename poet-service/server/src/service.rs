@@ -19,6 +19,7 @@ use poet_rounds::{
     clock::{Clock, time_until},
     config::WorkerMode,
     counters::{Counters, Published},
+    cycle_gaps::CycleGap,
     life::{EXPECTED_LEAVES_PER_SECOND, Parts, RecoveryError, Rounds},
     parts::Supervisor,
     publish::Publish,
@@ -325,8 +326,13 @@ impl Server {
         // What is late and what is open is told by the clock that rounds follow.
         let clock = Arc::clone(rounds.clock());
         let registration = rounds.registration();
-        notices.set_server(registration.info().public_key);
-        let poet = Arc::new(Poet::new(Arc::clone(registration), proofs));
+        let gaps = registration.gaps();
+        notices.set_server(gaps.own().public_key());
+        let poet_for = |gap: &CycleGap| {
+            let (registration, proofs) = (Arc::clone(registration), Arc::clone(&proofs));
+            Arc::new(Poet::new(registration, proofs, gap.clone()))
+        };
+        let poet = poet_for(gaps.own());
         let missed = if config.rounds.genesis.is_some() {
             let schedule = registration.schedule();
             blocking(|| missed_round(schedule, &*storage, clock.now()))?
@@ -373,12 +379,22 @@ impl Server {
             clock: Arc::clone(&clock),
             notices,
         };
-        let others = api::rounds::router(
+        let own = api::rounds::Rounds::new(
             status.clone(),
             Arc::clone(&clock),
             Arc::clone(&storage),
             readiness.clone(),
         );
+        let early: Vec<_> = gaps
+            .early()
+            .iter()
+            .map(|gap| {
+                let others =
+                    api::rounds::router(own.for_gap(gap.clone())).merge(membership.clone());
+                (gap.duration(), poet_for(gap), others)
+            })
+            .collect();
+        let others = api::rounds::router(own);
         let history = blocking(|| open_history(&config.directories.datadir));
         let recorder = history.clone().map(|history| Recorder {
             status: status.clone(),
@@ -391,7 +407,7 @@ impl Server {
         let identity = Identity {
             name: config.page.name.clone(),
             url: config.page.public_url.clone(),
-            public_key: *registration.info().public_key,
+            public_key: *gaps.own().public_key(),
             works: config.rounds.worker == WorkerMode::On,
         };
         let operators_page = page::operator::router(Operator {
@@ -424,14 +440,19 @@ impl Server {
             false => others,
         };
         let routers = Routers {
-            rest: api::router(Arc::clone(&poet), others.merge(membership)),
+            rest: api::router(Arc::clone(&poet), others.merge(membership), early),
             grpc: grpc_api::router(
                 Arc::clone(&poet),
                 health,
                 config.listeners.max_grpc_response_bytes,
             )?,
             private: operator::guard(
-                grpc_api::private_router(poet, private_health)?.merge(operators_page),
+                grpc_api::private_router(
+                    poet,
+                    private_health,
+                    operator::router(rounds.worker().clone()),
+                )?
+                .merge(operators_page),
                 &config.listeners.private,
             ),
         };

@@ -8,6 +8,7 @@ use std::{
 use jiff::Timestamp;
 use poet_rounds::{
     clock::{Clock, time_until},
+    cycle_gaps::CycleGaps,
     registration::{OpenRound, Registration},
     schedule::Schedule,
     worker::{AuditMode, Audits, Executing, WorkerHandle},
@@ -69,6 +70,11 @@ impl StatusReader {
         self.registration.schedule()
     }
 
+    /// The cycle gaps that there are proofs for.
+    pub fn gaps(&self) -> &CycleGaps {
+        self.registration.gaps()
+    }
+
     /// What the server is doing now.
     pub fn status(&self) -> ServerStatus {
         let open = self.registration.open_round();
@@ -83,7 +89,12 @@ impl StatusReader {
 
 /// How many leaves there will be at the end of a round, if the work goes on as fast as it has.
 pub(crate) fn expected_leaves(executing: &Executing, clock: &dyn Clock) -> u64 {
-    let left = time_until(clock.now(), executing.end).as_secs_f64();
+    expected_leaves_at(executing.end, executing, clock)
+}
+
+/// How many leaves there will be at this time.
+pub(crate) fn expected_leaves_at(end: Timestamp, executing: &Executing, clock: &dyn Clock) -> u64 {
+    let left = time_until(clock.now(), end).as_secs_f64();
     let more = (executing.leaves_per_second(clock) * left) as u64;
     executing.leaves.load(Relaxed).saturating_add(more)
 }

@@ -318,6 +318,46 @@ fn an_old_entry_on_the_disk_at_work() {
     });
 }
 
+/// A proof for nodes with a longer cycle gap is one more check of the work: it stops the work for a
+/// moment, and is made again.
+#[test]
+fn an_early_proof_that_is_spoilt_is_made_again() {
+    let _turn = beside_others();
+    let folder = tempfile::tempdir().unwrap();
+    let server = server(
+        folder.path(),
+        "proof@1",
+        &[
+            "--audit=full",
+            "--cycle-gap=59m40s",
+            "--early-cycle-gap=59m58s",
+        ],
+    );
+    for node in nodes() {
+        assert_eq!(server.client.register(&node), 0);
+    }
+    let early = await_some("the early proof", || {
+        let answer = server.client.get("/gap/59m58s/v1/proofs/0");
+        (answer.status == 200).then_some(answer)
+    });
+    assert_eq!(verify_fetched(&early).members, members_of(&nodes()));
+    verify_fetched(&server.client.await_proof(0));
+    let audit = server.client.get("/v1/rounds/0").json()["audit"].clone();
+    assert_eq!(audit["badProofs"], 1, "{audit}");
+    assert_eq!(audit["lostLeaves"], "0");
+    let log = server.log();
+    assert_eq!(
+        log.matches("ALARM: the proof is not valid and is not published")
+            .count(),
+        1,
+        "{log}"
+    );
+    assert!(
+        log.contains("stopping the work: a proof of it is not valid"),
+        "{log}"
+    );
+}
+
 #[test]
 fn a_proof_that_is_spoilt_is_made_again() {
     let folder = tempfile::tempdir().unwrap();

@@ -48,12 +48,15 @@ const DEFAULT_SEED: u64 = 1;
 
 const EPOCH: Duration = Duration::from_secs(2);
 const GAP: Duration = Duration::from_millis(600);
-/// The schedule of the storm: a round every two seconds, 1.4 of them work.
-const SHORT_ROUNDS: [&str; 3] = [
+/// The schedule of the storm: a round every two seconds, 1.4 of them work, with a proof after one.
+const SHORT_ROUNDS: [&str; 4] = [
     "--epoch-duration=2s",
     "--phase-shift=1s",
     "--cycle-gap=600ms",
+    "--early-cycle-gap=1s",
 ];
+/// Where the proofs for the longer cycle gap are.
+const EARLY_PATH: &str = "/gap/1s";
 /// One round that does not end: its log keeps the subtrees of a mainnet round.
 const LONG_ROUND: [&str; 3] = [
     "--epoch-duration=336h",
@@ -104,16 +107,18 @@ enum Moment {
     Open,
     Closing,
     Executing,
+    ProvingEarly,
     Proving,
     Publishing,
 }
 
 impl Moment {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Starting,
         Self::Open,
         Self::Closing,
         Self::Executing,
+        Self::ProvingEarly,
         Self::Proving,
         Self::Publishing,
     ];
@@ -124,6 +129,8 @@ enum Event {
     Opened,
     Closed,
     Working { round: u64, leaves: u64 },
+    EarlyEnd,
+    PublishedEarly,
     Proving,
     Publishing,
     Published { round: u64 },
@@ -145,6 +152,10 @@ impl Event {
                 round: number("round")?,
                 leaves: number("leaves")?,
             })
+        } else if says(" an early end has come, proving ") {
+            Some(Self::EarlyEnd)
+        } else if says(" the early proof is verified and published ") {
+            Some(Self::PublishedEarly)
         } else if says(" work done, proving ") {
             Some(Self::Proving)
         } else if says(" the proof is valid, publishing ") {
@@ -359,7 +370,8 @@ impl Victim {
         for event in self.events().iter().skip(1) {
             moment = match event {
                 Event::Opened | Event::Closed => Moment::Closing,
-                Event::Working { .. } => Moment::Executing,
+                Event::Working { .. } | Event::PublishedEarly => Moment::Executing,
+                Event::EarlyEnd => Moment::ProvingEarly,
                 Event::Proving => Moment::Proving,
                 Event::Publishing => Moment::Publishing,
                 Event::Published { round } if tree_log(&self.folder, *round).exists() => {
@@ -404,13 +416,14 @@ enum Aim {
 
 impl Aim {
     fn choose(rng: &mut Rng) -> Self {
-        match rng.below(10) {
+        match rng.below(11) {
             0 => Self::AtStart(millis(rng, 0, 60)),
             1..=3 => Self::Random(millis(rng, 0, 1500)),
             4 => Self::RoundStart(between(rng, -10, 60)),
             5 => Self::RoundEnd(between(rng, -10, 150)),
             6 | 7 => Self::at(Moment::Closing, rng),
             8 => Self::at(Moment::Proving, rng),
+            9 => Self::at(Moment::ProvingEarly, rng),
             _ => Self::at(Moment::Publishing, rng),
         }
     }
@@ -421,7 +434,7 @@ impl Aim {
             Moment::Starting => Self::AtStart(millis(rng, 0, 20)),
             Moment::Open => Self::RoundEnd(between(rng, 100, 500)),
             Moment::Executing => Self::RoundEnd(between(rng, -1000, -100)),
-            Moment::Closing | Moment::Proving | Moment::Publishing => {
+            Moment::Closing | Moment::ProvingEarly | Moment::Proving | Moment::Publishing => {
                 // They take some milliseconds.
                 Self::Saying(moment, Duration::from_micros(rng.below(2000).into()))
             }
@@ -528,6 +541,7 @@ impl Storm {
                         matches!(
                             (moment, event),
                             (Moment::Closing, Event::Opened | Event::Closed)
+                                | (Moment::ProvingEarly, Event::EarlyEnd)
                                 | (Moment::Proving, Event::Proving)
                                 | (Moment::Publishing, Event::Publishing)
                         )
@@ -616,6 +630,10 @@ impl Storm {
                 continue;
             }
             let proof = verify_json(&client.await_proof(round).json());
+            let early = client.get(&format!("{EARLY_PATH}/v1/proofs/{round}"));
+            let early = verify_json(&early.json());
+            assert_eq!(early.members, proof.members, "round {round}");
+            assert!(early.leaves <= proof.leaves, "round {round}");
             // Only challenges that were sent, each once, in the order of their nodes.
             let ids: Vec<_> = proof
                 .members

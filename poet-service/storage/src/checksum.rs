@@ -1,7 +1,11 @@
-//! The checksum of a proof, by which one that has changed since it was stored is known.
+//! The checksums of proofs, by which one that has changed since it was stored is known.
+
+use std::time::Duration;
 
 use poet_engine::Proof;
 use poet_proto::messages::PublishedProof;
+
+use crate::DatabaseError;
 
 pub(crate) fn proof_checksum(round: i64, proof: &PublishedProof) -> u32 {
     let Proof {
@@ -23,4 +27,24 @@ pub(crate) fn proof_checksum(round: i64, proof: &PublishedProof) -> u32 {
         crc = crc32c::crc32c_append(crc, challenge);
     }
     crc
+}
+
+/// The same of one for a longer cycle gap, given in nanoseconds; statement and members are the round's.
+pub(crate) fn early_proof_checksum(round: i64, gap: i64, leaves: u64, proof: &Proof) -> u32 {
+    let mut crc = crc32c::crc32c(&round.to_be_bytes());
+    crc = crc32c::crc32c_append(crc, &gap.to_be_bytes());
+    crc = crc32c::crc32c_append(crc, &leaves.to_be_bytes());
+    let lists = [&proof.proven_leaves, &proof.proof_nodes];
+    let root = [&proof.root[..]].into_iter();
+    for value in root.chain(lists.map(|list| list.as_flattened())) {
+        crc = crc32c::crc32c_append(crc, &(value.len() as u64).to_be_bytes());
+        crc = crc32c::crc32c_append(crc, value);
+    }
+    crc
+}
+
+/// A cycle gap in nanoseconds, as it is stored.
+pub(crate) fn gap_nanos(gap: Duration) -> Result<i64, DatabaseError> {
+    // At most what Go can hold: 63 bits.
+    i64::try_from(gap.as_nanos()).map_err(|_| DatabaseError::Damaged("a cycle gap"))
 }

@@ -19,11 +19,14 @@ use std::{
 };
 
 use poet_engine::{LogError, Node, T, Work, file::FileLog, membership, verify};
-use poet_proto::identity::{PrivateKey, PublicKey};
+use poet_proto::{
+    duration::format_go,
+    identity::{PrivateKey, PublicKey},
+};
 use poet_rounds::{
     round_files::{self, AUDIT_FILE, FINDINGS_FILE, ROUNDS_FOLDER, SAMPLED_FILE},
     schedule::Schedule,
-    storage::{Execution, RoundRecord, Setting},
+    storage::{EarlyProofRecord, Execution, RoundRecord, Setting},
     worker::{AuditReport, MAX_UNSYNCED_LEAVES},
 };
 use poet_storage::{
@@ -518,6 +521,7 @@ impl Doctor<'_> {
                 ),
             )?;
         }
+        self.early_proofs(storage, record.round)?;
         if record.published.is_some() {
             let removed = match storage.removed_through() {
                 Ok(round) => round.is_some_and(|round| record.round <= round),
@@ -583,6 +587,39 @@ impl Doctor<'_> {
             Some(_) => self.fine(&format!("the statement is that of its {count} members")),
             None => self.fine(&format!("{count} members")),
         }
+    }
+
+    /// The proofs of a round for nodes with longer cycle gaps.
+    fn early_proofs(&mut self, storage: &SqliteStorage, round: u64) -> Result<(), DoctorError> {
+        let records = match storage.early_proofs(round..=round) {
+            Ok(records) => records,
+            Err(error) => return self.unreadable_database(&error),
+        };
+        for EarlyProofRecord { gap, leaves, .. } in records {
+            let cycle_gap = format_go(gap);
+            let verified = match storage.early_proof(round, gap) {
+                Ok(None) => continue,
+                Ok(Some(published)) => {
+                    let statement = &published.statement;
+                    verify(self.work, statement, leaves, T, &published.proof)
+                        .map_err(|error| format!("is not valid: {error}"))
+                }
+                Err(DatabaseError::ProofChanged(_)) => {
+                    Err("has changed since it was stored".to_owned())
+                }
+                Err(error) => return self.unreadable_database(&error),
+            };
+            match verified {
+                Ok(()) => self.fine(&format!(
+                    "the proof for the cycle gap {cycle_gap} is valid: {leaves} leaves"
+                ))?,
+                Err(what) => self.damaged(
+                    &format!("the proof for the cycle gap {cycle_gap} {what}"),
+                    "Restore the database from a backup; nodes may still have the proof.",
+                )?,
+            }
+        }
+        Ok(())
     }
 
     /// The tree logs of rounds that are being worked on, and all others.

@@ -4,23 +4,25 @@
 use std::{
     collections::BTreeMap,
     fs, io,
+    num::NonZero,
     panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
+    thread,
     time::Duration,
 };
 
 #[cfg(not(feature = "fault-injection"))]
 use poet_engine::run;
 use poet_engine::{
-    LogRead, ProveError, RoundWork, Tree,
-    file::{FileLog, LogMonitor, LogWriter},
+    LogRead, MAX_THREADS, ProveError, RoundWork, Tree,
+    file::{FileLog, LogMonitor, LogView, LogWriter},
 };
 use poet_files::{Access, create_directory};
-use poet_host::WorkPlace;
+use poet_host::{WorkPlace, niceness};
 
 #[cfg(feature = "fault-injection")]
 use super::fault::run;
@@ -82,6 +84,10 @@ pub trait Hashing: Send + Sync + 'static {
     /// When the system has no thread to give.
     fn start(&self, job: &Job, tree: Tree, log: Self::Log) -> Result<Self::Running, WorkError>;
 
+    /// Makes a call while the work goes on, on other cores, with the number of threads that it may use
+    /// there. It may block. Calls are made one after the other.
+    fn aside(&self, call: Box<dyn FnOnce(usize) + Send>);
+
     /// Takes note that the proof of a round is not valid: `reason` says why.
     fn bad_proof(&self, job: &Job, reason: &WorkError) {
         tracing::error!(round = job.round, %reason, "the proof is not valid");
@@ -118,6 +124,9 @@ pub trait Running: Send {
 
     /// Leaves so far; goes on counting.
     fn leaves(&self) -> Arc<AtomicU64>;
+
+    /// The log as far as it is written, for others to read.
+    fn log(&self) -> LogView;
 
     /// How the work stands.
     fn status(&mut self) -> Status;
@@ -159,6 +168,7 @@ pub struct HashingThread {
     log_thread: Standby,
     audits: Audits,
     audit_threads: AuditThreads,
+    aside: Standby,
     /// How often rounds were repaired without having found anything.
     repairs: Mutex<BTreeMap<u64, u32>>,
 }
@@ -176,10 +186,17 @@ impl HashingThread {
         place: WorkPlace,
         clock: Arc<dyn Clock>,
     ) -> io::Result<Self> {
+        let apart = place.is_apart();
+        let lower = move || {
+            if !apart && let Err(error) = niceness::set(niceness::LOWEST_PRIORITY) {
+                tracing::warn!(%error, "cannot lower the priority of proofs of the work so far");
+            }
+        };
         Ok(Self {
             id_file,
             rounds_dir,
-            audit_threads: AuditThreads::start(clock, place.is_apart())?,
+            audit_threads: AuditThreads::start(clock, apart)?,
+            aside: Standby::start("aside", lower)?,
             place,
             thread: Standby::start("hash", || {})?,
             log_thread: Standby::start("log", || {})?,
@@ -240,6 +257,7 @@ impl Hashing for HashingThread {
         // It ends with the writer.
         drop(self.log_thread.run(write));
         let monitor = writer.monitor();
+        let log = view.clone();
         let thread = self.thread.run({
             let (leaves, target) = (Arc::clone(&leaves), Arc::clone(&target));
             let (id_file, place) = (self.id_file.clone(), self.place.clone());
@@ -266,10 +284,22 @@ impl Hashing for HashingThread {
         );
         Ok(RunningThread {
             leaves,
+            log,
             target: Target(target, monitor),
             thread,
             auditors,
         })
+    }
+
+    fn aside(&self, call: Box<dyn FnOnce(usize) + Send>) {
+        let apart = self.place.is_apart();
+        // It tells what becomes of it.
+        drop(self.aside.run(move || {
+            let cores = thread::available_parallelism().map_or(1, NonZero::get);
+            // Where the hashing thread has a core of its own, that is not among them.
+            let others = if apart { cores } else { cores - 1 };
+            call(others.clamp(1, MAX_THREADS));
+        }));
     }
 
     fn bad_proof(&self, job: &Job, reason: &WorkError) {
@@ -367,6 +397,7 @@ fn remove_folder(folder: &Path) {
 #[derive(Debug)]
 pub struct RunningThread {
     leaves: Arc<AtomicU64>,
+    log: LogView,
     target: Target,
     thread: Task<(Option<Tree>, LogWriter)>,
     auditors: Option<Auditors>,
@@ -377,6 +408,10 @@ impl Running for RunningThread {
 
     fn leaves(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.leaves)
+    }
+
+    fn log(&self) -> LogView {
+        self.log.clone()
     }
 
     fn status(&mut self) -> Status {

@@ -7,7 +7,7 @@ use axum::{
 };
 
 use poet_proto::json::{self, Malformed};
-use poet_rounds::registration::RegistrationError;
+use poet_rounds::{registration::RegistrationError, worker::RehearsalError};
 use serde::Serialize;
 
 /// gRPC status codes, as far as they are used.
@@ -87,6 +87,9 @@ pub enum ApiError {
     /// Said on the private listener only.
     #[error("the trusted keys are unchanged: {0}")]
     TrustedKeys(String),
+    /// Said on the private listener only.
+    #[error(transparent)]
+    Rehearsal(#[from] RehearsalError),
     #[error("too many requests, try again in {retry_after_seconds} s")]
     TooManyRequests { retry_after_seconds: u64 },
     #[error("busy, try again in {retry_after_seconds} s")]
@@ -106,7 +109,8 @@ impl ApiError {
                 Code::InvalidArgument
             }
             Self::ForeignHost | Self::ForeignOrigin => Code::PermissionDenied,
-            Self::RoundOpen | Self::TrustedKeys(_) => Code::FailedPrecondition,
+            Self::Rehearsal(RehearsalError::Failed(_)) => Code::Internal,
+            Self::RoundOpen | Self::TrustedKeys(_) | Self::Rehearsal(_) => Code::FailedPrecondition,
             Self::BodyTooLarge(_)
             | Self::OverBudget
             | Self::TooManyStreams(_)

@@ -93,13 +93,14 @@ pub fn router(
 }
 
 /// The routes of the interface for operators, which are never public: over gRPC and, for those who
-/// have only `curl`, over REST.
+/// have only `curl`, over REST; and `others` over REST.
 ///
 /// # Errors
 /// When the description of the interface is damaged.
 pub fn private_router(
     registration: Arc<Poet>,
     health: HealthServer<impl Health>,
+    others: Router,
 ) -> Result<Router, tonic_reflection::server::Error> {
     let service = ConfigurationServiceServer::new(Handlers(Arc::clone(&registration)));
     let router = with_reflection(Routes::new(service), CONFIGURATION_SERVICE)?
@@ -108,7 +109,8 @@ pub fn private_router(
         .route(
             "/v1/reload_trusted_keys",
             post(reload_trusted_keys).with_state(registration),
-        );
+        )
+        .merge(others);
     Ok(finish(router))
 }
 

@@ -35,7 +35,7 @@ use axum::{
 };
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use percent_encoding::percent_decode_str;
-use poet_proto::json;
+use poet_proto::{duration::parse_go, json};
 use tonic::codegen::Service as _;
 
 use self::{budget::OverBudget, error::ApiError, poet::Poet, range::Wanted};
@@ -53,9 +53,12 @@ const BRIEFLY: &str = "public, max-age=5";
 /// The proof of a round never changes.
 const FOR_EVER: &str = "public, max-age=31536000, immutable";
 
-/// The routes of the interface, and `others` that are served beside them.
-pub fn router(poet: Arc<Poet>, others: Router) -> Router {
-    let routes = Router::new()
+/// Paths for nodes with a longer cycle gap than the schedule's begin so; the gap and a path follow.
+const GAP_PATH: &str = "/gap/";
+
+/// The routes for nodes with one cycle gap, and `others` that are served beside them.
+fn routes(poet: Arc<Poet>, others: Router) -> Router {
+    Router::new()
         .route("/v1/pow_params", get(pow_params))
         .route("/v1/submit", post(submit))
         .route("/v1/info", get(info))
@@ -63,17 +66,53 @@ pub fn router(poet: Arc<Poet>, others: Router) -> Router {
         .route("/v1/proofs/{id}", get(proof))
         .with_state(poet)
         .merge(others)
-        .method_not_allowed_fallback(async || ApiError::Method);
-    let decoded = routes.clone().fallback(async || ApiError::UnknownPath);
+        .method_not_allowed_fallback(async || ApiError::Method)
+}
+
+/// The routes of the interface: those for the schedule's cycle gap with `others`, and under a path of
+/// their own those for each longer one.
+pub(crate) fn router(
+    poet: Arc<Poet>,
+    others: Router,
+    early: impl IntoIterator<Item = (Duration, Arc<Poet>, Router)>,
+) -> Router {
+    let unknown = |router: Router| router.fallback(async || ApiError::UnknownPath);
+    let routes_of = |(gap, poet, others)| (gap, unknown(routes(poet, others)));
+    let early: Arc<[_]> = early.into_iter().map(routes_of).collect();
+    let routes = routes(poet, others);
+    let decoded = unknown(routes.clone());
     routes
         .fallback(async move |mut request: Request| {
             if let Some(uri) = without_escapes(request.uri()) {
                 *request.uri_mut() = uri;
             }
-            decoded.clone().call(request).await
+            let mut router = decoded.clone();
+            if let Some((gap, uri)) = within_gap(request.uri())
+                && let Some((_, routes)) = early.iter().find(|(early, _)| *early == gap)
+            {
+                *request.uri_mut() = uri;
+                router = routes.clone();
+            }
+            router.call(request).await
         })
         .layer(middleware::from_fn(read_body))
         .layer(middleware::from_fn(cors::share))
+}
+
+/// The path behind a cycle gap: `24h` and `/v1/info` of `/gap/24h/v1/info`.
+pub(crate) fn split_gap(path: &str) -> Option<(&str, &str)> {
+    let after = path.strip_prefix(GAP_PATH)?;
+    Some(after.split_at(after.find('/')?))
+}
+
+/// The cycle gap that an address names, in any of the ways in which Go reads it, and the address
+/// without it.
+fn within_gap(uri: &Uri) -> Option<(Duration, Uri)> {
+    let (gap, path) = split_gap(uri.path())?;
+    let query = uri
+        .query()
+        .map_or(String::new(), |query| format!("?{query}"));
+    Some((parse_go(gap).ok()?, format!("{path}{query}").parse().ok()?))
 }
 
 /// The same address with the escapes in its path decoded, if it has any: `/v1/%69nfo` is

@@ -9,12 +9,64 @@ use std::net::IpAddr;
 use axum::{
     Router,
     extract::{Request, State},
-    http::{HeaderMap, header, uri::Authority},
+    http::{HeaderMap, HeaderValue, header, uri::Authority},
     middleware::{self, Next},
     response::Response,
+    routing::post,
 };
+use poet_proto::json;
+use poet_rounds::worker::{Rehearsal, WorkerHandle};
+use serde::Serialize;
 
-use super::{client::Peer, error::ApiError, grpc};
+use super::{client::Peer, error::ApiError, grpc, ok};
+
+/// What the operator may ask the worker for.
+pub(crate) fn router(worker: WorkerHandle) -> Router {
+    Router::new()
+        .route("/v1/rehearse", post(rehearse))
+        .with_state(worker)
+}
+
+/// A [`Rehearsal`], with numbers of 64 bits as text, as in the rest of the interface.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Rehearsed {
+    round: String,
+    leaves: String,
+    members: String,
+    threads: usize,
+    proving_seconds: f64,
+    verifying_seconds: f64,
+    encoding_seconds: f64,
+    end: String,
+    served: String,
+}
+
+impl From<Rehearsal> for Rehearsed {
+    fn from(rehearsal: Rehearsal) -> Self {
+        Self {
+            round: rehearsal.round.to_string(),
+            leaves: rehearsal.leaves.to_string(),
+            members: rehearsal.members.to_string(),
+            threads: rehearsal.threads,
+            proving_seconds: rehearsal.proving.as_secs_f64(),
+            verifying_seconds: rehearsal.verifying.as_secs_f64(),
+            encoding_seconds: rehearsal.encoding.as_secs_f64(),
+            end: rehearsal.end.to_string(),
+            served: rehearsal.served.to_string(),
+        }
+    }
+}
+
+async fn rehearse(State(worker): State<WorkerHandle>) -> Result<Response, ApiError> {
+    let rehearsed = Rehearsed::from(worker.rehearse().await?);
+    let mut response = ok(json::write(&rehearsed));
+    let no_store = HeaderValue::from_static("no-store");
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, no_store);
+    Ok(response)
+}
 
 /// Lets only those requests through that name a host that the operator's listener has.
 /// `listen_address` is what is configured: `host:port`, or `:port`.

@@ -2,15 +2,21 @@
 
 use std::{ops::Deref, sync::Arc};
 
-use poet_rounds::registration::Registration;
+use poet_proto::messages::{Info, SubmitRequest, Submitted};
+use poet_rounds::{
+    cycle_gaps::CycleGap,
+    publish::ProofId,
+    registration::{Registration, RegistrationError},
+};
 
 use super::error::ApiError;
 use crate::proofs::{EncodedProof, Proofs};
 
-/// What requests are answered from: registration and the proofs.
+/// What requests of nodes with one cycle gap are answered from: registration and the proofs.
 pub struct Poet {
     registration: Arc<Registration>,
     proofs: Arc<Proofs>,
+    gap: CycleGap,
 }
 
 impl Deref for Poet {
@@ -22,11 +28,28 @@ impl Deref for Poet {
 }
 
 impl Poet {
-    pub(crate) fn new(registration: Arc<Registration>, proofs: Arc<Proofs>) -> Self {
+    pub(crate) fn new(registration: Arc<Registration>, proofs: Arc<Proofs>, gap: CycleGap) -> Self {
         Self {
             registration,
             proofs,
+            gap,
         }
+    }
+
+    /// What the server tells about itself.
+    pub(crate) fn info(&self) -> Info<'_> {
+        self.registration.info(&self.gap)
+    }
+
+    /// Registers a challenge for the open round. Returns when the registration is durable.
+    ///
+    /// # Errors
+    /// When the request breaks a rule.
+    pub(crate) async fn submit(
+        &self,
+        request: SubmitRequest,
+    ) -> Result<Submitted, RegistrationError> {
+        self.registration.submit(&self.gap, request).await
     }
 
     /// The proof of a round, by the id that clients use: the decimal number.
@@ -35,8 +58,9 @@ impl Poet {
     /// [`ApiError::ProofNotFound`] for everything that is not the id of a published round.
     pub(crate) async fn proof(&self, id: &str) -> Result<EncodedProof, ApiError> {
         let round = parse_round(id).ok_or(ApiError::ProofNotFound)?;
-        let server = self.registration.info().public_key;
-        match self.proofs.get(round, server).await {
+        let early = self.gap.early();
+        let id = ProofId { round, early };
+        match self.proofs.get(id, self.gap.public_key()).await {
             Ok(proof) => proof.ok_or(ApiError::ProofNotFound),
             Err(error) => {
                 tracing::error!(%error, round, "cannot read a proof");

@@ -4,6 +4,7 @@
 //! rounds is kept, so that a crowd costs little more than one.
 
 use std::{
+    ops::RangeInclusive,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
@@ -17,17 +18,18 @@ use axum::{
     routing::get,
 };
 use poet_engine::TICK_LEAVES;
-use poet_proto::json;
+use poet_proto::{duration::format_go, json};
 use poet_rounds::{
     clock::Clock,
-    storage::{RoundRecord, Storage, StorageError},
+    cycle_gaps::CycleGap,
+    storage::{EarlyProofRecord, RoundRecord, Storage, StorageError},
     worker::AuditReport,
 };
 use serde::Serialize;
 use tokio::sync::{Mutex, watch};
 
 use super::{BRIEFLY, cached, error::ApiError, ok, poet::parse_round};
-use crate::status::{StatusReader, expected_leaves};
+use crate::status::{StatusReader, expected_leaves_at};
 
 /// Rounds in the list: the newest ones.
 const LISTED_ROUNDS: usize = 50;
@@ -36,6 +38,8 @@ const LIST_AGE: Duration = Duration::from_secs(1);
 
 /// What these routes are answered from.
 pub(crate) struct Rounds {
+    /// Whose rounds they are: those of nodes with this cycle gap.
+    gap: CycleGap,
     status: StatusReader,
     clock: Arc<dyn Clock>,
     storage: Arc<dyn Storage>,
@@ -45,20 +49,39 @@ pub(crate) struct Rounds {
     list: Mutex<Option<(Instant, Bytes)>>,
 }
 
+impl Rounds {
+    /// The rounds of nodes with the schedule's cycle gap.
+    pub(crate) fn new(
+        status: StatusReader,
+        clock: Arc<dyn Clock>,
+        storage: Arc<dyn Storage>,
+        unready: watch::Receiver<Option<&'static str>>,
+    ) -> Self {
+        Self {
+            gap: status.gaps().own().clone(),
+            status,
+            clock,
+            storage,
+            unready,
+            list: Mutex::default(),
+        }
+    }
+
+    /// The same rounds for nodes with another cycle gap.
+    pub(crate) fn for_gap(&self, gap: CycleGap) -> Self {
+        Self {
+            gap,
+            status: self.status.clone(),
+            clock: Arc::clone(&self.clock),
+            storage: Arc::clone(&self.storage),
+            unready: self.unready.clone(),
+            list: Mutex::default(),
+        }
+    }
+}
+
 /// The routes.
-pub(crate) fn router(
-    status: StatusReader,
-    clock: Arc<dyn Clock>,
-    storage: Arc<dyn Storage>,
-    unready: watch::Receiver<Option<&'static str>>,
-) -> Router {
-    let rounds = Rounds {
-        status,
-        clock,
-        storage,
-        unready,
-        list: Mutex::default(),
-    };
+pub(crate) fn router(rounds: Rounds) -> Router {
     Router::new()
         .route("/healthz", get(async || health(StatusCode::OK, None)))
         .route("/readyz", get(ready))
@@ -112,8 +135,22 @@ struct Round {
     expected_leaves: Option<String>,
     expected_ticks: Option<String>,
     proof_ready: bool,
+    /// The ends for nodes with longer cycle gaps, the earliest first.
+    early: Vec<EarlyEnd>,
     /// What auditors have found; `None` for a round of which they know nothing.
     audit: Option<Audit>,
+}
+
+/// The end of a round for nodes with a longer cycle gap.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct EarlyEnd {
+    cycle_gap: String,
+    path: String,
+    end: String,
+    /// Absent while there is no proof.
+    leaves: Option<String>,
+    proof_ready: bool,
 }
 
 /// What auditors have found in a round.
@@ -158,16 +195,49 @@ struct List {
 }
 
 impl Rounds {
-    fn describe(&self, record: &RoundRecord) -> Result<Round, StorageError> {
+    /// Describes a round with these early proofs; `None` if nodes with this cycle gap have nothing of it,
+    /// because it was published before there was the gap.
+    fn describe(
+        &self,
+        record: &RoundRecord,
+        early: &[EarlyProofRecord],
+    ) -> Result<Option<Round>, StorageError> {
         let status = self.status.status();
         let round = record.round;
+        let schedule = self.status.schedule();
+        let proof_of = |gap: Duration| {
+            let mut proofs = early.iter();
+            proofs.find(|proof| proof.round == round && proof.gap == gap)
+        };
+        let published = match self.gap.early() {
+            None => record.published.map(|published| published.leaves),
+            Some(gap) => proof_of(gap).map(|proof| proof.leaves),
+        };
+        if published.is_none() && record.published.is_some() {
+            return Ok(None);
+        }
+        let end = schedule.end_before(round, self.gap.duration());
+        let ends = match self.gap.early() {
+            None => self.status.gaps().early(),
+            Some(_) => &[],
+        };
+        let early_end = |gap: &CycleGap| {
+            let proof = proof_of(gap.duration());
+            EarlyEnd {
+                cycle_gap: format_go(gap.duration()),
+                path: gap.path(),
+                end: schedule.end_before(round, gap.duration()).to_string(),
+                leaves: proof.map(|proof| proof.leaves.to_string()),
+                proof_ready: proof.is_some(),
+            }
+        };
         let mut described = Round {
             id: round.to_string(),
             state: "waiting",
-            start: self.status.schedule().start(round).to_string(),
-            end: self.status.schedule().end(round).to_string(),
-            publish_epoch: self.status.schedule().publish_epoch(round).to_string(),
-            reward_epoch: self.status.schedule().reward_epoch(round).to_string(),
+            start: schedule.start(round).to_string(),
+            end: end.to_string(),
+            publish_epoch: schedule.publish_epoch(round).to_string(),
+            reward_epoch: schedule.reward_epoch(round).to_string(),
             members: String::new(),
             leaves: None,
             leaves_per_second: None,
@@ -176,22 +246,26 @@ impl Rounds {
             expected_leaves: None,
             expected_ticks: None,
             proof_ready: false,
+            early: ends.iter().map(early_end).collect(),
             audit: self.status.audits().round(round).map(Audit::from),
         };
         let executing = status
             .executing
             .filter(|executing| executing.round == round);
-        let members = match (&record.published, executing) {
-            (Some(published), _) => {
+        let members = match (published, executing) {
+            (Some(leaves), _) => {
                 described.state = "published";
-                described.leaves = Some(published.leaves.to_string());
+                described.leaves = Some(leaves.to_string());
                 described.proof_ready = true;
-                published.members
+                match record.published {
+                    Some(published) => published.members,
+                    None => self.storage.member_count(round)?,
+                }
             }
             (None, Some(executing)) => {
                 let leaves = executing.leaves.load(Relaxed);
                 let rate = executing.leaves_per_second(&*self.clock);
-                let expected = expected_leaves(&executing, &*self.clock);
+                let expected = expected_leaves_at(end, &executing, &*self.clock);
                 described.state = "executing";
                 described.leaves = Some(leaves.to_string());
                 described.leaves_per_second = Some(rate as u64);
@@ -213,14 +287,31 @@ impl Rounds {
             (None, None) => self.storage.member_count(round)?,
         };
         described.members = members.to_string();
-        Ok(described)
+        Ok(Some(described))
+    }
+
+    /// The early proofs of these rounds.
+    fn early_proofs(
+        &self,
+        rounds: RangeInclusive<u64>,
+    ) -> Result<Vec<EarlyProofRecord>, StorageError> {
+        match self.status.gaps().early() {
+            [] => Ok(Vec::new()),
+            _ => self.storage.early_proofs(rounds),
+        }
     }
 
     fn list(&self) -> Result<String, StorageError> {
         let records = self.storage.newest_rounds(LISTED_ROUNDS)?;
-        let rounds = records.iter().map(|record| self.describe(record));
+        let early = match &records[..] {
+            [] => Vec::new(),
+            [newest, .., oldest] => self.early_proofs(oldest.round..=newest.round)?,
+            [only] => self.early_proofs(only.round..=only.round)?,
+        };
+        let rounds = records.iter().map(|record| self.describe(record, &early));
+        let rounds: Vec<_> = rounds.collect::<Result<_, _>>()?;
         Ok(json::write(&List {
-            rounds: rounds.collect::<Result<_, _>>()?,
+            rounds: rounds.into_iter().flatten().collect(),
         }))
     }
 
@@ -228,7 +319,9 @@ impl Rounds {
         let Some(record) = self.storage.round(round)? else {
             return Ok(None);
         };
-        Ok(Some(json::write(&self.describe(&record)?)))
+        let early = self.early_proofs(round..=round)?;
+        let described = self.describe(&record, &early)?;
+        Ok(described.map(|described| json::write(&described)))
     }
 }
 

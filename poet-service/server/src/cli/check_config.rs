@@ -6,22 +6,32 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use poet_backends::{Options, select_with};
 use poet_engine::WorkFunction;
 use poet_host::{WorkCore, affinity::allowed, list};
 use poet_proto::{
     dates::Zone,
+    duration::format_go,
+    identity::{PRIVATE_KEY_VARIABLE, PrivateKey},
     schedule::Schedule,
     timetable::{Form, Timetable},
 };
-use poet_rounds::clock::{Clock as _, SystemClock};
+use poet_rounds::{
+    clock::{Clock as _, SystemClock},
+    cycle_gaps::CycleGaps,
+    life::EXPECTED_LEAVES_PER_SECOND,
+    storage::Setting,
+};
 use poet_service::{args::ServerArgs, config::Config};
+use poet_storage::SqliteReader;
 
 /// Print the effective configuration and where each value comes from
 ///
 /// Takes the options of the server. Fails if the server would refuse the configuration, or could not
-/// use all of it on this machine; touches neither its directories nor its ports.
+/// use all of it on this machine; changes nothing in its directories and leaves its ports alone. With
+/// --early-cycle-gap it also prints what nodes need in their configuration, for each cycle gap.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -36,6 +46,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         config.rounds.phase_shift,
         config.rounds.cycle_gap,
     )?;
+    let early_gaps = &config.rounds.early_cycle_gaps;
+    schedule.check_early_gaps(early_gaps, EXPECTED_LEAVES_PER_SECOND)?;
     let options = Options {
         forced: config.work.backend.as_deref(),
         trial: false,
@@ -62,6 +74,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         let table = Timetable::new(schedule, SystemClock.now(), 1);
         text += &format!("\n{}", table.print(Form::Text, "", &Zone::local_or_utc()));
     }
+    if !early_gaps.is_empty() {
+        text += &for_nodes(&config);
+    }
     std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes())
         .context("cannot write the configuration")?;
     if !config.ignored.is_empty() {
@@ -71,6 +86,48 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         );
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What nodes need in their configuration to use this server, for each cycle gap.
+fn for_nodes(config: &Config) -> String {
+    let rounds = &config.rounds;
+    let Some(key) = rounds.private_key.clone().or_else(|| stored_key(config)) else {
+        return format!(
+            "\nThe keys that nodes need for each cycle gap are known after the first start of the server, or \
+             with {PRIVATE_KEY_VARIABLE}.\n"
+        );
+    };
+    let (host, port) = config
+        .listeners
+        .rest
+        .rsplit_once(':')
+        .unwrap_or(("", &config.listeners.rest));
+    let host = if host.is_empty() { "localhost" } else { host };
+    let gaps = CycleGaps::new(rounds.cycle_gap, key, &rounds.early_cycle_gaps);
+    let mut text = format!(
+        "\nFor nodes (poet-servers in their configuration), one of these, by their cycle gap. Put the \
+         address at which they reach this server in the place of {host}:{port}.\n"
+    );
+    for gap in gaps.all() {
+        let server = serde_json::json!({
+            "address": format!("http://{host}:{port}{}", gap.path()),
+            "pubkey": STANDARD.encode(gap.public_key().as_bytes()),
+        });
+        text += &format!("cycle gap {}\n  {server}\n", format_go(gap.duration()));
+    }
+    text
+}
+
+/// The key of a server that has been started, if its database can be read.
+fn stored_key(config: &Config) -> Option<PrivateKey> {
+    let database = config.directories.database();
+    if !database.exists() {
+        return None;
+    }
+    let stored = SqliteReader::open(&database)
+        .ok()?
+        .setting(Setting::PrivateKey);
+    PrivateKey::from_bytes(&stored.ok()??).ok()
 }
 
 /// Checks that the core that the work is to have is there.

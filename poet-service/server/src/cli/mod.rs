@@ -12,6 +12,7 @@ pub(crate) mod health;
 pub(crate) mod import;
 pub(crate) mod notify_test;
 pub(crate) mod prove;
+pub(crate) mod rehearse;
 pub(crate) mod schedule;
 pub(crate) mod verify;
 

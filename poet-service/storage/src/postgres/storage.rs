@@ -1,13 +1,13 @@
 //! The database as the [`Storage`] of the rounds.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{ops::RangeInclusive, pin::pin, sync::Arc, time::Duration};
 
 use jiff::SignedDuration;
-use poet_engine::{Node, Proof, SubtreeHeight};
+use poet_engine::{Node, Proof, SubtreeHeight, membership};
 use poet_proto::messages::PublishedProof;
 use poet_rounds::storage::{
-    Execution, Member, PowChallenges, PublishedRecord, Registered, Removed, RoundRecord, Setting,
-    Storage, StorageError, StorageFuture, UnfinishedRound,
+    EarlyProofRecord, Execution, Member, PowChallenges, PublishedRecord, Registered, Removed,
+    RoundRecord, Setting, Storage, StorageError, StorageFuture, UnfinishedRound,
 };
 use tokio::sync::oneshot;
 use tokio_postgres::{Client, Row, types::Type};
@@ -21,7 +21,10 @@ use super::{
     },
     writer::{Command, PATIENCE, Reply},
 };
-use crate::{DatabaseError, checksum::proof_checksum};
+use crate::{
+    DatabaseError,
+    checksum::{early_proof_checksum, gap_nanos, proof_checksum},
+};
 
 /// How long what has many bytes may take.
 const LONG_PATIENCE: Duration = Duration::from_secs(120);
@@ -408,6 +411,134 @@ impl Storage for PostgresStorage {
         })?)
     }
 
+    fn store_early_proof(
+        &self,
+        round: u64,
+        gap: Duration,
+        proof: Arc<PublishedProof>,
+    ) -> Result<(), StorageError> {
+        let (number, gap) = (key(round)?, gap_nanos(gap)?);
+        let leaves = i64::try_from(proof.leaves).map_err(|_| DatabaseError::Damaged("a proof"))?;
+        Ok(self.call(PATIENCE, async move |client: &mut Client| {
+            let checksum = early_proof_checksum(number, gap, proof.leaves, &proof.proof);
+            let checksum = i64::from(checksum);
+            let stored = client
+                .execute_typed(
+                    "INSERT INTO poet.early_proofs
+                     (round, cycle_gap, leaves, root, proven_leaves, proof_nodes, checksum)
+                     VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
+                    &[
+                        (&number, Type::INT8),
+                        (&gap, Type::INT8),
+                        (&leaves, Type::INT8),
+                        (&&proof.proof.root[..], Type::BYTEA),
+                        (&proof.proof.proven_leaves.as_flattened(), Type::BYTEA),
+                        (&proof.proof.proof_nodes.as_flattened(), Type::BYTEA),
+                        (&checksum, Type::INT8),
+                    ],
+                )
+                .await?;
+            if stored > 0 {
+                return Ok(());
+            }
+            // Perhaps by this very server, which has lost the answer.
+            let row = client
+                .query_typed_one(
+                    "SELECT root, checksum FROM poet.early_proofs WHERE round = $1 AND cycle_gap = $2",
+                    &[(&number, Type::INT8), (&gap, Type::INT8)],
+                )
+                .await?;
+            match row.get::<_, &[u8]>(0) == proof.proof.root && row.get::<_, i64>(1) == checksum {
+                true => Ok(()),
+                false => Err(Fault::Final(PostgresError::Published(round))),
+            }
+        })?)
+    }
+
+    fn early_proof(
+        &self,
+        round: u64,
+        gap: Duration,
+    ) -> Result<Option<PublishedProof>, StorageError> {
+        // A number that no record can have.
+        let Ok(number) = key(round) else {
+            return Ok(None);
+        };
+        let gap = gap_nanos(gap)?;
+        let found = self.call(PATIENCE, async move |client: &mut Client| {
+            let row = client
+                .query_typed_opt(
+                    "SELECT early.leaves, early.root, early.proven_leaves, early.proof_nodes,
+                            early.checksum, rounds.statement
+                     FROM poet.early_proofs AS early JOIN poet.rounds USING (round)
+                     WHERE round = $1 AND cycle_gap = $2",
+                    &[(&number, Type::INT8), (&gap, Type::INT8)],
+                )
+                .await?;
+            let Some(row) = row else { return Ok(None) };
+            let leaves = unsigned(row.get(0))?;
+            let proof = Proof {
+                root: value(row.get(1), "a proof")?,
+                proven_leaves: list(row.get(2))?,
+                proof_nodes: list(row.get(3))?,
+            };
+            let checksum = i64::from(early_proof_checksum(number, gap, leaves, &proof));
+            if checksum != row.get::<_, i64>(4) {
+                return Err(Fault::ProofChanged(number));
+            }
+            let statement: Vec<u8> = row.get(5);
+            let query = "SELECT members FROM poet.proofs WHERE round = $1";
+            // Those of a published round are with its proof.
+            let published = client
+                .query_typed_opt(query, &[(&number, Type::INT8)])
+                .await?;
+            let members = published.map(|row| list(row.get(0))).transpose()?;
+            Ok(Some((leaves, proof, statement, members)))
+        })?;
+        let Some((leaves, proof, statement, published)) = found else {
+            return Ok(None);
+        };
+        let members = match published {
+            Some(members) => members,
+            None => self.members(round)?,
+        };
+        if membership::root(&members) != statement {
+            return Err(DatabaseError::ProofChanged(number).into());
+        }
+        Ok(Some(PublishedProof {
+            statement,
+            members,
+            odd_members: Vec::new(),
+            leaves,
+            proof,
+        }))
+    }
+
+    fn early_proofs(
+        &self,
+        rounds: RangeInclusive<u64>,
+    ) -> Result<Vec<EarlyProofRecord>, StorageError> {
+        let number = |round: &u64| i64::try_from(*round).unwrap_or(i64::MAX);
+        let (first, last) = (number(rounds.start()), number(rounds.end()));
+        Ok(self.call(PATIENCE, async move |client: &mut Client| {
+            let rows = client
+                .query_typed(
+                    "SELECT round, cycle_gap, leaves FROM poet.early_proofs
+                     WHERE round BETWEEN $1 AND $2 ORDER BY round, cycle_gap",
+                    &[(&first, Type::INT8), (&last, Type::INT8)],
+                )
+                .await?;
+            let record = |row: &Row| {
+                Ok(EarlyProofRecord {
+                    round: unsigned(row.get(0))?,
+                    gap: Duration::from_nanos(unsigned(row.get(1))?),
+                    leaves: unsigned(row.get(2))?,
+                })
+            };
+            rows.iter().map(record).collect()
+        })?)
+    }
+
     fn shared(&self) -> bool {
         true
     }
@@ -467,6 +598,13 @@ fn read_record(row: &Row) -> Result<RoundRecord, Fault> {
     })
 }
 
+fn list(bytes: &[u8]) -> Result<Vec<Node>, Fault> {
+    match bytes.as_chunks() {
+        (nodes, []) => Ok(nodes.to_vec()),
+        _ => Err(Fault::Damaged("a proof")),
+    }
+}
+
 async fn read_proof(client: &Client, round: i64) -> Result<Option<PublishedProof>, Fault> {
     let row = client
         .query_typed_opt(
@@ -478,21 +616,15 @@ async fn read_proof(client: &Client, round: i64) -> Result<Option<PublishedProof
     let Some(row) = row else {
         return Ok(None);
     };
-    let list = |column: usize| -> Result<Vec<Node>, Fault> {
-        match row.get::<_, &[u8]>(column).as_chunks() {
-            (nodes, []) => Ok(nodes.to_vec()),
-            _ => Err(Fault::Damaged("a proof")),
-        }
-    };
     let mut proof = PublishedProof {
         statement: row.get(0),
         leaves: unsigned(row.get(1))?,
         proof: Proof {
             root: value(row.get(2), "a proof")?,
-            proven_leaves: list(3)?,
-            proof_nodes: list(4)?,
+            proven_leaves: list(row.get(3))?,
+            proof_nodes: list(row.get(4))?,
         },
-        members: list(5)?,
+        members: list(row.get(5))?,
         odd_members: Vec::new(),
     };
     let odd = client

@@ -13,6 +13,7 @@
 //! tells which bit it was, and a proof has one, so that none is served that nodes would refuse. All other
 //! things that are stored can be checked by what they are.
 
+mod early_proofs;
 mod place;
 mod retention;
 mod rows;
@@ -25,23 +26,24 @@ mod writer;
 
 use std::{
     fs::File,
+    ops::RangeInclusive,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
 };
 
-use poet_engine::SubtreeHeight;
+use poet_engine::{Node, SubtreeHeight, membership};
 use poet_proto::messages::PublishedProof;
 use poet_rounds::{
     counters::Counters,
     storage::{
-        Execution, Member, PowChallenges, Registered, Removed, RoundRecord, Setting, StorageFuture,
-        UnfinishedRound,
+        EarlyProofRecord, Execution, Member, PowChallenges, Registered, Removed, RoundRecord,
+        Setting, StorageFuture, UnfinishedRound,
     },
 };
 use rusqlite::{
-    Connection, OpenFlags, Transaction,
+    Connection, OpenFlags, OptionalExtension as _, Transaction,
     backup::{Backup, StepResult},
     ffi, params,
 };
@@ -137,6 +139,7 @@ impl SqliteStorage {
         damage.retain(|line| line != "ok");
         let expected = Connection::open_in_memory()?;
         expected.execute_batch(SCHEMA)?;
+        expected.execute_batch(early_proofs::SCHEMA)?;
         let tables = |connection: &Connection| -> rusqlite::Result<Vec<(String, String)>> {
             let mut query = connection.prepare(
                 "SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name",
@@ -530,6 +533,83 @@ impl SqliteStorage {
         };
         select_proof(&self.reader(), round)
     }
+
+    pub(crate) fn store_early_proof(
+        &self,
+        round: u64,
+        gap: Duration,
+        proof: Arc<PublishedProof>,
+    ) -> Result<(), StorageError> {
+        self.write(move |transaction| {
+            early_proofs::insert(transaction, key(round)?, gap, proof.leaves, &proof.proof)
+        })
+    }
+
+    /// As [`Storage::early_proof`](poet_rounds::storage::Storage::early_proof).
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn early_proof(
+        &self,
+        round: u64,
+        gap: Duration,
+    ) -> Result<Option<PublishedProof>, StorageError> {
+        // A number that no record can have.
+        let Ok(round) = key(round) else {
+            return Ok(None);
+        };
+        select_early_proof(&self.reader(), round, gap)
+    }
+
+    /// As [`Storage::early_proofs`](poet_rounds::storage::Storage::early_proofs).
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn early_proofs(
+        &self,
+        rounds: RangeInclusive<u64>,
+    ) -> Result<Vec<EarlyProofRecord>, StorageError> {
+        let number = |round: &u64| i64::try_from(*round).unwrap_or(i64::MAX);
+        early_proofs::records(
+            &self.reader(),
+            number(rounds.start())..=number(rounds.end()),
+        )
+    }
+}
+
+/// An early proof, with the statement and the members of its round.
+fn select_early_proof(
+    connection: &Connection,
+    round: i64,
+    gap: Duration,
+) -> Result<Option<PublishedProof>, StorageError> {
+    let Some((leaves, proof)) = early_proofs::select(connection, round, gap)? else {
+        return Ok(None);
+    };
+    let query = "SELECT statement FROM rounds WHERE round = ?";
+    let statement: Vec<u8> = connection.query_row(query, [round], |row| row.get(0))?;
+    // Those of a published round are with its proof.
+    let query = "SELECT members FROM proofs WHERE round = ?";
+    let published: Option<Vec<u8>> = connection
+        .query_row(query, [round], |row| row.get(0))
+        .optional()?;
+    let members: Vec<Node> = match published {
+        Some(members) => members.as_chunks().0.to_vec(),
+        None => {
+            let members = sorted_registrations(connection, unsigned(round)?)?;
+            members.iter().map(|member| member.challenge).collect()
+        }
+    };
+    if membership::root(&members) != statement {
+        return Err(StorageError::ProofChanged(round));
+    }
+    Ok(Some(PublishedProof {
+        statement,
+        members,
+        odd_members: Vec::new(),
+        leaves,
+        proof,
+    }))
 }
 
 /// A database that a server may be using, to look at. Nothing in it is changed.

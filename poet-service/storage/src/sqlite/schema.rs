@@ -5,7 +5,7 @@ use std::{io, path::Path, time::Duration};
 use poet_files::Access;
 use rusqlite::{Connection, OpenFlags, ffi};
 
-use super::retention::let_shrink;
+use super::{early_proofs, retention::let_shrink};
 use crate::DatabaseError as StorageError;
 
 /// How long to wait for another program that has locked the database.
@@ -13,7 +13,9 @@ pub(super) const BUSY_PATIENCE: Duration = Duration::from_secs(5);
 /// SQLite cuts its log (-wal) to this, once all of it is in the database.
 pub(super) const KEPT_LOG_BYTES: u64 = 16 << 20;
 
-pub(super) const SCHEMA_VERSION: i64 = 3;
+pub(super) const SCHEMA_VERSION: i64 = 4;
+/// The version before there were early proofs: it is what it was but for their table.
+const WITHOUT_EARLY_PROOFS: i64 = 3;
 pub(super) const SCHEMA: &str = "
     CREATE TABLE settings (
         name  TEXT PRIMARY KEY,
@@ -69,10 +71,12 @@ pub(super) fn create(path: &Path) -> Result<Connection, StorageError> {
         .map_err(open_error)?;
     match version {
         SCHEMA_VERSION => {}
-        0 => {
+        0 | WITHOUT_EARLY_PROOFS => {
             let transaction = connection.transaction().map_err(open_error)?;
+            let tables = if version == 0 { SCHEMA } else { "" };
             transaction
-                .execute_batch(SCHEMA)
+                .execute_batch(tables)
+                .and_then(|()| transaction.execute_batch(early_proofs::SCHEMA))
                 .and_then(|()| transaction.pragma_update(None, "user_version", SCHEMA_VERSION))
                 .and_then(|()| transaction.commit())
                 .map_err(open_error)?;

@@ -1,11 +1,11 @@
 //! The database as the [`Storage`] of the rounds.
 
-use std::sync::Arc;
+use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use poet_proto::messages::PublishedProof;
 use poet_rounds::storage::{
-    Execution, Member, PowChallenges, Registered, Removed, RoundRecord, Setting, Storage,
-    StorageError, StorageFuture, UnfinishedRound,
+    EarlyProofRecord, Execution, Member, PowChallenges, Registered, Removed, RoundRecord, Setting,
+    Storage, StorageError, StorageFuture, UnfinishedRound,
 };
 
 use super::SqliteStorage;
@@ -97,5 +97,29 @@ impl Storage for SqliteStorage {
 
     fn proof(&self, round: u64) -> Result<Option<PublishedProof>, StorageError> {
         Ok(self.proof(round)?)
+    }
+
+    fn store_early_proof(
+        &self,
+        round: u64,
+        gap: Duration,
+        proof: Arc<PublishedProof>,
+    ) -> Result<(), StorageError> {
+        Ok(self.store_early_proof(round, gap, proof)?)
+    }
+
+    fn early_proof(
+        &self,
+        round: u64,
+        gap: Duration,
+    ) -> Result<Option<PublishedProof>, StorageError> {
+        Ok(self.early_proof(round, gap)?)
+    }
+
+    fn early_proofs(
+        &self,
+        rounds: RangeInclusive<u64>,
+    ) -> Result<Vec<EarlyProofRecord>, StorageError> {
+        Ok(self.early_proofs(rounds)?)
     }
 }

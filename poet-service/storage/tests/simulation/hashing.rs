@@ -14,7 +14,7 @@ use std::{
 
 use poet_engine::{
     LogError, LogRead, Node, RoundWork, SubtreeHeight, Tree,
-    file::{DurableLog, FileLog},
+    file::{DurableLog, FileLog, LogView},
     run,
 };
 use poet_rounds::worker::{
@@ -174,11 +174,16 @@ impl Hashing for SimulatedHashing {
                 .then(|| RoundAudit::new(&self.audits, job, tree.work(), log.view(), None)),
             last_audit: now,
             statement: job.execution.statement.clone(),
+            view: log.view(),
             reached: Arc::clone(&self.reached),
             tree,
             log: DurableLog::new(log, BACKLOG)?,
             open,
         })
+    }
+
+    fn aside(&self, call: Box<dyn FnOnce(usize) + Send>) {
+        call(1);
     }
 
     fn repair(
@@ -225,6 +230,7 @@ pub(crate) struct SimulatedRun {
     audit: Option<RoundAudit>,
     last_audit: Instant,
     statement: Vec<u8>,
+    view: LogView,
     reached: Arc<Mutex<BTreeMap<u64, u64>>>,
 }
 
@@ -310,6 +316,10 @@ impl Running for SimulatedRun {
 
     fn leaves(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.leaves)
+    }
+
+    fn log(&self) -> LogView {
+        self.view.clone()
     }
 
     fn status(&mut self) -> Status {

@@ -20,7 +20,7 @@ use poet_proto::{
 use poet_rounds::{
     config::{RoundsConfig, WorkerMode},
     life::{Parts, Rounds},
-    publish::Publish,
+    publish::{ProofId, Publish},
     registration::{Registration, RegistrationError, Rules},
     schedule::Schedule,
     storage::{Member, Storage, StorageError},
@@ -79,7 +79,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn draw(rng: &mut Rng, rounds: usize) -> Self {
+    fn draw(rng: &mut Rng, seed: u64, rounds: usize) -> Self {
         let mut coin = || rng.below(2) == 0;
         let calm = coin() && coin() && coin();
         let mut trouble = || !calm && coin();
@@ -94,6 +94,14 @@ impl Plan {
         // From half as many leaves as a proof needs to some more.
         let leaves = 75 + rng.below(1000);
         let seconds = (epoch - gap) as u32 / 1000 + 1;
+        // Drawn apart, so that worlds without them stay what they were.
+        let mut apart = Rng::new(!seed);
+        let mut early_cycle_gaps = Vec::new();
+        if seed % 4 == 2 {
+            let mut longer = || millis(gap + 1 + u64::from(apart.below((epoch - gap - 1) as u32)));
+            early_cycle_gaps.extend([longer(), longer()]);
+            early_cycle_gaps.dedup();
+        }
         Self {
             rounds,
             leaves_per_second: leaves / seconds + 1,
@@ -112,6 +120,7 @@ impl Plan {
                 epoch_duration: millis(epoch),
                 phase_shift: millis(rng.below(10_000).into()),
                 cycle_gap: millis(gap),
+                early_cycle_gaps,
                 rules: Rules {
                     pow: true,
                     pow_difficulty: rng.below(4),
@@ -135,30 +144,33 @@ fn genesis() -> Timestamp {
 /// The proofs as clients get them: as they were published, or else out of the storage.
 struct Served {
     storage: Arc<dyn Storage>,
-    roots: Mutex<BTreeMap<u64, Node>>,
+    roots: Mutex<BTreeMap<ProofId, Node>>,
 }
 
 impl Publish for Served {
     fn prepare(
         &self,
-        round: u64,
+        id: ProofId,
         _server: &PublicKey,
         proof: &PublishedProof,
     ) -> Box<dyn FnOnce() + '_> {
         let root = proof.proof.root;
         Box::new(move || {
-            self.roots.lock().unwrap().insert(round, root);
+            self.roots.lock().unwrap().insert(id, root);
         })
     }
 }
 
 impl Served {
-    /// The root of the proof of a round.
-    fn root(&self, round: u64) -> Result<Option<Node>, StorageError> {
-        if let Some(root) = self.roots.lock().unwrap().get(&round) {
+    /// The root of a proof.
+    fn root(&self, id: ProofId) -> Result<Option<Node>, StorageError> {
+        if let Some(root) = self.roots.lock().unwrap().get(&id) {
             return Ok(Some(*root));
         }
-        let proof = self.storage.proof(round)?;
+        let proof = match id.early {
+            None => self.storage.proof(id.round)?,
+            Some(gap) => self.storage.early_proof(id.round, gap)?,
+        };
         Ok(proof.map(|proof| proof.proof.root))
     }
 }
@@ -231,7 +243,7 @@ pub(crate) fn live(
 ) -> Result<Record, String> {
     notice_panics();
     let mut rng = Rng::new(seed);
-    let plan = Plan::draw(&mut rng, rounds);
+    let plan = Plan::draw(&mut rng, seed, rounds);
     let config = &plan.config;
     let schedule = Schedule::new(
         genesis(),
@@ -246,6 +258,7 @@ pub(crate) fn live(
         world.state().oracle.pace = Some(plan.leaves_per_second);
     }
     world.state().oracle.patience = config.clock_leap_patience;
+    world.state().oracle.early_gaps = config.early_cycle_gaps.clone();
     world.state().oracle.jumps = plan.forwards || plan.backwards;
     let audit = plan.audit;
     let life = Life {
@@ -284,7 +297,7 @@ pub(crate) fn live(
 /// A process without trouble, in a round of twenty minutes, for a look at what is told of its work.
 pub(crate) fn calm_round(look: impl AsyncFnOnce(&Arc<World>, &Rounds)) {
     notice_panics();
-    let mut plan = Plan::draw(&mut Rng::new(1), 1);
+    let mut plan = Plan::draw(&mut Rng::new(1), 1, 1);
     plan.config.epoch_duration = Duration::from_secs(1200);
     plan.config.phase_shift = Duration::from_secs(10);
     plan.config.cycle_gap = Duration::ZERO;
@@ -625,19 +638,43 @@ impl Life {
         let published = world.all_published();
         for unfinished in world.truth().unfinished_rounds().unwrap() {
             let round = unfinished.round;
-            let answer = process.served.root(round);
+            let id = ProofId { round, early: None };
+            let answer = process.served.root(id);
             let early =
                 matches!(answer, Ok(Some(_))) && !world.all_published().contains_key(&round);
             world.require(!early, || {
                 format!("the proof of round {round} is served before it is stored")
             });
+            for gap in &self.plan.config.early_cycle_gaps {
+                let early = Some(*gap);
+                let answer = process.served.root(ProofId { round, early });
+                let stored = world.all_early().contains_key(&(round, *gap));
+                world.require(!matches!(answer, Ok(Some(_))) || stored, || {
+                    format!(
+                        "the proof of round {round} for gap {gap:?} is served before it is stored"
+                    )
+                });
+            }
         }
         let newest = published.len().saturating_sub(3);
-        for (round, proof) in published.iter().skip(newest) {
+        let newest = published.iter().skip(newest);
+        let mut served: Vec<_> = newest
+            .map(|(round, proof)| {
+                let (round, early) = (*round, None);
+                (ProofId { round, early }, proof.proof.root)
+            })
+            .collect();
+        let early = world.all_early();
+        let newest = early.iter().skip(early.len().saturating_sub(6));
+        served.extend(newest.map(|(&(round, gap), proof)| {
+            let early = Some(gap);
+            (ProofId { round, early }, proof.proof.root)
+        }));
+        for (id, expected) in served {
             // While the storage fails, there is no answer.
-            if let Ok(root) = process.served.root(*round) {
-                world.require(root == Some(proof.proof.root), || {
-                    format!("the proof of round {round} is another one now, or none")
+            if let Ok(root) = process.served.root(id) {
+                world.require(root == Some(expected), || {
+                    format!("the proof {id:?} is another one now, or none")
                 });
             }
         }
@@ -683,6 +720,19 @@ impl Life {
             let stored = storage.proof(*round).unwrap();
             world.require(stored.as_ref() == Some(&**proof), || {
                 format!("the proof of round {round} has changed")
+            });
+            let records = storage.early_proofs(*round..=*round).unwrap();
+            let gaps: Vec<_> = records.iter().map(|record| record.gap).collect();
+            let mut expected = self.plan.config.early_cycle_gaps.clone();
+            expected.sort_unstable();
+            world.require(gaps == expected, || {
+                format!("round {round} has early proofs for {gaps:?}, not for {expected:?}")
+            });
+        }
+        for (&(round, gap), proof) in &world.all_early() {
+            let stored = storage.early_proof(round, gap).unwrap();
+            world.require(stored.as_ref() == Some(&**proof), || {
+                format!("the proof of round {round} for gap {gap:?} has changed")
             });
         }
         self.look(process).await;
@@ -743,7 +793,8 @@ impl Asked {
                 .previous
                 .is_some_and(|previous| *challenge == previous);
         let begun = Instant::now();
-        let answer = registration.submit(request).await;
+        let gap = registration.gaps().own().clone();
+        let answer = registration.submit(&gap, request).await;
         world.note(format_args!(
             "{:02x?} is answered {answer:?}",
             &self.member.node_id[..2]

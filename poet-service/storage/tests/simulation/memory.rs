@@ -2,13 +2,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 
 use poet_proto::messages::PublishedProof;
 use poet_rounds::storage::{
-    Execution, Member, PowChallenges, PublishedRecord, Registered, Removed, RoundRecord, Setting,
-    Storage, StorageError, StorageFuture, UnfinishedRound,
+    EarlyProofRecord, Execution, Member, PowChallenges, PublishedRecord, Registered, Removed,
+    RoundRecord, Setting, Storage, StorageError, StorageFuture, UnfinishedRound,
 };
 
 /// What outlives a process.
@@ -19,6 +21,7 @@ pub(crate) struct Tables {
     rounds: BTreeMap<u64, Option<Execution>>,
     registrations: BTreeMap<u64, BTreeMap<[u8; 32], [u8; 32]>>,
     proofs: BTreeMap<u64, Arc<PublishedProof>>,
+    early_proofs: BTreeMap<(u64, Duration), Arc<PublishedProof>>,
     unfinished: BTreeSet<u64>,
 }
 
@@ -231,5 +234,42 @@ impl Storage for MemoryStorage {
             .proofs
             .get(&round)
             .map(|proof| (**proof).clone()))
+    }
+
+    fn store_early_proof(
+        &self,
+        round: u64,
+        gap: Duration,
+        proof: Arc<PublishedProof>,
+    ) -> Result<(), StorageError> {
+        match self.tables().early_proofs.insert((round, gap), proof) {
+            None => Ok(()),
+            Some(_) => Err(StorageError::new("an early proof was there already")),
+        }
+    }
+
+    fn early_proof(
+        &self,
+        round: u64,
+        gap: Duration,
+    ) -> Result<Option<PublishedProof>, StorageError> {
+        let tables = self.tables();
+        let proof = tables.early_proofs.get(&(round, gap));
+        Ok(proof.map(|proof| (**proof).clone()))
+    }
+
+    fn early_proofs(
+        &self,
+        rounds: RangeInclusive<u64>,
+    ) -> Result<Vec<EarlyProofRecord>, StorageError> {
+        let tables = self.tables();
+        let proofs = tables
+            .early_proofs
+            .range((*rounds.start(), Duration::ZERO)..=(*rounds.end(), Duration::MAX));
+        let record = |(&(round, gap), proof): (&(u64, Duration), &Arc<PublishedProof>)| {
+            let leaves = proof.leaves;
+            EarlyProofRecord { round, gap, leaves }
+        };
+        Ok(proofs.map(record).collect())
     }
 }

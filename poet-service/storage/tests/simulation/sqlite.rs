@@ -2,15 +2,17 @@
 //! for another; so each operation is done, and waited for, on a thread of its own.
 
 use std::{
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     sync::Arc,
     thread,
+    time::Duration,
 };
 
 use poet_proto::messages::PublishedProof;
 use poet_rounds::storage::{
-    Execution, Member, PowChallenges, Registered, Removed, RoundRecord, Setting, Storage,
-    StorageError, StorageFuture, UnfinishedRound,
+    EarlyProofRecord, Execution, Member, PowChallenges, Registered, Removed, RoundRecord, Setting,
+    Storage, StorageError, StorageFuture, UnfinishedRound,
 };
 use poet_storage::SqliteStorage;
 
@@ -134,5 +136,29 @@ impl Storage for Waiting {
 
     fn proof(&self, round: u64) -> Result<Option<PublishedProof>, StorageError> {
         self.0.proof(round)
+    }
+
+    fn store_early_proof(
+        &self,
+        round: u64,
+        gap: Duration,
+        proof: Arc<PublishedProof>,
+    ) -> Result<(), StorageError> {
+        elsewhere(|| self.0.store_early_proof(round, gap, proof))
+    }
+
+    fn early_proof(
+        &self,
+        round: u64,
+        gap: Duration,
+    ) -> Result<Option<PublishedProof>, StorageError> {
+        self.0.early_proof(round, gap)
+    }
+
+    fn early_proofs(
+        &self,
+        rounds: RangeInclusive<u64>,
+    ) -> Result<Vec<EarlyProofRecord>, StorageError> {
+        self.0.early_proofs(rounds)
     }
 }

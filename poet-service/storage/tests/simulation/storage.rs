@@ -3,6 +3,7 @@
 
 use std::{
     future::Future,
+    ops::RangeInclusive,
     pin::pin,
     sync::{Arc, Mutex},
     task::{Context, Poll, Waker},
@@ -11,8 +12,8 @@ use std::{
 
 use poet_proto::messages::PublishedProof;
 use poet_rounds::storage::{
-    Execution, Member, PowChallenges, Registered, Removed, RoundRecord, Setting, Storage,
-    StorageError, StorageFuture, UnfinishedRound,
+    EarlyProofRecord, Execution, Member, PowChallenges, Registered, Removed, RoundRecord, Setting,
+    Storage, StorageError, StorageFuture, UnfinishedRound,
 };
 use tokio::sync::{Notify, oneshot};
 
@@ -32,6 +33,7 @@ pub(crate) enum Command {
     Challenges(PowChallenges),
     Settle(u64, Execution),
     Publish(u64, Arc<PublishedProof>),
+    PublishEarly(u64, Duration, Arc<PublishedProof>),
     Remove(u64, u32),
 }
 
@@ -70,6 +72,7 @@ impl Command {
                 )
             }
             Self::Publish(round, _) => format!("publish {round}"),
+            Self::PublishEarly(round, gap, _) => format!("publish {round} for gap {gap:?}"),
             Self::Remove(before, count) => {
                 format!("remove {count} registrations of rounds before {before}")
             }
@@ -105,6 +108,12 @@ impl Command {
                 let challenges = storage.publish(round, Arc::clone(&proof))?;
                 world.published(round, proof);
                 Outcome::Published(challenges)
+            }
+            Self::PublishEarly(round, gap, proof) => {
+                world.publishing_early(round, gap, &proof);
+                storage.store_early_proof(round, gap, Arc::clone(&proof))?;
+                world.published_early(round, gap, proof);
+                Outcome::Nothing
             }
             Self::Remove(before, count) => {
                 Outcome::Removed(storage.remove_registrations(before, count)?)
@@ -378,5 +387,30 @@ impl Storage for FaultyStorage {
 
     fn proof(&self, round: u64) -> Result<Option<PublishedProof>, StorageError> {
         self.read("a proof", |storage| storage.proof(round))
+    }
+
+    fn store_early_proof(
+        &self,
+        round: u64,
+        gap: Duration,
+        proof: Arc<PublishedProof>,
+    ) -> Result<(), StorageError> {
+        self.commit_now(Command::PublishEarly(round, gap, proof))
+            .map(drop)
+    }
+
+    fn early_proof(
+        &self,
+        round: u64,
+        gap: Duration,
+    ) -> Result<Option<PublishedProof>, StorageError> {
+        self.read("an early proof", |storage| storage.early_proof(round, gap))
+    }
+
+    fn early_proofs(
+        &self,
+        rounds: RangeInclusive<u64>,
+    ) -> Result<Vec<EarlyProofRecord>, StorageError> {
+        self.read("the early proofs", |storage| storage.early_proofs(rounds))
     }
 }

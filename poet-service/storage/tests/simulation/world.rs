@@ -84,10 +84,12 @@ pub(crate) enum Event {
     Carried,
     Published,
     ShortRound,
+    EarlyProof,
+    EarlyProofAtEnd,
 }
 
 impl Event {
-    pub(crate) const ALL: [Self; 34] = [
+    pub(crate) const ALL: [Self; 36] = [
         Self::Start,
         Self::FailedStart,
         Self::Stop,
@@ -122,6 +124,8 @@ impl Event {
         Self::Carried,
         Self::Published,
         Self::ShortRound,
+        Self::EarlyProof,
+        Self::EarlyProofAtEnd,
     ];
 }
 
@@ -164,6 +168,9 @@ pub(crate) struct Oracle {
     /// Challenges that somebody asked to register, and for which node.
     asked: BTreeMap<[u8; 32], [u8; 32]>,
     published: BTreeMap<u64, Arc<PublishedProof>>,
+    published_early: BTreeMap<(u64, Duration), Arc<PublishedProof>>,
+    /// The longer cycle gaps for which there are proofs.
+    pub(crate) early_gaps: Vec<Duration>,
     /// In a world without trouble, the leaves per second that each round must have.
     pub(crate) pace: Option<u32>,
     /// The clock may be set.
@@ -208,6 +215,8 @@ impl World {
                 acknowledged: BTreeMap::new(),
                 asked: BTreeMap::new(),
                 published: BTreeMap::new(),
+                published_early: BTreeMap::new(),
+                early_gaps: Vec::new(),
                 pace: None,
                 jumps: false,
                 patience: Duration::ZERO,
@@ -536,6 +545,73 @@ impl World {
         }
     }
 
+    /// A proof for nodes with a longer cycle gap is about to be stored.
+    pub(crate) fn publishing_early(&self, round: u64, gap: Duration, proof: &PublishedProof) {
+        let members = self.truth().members(round).unwrap();
+        let unfinished = self.truth().unfinished_rounds().unwrap();
+        let execution = unfinished
+            .into_iter()
+            .find_map(|unfinished| unfinished.execution.filter(|_| unfinished.round == round));
+        let subtree = execution.map_or(1, |execution| execution.subtree_height.leaves());
+        let (work, known, again, early, pace) = {
+            let state = self.state();
+            let oracle = &state.oracle;
+            let end = oracle.schedule.end_before(round, gap);
+            // That of the round itself is looked at when it is published.
+            let own = state.latest >= oracle.schedule.end(round);
+            let pace = oracle.pace.filter(|_| !own).map(|pace| {
+                let work = end.duration_since(oracle.schedule.start(round));
+                let millis = work.as_millis() as u64;
+                let leaves = |millis| u64::from(pace) * millis / 1000;
+                // As for the proof of a round, but of whole subtrees.
+                let enough = (T as u64).next_multiple_of(subtree);
+                let least = leaves(millis.saturating_sub(250)) / subtree * subtree;
+                // One whose end has come waits for those before it, which may wait for enough.
+                least.max(enough)..=leaves(millis + 250).max(enough + leaves(500))
+            });
+            (
+                oracle.work,
+                oracle.early_gaps.contains(&gap),
+                oracle.published_early.contains_key(&(round, gap))
+                    || oracle.published.contains_key(&round),
+                state.latest < end,
+                pace,
+            )
+        };
+        let statement = membership::root(&members);
+        let valid = verify(&work, &statement, proof.leaves, T, &proof.proof);
+        for (ok, what) in [
+            (known, "is published for a gap that is not configured"),
+            (!again, "is published early a second time, or after its end"),
+            (!early, "is published before its early end"),
+            (members == proof.members, "has other members early"),
+            (statement == proof.statement, "has another statement early"),
+            (valid.is_ok(), "has an early proof that is not valid"),
+            (
+                pace.is_none_or(|pace| pace.contains(&proof.leaves)),
+                "has not the leaves early that its time is good for",
+            ),
+        ] {
+            self.require(ok, || format!("round {round}, gap {gap:?}: it {what}"));
+        }
+    }
+
+    /// A proof for nodes with a longer cycle gap was stored.
+    pub(crate) fn published_early(&self, round: u64, gap: Duration, proof: Arc<PublishedProof>) {
+        let mut state = self.state();
+        state.count(Event::EarlyProof);
+        state.note(format_args!(
+            "round {round} published for gap {gap:?}: {} leaves",
+            proof.leaves
+        ));
+        state.oracle.published_early.insert((round, gap), proof);
+    }
+
+    /// The proofs for nodes with longer cycle gaps.
+    pub(crate) fn all_early(&self) -> BTreeMap<(u64, Duration), Arc<PublishedProof>> {
+        self.state().oracle.published_early.clone()
+    }
+
     /// A proof was stored.
     pub(crate) fn published(&self, round: u64, proof: Arc<PublishedProof>) {
         let challenges = self.truth().pow_challenges().unwrap().unwrap();
@@ -544,6 +620,13 @@ impl World {
         });
         let mut state = self.state();
         state.count(Event::Published);
+        let early = state.oracle.published_early.iter();
+        let same = early.filter(|((early, _), early_proof)| {
+            *early == round && early_proof.proof.root == proof.proof.root
+        });
+        for _ in 0..same.count() {
+            state.count(Event::EarlyProofAtEnd);
+        }
         state.note(format_args!(
             "round {round} published: {} leaves, {} members, root {:02x?}",
             proof.leaves,

@@ -1,12 +1,12 @@
 //! What every storage must do.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use poet_engine::{Proof, SubtreeHeight};
+use poet_engine::{Proof, SubtreeHeight, membership};
 use poet_proto::messages::PublishedProof;
 use poet_rounds::storage::{
-    Execution, Member, PowChallenges, PublishedRecord, Registered, Removed, RoundRecord, Setting,
-    Storage, UnfinishedRound,
+    EarlyProofRecord, Execution, Member, PowChallenges, PublishedRecord, Registered, Removed,
+    RoundRecord, Setting, Storage, UnfinishedRound,
 };
 
 /// A storage that can be opened more than once, one after the other.
@@ -61,7 +61,7 @@ fn challenges(current: u8, previous: Option<u8>) -> PowChallenges {
 type Case = fn(&dyn Database);
 
 /// All of them, each with its name and on a database of its own.
-pub(crate) const CASES: [(&str, Case); 7] = [
+pub(crate) const CASES: [(&str, Case); 8] = [
     ("rules", registrations_follow_the_rules),
     ("together", many_at_once_are_all_answered),
     ("limit", a_limit_is_kept_within_a_transaction),
@@ -69,6 +69,7 @@ pub(crate) const CASES: [(&str, Case); 7] = [
     ("second_proof", a_second_proof_is_refused),
     ("settings", the_first_setting_is_kept),
     ("removal", old_registrations_are_removed_in_steps),
+    ("early_proofs", a_round_has_a_proof_for_each_gap),
 ];
 
 fn registrations_follow_the_rules(database: &dyn Database) {
@@ -268,4 +269,53 @@ fn old_registrations_are_removed_in_steps(database: &dyn Database) {
         assert_eq!(storage.registrations(round).unwrap().len() as u64, left);
     }
     assert_eq!(storage.proof(1).unwrap(), Some(sample_proof(3)));
+}
+
+fn a_round_has_a_proof_for_each_gap(database: &dyn Database) {
+    let day = Duration::from_secs(24 * 3600);
+    let storage = database.open();
+    wait(storage.open_round(7)).unwrap();
+    // Not in the order of their ids.
+    for (node, challenge) in [(2, 20), (1, 10)] {
+        wait(storage.register(7, member(node, challenge), 10)).unwrap();
+    }
+    let members = vec![[10; 32], [20; 32]];
+    let statement = membership::root(&members);
+    storage.settle_round(7, &execution(&statement)).unwrap();
+    let proof = |leaves| PublishedProof {
+        statement: statement.clone(),
+        members: members.clone(),
+        odd_members: Vec::new(),
+        leaves,
+        ..sample_proof(3)
+    };
+    let store = |gap, leaves| storage.store_early_proof(7, gap, Arc::new(proof(leaves)));
+    assert_eq!(storage.early_proof(7, day).unwrap(), None);
+    store(day, 1000).unwrap();
+    store(2 * day, 900).unwrap();
+    assert!(store(day, 1001).is_err());
+    assert_eq!(storage.early_proof(7, day).unwrap(), Some(proof(1000)));
+    assert_eq!(storage.early_proof(7, day / 2).unwrap(), None);
+    assert_eq!(storage.early_proof(u64::MAX, day).unwrap(), None);
+    // The round goes on.
+    assert_eq!(storage.unfinished_rounds().unwrap().len(), 1);
+    assert_eq!(storage.proof(7).unwrap(), None);
+    assert_eq!(storage.pow_challenges().unwrap(), None);
+
+    storage.publish(7, Arc::new(proof(2000))).unwrap();
+    drop(storage);
+    let storage = database.open();
+    assert_eq!(storage.early_proof(7, day).unwrap(), Some(proof(1000)));
+    assert_eq!(storage.early_proof(7, 2 * day).unwrap(), Some(proof(900)));
+    let record = |gap, leaves| EarlyProofRecord {
+        round: 7,
+        gap,
+        leaves,
+    };
+    let records = [record(day, 1000), record(2 * day, 900)];
+    assert_eq!(storage.early_proofs(0..=u64::MAX).unwrap(), records);
+    assert_eq!(storage.early_proofs(8..=9).unwrap(), []);
+    // Without its registrations, which may be removed once a round is published.
+    while storage.remove_registrations(8, 10).unwrap() != Removed::Nothing {}
+    assert_eq!(storage.early_proof(7, day).unwrap(), Some(proof(1000)));
 }

@@ -1,0 +1,519 @@
+//! Proofs of the leaves so far, made on other cores while the work goes on: early ones, for nodes with
+//! a longer cycle gap, and rehearsals of the one at the end.
+//!
+//! A proof can be made for any number of leaves. Here it is made for those under the entries of the log
+//! at that moment, as soon as these are durable: whole subtrees, which the file holds and the hashing
+//! thread is not asked for.
+//!
+//! What is due follows from the storage and the time: an early end has passed, and there is no proof for
+//! its gap. So it is made by whichever process is there then; in one that comes late, of the leaves that
+//! there are by then. An early proof that is still missing at the end of the round is the round's.
+
+use std::{
+    sync::{
+        Arc, Weak,
+        atomic::Ordering::Relaxed,
+        mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel},
+    },
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use poet_engine::{Proof, ProveProgress, T, Work, file::LogView};
+use poet_proto::duration::format_go;
+use tokio::sync::oneshot;
+
+use super::{
+    Hashing, Job, Running, WorkError,
+    proof::{check_proof, make_proof, published_proof},
+};
+use crate::{
+    blocking::blocking,
+    clock::{Clock, time_until},
+    cycle_gaps::CycleGap,
+    registration::Registration,
+    storage::Storage,
+};
+
+/// How long to wait before what failed is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+/// How long to wait at the end of the work for a proof that was told to stop.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
+/// Proofs of the work so far that may be wrong before none is made until the end of the round: for
+/// each the work is stopped, and what is wrong looked for.
+const MAX_WRONG_PROOFS: u32 = 2;
+/// How long after the end of a round its last entry is durable, at most, where the disk is sound.
+const LAST_ENTRY: Duration = Duration::from_millis(500);
+
+/// What a rehearsal of a round's end has shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rehearsal {
+    /// The round.
+    pub round: u64,
+    /// Leaves that were proven.
+    pub leaves: u64,
+    /// Threads that made the proof.
+    pub threads: usize,
+    /// How long that took.
+    pub proving: Duration,
+    /// How long its verification took.
+    pub verifying: Duration,
+    /// Members of the round.
+    pub members: u64,
+    /// How long it took to write the answer for clients, with all members in it.
+    pub encoding: Duration,
+    /// When the round ends.
+    pub end: Timestamp,
+    /// From when on its proof is served, if the work goes on as fast and the threads are no more.
+    pub served: Timestamp,
+}
+
+/// Why there was no rehearsal.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum RehearsalError {
+    #[error(
+        "no round is worked on now: expected a rehearsal between the start and the end of a round"
+    )]
+    NoWork,
+    #[error(
+        "round {round} has {leaves} leaves so far: expected at least {T}, try again in a moment"
+    )]
+    TooFewLeaves { round: u64, leaves: u64 },
+    #[error("a rehearsal is under way: expected one at a time")]
+    UnderWay,
+    #[error(
+        "the work was interrupted before the proof was finished: expected a rehearsal well before the end \
+         of a round"
+    )]
+    Interrupted,
+    #[error(
+        "proofs of this round were wrong {MAX_WRONG_PROOFS} times, and none is made before its end: see \
+         the ALARM in the log"
+    )]
+    GivenUp,
+    #[error("the rehearsal failed: {0}: see the log of the server")]
+    Failed(String),
+}
+
+/// Somebody asks for a rehearsal.
+#[derive(Debug)]
+pub(super) struct Request {
+    reply: oneshot::Sender<Result<Rehearsal, RehearsalError>>,
+    /// While it is there, there is no other.
+    _under_way: Arc<()>,
+}
+
+impl Request {
+    fn answer(self, answer: Result<Rehearsal, RehearsalError>) {
+        // Whoever has gone away does not need it.
+        drop(self.reply.send(answer));
+    }
+}
+
+/// The one rehearsal that may be under way.
+#[derive(Debug, Default)]
+pub(super) struct Rehearsals {
+    /// Whether there is work that one can be made of.
+    open: bool,
+    waiting: Option<Request>,
+    under_way: Weak<()>,
+}
+
+impl Rehearsals {
+    /// From now on there is work. When there is no more, whoever waits is told.
+    pub(super) fn set_open(&mut self, open: bool) {
+        self.open = open;
+        if !open && let Some(request) = self.waiting.take() {
+            request.answer(Err(RehearsalError::Interrupted));
+        }
+    }
+
+    /// Asks for one.
+    pub(super) fn ask(
+        &mut self,
+    ) -> Result<oneshot::Receiver<Result<Rehearsal, RehearsalError>>, RehearsalError> {
+        if !self.open {
+            return Err(RehearsalError::NoWork);
+        }
+        if self.under_way.strong_count() > 0 {
+            return Err(RehearsalError::UnderWay);
+        }
+        let (reply, answer) = oneshot::channel();
+        let under_way = Arc::new(());
+        self.under_way = Arc::downgrade(&under_way);
+        self.waiting = Some(Request {
+            reply,
+            _under_way: under_way,
+        });
+        Ok(answer)
+    }
+
+    /// What is asked for, once.
+    pub(super) fn take(&mut self) -> Option<Request> {
+        self.waiting.take()
+    }
+}
+
+/// What a proof is made for.
+enum Purpose {
+    /// To be published.
+    Early(Box<CycleGap>),
+    /// To see how long it takes.
+    Rehearsal(Request),
+}
+
+/// A proof that is being made.
+struct Proving {
+    progress: Arc<ProveProgress>,
+    result: Receiver<Result<(), WorkError>>,
+}
+
+/// What is needed to make one, on another thread.
+struct Task {
+    job: Job,
+    work: Work,
+    clock: Arc<dyn Clock>,
+    storage: Arc<dyn Storage>,
+    registration: Arc<Registration>,
+    log: LogView,
+    /// Of the log.
+    entries: u64,
+    progress: Arc<ProveProgress>,
+    /// Leaves in a second.
+    rate: f64,
+}
+
+/// The proofs of a round's leaves so far.
+pub(super) struct Aside<'a> {
+    job: &'a Job,
+    work: Work,
+    clock: &'a Arc<dyn Clock>,
+    storage: &'a Arc<dyn Storage>,
+    registration: &'a Arc<Registration>,
+    /// Early proofs that the storage does not have, the earliest end first; `None` when they have to be
+    /// looked up.
+    missing: Option<Vec<CycleGap>>,
+    /// The entries of the log at the newest early end: what is to be proven as soon as it is durable.
+    at_end: Option<u64>,
+    proving: Option<Proving>,
+    /// A rehearsal for which too little is durable yet.
+    waiting: Option<Request>,
+    /// On the monotonic clock.
+    retry: Duration,
+    wrong_proofs: u32,
+    wrong_proof: Option<WorkError>,
+}
+
+impl<'a> Aside<'a> {
+    pub(super) fn new(
+        job: &'a Job,
+        work: Work,
+        clock: &'a Arc<dyn Clock>,
+        storage: &'a Arc<dyn Storage>,
+        registration: &'a Arc<Registration>,
+    ) -> Self {
+        Self {
+            job,
+            work,
+            clock,
+            storage,
+            registration,
+            missing: None,
+            at_end: None,
+            proving: None,
+            waiting: None,
+            retry: Duration::ZERO,
+            wrong_proofs: 0,
+            wrong_proof: None,
+        }
+    }
+
+    /// Begins what is due, and takes note of what is finished. Says whether the work has to be stopped,
+    /// because a proof was wrong.
+    pub(super) fn step<H: Hashing>(
+        &mut self,
+        hashing: &H,
+        running: &H::Running,
+        durable_entries: u64,
+        rate: f64,
+        rehearsals: impl FnOnce() -> Option<Request>,
+    ) -> bool {
+        if let Some(proving) = &self.proving {
+            let result = match proving.result.try_recv() {
+                Err(TryRecvError::Empty) => return false,
+                Ok(result) => result,
+                Err(TryRecvError::Disconnected) => Err(WorkError::Aside),
+            };
+            self.finished(result);
+        }
+        if self.wrong_proof.is_some() {
+            return true;
+        }
+        let now = self.clock.monotonic();
+        if now >= self.retry
+            && self.wrong_proofs < MAX_WRONG_PROOFS
+            && let Some(gap) = self.due()
+        {
+            let k = self.job.execution.subtree_height.get();
+            let made = running.leaves().load(Relaxed) >> k;
+            let entries = (*self.at_end.get_or_insert(made)).max((T as u64).div_ceil(1 << k));
+            if durable_entries >= entries {
+                self.at_end = None;
+                let purpose = Purpose::Early(Box::new(gap));
+                self.start(hashing, running, entries, rate, purpose);
+                return false;
+            }
+        }
+        if let Some(request) = self.waiting.take().or_else(rehearsals) {
+            let durable = durable_entries << self.job.execution.subtree_height.get();
+            let (round, leaves) = (self.job.round, running.leaves().load(Relaxed));
+            if self.wrong_proofs >= MAX_WRONG_PROOFS {
+                request.answer(Err(RehearsalError::GivenUp));
+            } else if leaves < T as u64 {
+                request.answer(Err(RehearsalError::TooFewLeaves { round, leaves }));
+            } else if durable < T as u64 {
+                // They are on their way to the disk.
+                self.waiting = Some(request);
+            } else {
+                let purpose = Purpose::Rehearsal(request);
+                self.start(hashing, running, durable_entries, rate, purpose);
+            }
+        }
+        false
+    }
+
+    /// Tells what is being made to stop: the work stops.
+    pub(super) fn interrupt(&mut self) {
+        self.at_end = None;
+        if let Some(request) = self.waiting.take() {
+            request.answer(Err(RehearsalError::Interrupted));
+        }
+        if let Some(proving) = &self.proving {
+            proving.progress.stop().store(true, Relaxed);
+        }
+    }
+
+    /// Waits until nothing is being made any more, but not for ever.
+    pub(super) fn join(&mut self) {
+        let Some(proving) = &self.proving else { return };
+        match blocking(|| proving.result.recv_timeout(STOP_PATIENCE)) {
+            Ok(result) => self.finished(result),
+            Err(RecvTimeoutError::Disconnected) => self.finished(Err(WorkError::Aside)),
+            Err(RecvTimeoutError::Timeout) => {
+                tracing::warn!(
+                    round = self.job.round,
+                    "a proof of the work so far waits for the disk, and is left behind"
+                );
+                self.proving = None;
+                self.missing = None;
+            }
+        }
+    }
+
+    /// Why a proof of the work so far is wrong, if one is. It is told once.
+    pub(super) fn take_wrong_proof(&mut self) -> Option<WorkError> {
+        self.wrong_proof.take()
+    }
+
+    /// The gap whose end has passed without a proof.
+    fn due(&mut self) -> Option<CycleGap> {
+        let round = self.job.round;
+        if self.missing.is_none() {
+            match blocking(|| self.registration.gaps_without_proof(round)) {
+                Ok(missing) => self.missing = Some(missing.into_iter().cloned().collect()),
+                Err(error) => {
+                    tracing::error!(%error, round, "cannot read which early proofs there are");
+                    self.retry = self.clock.monotonic() + RETRY_INTERVAL;
+                }
+            }
+        }
+        let next = self.missing.as_ref()?.first()?;
+        let schedule = self.registration.schedule();
+        let end = schedule.end_before(round, next.duration());
+        time_until(self.clock.now(), end)
+            .is_zero()
+            .then(|| next.clone())
+    }
+
+    fn start<H: Hashing>(
+        &mut self,
+        hashing: &H,
+        running: &H::Running,
+        entries: u64,
+        rate: f64,
+        purpose: Purpose,
+    ) {
+        let progress = Arc::<ProveProgress>::default();
+        let task = Task {
+            job: self.job.clone(),
+            work: self.work,
+            clock: Arc::clone(self.clock),
+            storage: Arc::clone(self.storage),
+            registration: Arc::clone(self.registration),
+            log: running.log(),
+            entries,
+            progress: Arc::clone(&progress),
+            rate,
+        };
+        let (finish, result) = channel();
+        hashing.aside(Box::new(move |threads| {
+            let made = task.make(purpose, threads);
+            // Whoever waits for it may open the log again.
+            drop(task);
+            drop(finish.send(made));
+        }));
+        self.proving = Some(Proving { progress, result });
+    }
+
+    fn finished(&mut self, result: Result<(), WorkError>) {
+        self.proving = None;
+        // Whatever became of it, the storage knows.
+        self.missing = None;
+        let round = self.job.round;
+        match result {
+            Ok(()) => {}
+            Err(error) if error.is_stop() => {}
+            Err(error) if error.is_wrong_proof() => {
+                self.wrong_proofs += 1;
+                if self.wrong_proofs == MAX_WRONG_PROOFS {
+                    tracing::error!(
+                        round,
+                        "ALARM: proofs of the work so far are wrong again: none is made before the end \
+                         of the round"
+                    );
+                }
+                self.wrong_proof = Some(error);
+            }
+            Err(error) => {
+                tracing::error!(%error, round, "cannot make a proof of the work so far");
+                self.retry = self.clock.monotonic() + RETRY_INTERVAL;
+            }
+        }
+    }
+}
+
+/// A proof that was made and verified, and how long that took.
+struct Proven {
+    proof: Proof,
+    /// One pass over the log.
+    passing: Duration,
+    proving: Duration,
+    verifying: Duration,
+}
+
+impl Task {
+    fn leaves(&self) -> u64 {
+        self.entries << self.job.execution.subtree_height.get()
+    }
+
+    /// Makes the proof, and does with it what it is for.
+    fn make(&self, purpose: Purpose, threads: usize) -> Result<(), WorkError> {
+        match purpose {
+            Purpose::Early(gap) => self.publish(&gap, threads),
+            Purpose::Rehearsal(request) => {
+                let rehearsed = self.rehearse(threads);
+                request.answer(match &rehearsed {
+                    Ok(rehearsal) => Ok(rehearsal.clone()),
+                    Err(error) if error.is_stop() => Err(RehearsalError::Interrupted),
+                    Err(error) => Err(RehearsalError::Failed(error.to_string())),
+                });
+                rehearsed.map(drop)
+            }
+        }
+    }
+
+    fn publish(&self, gap: &CycleGap, threads: usize) -> Result<(), WorkError> {
+        let (round, leaves) = (self.job.round, self.leaves());
+        let cycle_gap = format_go(gap.duration());
+        tracing::info!(
+            round,
+            cycle_gap,
+            leaves,
+            threads,
+            "an early end has come, proving"
+        );
+        let proof = self.prove(threads)?.proof;
+        let published = published_proof(&*self.storage, &self.job, leaves, proof)?;
+        let members = published.members.len();
+        (self.registration).publish_early(round, gap, Arc::new(published))?;
+        tracing::info!(
+            round,
+            cycle_gap,
+            leaves,
+            members,
+            "the early proof is verified and published"
+        );
+        Ok(())
+    }
+
+    fn rehearse(&self, threads: usize) -> Result<Rehearsal, WorkError> {
+        let (round, leaves) = (self.job.round, self.leaves());
+        tracing::info!(
+            round,
+            leaves,
+            threads,
+            "rehearsing the end of the round, proving"
+        );
+        let Proven {
+            proof,
+            passing,
+            proving,
+            verifying,
+        } = self.prove(threads)?;
+        let begun = self.clock.monotonic();
+        let published = published_proof(&*self.storage, &self.job, leaves, proof)?;
+        let own = self.registration.gaps().own();
+        drop(self.registration.prepare(round, own, &published));
+        let encoding = self.clock.monotonic().saturating_sub(begun);
+        let end = self.job.end;
+        // At the end, the pass over the log takes longer by as much as that is longer then.
+        let left = time_until(self.clock.now(), end).as_secs_f64();
+        let growth = left * self.rate / leaves as f64;
+        let longer = Duration::try_from_secs_f64(passing.as_secs_f64() * growth);
+        let takes = [
+            LAST_ENTRY,
+            proving,
+            verifying,
+            encoding,
+            longer.unwrap_or_default(),
+        ];
+        let takes = SignedDuration::try_from(takes.iter().sum::<Duration>());
+        let served = takes.ok().and_then(|takes| end.checked_add(takes).ok());
+        tracing::info!(
+            round,
+            leaves,
+            ?proving,
+            "the rehearsal has succeeded: the proof is valid"
+        );
+        Ok(Rehearsal {
+            round,
+            leaves,
+            threads,
+            proving,
+            verifying,
+            members: published.members.len() as u64,
+            encoding,
+            end,
+            served: served.unwrap_or(Timestamp::MAX),
+        })
+    }
+
+    fn prove(&self, threads: usize) -> Result<Proven, WorkError> {
+        let mut log = self.log.clone();
+        let begun = self.clock.monotonic();
+        let round_work = self.job.execution.round_work(&self.work);
+        let tree = round_work.resume_at(&mut log, self.entries)?;
+        let passed = self.clock.monotonic();
+        let proof = make_proof(&self.job, &tree, &mut log, threads, &self.progress)?;
+        let proven = self.clock.monotonic();
+        check_proof(&self.job, &tree, &proof)?;
+        let verified = self.clock.monotonic();
+        Ok(Proven {
+            proof,
+            passing: passed.saturating_sub(begun),
+            proving: proven.saturating_sub(passed),
+            verifying: verified.saturating_sub(proven),
+        })
+    }
+}
