@@ -46,7 +46,7 @@ const LAST_LINE: Duration = Duration::from_millis(200);
 #[derive(Debug, Parser)]
 #[command(
     name = "poet-service",
-    version,
+    version = poet_service::version::WITH_COMMIT,
     about = "The PoET server of a Spacemesh network",
     long_about = "The PoET server of a Spacemesh network.\n\n\
         Without a subcommand it runs the server: nodes register challenges for a round, the round \
