@@ -368,8 +368,10 @@ impl Server {
             ],
         };
         probe.report(None).await;
+        let first_kept = Arc::default();
         let membership =
-            api::members::Membership::start(Arc::clone(&storage)).map_err(StartError::Threads)?;
+            api::members::Membership::start(Arc::clone(&storage), Arc::clone(&first_kept))
+                .map_err(StartError::Threads)?;
         let membership = api::members::router(membership);
         let reports = Reports {
             status: status.clone(),
@@ -515,6 +517,7 @@ impl Server {
                 clock: Arc::clone(rounds.clock()),
                 storage: Arc::clone(&storage),
                 metrics: metrics.clone(),
+                first_kept,
             };
             parts.spawn("retention", retention.run(stopped.clone()));
         }
