@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use clap::Parser;
+use clap::{CommandFactory as _, FromArgMatches as _};
 use poet_bench::check;
 use poet_bench::compare::Comparison;
 use poet_bench::known::KnownCore;
@@ -32,7 +32,15 @@ const TOO_SLOW: u8 = 3;
 static STOP: AtomicBool = AtomicBool::new(false);
 
 fn main() -> ExitCode {
-    let options = Options::parse();
+    let matches = poet_pages::with_pages(Options::command()).get_matches();
+    if let Some(written) = poet_pages::write_if_asked(&matches, Options::command()) {
+        let Err(error) = written else {
+            return ExitCode::SUCCESS;
+        };
+        eprintln!("poet-bench: cannot write the pages: {error}");
+        return ExitCode::from(BAD_INPUT);
+    }
+    let options = Options::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let result = match options.command {
         None => measure(&options.measurement),
         Some(Command::Compare { reports, outputs }) => compare(&reports, &outputs),

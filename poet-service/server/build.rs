@@ -24,7 +24,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         Ok("release") => commit(),
         _ => None,
     };
-    println!("cargo:rustc-env=POET_COMMIT={}", commit.unwrap_or_default());
+    let commit = commit.unwrap_or_default();
+    println!("cargo:rustc-env=POET_COMMIT={commit}");
+    let version = env::var("CARGO_PKG_VERSION")?;
+    match commit.as_str() {
+        "" => println!("cargo:rustc-env=POET_VERSION={version}"),
+        commit => println!("cargo:rustc-env=POET_VERSION={version} ({commit})"),
+    }
     Ok(())
 }
 

@@ -19,6 +19,8 @@ use jiff::Timestamp;
 use poet_engine::{TICK_LEAVES, Work};
 use poet_files::Output;
 use poet_proto::receipt::Receipt;
+use poet_proto::schedule::reward_epoch;
+use serde_json::json;
 
 use crate::{
     http::Http,
@@ -59,6 +61,10 @@ pub(crate) struct Args {
     /// (-), a pipe or a device once, at the end
     #[arg(long, value_name = "FILE", default_value = "proof.json")]
     out: PathBuf,
+
+    /// Print what came of it as JSON, one object at the end; needs another --out than standard output
+    #[arg(long)]
+    json: bool,
 
     /// Where the message that a node stores of the best proof (PoetProofMessage, in SCALE) is written,
     /// at the end
@@ -102,6 +108,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let work = Arc::new(spacemesh_work()?);
     // Before the wait, so that no proof is lost for want of a place to put it.
     let out = Output::open("--out", &args.out)?;
+    ensure!(
+        !(args.json && out.is_stdout()),
+        "--json and --out - are both standard output: expected a file for the proof"
+    );
     let message = match &args.message {
         Some(path) => Some(Output::open("--message", path)?),
         None => None,
@@ -207,7 +217,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
         None => text += "no server gave a valid proof: nothing was written\n",
     }
-    if out.is_stdout() {
+    if args.json {
+        println!("{}", report(&state, &outcomes, best.as_ref(), args));
+    } else if out.is_stdout() {
         eprint!("{text}");
     } else {
         print!("{text}");
@@ -230,6 +242,46 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         ExitCode::SUCCESS
     } else {
         ExitCode::from(3)
+    })
+}
+
+/// What came of it, in JSON.
+fn report(
+    state: &State,
+    outcomes: &[Outcome],
+    best: Option<&VerifiedProof>,
+    args: &Args,
+) -> serde_json::Value {
+    let server = |(registration, outcome): (&Registration, &Outcome)| {
+        let mut server = json!({
+            "poet": registration.poet,
+            "round": registration.round,
+            "rewardEpoch": reward_epoch(registration.round),
+            "valid": matches!(outcome, Outcome::Valid { .. }),
+        });
+        match outcome {
+            Outcome::Valid {
+                leaves, members, ..
+            } => {
+                server["leaves"] = json!(leaves);
+                server["ticks"] = json!(leaves / args.tick_size);
+                server["members"] = json!(members);
+            }
+            other => server["error"] = json!(other.to_string()),
+        }
+        server
+    };
+    let servers = state.registrations.iter().zip(outcomes).map(server);
+    json!({
+        "servers": servers.collect::<Vec<_>>(),
+        "best": best.map(|best| json!({
+            "file": args.out,
+            "leaves": best.leaves(),
+            "ticks": best.leaves() / args.tick_size,
+            "member": best.index,
+            "members": best.members(),
+            "reference": hex::encode(best.reference()),
+        })),
     })
 }
 

@@ -17,7 +17,8 @@ mod watch;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use anyhow::Context as _;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -44,7 +45,16 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let matches = poet_pages::with_pages(Cli::command()).get_matches();
+    if let Some(written) = poet_pages::write_if_asked(&matches, Cli::command()) {
+        return ended(
+            written
+                .context("cannot write the pages")
+                .map(|()| ExitCode::SUCCESS),
+        );
+    }
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let result = match cli.command {
         Command::Register(args) => register::run(&args),
         Command::Collect(args) => collect::run(&args),
         Command::VerifyReceipt(args) => receipt::run(&args),
@@ -52,6 +62,10 @@ fn main() -> ExitCode {
         Command::Schedule(args) => schedule::run(&args),
         Command::Load(command) => load::run(command),
     };
+    ended(result)
+}
+
+fn ended(result: anyhow::Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
         ExitCode::FAILURE

@@ -425,3 +425,9 @@ pub(crate) enum RoundState {
 pub(crate) struct ErrorResponse {
     pub(crate) message: String,
 }
+
+/// The answer of `GET /readyz`.
+#[derive(Deserialize)]
+pub(crate) struct HealthResponse {
+    pub(crate) reason: Option<String>,
+}

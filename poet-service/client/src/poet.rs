@@ -10,8 +10,8 @@ use serde::de::DeserializeOwned;
 use crate::{
     http::{Answer, Http, HttpError, Limits, Url},
     messages::{
-        ErrorResponse, Info, PowParamsResponse, ProofResponse, Round, RoundsResponse,
-        SubmitRequest, SubmitResponse,
+        ErrorResponse, HealthResponse, Info, PowParamsResponse, ProofResponse, Round,
+        RoundsResponse, SubmitRequest, SubmitResponse,
     },
     output::printable,
 };
@@ -125,6 +125,22 @@ impl Poet {
             200 => parse(&answer.body).map(|list: RoundsResponse| Some(list.into_rounds())),
             404 | 501 => Ok(None),
             _ => Err(failure(&answer)),
+        }
+    }
+
+    /// Whether it is ready, or why it is not; `None` where the server does not tell, as the Go server
+    /// does not.
+    pub(crate) fn health(&self, time: Duration) -> Option<Result<(), String>> {
+        let limits = Limits {
+            time,
+            bytes: MAX_ANSWER_BYTES,
+        };
+        let answer = self.http.get(&self.path("/readyz"), limits).ok()?;
+        let health: HealthResponse = serde_json::from_slice(&answer.body).ok()?;
+        match answer.status {
+            200 => Some(Ok(())),
+            503 => Some(Err(printable(&health.reason.unwrap_or_default()))),
+            _ => None,
         }
     }
 

@@ -9,7 +9,7 @@ use poet_proto::{
     json::decode_base64,
     receipt::{Acknowledged, Receipt},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::output::printable;
 
@@ -27,6 +27,10 @@ pub(crate) struct Args {
     /// The file
     #[arg(value_name = "FILE")]
     file: PathBuf,
+
+    /// Print JSON, one object with a list of receipts
+    #[arg(long)]
+    json: bool,
 
     /// The server that must have signed: its public key, 32 bytes in base64 or hex [default: any
     /// server; in a state file the one of the registration]
@@ -56,12 +60,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         json.len() as u64 <= MAX_FILE_BYTES,
         "{name} is too long: expected a state file of poet-client, or a receipt"
     );
-    let Ok(json) = serde_json::from_slice::<Value>(&json) else {
+    let Ok(state) = serde_json::from_slice::<Value>(&json) else {
         bail!("{name} is not JSON: expected a state file of poet-client, or a receipt");
     };
-    let Some(registrations) = json.get("registrations").and_then(Value::as_array) else {
-        let receipt = json.get("receipt").unwrap_or(&json);
+    let Some(registrations) = state.get("registrations").and_then(Value::as_array) else {
+        let receipt = state.get("receipt").unwrap_or(&state);
         return match check(receipt, args.pubkey.as_ref()) {
+            Ok(receipt) if args.json => {
+                println!("{}", json!({"receipts": [report(None, &Ok(receipt))]}));
+                Ok(ExitCode::SUCCESS)
+            }
             Ok(receipt) => {
                 println!("valid: {}", sentence(&receipt));
                 Ok(ExitCode::SUCCESS)
@@ -71,20 +79,39 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     ensure!(!registrations.is_empty(), "{name} holds no registration");
     let mut valid = 0;
+    let mut reports = Vec::new();
     for registration in registrations {
         let poet = registration["poet"].as_str().unwrap_or_default();
-        match check_kept(&json, registration, args.pubkey.as_ref()) {
+        let checked = check_kept(&state, registration, args.pubkey.as_ref());
+        valid += usize::from(checked.is_ok());
+        if args.json {
+            reports.push(report(Some(poet), &checked));
+            continue;
+        }
+        match checked {
             Ok(receipt) => {
-                valid += 1;
                 println!("{}: valid: {}", printable(poet), sentence(&receipt));
             }
             Err(reason) => println!("{}: not valid: {reason}", printable(poet)),
         }
     }
+    if args.json {
+        println!("{}", json!({"receipts": reports}));
+    }
     Ok(match valid {
         0 => ExitCode::FAILURE,
         all if all == registrations.len() => ExitCode::SUCCESS,
         _ => ExitCode::from(3),
+    })
+}
+
+/// What became of a receipt, in JSON.
+fn report(poet: Option<&str>, checked: &Result<Receipt, String>) -> Value {
+    json!({
+        "poet": poet,
+        "valid": checked.is_ok(),
+        "says": checked.as_ref().ok().map(sentence),
+        "error": checked.as_ref().err(),
     })
 }
 

@@ -25,6 +25,7 @@ use poet_proto::{
     receipt::Receipt,
     schedule::reward_epoch,
 };
+use serde_json::json;
 
 use crate::{
     http::{Http, Url},
@@ -97,6 +98,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "HEX", value_parser = parse_hex::<20>,
         default_value = "9eebff023abb17ccb775c602daade8ed708f0a50", hide_default_value = true)]
     genesis_id: [u8; 20],
+
+    /// Print what came of it as JSON, one object at the end
+    #[arg(long)]
+    json: bool,
 
     /// Where the registrations are stored
     #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
@@ -174,8 +179,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         timeout: args.timeout,
     });
 
-    println!("node {}", hex::encode(node_id));
-    println!("challenge {}", hex::encode(args.challenge));
+    if !args.json {
+        println!("node {}", hex::encode(node_id));
+        println!("challenge {}", hex::encode(args.challenge));
+    }
     let (sender, events) = mpsc::channel();
     for url in outcomes.keys() {
         let (job, sender) = (Arc::clone(&job), sender.clone());
@@ -224,7 +231,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     drop(events);
 
-    print!("{}", summary(&poets, &state, &outcomes));
+    if args.json {
+        println!("{}", report(&state, &outcomes));
+    } else {
+        print!("{}", summary(&poets, &state, &outcomes));
+    }
     let registered = poets.len() - outcomes.len();
     Ok(match (registered, outcomes.len()) {
         (_, 0) => ExitCode::SUCCESS,
@@ -282,6 +293,26 @@ fn sign(key: &NodeKey, args: &Args) -> SignedChallenge {
         signature: Bytes(signature.to_vec()),
         deadline: None,
     }
+}
+
+/// What came of it, in JSON.
+fn report(state: &State, outcomes: &BTreeMap<Url, String>) -> serde_json::Value {
+    let registration = |it: &Registration| {
+        json!({
+            "poet": it.poet,
+            "pubkey": it.pubkey,
+            "round": it.round,
+            "rewardEpoch": reward_epoch(it.round),
+            "roundEnd": it.round_end,
+        })
+    };
+    let failed = |(poet, reason): (&Url, &String)| json!({"poet": poet, "error": reason});
+    json!({
+        "nodeId": hex::encode(state.node_id),
+        "challenge": hex::encode(state.challenge),
+        "registrations": state.registrations.iter().map(registration).collect::<Vec<_>>(),
+        "failed": outcomes.iter().map(failed).collect::<Vec<_>>(),
+    })
 }
 
 /// One line for each server.

@@ -17,7 +17,7 @@ use serde::Serialize;
 use crate::{
     http::{Http, Url},
     messages::{Bytes32, Info, Round, RoundState, Seconds},
-    output::{printable, table},
+    output::printable,
     poet::{Failure, Poet},
     time::{now, parse_wait, rough, rough_between},
 };
@@ -108,7 +108,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
         if args.once {
-            let answered = watched.iter().filter(|poet| poet.seen().is_some()).count();
+            let answered = watched.iter().filter(|poet| poet.answers()).count();
             return Ok(match (answered, watched.len() - answered) {
                 (_, 0) => ExitCode::SUCCESS,
                 (0, _) => ExitCode::FAILURE,
@@ -149,6 +149,8 @@ fn show(args: &Args, watched: &[Watched]) -> std::io::Result<()> {
 #[derive(Debug)]
 struct Seen {
     info: Info,
+    /// Whether it is ready, or why not; unknown of a server that does not tell.
+    health: Option<Result<(), String>>,
     /// Unknown of a server that does not tell.
     rounds: Option<Vec<Round>>,
 }
@@ -156,6 +158,7 @@ struct Seen {
 fn observe(poet: &Poet, timeout: Duration) -> Result<Seen, Failure> {
     Ok(Seen {
         info: poet.info(timeout)?,
+        health: poet.health(timeout),
         rounds: poet.rounds(timeout)?,
     })
 }
@@ -164,7 +167,10 @@ fn observe(poet: &Poet, timeout: Duration) -> Result<Seen, Failure> {
 #[derive(Debug)]
 struct Watched {
     poet: Url,
-    latest: Result<Seen, String>,
+    /// What it told last, and when.
+    known: Option<(Seen, Timestamp)>,
+    /// Why it has not answered since.
+    error: Option<String>,
     /// The first key, and when another one was seen first.
     first_key: Option<Bytes32>,
     key_changed: Option<Timestamp>,
@@ -178,7 +184,8 @@ impl Watched {
     fn new(poet: &Url) -> Self {
         Self {
             poet: poet.clone(),
-            latest: Err("no answer yet".to_owned()),
+            known: None,
+            error: Some("no answer yet".to_owned()),
             first_key: None,
             key_changed: None,
             without_proof: BTreeSet::new(),
@@ -206,11 +213,22 @@ impl Watched {
             self.without_proof.retain(|round| listed.contains(round));
             self.proof_seen.retain(|round, _| listed.contains(round));
         }
-        self.latest = seen.map_err(|failure| failure.reason);
+        match seen {
+            Ok(seen) => {
+                self.known = Some((seen, now));
+                self.error = None;
+            }
+            Err(failure) => self.error = Some(failure.reason),
+        }
     }
 
+    /// What it told last, however long ago that was.
     fn seen(&self) -> Option<&Seen> {
-        self.latest.as_ref().ok()
+        self.known.as_ref().map(|(seen, _)| seen)
+    }
+
+    fn answers(&self) -> bool {
+        self.error.is_none()
     }
 
     fn find(&self, wanted: impl Fn(&&Round) -> bool) -> Option<&Round> {
@@ -244,7 +262,10 @@ impl Watched {
         let certifier = seen.and_then(|seen| seen.info.certifier());
         PoetReport {
             poet: &self.poet,
-            error: self.latest.as_ref().err().map(String::as_str),
+            error: self.error.as_deref(),
+            last_answer: self.known.as_ref().map(|(_, time)| *time),
+            ready: seen.and_then(|seen| seen.health.as_ref().map(Result::is_ok)),
+            reason: seen.and_then(|seen| seen.health.as_ref()?.as_ref().err().map(String::as_str)),
             pubkey: seen.map(|seen| seen.info.service_pubkey),
             first_pubkey: self.first_key,
             pubkey_changed: self.key_changed,
@@ -260,6 +281,7 @@ impl Watched {
                 round: round.id.0,
                 members: round.members.0,
                 end: round.end,
+                percent: percent(round, now),
                 leaves: round.leaves.map(|leaves| leaves.0),
                 leaves_per_second: round.leaves_per_second.map(|rate| rate.0),
                 expected_ticks: round.expected_leaves.map(|leaves| leaves.0 / tick_size),
@@ -285,6 +307,13 @@ impl Watched {
     }
 }
 
+/// How much of a round's time has passed, in per cent.
+fn percent(round: &Round, now: Timestamp) -> f64 {
+    let seconds = |to: Timestamp| to.duration_since(round.start).as_secs_f64();
+    let all = seconds(round.end).max(f64::MIN_POSITIVE);
+    (100.0 * seconds(now) / all).clamp(0.0, 100.0)
+}
+
 /// One look at all servers, in JSON.
 #[derive(Serialize)]
 struct WatchReport<'a> {
@@ -296,7 +325,12 @@ struct WatchReport<'a> {
 #[serde(rename_all = "camelCase")]
 struct PoetReport<'a> {
     poet: &'a Url,
+    /// Why it does not answer; what follows is then what it told last.
     error: Option<&'a str>,
+    last_answer: Option<Timestamp>,
+    /// Whether it is ready, and why not, if it tells.
+    ready: Option<bool>,
+    reason: Option<&'a str>,
     pubkey: Option<Bytes32>,
     first_pubkey: Option<Bytes32>,
     pubkey_changed: Option<Timestamp>,
@@ -322,6 +356,8 @@ struct ExecutingReport {
     round: u64,
     members: u64,
     end: Timestamp,
+    /// How much of its time has passed.
+    percent: f64,
     leaves: Option<u64>,
     leaves_per_second: Option<u64>,
     expected_ticks: Option<u64>,
@@ -345,103 +381,191 @@ struct OverdueReport {
     late_seconds: f64,
 }
 
-/// One look at all servers, for people.
+/// The width of what people get.
+const WIDTH: usize = 80;
+
+/// One look at all servers, for people: a few lines for each.
 fn text(watched: &[Watched], now: Timestamp, tick_size: u64) -> String {
-    let head = [
-        "server",
-        "open",
-        "members",
-        "starts in",
-        "working",
-        "members",
-        "leaves/s",
-        "ticks",
-        "ends in",
-        "proof",
-        "members",
-        "ticks",
-        "late",
-    ];
-    let mut rows = vec![head.map(str::to_owned).to_vec()];
-    let mut notes = String::new();
+    let mut text = String::new();
     for poet in watched {
-        let mut row = vec![poet.poet.to_string()];
-        row.extend(cells(poet, now, tick_size));
-        rows.push(row);
-        for note in poet_notes(poet, now) {
-            notes.push_str(&format!("{}: {note}\n", poet.poet));
+        text += &heading(poet, now);
+        for line in lines(poet, now, tick_size) {
+            text += &format!("  {line}\n");
         }
     }
-    table(&rows) + &notes
+    text
 }
 
-fn cells(poet: &Watched, now: Timestamp, tick_size: u64) -> Vec<String> {
+/// The server's address and whether it is well.
+fn heading(poet: &Watched, now: Timestamp) -> String {
+    let state = match (&poet.error, &poet.known) {
+        (Some(_), Some((_, time))) => format!("NO ANSWER for {}", rough_between(*time, now)),
+        (Some(_), None) => "NO ANSWER".to_owned(),
+        (None, _) => match poet.seen().and_then(|seen| seen.health.as_ref()) {
+            Some(Ok(())) => "ready".to_owned(),
+            Some(Err(_)) => "NOT READY".to_owned(),
+            None => "answers".to_owned(),
+        },
+    };
+    let url = poet.poet.to_string();
+    let room = WIDTH.saturating_sub(url.chars().count() + 1);
+    format!("{url} {state:>room$}\n")
+}
+
+fn lines(poet: &Watched, now: Timestamp, tick_size: u64) -> Vec<String> {
     let report = poet.report(now, tick_size);
     let known = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |it| it.to_string());
-    let mut cells = Vec::new();
-    cells.extend(match report.open {
-        Some(open) => [
-            open.round.to_string(),
-            open.members.to_string(),
+    let mut lines = Vec::new();
+    lines.extend(report.error.map(str::to_owned));
+    lines.extend(report.reason.map(str::to_owned));
+    if report.error.is_some() && poet.known.is_some() {
+        lines.push("what it told last:".to_owned());
+    }
+    if let Some(open) = report.open {
+        lines.push(format!(
+            "open     round {:<5} {:>9} members  closes in {}",
+            open.round,
+            open.members,
             rough_between(now, open.start),
-        ],
-        None => ["-"; 3].map(str::to_owned),
-    });
-    cells.extend(match report.executing {
-        Some(executing) => [
-            executing.round.to_string(),
-            executing.members.to_string(),
-            known(executing.leaves_per_second),
+        ));
+    }
+    if let Some(executing) = report.executing {
+        lines.push(format!(
+            "working  round {:<5} {:>9} members  {:.1} %, {} ticks expected, {} left",
+            executing.round,
+            executing.members,
+            executing.percent,
             known(executing.expected_ticks),
             rough_between(now, executing.end),
-        ],
-        None => ["-"; 5].map(str::to_owned),
-    });
-    cells.extend(match report.published {
-        Some(published) => [
-            published.round.to_string(),
-            published.members.to_string(),
+        ));
+        lines.push(format!(
+            "         {} leaves/s",
+            known(executing.leaves_per_second)
+        ));
+    }
+    if let Some(published) = report.published {
+        let late = published.late_seconds.map_or_else(String::new, |seconds| {
+            let late = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+            format!(", {} late", rough(late))
+        });
+        lines.push(format!(
+            "proof    round {:<5} {:>9} members  {} ticks{late}",
+            published.round,
+            published.members,
             known(published.ticks),
-            published.late_seconds.map_or_else(
-                || "-".to_owned(),
-                |seconds| rough(Duration::try_from_secs_f64(seconds).unwrap_or_default()),
-            ),
-        ],
-        None => ["-"; 4].map(str::to_owned),
-    });
-    cells
+        ));
+    }
+    lines.extend(poet_notes(poet, now));
+    let cut = |line: String| line.chars().take(WIDTH - 2).collect();
+    lines.into_iter().map(cut).collect()
 }
 
-/// What does not fit a table.
+/// Who it is, and what is wrong.
 fn poet_notes(poet: &Watched, now: Timestamp) -> Vec<String> {
     let mut notes = Vec::new();
-    match &poet.latest {
-        Err(reason) => notes.push(reason.clone()),
-        Ok(seen) => {
-            let mut known = format!(
-                "key {}, phase shift {}, cycle gap {}",
-                base64::encode(seen.info.service_pubkey.0),
-                rough(seen.info.phase_shift.0),
-                rough(seen.info.cycle_gap.0),
-            );
-            if let Some(certifier) = seen.info.certifier() {
-                known.push_str(&format!(", certifier {}", printable(&certifier.url)));
-            }
-            if seen.rounds.is_none() {
-                known.push_str("; it does not tell of its rounds");
-            }
-            notes.push(known);
+    if let Some(seen) = poet.seen() {
+        notes.push(format!(
+            "key {}",
+            base64::encode(seen.info.service_pubkey.0)
+        ));
+        notes.push(format!(
+            "phase shift {}, cycle gap {}",
+            rough(seen.info.phase_shift.0),
+            rough(seen.info.cycle_gap.0),
+        ));
+        if let Some(certifier) = seen.info.certifier() {
+            notes.push(format!("certifier {}", printable(&certifier.url)));
+        }
+        if seen.rounds.is_none() {
+            notes.push("it does not tell of its rounds".to_owned());
         }
     }
     if let (Some(since), Some(first)) = (poet.key_changed, poet.first_key) {
-        notes.push(format!(
-            "ITS KEY CHANGED: it was {} until {since:.0}",
-            base64::encode(first.0)
-        ));
+        notes.push(format!("ITS KEY CHANGED at {since:.0}: until then it was"));
+        notes.push(format!("    {}", base64::encode(first.0)));
     }
     if let Some(round) = poet.overdue(now) {
         let late = rough_between(round.end, now);
         notes.push(format!("the proof of round {} is {late} late", round.id.0));
     }
     notes
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn seen(ready: Result<(), String>) -> Seen {
+        let round = |id: &str, state: &str, members: &str| {
+            json!({
+                "id": id, "state": state, "members": members, "leaves": "80123456789",
+                "start": "2026-11-23T08:00:00Z", "end": "2026-12-06T20:00:00Z",
+                "leavesPerSecond": "70123", "expectedLeaves": "80123456789",
+                "proofReady": state == "published",
+            })
+        };
+        let rounds = [
+            round("100088", "open", "1000000"),
+            round("100087", "executing", "1000000"),
+            round("100086", "published", "1000000"),
+        ];
+        let info = json!({
+            "servicePubkey": "ZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmY=",
+            "phaseShift": "864000s", "cycleGap": "43200s",
+            "certifier": {"url": format!("https://{}.example", "x".repeat(300)), "pubkey": "ZmY="},
+        });
+        Seen {
+            info: serde_json::from_value(info).unwrap(),
+            health: Some(ready),
+            rounds: Some(
+                rounds
+                    .map(|round| serde_json::from_value(round).unwrap())
+                    .to_vec(),
+            ),
+        }
+    }
+
+    #[test]
+    fn a_look_fits_80_columns_and_a_dead_server_keeps_what_it_told() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let url = "https://poet-110.spacemesh.network".parse().unwrap();
+        let mut poet = Watched::new(&url);
+        let now = at("2026-11-26T20:00:00Z");
+        poet.update(Ok(seen(Ok(()))), now);
+        let shown = text(std::slice::from_ref(&poet), now, 9_331_200);
+        assert!(
+            shown.lines().all(|line| line.chars().count() <= WIDTH),
+            "{shown}"
+        );
+        assert!(
+            shown.lines().next().unwrap().ends_with("  ready"),
+            "{shown}"
+        );
+        for part in [
+            "round 100088",
+            "26.2 %",
+            "8586 ticks expected",
+            "10d0h left",
+        ] {
+            assert!(shown.contains(part), "{part}: {shown}");
+        }
+        poet.update(Ok(seen(Err("the work on a round fails".to_owned()))), now);
+        let shown = text(std::slice::from_ref(&poet), now, 1);
+        assert!(
+            shown.contains("NOT READY\n  the work on a round fails\n"),
+            "{shown}"
+        );
+        poet.update(
+            Err(Failure::passing("connection refused")),
+            at("2026-11-26T20:01:00Z"),
+        );
+        let shown = text(&[poet], at("2026-11-26T20:01:30Z"), 1);
+        assert!(
+            shown.contains("NO ANSWER for 1m30s\n  connection refused\n"),
+            "{shown}"
+        );
+        assert!(shown.contains("round 100087"), "{shown}");
+    }
 }

@@ -749,6 +749,13 @@ fn a_receipt_shows_who_left_us_out() {
     for (fake, _) in &fakes {
         run.line(&format!("{}: not valid: there is no receipt", fake.url));
     }
+    let run = node
+        .run(&["verify-receipt", "--json", "poet-client.json"])
+        .assert_code(3);
+    let report: Value = serde_json::from_str(&run.out).unwrap();
+    let receipts = report["receipts"].as_array().unwrap();
+    let valid = receipts.iter().filter(|receipt| receipt["valid"] == true);
+    assert_eq!((valid.count(), receipts.len()), (2, 2 + fakes.len()));
 
     let mut proof = work(&real);
     // The real server has us; a proof without us is that of another one.
@@ -1456,6 +1463,140 @@ fn https_needs_a_certificate_that_the_system_trusts() {
     );
 }
 
+// JSON, schedule, rounds ------------------------------------------------------------------------
+
+#[test]
+fn everything_that_came_of_it_is_json_if_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, url) = real_server(folder.path());
+    let node = Node::new(61);
+    let dead = dead();
+    let run = node
+        .register(&[&url, &dead], &["--json", "--until=2s"])
+        .assert_code(3);
+    let report: Value = serde_json::from_str(&run.out).unwrap();
+    let registered = &report["registrations"][0];
+    assert_eq!(
+        (&registered["poet"], &registered["round"]),
+        (&json!(url), &json!(0))
+    );
+    assert_eq!(registered["rewardEpoch"], 2);
+    assert_eq!(report["failed"][0]["poet"], dead);
+    assert!(run.err.contains(&format!(
+        "{url}: registered in round 0, which is rewarded in epoch 2"
+    )));
+    let leaves = leaves(&work(&server));
+    node.rounds_end_now();
+    let run = node.collect(&["--json"]).assert_code(0);
+    let report: Value = serde_json::from_str(&run.out).unwrap();
+    assert_eq!(report["servers"][0]["valid"], true);
+    assert_eq!(report["best"]["leaves"], leaves);
+    node.verified_proof();
+}
+
+/// Two servers of one network share a table; a Go server tells nothing.
+#[test]
+fn schedules_are_those_of_the_servers() {
+    let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let (_first, one) = real_server(folders[0].path());
+    let (_second, two) = real_server(folders[1].path());
+    let go = FakeServer::start(|_| None);
+    let node = Node::new(62);
+    let run = node
+        .run(&["schedule", "--json", &one, &go.url, &two])
+        .assert_code(3);
+    let report: Value = serde_json::from_str(&run.out).unwrap();
+    assert_eq!(report["schedules"].as_array().unwrap().len(), 1);
+    let table = &report["schedules"][0];
+    assert_eq!(table["poets"], json!([one, two]));
+    assert_eq!(table["genesis"], "2026-01-01T00:00:00Z");
+    assert_eq!(
+        (&table["epochSeconds"], &table["cycleGapSeconds"]),
+        (&json!(60.0), &json!(10.0))
+    );
+    assert_eq!(report["failed"][0]["poet"], go.url);
+    // In a time zone, and in one that nobody knows.
+    let zone =
+        |name: &str| finish(node.command(&["schedule", &one]).env("TZ", name)).assert_code(0);
+    assert!(zone("XYZ-3").out.contains(" XYZ ("));
+    let absurd = zone("Absurd/Zone\u{7}");
+    assert!(
+        absurd
+            .err
+            .contains("is no time zone that this machine knows"),
+        "{}",
+        absurd.err
+    );
+    assert!(absurd.out.contains(" UTC"), "{}", absurd.out);
+    let ics = node.run(&["schedule", "--ics", &one]).assert_code(0).out;
+    assert!(ics.starts_with("BEGIN:VCALENDAR\r\n") && ics.ends_with("END:VCALENDAR\r\n"));
+}
+
+/// Its round has started while it was away: the next one is not what was asked for.
+#[test]
+fn no_later_round_is_entered_unasked() {
+    let open = |round: u64, submitted: u64| {
+        FakeServer::start(move |request| match request {
+            "GET /v1/rounds" => Some(Reply::Json(
+                200,
+                json!({"rounds": [{
+                    "id": round.to_string(), "state": "open", "members": "0", "proofReady": false,
+                    "start": "2026-01-01T00:00:30Z", "end": "2026-01-01T00:01:20Z",
+                }]}),
+            )),
+            "POST /v1/submit" => Some(Reply::Json(
+                200,
+                json!({"roundId": submitted.to_string(), "roundEnd": "50s"}),
+            )),
+            _ => None,
+        })
+    };
+    let node = Node::new(63);
+    let fair = open(0, 0);
+    node.register(&[&fair.url], &[]).assert_code(0);
+    let sent = fair.submits.lock().unwrap()[0].clone();
+    assert_eq!(sent["deadline"], "2026-01-01T00:01:20Z");
+    // One that does not mind what it was asked.
+    let pushy = open(0, 1);
+    let run = node.register(&[&pushy.url], &[]).assert_code(1);
+    assert!(
+        run.out
+            .contains("into round 1, although round 0 was asked for"),
+        "{}",
+        run.out
+    );
+}
+
+#[test]
+fn proofs_of_different_rounds_are_not_compared() {
+    let node = Node::new(64);
+    let folder = tempfile::tempdir().unwrap();
+    let (server, url) = real_server(folder.path());
+    node.register(&[&url], &[]).assert_code(0);
+    work(&server);
+    node.rounds_end_now();
+    let mut state = node.state();
+    let mut other = state["registrations"][0].clone();
+    other["poet"] = json!(dead());
+    other["round"] = json!(1);
+    state["registrations"].as_array_mut().unwrap().push(other);
+    fs::write(node.path("poet-client.json"), state.to_string()).unwrap();
+    let run = node.collect(&["--until=1s"]).assert_code(1);
+    assert!(
+        run.err.contains("expected --round with one of 0, 1"),
+        "{}",
+        run.err
+    );
+    let run = node.collect(&["--until=1s", "--round=2"]).assert_code(1);
+    assert!(
+        run.err.contains("no registration in round 2"),
+        "{}",
+        run.err
+    );
+    node.collect(&["--round=0"]).assert_code(0);
+    node.verified_proof();
+}
+
 // Watch ----------------------------------------------------------------------------------------
 
 #[test]
@@ -1503,16 +1644,20 @@ fn watch_shows_what_each_server_is_doing() {
             .then_some(())
     });
     let run = node.run(&urls).assert_code(3);
-    let row = run.row(&url);
-    assert_eq!(
-        [row[1], row[2], row[4], row[9], row[10]],
-        ["1", "0", "-", "0", "1"]
+    assert_eq!(run.row(&url)[1], "ready");
+    assert_eq!(run.row("  open")[..4], ["open", "round", "1", "0"]);
+    assert_eq!(run.row("  proof")[..4], ["proof", "round", "0", "1"]);
+    assert!(
+        run.out.lines().all(|line| line.chars().count() <= 80),
+        "{}",
+        run.out
     );
-    assert!(run.out.contains(&format!("{}: key ", go.url)));
+    assert_eq!(run.row(&go.url)[1], "answers");
     assert!(run.out.contains("it does not tell of its rounds"));
+    assert_eq!(run.row(&dead)[1..], ["NO", "ANSWER"]);
     assert!(
         run.out
-            .contains(&format!("{dead}: cannot be reached: connection refused"))
+            .contains("  cannot be reached: connection refused\n")
     );
     assert!(!run.out.contains('\x1b'), "a pipe is no terminal");
     node.run(&["watch", "--once", &dead]).assert_code(1);

@@ -92,8 +92,8 @@ impl Timetable {
         let open = self.open();
         let closes = schedule.start(open);
         text += &format!(
-            "open        round {open}: a registration made now is rewarded in epoch {} (published in {})\n\
-             \x20           closes in {}: {}\n",
+            "open        round {open}: registering now counts for epoch {} (published in {})\n\
+             \x20           closes in {}\n            {}\n",
             schedule.reward_epoch(open),
             schedule.publish_epoch(open),
             self.left(closes),
@@ -117,7 +117,7 @@ impl Timetable {
         };
         for zone in zones {
             let mut rows =
-                vec![["round", "rewarded in epoch", "opens", "closes", "proof"].map(str::to_owned)];
+                vec![["round", "for epoch", "opens", "closes", "proof"].map(str::to_owned)];
             for round in self.listed() {
                 let opens = schedule.opens(round).map(|opens| zone.date(opens));
                 rows.push([
@@ -235,18 +235,20 @@ mod tests {
 network     mainnet
 schedule    a round every 14 days, 13 days 12 h of work each
 now         Thu 2026-11-26 20:00 UTC
-open        round 88: a registration made now is rewarded in epoch 90 (published in 89)
-            closes in 10 days 12 h: Mon 2026-12-07 08:00 UTC
+open        round 88: registering now counts for epoch 90 (published in 89)
+            closes in 10 days 12 h
+            Mon 2026-12-07 08:00 UTC
 working     round 87: its proof comes in 10 days
             Sun 2026-12-06 20:00 UTC
 
 UTC:
-round  rewarded in epoch  opens             closes            proof
-87     89                 2026-11-09 08:00  2026-11-23 08:00  2026-12-06 20:00
-88     90                 2026-11-23 08:00  2026-12-07 08:00  2026-12-20 20:00
-89     91                 2026-12-07 08:00  2026-12-21 08:00  2027-01-03 20:00
+round  for epoch  opens             closes            proof
+87     89         2026-11-09 08:00  2026-11-23 08:00  2026-12-06 20:00
+88     90         2026-11-23 08:00  2026-12-07 08:00  2026-12-20 20:00
+89     91         2026-12-07 08:00  2026-12-21 08:00  2027-01-03 20:00
 ";
         assert_eq!(text, expected);
+        assert!(text.lines().all(|line| line.len() <= 80), "{text}");
     }
 
     /// Dates of the network since its first round.

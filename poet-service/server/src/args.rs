@@ -53,209 +53,210 @@ options! {
 pub struct Options {
     /// The network whose schedule counts: mainnet. It sets the genesis, the epoch, the phase shift and
     /// the cycle gap; each that is given as well counts instead [default: none]
-    #[arg(long, value_name = "NAME", value_parser = parse_network)]
+    #[arg(help_heading = "Schedule", long, value_name = "NAME", value_parser = parse_network)]
     pub network: Option<&'static Network>,
 
     /// The network's genesis, in RFC 3339 [default: the server's first start]
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    #[arg(help_heading = "Schedule", long, value_name = "TIME", value_parser = parse_time)]
     pub genesis_time: Option<Timestamp>,
 
     /// Where the directories below are, unless given [default: the user's cache directory + /poet]
-    #[arg(long, value_name = "DIR", value_parser = path())]
+    #[arg(help_heading = "Files and logs", long, value_name = "DIR", value_parser = path())]
     pub poetdir: Option<PathBuf>,
 
     /// A file with options, one `name=value` in a line
-    #[arg(short = 'c', long, value_name = "FILE", value_parser = path())]
+    #[arg(help_heading = "Files and logs", short = 'c', long, value_name = "FILE", value_parser = path())]
     pub configfile: Option<PathBuf>,
 
     /// Where the work in progress is kept [default: POETDIR/data]
-    #[arg(short = 'b', long, value_name = "DIR", value_parser = path())]
+    #[arg(help_heading = "Files and logs", short = 'b', long, value_name = "DIR", value_parser = path())]
     pub datadir: Option<PathBuf>,
 
     /// Where the database is kept [default: POETDIR/db]
-    #[arg(long, value_name = "DIR", value_parser = path())]
+    #[arg(help_heading = "Files and logs", long, value_name = "DIR", value_parser = path())]
     pub dbdir: Option<PathBuf>,
 
     /// A PostgreSQL database that several servers may share, by its URL as libpq reads it; the password
     /// is taken from PGPASSWORD, or from the file that PGPASSFILE names [default: the embedded
     /// database in --dbdir]
-    #[arg(long, value_name = "URL")]
+    #[arg(help_heading = "Files and logs", long, value_name = "URL")]
     pub database: Option<DatabaseUrl>,
 
     /// Where the log's files are kept, besides standard error [default: POETDIR/logs]
-    #[arg(long, value_name = "DIR", value_parser = path())]
+    #[arg(help_heading = "Files and logs", long, value_name = "DIR", value_parser = path())]
     pub logdir: Option<PathBuf>,
 
     /// How many full log files are kept; 0: the log is one file without limit
-    #[arg(long, value_name = "NUMBER", value_parser = parse_files, default_value = "3")]
+    #[arg(help_heading = "Files and logs", long, value_name = "NUMBER", value_parser = parse_files, default_value = "3")]
     pub maxlogfiles: usize,
 
     /// How large a log file becomes, in MB
-    #[arg(long, value_name = "MB", value_parser = parse_megabytes, default_value = "10")]
+    #[arg(help_heading = "Files and logs", long, value_name = "MB", value_parser = parse_megabytes, default_value = "10")]
     pub maxlogfilesize: u64,
 
     /// Log details, too
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+    #[arg(help_heading = "Files and logs", long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
         default_missing_value = "true", value_parser = parse_bool, default_value = "false",
         hide_default_value = true)]
     pub debuglog: bool,
 
     /// Log in JSON
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+    #[arg(help_heading = "Files and logs", long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
         default_missing_value = "true", value_parser = parse_bool, default_value = "false",
         hide_default_value = true)]
     pub jsonlog: bool,
 
     /// Where to listen for REST clients
-    #[arg(short = 'w', long, value_name = "HOST:PORT", value_parser = parse_address, default_value = "localhost:8080")]
+    #[arg(help_heading = "Listeners", short = 'w', long, value_name = "HOST:PORT", value_parser = parse_address, default_value = "localhost:8080")]
     pub restlisten: String,
 
     /// Where to listen for gRPC clients
-    #[arg(short = 'r', long, value_name = "HOST:PORT", value_parser = parse_address, default_value = "localhost:50002")]
+    #[arg(help_heading = "Listeners", short = 'r', long, value_name = "HOST:PORT", value_parser = parse_address, default_value = "localhost:50002")]
     pub rpclisten: String,
 
     /// Where to listen for the operator's gRPC calls, which must not be public
-    #[arg(long, value_name = "HOST:PORT", value_parser = parse_address, default_value = "localhost:50001")]
+    #[arg(help_heading = "Listeners", long, value_name = "HOST:PORT", value_parser = parse_address, default_value = "localhost:50001")]
     pub config_rpclisten: String,
 
     /// The longest message that is sent over gRPC, in bytes; REST has no limit
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "8388608")]
+    #[arg(help_heading = "Listeners", long, value_name = "BYTES", value_parser = parse_bytes, default_value = "8388608")]
     pub max_grpc_resp_size: usize,
 
     /// The most connections for REST at a time [default: 16384, or what the limit on open files
     /// leaves]
-    #[arg(long, value_name = "NUMBER", value_parser = parse_connections)]
+    #[arg(help_heading = "Limits on clients", long, value_name = "NUMBER", value_parser = parse_connections)]
     pub max_connections: Option<usize>,
 
     /// The most connections for gRPC at a time [default: a quarter of those for REST]
-    #[arg(long, value_name = "NUMBER", value_parser = parse_connections)]
+    #[arg(help_heading = "Limits on clients", long, value_name = "NUMBER", value_parser = parse_connections)]
     pub max_grpc_connections: Option<usize>,
 
     /// The most connections of one address, or of one /64 of IPv6; trusted proxies have no limit
     /// of their own [default: half of all]
-    #[arg(long, value_name = "NUMBER", value_parser = parse_connections)]
+    #[arg(help_heading = "Limits on clients", long, value_name = "NUMBER", value_parser = parse_connections)]
     pub max_connections_per_address: Option<usize>,
 
     /// Requests per second that one address, or one /64 of IPv6, may send in the long run; further
     /// ones are answered 429. Behind a proxy it needs --trusted-proxies [default: no limit]
-    #[arg(long, value_name = "NUMBER", value_parser = parse_rate)]
+    #[arg(help_heading = "Limits on clients", long, value_name = "NUMBER", value_parser = parse_rate)]
     pub rate_limit: Option<f64>,
 
     /// Requests that one address may send at once [default: ten seconds' worth of --rate-limit]
-    #[arg(long, value_name = "NUMBER", value_parser = parse_burst)]
+    #[arg(help_heading = "Limits on clients", long, value_name = "NUMBER", value_parser = parse_burst)]
     pub rate_limit_burst: Option<NonZero<u32>>,
 
     /// Networks of reverse proxies, with commas between them: of their requests, the sender is the
     /// last address in X-Forwarded-For that is not a proxy's [default: none]
-    #[arg(long, value_name = "CIDR,...")]
+    #[arg(help_heading = "Limits on clients", long, value_name = "CIDR,...")]
     pub trusted_proxies: Option<TrustedProxies>,
 
     /// What this server is called on its page and in its calendar
-    #[arg(long, value_name = "TEXT", value_parser = parse_name)]
+    #[arg(help_heading = "Listeners", long, value_name = "TEXT", value_parser = parse_name)]
     pub name: Option<String>,
 
     /// Where nodes reach this server, for its page; unset, the page takes the address that its reader
     /// came by
-    #[arg(long, value_name = "URL", value_parser = parse_url)]
+    #[arg(help_heading = "Listeners", long, value_name = "URL", value_parser = parse_url)]
     pub public_url: Option<String>,
 
     /// Whether REST serves a page for people at / and a calendar of the rounds at /calendar.ics
-    #[arg(long, value_name = "on|off", value_parser = parse_switch, default_value = "on")]
+    #[arg(help_heading = "Listeners", long, value_name = "on|off", value_parser = parse_switch, default_value = "on")]
     pub page: Switch,
 
     /// Serve metrics for Prometheus on this port, at /metrics, on every interface [default: none are
     /// served]
-    #[arg(long, value_name = "PORT", value_parser = parse_port)]
+    #[arg(help_heading = "Listeners", long, value_name = "PORT", value_parser = parse_port)]
     pub metrics_port: Option<u16>,
 
     /// The same at one address; overrides --metrics-port
-    #[arg(long, value_name = "HOST:PORT", value_parser = parse_address)]
+    #[arg(help_heading = "Listeners", long, value_name = "HOST:PORT", value_parser = parse_address)]
     pub metrics_listen: Option<String>,
+
     /// A program to run when something happens (a round closed, a proof published, an alarm, slow
     /// work, not ready and ready again): it gets the event as JSON on its standard input, and 30
     /// seconds [default: none]
-    #[arg(long, value_name = "PROGRAM", value_parser = path())]
+    #[arg(help_heading = "Notifications", long, value_name = "PROGRAM", value_parser = path())]
     pub notify_command: Option<PathBuf>,
 
     /// A webhook to post the same events to, as JSON with a field `text`. The path is kept secret
     /// [default: none]
-    #[arg(long, value_name = "URL")]
+    #[arg(help_heading = "Notifications", long, value_name = "URL")]
     pub notify_url: Option<WebhookUrl>,
 
     /// The time from one round's start to the next one's
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "30s")]
+    #[arg(help_heading = "Schedule", long, value_name = "DURATION", value_parser = parse_duration, default_value = "30s")]
     pub epoch_duration: Duration,
 
     /// The time from genesis to the start of round 0
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "15s")]
+    #[arg(help_heading = "Schedule", long, value_name = "DURATION", value_parser = parse_duration, default_value = "15s")]
     pub phase_shift: Duration,
 
     /// The time from a round's end to the next one's start
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "10s")]
+    #[arg(help_heading = "Schedule", long, value_name = "DURATION", value_parser = parse_duration, default_value = "10s")]
     pub cycle_gap: Duration,
 
     /// A longer gap, for nodes that need more time: when it begins a proof is made of the leaves there are,
     /// while the work goes on, and served under /gap/DURATION with a key of its own. May be given several
     /// times
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    #[arg(help_heading = "Schedule", long, value_name = "DURATION", value_parser = parse_duration)]
     pub early_cycle_gap: Vec<Duration>,
 
     /// How long a leap of the clock over the start or the end of a round must last before it is
     /// believed; until then the work goes on by the time since the last look
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "5m")]
+    #[arg(help_heading = "Schedule", long, value_name = "DURATION", value_parser = parse_duration, default_value = "5m")]
     pub clock_leap_patience: Duration,
 
     /// Zero bits that a proof of work must begin with
-    #[arg(long, value_name = "BITS", value_parser = parse_difficulty, default_value = "0")]
+    #[arg(help_heading = "Registration", long, value_name = "BITS", value_parser = parse_difficulty, default_value = "0")]
     pub pow_difficulty: u32,
 
     /// The most members of a round
-    #[arg(long, value_name = "NUMBER", value_parser = parse_members, default_value = "4294967296")]
+    #[arg(help_heading = "Registration", long, value_name = "NUMBER", value_parser = parse_members, default_value = "4294967296")]
     pub max_round_members: u64,
 
     /// How long the registrations of a round are kept after its end, once its proof is published; the
     /// proof is kept [default: for ever]
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    #[arg(help_heading = "Registration", long, value_name = "DURATION", value_parser = parse_duration)]
     pub keep_registrations: Option<Duration>,
 
     /// The most registrations that share one commit
-    #[arg(long, value_name = "NUMBER", value_parser = parse_batch, default_value = "1000")]
+    #[arg(help_heading = "Registration", long, value_name = "NUMBER", value_parser = parse_batch, default_value = "1000")]
     pub max_submit_batch_size: usize,
 
     /// How long a registration may wait for others to share its commit. Here none waits longer
     /// than the disk takes, so every value is kept
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "100ms")]
+    #[arg(help_heading = "Registration", long, value_name = "DURATION", value_parser = parse_duration, default_value = "100ms")]
     pub submit_flush_interval: Duration,
 
     /// Whether nodes may register with a proof of work
-    #[arg(long, value_name = "on|off", value_parser = parse_switch, default_value = "on")]
+    #[arg(help_heading = "Registration", long, value_name = "on|off", value_parser = parse_switch, default_value = "on")]
     pub pow: Switch,
 
     /// Whether nodes may register with a certificate
-    #[arg(long, value_name = "on|off", value_parser = parse_switch, default_value = "on")]
+    #[arg(help_heading = "Registration", long, value_name = "on|off", value_parser = parse_switch, default_value = "on")]
     pub certificates: Switch,
 
     /// Where nodes get certificates
-    #[arg(long, value_name = "URL")]
+    #[arg(help_heading = "Registration", long, value_name = "URL")]
     pub certifier_url: Option<String>,
 
     /// The key that signs certificates, in base64
-    #[arg(long, value_name = "KEY", value_parser = parse_public_key)]
+    #[arg(help_heading = "Registration", long, value_name = "KEY", value_parser = parse_public_key)]
     pub certifier_pubkey: Option<PublicKey>,
 
     /// A directory of keys that may sign certificates, with or without --certifier-pubkey: `*.key`
     /// files, each with one key in base64
-    #[arg(long, value_name = "DIR", value_parser = path())]
+    #[arg(help_heading = "Registration", long, value_name = "DIR", value_parser = path())]
     pub trusted_pub_keys_dir_path: Option<PathBuf>,
 
     /// Whether this server works on rounds. `off` is for servers that only register nodes and serve
     /// proofs, where another one with the same --database works
-    #[arg(long, value_name = "on|off", value_parser = parse_switch, default_value = "on")]
+    #[arg(help_heading = "Work", long, value_name = "on|off", value_parser = parse_switch, default_value = "on")]
     pub worker: Switch,
 
     /// Do no work: a round that closes gets an empty proof with its members. A round whose work has
     /// begun is left for a start without this. With --database, the same as --worker=off
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+    #[arg(help_heading = "Work", long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
         default_missing_value = "true", value_parser = parse_bool, default_value = "false",
         hide_default_value = true)]
     pub disable_worker: bool,
@@ -265,7 +266,7 @@ pub struct Options {
     /// one; a number takes that one; `off` lets the system place the threads. With a core for it,
     /// memory is kept from being swapped out. What the system does not permit is left out with a
     /// warning
-    #[arg(long, value_name = "auto|N|off", default_value = "auto")]
+    #[arg(help_heading = "Work", long, value_name = "auto|N|off", default_value = "auto")]
     pub work_core: WorkCore,
 
     /// The priority of the hashing thread on its own core. `realtime` comes before every ordinary
@@ -273,48 +274,48 @@ pub struct Options {
     /// kernel.sched_rt_runtime_us=-1. `nice` is the highest ordinary one: where the kernel
     /// schedules by groups (autogroups, cpu control groups), the other threads of the server pay
     /// for it
-    #[arg(long, value_name = "off|nice|realtime", default_value = "off")]
+    #[arg(help_heading = "Work", long, value_name = "off|nice|realtime", default_value = "off")]
     pub work_priority: WorkPriority,
 
     /// How much of the work is recomputed on other cores while it is done, so that what a faulty CPU,
     /// memory or disk gets wrong is repaired while it can be: full; sampled, a random eighth, and
     /// everything once something there is wrong, which misses most single wrong labels; or off
     /// [default: full; off on a machine with one core]
-    #[arg(long, value_name = "full|sampled|off")]
+    #[arg(help_heading = "Work", long, value_name = "full|sampled|off")]
     pub audit: Option<AuditMode>,
 
     /// Threads of low priority for that
-    #[arg(long, value_name = "NUMBER", value_parser = parse_threads, default_value = "1")]
+    #[arg(help_heading = "Work", long, value_name = "NUMBER", value_parser = parse_threads, default_value = "1")]
     pub audit_threads: usize,
 
     /// The backend that hashes [default: POET_BACKEND, or the fastest one here]
-    #[arg(long, value_name = "NAME")]
+    #[arg(help_heading = "Work", long, value_name = "NAME")]
     pub backend: Option<String>,
 
     /// Choose the backend by a fixed order instead of a timing trial at the start
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+    #[arg(help_heading = "Work", long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
         default_missing_value = "true", value_parser = parse_bool, default_value = "false",
         hide_default_value = true)]
     pub no_trial: bool,
 
     /// Has no effect here: known for the sake of existing configurations
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(hide = true, long, value_name = "NUMBER")]
     pub lps: Option<String>,
 
     /// Has no effect here: known for the sake of existing configurations
-    #[arg(long, value_name = "LAYERS")]
+    #[arg(hide = true, long, value_name = "LAYERS")]
     pub memory: Option<String>,
 
     /// Has no effect here: known for the sake of existing configurations
-    #[arg(long, value_name = "BYTES")]
+    #[arg(hide = true, long, value_name = "BYTES")]
     pub tree_file_buffer: Option<String>,
 
     /// Has no effect here: known for the sake of existing configurations
-    #[arg(long, value_name = "FILE")]
+    #[arg(hide = true, long, value_name = "FILE")]
     pub cpuprofile: Option<String>,
 
     /// Has no effect here: known for the sake of existing configurations
-    #[arg(long, value_name = "PORT")]
+    #[arg(hide = true, long, value_name = "PORT")]
     pub profile: Option<String>,
 }
 }
@@ -686,6 +687,20 @@ mod tests {
             assert!(
                 error.contains(option) && error.contains(expected),
                 "{error}"
+            );
+        }
+    }
+
+    /// Those without effect are in the manual only.
+    #[test]
+    fn help_is_grouped_and_shows_what_has_an_effect() {
+        let command = options_only();
+        for option in command.get_arguments() {
+            let id = option.get_id().as_str();
+            assert_eq!(option.is_hide_set(), WITHOUT_EFFECT.contains(&id), "{id}");
+            assert!(
+                option.is_hide_set() || option.get_help_heading().is_some(),
+                "{id}"
             );
         }
     }

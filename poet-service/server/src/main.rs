@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use poet_backends::{Options, select_with};
 use poet_engine::{LABEL_DEPTH, WorkFunction, ZERO};
 use poet_host::WorkPlace;
@@ -46,7 +46,7 @@ const LAST_LINE: Duration = Duration::from_millis(200);
 #[derive(Debug, Parser)]
 #[command(
     name = "poet-service",
-    version,
+    version = poet_service::version::WITH_COMMIT,
     about = "The PoET server of a Spacemesh network",
     long_about = "The PoET server of a Spacemesh network.\n\n\
         Without a subcommand it runs the server: nodes register challenges for a round, the round \
@@ -83,7 +83,15 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = poet_pages::with_pages(Cli::command()).get_matches();
+    if let Some(written) = poet_pages::write_if_asked(&matches, Cli::command()) {
+        return ended(
+            written
+                .context("cannot write the pages")
+                .map(|()| ExitCode::SUCCESS),
+        );
+    }
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let result = match cli.command {
         None => serve(cli.server),
         Some(Command::Backends(args)) => cli::backends::run(&args),
@@ -103,6 +111,10 @@ fn main() -> ExitCode {
         Some(Command::Schedule(args)) => cli::schedule::run(*args),
         Some(Command::Verify(args)) => cli::verify::run(&args),
     };
+    ended(result)
+}
+
+fn ended(result: anyhow::Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
         ExitCode::FAILURE
@@ -324,8 +336,8 @@ fn greeting(server: &Server, places: &str) -> String {
     let missed = server.missed_round().map_or(String::new(), |missed| {
         let until = date(schedule.end(missed));
         format!(
-            "round {missed:<4} the network works on it until {until}, without this server, which was not \
-             there when it closed\n"
+            "round {missed:<4} the network works on it until {until},\n\
+             \x20          without this server, which was not there when it closed\n"
         )
     });
     // Where cargo runs it, the client is not installed.

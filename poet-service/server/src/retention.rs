@@ -3,7 +3,13 @@
 //! It goes in small steps, with pauses in between, so that registrations that come meanwhile do not
 //! notice it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use poet_rounds::{
@@ -31,6 +37,8 @@ pub(crate) struct Retention {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) metrics: Metrics,
+    /// The first round of which nothing is removed, for those who have registrations in memory.
+    pub(crate) first_kept: Arc<AtomicU64>,
 }
 
 impl Retention {
@@ -56,6 +64,7 @@ impl Retention {
     /// Removes something. Says whether there may be more; `begun` is the round of which some is gone.
     fn step(&self, begun: &mut Option<u64>) -> bool {
         let before = first_kept(&self.schedule, self.clock.now(), self.keep);
+        self.first_kept.store(before, Relaxed);
         let removed = self.storage.remove_registrations(before, STEP);
         let removed = match removed {
             Ok(removed) => removed,

@@ -17,7 +17,6 @@ use poet_proto::identity::{PRIVATE_KEY_VARIABLE, PrivateKey, PrivateKeyError};
 use poet_rounds::{
     blocking,
     clock::{Clock, time_until},
-    config::WorkerMode,
     counters::{Counters, Published},
     cycle_gaps::CycleGap,
     life::{EXPECTED_LEAVES_PER_SECOND, Parts, RecoveryError, Rounds},
@@ -369,8 +368,10 @@ impl Server {
             ],
         };
         probe.report(None).await;
+        let first_kept = Arc::default();
         let membership =
-            api::members::Membership::start(Arc::clone(&storage)).map_err(StartError::Threads)?;
+            api::members::Membership::start(Arc::clone(&storage), Arc::clone(&first_kept))
+                .map_err(StartError::Threads)?;
         let membership = api::members::router(membership);
         let reports = Reports {
             status: status.clone(),
@@ -406,7 +407,7 @@ impl Server {
             name: config.page.name.clone(),
             url: config.page.public_url.clone(),
             public_key: *gaps.own().public_key(),
-            works: config.rounds.worker == WorkerMode::On,
+            works: config.rounds.worker,
         };
         let operators_page = page::operator::router(Operator {
             identity: identity.clone(),
@@ -419,7 +420,7 @@ impl Server {
             started,
             place: work_place,
             backend: backend.latency().to_string(),
-            dbdir: config.directories.dbdir.clone(),
+            dbdir: (config.database.is_none()).then(|| config.directories.dbdir.clone()),
             datadir: config.directories.datadir.clone(),
             recent: config.log.recent.clone(),
             options: config.effective.clone(),
@@ -516,6 +517,7 @@ impl Server {
                 clock: Arc::clone(rounds.clock()),
                 storage: Arc::clone(&storage),
                 metrics: metrics.clone(),
+                first_kept,
             };
             parts.spawn("retention", retention.run(stopped.clone()));
         }

@@ -2,13 +2,15 @@
 //! below them; and the log's files. Nobody waits for any of them (see `LogQueue`).
 
 use std::{
+    env,
     io::{self, IsTerminal as _},
     panic,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
-use poet_proto::duration::format_go;
+use poet_engine::TICK_LEAVES;
+use poet_proto::duration::in_words;
 use poet_rounds::clock::{Clock, time_until};
 use tracing::{Level, Metadata};
 use tracing_subscriber::{
@@ -19,7 +21,8 @@ use crate::{
     log_queue::{self, LogQueue, Portion, RecentLines, Sink},
     logfile::LogFile,
     notify::{Alarms, Notices},
-    status::{ServerStatus, StatusReader},
+    reports::percent,
+    status::{ServerStatus, StatusReader, expected_leaves},
     systemd,
 };
 
@@ -28,6 +31,8 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// How far the audit must be behind for the status line to say so.
 const AUDIT_LAG_SHOWN: Duration = Duration::from_secs(5);
 
+/// The width of a terminal that does not tell its own.
+const USUAL_WIDTH: usize = 80;
 /// How long an end waits for lines that are still to be written.
 const END: Duration = Duration::from_secs(1);
 
@@ -66,7 +71,7 @@ impl Terminal {
         };
         let file = self.file.clone();
         let here = fmt::layer()
-            .with_ansi(self.interactive && !json)
+            .with_ansi(self.interactive && !json && colours_wanted())
             .with_writer(screen);
         let there = fmt::layer()
             .with_ansi(false)
@@ -85,7 +90,9 @@ impl Terminal {
                 there.with_target(false).with_filter(level).boxed(),
             )
         };
-        let layers = vec![here, there, Alarms(notices).boxed()];
+        // Its filter keeps everything below from being made for it alone.
+        let alarms = Alarms(notices).with_filter(LevelFilter::ERROR).boxed();
+        let layers = vec![here, there, alarms];
         let subscriber = tracing_subscriber::registry().with(layers);
         // Whoever embeds this may have a subscriber of its own: then that one counts.
         drop(tracing::subscriber::set_global_default(subscriber));
@@ -101,9 +108,8 @@ impl Terminal {
         loop {
             let status = reader.status();
             let leaves_per_second = rate.update(&status, clock.monotonic());
-            let audit_lag = reader.audit_lag(&*clock);
-            let text = status_line(&status, leaves_per_second, audit_lag, &*clock);
-            self.screen.status(Some(text));
+            let line = StatusLine::new(&reader, &status, leaves_per_second, &*clock);
+            self.screen.status(Some(line.within(width())));
             tokio::time::sleep(STATUS_INTERVAL).await;
         }
     }
@@ -237,42 +243,111 @@ impl ShownSpeed {
     }
 }
 
-/// What a server does, in a line.
+/// Whether the user wants colours (see no-color.org).
+fn colours_wanted() -> bool {
+    env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// How many characters fit a line of the terminal. In the last column, a cursor that follows would begin
+/// another line.
+fn width() -> usize {
+    let size = terminal_size::terminal_size_of(io::stderr());
+    size.map_or(USUAL_WIDTH, |(width, _)| usize::from(width.0).max(2)) - 1
+}
+
+/// What a server does, in a line of any length.
 pub fn status_text(reader: &StatusReader, clock: &dyn Clock) -> String {
     let status = reader.status();
     let rate = status.executing.as_ref();
     let rate = rate.map(|executing| executing.leaves_per_second(clock) as u64);
-    status_line(&status, rate, reader.audit_lag(clock), clock)
+    StatusLine::new(reader, &status, rate, clock).within(usize::MAX)
 }
 
-fn status_line(
-    status: &ServerStatus,
+/// What a server does.
+struct StatusLine {
+    open: u64,
+    members: u64,
+    closes_in: String,
+    executing: Option<ExecutingLine>,
+}
+
+struct ExecutingLine {
+    round: u64,
+    percent: f64,
+    expected_ticks: u64,
     leaves_per_second: Option<u64>,
-    audit_lag: Option<Duration>,
-    clock: &dyn Clock,
-) -> String {
-    let now = clock.now();
-    let left = |then| format_go(Duration::from_secs(time_until(now, then).as_secs()));
-    let mut line = format!(
-        "round {} open, {} members, starts in {}",
-        status.open.round,
-        status.open.members,
-        left(status.start)
-    );
-    if let Some(executing) = &status.executing {
-        let leaves = executing.leaves.load(Relaxed);
-        let rate = leaves_per_second.map_or(String::new(), |rate| format!(", {rate}/s"));
-        let end = left(executing.end);
-        line += &format!(
-            " | round {}: {leaves} leaves{rate}, {end} left",
-            executing.round
-        );
-        if let Some(lag) = audit_lag.filter(|lag| *lag >= AUDIT_LAG_SHOWN) {
-            let lag = format_go(Duration::from_secs(lag.as_secs()));
-            line += &format!(", audit {lag} behind");
+    left: String,
+    audit_lag: Option<String>,
+}
+
+impl StatusLine {
+    fn new(
+        reader: &StatusReader,
+        status: &ServerStatus,
+        leaves_per_second: Option<u64>,
+        clock: &dyn Clock,
+    ) -> Self {
+        let now = clock.now();
+        let executing = status.executing.as_ref().map(|executing| {
+            let start = reader.schedule().start(executing.round);
+            let audit_lag = reader.audit_lag(clock);
+            ExecutingLine {
+                round: executing.round,
+                percent: percent(start, executing.end, now),
+                expected_ticks: expected_leaves(executing, clock) / TICK_LEAVES,
+                leaves_per_second,
+                left: in_words(time_until(now, executing.end)),
+                audit_lag: audit_lag
+                    .filter(|lag| *lag >= AUDIT_LAG_SHOWN)
+                    .map(in_words),
+            }
+        });
+        Self {
+            open: status.open.round,
+            members: status.open.members,
+            closes_in: in_words(time_until(now, status.start)),
+            executing,
         }
     }
-    line
+
+    /// The longest form that fits `width` characters; of the shortest one its beginning.
+    fn within(&self, width: usize) -> String {
+        let mut forms = (0..4).map(|form| self.form(form));
+        let fits = forms.find(|line| line.chars().count() <= width);
+        fits.unwrap_or_else(|| self.form(3).chars().take(width).collect())
+    }
+
+    /// The line: 0 is the longest form, 3 the shortest.
+    fn form(&self, form: u32) -> String {
+        let Self {
+            open,
+            members,
+            closes_in,
+            executing,
+        } = self;
+        let open = match form {
+            0 | 1 => format!("round {open} open, {members} members, closes in {closes_in}"),
+            _ => format!("round {open} closes in {closes_in}"),
+        };
+        let Some(executing) = executing else {
+            return open;
+        };
+        let mut line = format!("round {}: {:.1} %", executing.round, executing.percent);
+        if form < 3 {
+            line += &format!(", {} ticks expected", executing.expected_ticks);
+        }
+        if let (0, Some(rate)) = (form, executing.leaves_per_second) {
+            line += &format!(", {rate} leaves/s");
+        }
+        line += &format!(", {} left", executing.left);
+        if let Some(lag) = &executing.audit_lag {
+            line += &format!(", audit {lag} behind");
+        }
+        match form {
+            3 => line,
+            _ => format!("{line} | {open}"),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -280,47 +355,65 @@ mod tests {
     use std::sync::atomic::AtomicU64;
 
     use super::*;
-    use poet_rounds::{clock::ManualClock, registration::OpenRound, worker::Executing};
+    use poet_rounds::{registration::OpenRound, worker::Executing};
 
     #[test]
-    fn the_status_line_says_what_goes_on() {
-        let at = |text: &str| text.parse::<jiff::Timestamp>().unwrap();
-        let clock = ManualClock::new(at("2026-01-01T00:00:00Z"));
-        let mut status = ServerStatus {
+    fn the_status_line_says_what_goes_on_within_its_width() {
+        let mut line = StatusLine {
+            open: 88,
+            members: 17,
+            closes_in: "10 days 12 h".to_owned(),
+            executing: None,
+        };
+        assert_eq!(
+            line.within(usize::MAX),
+            "round 88 open, 17 members, closes in 10 days 12 h"
+        );
+        assert_eq!(line.within(40), "round 88 closes in 10 days 12 h");
+        line.executing = Some(ExecutingLine {
+            round: 87,
+            percent: 12.34,
+            expected_ticks: 8587,
+            leaves_per_second: Some(70_000),
+            left: "10 days".to_owned(),
+            audit_lag: Some("1 min 40 s".to_owned()),
+        });
+        assert_eq!(
+            line.within(usize::MAX),
+            "round 87: 12.3 %, 8587 ticks expected, 70000 leaves/s, 10 days left, audit 1 min 40 s behind \
+             | round 88 open, 17 members, closes in 10 days 12 h"
+        );
+        for width in 0..200 {
+            let shown = line.within(width);
+            assert!(shown.chars().count() <= width, "{width}: {shown}");
+        }
+        assert_eq!(
+            line.within(80),
+            "round 87: 12.3 %, 10 days left, audit 1 min 40 s behind"
+        );
+        assert_eq!(line.within(16), "round 87: 12.3 %");
+    }
+
+    #[test]
+    fn the_speed_is_that_between_two_looks() {
+        let leaves = Arc::new(AtomicU64::new(1000));
+        let status = ServerStatus {
             open: OpenRound {
                 round: 4,
                 members: 17,
             },
-            start: at("2026-01-01T00:01:30.7Z"),
-            executing: None,
+            start: jiff::Timestamp::UNIX_EPOCH,
+            executing: Some(Executing {
+                round: 3,
+                end: jiff::Timestamp::UNIX_EPOCH,
+                members: 5,
+                leaves: Arc::clone(&leaves),
+                started: (Duration::ZERO, 0),
+                durable: Arc::default(),
+                rate: Arc::default(),
+            }),
             queued: 0,
         };
-        assert_eq!(
-            status_line(&status, None, None, &clock),
-            "round 4 open, 17 members, starts in 1m30s"
-        );
-        let leaves = Arc::new(AtomicU64::new(1000));
-        status.executing = Some(Executing {
-            round: 3,
-            end: at("2026-01-01T00:01:20Z"),
-            members: 5,
-            leaves: Arc::clone(&leaves),
-            started: (Duration::ZERO, 0),
-            durable: Arc::default(),
-            rate: Arc::default(),
-        });
-        let lag = |seconds| Some(Duration::from_secs(seconds));
-        assert_eq!(
-            status_line(&status, Some(70_000), lag(4), &clock),
-            "round 4 open, 17 members, starts in 1m30s | round 3: 1000 leaves, 70000/s, 1m20s left"
-        );
-        assert!(status_line(&status, None, lag(100), &clock).ends_with("left, audit 1m40s behind"));
-        // A round that is late has no time left.
-        clock.set(at("2026-01-01T00:01:25Z"));
-        assert!(
-            status_line(&status, None, None, &clock).ends_with("round 3: 1000 leaves, 0s left")
-        );
-
         let mut rate = ShownSpeed::default();
         assert_eq!(rate.update(&status, Duration::from_secs(1)), None);
         leaves.store(900, Relaxed);

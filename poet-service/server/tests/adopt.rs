@@ -148,10 +148,14 @@ fn a_round_of_a_lost_server_is_finished_under_another_key() {
     let lost = Lost::new();
     lost.finish("near", 0);
     // With its work, and from a backup of it: a folder of backups, of which the newest counts.
-    copy(
-        &lost.path("lost"),
-        &lost.path("place/backup-20260101T000040Z"),
-    );
+    let backup = Command::new(env!("CARGO_BIN_EXE_poet-service"))
+        .args(["backup", "--no-trial", "--poetdir"])
+        .args([lost.path("lost"), lost.path("place")])
+        .env_remove("POET_PRIVATE_KEY")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(backup.status.success(), "{backup:?}");
     fs::create_dir_all(lost.path("place/backup-20250101T000040Z")).unwrap();
     for (from, to) in [("lost", "directory"), ("place", "backup")] {
         let report = adopt(lost.from(from), 0, &lost.config(to), at(40)).unwrap();

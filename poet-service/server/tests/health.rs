@@ -290,6 +290,10 @@ fn registrations_that_are_gone_are_said_to_be() {
         metrics.contains("\npoet_registrations_removed_total 1\n")
     };
     assert!(!removed());
+    // From now on they are in memory, too.
+    for path in &paths {
+        assert_eq!(server.client.get(path).status, 200);
+    }
     server.at(82);
     await_some("the removal", || removed().then_some(()));
     for path in &paths {

@@ -12,7 +12,7 @@ use std::{
     panic::{self, AssertUnwindSafe},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     thread,
     time::Duration,
@@ -125,11 +125,16 @@ struct Kept {
     newest: Mutex<Vec<(u64, Arc<Members>)>>,
     /// What all take that are in memory: kept, or still being sent.
     alive: Arc<AtomicUsize>,
+    /// The first round of which no registration is removed.
+    first_kept: Arc<AtomicU64>,
 }
 
 impl Kept {
     fn get(&self, round: u64) -> Option<Arc<Members>> {
         let mut kept = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        // What is removed is not told from memory, either.
+        let first = self.first_kept.load(Relaxed);
+        kept.retain(|(of, _)| *of >= first);
         let place = kept.iter().position(|(of, _)| *of == round)?;
         let found = kept.remove(place);
         let members = Arc::clone(&found.1);
@@ -149,13 +154,17 @@ impl Kept {
 }
 
 impl Membership {
-    /// Starts the thread, which ends when this is dropped.
+    /// Starts the thread, which ends when this is dropped. Of rounds before `first_kept`, registrations
+    /// are removed.
     ///
     /// # Errors
     /// Fails if the system has no thread to give.
-    pub(crate) fn start(storage: Arc<dyn Storage>) -> io::Result<Self> {
+    pub(crate) fn start(storage: Arc<dyn Storage>, first_kept: Arc<AtomicU64>) -> io::Result<Self> {
         let (queue, mut questions) = mpsc::channel::<Question>(MAX_WAITING);
-        let kept = Arc::<Kept>::default();
+        let kept = Arc::new(Kept {
+            first_kept,
+            ..Kept::default()
+        });
         let found = Arc::clone(&kept);
         thread::Builder::new()
             .name("members".to_owned())

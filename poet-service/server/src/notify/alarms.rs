@@ -3,7 +3,7 @@
 use std::fmt::{self, Write as _};
 
 use tracing::{
-    Event as LogEvent, Level, Subscriber,
+    Event as LogEvent, Subscriber,
     field::{Field, Visit},
 };
 use tracing_subscriber::{Layer, layer::Context};
@@ -13,14 +13,11 @@ use super::{Event, Notices};
 /// What a message that is an alarm begins with.
 const ALARM: &str = "ALARM";
 
-/// Passes alarms of the log on.
+/// Passes alarms of the log on; to be used with a filter for errors.
 pub(crate) struct Alarms(pub(crate) Notices);
 
 impl<S: Subscriber> Layer<S> for Alarms {
     fn on_event(&self, event: &LogEvent<'_>, _context: Context<'_, S>) {
-        if *event.metadata().level() != Level::ERROR {
-            return;
-        }
         let mut line = Line::default();
         event.record(&mut line);
         if line.message.starts_with(ALARM) {

@@ -17,6 +17,7 @@ use poet_host::{
 use poet_proto::duration::in_words;
 use poet_rounds::{
     clock::{Clock, time_until},
+    config::WorkerMode,
     storage::Storage,
     worker::{AuditMode, Executing},
 };
@@ -42,6 +43,7 @@ use crate::{
 const OLD_ENTRY: Duration = Duration::from_secs(60);
 const FAR_BEHIND: Duration = Duration::from_secs(900);
 const LATE_PROOF: Duration = Duration::from_secs(8);
+const FAR_CLOCK: Duration = Duration::from_millis(500);
 const LONG_QUEUE: usize = 10_000;
 const LONG_DATABASE_LOG: u64 = 256_000_000;
 const LITTLE_FOR_DATABASE: u64 = 10_000_000_000;
@@ -67,7 +69,8 @@ pub(crate) struct Operator {
     /// Where the hashing thread runs, and with what.
     pub(crate) place: String,
     pub(crate) backend: String,
-    pub(crate) dbdir: PathBuf,
+    /// Where the database is, unless it is shared with other machines.
+    pub(crate) dbdir: Option<PathBuf>,
     pub(crate) datadir: PathBuf,
     pub(crate) recent: RecentLines,
     pub(crate) options: Vec<Effective>,
@@ -130,6 +133,8 @@ struct Facts {
     dbdir_free: Option<u64>,
     datadir_free: Option<u64>,
     throttled: Throttling,
+    /// How far the clock is from that of a shared database.
+    clock_offset: Duration,
     history: bool,
 }
 
@@ -222,6 +227,13 @@ fn problems(facts: &Facts) -> Vec<Problem> {
             found("PoetDiskFilling", says);
         }
     }
+    if facts.clock_offset > FAR_CLOCK {
+        let says = format!(
+            "The clock of this machine is {:.1} s away from the database's.",
+            facts.clock_offset.as_secs_f64()
+        );
+        found("PoetClockDiffers", says);
+    }
     if !facts.history {
         let says = "The history cannot be kept: the log says why.";
         found("Damage", says.to_owned());
@@ -247,7 +259,7 @@ impl Operator {
             ("now", now.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()),
             ("title", format!("{state} – {name}")),
             ("heading", name),
-            ("version", escape(&version::with_commit()).to_string()),
+            ("version", escape(version::WITH_COMMIT).to_string()),
             ("problems", list(&problems)),
             (
                 "cards",
@@ -284,7 +296,7 @@ impl Operator {
         // A while after the start of a round, work on it has begun.
         let idle = status.open.round.checked_sub(1).filter(|round| {
             let begun = time_until(schedule.start(*round), now) > OLD_ENTRY;
-            let works = self.identity.works && executing.is_none();
+            let works = self.identity.works == WorkerMode::On && executing.is_none();
             works && begun && now < schedule.end(*round)
         });
         let free = |path: &Path| free_bytes(path).map(|free| free as u64);
@@ -300,12 +312,19 @@ impl Operator {
             waiting_rounds: status.queued,
             lateness: lateness.and_then(|lateness| lateness.into_iter().next_back()),
             queued: self.storage.queued(),
-            database_log: poet_storage::log_bytes(&self.dbdir.join(directory::DATABASE_FILE)),
-            dbdir_free: free(&self.dbdir),
+            database_log: self.dbdir.as_ref().map_or(0, |dbdir| {
+                poet_storage::log_bytes(&dbdir.join(directory::DATABASE_FILE))
+            }),
+            dbdir_free: self.dbdir.as_deref().and_then(free),
             datadir_free: free(&self.datadir),
             throttled: throttling(Path::new("/"))
                 .unwrap_or_default()
                 .since(self.throttled),
+            clock_offset: self
+                .storage
+                .clock_offset()
+                .unwrap_or_default()
+                .unsigned_abs(),
             history,
         }
     }
@@ -469,6 +488,7 @@ impl Operator {
             None => String::new(),
         };
         let rows = [
+            ("this machine's part", self.role().to_owned()),
             ("memory", bytes(process.resident_bytes)),
             (
                 "threads, open files",
@@ -478,9 +498,7 @@ impl Operator {
                 "CPU time",
                 in_words(Duration::from_secs_f64(process.cpu_seconds.max(0.0))),
             ),
-            ("database", bytes(folder_bytes(&self.dbdir))),
-            ("its log (-wal)", bytes(facts.database_log)),
-            ("free for the database", free(facts.dbdir_free)),
+            ("database", self.database(facts)),
             ("free for the work", free(facts.datadir_free) + &full),
             (
                 "stopped by a CPU limit",
@@ -490,16 +508,41 @@ impl Operator {
         card("Machine", "", &rows)
     }
 
+    fn database(&self, facts: &Facts) -> String {
+        let Some(dbdir) = &self.dbdir else {
+            return "shared with other machines".to_owned();
+        };
+        format!(
+            "{}, of that its log (-wal) {}; {} free",
+            bytes(folder_bytes(dbdir)),
+            bytes(facts.database_log),
+            facts.dbdir_free.map_or("not known".to_owned(), bytes)
+        )
+    }
+
+    /// What this machine does where there are several.
+    fn role(&self) -> &'static str {
+        match (self.storage.shared(), self.identity.works) {
+            (false, _) => "all of it: there is no other one",
+            (true, WorkerMode::On) => "works on rounds, as others may",
+            (true, _) => "registers and serves; another one works",
+        }
+    }
+
     fn clock(&self, now: Timestamp) -> String {
         let up = in_words(time_until(self.started, now));
-        let rows = [
+        let mut rows = vec![
             ("of the server", time(now)),
             (
                 "differs from this browser's",
                 "<span data-clock>shown with scripts</span>".to_owned(),
             ),
-            ("started", format!("{} ({up} ago)", time(self.started))),
         ];
+        if let Some(offset) = self.storage.clock_offset() {
+            let ahead = format!("{:+.3} s", offset.as_secs_f64());
+            rows.push(("ahead of the database's", ahead));
+        }
+        rows.push(("started", format!("{} ({up} ago)", time(self.started))));
         card("Clock", "", &rows)
     }
 
@@ -675,10 +718,11 @@ mod tests {
                 periods: 3,
                 seconds: 0.5,
             },
+            clock_offset: FAR_CLOCK + second,
             history: false,
         };
         let found = problems(&bad);
-        assert_eq!(found.len(), 15);
+        assert_eq!(found.len(), 16);
         let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
         let manual = ["MONITORING.md", "RUNNING.md"]
             .map(|page| fs::read_to_string(docs.join(page)).unwrap())

@@ -16,6 +16,7 @@ use poet_proto::{
 };
 use poet_rounds::{
     clock::{Clock, time_until},
+    config::WorkerMode,
     storage::{RoundRecord, Storage},
     worker::Executing,
 };
@@ -44,8 +45,8 @@ pub(crate) struct Identity {
     /// Where nodes reach it, if that is configured.
     pub(crate) url: Option<String>,
     pub(crate) public_key: PublicKey,
-    /// Whether it works on rounds.
-    pub(crate) works: bool,
+    /// Who works on rounds.
+    pub(crate) works: WorkerMode,
 }
 
 impl Identity {
@@ -132,7 +133,7 @@ impl Public {
             ("title", title),
             ("description", format!("{name}: {description}")),
             ("heading", heading),
-            ("version", escape(&version::with_commit()).to_string()),
+            ("version", escape(version::WITH_COMMIT).to_string()),
             ("headline", self.headline(&status)),
             (
                 "cards",
@@ -247,7 +248,7 @@ impl Public {
             time(status.start),
             countdown(now, status.start)
         );
-        if !self.identity.works {
+        if self.identity.works == WorkerMode::Nobody {
             let says = "It takes registrations, and publishes who the members of a round are, without a \
                         proof of work.";
             return ("This server does no work".to_owned(), says.to_owned());
@@ -262,6 +263,14 @@ impl Public {
             }) => (
                 format!("Round {last}: published"),
                 format!("Its <a href=\"v1/proofs/{last}\">proof</a> is there. {next}"),
+            ),
+            Some(_) if self.identity.works == WorkerMode::Off && now < schedule.end(last) => (
+                format!("Round {last}: worked on by another machine"),
+                format!(
+                    "Its proof is expected {} ({}).",
+                    time(schedule.end(last)),
+                    countdown(now, schedule.end(last))
+                ),
             ),
             Some(_) => (
                 format!("Round {last}: about to be worked on"),
