@@ -3,6 +3,7 @@
 use std::{error::Error as _, io};
 
 use poet_files::reason;
+use rustls::CertificateError;
 use tokio_postgres::error::SqlState;
 
 /// Why PostgreSQL cannot be used. Each message names what differs.
@@ -144,6 +145,26 @@ pub(super) fn words(error: &tokio_postgres::Error) -> String {
     error.to_string()
 }
 
+/// What is wrong with a certificate.
+fn certificate(error: &tokio_postgres::Error) -> Option<&'static str> {
+    let io = error.source()?.downcast_ref::<io::Error>()?;
+    match io.get_ref()?.downcast_ref::<rustls::Error>()? {
+        rustls::Error::InvalidCertificate(reason) => Some(match reason {
+            CertificateError::UnknownIssuer => {
+                "its certificate was issued by none of the authorities in sslrootcert"
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                "its certificate is for another name"
+            }
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                "its certificate has expired"
+            }
+            _ => "its certificate does not verify",
+        }),
+        _ => None,
+    }
+}
+
 /// Why no connection was made.
 pub(super) fn connecting(
     error: &tokio_postgres::Error,
@@ -173,7 +194,10 @@ pub(super) fn connecting(
         error.is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
     };
     match error.to_string().as_str() {
-        "error performing TLS handshake" => PostgresError::Tls { server, cause },
+        "error performing TLS handshake" => PostgresError::Tls {
+            server,
+            cause: certificate(error).map_or(cause, str::to_owned),
+        },
         "invalid configuration" | "authentication error" => PostgresError::Refused {
             server,
             user,

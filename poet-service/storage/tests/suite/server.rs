@@ -81,6 +81,33 @@ impl PostgresServer {
         command
     }
 
+    /// Gives it a certificate for the name `localhost`. Returns the file of the authority that has issued
+    /// it, and that of another one.
+    pub(crate) fn use_tls(&self) -> (PathBuf, PathBuf) {
+        let make = "
+            key='-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes'
+            for ca in ca other; do
+                openssl req -x509 $key -keyout $ca.key -out $ca.pem -subj /CN=$ca -days 3650
+            done
+            openssl req $key -keyout server.key -out server.csr -subj /CN=localhost
+            echo subjectAltName=DNS:localhost >ext
+            openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 3650 \
+                -extfile ext -out server.crt
+            chmod 600 server.key
+            [ $(id -u) != 0 ] || chown postgres server.key server.crt
+            cp -p server.key server.crt data/";
+        let made = Command::new("sh")
+            .args(["-ec", make])
+            .current_dir(self.folder.path())
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{made:?}");
+        self.sql("postgres", "ALTER SYSTEM SET ssl = on");
+        self.sql("postgres", "SELECT pg_reload_conf()");
+        let file = |name| self.folder.path().join(name);
+        (file("ca.pem"), file("other.pem"))
+    }
+
     fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }

@@ -406,12 +406,16 @@ fn what_cannot_be_used_is_named_and_nothing_is_written() {
     assert_eq!(registered, Registered::New);
     storage.publish(0, Arc::new(sample_proof(1))).unwrap();
 
+    let known = server.sql("poet", "SELECT version FROM poet.schema_version");
     server.sql("poet", "UPDATE poet.schema_version SET version = 99");
-    refused(&empty, "has schema 99, this version knows schema 1");
+    refused(
+        &empty,
+        &format!("has schema 99, this version knows schema {known}:"),
+    );
     // Another one that has taken its place is noticed with the next connection.
     server.sql(
         "poet",
-        "UPDATE poet.schema_version SET version = 1, database_id = 'x'",
+        &format!("UPDATE poet.schema_version SET version = {known}, database_id = 'x'"),
     );
     server.sql(
         "postgres",
@@ -419,4 +423,74 @@ fn what_cannot_be_used_is_named_and_nothing_is_written() {
     );
     let error = wait(storage.probe()).unwrap_err().to_string();
     assert!(error.contains("another PoET's"), "{error}");
+}
+
+/// Waits until storages that were dropped have left.
+fn await_no_connection(server: &PostgresServer) {
+    let others = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'poet-service'";
+    let start = Instant::now();
+    while server.sql("postgres", others) != "0" {
+        assert!(start.elapsed() < PATIENCE);
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_certificate_is_verified_as_asked_for() {
+    let Some(server) = PostgresServer::start() else {
+        return;
+    };
+    drop(open(&server.database("poet")));
+    let (authority, other) = server.use_tls();
+    let passfile = server.folder().join("pgpass");
+    let escaped = PASSWORD.replace('\\', "\\\\").replace(':', "\\:");
+    std::fs::write(&passfile, format!("*:*:*:*:{escaped}\n")).unwrap();
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(&passfile, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let url = |host: &str, query: &str| {
+        let (port, file) = (server.port(), passfile.display());
+        format!("postgres://poet@{host}:{port}/poet?passfile={file}&{query}")
+    };
+    let with = |mode: &str, roots: &std::path::Path| {
+        format!("sslmode={mode}&sslrootcert={}", roots.display())
+    };
+    // Once the database has read its certificate.
+    let start = Instant::now();
+    while let Err(error) = try_open(&url("127.0.0.1", "sslmode=require")) {
+        assert!(start.elapsed() < PATIENCE, "{error}");
+        thread::sleep(Duration::from_millis(100));
+    }
+    let secure = |url: &str| {
+        let storage = open(url);
+        let connections = "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)
+                           WHERE datname = 'poet' AND application_name = 'poet-service' AND ssl";
+        assert_eq!(server.sql("postgres", connections), "2", "{url}");
+        drop(storage);
+        await_no_connection(&server);
+    };
+    await_no_connection(&server);
+    secure(&url("127.0.0.1", "sslmode=prefer"));
+    secure(&url("127.0.0.1", &with("verify-ca", &authority)));
+    secure(&url("localhost", &with("verify-full", &authority)));
+    for (url, expected) in [
+        (
+            url("127.0.0.1", &with("verify-full", &authority)),
+            "is for another name",
+        ),
+        (
+            url("localhost", &with("verify-full", &other)),
+            "issued by none of the authorities",
+        ),
+        (
+            url("localhost", &with("verify-ca", &other)),
+            "issued by none of the authorities",
+        ),
+        (
+            url("localhost", &with("require", &other)),
+            "issued by none of the authorities",
+        ),
+    ] {
+        let error = try_open(&url).map(drop).unwrap_err();
+        assert!(error.contains(expected), "{url}: {error}");
+    }
 }
