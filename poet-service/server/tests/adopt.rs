@@ -183,7 +183,13 @@ fn what_cannot_be_adopted_is_named_in_one_sentence() {
         let message = adopt(from, round, config, now).unwrap_err().to_string();
         assert!(message.contains(part), "{part:?} is not in: {message}");
         assert!(!message.contains('\n'), "{message}");
-        assert!(!config.directories.datadir.join("rounds/0").exists());
+        assert!(
+            !config
+                .directories
+                .datadir
+                .join("rounds/0/tree.log")
+                .exists()
+        );
     };
     let from = lost.from("lost");
     let new = lost.config("new");
