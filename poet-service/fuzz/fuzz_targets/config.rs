@@ -43,23 +43,32 @@ fuzz_target!(|content: &[u8]| {
     let text = str::from_utf8(content).expect("it was read");
     let mut again = String::new();
     for option in &effective {
-        let Source::File { line, .. } = option.source else {
+        let Source::File { lines, .. } = &option.source else {
             continue;
         };
         let sets = |text: &str| {
             let name = text.split('=').next().unwrap_or_default();
             name.trim() == option.name
         };
-        assert!(
-            sets(text.lines().nth(line - 1).expect("the line")),
-            "{option:?}"
-        );
-        assert!(!text.lines().skip(line).any(sets), "{option:?}");
-        again += &format!(
-            "{}={}\n",
-            option.name,
-            serde_json::Value::from(&*option.value)
-        );
+        for line in lines {
+            let line = text.lines().nth(line - 1).expect("the line");
+            assert!(sets(line), "{option:?}");
+        }
+        let last = *lines.last().expect("a line");
+        assert!(!text.lines().skip(last).any(sets), "{option:?}");
+        if let [_] = lines[..] {
+            again += &format!(
+                "{}={}\n",
+                option.name,
+                serde_json::Value::from(&*option.value)
+            );
+            continue;
+        }
+        // One that may be given several times is given on each of its lines.
+        for line in lines {
+            again += text.lines().nth(line - 1).expect("the line");
+            again.push('\n');
+        }
     }
     let values = |effective: Vec<Effective>| -> Vec<_> {
         let options = effective
