@@ -28,7 +28,8 @@ use poet_service::{
     args::ServerArgs,
     config::Config,
     notify::Notices,
-    service::{Addresses, Server, StartError},
+    service::{Addresses, Server},
+    start_error::StartError,
 };
 use serde_json::{Value, json};
 

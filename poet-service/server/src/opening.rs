@@ -1,0 +1,128 @@
+//! Opening the storage that the configuration names, and seeing that it is this server's.
+
+use std::{fs, io, path::Path, sync::Arc};
+
+use poet_proto::identity::PrivateKey;
+use poet_rounds::{
+    clock::Clock,
+    storage::{Setting, Storage, StorageError},
+};
+use poet_storage::{
+    History, PostgresStorage, SqliteStorage,
+    directory::{self, DirectoryError, DirectoryLocks, GO_SERVER_PROOFS, GO_STATE_FILE},
+    keep_damaged_log,
+};
+
+use crate::{
+    config::Config,
+    metrics::Metrics,
+    start_error::{Place, StartError},
+};
+
+/// Opens the storage, once no other server can use the directories.
+pub(crate) fn open(
+    config: &Config,
+    metrics: Metrics,
+    clock: &Arc<dyn Clock>,
+) -> Result<(DirectoryLocks, Arc<dyn Storage>), StartError> {
+    let directories = &config.directories;
+    let locks = match &config.database {
+        Some(_) => directories.lock_work()?,
+        None => directories.lock()?,
+    };
+    let unusable = |cause: io::Error| match cause.kind() {
+        io::ErrorKind::InvalidData => StartError::Owner(config.directories.datadir.clone()),
+        _ => StartError::Directory(DirectoryError::Unusable {
+            flag: "--datadir",
+            path: config.directories.datadir.clone(),
+            cause,
+        }),
+    };
+    let owner = directory::owner(&config.directories.datadir).map_err(unusable)?;
+    let other = |found| StartError::OtherOwner {
+        datadir: config.directories.datadir.clone(),
+        owner: owner.clone().unwrap_or_default(),
+        place: Place::of(config),
+        found,
+    };
+    let storage: Arc<dyn Storage> = match &config.database {
+        Some(url) => {
+            let (batch, clock) = (config.max_submit_batch, Arc::clone(clock));
+            let storage = PostgresStorage::open(url, batch, clock, Arc::new(metrics))?;
+            Arc::new(storage)
+        }
+        None => Arc::new(open_embedded(config, metrics, owner.is_some(), &other)?),
+    };
+    if let Some(owner) = &owner {
+        match stored_key(&*storage)?.map(|key| directory::owner_text(&key.public())) {
+            Some(key) if *owner == key => {}
+            Some(key) => return Err(other(format!("that of {key}"))),
+            // Where it is damaged, that is said by those who need it.
+            None if storage.setting(Setting::PrivateKey)?.is_some() => {}
+            None => return Err(other("none".to_owned())),
+        }
+    }
+    Ok((locks, storage))
+}
+
+/// Opens the embedded database, or makes it, unless there should be one.
+fn open_embedded(
+    config: &Config,
+    metrics: Metrics,
+    has_owner: bool,
+    other: &dyn Fn(String) -> StartError,
+) -> Result<SqliteStorage, StartError> {
+    let database = config.directories.database();
+    // A new one would have another key, and none of the members.
+    let missing = fs::metadata(&database).map_or(true, |metadata| metadata.len() == 0);
+    if missing && has_owner {
+        return Err(other("none".to_owned()));
+    }
+    // The same if it was forgotten to take over what is there.
+    for (flag, path, file) in [
+        ("--datadir", &config.directories.datadir, GO_STATE_FILE),
+        ("--dbdir", &config.directories.dbdir, GO_SERVER_PROOFS),
+    ] {
+        if missing && path.join(file).exists() {
+            return Err(StartError::NotTakenOver {
+                flag,
+                path: path.clone(),
+                dbdir: config.directories.dbdir.clone(),
+            });
+        }
+    }
+    keep_damaged_log(&database)?;
+    let storage = SqliteStorage::open(&database, config.max_submit_batch, Arc::new(metrics))?;
+    Ok(storage)
+}
+
+/// The history, unless there cannot be one, which is no reason not to start.
+pub(crate) fn open_history(datadir: &Path) -> Option<Arc<History>> {
+    History::open(datadir)
+        .inspect_err(|error| tracing::warn!(%error, "there is no history for the operator's page"))
+        .map(Arc::new)
+        .ok()
+}
+
+/// The key that is stored, if it is one: what is not is found out by those who need it.
+fn stored_key(storage: &dyn Storage) -> Result<Option<PrivateKey>, StorageError> {
+    let stored = storage.setting(Setting::PrivateKey)?;
+    Ok(stored.and_then(|key| PrivateKey::from_bytes(&key).ok()))
+}
+
+/// Notes in the directory of the work whose it is, unless that is done.
+pub(crate) fn claim(config: &Config, storage: &dyn Storage) -> Result<(), StartError> {
+    let unusable = |cause| DirectoryError::Unusable {
+        flag: "--datadir",
+        path: config.directories.datadir.clone(),
+        cause,
+    };
+    if directory::owner(&config.directories.datadir)
+        .map_err(unusable)?
+        .is_none()
+        && let Some(key) = stored_key(storage)?
+    {
+        directory::set_owner(&config.directories.datadir, &key.public()).map_err(unusable)?;
+    }
+    Ok(())
+}

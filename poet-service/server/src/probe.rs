@@ -1,0 +1,139 @@
+//! Whether the server is ready.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use poet_rounds::{
+    clock::{Clock, time_until},
+    storage::Storage,
+};
+use tokio::sync::watch;
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use crate::{
+    notify::{Event, Notices},
+    status::StatusReader,
+};
+
+/// How often the server looks whether it is ready, and how long a write may take then.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long after the start of a round the next one is not open yet.
+const MAX_OPENING: Duration = Duration::from_secs(5);
+/// How long after the end of a round its proof is overdue.
+const MAX_LATENESS: Duration = Duration::from_secs(60);
+/// How far the clock may be from that of a shared database, and from where on it is warned of.
+const MAX_CLOCK_OFFSET: Duration = Duration::from_secs(2);
+const LARGE_CLOCK_OFFSET: Duration = Duration::from_millis(500);
+
+/// What is late, if anything is: the open round closes at `start`, the one that is worked on ends at
+/// `end`.
+fn late(now: Timestamp, start: Timestamp, end: Option<Timestamp>) -> Option<&'static str> {
+    if time_until(start, now) > MAX_OPENING {
+        return Some("the next round is not opened");
+    }
+    let overdue = end.is_some_and(|end| time_until(end, now) > MAX_LATENESS);
+    overdue.then_some("the proof of a round is overdue")
+}
+
+/// Finds out whether the server is ready, and says so wherever it is asked.
+pub(crate) struct Probe {
+    pub(crate) status: StatusReader,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) notices: Notices,
+    pub(crate) unready: watch::Sender<Option<&'static str>>,
+    pub(crate) reporters: [(HealthReporter, &'static str); 2],
+}
+
+impl Probe {
+    pub(crate) async fn keep(self, mut stopped: watch::Receiver<bool>) {
+        let mut warned = false;
+        // Ends when the server does.
+        while tokio::time::timeout(PROBE_INTERVAL, stopped.wait_for(|stop| *stop))
+            .await
+            .is_err()
+        {
+            let reason = self.reason().await;
+            if let Some(offset) = self.storage.clock_offset() {
+                let large = offset.unsigned_abs() > LARGE_CLOCK_OFFSET;
+                if large && !warned {
+                    let ahead = offset.as_secs_f64();
+                    tracing::warn!(
+                        ahead,
+                        "the clock of this machine differs from the database's"
+                    );
+                }
+                warned = large;
+            }
+            let before = *self.unready.borrow();
+            if reason != before {
+                match reason {
+                    Some(reason) => {
+                        tracing::error!("not ready: {reason}");
+                        self.notices.send(&Event::NotReady(reason));
+                    }
+                    None => {
+                        tracing::info!("ready again");
+                        self.notices.send(&Event::Ready);
+                    }
+                }
+                self.report(reason).await;
+            }
+        }
+    }
+
+    /// Why the server is not ready, if it is not.
+    async fn reason(&self) -> Option<&'static str> {
+        let written = tokio::time::timeout(PROBE_TIMEOUT, self.storage.probe()).await;
+        if !matches!(written, Ok(Ok(()))) {
+            return Some("the database cannot be written");
+        }
+        let offset = self
+            .storage
+            .clock_offset()
+            .unwrap_or_default()
+            .unsigned_abs();
+        if offset > MAX_CLOCK_OFFSET {
+            return Some("the clock of this machine differs from the database's");
+        }
+        if self.status.work_fails() {
+            return Some("the work on a round fails");
+        }
+        let status = self.status.status();
+        let end = status.executing.map(|executing| executing.end);
+        late(self.clock.now(), status.start, end)
+    }
+
+    pub(crate) async fn report(&self, reason: Option<&'static str>) {
+        let status = match reason {
+            None => ServingStatus::Serving,
+            Some(_) => ServingStatus::NotServing,
+        };
+        for (reporter, service) in &self.reporters {
+            // The empty name is the server's as a whole.
+            for name in ["", service] {
+                reporter.set_service_status(name, status).await;
+            }
+        }
+        self.unready.send_replace(reason);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_late_is_not_ready() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        assert_eq!(late(at(1000), at(2000), None), None);
+        assert_eq!(late(at(1000), at(2000), Some(at(1500))), None);
+        assert_eq!(late(at(1000), at(996), Some(at(1500))), None);
+        assert_eq!(late(at(1000), at(2000), Some(at(941))), None);
+        let overdue = Some("the proof of a round is overdue");
+        assert_eq!(late(at(1000), at(2000), Some(at(939))), overdue);
+        let closed = Some("the next round is not opened");
+        assert_eq!(late(at(1000), at(994), None), closed);
+    }
+}
