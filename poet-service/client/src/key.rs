@@ -104,19 +104,17 @@ mod tests {
 
     #[test]
     fn a_key_is_read_in_all_forms_and_nothing_else_is() {
-        use base64::{Engine as _, engine::general_purpose::STANDARD};
-
         let signing = SigningKey::from_bytes(&[7; 32]);
         let pair = signing.to_keypair_bytes();
         let id = signing.verifying_key().to_bytes();
         let hex = hex::encode(pair);
-        let base64 = STANDARD.encode(pair);
+        let base64 = poet_proto::base64::encode(pair);
         for form in [
             pair.to_vec(),
             hex.clone().into_bytes(),
             hex.to_uppercase().into_bytes(),
             format!("{hex}\n").into_bytes(),
-            format!(" {}\r\n", STANDARD.encode(pair)).into_bytes(),
+            format!(" {}\r\n", poet_proto::base64::encode(pair)).into_bytes(),
             format!("\u{feff}{hex}\r\n").into_bytes(),
             // As `base64` writes it.
             format!("{}\n{}\n", &base64[..76], &base64[76..]).into_bytes(),
@@ -131,7 +129,7 @@ mod tests {
             // A seed or a public key: which one, nobody knows.
             id.to_vec(),
             hex::encode(id).into_bytes(),
-            STANDARD.encode(id).into_bytes(),
+            poet_proto::base64::encode(id).into_bytes(),
             hex[1..].to_owned().into_bytes(),
         ] {
             assert_eq!(wrong(&form), PrivateKeyError::Form);

@@ -3,10 +3,10 @@
 
 use std::{fmt, marker::PhantomData, time::Duration};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::{SignedDuration, Timestamp};
 use poet_engine::{MAX_PROOF_NODES, MAX_PROVEN_LEAVES, Node, Proof, membership};
 use poet_proto::{
+    base64,
     certificate::SignedCertificate,
     duration::{format_proto, parse_go},
     json::decode_base64,
@@ -28,7 +28,7 @@ pub(crate) struct Bytes(pub(crate) Vec<u8>);
 
 impl Serialize for Bytes {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&STANDARD.encode(&self.0))
+        serializer.serialize_str(&base64::encode(&self.0))
     }
 }
 
@@ -64,7 +64,7 @@ pub(crate) struct Bytes32(pub(crate) [u8; 32]);
 
 impl Serialize for Bytes32 {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&STANDARD.encode(self.0))
+        serializer.serialize_str(&base64::encode(self.0))
     }
 }
 

@@ -3,8 +3,8 @@
 use std::{fs::File, io::Read as _, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, bail, ensure};
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use poet_proto::{
+    base64,
     identity::PublicKey,
     json::decode_base64,
     receipt::{Acknowledged, Receipt},
@@ -121,8 +121,8 @@ fn check(receipt: &Value, server: Option<&PublicKey>) -> Result<Receipt, String>
     match server {
         Some(expected) if receipt.server() != expected => Err(format!(
             "it is signed by the server with key {}, expected {}",
-            STANDARD.encode(receipt.server().as_bytes()),
-            STANDARD.encode(expected.as_bytes())
+            base64::encode(receipt.server().as_bytes()),
+            base64::encode(expected.as_bytes())
         )),
         _ => Ok(receipt),
     }
@@ -197,7 +197,7 @@ pub(crate) fn sentence(receipt: &Receipt) -> String {
     format!(
         "the server with key {} acknowledged at {time} that node {} is a member of round {round}, \
          which ends at {round_end}, with challenge {}",
-        STANDARD.encode(receipt.server().as_bytes()),
+        base64::encode(receipt.server().as_bytes()),
         hex::encode(node_id),
         hex::encode(challenge)
     )

@@ -539,10 +539,7 @@ mod tests {
             "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
             "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
         ] {
-            let text = base64::Engine::encode(
-                &base64::engine::general_purpose::STANDARD,
-                hex::decode(hex).unwrap(),
-            );
+            let text = crate::base64::encode(hex::decode(hex).unwrap());
             assert_eq!(parse_public_key(&text), Err(KeyTextError::Weak), "{hex}");
         }
     }

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ed25519_dalek::{
     KEYPAIR_LENGTH, Signature, Signer as _, SigningKey, VerifyingKey,
     ed25519::signature::MultipartVerifier,
 };
+
+use crate::base64;
 
 /// The environment variable that may give the server's key.
 pub const PRIVATE_KEY_VARIABLE: &str = "POET_PRIVATE_KEY";
@@ -126,7 +127,7 @@ impl PrivateKey {
 pub fn decode_key_text(text: &str) -> Option<Vec<u8>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let text: String = text.split_whitespace().collect();
-    STANDARD.decode(text).ok()
+    base64::decode(&text)
 }
 
 impl std::fmt::Debug for PrivateKey {
@@ -144,7 +145,7 @@ mod tests {
     #[test]
     fn keys_survive_their_encodings() {
         let key = PrivateKey::generate().unwrap();
-        let again = PrivateKey::from_base64(&STANDARD.encode(key.to_bytes())).unwrap();
+        let again = PrivateKey::from_base64(&base64::encode(key.to_bytes())).unwrap();
         assert_eq!(again.public(), key.public());
         assert!(!format!("{key:?}").contains(&format!("{:?}", &key.to_bytes()[..32])));
     }
@@ -152,7 +153,7 @@ mod tests {
     #[test]
     fn keys_are_read_as_tools_write_them() {
         let key = PrivateKey::generate().unwrap();
-        let text = STANDARD.encode(key.to_bytes());
+        let text = base64::encode(key.to_bytes());
         let (line, rest) = text.split_at(76);
         for text in [
             format!("{line}\n{rest}\n"),
@@ -172,7 +173,7 @@ mod tests {
         let seed: [u8; 32] = std::array::from_fn(|index| index as u8);
         let key = PrivateKey(SigningKey::from_bytes(&seed));
         let hours = |hours: u64| Duration::from_secs(hours * 3600);
-        let of = |gap| STANDARD.encode(key.for_cycle_gap(gap).public().as_bytes());
+        let of = |gap| base64::encode(key.for_cycle_gap(gap).public().as_bytes());
         assert_eq!(
             of(hours(24)),
             "tR+dkjAU+/SC30EPxsz6HqlEQF6yNzNFtl8mPsB0Dgc="
@@ -190,7 +191,7 @@ mod tests {
 
     #[test]
     fn bad_keys_are_refused() {
-        let twice = STANDARD.encode([7; 64]).repeat(2);
+        let twice = base64::encode([7; 64]).repeat(2);
         for text in ["", "***", "AAAA", "\u{feff}", &twice] {
             assert_eq!(
                 PrivateKey::from_base64(text).unwrap_err(),

@@ -10,7 +10,7 @@ use std::fmt;
 
 use base64::{
     Engine as _, alphabet,
-    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig, general_purpose::STANDARD},
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
@@ -325,7 +325,7 @@ pub struct Base64<'a>(pub &'a [u8]);
 
 impl Serialize for Base64<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&STANDARD.encode(self.0))
+        serializer.serialize_str(&crate::base64::encode(self.0))
     }
 }
 
@@ -430,7 +430,7 @@ pub fn proof_response(published: &PublishedProof, public_key: &[u8; 32]) -> Stri
 
 fn push_base64(json: &mut String, bytes: &[u8]) {
     json.push('"');
-    STANDARD.encode_string(bytes, json);
+    crate::base64::push(bytes, json);
     json.push('"');
 }
 

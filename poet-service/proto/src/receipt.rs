@@ -1,12 +1,14 @@
 //! Receipts: what a server signs when it acknowledges a registration, so that a member that was left
 //! out of a round can show that it should be in it. `engine/PROTOCOL.md`, section 10, has the encoding.
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::identity::{PrivateKey, PublicKey};
+use crate::{
+    base64,
+    identity::{PrivateKey, PublicKey},
+};
 
 /// What every signed message begins with, so that no other signature of the key can pass for one of
 /// a receipt.
@@ -127,7 +129,7 @@ impl Receipt {
         if receipt.server.verifies(&[&message], &receipt.signature) {
             Ok(receipt)
         } else {
-            let key = STANDARD.encode(receipt.server.as_bytes());
+            let key = base64::encode(receipt.server.as_bytes());
             Err(ReceiptError::Signature(key))
         }
     }
@@ -180,7 +182,7 @@ fn bytes<const N: usize>(
     form: &'static str,
     text: &str,
 ) -> Result<[u8; N], ReceiptError> {
-    let bytes = STANDARD.decode(text).ok();
+    let bytes = base64::decode(text);
     let bytes = bytes.and_then(|bytes| bytes.try_into().ok());
     bytes.ok_or(ReceiptError::Field(name, form))
 }
@@ -203,12 +205,12 @@ impl From<Receipt> for Fields {
         let acknowledged = receipt.acknowledged;
         Self {
             round_id: acknowledged.round.to_string(),
-            node_id: STANDARD.encode(acknowledged.node_id),
-            challenge: STANDARD.encode(acknowledged.challenge),
+            node_id: base64::encode(acknowledged.node_id),
+            challenge: base64::encode(acknowledged.challenge),
             time: acknowledged.time.to_string(),
             round_end: acknowledged.round_end.to_string(),
-            service_pubkey: STANDARD.encode(receipt.server.as_bytes()),
-            signature: STANDARD.encode(receipt.signature),
+            service_pubkey: base64::encode(receipt.server.as_bytes()),
+            signature: base64::encode(receipt.signature),
         }
     }
 }
@@ -258,12 +260,12 @@ mod tests {
             serde_json::to_value(receipt).unwrap(),
             json!({
                 "roundId": "77",
-                "nodeId": STANDARD.encode([0x11; 32]),
-                "challenge": STANDARD.encode([0x22; 32]),
+                "nodeId": base64::encode([0x11; 32]),
+                "challenge": base64::encode([0x22; 32]),
                 "time": "2026-11-26T19:00:00.123Z",
                 "roundEnd": "2026-12-10T08:00:00Z",
-                "servicePubkey": STANDARD.encode(key(7).public().as_bytes()),
-                "signature": STANDARD.encode(receipt.signature),
+                "servicePubkey": base64::encode(key(7).public().as_bytes()),
+                "signature": base64::encode(receipt.signature),
             })
         );
     }
@@ -281,16 +283,16 @@ mod tests {
                 .public()
                 .verifies(&[&receipt.acknowledged.message()[16..]], &receipt.signature)
         );
-        let other = STANDARD.encode(key(8).public().as_bytes());
+        let other = base64::encode(key(8).public().as_bytes());
         let forged = Receipt::sign(acknowledged(), &key(8)).signature;
         for (field, value) in [
             ("roundId", "78".to_owned()),
-            ("nodeId", STANDARD.encode([0x12; 32])),
-            ("challenge", STANDARD.encode([0x23; 32])),
+            ("nodeId", base64::encode([0x12; 32])),
+            ("challenge", base64::encode([0x23; 32])),
             ("time", "2026-11-26T19:00:00.124Z".to_owned()),
             ("roundEnd", "2026-12-10T08:00:00.001Z".to_owned()),
             ("servicePubkey", other),
-            ("signature", STANDARD.encode(forged)),
+            ("signature", base64::encode(forged)),
         ] {
             let mut changed = json.clone();
             changed[field] = value.into();
@@ -326,11 +328,11 @@ mod tests {
             (
                 "servicePubkey",
                 vec![
-                    json!(STANDARD.encode([2; 32])),
-                    json!(STANDARD.encode(neutral)),
+                    json!(base64::encode([2; 32])),
+                    json!(base64::encode(neutral)),
                 ],
             ),
-            ("signature", vec![json!(STANDARD.encode([0; 63]))]),
+            ("signature", vec![json!(base64::encode([0; 63]))]),
         ] {
             let mut without = json.clone();
             without.as_object_mut().unwrap().remove(field);

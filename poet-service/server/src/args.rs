@@ -4,7 +4,6 @@
 use std::{ffi::OsString, fmt, net::SocketAddr, num::NonZero, path::PathBuf, time::Duration};
 
 use axum::http::Uri;
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use clap::{
     ArgMatches, Args, Command, FromArgMatches,
     builder::{PathBufValueParser, TypedValueParser},
@@ -14,6 +13,7 @@ use jiff::Timestamp;
 use poet_engine::MAX_THREADS;
 use poet_host::{WorkCore, WorkPriority};
 use poet_proto::{
+    base64,
     certificate::{self, KeyTextError},
     duration::{self, DurationError},
     identity::PublicKey,
@@ -455,7 +455,7 @@ impl Text for PathBuf {
 
 impl Text for PublicKey {
     fn text(&self) -> String {
-        STANDARD.encode(self.as_bytes())
+        base64::encode(self.as_bytes())
     }
 }
 

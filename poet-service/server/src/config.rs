@@ -2,10 +2,10 @@
 
 use std::{env, fmt, num::NonZero, path::PathBuf, sync::Arc};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use clap::FromArgMatches as _;
 use poet_host::{WorkCore, WorkPriority};
 use poet_proto::{
+    base64,
     certificate::{Certifier, TrustedKeys},
     identity::{PRIVATE_KEY_VARIABLE, PrivateKey},
 };
@@ -264,7 +264,7 @@ impl Config {
         }
         // Never the key itself.
         let key = private_key.as_ref().map(|key| {
-            let public = STANDARD.encode(key.public().as_bytes());
+            let public = base64::encode(key.public().as_bytes());
             format!("the private key of {public}")
         });
         effective.push(Effective {

@@ -6,12 +6,12 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use poet_backends::{Options, select_with};
 use poet_engine::WorkFunction;
 use poet_host::{WorkCore, affinity::allowed, list};
 use poet_proto::{
+    base64,
     dates::Zone,
     duration::format_go,
     identity::{PRIVATE_KEY_VARIABLE, PrivateKey},
@@ -111,7 +111,7 @@ fn for_nodes(config: &Config) -> String {
     for gap in gaps.all() {
         let server = serde_json::json!({
             "address": format!("http://{host}:{port}{}", gap.path()),
-            "pubkey": STANDARD.encode(gap.public_key().as_bytes()),
+            "pubkey": base64::encode(gap.public_key().as_bytes()),
         });
         text += &format!("cycle gap {}\n  {server}\n", format_go(gap.duration()));
     }

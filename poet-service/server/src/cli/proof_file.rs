@@ -6,10 +6,10 @@
 
 use std::fmt;
 
-use base64::Engine as _;
-use base64::alphabet;
-use base64::engine::general_purpose::STANDARD;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use base64::{
+    Engine as _, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
 use poet_engine::{
     MAX_PROOF_NODES, MAX_PROVEN_LEAVES, Node, Proof, ProofMessage, ScaleError, Work, membership,
 };
@@ -70,7 +70,7 @@ impl fmt::Display for Form {
                     f,
                     "the message that nodes store (PoetProofMessage), of round {round_id:?} of the \
                      server with the key {}",
-                    STANDARD.encode(service_key)
+                    poet_proto::base64::encode(service_key)
                 )?;
                 f.write_str(if *signed {
                     "; its signature was not checked"

@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use poet_engine::{T, TICK_LEAVES, proven_indices, verify};
-use poet_proto::identity::{PublicKey, decode_key_text};
+use poet_proto::{
+    base64,
+    identity::{PublicKey, decode_key_text},
+};
 
 use super::proof_file::{self, Form, ProofFile};
 use super::prove::{Statement, parse_hex};
@@ -119,7 +121,7 @@ fn check_origin(args: &Args, file: &ProofFile) -> Result<(), String> {
             .and_then(PublicKey::from_bytes)
             .is_none()
     {
-        let key = STANDARD.encode(key);
+        let key = base64::encode(key);
         return Err(format!("its server's key {key} is no ed25519 public key"));
     }
     if let Some(id) = round_id
@@ -135,7 +137,7 @@ fn check_origin(args: &Args, file: &ProofFile) -> Result<(), String> {
     match (&args.service_key, service_key) {
         (Some(_), None) => return Err("it does not say which server it is of".into()),
         (Some(expected), Some(key)) if expected != key => {
-            let key = STANDARD.encode(key);
+            let key = base64::encode(key);
             return Err(format!(
                 "it is of the server with the key {key}, not of --service-key"
             ));

@@ -18,8 +18,7 @@ use std::{
     time::Duration,
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use poet_proto::identity::PublicKey;
+use poet_proto::{base64, identity::PublicKey};
 use poet_rounds::{clock::Clock, counters::Published};
 use serde::Serialize;
 
@@ -436,7 +435,7 @@ impl Notices {
     /// Names the server that tells.
     pub(crate) fn set_server(&self, key: &PublicKey) {
         // Once: a process has one server.
-        let _ = self.0.source.key.set(STANDARD.encode(key.as_bytes()));
+        let _ = self.0.source.key.set(base64::encode(key.as_bytes()));
     }
 
     /// Tells everybody, or counts that it was left out. Does not wait.
