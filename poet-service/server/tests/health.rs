@@ -95,7 +95,7 @@ fn rounds_tell_their_state() {
             "start": "2026-01-01T00:00:30Z", "end": "2026-01-01T00:01:20Z",
             "leaves": null, "leavesPerSecond": null, "newestLeavesPerSecond": null, "slow": null,
             "expectedLeaves": null, "expectedTicks": null, "audit": null,
-            "publishEpoch": "1", "rewardEpoch": "2",
+            "publishEpoch": "1", "rewardEpoch": "2", "early": [],
         })
     );
     server.at(30);
