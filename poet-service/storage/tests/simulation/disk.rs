@@ -29,6 +29,8 @@ pub(crate) struct FileState {
     pub(crate) promised: usize,
     /// A process was told so, and it is not true.
     pub(crate) lied: bool,
+    /// A bit of it has changed: whoever finds that writes over what is durable.
+    flipped: bool,
     /// From here on the system takes bytes for written that are not, after a failed sync.
     forgotten: Option<usize>,
     /// A process has it open.
@@ -105,7 +107,7 @@ impl World {
             }
             // Only if a sync has lied.
             file.promised = file.promised.min(left.len());
-            file.lied = false;
+            file.lied = file.flipped;
             file.forgotten = None;
             file.synced.clone_from(&left);
             file.dirty = left.len();
@@ -141,6 +143,7 @@ impl World {
         file.synced[place] ^= bit;
         file.written[place] ^= bit;
         // A repair that is not synced leaves it as it is.
+        file.flipped = true;
         file.lied = true;
         let round = *round;
         state.count(Event::FlippedBit);
