@@ -147,6 +147,7 @@ fn a_round_and_what_goes_wrong_are_told() {
     );
     server.await_work(0);
     // The next round cannot be worked on: a file is where its folder is to be.
+    drop(fs::remove_dir(rounds.join("1")));
     fs::write(rounds.join("1"), "").unwrap();
     server.at(80);
     let published = hook.event("proof-published");
