@@ -249,7 +249,11 @@ pub fn restore(
             for path in &present {
                 let mut kept = path.clone().into_os_string();
                 kept.push(format!(".kept-{stamp}"));
-                fs::rename(path, PathBuf::from(kept)).map_err(failed("move", path))?;
+                match fs::rename(path, PathBuf::from(kept)) {
+                    // Whoever had the database open has tidied its log up.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    moved => moved.map_err(failed("move", path))?,
+                }
             }
             // The database last: without it, a server does not start.
             for (from, to, name) in [

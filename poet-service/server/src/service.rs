@@ -202,9 +202,8 @@ impl Server {
         };
         probe.report(None).await;
         let first_kept = Arc::default();
-        let membership =
-            api::members::Membership::start(Arc::clone(&storage), Arc::clone(&first_kept))
-                .map_err(StartError::Threads)?;
+        let membership = api::members::Membership::start(&storage, Arc::clone(&first_kept))
+            .map_err(StartError::Threads)?;
         let membership = api::members::router(membership);
         let reports = Reports {
             status: status.clone(),

@@ -159,13 +159,18 @@ impl Membership {
     ///
     /// # Errors
     /// Fails if the system has no thread to give.
-    pub(crate) fn start(storage: Arc<dyn Storage>, first_kept: Arc<AtomicU64>) -> io::Result<Self> {
+    pub(crate) fn start(
+        storage: &Arc<dyn Storage>,
+        first_kept: Arc<AtomicU64>,
+    ) -> io::Result<Self> {
         let (queue, mut questions) = mpsc::channel::<Question>(MAX_WAITING);
         let kept = Arc::new(Kept {
             first_kept,
             ..Kept::default()
         });
         let found = Arc::clone(&kept);
+        // The database is closed when the server ends, not when this thread has noticed that.
+        let storage = Arc::downgrade(storage);
         thread::Builder::new()
             .name("members".to_owned())
             .spawn(move || {
@@ -174,7 +179,9 @@ impl Membership {
                 }
                 while let Some(question) = questions.blocking_recv() {
                     // Its client may have left while it waited.
-                    if !question.reply.is_closed() {
+                    if let Some(storage) = storage.upgrade()
+                        && !question.reply.is_closed()
+                    {
                         let answer = || answer(&found, &*storage, &question);
                         // The thread outlives a panic.
                         let answer = panic::catch_unwind(AssertUnwindSafe(answer));
