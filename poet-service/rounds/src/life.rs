@@ -27,6 +27,7 @@ use poet_proto::{
 use tokio::sync::watch;
 
 use crate::{
+    checks::Checks,
     blocking::blocking,
     clock::{Clock, time_until},
     config::{RoundsConfig, WorkerMode},
@@ -161,6 +162,7 @@ impl Rounds {
             open,
             publish,
             counters,
+            Checks::start().map_err(RecoveryError::Threads)?,
         ));
         let worker = Worker::new(
             work,

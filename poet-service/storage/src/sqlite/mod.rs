@@ -38,7 +38,7 @@ use poet_proto::messages::PublishedProof;
 use poet_rounds::{
     counters::Counters,
     storage::{
-        EarlyProofRecord, Execution, Member, PowChallenges, Registered, Removed, RoundRecord,
+        EarlyProofRecord, Ended, Execution, Member, PowChallenges, Registered, Removed, RoundRecord,
         Setting, StorageFuture, UnfinishedRound,
     },
 };
@@ -397,6 +397,11 @@ impl SqliteStorage {
 
     pub(crate) fn close(&self) -> StorageFuture<()> {
         self.submit(|reply| Command::Close { reply })
+    }
+
+    pub(crate) fn ended(&self) -> Ended {
+        let commands = self.commands.clone();
+        Box::pin(async move { commands.closed().await })
     }
 
     /// As [`Storage::newest_rounds`](poet_rounds::storage::Storage::newest_rounds).

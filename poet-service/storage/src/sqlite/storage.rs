@@ -4,7 +4,7 @@ use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use poet_proto::messages::PublishedProof;
 use poet_rounds::storage::{
-    EarlyProofRecord, Execution, Member, PowChallenges, Registered, Removed, RoundRecord, Setting,
+    EarlyProofRecord, Ended, Execution, Member, PowChallenges, Registered, Removed, RoundRecord, Setting,
     Storage, StorageError, StorageFuture, UnfinishedRound,
 };
 
@@ -53,6 +53,10 @@ impl Storage for SqliteStorage {
 
     fn close(&self) -> StorageFuture<()> {
         self.close()
+    }
+
+    fn ended(&self) -> Ended {
+        self.ended()
     }
 
     fn newest_rounds(&self, count: usize) -> Result<Vec<RoundRecord>, StorageError> {
