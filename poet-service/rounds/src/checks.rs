@@ -114,9 +114,7 @@ mod tests {
         let waiting: Vec<_> = (0..10 * count)
             .map(|_| {
                 let (checks, made) = (Arc::clone(&checks), Arc::clone(&made));
-                tokio::spawn(async move {
-                    checks.run(move || made.fetch_add(1, Relaxed)).await
-                })
+                tokio::spawn(async move { checks.run(move || made.fetch_add(1, Relaxed)).await })
             })
             .collect();
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;

@@ -27,8 +27,8 @@ use poet_proto::{
 use tokio::sync::watch;
 
 use crate::{
-    checks::Checks,
     blocking::blocking,
+    checks::Checks,
     clock::{Clock, time_until},
     config::{RoundsConfig, WorkerMode},
     counters::Counters,

@@ -15,7 +15,10 @@ use std::{
     error::Error,
     fmt,
     future::{self, Future},
-    ops::RangeInclusive, pin::Pin, sync::Arc, time::Duration,
+    ops::RangeInclusive,
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
 };
 
 use jiff::SignedDuration;

@@ -6,8 +6,8 @@ use jiff::SignedDuration;
 use poet_engine::{Node, Proof, SubtreeHeight, membership};
 use poet_proto::messages::PublishedProof;
 use poet_rounds::storage::{
-    EarlyProofRecord, Ended, Execution, Member, PowChallenges, PublishedRecord, Registered, Removed,
-    RoundRecord, Setting, Storage, StorageError, StorageFuture, UnfinishedRound,
+    EarlyProofRecord, Ended, Execution, Member, PowChallenges, PublishedRecord, Registered,
+    Removed, RoundRecord, Setting, Storage, StorageError, StorageFuture, UnfinishedRound,
 };
 use tokio::sync::oneshot;
 use tokio_postgres::{Client, Row, types::Type};

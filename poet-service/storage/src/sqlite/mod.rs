@@ -38,8 +38,8 @@ use poet_proto::messages::PublishedProof;
 use poet_rounds::{
     counters::Counters,
     storage::{
-        EarlyProofRecord, Ended, Execution, Member, PowChallenges, Registered, Removed, RoundRecord,
-        Setting, StorageFuture, UnfinishedRound,
+        EarlyProofRecord, Ended, Execution, Member, PowChallenges, Registered, Removed,
+        RoundRecord, Setting, StorageFuture, UnfinishedRound,
     },
 };
 use rusqlite::{

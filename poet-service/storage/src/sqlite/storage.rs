@@ -4,8 +4,8 @@ use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use poet_proto::messages::PublishedProof;
 use poet_rounds::storage::{
-    EarlyProofRecord, Ended, Execution, Member, PowChallenges, Registered, Removed, RoundRecord, Setting,
-    Storage, StorageError, StorageFuture, UnfinishedRound,
+    EarlyProofRecord, Ended, Execution, Member, PowChallenges, Registered, Removed, RoundRecord,
+    Setting, Storage, StorageError, StorageFuture, UnfinishedRound,
 };
 
 use super::SqliteStorage;
