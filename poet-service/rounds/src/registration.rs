@@ -23,7 +23,7 @@ use crate::{
     cycle_gaps::{CycleGap, CycleGaps},
     publish::{ProofId, Publish},
     schedule::Schedule,
-    storage::{Member, PowChallenges, Registered, Storage, StorageError},
+    storage::{Challenge, Member, NodeId, PowChallenges, Registered, Storage, StorageError},
 };
 
 /// How long a registration that met the closing of a round waits for the next one to open.
@@ -196,12 +196,12 @@ impl Registration {
         gap: &CycleGap,
         request: SubmitRequest,
     ) -> Result<Submitted, RegistrationError> {
-        let node_id: [u8; 32] = request
+        let node_id: NodeId = request
             .pubkey
             .as_slice()
             .try_into()
             .map_err(|_| RegistrationError::PublicKey)?;
-        let signed = PublicKey::from_bytes(&node_id).is_some_and(|key| {
+        let signed = PublicKey::from_bytes(&node_id.0).is_some_and(|key| {
             key.verifies(&[&request.prefix, &request.challenge], &request.signature)
         });
         if !signed {
@@ -209,7 +209,7 @@ impl Registration {
         }
         // A node cuts or pads every member of a proof to 32 bytes when it rebuilds the statement,
         // so a single challenge of another length would spoil the proof for all members.
-        let challenge: [u8; 32] = request
+        let challenge: Challenge = request
             .challenge
             .as_slice()
             .try_into()
@@ -224,13 +224,13 @@ impl Registration {
         };
         match (&self.rules.certifier, &request.certificate) {
             (Some(certifier), Some(certificate)) => {
-                let verified = certifier.verify(certificate, hint, &node_id, self.clock.now());
+                let verified = certifier.verify(certificate, hint, node_id, self.clock.now());
                 self.counters
                     .registration_with_certificate(verified.is_ok());
                 verified?;
             }
             _ if self.rules.pow => {
-                let checked = self.check_pow(&request, &node_id, &challenge);
+                let checked = self.check_pow(&request, node_id, challenge);
                 self.counters.registration_with_pow(checked.is_ok());
                 checked?;
             }
@@ -244,8 +244,8 @@ impl Registration {
     fn check_pow(
         &self,
         request: &SubmitRequest,
-        node_id: &[u8; 32],
-        challenge: &[u8; 32],
+        node_id: NodeId,
+        challenge: Challenge,
     ) -> Result<(), RegistrationError> {
         let params = &request.pow_params;
         let challenges = self.pow_challenges();
@@ -256,7 +256,7 @@ impl Registration {
         if params.difficulty != self.rules.pow_difficulty || !known {
             return Err(RegistrationError::PowParams);
         }
-        if !pow::is_valid(params, node_id, challenge, request.nonce) {
+        if !pow::is_valid(params, node_id, &challenge.0, request.nonce) {
             return Err(RegistrationError::Pow);
         }
         Ok(())

@@ -17,19 +17,11 @@ use std::{
 
 use jiff::SignedDuration;
 use poet_engine::{Node, RoundWork, SubtreeHeight, Work};
+pub use poet_proto::member::{Challenge, Member, NodeId};
 use poet_proto::messages::PublishedProof;
 
 /// A storage operation that is waited for without blocking a thread.
 pub type StorageFuture<T> = Pin<Box<dyn Future<Output = Result<T, StorageError>> + Send>>;
-
-/// One registration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Member {
-    /// The ed25519 public key of the node.
-    pub node_id: [u8; 32],
-    /// What it registers: a leaf of the round's membership tree.
-    pub challenge: [u8; 32],
-}
 
 /// What became of a registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -281,13 +273,13 @@ pub trait Storage: Send + Sync + 'static {
     ///
     /// # Errors
     /// When the storage fails.
-    fn is_member(&self, round: u64, node_id: &[u8; 32]) -> Result<bool, StorageError>;
+    fn is_member(&self, round: u64, node_id: NodeId) -> Result<bool, StorageError>;
 
     /// The challenges of a round, in the byte order of their node ids.
     ///
     /// # Errors
     /// When the storage fails.
-    fn members(&self, round: u64) -> Result<Vec<[u8; 32]>, StorageError>;
+    fn members(&self, round: u64) -> Result<Vec<Challenge>, StorageError>;
 
     /// Records what the work of `round` is bound to.
     ///

@@ -21,7 +21,7 @@ use database::PostgresServer;
 use jiff::Timestamp;
 use poet_engine::{Proof, SubtreeHeight, membership};
 use poet_proto::{identity::PrivateKey, messages::PublishedProof};
-use poet_rounds::storage::{Execution, Member};
+use poet_rounds::storage::{Challenge, Execution, Member, NodeId};
 use poet_storage::{Imported, ImportedRound, SqliteReader, SqliteStorage};
 use program::{ServerProcess, command};
 use rusqlite::Connection;
@@ -242,8 +242,8 @@ fn filled(dbdir: &Path) {
     let key = PrivateKey::generate().unwrap();
     let round = |round: u64| {
         let member = |node: u64| Member {
-            node_id: std::array::from_fn(|i| (node >> (8 * (i % 4))) as u8),
-            challenge: [round as u8; 32],
+            node_id: NodeId(std::array::from_fn(|i| (node >> (8 * (i % 4))) as u8)),
+            challenge: Challenge([round as u8; 32]),
         };
         let members: Vec<_> = (0..50).map(member).collect();
         let challenges: Vec<_> = members.iter().map(|one| one.challenge).collect();

@@ -155,8 +155,8 @@ async fn insert(client: &Client, round: i64, stored: &StoredRound) -> Result<(),
         )
         .await?;
     for members in stored.members.chunks(BATCH) {
-        let nodes: Vec<&[u8]> = members.iter().map(|one| &one.node_id[..]).collect();
-        let challenges: Vec<&[u8]> = members.iter().map(|one| &one.challenge[..]).collect();
+        let nodes: Vec<&[u8]> = members.iter().map(|one| &one.node_id.0[..]).collect();
+        let challenges: Vec<&[u8]> = members.iter().map(|one| &one.challenge.0[..]).collect();
         client
             .execute_typed(
                 "INSERT INTO poet.registrations (round, node_id, challenge)

@@ -6,8 +6,9 @@ use jiff::SignedDuration;
 use poet_engine::{Node, Proof, SubtreeHeight, membership};
 use poet_proto::messages::PublishedProof;
 use poet_rounds::storage::{
-    EarlyProofRecord, Execution, Member, PowChallenges, PublishedRecord, Registered, Removed,
-    RoundRecord, Setting, Storage, StorageError, StorageFuture, UnfinishedRound,
+    Challenge, EarlyProofRecord, Execution, Member, NodeId, PowChallenges, PublishedRecord,
+    Registered, Removed, RoundRecord, Setting, Storage, StorageError, StorageFuture,
+    UnfinishedRound,
 };
 use tokio::sync::oneshot;
 use tokio_postgres::{Client, Row, types::Type};
@@ -171,8 +172,8 @@ impl Storage for PostgresStorage {
         })?)
     }
 
-    fn is_member(&self, round: u64, node_id: &[u8; 32]) -> Result<bool, StorageError> {
-        let (round, node_id) = (key(round)?, node_id.to_vec());
+    fn is_member(&self, round: u64, node_id: NodeId) -> Result<bool, StorageError> {
+        let (round, node_id) = (key(round)?, node_id.0.to_vec());
         Ok(self.call(PATIENCE, async move |client: &mut Client| {
             let query = "SELECT 1 FROM poet.registrations WHERE round = $1 AND node_id = $2";
             let row = client
@@ -229,15 +230,15 @@ impl Storage for PostgresStorage {
             while let Some(row) = next(&mut rows).await {
                 let row = row?;
                 members.push(Member {
-                    node_id: value(row.get(0), "a registration")?,
-                    challenge: value(row.get(1), "a registration")?,
+                    node_id: NodeId(value(row.get(0), "a registration")?),
+                    challenge: Challenge(value(row.get(1), "a registration")?),
                 });
             }
             Ok(members)
         })?)
     }
 
-    fn members(&self, round: u64) -> Result<Vec<[u8; 32]>, StorageError> {
+    fn members(&self, round: u64) -> Result<Vec<Challenge>, StorageError> {
         let registrations = self.registrations(round)?;
         Ok(registrations
             .into_iter()
@@ -447,7 +448,7 @@ impl Storage for PostgresStorage {
             let published = client
                 .query_typed_opt(query, &[(&number, Type::INT8)])
                 .await?;
-            let members = published.map(|row| list(row.get(0))).transpose()?;
+            let members = published.map(|row| challenges(row.get(0))).transpose()?;
             Ok(Some((leaves, proof, statement, members)))
         })?;
         let Some((leaves, proof, statement, published)) = found else {
@@ -560,6 +561,10 @@ fn list(bytes: &[u8]) -> Result<Vec<Node>, Fault> {
     }
 }
 
+fn challenges(bytes: &[u8]) -> Result<Vec<Challenge>, Fault> {
+    Challenge::split(bytes).ok_or(Fault::Damaged("a proof"))
+}
+
 /// Stores a proof, unless the round has one. Says whether it was stored.
 pub(super) async fn insert_proof(
     client: &Client,
@@ -579,7 +584,7 @@ pub(super) async fn insert_proof(
                 (&&proof.proof.root[..], Type::BYTEA),
                 (&proof.proof.proven_leaves.as_flattened(), Type::BYTEA),
                 (&proof.proof.proof_nodes.as_flattened(), Type::BYTEA),
-                (&proof.members.as_flattened(), Type::BYTEA),
+                (&Challenge::concat(&proof.members), Type::BYTEA),
                 (&i64::from(proof_checksum(round, proof)), Type::INT8),
             ],
         )
@@ -651,7 +656,7 @@ async fn read_proof(client: &Client, round: i64) -> Result<Option<PublishedProof
             proven_leaves: list(row.get(3))?,
             proof_nodes: list(row.get(4))?,
         },
-        members: list(row.get(5))?,
+        members: challenges(row.get(5))?,
         odd_members: Vec::new(),
     };
     let odd = client

@@ -35,13 +35,13 @@ use std::{
     time::Duration,
 };
 
-use poet_engine::{Node, membership};
+use poet_engine::membership;
 use poet_proto::messages::PublishedProof;
 use poet_rounds::{
     counters::Counters,
     storage::{
-        EarlyProofRecord, Execution, Member, PowChallenges, Registered, Removed, RoundRecord,
-        Setting, StorageFuture, UnfinishedRound,
+        Challenge, EarlyProofRecord, Execution, Member, NodeId, PowChallenges, Registered, Removed,
+        RoundRecord, Setting, StorageFuture, UnfinishedRound,
     },
 };
 use rusqlite::{
@@ -434,10 +434,10 @@ impl SqliteStorage {
         sorted_registrations(&lock(&self.patient_reader), round)
     }
 
-    pub(crate) fn is_member(&self, round: u64, node_id: &[u8; 32]) -> Result<bool, StorageError> {
+    pub(crate) fn is_member(&self, round: u64, node_id: NodeId) -> Result<bool, StorageError> {
         let mut found = false;
         each_registration(&lock(&self.patient_reader), key(round)?, |member| {
-            found |= member.node_id == *node_id;
+            found |= member.node_id == node_id;
         })?;
         Ok(found)
     }
@@ -450,7 +450,7 @@ impl SqliteStorage {
     ///
     /// # Errors
     /// When the database fails.
-    pub fn members(&self, round: u64) -> Result<Vec<[u8; 32]>, StorageError> {
+    pub fn members(&self, round: u64) -> Result<Vec<Challenge>, StorageError> {
         let registrations = sorted_registrations(&self.reader(), round)?;
         Ok(registrations
             .into_iter()
@@ -586,8 +586,8 @@ fn select_early_proof(
     let published: Option<Vec<u8>> = connection
         .query_row(query, [round], |row| row.get(0))
         .optional()?;
-    let members: Vec<Node> = match published {
-        Some(members) => members.as_chunks().0.to_vec(),
+    let members = match published {
+        Some(members) => Challenge::split(&members).ok_or(StorageError::Damaged("a proof"))?,
         None => {
             let members = sorted_registrations(connection, unsigned(round)?)?;
             members.iter().map(|member| member.challenge).collect()

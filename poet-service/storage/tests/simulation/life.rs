@@ -23,7 +23,7 @@ use poet_rounds::{
     publish::{ProofId, Publish},
     registration::{Registration, RegistrationError, Rules},
     schedule::Schedule,
-    storage::{Member, Storage, StorageError},
+    storage::{Challenge, Member, NodeId, Storage, StorageError},
     worker::{AuditMode, Audits},
 };
 use tokio::time::Instant;
@@ -575,8 +575,8 @@ impl Life {
         };
         let number = world.below(48);
         let fresh = || Member {
-            node_id: node(number).verifying_key().to_bytes(),
-            challenge: world.state().rng.bytes(),
+            node_id: NodeId(node(number).verifying_key().to_bytes()),
+            challenge: Challenge(world.state().rng.bytes()),
         };
         let member = match (kind, recent) {
             // The same again, or another challenge of the same node.
@@ -750,21 +750,21 @@ fn request(
     let keys = (0..48).map(node);
     let key = keys
         .into_iter()
-        .find(|key| key.verifying_key().to_bytes() == node_id)
+        .find(|key| key.verifying_key().to_bytes() == node_id.0)
         .unwrap();
     let mut signature = key
-        .sign(&[&prefix[..], &challenge].concat())
+        .sign(&[&prefix[..], &challenge.0].concat())
         .to_bytes()
         .to_vec();
     if spoilt {
         signature[0] ^= 1;
     }
     SubmitRequest {
-        nonce: pow::solve(params, &node_id, &challenge).unwrap(),
+        nonce: pow::solve(params, node_id, &challenge.0).unwrap(),
         pow_params: params.clone(),
         prefix: prefix.to_vec(),
-        challenge: challenge.to_vec(),
-        pubkey: node_id.to_vec(),
+        challenge: challenge.0.to_vec(),
+        pubkey: node_id.0.to_vec(),
         signature,
         deadline,
         ..SubmitRequest::default()
@@ -797,7 +797,7 @@ impl Asked {
         let answer = registration.submit(&gap, request).await;
         world.note(format_args!(
             "{:02x?} is answered {answer:?}",
-            &self.member.node_id[..2]
+            &self.member.node_id.0[..2]
         ));
         let event = match &answer {
             Ok(Submitted {

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use poet_engine::{Proof, SubtreeHeight, membership};
 use poet_proto::{messages::PublishedProof, schedule::Schedule};
 use poet_rounds::storage::{
-    Execution, Member, PowChallenges, Registered, Removed, Setting, Storage,
+    Challenge, Execution, Member, PowChallenges, Registered, Removed, Setting, Storage,
 };
 use poet_storage::{Copied, Location, SqliteStorage, copy_database};
 use rusqlite::Connection;
@@ -39,14 +39,14 @@ fn copy(from: &Location, to: &Location) -> Result<Copied, String> {
     copy_database(from, to, &mut |_, _| {}).map_err(|error| error.to_string())
 }
 
-fn execution(members: &[[u8; 32]], height: u32) -> Execution {
+fn execution(members: &[Challenge], height: u32) -> Execution {
     Execution {
         statement: membership::root(members).to_vec(),
         subtree_height: SubtreeHeight::new(height).unwrap(),
     }
 }
 
-fn proof(members: Vec<[u8; 32]>, leaves: u64, root: u8) -> PublishedProof {
+fn proof(members: Vec<Challenge>, leaves: u64, root: u8) -> PublishedProof {
     PublishedProof {
         statement: membership::root(&members).to_vec(),
         members,

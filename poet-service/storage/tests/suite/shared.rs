@@ -12,7 +12,7 @@ use std::{
 
 use jiff::Timestamp;
 use poet_proto::schedule::Schedule;
-use poet_rounds::storage::{Member, PowChallenges, Registered, Setting, Storage};
+use poet_rounds::storage::{Challenge, Member, PowChallenges, Registered, Setting, Storage};
 use poet_storage::PostgresStorage;
 
 use crate::{
@@ -332,7 +332,7 @@ fn a_database_that_hangs_is_noticed_in_seconds() {
         assert!(start.elapsed() < PATIENCE);
         thread::sleep(Duration::from_millis(50));
     }
-    assert_eq!(storage.members(0).unwrap(), [[1; 32]]);
+    assert_eq!(storage.members(0).unwrap(), [Challenge([1; 32])]);
 }
 
 #[test]
