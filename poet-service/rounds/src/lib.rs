@@ -16,6 +16,7 @@
 //! | [`round_files`] | what is where in the directory of the work |
 
 mod blocking;
+mod checks;
 pub mod clock;
 pub mod config;
 pub mod counters;

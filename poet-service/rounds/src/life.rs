@@ -28,6 +28,7 @@ use tokio::sync::watch;
 
 use crate::{
     blocking::blocking,
+    checks::Checks,
     clock::{Clock, time_until},
     config::{RoundsConfig, WorkerMode},
     counters::Counters,
@@ -161,6 +162,7 @@ impl Rounds {
             open,
             publish,
             counters,
+            Checks::start().map_err(RecoveryError::Threads)?,
         ));
         let worker = Worker::new(
             work,

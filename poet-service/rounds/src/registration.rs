@@ -18,6 +18,7 @@ use poet_proto::{
 use tokio::sync::Notify;
 
 use crate::{
+    checks::Checks,
     clock::{Clock, time_until},
     counters::{Counters, Published},
     cycle_gaps::{CycleGap, CycleGaps},
@@ -97,6 +98,7 @@ pub struct Registration {
     opened: Notify,
     publish: Arc<dyn Publish>,
     counters: Arc<dyn Counters>,
+    checks: Checks,
 }
 
 impl Registration {
@@ -105,7 +107,7 @@ impl Registration {
         clippy::too_many_arguments,
         reason = "each is another thing, and named once"
     )]
-    pub fn new(
+    pub(crate) fn new(
         schedule: Schedule,
         rules: Rules,
         gaps: CycleGaps,
@@ -115,6 +117,7 @@ impl Registration {
         open: OpenRound,
         publish: Arc<dyn Publish>,
         counters: Arc<dyn Counters>,
+        checks: Checks,
     ) -> Self {
         Self {
             schedule,
@@ -127,6 +130,7 @@ impl Registration {
             storage,
             publish,
             counters,
+            checks,
         }
     }
 
@@ -192,10 +196,18 @@ impl Registration {
     /// # Errors
     /// When the request breaks a rule; the rules are checked in the order of the API.
     pub async fn submit(
-        &self,
+        self: &Arc<Self>,
         gap: &CycleGap,
         request: SubmitRequest,
     ) -> Result<Submitted, RegistrationError> {
+        let (registration, deadline) = (Arc::clone(self), request.deadline);
+        let checked = self.checks.run(move || registration.check(&request)).await;
+        let member = checked.unwrap_or(Err(RegistrationError::Unavailable))?;
+        self.enter_round(gap, member, deadline).await
+    }
+
+    /// Who a request would register, if it keeps the rules that cost a computation.
+    fn check(&self, request: &SubmitRequest) -> Result<Member, RegistrationError> {
         let node_id: NodeId = request
             .pubkey
             .as_slice()
@@ -230,15 +242,14 @@ impl Registration {
                 verified?;
             }
             _ if self.rules.pow => {
-                let checked = self.check_pow(&request, node_id, challenge);
+                let checked = self.check_pow(request, node_id, challenge);
                 self.counters.registration_with_pow(checked.is_ok());
                 checked?;
             }
             // Not the error of a bad certificate: nodes expect that one only if they sent one.
             _ => return Err(RegistrationError::PowOff),
         }
-        self.enter_round(gap, Member { node_id, challenge }, request.deadline)
-            .await
+        Ok(Member { node_id, challenge })
     }
 
     fn check_pow(

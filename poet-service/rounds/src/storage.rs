@@ -12,7 +12,13 @@
 //! early proofs of a round, for nodes with longer cycle gaps, change nothing of that.
 
 use std::{
-    error::Error, fmt, future::Future, ops::RangeInclusive, pin::Pin, sync::Arc, time::Duration,
+    error::Error,
+    fmt,
+    future::{self, Future},
+    ops::RangeInclusive,
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
 };
 
 use jiff::SignedDuration;
@@ -22,6 +28,9 @@ use poet_proto::messages::PublishedProof;
 
 /// A storage operation that is waited for without blocking a thread.
 pub type StorageFuture<T> = Pin<Box<dyn Future<Output = Result<T, StorageError>> + Send>>;
+
+/// The end of a storage, which is waited for.
+pub type Ended = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What became of a registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -241,6 +250,12 @@ pub trait Storage: Send + Sync + 'static {
     /// Ends the storage: what can be tidied up is, and nothing is written any more.
     fn close(&self) -> StorageFuture<()> {
         Box::pin(async { Ok(()) })
+    }
+
+    /// Waits until the storage can do nothing any more, because a part of it has ended. Of one without
+    /// parts of its own, that never happens.
+    fn ended(&self) -> Ended {
+        Box::pin(future::pending())
     }
 
     /// The newest rounds that were opened, at most `count`, the newest one first.

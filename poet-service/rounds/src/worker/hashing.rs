@@ -19,6 +19,7 @@ use std::{
 use poet_engine::run;
 use poet_engine::{
     LogRead, MAX_THREADS, ProveError, RoundWork, Tree,
+    audit::AuditError,
     file::{FileLog, LogMonitor, LogView, LogWriter},
 };
 use poet_files::{Access, create_directory};
@@ -353,7 +354,15 @@ impl Hashing for HashingThread {
             "ALARM: auditing the whole log: its proof is not valid, and nothing else explains why"
         );
         let mut audit = RoundAudit::new(&self.audits, job, &work, log.view(), Some(&roots));
-        audit.all(stop)?;
+        #[cfg(feature = "fault-injection")]
+        super::fault::audit(stop);
+        let audited = audit.all(stop);
+        if matches!(audited, Err(AuditError::Stopped)) {
+            // It goes on from what is audited by now.
+            let mut repairs = self.repairs.lock().unwrap_or_else(PoisonError::into_inner);
+            repairs.insert(job.round, 1);
+        }
+        audited?;
         Ok(audit.settle(tree, log)?)
     }
 

@@ -6,7 +6,7 @@ use jiff::SignedDuration;
 use poet_engine::{Node, Proof, SubtreeHeight, membership};
 use poet_proto::messages::PublishedProof;
 use poet_rounds::storage::{
-    Challenge, EarlyProofRecord, Execution, Member, NodeId, PowChallenges, PublishedRecord,
+    Challenge, EarlyProofRecord, Ended, Execution, Member, NodeId, PowChallenges, PublishedRecord,
     Registered, Removed, RoundRecord, Setting, Storage, StorageError, StorageFuture,
     UnfinishedRound,
 };
@@ -188,6 +188,16 @@ impl Storage for PostgresStorage {
 
     fn close(&self) -> StorageFuture<()> {
         self.submit(|reply| Command::Close { reply })
+    }
+
+    fn ended(&self) -> Ended {
+        let (commands, calls) = (self.commands.clone(), self.calls.clone());
+        Box::pin(async move {
+            tokio::select! {
+                () = commands.closed() => {}
+                () = calls.closed() => {}
+            }
+        })
     }
 
     fn newest_rounds(&self, count: usize) -> Result<Vec<RoundRecord>, StorageError> {

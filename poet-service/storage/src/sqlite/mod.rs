@@ -38,8 +38,8 @@ use poet_proto::messages::PublishedProof;
 use poet_rounds::{
     counters::Counters,
     storage::{
-        Challenge, EarlyProofRecord, Execution, Member, NodeId, PowChallenges, Registered, Removed,
-        RoundRecord, Setting, StorageFuture, UnfinishedRound,
+        Challenge, EarlyProofRecord, Ended, Execution, Member, NodeId, PowChallenges, Registered,
+        Removed, RoundRecord, Setting, StorageFuture, UnfinishedRound,
     },
 };
 use rusqlite::{
@@ -397,6 +397,11 @@ impl SqliteStorage {
 
     pub(crate) fn close(&self) -> StorageFuture<()> {
         self.submit(|reply| Command::Close { reply })
+    }
+
+    pub(crate) fn ended(&self) -> Ended {
+        let commands = self.commands.clone();
+        Box::pin(async move { commands.closed().await })
     }
 
     /// As [`Storage::newest_rounds`](poet_rounds::storage::Storage::newest_rounds).

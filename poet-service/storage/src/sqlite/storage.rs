@@ -4,8 +4,8 @@ use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use poet_proto::messages::PublishedProof;
 use poet_rounds::storage::{
-    Challenge, EarlyProofRecord, Execution, Member, NodeId, PowChallenges, Registered, Removed,
-    RoundRecord, Setting, Storage, StorageError, StorageFuture, UnfinishedRound,
+    Challenge, EarlyProofRecord, Ended, Execution, Member, NodeId, PowChallenges, Registered,
+    Removed, RoundRecord, Setting, Storage, StorageError, StorageFuture, UnfinishedRound,
 };
 
 use super::SqliteStorage;
@@ -53,6 +53,10 @@ impl Storage for SqliteStorage {
 
     fn close(&self) -> StorageFuture<()> {
         self.close()
+    }
+
+    fn ended(&self) -> Ended {
+        self.ended()
     }
 
     fn newest_rounds(&self, count: usize) -> Result<Vec<RoundRecord>, StorageError> {

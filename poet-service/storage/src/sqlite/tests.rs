@@ -448,3 +448,20 @@ fn the_database_is_private() {
         assert_eq!(mode & 0o077, 0, "{:?}", entry.path());
     }
 }
+
+/// Whatever ends its thread, everybody is told, and nobody waits for ever.
+#[test]
+fn a_writer_that_ends_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let storage = open(&folder);
+    wait(storage.open_round(0)).unwrap();
+    let mut ended = storage.ended();
+    let mut looked = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(ended.as_mut().poll(&mut looked).is_pending());
+    let written = storage.write(|_| panic!("on purpose"));
+    assert!(matches!(written, Err(StorageError::Stopped)));
+    wait(ended);
+    let registered = wait(storage.register(0, member(1, 1), u64::MAX));
+    assert!(registered.is_err());
+    assert!(wait(storage.probe()).is_err());
+}

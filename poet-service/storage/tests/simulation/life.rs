@@ -102,6 +102,11 @@ impl Plan {
             early_cycle_gaps.extend([longer(), longer()]);
             early_cycle_gaps.dedup();
         }
+        // Shorter than a round, or longer than several.
+        let clock_leap_patience = match seed % 8 {
+            7 => millis(u64::from(apart.below(60_000))),
+            _ => Duration::ZERO,
+        };
         Self {
             rounds,
             leaves_per_second: leaves / seconds + 1,
@@ -129,7 +134,7 @@ impl Plan {
                 },
                 // The server's key is always the same.
                 private_key: Some(PrivateKey::from_bytes(&key).unwrap()),
-                clock_leap_patience: Duration::ZERO,
+                clock_leap_patience,
                 worker: WorkerMode::On,
             },
         }
@@ -294,6 +299,9 @@ pub(crate) fn live(
     }
 }
 
+/// How long a leap of its clock must last.
+pub(crate) const CALM_PATIENCE: Duration = Duration::from_secs(300);
+
 /// A process without trouble, in a round of twenty minutes, for a look at what is told of its work.
 pub(crate) fn calm_round(look: impl AsyncFnOnce(&Arc<World>, &Rounds)) {
     notice_panics();
@@ -301,6 +309,7 @@ pub(crate) fn calm_round(look: impl AsyncFnOnce(&Arc<World>, &Rounds)) {
     plan.config.epoch_duration = Duration::from_secs(1200);
     plan.config.phase_shift = Duration::from_secs(10);
     plan.config.cycle_gap = Duration::ZERO;
+    plan.config.clock_leap_patience = CALM_PATIENCE;
     plan.leaves_per_second = 100;
     let config = &plan.config;
     let (epoch, shift) = (config.epoch_duration, config.phase_shift);
@@ -321,6 +330,7 @@ pub(crate) fn calm_round(look: impl AsyncFnOnce(&Arc<World>, &Rounds)) {
         };
         let behind = Arc::<Mutex<Tables>>::default().open();
         world.state().oracle.truth = Some(Arc::clone(&behind));
+        world.state().oracle.patience = CALM_PATIENCE;
         world.boot(None);
         let process = life.start(behind).await.unwrap();
         tokio::time::sleep(shift + Duration::from_secs(1)).await;
@@ -693,6 +703,7 @@ impl Life {
         let newest = storage.newest_rounds(1).unwrap()[0].round;
         let now = poet_rounds::clock::Clock::now(&clock);
         world.jump(schedule.end(newest).duration_since(now) + SignedDuration::from_millis(1));
+        tokio::time::sleep(self.plan.config.clock_leap_patience).await;
         let mut left = PATIENCE;
         let mut before = usize::MAX;
         let late = loop {

@@ -454,6 +454,12 @@ impl World {
             if state.crashed || state.faults.slow || state.trouble.elapsed() < QUIET {
                 return;
             }
+            // Whether a jump of that time is believed depends on those before it.
+            let jumped = state.oracle.unbelieved;
+            let patience = state.oracle.patience + QUIET;
+            if jumped.is_some_and(|(_, since)| since.elapsed() < patience) {
+                return;
+            }
             let now = state.now();
             let due = |time| state.oracle.schedule.open_round(time);
             // The clock is read ten times a second, and a transaction takes its time.
