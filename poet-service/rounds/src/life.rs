@@ -307,14 +307,7 @@ fn schedule(
     now: Timestamp,
 ) -> Result<Schedule, RecoveryError> {
     let damaged = || RecoveryError::Damaged("schedule");
-    let from = |genesis| {
-        Schedule::new(
-            genesis,
-            config.epoch_duration,
-            config.phase_shift,
-            config.cycle_gap,
-        )
-    };
+    let from = |genesis| config.schedule(genesis);
     let stored = match storage.setting(Setting::Schedule)? {
         Some(stored) => stored,
         None => {
