@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use poet_proto::identity::PrivateKey;
+use poet_proto::{
+    identity::PrivateKey,
+    schedule::{Schedule, ScheduleError},
+};
 
 use crate::registration::Rules;
 
@@ -28,6 +31,21 @@ pub struct RoundsConfig {
     pub clock_leap_patience: Duration,
     /// Who works on rounds.
     pub worker: WorkerMode,
+}
+
+impl RoundsConfig {
+    /// The schedule of the rounds, with this genesis.
+    ///
+    /// # Errors
+    /// Fails if its parts do not go together.
+    pub fn schedule(&self, genesis: Timestamp) -> Result<Schedule, ScheduleError> {
+        Schedule::new(
+            genesis,
+            self.epoch_duration,
+            self.phase_shift,
+            self.cycle_gap,
+        )
+    }
 }
 
 /// Who works on rounds.

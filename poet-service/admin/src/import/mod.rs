@@ -249,12 +249,7 @@ pub fn import(
     report: &mut dyn FnMut(ImportProgress),
 ) -> Result<ImportReport, ImportError> {
     let genesis = config.genesis.ok_or(ImportError::NoGenesis)?;
-    let schedule = Schedule::new(
-        genesis,
-        config.epoch_duration,
-        config.phase_shift,
-        config.cycle_gap,
-    )?;
+    let schedule = config.schedule(genesis)?;
     let state = source.read()?;
     if let Some(given) = &config.private_key
         && given.to_bytes() != state.private_key.to_bytes()

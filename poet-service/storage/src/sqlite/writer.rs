@@ -9,9 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jiff::Timestamp;
 use poet_files::sync_directory;
 use poet_rounds::{
+    clock::{Clock as _, SystemClock},
     counters::Counters,
     storage::{Challenge, Member, NodeId, Registered, Setting},
 };
@@ -412,7 +412,7 @@ impl Writer {
         if let Some(kept) = &self.kept {
             return Ok(kept.clone());
         }
-        let time = Timestamp::now().strftime(".kept-%Y%m%dT%H%M%SZ");
+        let time = SystemClock.now().strftime(".kept-%Y%m%dT%H%M%SZ");
         let kept = with_suffix(&self.place.database, &time.to_string());
         self.copy_to(&kept)?;
         self.kept = Some(kept.clone());
