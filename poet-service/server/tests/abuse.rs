@@ -1139,7 +1139,7 @@ fn flood_grpc(connections: usize, time: Duration, most_mb: u64, left_mb: u64) {
 #[cfg(target_os = "linux")]
 #[test]
 fn grpc_requests_that_are_never_complete_hold_little_memory() {
-    flood_grpc(400, Duration::from_secs(5), 150, 30);
+    flood_grpc(400, Duration::from_secs(3), 150, 30);
 }
 
 /// Floods of the size at which they once brought the server down; it takes some five minutes.
