@@ -254,7 +254,7 @@ impl Selection {
     /// The work function at `depth`, on the chosen kernels.
     ///
     /// # Errors
-    /// When `depth` is out of range.
+    /// Fails if `depth` is out of range.
     pub fn work(&self, depth: u32) -> Result<Work, DepthError> {
         Work::new(self.function, depth, self.kernels)
     }
@@ -262,7 +262,7 @@ impl Selection {
     /// The same selection, for a program whose work is one chain.
     ///
     /// # Errors
-    /// If a kernel was named that is for many chains only: the work would be done by another one.
+    /// Fails if a kernel was named that is for many chains only: the work would be done by another one.
     pub fn for_one_chain(self) -> Result<Self, SelectError> {
         if self.latency.name == self.throughput.name || !self.throughput.reason.is_forced() {
             return Ok(self);
@@ -317,7 +317,7 @@ impl fmt::Debug for Selection {
 /// [`ENVIRONMENT_VARIABLE`] may, otherwise the fastest are taken.
 ///
 /// # Errors
-/// When the named kernel is unknown, not supported by this CPU, or failed its self-test, or when
+/// Fails if the named kernel is unknown, not supported by this CPU, or failed its self-test, or when
 /// there is none for `function`.
 pub fn select(function: WorkFunction, forced: Option<&str>) -> Result<Selection, SelectError> {
     let options = Options {
@@ -330,7 +330,7 @@ pub fn select(function: WorkFunction, forced: Option<&str>) -> Result<Selection,
 /// Like [`select`], with all options.
 ///
 /// # Errors
-/// As [`select`].
+/// Fails as [`select`] does.
 pub fn select_with(function: WorkFunction, options: Options<'_>) -> Result<Selection, SelectError> {
     let forced = forced(options.forced, std::env::var_os(ENVIRONMENT_VARIABLE));
     let candidates = evaluate(ROWS, function, options.trial);

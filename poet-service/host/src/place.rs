@@ -3,13 +3,13 @@
 //! The work is one chain on one core, and whatever else runs there slows it down. At the start:
 //!
 //! 1. The server measures every core that the process may use for a moment, one core standing for
-//!   those that share execution units (SMT siblings), and chooses the fastest that no other server
-//!   on the machine has claimed. Cores within a percent of it count as equally fast; of those it
-//!   takes the one that has served the fewest device interrupts, and the last one if that decides
-//!   nothing. Measured on two cores, one of which serves the disk: 2,500 registrations a second
-//!   slowed the hashing there by 7 to 10 %, and on the other core not at all.
+//!    those that share execution units (SMT siblings), and chooses the fastest that no other server
+//!    on the machine has claimed. Cores within a percent of it count as equally fast; of those it
+//!    takes the one that has served the fewest device interrupts, and the last one if that decides
+//!    nothing. Measured on two cores, one of which serves the disk: 2,500 registrations a second
+//!    slowed the hashing there by 7 to 10 %, and on the other core not at all.
 //! 2. It probes which priority the hashing thread may use, if one is requested, and locks the
-//!   program's memory against swapping.
+//!    program's memory against swapping.
 //!
 //! When the work on a round begins, the hashing thread moves itself to its core and moves all other
 //! threads of the program off it, and off its siblings if that leaves a core; threads that they
