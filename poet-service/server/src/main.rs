@@ -125,6 +125,7 @@ fn ended(result: anyhow::Result<ExitCode>) -> ExitCode {
 
 fn serve(args: ServerArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(args)?;
+    check_threads()?;
     let file = LogFile::open(
         &config.log.folder,
         config.log.max_files,
@@ -166,8 +167,8 @@ fn check_threads() -> anyhow::Result<()> {
     };
     let threads = (0..count).map(start).collect::<Result<Vec<_>, _>>();
     drop(hold);
-    let threads = threads.with_context(|| {
-        format!(
+    let threads = threads.map_err(|_| {
+        anyhow::anyhow!(
             "the system does not give this process the {count} threads that it needs: expected \
              more room in `ulimit -u`, TasksMax of the service or pids.max of its control group"
         )
@@ -216,7 +217,6 @@ fn serve_with(
     terminal: &Terminal,
     notices: &Notices,
 ) -> anyhow::Result<ExitCode> {
-    check_threads()?;
     let deadline = Deadline::new()?;
     if !config.ignored.is_empty() {
         tracing::warn!("without effect here: {}", config.ignored.join(", "));
