@@ -5,12 +5,12 @@
  * that it returns without their prefix POET_STATUS_. An output is written only if the call returns OK.
  * poet_last_error gives a sentence about what went wrong.
  *
- * HANDLES. poet_work, poet_worker and poet_proof are handles: a function makes one and writes it to its
- * last argument, and the caller must close it with the close function of its type. A handle is not an
- * address. One that was closed, is of another type, or was made up is detected (NOT_OPEN), even if
- * another thread closes it during the call. It is never mistaken for a newer one. The detection is not
- * perfect between two copies of the library in one process: see ABI.md. After fork() a child must not
- * use handles.
+ * HANDLES. poet_work, poet_worker and poet_proof are handles: a function makes one and writes it to
+ * its last argument, and the caller must close it with the close function of its type. A handle is
+ * not an address. One that was closed, is of another type, or was made up is detected (NOT_OPEN),
+ * even if another thread uses it during or after the close. It is never mistaken for a newer one.
+ * The detection is not perfect between two copies of the library in one process: see ABI.md. After
+ * fork() a child must not use handles.
  *
  * THREADS. "Any thread" means that calls may be made on any number of threads at once, with the same
  * handle too. Where a text says "one thread at a time", a second thread gets BUSY. The library

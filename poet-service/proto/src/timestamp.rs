@@ -69,6 +69,12 @@ impl ProtoTimestamp {
         Self::new(days + time - offset, nanos)
     }
 
+    /// Returns the time; `None` if it is in the last hours of the year 9999, which the schedule does
+    /// not reach.
+    pub fn time(self) -> Option<Timestamp> {
+        Timestamp::new(self.seconds, self.nanos).ok()
+    }
+
     /// Returns this time as a deadline; `None` if it is Go's zero time. A time in the last hours of
     /// the year 9999, which the schedule does not reach, counts as the latest time of the schedule.
     pub fn deadline(self) -> Option<Timestamp> {
