@@ -107,7 +107,9 @@ fn thousands_register_and_fetch_the_proof() {
     let registered = json(&["register", "--url", &url, "--members=20", "--json"]);
     assert_eq!(registered["registered"], 20);
     let rounds = registered["rounds"].as_array().unwrap();
-    let members = rounds.iter().map(|round| round["members"].as_u64().unwrap());
+    let members = rounds
+        .iter()
+        .map(|round| round["members"].as_u64().unwrap());
     assert_eq!(members.sum::<u64>(), 20);
 
     // With a rate, and as fast as it goes.
