@@ -8,9 +8,11 @@
 //! One thread has the connection for registrations and openings, which go in their order; another one
 //! that for everything else. A caller that waits for an answer blocks no runtime but its own.
 
+mod acknowledged;
 mod error;
 mod fill;
 mod link;
+mod opening;
 mod schema;
 mod settings;
 mod storage;
@@ -43,6 +45,7 @@ use tokio_postgres::Client;
 
 pub(crate) use self::fill::PostgresFill;
 use self::{
+    acknowledged::Acknowledged,
     error::Fault,
     link::{Link, Place},
     settings::read_setting,
@@ -149,6 +152,7 @@ impl PostgresStorage {
                 clock,
                 clock_offset: offset,
                 counters,
+                acknowledged: Acknowledged::default(),
                 written: None,
                 said: BTreeMap::new(),
             };
