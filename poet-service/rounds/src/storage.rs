@@ -19,6 +19,8 @@ use jiff::SignedDuration;
 use poet_engine::{Node, RoundWork, SubtreeHeight, Work};
 use poet_proto::messages::PublishedProof;
 
+use crate::shared_log::SharedLog;
+
 /// A storage operation that is waited for without blocking a thread.
 pub type StorageFuture<T> = Pin<Box<dyn Future<Output = Result<T, StorageError>> + Send>>;
 
@@ -346,6 +348,11 @@ pub trait Storage: Send + Sync + 'static {
     /// Whether other servers may use it at the same time.
     fn shared(&self) -> bool {
         false
+    }
+
+    /// The logs of rounds that servers share, where they share the storage.
+    fn shared_log(&self) -> Option<Arc<dyn SharedLog>> {
+        None
     }
 
     /// How far the clock of this machine is ahead of the storage's, if that has one and was asked.

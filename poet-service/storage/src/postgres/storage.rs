@@ -5,6 +5,7 @@ use std::{ops::RangeInclusive, pin::pin, sync::Arc, time::Duration};
 use jiff::SignedDuration;
 use poet_engine::{Node, Proof, SubtreeHeight, membership};
 use poet_proto::messages::PublishedProof;
+use poet_rounds::shared_log::SharedLog;
 use poet_rounds::storage::{
     EarlyProofRecord, Execution, Member, PowChallenges, PublishedRecord, Registered, Removed,
     RoundRecord, Setting, Storage, StorageError, StorageFuture, UnfinishedRound,
@@ -353,6 +354,10 @@ impl Storage for PostgresStorage {
                 },
             };
             write_pow_challenges(transaction.client(), &challenges).await?;
+            // The log of its work is not needed any more.
+            transaction
+                .query_typed_one("SELECT poet.drop_log($1)", &[(&number, Type::INT8)])
+                .await?;
             transaction.commit().await?;
             Ok(challenges)
         })?)
@@ -543,6 +548,10 @@ impl Storage for PostgresStorage {
         true
     }
 
+    fn shared_log(&self) -> Option<Arc<dyn SharedLog>> {
+        Some(Arc::clone(&self.log) as Arc<dyn SharedLog>)
+    }
+
     fn clock_offset(&self) -> Option<SignedDuration> {
         self.clock_offset.get()
     }
@@ -561,11 +570,11 @@ where
 }
 
 /// PostgreSQL's integers are signed; a round's number never gets near the difference.
-fn key(round: u64) -> Result<i64, DatabaseError> {
+pub(super) fn key(round: u64) -> Result<i64, DatabaseError> {
     i64::try_from(round).map_err(|_| DatabaseError::Damaged("a round"))
 }
 
-fn unsigned(value: i64) -> Result<u64, Fault> {
+pub(super) fn unsigned(value: i64) -> Result<u64, Fault> {
     u64::try_from(value).map_err(|_| Fault::Damaged("a number"))
 }
 
@@ -598,7 +607,7 @@ fn read_record(row: &Row) -> Result<RoundRecord, Fault> {
     })
 }
 
-fn list(bytes: &[u8]) -> Result<Vec<Node>, Fault> {
+pub(super) fn list(bytes: &[u8]) -> Result<Vec<Node>, Fault> {
     match bytes.as_chunks() {
         (nodes, []) => Ok(nodes.to_vec()),
         _ => Err(Fault::Damaged("a proof")),

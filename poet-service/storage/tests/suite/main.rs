@@ -5,6 +5,8 @@ mod cases;
 mod server;
 #[cfg(unix)]
 mod shared;
+#[cfg(unix)]
+mod shared_log;
 
 use std::{path::PathBuf, sync::Arc};
 
