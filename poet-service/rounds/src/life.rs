@@ -38,7 +38,7 @@ use crate::{
     schedule::{Schedule, ScheduleError},
     steady::SteadyClock,
     storage::{Execution, PowChallenges, Setting, Storage, StorageError, UnfinishedRound},
-    worker::{Hashing, Job, Worker, WorkerHandle},
+    worker::{Cluster, Hashing, Job, Worker, WorkerHandle},
 };
 
 /// What no clock shows that was ever set, and times that no schedule can go beyond.
@@ -169,6 +169,18 @@ impl Rounds {
             Arc::clone(&storage),
             Arc::clone(&registration),
         );
+        let worker = match storage.shared_log().filter(|_| config.worker.may_work()) {
+            Some(log) => {
+                let cluster = Cluster::start(
+                    log,
+                    config.cluster.clone(),
+                    config.worker,
+                    Arc::clone(&clock),
+                );
+                worker.in_cluster(cluster.map_err(RecoveryError::Threads)?)
+            }
+            None => worker,
+        };
         let handle = worker.handle().clone();
         let shared = storage.shared();
         let (stop, stopped) = watch::channel(false);
@@ -176,7 +188,7 @@ impl Rounds {
             registration: Arc::clone(&registration),
             storage,
             clock: Arc::clone(&clock),
-            worker: (config.worker == WorkerMode::On).then(|| handle.clone()),
+            worker: (config.worker.may_work()).then(|| handle.clone()),
             elsewhere: config.worker == WorkerMode::Off,
             with_work,
             seen_to: BTreeSet::new(),

@@ -66,7 +66,7 @@ pub enum Appended {
 }
 
 /// How a round stands that servers share.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct SharedRound {
     /// Whether its proof is stored.
     pub published: bool,

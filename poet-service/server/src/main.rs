@@ -19,7 +19,6 @@ use poet_proto::{dates::Zone, duration::in_words, network::Network, timetable::b
 use poet_rounds::{
     blocking,
     clock::{Clock, SystemClock},
-    config::WorkerMode,
     registration::Registration,
 };
 use poet_service::{
@@ -221,7 +220,7 @@ fn serve_with(
     }
     // Before any thread is started: none may disturb the measurement of the cores.
     let mut place = WorkPlace::default();
-    if config.rounds.worker == WorkerMode::On {
+    if config.rounds.worker.may_work() {
         let options = Options {
             forced: config.work.backend.as_deref(),
             trial: false,

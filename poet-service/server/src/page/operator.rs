@@ -296,7 +296,7 @@ impl Operator {
         // A while after the start of a round, work on it has begun.
         let idle = status.open.round.checked_sub(1).filter(|round| {
             let begun = time_until(schedule.start(*round), now) > OLD_ENTRY;
-            let works = self.identity.works == WorkerMode::On && executing.is_none();
+            let works = self.identity.works.may_work() && executing.is_none();
             works && begun && now < schedule.end(*round)
         });
         let free = |path: &Path| free_bytes(path).map(|free| free as u64);
@@ -524,7 +524,8 @@ impl Operator {
     fn role(&self) -> &'static str {
         match (self.storage.shared(), self.identity.works) {
             (false, _) => "all of it: there is no other one",
-            (true, WorkerMode::On) => "works on rounds, as others may",
+            (true, WorkerMode::On) => "works on rounds, or follows another one that does",
+            (true, WorkerMode::Standby) => "follows, and works while no other one does",
             (true, _) => "registers and serves; another one works",
         }
     }
