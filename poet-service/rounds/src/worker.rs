@@ -623,10 +623,13 @@ impl<H: Hashing> Worker<H> {
                 return Ok(());
             }
             now = self.clock.monotonic();
-            if rate_watch.update(now, leaves.load(Relaxed)) && !stretch.follows() {
-                report(job.round, rate_watch.rate());
+            // How fast entries are copied says nothing about this machine.
+            if !stretch.follows() {
+                if rate_watch.update(now, leaves.load(Relaxed)) {
+                    report(job.round, rate_watch.rate());
+                }
+                *rate.lock().unwrap_or_else(PoisonError::into_inner) = rate_watch.rate();
             }
-            *rate.lock().unwrap_or_else(PoisonError::into_inner) = rate_watch.rate();
             let status = running.status();
             if let Some(entry) = status.wrong_entry {
                 tracing::warn!(
