@@ -15,6 +15,7 @@
 //! | `proof` | proof generation, and the pass over a log |
 //! | `verification` | verification |
 //! | `mainnet_proof` | the proof of a mainnet round from a log in a file: time and memory |
+//! | `early_proof` | the hashing thread while another core makes such a proof |
 //!
 //! `cargo bench -p poet-bench` runs all of them, `--bench NAME` one; without `--bench`, as `cargo
 //! test --benches` calls them, everything runs once. Each checks the answers that it times. The

@@ -23,7 +23,7 @@ use alloc::{boxed::Box, vec, vec::Vec};
 use crate::hash::digest;
 use crate::sha256::Hasher;
 use crate::wide::{NodeHasher, digests};
-use crate::{Block, NODE_SIZE, Node, SubtreeHeight, Work, ZERO};
+use crate::{Block, NODE_SIZE, Node, Work, ZERO};
 
 /// The greatest number of leaves a tree may have. (At 100,000 leaves a second: 22,000 years.)
 pub const MAX_LEAVES: u64 = 1 << 56;
@@ -197,15 +197,6 @@ impl Tree {
     #[inline]
     pub fn push(&mut self, label: Node, completed: impl FnMut(u32, u64, &Node)) {
         self.push_at(0, label, completed);
-    }
-
-    /// Adds the leaves of the next complete subtree of this height, by its root.
-    ///
-    /// # Panics
-    /// If the leaf count is no multiple of the leaves of such a subtree.
-    pub fn push_subtree(&mut self, height: SubtreeHeight, root: Node) {
-        assert_eq!(self.leaves % height.leaves(), 0, "no subtree begins here");
-        self.push_at(height.get(), root, |_, _, _| {});
     }
 
     /// Adds the root of the next complete subtree of `2^height` leaves; the leaf count must be a

@@ -18,8 +18,11 @@ use anyhow::{Context as _, bail, ensure};
 use jiff::Timestamp;
 use poet_engine::{TICK_LEAVES, Work};
 use poet_files::Output;
-use poet_proto::receipt::Receipt;
-use poet_proto::schedule::reward_epoch;
+use poet_proto::{
+    member::{Challenge, NodeId},
+    receipt::Receipt,
+    schedule::reward_epoch,
+};
 use serde_json::json;
 
 use crate::{
@@ -328,7 +331,7 @@ fn read_earlier(path: &Path, state: &State, work: &Work) -> anyhow::Result<Optio
         let response: ProofResponse = response;
         let pubkey = response.pubkey;
         let known = state.registrations.iter().any(|it| it.pubkey == pubkey);
-        known.then(|| VerifiedProof::check(work, response, &state.challenge, &pubkey.0))
+        known.then(|| VerifiedProof::check(work, response, state.challenge, &pubkey.0))
     });
     match verified {
         Some(Ok(proof)) => Ok(Some(proof)),
@@ -412,8 +415,8 @@ struct Collecting {
     index: usize,
     poet: Poet,
     registration: Registration,
-    node_id: [u8; 32],
-    challenge: [u8; 32],
+    node_id: NodeId,
+    challenge: Challenge,
     work: Arc<Work>,
     limit: Timestamp,
     retry_delay: Duration,
@@ -454,7 +457,7 @@ impl Collecting {
         let time = self.timeout.min(time_until(self.limit));
         let response = self.poet.proof(self.registration.round, time)?;
         let pubkey = &self.registration.pubkey.0;
-        let checked = VerifiedProof::check(&self.work, response, &self.challenge, pubkey);
+        let checked = VerifiedProof::check(&self.work, response, self.challenge, pubkey);
         match (checked, self.receipt()) {
             (Ok(proof), _) => Ok(CollectEvent::Fetched(proof)),
             (Err(NoProof::WithoutUs), Some(receipt)) => Ok(CollectEvent::LeftOut(receipt)),

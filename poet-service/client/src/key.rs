@@ -9,7 +9,10 @@ use std::{
 use anyhow::{Context as _, bail};
 use ed25519_dalek::{KEYPAIR_LENGTH, Signer as _, SigningKey};
 use poet_files::{Access, create_new, reason};
-use poet_proto::identity::{PrivateKey, PrivateKeyError, decode_key_text};
+use poet_proto::{
+    identity::{PrivateKey, PrivateKeyError, decode_key_text},
+    member::{Challenge, NodeId},
+};
 
 /// No form of a key is longer, with some white space.
 const MAX_FILE_BYTES: u64 = 1024;
@@ -59,8 +62,8 @@ impl NodeKey {
     }
 
     /// The public key.
-    pub(crate) fn node_id(&self) -> [u8; 32] {
-        self.0.verifying_key().to_bytes()
+    pub(crate) fn node_id(&self) -> NodeId {
+        NodeId(self.0.verifying_key().to_bytes())
     }
 
     pub(crate) fn sign(&self, message: &[u8]) -> [u8; 64] {
@@ -87,7 +90,15 @@ fn decode(file: &[u8]) -> Result<NodeKey, PrivateKeyError> {
         .map_err(|_| PrivateKeyError::Mismatch)
 }
 
-/// A challenge or another value of `N` bytes in hex.
+/// A challenge in hex.
+///
+/// # Errors
+/// When it is something else.
+pub(crate) fn parse_challenge(text: &str) -> Result<Challenge, String> {
+    parse_hex(text).map(Challenge)
+}
+
+/// A value of `N` bytes in hex.
 ///
 /// # Errors
 /// When it is something else.
@@ -119,7 +130,7 @@ mod tests {
             // As `base64` writes it.
             format!("{}\n{}\n", &base64[..76], &base64[76..]).into_bytes(),
         ] {
-            assert_eq!(decode(&form).unwrap().node_id(), id);
+            assert_eq!(decode(&form).unwrap().node_id(), NodeId(id));
         }
         let wrong = |bytes: &[u8]| decode(bytes).err().unwrap();
         for form in [

@@ -4,12 +4,13 @@
 use std::{fmt, marker::PhantomData, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
-use poet_engine::{MAX_PROOF_NODES, MAX_PROVEN_LEAVES, Node, Proof, membership};
+use poet_engine::{MAX_PROOF_NODES, MAX_PROVEN_LEAVES, Proof, membership};
 use poet_proto::{
     base64,
     certificate::SignedCertificate,
     duration::{format_proto, parse_go},
     json::decode_base64,
+    member::Challenge,
     messages::PublishedProof,
     pow::PowParams,
 };
@@ -80,15 +81,12 @@ impl<'de> Deserialize<'de> for Bytes32 {
 }
 
 /// A member's challenge, cut or padded to 32 bytes, as nodes do before they compute the statement.
-struct MemberChallenge(Node);
+struct MemberChallenge(Challenge);
 
 impl<'de> Deserialize<'de> for MemberChallenge {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let Bytes(bytes) = Bytes::deserialize(deserializer)?;
-        let mut challenge = [0; 32];
-        let length = bytes.len().min(32);
-        challenge[..length].copy_from_slice(&bytes[..length]);
-        Ok(Self(challenge))
+        Ok(Self(Challenge::cut_or_padded(&bytes)))
     }
 }
 
@@ -364,10 +362,10 @@ impl ProofResponse {
         let Ok(root) = proof.root.0.try_into() else {
             return Err("the proof is not valid: its root does not have 32 bytes");
         };
-        let members: Vec<Node> = members
+        let members: Vec<Challenge> = members
             .0
             .into_iter()
-            .map(|MemberChallenge(node)| node)
+            .map(|MemberChallenge(challenge)| challenge)
             .collect();
         Ok(PublishedProof {
             statement: membership::root(&members),

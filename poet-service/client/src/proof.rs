@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use poet_engine::{LABEL_DEPTH, Node, ProofMessage, T, Work, WorkFunction, verify};
-use poet_proto::{json, messages::PublishedProof};
+use poet_proto::{json, member::Challenge, messages::PublishedProof};
 
 use crate::messages::ProofResponse;
 
@@ -50,7 +50,7 @@ impl VerifiedProof {
     pub(crate) fn check(
         work: &Work,
         response: ProofResponse,
-        challenge: &Node,
+        challenge: Challenge,
         pubkey: &[u8; 32],
     ) -> Result<Self, NoProof> {
         if response.pubkey.0 != *pubkey {
@@ -62,7 +62,7 @@ impl VerifiedProof {
         verify(work, &proof.statement, proof.leaves, T, &proof.proof)
             .map_err(|error| NoProof::Invalid(format!("the proof is not valid: {error}")))?;
         // Last, so that whoever is said to have left us out has done the work without us.
-        let index = proof.members.iter().position(|member| member == challenge);
+        let index = proof.members.iter().position(|member| *member == challenge);
         let index = index.ok_or(NoProof::WithoutUs)?;
         Ok(Self {
             proof,

@@ -7,6 +7,7 @@ use poet_proto::{
     base64,
     identity::PublicKey,
     json::decode_base64,
+    member::{Challenge, NodeId},
     receipt::{Acknowledged, Receipt},
 };
 use serde_json::{Value, json};
@@ -141,12 +142,12 @@ fn check_kept(
     let key = registration["pubkey"].as_str().and_then(decode_base64);
     let node = |name: &str| {
         let bytes = state[name].as_str().and_then(|text| hex::decode(text).ok());
-        bytes.and_then(|bytes| bytes.try_into().ok())
+        bytes.and_then(|bytes| <[u8; 32]>::try_from(bytes).ok())
     };
     let expected = Registered {
         server: key.and_then(|key| key.try_into().ok()),
-        node_id: node("nodeId"),
-        challenge: node("challenge"),
+        node_id: node("nodeId").map(NodeId),
+        challenge: node("challenge").map(Challenge),
         round: registration["round"].as_u64(),
     };
     expected.check(&receipt)?;
@@ -156,8 +157,8 @@ fn check_kept(
 /// What a receipt must be for; `None` where that is damaged.
 pub(crate) struct Registered {
     pub(crate) server: Option<[u8; 32]>,
-    pub(crate) node_id: Option<[u8; 32]>,
-    pub(crate) challenge: Option<[u8; 32]>,
+    pub(crate) node_id: Option<NodeId>,
+    pub(crate) challenge: Option<Challenge>,
     pub(crate) round: Option<u64>,
 }
 

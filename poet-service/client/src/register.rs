@@ -20,6 +20,7 @@ use poet_proto::{
     certificate::{Certifier, SignedCertificate, TrustedKeys},
     duration::format_go,
     identity::PublicKey,
+    member::{Challenge, NodeId},
     network::Network,
     pow::{self, PowParams},
     receipt::Receipt,
@@ -29,7 +30,7 @@ use serde_json::json;
 
 use crate::{
     http::{Http, Url},
-    key::{NodeKey, parse_hex},
+    key::{NodeKey, parse_challenge, parse_hex},
     messages::{
         Admission, Bytes, CertificateFile, Info, RoundState, SignedChallenge, SubmitRequest,
         SubmitResponse, WorkParams,
@@ -71,8 +72,8 @@ pub(crate) struct Args {
     generate_key: bool,
 
     /// What is registered: 32 bytes in hex
-    #[arg(long, value_name = "HEX", value_parser = parse_hex::<32>)]
-    challenge: [u8; 32],
+    #[arg(long, value_name = "HEX", value_parser = parse_challenge)]
+    challenge: Challenge,
 
     /// The proof must be there by then: a server whose open round ends later refuses [default: the end
     /// of the round that was open when this program was started, so that no later one is entered]
@@ -245,7 +246,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 /// The state in `path`, or a new one.
-fn open_state(path: &Path, node_id: [u8; 32], challenge: [u8; 32]) -> anyhow::Result<State> {
+fn open_state(path: &Path, node_id: NodeId, challenge: Challenge) -> anyhow::Result<State> {
     let name = path.display();
     let Some(state) = State::read(path)? else {
         // Before anybody is asked, so that no answer is lost for want of a place to put it.
@@ -257,12 +258,12 @@ fn open_state(path: &Path, node_id: [u8; 32], challenge: [u8; 32]) -> anyhow::Re
         state.node_id == node_id,
         "--state {name} holds the registrations of another node, {}: expected its key, or another \
          file",
-        hex::encode(state.node_id)
+        state.node_id
     );
     ensure!(
         state.challenge == challenge,
         "--state {name} holds the registrations of another challenge, {}: expected another file",
-        hex::encode(state.challenge)
+        state.challenge
     );
     Ok(state)
 }
@@ -285,11 +286,11 @@ fn read_certificate(path: &Path) -> anyhow::Result<SignedCertificate> {
 
 fn sign(key: &NodeKey, args: &Args) -> SignedChallenge {
     let prefix = [&args.genesis_id[..], &[POET_DOMAIN]].concat();
-    let signature = key.sign(&[&prefix[..], &args.challenge].concat());
+    let signature = key.sign(&[&prefix[..], &args.challenge.0].concat());
     SignedChallenge {
         prefix: Bytes(prefix),
-        challenge: Bytes(args.challenge.to_vec()),
-        pubkey: Bytes(key.node_id().to_vec()),
+        challenge: Bytes(args.challenge.0.to_vec()),
+        pubkey: Bytes(key.node_id().0.to_vec()),
         signature: Bytes(signature.to_vec()),
         deadline: None,
     }
@@ -308,8 +309,8 @@ fn report(state: &State, outcomes: &BTreeMap<Url, String>) -> serde_json::Value 
     };
     let failed = |(poet, reason): (&Url, &String)| json!({"poet": poet, "error": reason});
     json!({
-        "nodeId": hex::encode(state.node_id),
-        "challenge": hex::encode(state.challenge),
+        "nodeId": state.node_id.to_string(),
+        "challenge": state.challenge.to_string(),
         "registrations": state.registrations.iter().map(registration).collect::<Vec<_>>(),
         "failed": outcomes.iter().map(failed).collect::<Vec<_>>(),
     })
@@ -403,8 +404,8 @@ struct Registering {
     begin: Timestamp,
     network: Option<&'static Network>,
     signed: SignedChallenge,
-    node_id: [u8; 32],
-    challenge: [u8; 32],
+    node_id: NodeId,
+    challenge: Challenge,
     certificates: Vec<SignedCertificate>,
     deadline: Option<Timestamp>,
     phase_shift: Option<Duration>,
@@ -627,7 +628,7 @@ impl Registering {
         };
         let valid = |certificate: &&SignedCertificate| {
             certifier
-                .verify(certificate, None, &self.node_id, now())
+                .verify(certificate, None, self.node_id, now())
                 .is_ok()
         };
         self.certificates.iter().filter(valid).collect()
@@ -640,7 +641,7 @@ impl Registering {
                 "it asks for a proof of work of {bits} bits, expected at most {MAX_POW_BITS}"
             )));
         }
-        let valid = |nonce: &u64| pow::is_valid(&params, &self.node_id, &self.challenge, *nonce);
+        let valid = |nonce: &u64| pow::is_valid(&params, self.node_id, &self.challenge.0, *nonce);
         let mut first = 0_u64;
         let nonce = loop {
             self.time()?;

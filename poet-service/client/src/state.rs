@@ -13,7 +13,10 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use jiff::Timestamp;
 use poet_files::Output;
-use poet_proto::receipt::Receipt;
+use poet_proto::{
+    member::{Challenge, NodeId},
+    receipt::Receipt,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -34,9 +37,9 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 pub(crate) struct State {
     version: u32,
     #[serde(with = "hex")]
-    pub(crate) node_id: [u8; 32],
+    pub(crate) node_id: NodeId,
     #[serde(with = "hex")]
-    pub(crate) challenge: [u8; 32],
+    pub(crate) challenge: Challenge,
     pub(crate) registrations: Vec<Registration>,
 }
 
@@ -56,7 +59,7 @@ pub(crate) struct Registration {
 }
 
 impl State {
-    pub(crate) fn new(node_id: [u8; 32], challenge: [u8; 32]) -> Self {
+    pub(crate) fn new(node_id: NodeId, challenge: Challenge) -> Self {
         Self {
             version: VERSION,
             node_id,
@@ -150,7 +153,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state.json");
         assert_eq!(State::read(&path).unwrap(), None);
-        let mut state = State::new([1; 32], [2; 32]);
+        let mut state = State::new(NodeId([1; 32]), Challenge([2; 32]));
         state.write(&path).unwrap();
         state.registrations.push(Registration {
             poet: "https://poet.example".parse().unwrap(),

@@ -27,6 +27,7 @@ use poet_engine::{ProofMessage, ProveProgress, SubtreeHeight, T, Tree, WorkFunct
 use poet_proto::{
     certificate::{Certifier, TrustedKeys},
     identity::{PrivateKey, PublicKey},
+    member::{Challenge, NodeId},
     receipt::{Acknowledged, Receipt},
 };
 use serde_json::{Value, json};
@@ -667,8 +668,8 @@ fn a_receipt_shows_who_left_us_out() {
     let node = Node::new(19);
     let acknowledged = Acknowledged {
         round: 0,
-        node_id: node.node.id(),
-        challenge: node.node.challenge,
+        node_id: NodeId(node.node.id()),
+        challenge: Challenge(node.node.challenge),
         time: now().parse().unwrap(),
         round_end: "2100-01-01T00:00:00Z".parse().unwrap(),
     };
@@ -700,9 +701,12 @@ fn a_receipt_shows_who_left_us_out() {
             other(&|it| it.round = 1),
             "another round than that of the registration",
         ),
-        (other(&|it| it.node_id = [9; 32]), "another node than that"),
         (
-            other(&|it| it.challenge = [9; 32]),
+            other(&|it| it.node_id = NodeId([9; 32])),
+            "another node than that",
+        ),
+        (
+            other(&|it| it.challenge = Challenge([9; 32])),
             "another challenge than that",
         ),
         (
@@ -1161,7 +1165,7 @@ fn a_submission_is_what_a_node_sends() {
     assert_eq!(request.pow_params.difficulty, 3);
     assert!(poet_proto::pow::is_valid(
         &request.pow_params,
-        &request.pubkey,
+        NodeId(node.node.id()),
         &request.challenge,
         request.nonce
     ));

@@ -15,7 +15,10 @@ use std::{
 
 use jiff::Timestamp;
 
-use crate::identity::{PublicKey, decode_key_text};
+use crate::{
+    identity::{PublicKey, decode_key_text},
+    member::NodeId,
+};
 
 /// The longest public key that a certificate may name.
 const MAX_PUBKEY_BYTES: usize = 32;
@@ -178,7 +181,7 @@ impl Certifier {
         &self,
         certificate: &SignedCertificate,
         hint: Option<KeyHint>,
-        node_id: &[u8; 32],
+        node_id: NodeId,
         now: Timestamp,
     ) -> Result<(), CertificateError> {
         let Some(hint) = hint else {
@@ -207,7 +210,7 @@ impl Certifier {
 fn verify_with(
     key: &PublicKey,
     certificate: &SignedCertificate,
-    node_id: &[u8; 32],
+    node_id: NodeId,
     now: Timestamp,
 ) -> Result<(), CertificateError> {
     // The signature first: nothing that the certifier did not sign reaches the decoder.
@@ -215,7 +218,7 @@ fn verify_with(
         return Err(CertificateError::Signature);
     }
     let decoded = Certificate::decode(&certificate.data)?;
-    if decoded.pubkey != node_id {
+    if decoded.pubkey != node_id.0 {
         return Err(CertificateError::OtherNode);
     }
     match decoded.expiration_unix {

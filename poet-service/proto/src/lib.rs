@@ -3,6 +3,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | [`member`] | nodes and their challenges |
 //! | [`messages`] | the requests and answers |
 //! | [`json`] | their JSON: the canonical mapping of protobuf |
 //! | [`mod@base64`] | bytes as text |
@@ -24,6 +25,7 @@ pub mod dates;
 pub mod duration;
 pub mod identity;
 pub mod json;
+pub mod member;
 pub mod messages;
 pub mod network;
 pub mod pow;

@@ -6,6 +6,7 @@ use poet_engine::{Node, Proof};
 use crate::{
     certificate::{Certifier, SignedCertificate},
     identity::PublicKey,
+    member::Challenge,
     pow::PowParams,
     receipt::Receipt,
 };
@@ -55,7 +56,7 @@ pub struct PublishedProof {
     /// What the work was bound to: the membership root.
     pub statement: Vec<u8>,
     /// The challenges, in the byte order of their node ids.
-    pub members: Vec<[u8; 32]>,
+    pub members: Vec<Challenge>,
     /// Challenges of another length, by their position among the members, where they stand cut or
     /// padded, as nodes read them. Rounds of the original server may have some.
     pub odd_members: Vec<(u32, Vec<u8>)>,
@@ -67,7 +68,7 @@ pub struct PublishedProof {
 
 impl PublishedProof {
     /// What a server publishes that does no work: the members, and no proof.
-    pub fn empty(statement: Vec<u8>, members: Vec<[u8; 32]>) -> Self {
+    pub fn empty(statement: Vec<u8>, members: Vec<Challenge>) -> Self {
         Self {
             statement,
             members,
@@ -92,7 +93,7 @@ impl PublishedProof {
         let members = self.members.iter().enumerate();
         members.map(move |(position, member)| {
             let replaced = odd.next_if(|(odd, _)| *odd as usize == position);
-            replaced.map_or(&member[..], |(_, challenge)| challenge)
+            replaced.map_or(&member.0[..], |(_, challenge)| challenge)
         })
     }
 }

@@ -6,6 +6,7 @@
 //!
 //! must begin with as many zero bits as the difficulty says.
 
+use crate::member::NodeId;
 use ripemd::{Digest, Ripemd256};
 
 /// What a proof of work has to meet.
@@ -21,10 +22,15 @@ pub struct PowParams {
 pub const MAX_DIFFICULTY: u32 = 256;
 
 /// The hash whose leading zero bits count.
-pub fn digest(pow_challenge: &[u8], node_id: &[u8], poet_challenge: &[u8], nonce: u64) -> [u8; 32] {
+pub fn digest(
+    pow_challenge: &[u8],
+    node_id: NodeId,
+    poet_challenge: &[u8],
+    nonce: u64,
+) -> [u8; 32] {
     Ripemd256::new()
         .chain_update(pow_challenge)
-        .chain_update(node_id)
+        .chain_update(node_id.0)
         .chain_update(poet_challenge)
         .chain_update(nonce.to_le_bytes())
         .finalize()
@@ -41,13 +47,13 @@ pub fn leading_zero_bits(digest: &[u8; 32]) -> u32 {
 }
 
 /// Whether `nonce` meets `params` for this node and challenge.
-pub fn is_valid(params: &PowParams, node_id: &[u8], poet_challenge: &[u8], nonce: u64) -> bool {
+pub fn is_valid(params: &PowParams, node_id: NodeId, poet_challenge: &[u8], nonce: u64) -> bool {
     leading_zero_bits(&digest(&params.challenge, node_id, poet_challenge, nonce))
         >= params.difficulty
 }
 
 /// The smallest nonce that meets `params`: the client's half, about `2^difficulty` hashes.
-pub fn solve(params: &PowParams, node_id: &[u8], poet_challenge: &[u8]) -> Option<u64> {
+pub fn solve(params: &PowParams, node_id: NodeId, poet_challenge: &[u8]) -> Option<u64> {
     (0..u64::MAX).find(|nonce| is_valid(params, node_id, poet_challenge, *nonce))
 }
 
@@ -67,22 +73,25 @@ mod tests {
         assert_eq!(leading_zero_bits(&digest), 0);
     }
 
+    const NODE: NodeId = NodeId([1; 32]);
+    const CHALLENGE: &[u8] = &[2; 32];
+
     #[test]
     fn a_solution_is_valid_at_its_difficulty_only() {
         let params = PowParams {
             difficulty: 10,
             challenge: vec![7; 32],
         };
-        let nonce = solve(&params, &[1; 32], &[2; 32]).unwrap();
-        assert!(is_valid(&params, &[1; 32], &[2; 32], nonce));
-        assert!(nonce > 0 && !is_valid(&params, &[1; 32], &[2; 32], nonce - 1));
+        let nonce = solve(&params, NODE, CHALLENGE).unwrap();
+        assert!(is_valid(&params, NODE, CHALLENGE, nonce));
+        assert!(nonce > 0 && !is_valid(&params, NODE, CHALLENGE, nonce - 1));
         assert!(!is_valid(
             &PowParams {
                 difficulty: MAX_DIFFICULTY,
                 ..params
             },
-            &[1; 32],
-            &[2; 32],
+            NODE,
+            CHALLENGE,
             nonce
         ));
     }

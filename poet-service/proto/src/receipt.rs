@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::{
     base64,
     identity::{PrivateKey, PublicKey},
+    member::{Challenge, NodeId},
 };
 
 /// What every signed message begins with, so that no other signature of the key can pass for one of
@@ -23,9 +24,9 @@ pub struct Acknowledged {
     /// The round.
     pub round: u64,
     /// The node.
-    pub node_id: [u8; 32],
+    pub node_id: NodeId,
     /// What it has registered.
-    pub challenge: [u8; 32],
+    pub challenge: Challenge,
     /// When the server said so.
     pub time: Timestamp,
     /// When the work on the round ends.
@@ -107,8 +108,8 @@ impl Receipt {
                         "roundId",
                         "the number of a round as text",
                     ))?,
-                node_id: node("nodeId")?,
-                challenge: node("challenge")?,
+                node_id: NodeId(node("nodeId")?),
+                challenge: Challenge(node("challenge")?),
                 time: time("time")?,
                 round_end: time("roundEnd")?,
             },
@@ -157,8 +158,8 @@ impl Acknowledged {
         let parts: [&[u8]; 6] = [
             DOMAIN,
             &self.round.to_be_bytes(),
-            &self.node_id,
-            &self.challenge,
+            &self.node_id.0,
+            &self.challenge.0,
             &self.time.as_millisecond().to_be_bytes(),
             &self.round_end.as_millisecond().to_be_bytes(),
         ];
@@ -238,8 +239,8 @@ mod tests {
     fn acknowledged() -> Acknowledged {
         Acknowledged {
             round: 77,
-            node_id: [0x11; 32],
-            challenge: [0x22; 32],
+            node_id: NodeId([0x11; 32]),
+            challenge: Challenge([0x22; 32]),
             time: "2026-11-26T19:00:00.123456789Z".parse().unwrap(),
             round_end: "2026-12-10T08:00:00Z".parse().unwrap(),
         }

@@ -8,6 +8,7 @@ use poet_conformance::vectors;
 use poet_proto::{
     certificate::{Certificate, CertificateError, Certifier, SignedCertificate},
     identity::PublicKey,
+    member::NodeId,
     pow::{self, PowParams},
 };
 
@@ -16,7 +17,7 @@ fn proofs_of_work() {
     for vector in vectors::pow() {
         let digest = pow::digest(
             &vector.pow_challenge,
-            &vector.node_id,
+            NodeId(vector.node_id),
             &vector.poet_challenge,
             vector.nonce,
         );
@@ -29,7 +30,7 @@ fn proofs_of_work() {
             };
             pow::is_valid(
                 &params,
-                &vector.node_id,
+                NodeId(vector.node_id),
                 &vector.poet_challenge,
                 vector.nonce,
             )
@@ -67,7 +68,7 @@ fn certificates() {
             Some(expiration) => Timestamp::from_second(expiration.try_into().unwrap()).unwrap(),
         };
         let verify = |certificate: &SignedCertificate, hint, node_id: &[u8; 32], now| {
-            certifier.verify(certificate, hint, node_id, now)
+            certifier.verify(certificate, hint, NodeId(*node_id), now)
         };
         let (node_id, hint) = (&vector.node_id, Some(vector.pubkey_hint));
         assert_eq!(verify(&certificate, None, node_id, last_second), Ok(()));

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use poet_proto::identity::PrivateKey;
+use poet_proto::{
+    identity::PrivateKey,
+    schedule::{Schedule, ScheduleError},
+};
 
 use crate::registration::Rules;
 
@@ -39,6 +42,21 @@ pub struct ClusterConfig {
     pub name: String,
     /// How long the shared log of a round must not have grown before another server works.
     pub takeover_after: Duration,
+}
+
+impl RoundsConfig {
+    /// The schedule of the rounds, with this genesis.
+    ///
+    /// # Errors
+    /// Fails if its parts do not go together.
+    pub fn schedule(&self, genesis: Timestamp) -> Result<Schedule, ScheduleError> {
+        Schedule::new(
+            genesis,
+            self.epoch_duration,
+            self.phase_shift,
+            self.cycle_gap,
+        )
+    }
 }
 
 /// Who works on rounds.

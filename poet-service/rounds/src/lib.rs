@@ -12,11 +12,11 @@
 //! | [`worker`] | the hashing thread, its log, auditors, proofs |
 //! | [`rate`] | whether the hashing has become slow |
 //! | [`parts`] | what runs from the start to the end, none of which may end before |
-//! | [`shared_log`] | the log of a round that several servers share |
 //! | [`storage`], [`publish`], [`counters`] | what rounds need of the rest of a server |
 //! | [`round_files`] | what is where in the directory of the work |
 
 mod blocking;
+mod checks;
 pub mod clock;
 pub mod config;
 pub mod counters;
@@ -27,7 +27,6 @@ pub mod publish;
 pub mod rate;
 pub mod registration;
 pub mod round_files;
-pub mod shared_log;
 mod standby;
 mod steady;
 pub mod storage;

@@ -26,8 +26,10 @@ use poet_proto::{
 };
 use tokio::sync::watch;
 
+pub use crate::rate::EXPECTED_LEAVES_PER_SECOND;
 use crate::{
     blocking::blocking,
+    checks::Checks,
     clock::{Clock, time_until},
     config::{RoundsConfig, WorkerMode},
     counters::Counters,
@@ -161,6 +163,7 @@ impl Rounds {
             open,
             publish,
             counters,
+            Checks::start().map_err(RecoveryError::Threads)?,
         ));
         let worker = Worker::new(
             work,
@@ -314,14 +317,7 @@ fn schedule(
     now: Timestamp,
 ) -> Result<Schedule, RecoveryError> {
     let damaged = || RecoveryError::Damaged("schedule");
-    let from = |genesis| {
-        Schedule::new(
-            genesis,
-            config.epoch_duration,
-            config.phase_shift,
-            config.cycle_gap,
-        )
-    };
+    let from = |genesis| config.schedule(genesis);
     let stored = match storage.setting(Setting::Schedule)? {
         Some(stored) => stored,
         None => {
@@ -351,9 +347,6 @@ fn schedule(
         })
     }
 }
-
-/// What the fastest of today's machines make in a second; sets the size of a round's tree log.
-pub const EXPECTED_LEAVES_PER_SECOND: u64 = 100_000;
 
 /// The height of the subtrees whose roots are in a round's log, at this rate.
 pub fn subtree_height(schedule: &Schedule, leaves_per_second: u64) -> SubtreeHeight {

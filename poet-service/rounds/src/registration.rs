@@ -18,12 +18,13 @@ use poet_proto::{
 use tokio::sync::Notify;
 
 use crate::{
+    checks::Checks,
     clock::{Clock, time_until},
     counters::{Counters, Published},
     cycle_gaps::{CycleGap, CycleGaps},
     publish::{ProofId, Publish},
     schedule::Schedule,
-    storage::{Member, PowChallenges, Registered, Storage, StorageError},
+    storage::{Challenge, Member, NodeId, PowChallenges, Registered, Storage, StorageError},
 };
 
 /// How long a registration that met the closing of a round waits for the next one to open.
@@ -97,6 +98,7 @@ pub struct Registration {
     opened: Notify,
     publish: Arc<dyn Publish>,
     counters: Arc<dyn Counters>,
+    checks: Checks,
 }
 
 impl Registration {
@@ -105,7 +107,7 @@ impl Registration {
         clippy::too_many_arguments,
         reason = "each is another thing, and named once"
     )]
-    pub fn new(
+    pub(crate) fn new(
         schedule: Schedule,
         rules: Rules,
         gaps: CycleGaps,
@@ -115,6 +117,7 @@ impl Registration {
         open: OpenRound,
         publish: Arc<dyn Publish>,
         counters: Arc<dyn Counters>,
+        checks: Checks,
     ) -> Self {
         Self {
             schedule,
@@ -127,6 +130,7 @@ impl Registration {
             storage,
             publish,
             counters,
+            checks,
         }
     }
 
@@ -192,16 +196,24 @@ impl Registration {
     /// # Errors
     /// When the request breaks a rule; the rules are checked in the order of the API.
     pub async fn submit(
-        &self,
+        self: &Arc<Self>,
         gap: &CycleGap,
         request: SubmitRequest,
     ) -> Result<Submitted, RegistrationError> {
-        let node_id: [u8; 32] = request
+        let (registration, deadline) = (Arc::clone(self), request.deadline);
+        let checked = self.checks.run(move || registration.check(&request)).await;
+        let member = checked.unwrap_or(Err(RegistrationError::Unavailable))?;
+        self.enter_round(gap, member, deadline).await
+    }
+
+    /// Who a request would register, if it keeps the rules that cost a computation.
+    fn check(&self, request: &SubmitRequest) -> Result<Member, RegistrationError> {
+        let node_id: NodeId = request
             .pubkey
             .as_slice()
             .try_into()
             .map_err(|_| RegistrationError::PublicKey)?;
-        let signed = PublicKey::from_bytes(&node_id).is_some_and(|key| {
+        let signed = PublicKey::from_bytes(&node_id.0).is_some_and(|key| {
             key.verifies(&[&request.prefix, &request.challenge], &request.signature)
         });
         if !signed {
@@ -209,7 +221,7 @@ impl Registration {
         }
         // A node cuts or pads every member of a proof to 32 bytes when it rebuilds the statement,
         // so a single challenge of another length would spoil the proof for all members.
-        let challenge: [u8; 32] = request
+        let challenge: Challenge = request
             .challenge
             .as_slice()
             .try_into()
@@ -224,28 +236,27 @@ impl Registration {
         };
         match (&self.rules.certifier, &request.certificate) {
             (Some(certifier), Some(certificate)) => {
-                let verified = certifier.verify(certificate, hint, &node_id, self.clock.now());
+                let verified = certifier.verify(certificate, hint, node_id, self.clock.now());
                 self.counters
                     .registration_with_certificate(verified.is_ok());
                 verified?;
             }
             _ if self.rules.pow => {
-                let checked = self.check_pow(&request, &node_id, &challenge);
+                let checked = self.check_pow(request, node_id, challenge);
                 self.counters.registration_with_pow(checked.is_ok());
                 checked?;
             }
             // Not the error of a bad certificate: nodes expect that one only if they sent one.
             _ => return Err(RegistrationError::PowOff),
         }
-        self.enter_round(gap, Member { node_id, challenge }, request.deadline)
-            .await
+        Ok(Member { node_id, challenge })
     }
 
     fn check_pow(
         &self,
         request: &SubmitRequest,
-        node_id: &[u8; 32],
-        challenge: &[u8; 32],
+        node_id: NodeId,
+        challenge: Challenge,
     ) -> Result<(), RegistrationError> {
         let params = &request.pow_params;
         let challenges = self.pow_challenges();
@@ -256,7 +267,7 @@ impl Registration {
         if params.difficulty != self.rules.pow_difficulty || !known {
             return Err(RegistrationError::PowParams);
         }
-        if !pow::is_valid(params, node_id, challenge, request.nonce) {
+        if !pow::is_valid(params, node_id, &challenge.0, request.nonce) {
             return Err(RegistrationError::Pow);
         }
         Ok(())

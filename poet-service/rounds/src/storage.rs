@@ -11,27 +11,30 @@
 //! so that whatever the moment at which a process ends, the next one knows how to go on. The
 //! early proofs of a round, for nodes with longer cycle gaps, change nothing of that.
 
+pub mod shared_log;
+
 use std::{
-    error::Error, fmt, future::Future, ops::RangeInclusive, pin::Pin, sync::Arc, time::Duration,
+    error::Error,
+    fmt,
+    future::{self, Future},
+    ops::RangeInclusive,
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
 };
 
 use jiff::SignedDuration;
 use poet_engine::{Node, RoundWork, SubtreeHeight, Work};
+pub use poet_proto::member::{Challenge, Member, NodeId};
 use poet_proto::messages::PublishedProof;
 
-use crate::shared_log::SharedLog;
+use self::shared_log::SharedLog;
 
 /// A storage operation that is waited for without blocking a thread.
 pub type StorageFuture<T> = Pin<Box<dyn Future<Output = Result<T, StorageError>> + Send>>;
 
-/// One registration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Member {
-    /// The ed25519 public key of the node.
-    pub node_id: [u8; 32],
-    /// What it registers: a leaf of the round's membership tree.
-    pub challenge: [u8; 32],
-}
+/// The end of a storage, which is waited for.
+pub type Ended = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What became of a registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -253,6 +256,12 @@ pub trait Storage: Send + Sync + 'static {
         Box::pin(async { Ok(()) })
     }
 
+    /// Waits until the storage can do nothing any more, because a part of it has ended. Of one without
+    /// parts of its own, that never happens.
+    fn ended(&self) -> Ended {
+        Box::pin(future::pending())
+    }
+
     /// The newest rounds that were opened, at most `count`, the newest one first.
     ///
     /// # Errors
@@ -276,13 +285,13 @@ pub trait Storage: Send + Sync + 'static {
     ///
     /// # Errors
     /// When the storage fails.
-    fn is_member(&self, round: u64, node_id: &[u8; 32]) -> Result<bool, StorageError>;
+    fn is_member(&self, round: u64, node_id: NodeId) -> Result<bool, StorageError>;
 
     /// The challenges of a round, in the byte order of their node ids.
     ///
     /// # Errors
     /// When the storage fails.
-    fn members(&self, round: u64) -> Result<Vec<[u8; 32]>, StorageError>;
+    fn members(&self, round: u64) -> Result<Vec<Challenge>, StorageError>;
 
     /// Records what the work of `round` is bound to.
     ///

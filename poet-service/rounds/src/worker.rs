@@ -161,6 +161,8 @@ pub enum WorkError {
     Aside,
     #[error("the server ends")]
     Stopped,
+    #[error("the next round has begun, and comes first")]
+    NextRound,
     #[error(transparent)]
     Log(#[from] LogError),
     #[error("cannot make the proof: {0}")]
@@ -294,6 +296,21 @@ impl WorkerHandle {
         self.state().stop
     }
 
+    /// Whether a round after `round` waits whose start has come.
+    fn is_next_due(&self, round: u64, clock: &dyn Clock) -> bool {
+        let now = clock.now();
+        let is_due = |job: &Job| job.round > round && job.start <= now;
+        self.state().queue.iter().any(is_due)
+    }
+
+    /// Sets `stop` when the worker is to stop, or a round after `round` is due. Does not end before.
+    async fn interrupt(self, round: u64, clock: Arc<dyn Clock>, stop: Arc<AtomicBool>) {
+        while !self.stopping() && !self.is_next_due(round, &*clock) {
+            tokio::time::sleep(CLOCK_INTERVAL).await;
+        }
+        stop.store(true, Relaxed);
+    }
+
     /// Waits until the worker is to stop, at most for `timeout`. Says whether it is to stop.
     async fn wait_for_stop(&self, timeout: Duration) -> bool {
         let stop = async {
@@ -368,7 +385,9 @@ impl<H: Hashing> Worker<H> {
                     round = job.round,
                     "ALARM: the round could not be finished and will be tried again from its log"
                 );
-                self.handle.wait_for_stop(RETRY_INTERVAL).await;
+                if !matches!(error, WorkError::NextRound) {
+                    self.handle.wait_for_stop(RETRY_INTERVAL).await;
+                }
                 // Behind rounds that are due by now: one that fails for ever must not stop them.
                 self.handle.execute(job);
             }
@@ -427,7 +446,7 @@ impl<H: Hashing> Worker<H> {
                 return Ok(());
             }
             if let Some(error) = aside.take_wrong_proof() {
-                tree = self.repair(job, &error, tree, &mut log)?;
+                tree = self.repair(job, &error, tree, &mut log).await?;
                 continue;
             }
             // The work may have been taken back, further than there are leaves for a proof.
@@ -469,12 +488,13 @@ impl<H: Hashing> Worker<H> {
                 return Err(error);
             }
             repairs += 1;
-            tree = self.repair(job, &error, tree, &mut log)?;
+            tree = self.repair(job, &error, tree, &mut log).await?;
         }
     }
 
-    /// After a proof that is not valid: looks for what is wrong and repairs it.
-    fn repair(
+    /// After a proof that is not valid: looks for what is wrong and repairs it. That may take days: when
+    /// the next round is due it is interrupted, and goes on after that one.
+    async fn repair(
         &self,
         job: &Job,
         error: &WorkError,
@@ -482,8 +502,15 @@ impl<H: Hashing> Worker<H> {
         log: &mut H::Log,
     ) -> Result<Tree, WorkError> {
         self.hashing.bad_proof(job, error);
-        let stop = &self.handle.0.stop;
-        blocking(|| self.hashing.repair(job, error, tree, log, stop))
+        let stop = Arc::new(AtomicBool::new(self.handle.stopping()));
+        let (handle, clock) = (self.handle.clone(), Arc::clone(&self.clock));
+        let watch = tokio::spawn(handle.interrupt(job.round, clock, Arc::clone(&stop)));
+        let repaired = blocking(|| self.hashing.repair(job, error, tree, log, &stop));
+        watch.abort();
+        match repaired {
+            Err(WorkError::Stopped) if !self.handle.stopping() => Err(WorkError::NextRound),
+            repaired => repaired,
+        }
     }
 
     /// Another server was first: what there is of the work is not needed any more.

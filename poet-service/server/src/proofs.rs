@@ -215,7 +215,7 @@ mod tests {
 
     use flate2::read::GzDecoder;
     use poet_engine::Proof;
-    use poet_proto::identity::PrivateKey;
+    use poet_proto::{identity::PrivateKey, member::Challenge};
     use poet_storage::SqliteStorage;
 
     use super::*;
@@ -233,7 +233,7 @@ mod tests {
         };
         let proof = PublishedProof {
             statement: vec![1; 32],
-            members: (0..1000).map(|_| random()).collect(),
+            members: (0..1000).map(|_| Challenge(random())).collect(),
             odd_members: Vec::new(),
             leaves: 5,
             proof: Proof {

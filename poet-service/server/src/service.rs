@@ -341,6 +341,14 @@ impl Server {
         });
         let parts = Supervisor::new();
         parts.spawn("readiness", probe.keep(stopped.clone()));
+        let (ended, mut stop_database) = (storage.ended(), stopped.clone());
+        parts.spawn("database", async move {
+            tokio::select! {
+                () = ended => {}
+                // Its end is that of the server.
+                _ = stop_database.wait_for(|stop| *stop) => {}
+            }
+        });
         if let Some(recorder) = recorder {
             parts.spawn("history", recorder.keep(stopped.clone()));
         }

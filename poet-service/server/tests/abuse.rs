@@ -19,7 +19,7 @@ use std::{
 
 use common::{Client, LocalServer, TestNode, await_some, config};
 use poet_engine::Proof;
-use poet_proto::messages::PublishedProof;
+use poet_proto::{member::Challenge, messages::PublishedProof};
 use poet_rounds::storage::Storage as _;
 use poet_service::{api::client::RequestRate, limits::ClientLimits};
 use poet_storage::SqliteStorage;
@@ -260,7 +260,7 @@ fn store_proof(folder: &Path, round: u64, members: u32) {
                 .rotate_left(index as u32 * 4);
             part.copy_from_slice(&mixed.to_le_bytes());
         }
-        challenge
+        Challenge(challenge)
     };
     let proof = PublishedProof {
         statement: vec![1; 32],

@@ -12,6 +12,7 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use common::{Answer, LocalServer, TestNode, bytes, certifier, config, verify_fetched};
 use poet_proto::{
+    member::{Challenge, NodeId},
     pow::PowParams,
     receipt::{Acknowledged, Receipt},
 };
@@ -94,8 +95,8 @@ fn registrations_follow_the_rules_in_order() {
     let receipt = assert_registered(&answer);
     let acknowledged = Acknowledged {
         round: 0,
-        node_id: node.id(),
-        challenge: node.challenge,
+        node_id: NodeId(node.id()),
+        challenge: Challenge(node.challenge),
         time: "2026-01-01T00:00:10Z".parse().unwrap(),
         round_end: "2026-01-01T00:01:20Z".parse().unwrap(),
     };

@@ -447,6 +447,39 @@ fn the_proof_does_not_wait_for_the_audit() {
     });
 }
 
+/// Nothing keeps a round waiting, not even one before it of which the whole log is audited.
+#[test]
+fn a_long_audit_makes_way_for_the_next_round() {
+    let _turn = beside_others();
+    let folder = tempfile::tempdir().unwrap();
+    let schedule = [
+        "--phase-shift=3s",
+        "--epoch-duration=12s",
+        "--cycle-gap=9s",
+        "--metrics-port=0",
+    ];
+    // Two of round 0, then one of round 1.
+    let faults = [(FAULT, "long-audit@3")];
+    let server = ServerProcess::start_with(folder.path(), &schedule, &faults);
+    assert_eq!(server.client.register(&nodes()[0]), 0);
+    // Then round 0 has its turn again.
+    let proof = verify_fetched(&server.client.await_proof(0));
+    assert_eq!(proof.members, members_of(&nodes()[..1]));
+    verify_fetched(&server.client.await_proof(1));
+    let log = server.log();
+    let mut from = 0;
+    for event in [
+        "auditing the whole log: its proof is not valid, and nothing else explains why round=0",
+        "error=the next round has begun, and comes first round=0",
+        "working round=1",
+        "the proof is verified and published round=1",
+        "the proof is verified and published round=0",
+    ] {
+        let at = log[from..].find(event);
+        from += at.unwrap_or_else(|| panic!("no {event} there in {log}"));
+    }
+}
+
 #[test]
 fn a_proof_that_stays_wrong_is_never_published() {
     let _turn = beside_others();

@@ -240,7 +240,7 @@ fn a_raised_priority_is_the_hashing_threads_alone() {
 }
 
 #[test]
-fn auditors_have_the_lowest_priority() {
+fn what_can_wait_has_a_lower_priority() {
     let folder = tempfile::tempdir().unwrap();
     let options = [&ROUND[..], &["--audit=full"]].concat();
     let _server = ServerProcess::start(folder.path(), &options);
@@ -261,4 +261,6 @@ fn auditors_have_the_lowest_priority() {
     assert_eq!(niceness("audit"), 19);
     // It takes over when other programs leave that one nothing.
     assert_eq!(niceness("audit-behind"), here);
+    // Signatures of strangers, too, leave auditors and proofs their share.
+    assert!(niceness("check") > here);
 }

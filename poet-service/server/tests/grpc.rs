@@ -9,6 +9,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use common::{LocalServer, TestNode, config, members_of, verify_json};
 use poet_proto::{
     certificate::{Certifier, TrustedKeys, parse_public_key},
+    member::NodeId,
     receipt::Receipt,
 };
 use poet_service::config::Config;
@@ -424,7 +425,9 @@ fn every_error_has_its_code_and_message() {
     let message = "invalid proof of work parameters";
     fails(&[("powParams", json!(null))], invalid, message);
     let nonce = (0..)
-        .find(|nonce| !poet_proto::pow::is_valid(&params, &node.id(), &node.challenge, *nonce))
+        .find(|nonce| {
+            !poet_proto::pow::is_valid(&params, NodeId(node.id()), &node.challenge, *nonce)
+        })
         .unwrap();
     let message = "invalid proof of work: invalid leading zero bits";
     fails(&[("nonce", json!(nonce.to_string()))], invalid, message);

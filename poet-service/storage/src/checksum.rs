@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use poet_engine::Proof;
-use poet_proto::messages::PublishedProof;
+use poet_proto::{member::Challenge, messages::PublishedProof};
 
 use crate::DatabaseError;
 
@@ -15,9 +15,14 @@ pub(crate) fn proof_checksum(round: i64, proof: &PublishedProof) -> u32 {
     } = &proof.proof;
     let mut crc = crc32c::crc32c(&round.to_be_bytes());
     crc = crc32c::crc32c_append(crc, &proof.leaves.to_be_bytes());
-    let lists = [proven_leaves, proof_nodes, &proof.members];
-    let values = [&proof.statement[..], root].into_iter();
-    for value in values.chain(lists.map(|list| list.as_flattened())) {
+    let values = [
+        &proof.statement[..],
+        root,
+        proven_leaves.as_flattened(),
+        proof_nodes.as_flattened(),
+        &Challenge::concat(&proof.members),
+    ];
+    for value in values {
         // With its length, so that nothing can change from one value to the next.
         crc = crc32c::crc32c_append(crc, &(value.len() as u64).to_be_bytes());
         crc = crc32c::crc32c_append(crc, value);

@@ -4,6 +4,8 @@ use std::{
     fs::{self, File, TryLockError},
     io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use poet_files::{Access, create_directory, replace};
@@ -19,6 +21,8 @@ pub const GO_SERVER_PROOFS: &str = "proofs/CURRENT";
 pub const OWNER_FILE: &str = "poet-service.owner";
 /// In both directories: locked while a server runs, and holds its process id.
 const LOCK_FILE: &str = "poet-service.lock";
+/// How long to wait for another server that holds a lock and ends.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The public key, in base64, of the server whose work `datadir` holds, if that was ever noted.
 ///
@@ -182,7 +186,7 @@ impl DirectoryLock {
             .write(true)
             .open(path.join(LOCK_FILE))
             .map_err(failed)?;
-        match file.try_lock() {
+        match try_lock(&file) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut pid = String::new();
@@ -208,6 +212,20 @@ impl DirectoryLock {
             .and_then(|()| write!(file, "{}", std::process::id()))
             .map_err(failed)?;
         Ok(Self { _file: file })
+    }
+}
+
+/// Takes the lock of a file. Waits a moment for a holder that is ending: a program that it has just
+/// started shares its files until that program's own code runs.
+fn try_lock(file: &File) -> Result<(), TryLockError> {
+    let start = Instant::now();
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if start.elapsed() < LOCK_PATIENCE => {
+                thread::sleep(Duration::from_millis(20));
+            }
+            result => return result,
+        }
     }
 }
 

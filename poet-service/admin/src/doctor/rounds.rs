@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use poet_engine::{Node, T, membership, verify};
+use poet_engine::{T, membership, verify};
 use poet_proto::duration::format_go;
-use poet_rounds::storage::{EarlyProofRecord, Execution, RoundRecord};
+use poet_rounds::storage::{Challenge, EarlyProofRecord, Execution, RoundRecord};
 use poet_storage::{DatabaseError, SqliteStorage};
 
 use super::{Doctor, DoctorError, RESTORE_DATABASE, Unfinished};
@@ -184,7 +184,7 @@ impl Doctor<'_> {
 }
 
 /// Whether `part` is what is left of `all` when some are removed.
-fn is_part(part: &[Node], all: &[Node]) -> bool {
+fn is_part(part: &[Challenge], all: &[Challenge]) -> bool {
     let mut all = all.iter();
     part.iter().all(|member| all.any(|other| other == member))
 }

@@ -16,14 +16,17 @@ use std::{
     thread,
 };
 
-use jiff::Timestamp;
 use poet_engine::{
     HeaderError, LogError, LogHeader, LogRead, NODE_SIZE, Node, RoundWork, Work,
     audit::{AuditError, AuditWith, Culprit},
     file::{FileLog, ReadOnlyLog},
 };
 use poet_files::{Access, create_directory, rename_into_place};
-use poet_rounds::{round_files::AUDIT_FILE, storage::Execution};
+use poet_rounds::{
+    clock::{Clock as _, SystemClock},
+    round_files::AUDIT_FILE,
+    storage::Execution,
+};
 
 use super::DoctorError;
 
@@ -504,7 +507,7 @@ pub(super) fn put_back(from: &Path, to: &Path) -> io::Result<()> {
 
 /// A name for the damaged original of a file.
 fn kept_name(path: &Path) -> PathBuf {
-    let time = Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
+    let time = SystemClock.now().strftime("%Y%m%dT%H%M%SZ").to_string();
     let name = |suffix: &str| {
         let mut name = path.as_os_str().to_owned();
         name.push(format!(".damaged-{time}{suffix}"));

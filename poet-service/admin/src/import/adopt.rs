@@ -285,12 +285,8 @@ impl Adoption<'_> {
     /// # Errors
     /// When anything is not as it should be. Then nothing is adopted, and the source is as it was.
     pub fn run(&self, report: &mut dyn FnMut(ImportProgress)) -> Result<AdoptReport, AdoptError> {
-        let schedule = Schedule::new(
-            self.config.genesis.ok_or(AdoptError::NoGenesis)?,
-            self.config.epoch_duration,
-            self.config.phase_shift,
-            self.config.cycle_gap,
-        )?;
+        let genesis = self.config.genesis.ok_or(AdoptError::NoGenesis)?;
+        let schedule = self.config.schedule(genesis)?;
         let foreign = match self.source {
             AdoptSource::Url(url) => self.over_network(url, &schedule)?,
             AdoptSource::Database { database, datadir } => {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use poet_proto::{base64, identity::PublicKey};
-use poet_rounds::storage::Member;
+use poet_rounds::storage::{Challenge, Member, NodeId};
 use serde_json::Value;
 use ureq::{
     Agent,
@@ -123,8 +123,8 @@ impl Server {
                 let total: usize = page["total"].as_str()?.parse().ok()?;
                 let member = |entry: &Value| {
                     Some(Member {
-                        node_id: node(&entry["nodeId"])?,
-                        challenge: node(&entry["challenge"])?,
+                        node_id: NodeId(node(&entry["nodeId"])?),
+                        challenge: Challenge(node(&entry["challenge"])?),
                     })
                 };
                 let listed = page["members"].as_array()?.iter().map(member);

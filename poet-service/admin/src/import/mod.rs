@@ -47,7 +47,7 @@ use poet_rounds::{
     life::{EXPECTED_LEAVES_PER_SECOND, subtree_height},
     round_files::ROUNDS_FOLDER,
     schedule::{Schedule, ScheduleError},
-    storage::{Execution, Member, PowChallenges, Setting},
+    storage::{Challenge, Execution, Member, NodeId, PowChallenges, Setting},
 };
 use poet_storage::{
     DatabaseError, Imported, ImportedRound, SqliteReader, SqliteStorage,
@@ -249,12 +249,7 @@ pub fn import(
     report: &mut dyn FnMut(ImportProgress),
 ) -> Result<ImportReport, ImportError> {
     let genesis = config.genesis.ok_or(ImportError::NoGenesis)?;
-    let schedule = Schedule::new(
-        genesis,
-        config.epoch_duration,
-        config.phase_shift,
-        config.cycle_gap,
-    )?;
+    let schedule = config.schedule(genesis)?;
     let state = source.read()?;
     if let Some(given) = &config.private_key
         && given.to_bytes() != state.private_key.to_bytes()
@@ -678,7 +673,7 @@ fn usable(members: &BTreeMap<Node, Vec<u8>>) -> Vec<Member> {
     members
         .filter_map(|(node_id, challenge)| {
             Some(Member {
-                node_id: *node_id,
+                node_id: NodeId(*node_id),
                 challenge: challenge.as_slice().try_into().ok()?,
             })
         })
@@ -700,12 +695,8 @@ fn statement(challenges: &[Vec<u8>]) -> Vec<u8> {
 /// A proof with the members as nodes read them.
 fn published(challenges: Vec<Vec<u8>>, leaves: u64, proof: Proof) -> PublishedProof {
     let statement = statement(&challenges);
-    let members = challenges.iter().map(|challenge| {
-        let mut member = [0; 32];
-        let length = challenge.len().min(32);
-        member[..length].copy_from_slice(&challenge[..length]);
-        member
-    });
+    let members = challenges.iter();
+    let members = members.map(|challenge| Challenge::cut_or_padded(challenge));
     let members = members.collect();
     let odd_members = (0..)
         .zip(challenges)

@@ -23,6 +23,7 @@ use super::{
     proof,
     report::{Errors, Latencies},
 };
+use crate::time::now;
 
 /// How often a proof that is not there yet is asked for.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -185,12 +186,12 @@ async fn round_end(target: &Target, id: &str) -> anyhow::Result<Option<Instant>>
         return Ok(None);
     };
     let end: Timestamp = end.parse().context("the end of the round")?;
-    let left = Timestamp::now().duration_until(end);
-    let now = Instant::now();
+    let left = now().duration_until(end);
+    let instant = Instant::now();
     Ok(Some(match Duration::try_from(left) {
-        Ok(left) => now + left,
+        Ok(left) => instant + left,
         // The past.
-        Err(_) => now.checked_sub(left.unsigned_abs()).unwrap_or(now),
+        Err(_) => instant.checked_sub(left.unsigned_abs()).unwrap_or(instant),
     }))
 }
 

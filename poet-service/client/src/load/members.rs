@@ -5,6 +5,7 @@ use std::thread;
 use ed25519_dalek::{Signer as _, SigningKey};
 use poet_proto::{
     base64,
+    member::{Challenge, NodeId},
     pow::{self, PowParams},
 };
 
@@ -16,8 +17,8 @@ const DEADLINE: &str = "9999-01-01T00:00:00Z";
 /// A node that registers: 136 bytes, so that a million of them fit the memory.
 #[derive(Clone, Debug)]
 pub(super) struct LoadNode {
-    node_id: [u8; 32],
-    pub(super) challenge: [u8; 32],
+    node_id: NodeId,
+    pub(super) challenge: Challenge,
     signature: [u8; 64],
     nonce: u64,
 }
@@ -29,15 +30,15 @@ impl LoadNode {
         secret[..8].copy_from_slice(&seed.to_le_bytes());
         secret[8..16].copy_from_slice(&number.to_le_bytes());
         let key = SigningKey::from_bytes(&secret);
-        let node_id = key.verifying_key().to_bytes();
+        let node_id = NodeId(key.verifying_key().to_bytes());
         // Any hash will do: challenges look random.
-        let challenge = pow::digest(b"challenge", &node_id, &[], number);
-        let signature = key.sign(&[&PREFIX[..], &challenge].concat()).to_bytes();
+        let challenge = Challenge(pow::digest(b"challenge", node_id, &[], number));
+        let signature = key.sign(&[&PREFIX[..], &challenge.0].concat()).to_bytes();
         Some(Self {
             node_id,
             challenge,
             signature,
-            nonce: pow::solve(params, &node_id, &challenge)?,
+            nonce: pow::solve(params, node_id, &challenge.0)?,
         })
     }
 
@@ -53,8 +54,8 @@ impl LoadNode {
         body.push_str("\",");
         body.push_str(params);
         push(&mut body, ",\"prefix\":\"", &PREFIX);
-        push(&mut body, "\",\"challenge\":\"", &self.challenge);
-        push(&mut body, "\",\"pubkey\":\"", &self.node_id);
+        push(&mut body, "\",\"challenge\":\"", &self.challenge.0);
+        push(&mut body, "\",\"pubkey\":\"", &self.node_id.0);
         push(&mut body, "\",\"signature\":\"", &self.signature);
         body.push_str("\",\"deadline\":\"");
         body.push_str(DEADLINE);
@@ -115,12 +116,12 @@ mod tests {
             let body = member.request(&params_text(&params));
             let request = json::submit_request(body.as_bytes()).unwrap();
             assert_eq!(request.pow_params, params);
-            assert_eq!(request.challenge, member.challenge);
-            let key = PublicKey::from_bytes(&member.node_id).unwrap();
+            assert_eq!(request.challenge, member.challenge.0);
+            let key = PublicKey::from_bytes(&member.node_id.0).unwrap();
             assert!(key.verifies(&[&request.prefix, &request.challenge], &request.signature));
             assert!(pow::is_valid(
                 &params,
-                &request.pubkey,
+                member.node_id,
                 &request.challenge,
                 request.nonce
             ));

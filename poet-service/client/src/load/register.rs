@@ -272,7 +272,7 @@ async fn check_proof(
         .members
         .iter()
         .filter(|number| {
-            let challenge = &members[**number as usize].challenge;
+            let challenge = &members[**number as usize].challenge.0;
             verified.members.binary_search(challenge).is_err()
         })
         .count();

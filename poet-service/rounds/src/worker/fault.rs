@@ -10,13 +10,16 @@
 //! | `prefix:H@N` | a bit of what it keeps of that node for the parent |
 //! | `queue@N` | a bit of the entry that ends at leaf N or after, on its way to the writer |
 //! | `proof@N` | a bit of each of the first N proofs |
+//! | `long-audit@N` | the same; and an audit of a whole log takes as long as it may, as of a log of days |
 
 use std::{
     env,
     sync::{
         LazyLock, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
+    thread,
+    time::Duration,
 };
 
 use poet_engine::{
@@ -25,6 +28,7 @@ use poet_engine::{
 };
 
 const VARIABLE: &str = "POET_FAULT";
+const LONG_AUDIT: &str = "long-audit";
 
 /// The one that has not happened yet: what, and the number behind the `@`.
 static PENDING: LazyLock<Mutex<Option<(String, u64)>>> = LazyLock::new(|| {
@@ -46,7 +50,7 @@ pub(super) fn run(
     mut log: impl FnMut(Node),
 ) {
     let mut pending = PENDING.lock().unwrap_or_else(PoisonError::into_inner);
-    let fault = pending.take_if(|(what, at)| what != "proof" && *at >= tree.leaves());
+    let fault = pending.take_if(|(what, at)| !of_proof(what) && *at >= tree.leaves());
     drop(pending);
     let Some((what, at)) = fault else {
         return poet_engine::run(tree, subtree_height, target, progress, log);
@@ -79,11 +83,27 @@ pub(super) fn run(
 pub(super) fn proof(mut proof: Proof) -> Proof {
     let mut pending = PENDING.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((what, left)) = &mut *pending
-        && what == "proof"
+        && of_proof(what)
         && *left > 0
     {
         *left -= 1;
         proof.proven_leaves[3][5] ^= 1;
     }
     proof
+}
+
+/// Whether a fault is one of proofs.
+fn of_proof(what: &str) -> bool {
+    what == "proof" || what == LONG_AUDIT
+}
+
+/// The audit of a whole log begins: takes its time, if it is to.
+pub(super) fn audit(stop: &AtomicBool) {
+    let is_long = {
+        let pending = PENDING.lock().unwrap_or_else(PoisonError::into_inner);
+        pending.as_ref().is_some_and(|(what, _)| what == LONG_AUDIT)
+    };
+    while is_long && !stop.load(Relaxed) {
+        thread::sleep(Duration::from_millis(10));
+    }
 }

@@ -20,6 +20,7 @@ use std::{
 use poet_engine::run;
 use poet_engine::{
     LogRead, MAX_THREADS, Node, ProveError, RoundWork, Tree,
+    audit::AuditError,
     file::{FileLog, LogMonitor, LogView, LogWriter},
 };
 use poet_files::{Access, create_directory};
@@ -335,10 +336,11 @@ impl Hashing for HashingThread {
         log: FileLog,
         entries: Receiver<Vec<Node>>,
     ) -> Result<RunningThread, WorkError> {
-        let subtree_height = job.execution.subtree_height;
+        let (execution, work) = (job.execution.clone(), *tree.work());
         self.run(job, tree, log, true, move |tree, _, leaves, writer| {
+            let round = execution.round_work(&work);
             for entry in entries.into_iter().flatten() {
-                tree.push_subtree(subtree_height, entry);
+                round.add_entry(tree, entry);
                 leaves.store(tree.leaves(), Relaxed);
                 writer.push(entry);
             }
@@ -407,7 +409,15 @@ impl Hashing for HashingThread {
             "ALARM: auditing the whole log: its proof is not valid, and nothing else explains why"
         );
         let mut audit = RoundAudit::new(&self.audits, job, &work, log.view(), Some(&roots));
-        audit.all(stop)?;
+        #[cfg(feature = "fault-injection")]
+        super::fault::audit(stop);
+        let audited = audit.all(stop);
+        if matches!(audited, Err(AuditError::Stopped)) {
+            // It goes on from what is audited by now.
+            let mut repairs = self.repairs.lock().unwrap_or_else(PoisonError::into_inner);
+            repairs.insert(job.round, 1);
+        }
+        audited?;
         Ok(audit.settle(tree, log)?)
     }
 

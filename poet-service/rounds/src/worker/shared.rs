@@ -22,10 +22,12 @@ use super::Job;
 use crate::{
     clock::Clock,
     config::{ClusterConfig, WorkerMode},
-    life::EXPECTED_LEAVES_PER_SECOND,
-    shared_log::{Appended, Server, SharedLog, SharedRound},
+    rate::EXPECTED_LEAVES_PER_SECOND,
     standby::Standby,
-    storage::StorageError,
+    storage::{
+        StorageError,
+        shared_log::{Appended, Server, SharedLog, SharedRound},
+    },
 };
 
 /// How often entries are handed in, and how the others stand is looked at.

@@ -436,8 +436,8 @@ impl From<Receipt> for proto::Receipt {
         };
         Self {
             round_id: acknowledged.round.to_string(),
-            node_id: acknowledged.node_id.to_vec(),
-            challenge: acknowledged.challenge.to_vec(),
+            node_id: acknowledged.node_id.0.to_vec(),
+            challenge: acknowledged.challenge.0.to_vec(),
             time: Some(timestamp(acknowledged.time)),
             round_end: Some(timestamp(acknowledged.round_end)),
             service_pubkey: receipt.server().as_bytes().to_vec(),
@@ -459,6 +459,8 @@ mod tests {
     use poet_proto::messages::PublishedProof;
 
     use super::*;
+    use poet_proto::member::Challenge;
+
     use crate::api::proof_frame::proof_frame;
 
     #[test]
@@ -466,7 +468,7 @@ mod tests {
         for members in [0_u8, 1, 200] {
             let published = PublishedProof {
                 statement: vec![9; 32],
-                members: (0..members).map(|i| [i; 32]).collect(),
+                members: (0..members).map(|i| Challenge([i; 32])).collect(),
                 odd_members: (0..members / 100)
                     .map(|i| (7 * u32::from(i), vec![i; 200]))
                     .collect(),

@@ -28,7 +28,7 @@ use axum::{
 };
 use poet_engine::{Node, membership};
 use poet_host::niceness;
-use poet_proto::{base64, json};
+use poet_proto::{base64, json, member::NodeId};
 use poet_rounds::{
     registration::RegistrationError,
     storage::{Storage, StorageError},
@@ -64,14 +64,14 @@ pub(crate) struct Membership {
 struct Question {
     round: u64,
     /// Asked for this one's sake only: whoever is no member gets no tree made.
-    node_id: Option<[u8; 32]>,
+    node_id: Option<NodeId>,
     reply: oneshot::Sender<Result<Arc<Members>, ApiError>>,
 }
 
 /// The members of a round.
 struct Members {
     /// In increasing order.
-    node_ids: Vec<[u8; 32]>,
+    node_ids: Vec<NodeId>,
     tree: membership::Tree,
     /// What all members take that are in memory, these included.
     alive: Arc<AtomicUsize>,
@@ -89,10 +89,10 @@ impl Members {
     }
 
     /// The proof for a node, as JSON.
-    fn prove(&self, node_id: &[u8; 32]) -> Result<String, ApiError> {
+    fn prove(&self, node_id: NodeId) -> Result<String, ApiError> {
         let index = self
             .node_ids
-            .binary_search(node_id)
+            .binary_search(&node_id)
             .map_err(|_| ApiError::NotAMember)?;
         let (root, challenge, proof): (&Node, &Node, Vec<Node>) = self
             .tree
@@ -193,11 +193,7 @@ impl Membership {
         Ok(Self { queue, kept })
     }
 
-    async fn members(
-        &self,
-        round: u64,
-        node_id: Option<[u8; 32]>,
-    ) -> Result<Arc<Members>, ApiError> {
+    async fn members(&self, round: u64, node_id: Option<NodeId>) -> Result<Arc<Members>, ApiError> {
         if let Some(members) = self.kept.get(round) {
             return Ok(members);
         }
@@ -263,14 +259,14 @@ fn read(
         return Ok(Err(ApiError::RegistrationsGone));
     }
     // This reads as much, but keeps nothing and sorts nothing.
-    if let Some(node_id) = &question.node_id
+    if let Some(node_id) = question.node_id
         && !storage.is_member(question.round, node_id)?
     {
         return Ok(Err(ApiError::NotAMember));
     }
     let members = storage.registrations(question.round)?;
     let node_ids: Vec<_> = members.iter().map(|member| member.node_id).collect();
-    let challenges = members.iter().map(|member| member.challenge).collect();
+    let challenges = members.iter().map(|member| member.challenge.0).collect();
     drop(members);
     alive.fetch_add(node_ids.len() * MEMBER_BYTES, Relaxed);
     Ok(Ok(Members {
@@ -357,7 +353,7 @@ fn pieces(
                 piece.push(',');
             }
             piece.push_str("{\"nodeId\":\"");
-            base64::push(&members.node_ids[next], &mut piece);
+            base64::push(&members.node_ids[next].0, &mut piece);
             piece.push_str("\",\"challenge\":\"");
             base64::push(members.tree.challenge(next).unwrap_or(&[0; 32]), &mut piece);
             piece.push_str("\"}");
@@ -379,15 +375,15 @@ async fn member(
     let round = parse_round(&id).ok_or(ApiError::RoundNotFound)?;
     let node_id = parse_key(&key).ok_or(RegistrationError::PublicKey)?;
     let members = membership.members(round, Some(node_id)).await?;
-    let text = members.prove(&node_id)?;
+    let text = members.prove(node_id)?;
     Ok(cached(ok(text), FOR_EVER))
 }
 
 /// A public key in hex or in base64.
-fn parse_key(text: &str) -> Option<[u8; 32]> {
+fn parse_key(text: &str) -> Option<NodeId> {
     let bytes = match hex::decode(text) {
         Ok(bytes) => bytes,
         Err(_) => json::decode_base64(text)?,
     };
-    bytes.try_into().ok()
+    bytes.as_slice().try_into().ok()
 }

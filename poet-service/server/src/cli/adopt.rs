@@ -1,14 +1,7 @@
 //! `poet-service adopt`.
 
-use std::{
-    process::ExitCode,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-};
+use std::process::ExitCode;
 
-use anyhow::Context as _;
 use poet_admin::import::{AdoptError, AdoptReport, AdoptSource, Adoption};
 use poet_backends::Options;
 use poet_engine::{LABEL_DEPTH, WorkFunction};
@@ -16,7 +9,11 @@ use poet_proto::base64;
 use poet_rounds::clock::{Clock, SystemClock};
 use poet_service::{args::ServerArgs, config::Config};
 
-use super::{INTERRUPTED, import::describe, progress::Progress};
+use super::{
+    INTERRUPTED,
+    import::describe,
+    progress::{Steps, interruption},
+};
 
 /// Take over the members of another server's round, to work on it under this server's key
 ///
@@ -51,12 +48,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
             trial: config.work.trial,
         },
     )?;
-    let stop = Arc::new(AtomicBool::new(false));
-    ctrlc::set_handler({
-        let stop = Arc::clone(&stop);
-        move || stop.store(true, Relaxed)
-    })
-    .context("cannot handle signals")?;
+    let stop = interruption()?;
     let adoption = Adoption {
         source: &source,
         round: args.round,
@@ -66,17 +58,12 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         work: &backend.work(LABEL_DEPTH)?,
         stop: &stop,
     };
-    let mut step = String::new();
-    let mut progress = Progress::new("", 0);
+    let mut steps = Steps::default();
     let result = adoption.run(&mut |event| {
-        let (text, done, total) = describe(event);
-        if text != step {
-            progress = Progress::new(&text, 0);
-            step = text;
-        }
-        progress.update(done, total);
+        let (step, done, total) = describe(event);
+        steps.update(&step, done, total);
     });
-    drop(progress);
+    drop(steps);
     match result {
         Ok(report) => {
             print(args.round, &report);

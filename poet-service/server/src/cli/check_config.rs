@@ -15,7 +15,6 @@ use poet_proto::{
     dates::Zone,
     duration::format_go,
     identity::{PRIVATE_KEY_VARIABLE, PrivateKey},
-    schedule::Schedule,
     timetable::{Form, Timetable},
 };
 use poet_rounds::{
@@ -40,12 +39,8 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (config, effective) = Config::explain(args.server)?;
-    let schedule = Schedule::new(
-        config.rounds.genesis.unwrap_or(Timestamp::UNIX_EPOCH),
-        config.rounds.epoch_duration,
-        config.rounds.phase_shift,
-        config.rounds.cycle_gap,
-    )?;
+    let genesis = config.rounds.genesis.unwrap_or(Timestamp::UNIX_EPOCH);
+    let schedule = config.rounds.schedule(genesis)?;
     let early_gaps = &config.rounds.early_cycle_gaps;
     schedule.check_early_gaps(early_gaps, EXPECTED_LEAVES_PER_SECOND)?;
     let options = Options {

@@ -1,15 +1,7 @@
 //! `poet-service import`.
 
-use std::{
-    path::PathBuf,
-    process::ExitCode,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-};
+use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::Context as _;
 use poet_admin::import::{
     ImportError, ImportProgress, ImportReport, RoundReport, Source, Taken, import,
 };
@@ -19,7 +11,10 @@ use poet_proto::base64;
 use poet_rounds::clock::{Clock, SystemClock};
 use poet_service::{args::ServerArgs, config::Config};
 
-use super::{INTERRUPTED, progress::Progress};
+use super::{
+    INTERRUPTED,
+    progress::{Steps, interruption},
+};
 
 /// Take over the state of a Go server (spacemeshos/poet)
 ///
@@ -67,15 +62,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         },
     )?;
     let work = backend.work(LABEL_DEPTH)?;
-    let stop = Arc::new(AtomicBool::new(false));
-    ctrlc::set_handler({
-        let stop = Arc::clone(&stop);
-        move || stop.store(true, Relaxed)
-    })
-    .context("cannot handle signals")?;
+    let stop = interruption()?;
 
-    let mut step = String::new();
-    let mut progress = Progress::new("", 0);
+    let mut steps = Steps::default();
     let result = import(
         &source,
         &config.directories,
@@ -84,15 +73,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         &work,
         &stop,
         &mut |event| {
-            let (text, done, total) = describe(event);
-            if text != step {
-                progress = Progress::new(&text, 0);
-                step = text;
-            }
-            progress.update(done, total);
+            let (step, done, total) = describe(event);
+            steps.update(&step, done, total);
         },
     );
-    drop(progress);
+    drop(steps);
     match result {
         Ok(report) => {
             print(&report);

@@ -6,7 +6,6 @@ use anyhow::{Context as _, bail};
 use poet_proto::{
     dates::Zone,
     network::Network,
-    schedule::Schedule,
     timetable::{Form, MAX_ROUNDS, Timetable},
 };
 use poet_rounds::clock::{Clock as _, SystemClock};
@@ -40,12 +39,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let Some(genesis) = config.genesis else {
         bail!("--genesis-time is not set: expected --network, or the schedule of a network");
     };
-    let schedule = Schedule::new(
-        genesis,
-        config.epoch_duration,
-        config.phase_shift,
-        config.cycle_gap,
-    )?;
+    let schedule = config.schedule(genesis)?;
     let form = match (args.json, args.ics) {
         (true, _) => Form::Json,
         (_, true) => Form::Calendar,

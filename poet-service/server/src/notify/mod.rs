@@ -18,8 +18,12 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use poet_proto::{base64, identity::PublicKey};
-use poet_rounds::{clock::Clock, counters::Published};
+use poet_rounds::{
+    clock::{Clock, SystemClock},
+    counters::Published,
+};
 use serde::Serialize;
 
 pub(crate) use self::alarms::Alarms;
@@ -65,7 +69,7 @@ impl NotifyConfig {
     /// Tells each receiver that this is a test; returns what became of it, by the receiver's name. May
     /// block for as long as the receivers take.
     pub fn test(&self) -> Vec<(String, Result<(), String>)> {
-        let text = Notice::new(&Event::Test, &Source::new(), 0).json();
+        let text = Notice::new(&Event::Test, &Source::new(), SystemClock.now(), 0).json();
         let queue = Queue::default();
         let deliver = |mut receiver: Box<dyn Receiver>| {
             let result = receiver.deliver(&text, &queue);
@@ -214,7 +218,7 @@ fn is_zero(number: &u64) -> bool {
 }
 
 impl<'a> Notice<'a> {
-    fn new(event: &Event, source: &'a Source, left_out: u64) -> Self {
+    fn new(event: &Event, source: &'a Source, time: Timestamp, left_out: u64) -> Self {
         let mut text = plain(&event.text());
         if left_out > 0 {
             text += &format!(" ({left_out} earlier events were left out)");
@@ -222,7 +226,7 @@ impl<'a> Notice<'a> {
         let mut notice = Self {
             text: format!("PoET on {}: {text}", source.host),
             event: event.name(),
-            time: format!("{:.0}", jiff::Timestamp::now()),
+            time: format!("{time:.0}"),
             host: &source.host,
             server: source.key.get(),
             round: None,
@@ -450,7 +454,7 @@ impl Notices {
                 None => return,
             }
         };
-        let notice = Notice::new(event, &self.0.source, left_out).json();
+        let notice = Notice::new(event, &self.0.source, self.0.clock.now(), left_out).json();
         for queue in &self.0.queues {
             queue.push(Arc::clone(&notice));
         }
@@ -599,7 +603,8 @@ mod tests {
         let source = Source::new();
         let event = alarm("ALARM: <!channel>\u{1b}[2J\n<http://evil|click>");
         let json: serde_json::Value =
-            serde_json::from_str(&Notice::new(&event, &source, 2).json()).unwrap();
+            serde_json::from_str(&Notice::new(&event, &source, Timestamp::UNIX_EPOCH, 2).json())
+                .unwrap();
         let text = json["text"].as_str().unwrap();
         assert!(!text.contains(['<', '>', '\u{1b}', '\n']), "{text}");
         assert!(
@@ -611,7 +616,13 @@ mod tests {
             (&"alarm".into(), &2.into())
         );
         // With every escape of JSON it fits the smallest pipe.
-        let long = Notice::new(&alarm(&"\"\u{10ffff}".repeat(5000)), &source, 0).json();
+        let long = Notice::new(
+            &alarm(&"\"\u{10ffff}".repeat(5000)),
+            &source,
+            Timestamp::UNIX_EPOCH,
+            0,
+        )
+        .json();
         assert!(long.len() < 4096, "{}", long.len());
     }
 

@@ -18,6 +18,7 @@ use poet_host::WorkPlace;
 use poet_proto::{
     certificate::Certifier,
     identity::PublicKey,
+    member::NodeId,
     pow::{self, PowParams},
 };
 use poet_rounds::{
@@ -231,7 +232,7 @@ impl TestNode {
     /// A request to register `challenge`, which may have any length.
     pub(crate) fn request_for(&self, params: &PowParams, challenge: &[u8]) -> Value {
         let prefix = b"test";
-        let nonce = pow::solve(params, &self.id(), challenge).unwrap();
+        let nonce = pow::solve(params, NodeId(self.id()), challenge).unwrap();
         let signature = self.key.sign(&[&prefix[..], challenge].concat());
         json!({
             "nonce": nonce.to_string(),

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use poet_engine::Node;
-use poet_rounds::{
+use poet_rounds::storage::{
+    StorageError,
     shared_log::{Appended, Server, SharedLog, SharedRound},
-    storage::StorageError,
 };
 use tokio_postgres::{Client, Row, types::Type};
 

@@ -5,10 +5,10 @@ use std::{ops::RangeInclusive, pin::pin, sync::Arc, time::Duration};
 use jiff::SignedDuration;
 use poet_engine::{Node, Proof, SubtreeHeight, membership};
 use poet_proto::messages::PublishedProof;
-use poet_rounds::shared_log::SharedLog;
 use poet_rounds::storage::{
-    EarlyProofRecord, Execution, Member, PowChallenges, PublishedRecord, Registered, Removed,
-    RoundRecord, Setting, Storage, StorageError, StorageFuture, UnfinishedRound,
+    Challenge, EarlyProofRecord, Ended, Execution, Member, NodeId, PowChallenges, PublishedRecord,
+    Registered, Removed, RoundRecord, Setting, Storage, StorageError, StorageFuture,
+    UnfinishedRound, shared_log::SharedLog,
 };
 use tokio::sync::oneshot;
 use tokio_postgres::{Client, Row, types::Type};
@@ -171,8 +171,8 @@ impl Storage for PostgresStorage {
         })?)
     }
 
-    fn is_member(&self, round: u64, node_id: &[u8; 32]) -> Result<bool, StorageError> {
-        let (round, node_id) = (key(round)?, node_id.to_vec());
+    fn is_member(&self, round: u64, node_id: NodeId) -> Result<bool, StorageError> {
+        let (round, node_id) = (key(round)?, node_id.0.to_vec());
         Ok(self.call(PATIENCE, async move |client: &mut Client| {
             let query = "SELECT 1 FROM poet.registrations WHERE round = $1 AND node_id = $2";
             let row = client
@@ -188,6 +188,18 @@ impl Storage for PostgresStorage {
 
     fn close(&self) -> StorageFuture<()> {
         self.submit(|reply| Command::Close { reply })
+    }
+
+    fn ended(&self) -> Ended {
+        let commands = self.commands.clone();
+        let [calls, log] = [&self.calls, &self.log.0].map(|calls| calls.0.clone());
+        Box::pin(async move {
+            tokio::select! {
+                () = commands.closed() => {}
+                () = calls.closed() => {}
+                () = log.closed() => {}
+            }
+        })
     }
 
     fn newest_rounds(&self, count: usize) -> Result<Vec<RoundRecord>, StorageError> {
@@ -229,15 +241,15 @@ impl Storage for PostgresStorage {
             while let Some(row) = next(&mut rows).await {
                 let row = row?;
                 members.push(Member {
-                    node_id: value(row.get(0), "a registration")?,
-                    challenge: value(row.get(1), "a registration")?,
+                    node_id: NodeId(value(row.get(0), "a registration")?),
+                    challenge: Challenge(value(row.get(1), "a registration")?),
                 });
             }
             Ok(members)
         })?)
     }
 
-    fn members(&self, round: u64) -> Result<Vec<[u8; 32]>, StorageError> {
+    fn members(&self, round: u64) -> Result<Vec<Challenge>, StorageError> {
         let registrations = self.registrations(round)?;
         Ok(registrations
             .into_iter()
@@ -304,7 +316,7 @@ impl Storage for PostgresStorage {
                         (&&proof.proof.root[..], Type::BYTEA),
                         (&proof.proof.proven_leaves.as_flattened(), Type::BYTEA),
                         (&proof.proof.proof_nodes.as_flattened(), Type::BYTEA),
-                        (&proof.members.as_flattened(), Type::BYTEA),
+                        (&Challenge::concat(&proof.members), Type::BYTEA),
                         (&checksum, Type::INT8),
                     ],
                 )
@@ -497,7 +509,7 @@ impl Storage for PostgresStorage {
             let published = client
                 .query_typed_opt(query, &[(&number, Type::INT8)])
                 .await?;
-            let members = published.map(|row| list(row.get(0))).transpose()?;
+            let members = published.map(|row| challenges(row.get(0))).transpose()?;
             Ok(Some((leaves, proof, statement, members)))
         })?;
         let Some((leaves, proof, statement, published)) = found else {
@@ -614,6 +626,10 @@ pub(super) fn list(bytes: &[u8]) -> Result<Vec<Node>, Fault> {
     }
 }
 
+fn challenges(bytes: &[u8]) -> Result<Vec<Challenge>, Fault> {
+    Challenge::split(bytes).ok_or(Fault::Damaged("a proof"))
+}
+
 async fn read_proof(client: &Client, round: i64) -> Result<Option<PublishedProof>, Fault> {
     let row = client
         .query_typed_opt(
@@ -633,7 +649,7 @@ async fn read_proof(client: &Client, round: i64) -> Result<Option<PublishedProof
             proven_leaves: list(row.get(3))?,
             proof_nodes: list(row.get(4))?,
         },
-        members: list(row.get(5))?,
+        members: challenges(row.get(5))?,
         odd_members: Vec::new(),
     };
     let odd = client

@@ -12,7 +12,7 @@ use poet_proto::schedule::Schedule;
 use poet_rounds::{
     clock::Clock,
     counters::Counters,
-    storage::{Member, Registered, Setting},
+    storage::{Challenge, Member, NodeId, Registered, Setting},
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_postgres::{Client, types::Type};
@@ -59,8 +59,8 @@ pub(super) enum Command {
 struct Batch {
     round: i64,
     max_members: i64,
-    nodes: Vec<[u8; 32]>,
-    challenges: Vec<[u8; 32]>,
+    nodes: Vec<NodeId>,
+    challenges: Vec<Challenge>,
     replies: Vec<Reply<Registered>>,
 }
 
@@ -142,8 +142,11 @@ impl Writer {
             return;
         };
         let start = Instant::now();
-        let nodes: Vec<&[u8]> = nodes.iter().map(|node| &node[..]).collect();
-        let challenges: Vec<&[u8]> = challenges.iter().map(|challenge| &challenge[..]).collect();
+        let nodes: Vec<&[u8]> = nodes.iter().map(|node| &node.0[..]).collect();
+        let challenges: Vec<&[u8]> = challenges
+            .iter()
+            .map(|challenge| &challenge.0[..])
+            .collect();
         let stored = self
             .link
             .run(PATIENCE, async |client: &mut Client| {

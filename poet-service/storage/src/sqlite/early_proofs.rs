@@ -122,7 +122,7 @@ mod tests {
 
     use poet_engine::{SubtreeHeight, membership};
     use poet_proto::messages::PublishedProof;
-    use poet_rounds::storage::{Execution, Member};
+    use poet_rounds::storage::{Challenge, Execution, Member, NodeId};
 
     use super::*;
     use crate::SqliteStorage;
@@ -145,12 +145,12 @@ mod tests {
         // Not in the order of their ids.
         for node in [2, 1] {
             let member = Member {
-                node_id: [node; 32],
-                challenge: [10 * node; 32],
+                node_id: NodeId([node; 32]),
+                challenge: Challenge([10 * node; 32]),
             };
             wait(storage.register(7, member, 10)).unwrap();
         }
-        let members = vec![[10; 32], [20; 32]];
+        let members = vec![Challenge([10; 32]), Challenge([20; 32])];
         let execution = Execution {
             statement: membership::root(&members),
             subtree_height: SubtreeHeight::new(3).unwrap(),

@@ -33,13 +33,13 @@ use std::{
     time::Duration,
 };
 
-use poet_engine::{Node, SubtreeHeight, membership};
+use poet_engine::{SubtreeHeight, membership};
 use poet_proto::messages::PublishedProof;
 use poet_rounds::{
     counters::Counters,
     storage::{
-        EarlyProofRecord, Execution, Member, PowChallenges, Registered, Removed, RoundRecord,
-        Setting, StorageFuture, UnfinishedRound,
+        Challenge, EarlyProofRecord, Ended, Execution, Member, NodeId, PowChallenges, Registered,
+        Removed, RoundRecord, Setting, StorageFuture, UnfinishedRound,
     },
 };
 use rusqlite::{
@@ -399,6 +399,11 @@ impl SqliteStorage {
         self.submit(|reply| Command::Close { reply })
     }
 
+    pub(crate) fn ended(&self) -> Ended {
+        let commands = self.commands.clone();
+        Box::pin(async move { commands.closed().await })
+    }
+
     /// As [`Storage::newest_rounds`](poet_rounds::storage::Storage::newest_rounds).
     ///
     /// # Errors
@@ -441,10 +446,10 @@ impl SqliteStorage {
         sorted_registrations(&lock(&self.patient_reader), round)
     }
 
-    pub(crate) fn is_member(&self, round: u64, node_id: &[u8; 32]) -> Result<bool, StorageError> {
+    pub(crate) fn is_member(&self, round: u64, node_id: NodeId) -> Result<bool, StorageError> {
         let mut found = false;
         each_registration(&lock(&self.patient_reader), key(round)?, |member| {
-            found |= member.node_id == *node_id;
+            found |= member.node_id == node_id;
         })?;
         Ok(found)
     }
@@ -457,7 +462,7 @@ impl SqliteStorage {
     ///
     /// # Errors
     /// When the database fails.
-    pub fn members(&self, round: u64) -> Result<Vec<[u8; 32]>, StorageError> {
+    pub fn members(&self, round: u64) -> Result<Vec<Challenge>, StorageError> {
         let registrations = sorted_registrations(&self.reader(), round)?;
         Ok(registrations
             .into_iter()
@@ -593,8 +598,8 @@ fn select_early_proof(
     let published: Option<Vec<u8>> = connection
         .query_row(query, [round], |row| row.get(0))
         .optional()?;
-    let members: Vec<Node> = match published {
-        Some(members) => members.as_chunks().0.to_vec(),
+    let members = match published {
+        Some(members) => Challenge::split(&members).ok_or(StorageError::Damaged("a proof"))?,
         None => {
             let members = sorted_registrations(connection, unsigned(round)?)?;
             members.iter().map(|member| member.challenge).collect()

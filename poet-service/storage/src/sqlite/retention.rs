@@ -92,7 +92,7 @@ mod tests {
 
     use poet_engine::{Proof, SubtreeHeight};
     use poet_proto::messages::PublishedProof;
-    use poet_rounds::storage::{Execution, Member};
+    use poet_rounds::storage::{Challenge, Execution, Member, NodeId};
 
     use super::*;
     use crate::{Imported, ImportedRound, SqliteStorage};
@@ -102,8 +102,8 @@ mod tests {
             let mut id = [7; 32];
             id[..8].copy_from_slice(&number.to_be_bytes());
             Member {
-                node_id: id,
-                challenge: id.map(|byte| !byte),
+                node_id: NodeId(id),
+                challenge: Challenge(id.map(|byte| !byte)),
             }
         };
         (0..count).map(member).collect()

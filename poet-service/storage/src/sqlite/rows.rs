@@ -2,7 +2,9 @@
 
 use poet_engine::{Node, Proof};
 use poet_proto::messages::PublishedProof;
-use poet_rounds::storage::{Member, PowChallenges, PublishedRecord, RoundRecord, Setting};
+use poet_rounds::storage::{
+    Challenge, Member, NodeId, PowChallenges, PublishedRecord, RoundRecord, Setting,
+};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
 use crate::{DatabaseError as StorageError, checksum::proof_checksum};
@@ -26,8 +28,8 @@ pub(super) fn insert_members(
         insert.execute(params![
             round,
             number,
-            member.node_id,
-            member.challenge,
+            member.node_id.0,
+            member.challenge.0,
             checksum
         ])?;
     }
@@ -99,7 +101,7 @@ pub(super) fn insert_proof(
             proof.proof.root,
             proof.proof.proven_leaves.as_flattened(),
             proof.proof.proof_nodes.as_flattened(),
-            proof.members.as_flattened(),
+            Challenge::concat(&proof.members),
             proof_checksum(round, proof),
         ],
     )?;
@@ -131,7 +133,8 @@ fn read_proof(row: &Row<'_>) -> Result<PublishedProof, StorageError> {
             proven_leaves: list(3)?,
             proof_nodes: list(4)?,
         },
-        members: list(5)?,
+        members: Challenge::split(row.get_ref(5)?.as_blob().map_err(rusqlite::Error::from)?)
+            .ok_or(StorageError::Damaged("a proof"))?,
         odd_members: Vec::new(),
     })
 }
@@ -230,8 +233,8 @@ pub(super) fn each_registration(
     while let Some(row) = rows.next()? {
         let (number, stored): (_, u32) = (row.get(0)?, row.get(3)?);
         let mut member = Member {
-            node_id: row.get(1)?,
-            challenge: row.get(2)?,
+            node_id: NodeId(row.get(1)?),
+            challenge: Challenge(row.get(2)?),
         };
         if checksum(round, number, &member) != stored {
             let known = restored(round, number, &member, stored);
@@ -254,8 +257,8 @@ pub(super) fn each_registration(
 pub(super) fn checksum(round: i64, number: i64, member: &Member) -> u32 {
     let place = [round.to_be_bytes(), number.to_be_bytes()];
     let crc = crc32c::crc32c(place.as_flattened());
-    let crc = crc32c::crc32c_append(crc, &member.node_id);
-    crc32c::crc32c_append(crc, &member.challenge)
+    let crc = crc32c::crc32c_append(crc, &member.node_id.0);
+    crc32c::crc32c_append(crc, &member.challenge.0)
 }
 
 /// What a registration was before one bit of it, or of its checksum, changed, if that is all.
@@ -266,8 +269,8 @@ pub(super) fn restored(round: i64, number: i64, member: &Member, stored: u32) ->
     let mut bits = (0..32).flat_map(|byte| (0..8).map(move |bit| (byte, 1 << bit)));
     bits.find_map(|(byte, bit)| {
         let (mut node, mut challenge) = (*member, *member);
-        node.node_id[byte] ^= bit;
-        challenge.challenge[byte] ^= bit;
+        node.node_id.0[byte] ^= bit;
+        challenge.challenge.0[byte] ^= bit;
         let fits = |member: &Member| checksum(round, number, member) == stored;
         [node, challenge].into_iter().find(fits)
     })

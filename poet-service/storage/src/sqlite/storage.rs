@@ -4,8 +4,8 @@ use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use poet_proto::messages::PublishedProof;
 use poet_rounds::storage::{
-    EarlyProofRecord, Execution, Member, PowChallenges, Registered, Removed, RoundRecord, Setting,
-    Storage, StorageError, StorageFuture, UnfinishedRound,
+    Challenge, EarlyProofRecord, Ended, Execution, Member, NodeId, PowChallenges, Registered,
+    Removed, RoundRecord, Setting, Storage, StorageError, StorageFuture, UnfinishedRound,
 };
 
 use super::SqliteStorage;
@@ -55,6 +55,10 @@ impl Storage for SqliteStorage {
         self.close()
     }
 
+    fn ended(&self) -> Ended {
+        self.ended()
+    }
+
     fn newest_rounds(&self, count: usize) -> Result<Vec<RoundRecord>, StorageError> {
         Ok(self.newest_rounds(count)?)
     }
@@ -67,7 +71,7 @@ impl Storage for SqliteStorage {
         Ok(self.registrations(round)?)
     }
 
-    fn is_member(&self, round: u64, node_id: &[u8; 32]) -> Result<bool, StorageError> {
+    fn is_member(&self, round: u64, node_id: NodeId) -> Result<bool, StorageError> {
         Ok(self.is_member(round, node_id)?)
     }
 
@@ -75,7 +79,7 @@ impl Storage for SqliteStorage {
         Ok(self.member_count(round)?)
     }
 
-    fn members(&self, round: u64) -> Result<Vec<[u8; 32]>, StorageError> {
+    fn members(&self, round: u64) -> Result<Vec<Challenge>, StorageError> {
         Ok(self.members(round)?)
     }
 

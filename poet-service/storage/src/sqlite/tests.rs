@@ -13,9 +13,13 @@ use super::{
 
 fn member(node: u8, challenge: u8) -> Member {
     Member {
-        node_id: [node; 32],
-        challenge: [challenge; 32],
+        node_id: NodeId([node; 32]),
+        challenge: Challenge([challenge; 32]),
     }
+}
+
+fn challenges(of: &[u8]) -> Vec<Challenge> {
+    of.iter().map(|byte| Challenge([*byte; 32])).collect()
 }
 
 fn wait<T>(future: impl Future<Output = T>) -> T {
@@ -32,7 +36,7 @@ fn open(folder: &tempfile::TempDir) -> SqliteStorage {
 fn sample_proof() -> PublishedProof {
     PublishedProof {
         statement: vec![9; 32],
-        members: vec![[1; 32], [2; 32]],
+        members: challenges(&[1, 2]),
         odd_members: vec![(1, vec![2; 40])],
         leaves: 1 << 40,
         proof: Proof {
@@ -50,7 +54,7 @@ fn one_bit_that_has_changed_is_known() {
     for bit in 0..512 {
         let mut changed = stored;
         let Member { node_id, challenge } = &mut changed;
-        [node_id, challenge][bit / 256][bit / 8 % 32] ^= 1 << (bit % 8);
+        [&mut node_id.0, &mut challenge.0][bit / 256][bit / 8 % 32] ^= 1 << (bit % 8);
         assert_ne!(checksum(5, 7, &changed), sum);
         assert_eq!(restored(5, 7, &changed, sum), Some(stored));
     }
@@ -183,7 +187,7 @@ fn registrations_of_a_failed_transaction_did_not_happen() {
             undo.apply(&mut writer.open);
         }
         let open = writer.open.as_ref();
-        let mut members: Vec<_> = open.unwrap().members.keys().map(|id| id[0]).collect();
+        let mut members: Vec<_> = open.unwrap().members.keys().map(|id| id.0[0]).collect();
         members.sort_unstable();
         (done.is_ok(), open.unwrap().round, members)
     };
@@ -204,8 +208,8 @@ fn registrations_of_a_failed_transaction_did_not_happen() {
     assert_eq!(commit(batch), (true, 5, vec![9]));
     drop(writer);
     let storage = SqliteStorage::open(&path, 100, Arc::new(())).unwrap();
-    assert_eq!(storage.members(4).unwrap(), [[1; 32], [2; 32], [3; 32]]);
-    assert_eq!(storage.members(5).unwrap(), [[9; 32]]);
+    assert_eq!(storage.members(4).unwrap(), challenges(&[1, 2, 3]));
+    assert_eq!(storage.members(5).unwrap(), challenges(&[9]));
 }
 
 fn sizes(folder: &tempfile::TempDir) -> (u64, u64) {
@@ -329,7 +333,7 @@ fn a_database_that_is_removed_is_written_again() {
             wait(storage.register(3, member(2, 2), 9)).unwrap(),
             Registered::New
         );
-        assert_eq!(storage.members(3).unwrap(), [[1; 32], [2; 32]]);
+        assert_eq!(storage.members(3).unwrap(), challenges(&[1, 2]));
         assert_eq!(
             wait(storage.register(3, member(1, 1), 9)).unwrap(),
             Registered::Already
@@ -339,7 +343,7 @@ fn a_database_that_is_removed_is_written_again() {
         for name in names {
             fs::copy(folder.path().join(name), crashed.path().join(name)).unwrap();
         }
-        assert_eq!(open(&crashed).members(3).unwrap(), [[1; 32], [2; 32]]);
+        assert_eq!(open(&crashed).members(3).unwrap(), challenges(&[1, 2]));
         assert_eq!(
             fs::read_dir(folder.path()).unwrap().count(),
             3,
@@ -443,4 +447,21 @@ fn the_database_is_private() {
         let mode = entry.metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o077, 0, "{:?}", entry.path());
     }
+}
+
+/// Whatever ends its thread, everybody is told, and nobody waits for ever.
+#[test]
+fn a_writer_that_ends_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let storage = open(&folder);
+    wait(storage.open_round(0)).unwrap();
+    let mut ended = storage.ended();
+    let mut looked = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(ended.as_mut().poll(&mut looked).is_pending());
+    let written = storage.write(|_| panic!("on purpose"));
+    assert!(matches!(written, Err(StorageError::Stopped)));
+    wait(ended);
+    let registered = wait(storage.register(0, member(1, 1), u64::MAX));
+    assert!(registered.is_err());
+    assert!(wait(storage.probe()).is_err());
 }

@@ -16,7 +16,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use jiff::Timestamp;
+use poet_rounds::clock::{Clock as _, SystemClock};
 
 use crate::DatabaseError as StorageError;
 
@@ -79,7 +79,7 @@ pub fn keep_damaged_log(database: &Path) -> Result<Option<PathBuf>, StorageError
     let mut kept = log.clone().into_os_string();
     kept.push(format!(
         ".damaged-{}",
-        Timestamp::now().strftime("%Y%m%dT%H%M%SZ")
+        SystemClock.now().strftime("%Y%m%dT%H%M%SZ")
     ));
     let kept = PathBuf::from(kept);
     fs::copy(&log, &kept)?;

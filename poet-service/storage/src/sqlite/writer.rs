@@ -9,11 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jiff::Timestamp;
 use poet_files::sync_directory;
 use poet_rounds::{
+    clock::{Clock as _, SystemClock},
     counters::Counters,
-    storage::{Member, Registered, Setting},
+    storage::{Challenge, Member, NodeId, Registered, Setting},
 };
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use tokio::sync::{mpsc, oneshot};
@@ -94,14 +94,14 @@ fn result<T>(durable: bool, value: T) -> Result<T, StorageError> {
 pub(super) struct OpenMembers {
     pub(super) round: u64,
     /// Challenges by node id.
-    pub(super) members: HashMap<[u8; 32], [u8; 32]>,
+    pub(super) members: HashMap<NodeId, Challenge>,
 }
 
 /// How to undo in memory what a transaction did that failed.
 #[derive(Default)]
 pub(super) struct Undo {
     /// New members of the round that was open at first.
-    added: Vec<[u8; 32]>,
+    added: Vec<NodeId>,
     /// That round, where another one was opened since.
     closed: Option<OpenMembers>,
     /// Whether another one was opened.
@@ -412,7 +412,7 @@ impl Writer {
         if let Some(kept) = &self.kept {
             return Ok(kept.clone());
         }
-        let time = Timestamp::now().strftime(".kept-%Y%m%dT%H%M%SZ");
+        let time = SystemClock.now().strftime(".kept-%Y%m%dT%H%M%SZ");
         let kept = with_suffix(&self.place.database, &time.to_string());
         self.copy_to(&kept)?;
         self.kept = Some(kept.clone());
@@ -535,8 +535,8 @@ fn register(
                 .execute(params![
                     round,
                     number,
-                    member.node_id,
-                    member.challenge,
+                    member.node_id.0,
+                    member.challenge.0,
                     checksum(round, number, member)
                 ])?;
             free.insert(member.challenge);

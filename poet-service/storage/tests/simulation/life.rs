@@ -23,7 +23,7 @@ use poet_rounds::{
     publish::{ProofId, Publish},
     registration::{Registration, RegistrationError, Rules},
     schedule::Schedule,
-    storage::{Member, Storage, StorageError},
+    storage::{Challenge, Member, NodeId, Storage, StorageError},
     worker::{AuditMode, Audits},
 };
 use tokio::time::Instant;
@@ -102,6 +102,11 @@ impl Plan {
             early_cycle_gaps.extend([longer(), longer()]);
             early_cycle_gaps.dedup();
         }
+        // Shorter than a round, or longer than several.
+        let clock_leap_patience = match seed % 8 {
+            7 => millis(u64::from(apart.below(60_000))),
+            _ => Duration::ZERO,
+        };
         Self {
             rounds,
             leaves_per_second: leaves / seconds + 1,
@@ -129,7 +134,7 @@ impl Plan {
                 },
                 // The server's key is always the same.
                 private_key: Some(PrivateKey::from_bytes(&key).unwrap()),
-                clock_leap_patience: Duration::ZERO,
+                clock_leap_patience,
                 worker: WorkerMode::On,
                 cluster: ClusterConfig {
                     name: "alone".to_owned(),
@@ -298,6 +303,9 @@ pub(crate) fn live(
     }
 }
 
+/// How long a leap of its clock must last.
+pub(crate) const CALM_PATIENCE: Duration = Duration::from_secs(300);
+
 /// A process without trouble, in a round of twenty minutes, for a look at what is told of its work.
 pub(crate) fn calm_round(look: impl AsyncFnOnce(&Arc<World>, &Rounds)) {
     notice_panics();
@@ -305,6 +313,7 @@ pub(crate) fn calm_round(look: impl AsyncFnOnce(&Arc<World>, &Rounds)) {
     plan.config.epoch_duration = Duration::from_secs(1200);
     plan.config.phase_shift = Duration::from_secs(10);
     plan.config.cycle_gap = Duration::ZERO;
+    plan.config.clock_leap_patience = CALM_PATIENCE;
     plan.leaves_per_second = 100;
     let config = &plan.config;
     let (epoch, shift) = (config.epoch_duration, config.phase_shift);
@@ -325,6 +334,7 @@ pub(crate) fn calm_round(look: impl AsyncFnOnce(&Arc<World>, &Rounds)) {
         };
         let behind = Arc::<Mutex<Tables>>::default().open();
         world.state().oracle.truth = Some(Arc::clone(&behind));
+        world.state().oracle.patience = CALM_PATIENCE;
         world.boot(None);
         let process = life.start(behind).await.unwrap();
         tokio::time::sleep(shift + Duration::from_secs(1)).await;
@@ -579,8 +589,8 @@ impl Life {
         };
         let number = world.below(48);
         let fresh = || Member {
-            node_id: node(number).verifying_key().to_bytes(),
-            challenge: world.state().rng.bytes(),
+            node_id: NodeId(node(number).verifying_key().to_bytes()),
+            challenge: Challenge(world.state().rng.bytes()),
         };
         let member = match (kind, recent) {
             // The same again, or another challenge of the same node.
@@ -697,6 +707,7 @@ impl Life {
         let newest = storage.newest_rounds(1).unwrap()[0].round;
         let now = poet_rounds::clock::Clock::now(&clock);
         world.jump(schedule.end(newest).duration_since(now) + SignedDuration::from_millis(1));
+        tokio::time::sleep(self.plan.config.clock_leap_patience).await;
         let mut left = PATIENCE;
         let mut before = usize::MAX;
         let late = loop {
@@ -754,21 +765,21 @@ fn request(
     let keys = (0..48).map(node);
     let key = keys
         .into_iter()
-        .find(|key| key.verifying_key().to_bytes() == node_id)
+        .find(|key| key.verifying_key().to_bytes() == node_id.0)
         .unwrap();
     let mut signature = key
-        .sign(&[&prefix[..], &challenge].concat())
+        .sign(&[&prefix[..], &challenge.0].concat())
         .to_bytes()
         .to_vec();
     if spoilt {
         signature[0] ^= 1;
     }
     SubmitRequest {
-        nonce: pow::solve(params, &node_id, &challenge).unwrap(),
+        nonce: pow::solve(params, node_id, &challenge.0).unwrap(),
         pow_params: params.clone(),
         prefix: prefix.to_vec(),
-        challenge: challenge.to_vec(),
-        pubkey: node_id.to_vec(),
+        challenge: challenge.0.to_vec(),
+        pubkey: node_id.0.to_vec(),
         signature,
         deadline,
         ..SubmitRequest::default()
@@ -801,7 +812,7 @@ impl Asked {
         let answer = registration.submit(&gap, request).await;
         world.note(format_args!(
             "{:02x?} is answered {answer:?}",
-            &self.member.node_id[..2]
+            &self.member.node_id.0[..2]
         ));
         let event = match &answer {
             Ok(Submitted {

@@ -40,7 +40,8 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use life::{Durable, Record, live};
+use jiff::SignedDuration;
+use life::{CALM_PATIENCE, Durable, Record, live};
 use memory::Tables;
 use world::{Event, WorldClock};
 
@@ -182,6 +183,41 @@ fn a_sustained_drop_of_the_rate_is_told() {
         assert!(rate_after(3).await.slow);
         world.state().faults.half_speed = false;
         assert!(!rate_after(5).await.slow);
+    });
+}
+
+/// Over the end of the round that is worked on, and of those that come next.
+#[test]
+fn a_clock_that_leaps_for_a_while_ends_nothing() {
+    life::calm_round(async |world, rounds| {
+        let hour = SignedDuration::from_hours(1);
+        let state = || {
+            let executing = rounds.worker().executing().map(|executing| executing.round);
+            (executing, rounds.registration().open_round().round)
+        };
+        let leaves = || {
+            let executing = rounds.worker().executing().unwrap();
+            executing.leaves.load(Relaxed)
+        };
+        assert_eq!(state(), (Some(0), 1));
+        for by in [hour, -hour] {
+            world.jump(by);
+            for _ in 0..3 {
+                let before = leaves();
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                assert_eq!(state(), (Some(0), 1));
+                assert!(leaves() >= before + 80);
+            }
+        }
+        // What lasts is believed, and not before its time.
+        world.jump(hour);
+        tokio::time::sleep(CALM_PATIENCE - Duration::from_secs(1)).await;
+        assert_eq!(state(), (Some(0), 1));
+        assert_eq!(world.all_published_count(), 0);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let (_, open) = state();
+        assert_eq!(open, 4);
+        assert!(world.all_published().contains_key(&0));
     });
 }
 

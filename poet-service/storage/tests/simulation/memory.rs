@@ -9,8 +9,9 @@ use std::{
 
 use poet_proto::messages::PublishedProof;
 use poet_rounds::storage::{
-    EarlyProofRecord, Execution, Member, PowChallenges, PublishedRecord, Registered, Removed,
-    RoundRecord, Setting, Storage, StorageError, StorageFuture, UnfinishedRound,
+    Challenge, EarlyProofRecord, Execution, Member, NodeId, PowChallenges, PublishedRecord,
+    Registered, Removed, RoundRecord, Setting, Storage, StorageError, StorageFuture,
+    UnfinishedRound,
 };
 
 /// What outlives a process.
@@ -19,7 +20,7 @@ pub(crate) struct Tables {
     settings: Vec<(Setting, Vec<u8>)>,
     pow: Option<PowChallenges>,
     rounds: BTreeMap<u64, Option<Execution>>,
-    registrations: BTreeMap<u64, BTreeMap<[u8; 32], [u8; 32]>>,
+    registrations: BTreeMap<u64, BTreeMap<NodeId, Challenge>>,
     proofs: BTreeMap<u64, Arc<PublishedProof>>,
     early_proofs: BTreeMap<(u64, Duration), Arc<PublishedProof>>,
     unfinished: BTreeSet<u64>,
@@ -158,23 +159,23 @@ impl Storage for MemoryStorage {
         Ok(execution.map(|execution| tables.record(round, execution.as_ref())))
     }
 
-    fn is_member(&self, round: u64, node_id: &[u8; 32]) -> Result<bool, StorageError> {
+    fn is_member(&self, round: u64, node_id: NodeId) -> Result<bool, StorageError> {
         let tables = self.tables();
         let members = tables.registrations.get(&round);
-        Ok(members.is_some_and(|members| members.contains_key(node_id)))
+        Ok(members.is_some_and(|members| members.contains_key(&node_id)))
     }
 
     fn registrations(&self, round: u64) -> Result<Vec<Member>, StorageError> {
         let tables = self.tables();
         let members = tables.registrations.get(&round).into_iter().flatten();
-        let member = |(node_id, challenge): (&[u8; 32], &[u8; 32])| Member {
+        let member = |(node_id, challenge): (&NodeId, &Challenge)| Member {
             node_id: *node_id,
             challenge: *challenge,
         };
         Ok(members.map(member).collect())
     }
 
-    fn members(&self, round: u64) -> Result<Vec<[u8; 32]>, StorageError> {
+    fn members(&self, round: u64) -> Result<Vec<Challenge>, StorageError> {
         let tables = self.tables();
         let members = tables.registrations.get(&round);
         Ok(members

@@ -11,8 +11,8 @@ use std::{
 
 use poet_proto::messages::PublishedProof;
 use poet_rounds::storage::{
-    EarlyProofRecord, Execution, Member, PowChallenges, Registered, Removed, RoundRecord, Setting,
-    Storage, StorageError, StorageFuture, UnfinishedRound,
+    Challenge, EarlyProofRecord, Execution, Member, NodeId, PowChallenges, Registered, Removed,
+    RoundRecord, Setting, Storage, StorageError, StorageFuture, UnfinishedRound,
 };
 use poet_storage::SqliteStorage;
 
@@ -106,7 +106,7 @@ impl Storage for Waiting {
         self.0.round(round)
     }
 
-    fn is_member(&self, round: u64, node_id: &[u8; 32]) -> Result<bool, StorageError> {
+    fn is_member(&self, round: u64, node_id: NodeId) -> Result<bool, StorageError> {
         self.0.is_member(round, node_id)
     }
 
@@ -114,7 +114,7 @@ impl Storage for Waiting {
         self.0.registrations(round)
     }
 
-    fn members(&self, round: u64) -> Result<Vec<[u8; 32]>, StorageError> {
+    fn members(&self, round: u64) -> Result<Vec<Challenge>, StorageError> {
         self.0.members(round)
     }
 

@@ -12,8 +12,8 @@ use std::{
 
 use poet_proto::messages::PublishedProof;
 use poet_rounds::storage::{
-    EarlyProofRecord, Execution, Member, PowChallenges, Registered, Removed, RoundRecord, Setting,
-    Storage, StorageError, StorageFuture, UnfinishedRound,
+    Challenge, EarlyProofRecord, Execution, Member, NodeId, PowChallenges, Registered, Removed,
+    RoundRecord, Setting, Storage, StorageError, StorageFuture, UnfinishedRound,
 };
 use tokio::sync::{Notify, oneshot};
 
@@ -49,7 +49,7 @@ enum Outcome {
 impl Command {
     /// Concurrent registrations have no order. Which of several waiting tasks tokio wakes first
     /// differs between two runs, so they are given one.
-    fn order(&self) -> Option<(u64, [u8; 32], [u8; 32])> {
+    fn order(&self) -> Option<(u64, NodeId, Challenge)> {
         match self {
             Self::Register(round, member, _) => Some((*round, member.node_id, member.challenge)),
             _ => None,
@@ -60,7 +60,7 @@ impl Command {
         match self {
             Self::OpenRound(round) => format!("open {round}"),
             Self::Register(round, member, _) => {
-                format!("register {:02x?} for {round}", &member.node_id[..2])
+                format!("register {:02x?} for {round}", &member.node_id.0[..2])
             }
             Self::Probe => "probe".to_owned(),
             Self::Setting(setting, _) => format!("store {setting:?}"),
@@ -348,7 +348,7 @@ impl Storage for FaultyStorage {
         self.read("a round", |storage| storage.round(round))
     }
 
-    fn is_member(&self, round: u64, node_id: &[u8; 32]) -> Result<bool, StorageError> {
+    fn is_member(&self, round: u64, node_id: NodeId) -> Result<bool, StorageError> {
         self.read("a registration", |storage| {
             storage.is_member(round, node_id)
         })
@@ -358,7 +358,7 @@ impl Storage for FaultyStorage {
         self.read("registrations", |storage| storage.registrations(round))
     }
 
-    fn members(&self, round: u64) -> Result<Vec<[u8; 32]>, StorageError> {
+    fn members(&self, round: u64) -> Result<Vec<Challenge>, StorageError> {
         self.read("members", |storage| storage.members(round))
     }
 

@@ -16,7 +16,7 @@ use poet_proto::messages::PublishedProof;
 use poet_rounds::{
     clock::Clock,
     schedule::Schedule,
-    storage::{Execution, Member, Storage},
+    storage::{Challenge, Execution, Member, NodeId, Storage},
 };
 use tokio::{sync::Notify, time::Instant};
 
@@ -164,9 +164,9 @@ pub(crate) struct Oracle {
     /// The storage behind all faults.
     pub(crate) truth: Option<Arc<dyn Storage>>,
     /// Registrations that were answered with yes.
-    acknowledged: BTreeMap<u64, BTreeMap<[u8; 32], [u8; 32]>>,
+    acknowledged: BTreeMap<u64, BTreeMap<NodeId, Challenge>>,
     /// Challenges that somebody asked to register, and for which node.
-    asked: BTreeMap<[u8; 32], [u8; 32]>,
+    asked: BTreeMap<Challenge, NodeId>,
     published: BTreeMap<u64, Arc<PublishedProof>>,
     published_early: BTreeMap<(u64, Duration), Arc<PublishedProof>>,
     /// The longer cycle gaps for which there are proofs.
@@ -452,6 +452,12 @@ impl World {
         let allowed = {
             let mut state = self.state();
             if state.crashed || state.faults.slow || state.trouble.elapsed() < QUIET {
+                return;
+            }
+            // Whether a jump of that time is believed depends on those before it.
+            let jumped = state.oracle.unbelieved;
+            let patience = state.oracle.patience + QUIET;
+            if jumped.is_some_and(|(_, since)| since.elapsed() < patience) {
                 return;
             }
             let now = state.now();

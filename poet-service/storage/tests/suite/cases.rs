@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use poet_engine::{Proof, SubtreeHeight, membership};
 use poet_proto::messages::PublishedProof;
 use poet_rounds::storage::{
-    EarlyProofRecord, Execution, Member, PowChallenges, PublishedRecord, Registered, Removed,
-    RoundRecord, Setting, Storage, UnfinishedRound,
+    Challenge, EarlyProofRecord, Execution, Member, NodeId, PowChallenges, PublishedRecord,
+    Registered, Removed, RoundRecord, Setting, Storage, UnfinishedRound,
 };
 
 /// A storage that can be opened more than once, one after the other.
@@ -25,15 +25,19 @@ pub(crate) fn member(node: u32, challenge: u8) -> Member {
     let mut node_id = [7; 32];
     node_id[..4].copy_from_slice(&node.to_be_bytes());
     Member {
-        node_id,
-        challenge: [challenge; 32],
+        node_id: NodeId(node_id),
+        challenge: Challenge([challenge; 32]),
     }
+}
+
+fn challenges_of(members: &[u8]) -> Vec<Challenge> {
+    members.iter().map(|byte| Challenge([*byte; 32])).collect()
 }
 
 pub(crate) fn sample_proof(root: u8) -> PublishedProof {
     PublishedProof {
         statement: vec![9; 32],
-        members: vec![[1; 32], [2; 32]],
+        members: challenges_of(&[1, 2]),
         odd_members: vec![(1, vec![2; 40])],
         leaves: 1 << 40,
         proof: Proof {
@@ -86,7 +90,7 @@ fn registrations_follow_the_rules(database: &dyn Database) {
     assert_eq!(register(4, member(3, 30)), Registered::New);
     assert_eq!(register(4, member(4, 40)), Registered::Full);
     assert_eq!(register(4, member(1, 10)), Registered::Full);
-    assert_eq!(storage.members(4).unwrap(), [[10; 32], [20; 32], [30; 32]]);
+    assert_eq!(storage.members(4).unwrap(), challenges_of(&[10, 20, 30]));
     assert_eq!(
         storage.registrations(4).unwrap(),
         [member(1, 10), member(2, 20), member(3, 30)]
@@ -133,7 +137,7 @@ fn many_at_once_are_all_answered(database: &dyn Database) {
         }
         assert_eq!(found, [200; 3]);
     });
-    assert_eq!(storage.members(0).unwrap(), [[7; 32]; 200]);
+    assert_eq!(storage.members(0).unwrap(), [Challenge([7; 32]); 200]);
     assert_eq!(storage.member_count(0).unwrap(), 200);
 }
 
@@ -186,7 +190,7 @@ fn a_rounds_life_is_remembered(database: &dyn Database) {
     assert_eq!(rotated, challenges(3, Some(8)));
     wait(storage.open_round(8)).unwrap();
     // An empty proof is no challenge.
-    let empty = PublishedProof::empty(vec![1; 32], vec![[4; 32]]);
+    let empty = PublishedProof::empty(vec![1; 32], challenges_of(&[4]));
     assert_eq!(
         storage.publish(8, Arc::new(empty.clone())).unwrap(),
         rotated
@@ -279,7 +283,7 @@ fn a_round_has_a_proof_for_each_gap(database: &dyn Database) {
     for (node, challenge) in [(2, 20), (1, 10)] {
         wait(storage.register(7, member(node, challenge), 10)).unwrap();
     }
-    let members = vec![[10; 32], [20; 32]];
+    let members = challenges_of(&[10, 20]);
     let statement = membership::root(&members);
     storage.settle_round(7, &execution(&statement)).unwrap();
     let proof = |leaves| PublishedProof {

@@ -3,9 +3,9 @@
 use std::{sync::Arc, thread, time::Duration};
 
 use poet_engine::Node;
-use poet_rounds::{
+use poet_rounds::storage::{
+    Storage as _,
     shared_log::{Appended, Server, SharedLog},
-    storage::Storage as _,
 };
 
 use crate::{

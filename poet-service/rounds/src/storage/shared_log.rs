@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use poet_engine::Node;
 
-use crate::storage::StorageError;
+use super::StorageError;
 
 /// Where servers share the logs of rounds. All methods may block, for seconds at most, and whatever they
 /// do can be done again when the answer was lost.
