@@ -34,7 +34,6 @@ use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-        mpsc::Receiver,
     },
     thread,
     time::Duration,
@@ -42,8 +41,8 @@ use std::{
 
 use jiff::Timestamp;
 use poet_engine::{
-    LogError, LogRead as _, MAX_THREADS, Node, Proof, ProveError, ProveProgress, T, TICK_LEAVES,
-    Tree, VerifyError, Work, audit::AuditError,
+    LogError, LogRead as _, MAX_THREADS, Proof, ProveError, ProveProgress, T, TICK_LEAVES, Tree,
+    VerifyError, Work, audit::AuditError,
 };
 use tokio::sync::Notify;
 
@@ -415,8 +414,8 @@ impl<H: Hashing> Worker<H> {
             self.await_first_look(part).await;
         }
         loop {
-            let (stretch, entries) = match &part {
-                None => (Stretch::Alone, None),
+            let stretch = match &part {
+                None => Stretch::Alone,
                 Some(part) if part.is_published() => {
                     return self.published_elsewhere(job, tree, log);
                 }
@@ -427,9 +426,7 @@ impl<H: Hashing> Worker<H> {
                     blocking(|| self.next_stretch(job, part, &mut role, &mut tree, &mut log))?
                 }
             };
-            let hashed = self
-                .hash(job, tree, log, &mut aside, stretch, entries)
-                .await;
+            let hashed = self.hash(job, tree, log, &mut aside, stretch).await;
             if let (Err(error), true) = (&hashed, self.handle.stopping()) {
                 tracing::warn!(
                     round = job.round,
@@ -559,7 +556,7 @@ impl<H: Hashing> Worker<H> {
     }
 
     /// Adds leaves until the end of the round, until the worker is to stop, or until it is another
-    /// server's turn; or adds what another server makes, which comes from `entries`.
+    /// server's turn; or adds what another server makes.
     async fn hash(
         &self,
         job: &Job,
@@ -567,14 +564,13 @@ impl<H: Hashing> Worker<H> {
         log: H::Log,
         aside: &mut Aside<'_>,
         mut stretch: Stretch<'_>,
-        entries: Option<Receiver<Vec<Node>>>,
     ) -> Result<(Tree, H::Log), WorkError> {
         let members = blocking(|| self.storage.member_count(job.round))?;
         let now = self.clock.monotonic();
         let started = (now, tree.leaves());
         let durable = Arc::new(Mutex::new(now));
         let rate = Arc::default();
-        let mut running = match entries {
+        let mut running = match stretch.take_entries() {
             None => self.hashing.start(job, tree, log)?,
             Some(entries) => self.hashing.follow(job, tree, log, entries)?,
         };

@@ -37,6 +37,14 @@ impl Stretch<'_> {
         matches!(self, Self::Follows(..))
     }
 
+    /// Where entries come from, if they are another server's.
+    pub(super) fn take_entries(&mut self) -> Option<Receiver<Vec<Node>>> {
+        match self {
+            Self::Follows(_, feed) => feed.receiver.take(),
+            _ => None,
+        }
+    }
+
     pub(super) fn begin(&self, view: LogView) {
         match self {
             Self::Alone => {}
@@ -108,8 +116,8 @@ impl<H: Hashing> Worker<H> {
         }
     }
 
-    /// What this server, which was `role` before, does next; and where entries come from, if it follows.
-    /// The tree then has no leaves that the log does not stand for.
+    /// What this server, which was `role` before, does next. If it follows, the tree has no leaves any more
+    /// that the log does not stand for.
     pub(super) fn next_stretch<'a>(
         &self,
         job: &Job,
@@ -117,7 +125,7 @@ impl<H: Hashing> Worker<H> {
         role: &mut Role,
         tree: &mut Tree,
         log: &mut H::Log,
-    ) -> Result<(Stretch<'a>, Option<Receiver<Vec<Node>>>), WorkError> {
+    ) -> Result<Stretch<'a>, WorkError> {
         let (entries, before) = (log.entries(), *role);
         *role = part.role(entries, before);
         let others = part.seen().unwrap_or_default();
@@ -131,7 +139,7 @@ impl<H: Hashing> Worker<H> {
                 worker,
                 "this server works"
             );
-            return Ok((Stretch::Works(part), None));
+            return Ok(Stretch::Works(part));
         }
         tracing::info!(
             round = job.round,
@@ -154,10 +162,11 @@ impl<H: Hashing> Worker<H> {
         };
         let feed = Feed {
             sender,
+            receiver: Some(receiver),
             entries,
             last,
         };
-        Ok((Stretch::Follows(part, feed), Some(receiver)))
+        Ok(Stretch::Follows(part, feed))
     }
 
     /// After an entry of the shared log was not this server's: makes it once more. Whichever was wrong goes

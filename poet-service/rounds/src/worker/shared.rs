@@ -10,7 +10,7 @@ use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
-        mpsc::{SyncSender, TrySendError},
+        mpsc::{Receiver, SyncSender, TrySendError},
     },
     thread,
     time::Duration,
@@ -160,6 +160,8 @@ struct State {
 /// What follows a shared log.
 pub(super) struct Feed {
     pub(super) sender: SyncSender<Vec<Node>>,
+    /// For the one who appends them, until it has it.
+    pub(super) receiver: Option<Receiver<Vec<Node>>>,
     /// Entries that are copied, and the last of them.
     pub(super) entries: u64,
     pub(super) last: Option<Node>,
