@@ -40,7 +40,7 @@ use crate::{
     schedule::{Schedule, ScheduleError},
     steady::SteadyClock,
     storage::{Execution, PowChallenges, Setting, Storage, StorageError, UnfinishedRound},
-    worker::{Cluster, Hashing, Job, Worker, WorkerHandle},
+    worker::{Cluster, Hashing, Job, Standing, Worker, WorkerHandle},
 };
 
 /// What no clock shows that was ever set, and times that no schedule can go beyond.
@@ -186,6 +186,7 @@ impl Rounds {
         };
         let handle = worker.handle().clone();
         let shared = storage.shared();
+        let log_storage = Arc::clone(&storage);
         let (stop, stopped) = watch::channel(false);
         let rounds = Keeper {
             registration: Arc::clone(&registration),
@@ -200,7 +201,9 @@ impl Rounds {
         };
         let parts = Supervisor::new();
         if shared {
-            let others = look_at_others(Arc::clone(&registration), stopped);
+            // Whoever takes part in the work sees how it stands by itself.
+            let watched = (config.worker == WorkerMode::Off).then(|| handle.clone());
+            let others = look_at_others(Arc::clone(&registration), log_storage, watched, stopped);
             parts
                 .spawn_thread("others", others)
                 .map_err(RecoveryError::Threads)?;
@@ -375,16 +378,51 @@ fn remove_old_logs(hashing: &impl Hashing, storage: &dyn Storage) -> Result<(), 
 }
 
 /// Keeps up with what other servers of the same storage do, until the server ends.
-async fn look_at_others(registration: Arc<Registration>, mut stopped: watch::Receiver<bool>) {
+async fn look_at_others(
+    registration: Arc<Registration>,
+    storage: Arc<dyn Storage>,
+    watched: Option<WorkerHandle>,
+    mut stopped: watch::Receiver<bool>,
+) {
     while tokio::time::timeout(OTHERS_INTERVAL, stopped.wait_for(|stop| *stop))
         .await
         .is_err()
     {
         // The storage logs why it fails.
-        if let Err(error) = blocking(|| registration.look_at_storage()) {
+        let looked = blocking(|| {
+            registration.look_at_storage()?;
+            if let Some(handle) = &watched {
+                handle.set_standing(standing(&registration, &*storage)?);
+            }
+            Ok::<_, StorageError>(())
+        });
+        if let Err(error) = looked {
             tracing::debug!(%error, "cannot look at what other servers do");
         }
     }
+}
+
+/// How the round stands that other servers work on, if there is one.
+fn standing(
+    registration: &Registration,
+    storage: &dyn Storage,
+) -> Result<Option<Standing>, StorageError> {
+    let Some(log) = storage.shared_log() else {
+        return Ok(None);
+    };
+    let open = registration.open_round().round;
+    let mut unfinished = storage.unfinished_rounds()?.into_iter().rev();
+    let at_work = unfinished.find(|unfinished| unfinished.round < open);
+    let Some((round, execution)) = at_work.and_then(|found| Some((found.round, found.execution?)))
+    else {
+        return Ok(None);
+    };
+    Ok(Some(Standing {
+        round,
+        subtree_height: execution.subtree_height.get(),
+        own: None,
+        seen: log.look(round, None)?,
+    }))
 }
 
 /// Takes rounds from open to working.

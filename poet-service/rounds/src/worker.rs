@@ -26,6 +26,7 @@ mod follow;
 mod hashing;
 mod proof;
 mod shared;
+mod standing;
 
 use std::{
     collections::VecDeque,
@@ -48,6 +49,7 @@ use tokio::sync::Notify;
 
 pub use self::aside::{Rehearsal, RehearsalError};
 pub(crate) use self::shared::Cluster;
+pub use self::standing::Standing;
 use self::{
     aside::{Aside, Rehearsals},
     follow::Stretch,
@@ -110,11 +112,17 @@ pub struct Executing {
     pub durable: Arc<Mutex<Duration>>,
     /// How fast it goes.
     pub rate: Arc<Mutex<Rate>>,
+    /// How fast the server works that this one follows, if it follows one.
+    pub followed: Arc<Mutex<Option<f64>>>,
 }
 
 impl Executing {
     /// The speed of the work since it was begun.
     pub fn leaves_per_second(&self, clock: &dyn Clock) -> f64 {
+        let followed = self.followed.lock();
+        if let Some(rate) = *followed.unwrap_or_else(PoisonError::into_inner) {
+            return rate;
+        }
         let (since, before) = self.started;
         let made = self.leaves.load(Relaxed).saturating_sub(before);
         let passed = clock.monotonic().saturating_sub(since);
@@ -219,6 +227,8 @@ struct State {
     /// Whether the newest attempt at something failed.
     failing: bool,
     rehearsals: Rehearsals,
+    standing: Option<Standing>,
+    disagreements: u64,
 }
 
 impl WorkerHandle {
@@ -242,6 +252,20 @@ impl WorkerHandle {
     /// The round that is being worked on.
     pub fn executing(&self) -> Option<Executing> {
         self.state().executing.clone()
+    }
+
+    /// How the round stands that is worked on, if servers share it.
+    pub fn standing(&self) -> Option<Standing> {
+        self.state().standing.clone()
+    }
+
+    pub(crate) fn set_standing(&self, standing: Option<Standing>) {
+        self.state().standing = standing;
+    }
+
+    /// How often entries of this server and of others differed.
+    pub fn disagreements(&self) -> u64 {
+        self.state().disagreements
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -407,7 +431,10 @@ impl<H: Hashing> Worker<H> {
             &self.registration,
         );
         let mut repairs = 0;
-        let part = self.cluster.as_ref().map(|cluster| cluster.join(job));
+        let part = self
+            .cluster
+            .as_ref()
+            .map(|cluster| cluster.join(job, &self.handle));
         let mut role = Role::Works;
         if let Some(part) = &part {
             role = part.first_role();
@@ -583,6 +610,7 @@ impl<H: Hashing> Worker<H> {
             started,
             durable: Arc::clone(&durable),
             rate: Arc::clone(&rate),
+            followed: Arc::new(Mutex::new(stretch.followed_rate())),
         };
         {
             let mut state = self.handle.state();
@@ -626,7 +654,12 @@ impl<H: Hashing> Worker<H> {
         aside: &mut Aside<'_>,
         stretch: &mut Stretch<'_>,
     ) -> Result<(), WorkError> {
-        let Executing { durable, rate, .. } = executing;
+        let Executing {
+            durable,
+            rate,
+            followed,
+            ..
+        } = executing;
         let (leaves, k) = (running.leaves(), job.execution.subtree_height.get());
         let mut reported = None;
         let mut now = self.clock.monotonic();
@@ -646,6 +679,7 @@ impl<H: Hashing> Worker<H> {
                 return Ok(());
             }
             now = self.clock.monotonic();
+            *followed.lock().unwrap_or_else(PoisonError::into_inner) = stretch.followed_rate();
             // How fast entries are copied says nothing about this machine.
             if !stretch.follows() {
                 if rate_watch.update(now, leaves.load(Relaxed)) {

@@ -33,7 +33,7 @@ use poet_service::{
 };
 
 /// Threads that a server has beside one for each core.
-const OTHER_THREADS: usize = 28;
+const OTHER_THREADS: usize = 30;
 /// How long an end may take. With what comes after, it stays below five seconds.
 const END_TIMEOUT: Duration = Duration::from_millis(4500);
 /// How often the service manager is told what the server does, unless its watchdog wants it sooner.

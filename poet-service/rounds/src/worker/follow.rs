@@ -45,6 +45,23 @@ impl Stretch<'_> {
         }
     }
 
+    /// How fast the server works that this one follows, if it follows one.
+    pub(super) fn followed_rate(&self) -> Option<f64> {
+        let Self::Follows(part, _) = self else {
+            return None;
+        };
+        let seen = part.seen();
+        let mut working = seen
+            .iter()
+            .flat_map(|seen| &seen.servers)
+            .filter(|server| server.works);
+        Some(
+            working
+                .next()
+                .map_or(0.0, |server| server.leaves_per_second),
+        )
+    }
+
     pub(super) fn begin(&self, view: LogView) {
         match self {
             Self::Alone => {}
@@ -188,6 +205,7 @@ impl<H: Hashing> Worker<H> {
                 return Ok(tree);
             }
         };
+        self.handle.state().disagreements += 1;
         let round = job.round;
         let work = job.execution.round_work(&self.work);
         let mut own = [Node::default()];

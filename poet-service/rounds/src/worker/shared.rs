@@ -18,7 +18,7 @@ use std::{
 
 use poet_engine::{LogError, LogRead, Node, file::LogView};
 
-use super::Job;
+use super::{Job, Standing, WorkerHandle};
 use crate::{
     clock::Clock,
     config::{ClusterConfig, WorkerMode},
@@ -38,6 +38,8 @@ const PIECE: u64 = 8192;
 const COPY_TIME: Duration = Duration::from_millis(500);
 /// How long ago a server may have been seen that counts as working.
 const ALIVE: Duration = Duration::from_secs(2);
+/// How long a storage may be silent that answers.
+const GAP: Duration = Duration::from_secs(1);
 /// How much longer than others one waits that works only when nobody else does.
 const STANDBY_MARGIN: Duration = Duration::from_secs(2);
 /// How long two servers that are equally fast work side by side.
@@ -101,7 +103,7 @@ impl Cluster {
     }
 
     /// Takes part in a round until what this returns is dropped.
-    pub(super) fn join(&self, job: &Job) -> Part {
+    pub(super) fn join(&self, job: &Job, handle: &WorkerHandle) -> Part {
         let part = Part(Arc::new(Inner {
             log: Arc::clone(&self.log),
             config: self.config.clone(),
@@ -109,6 +111,7 @@ impl Cluster {
             clock: Arc::clone(&self.clock),
             round: job.round,
             subtree_height: job.execution.subtree_height.get(),
+            handle: handle.clone(),
             stop: AtomicBool::new(false),
             state: Mutex::default(),
         }));
@@ -129,6 +132,8 @@ struct Inner {
     clock: Arc<dyn Clock>,
     round: u64,
     subtree_height: u32,
+    /// Gets how the round stands, for those who show it.
+    handle: WorkerHandle,
     stop: AtomicBool,
     state: Mutex<State>,
 }
@@ -145,8 +150,12 @@ struct State {
     leaves: Option<u64>,
     /// Entries of the local log that are in the shared one.
     handed_in: u64,
-    /// How the round stood a moment ago; `None` while the storage does not answer.
+    /// How the round stood a moment ago; `None` while the storage does not answer. The log counts as quiet
+    /// only for as long as this server could have seen it grow: after a stall of the storage, all others
+    /// need a moment to hand in.
     seen: Option<SharedRound>,
+    /// When the storage answered last, and since when without a gap.
+    answered: Option<(Duration, Duration)>,
     looked: bool,
     /// An entry of the shared log is not this server's.
     differs: bool,
@@ -219,11 +228,10 @@ impl Part {
         state.paused = false;
     }
 
-    /// The log does not grow for now, and may be cut.
+    /// The log does not grow for now, and may be cut. For others, this server does what it did before: at the
+    /// end of a round they wait for the rest.
     pub(super) fn pause(&self) {
-        let mut state = self.0.state();
-        state.works = false;
-        state.paused = true;
+        self.0.state().paused = true;
     }
 
     /// Takes note of how fast this server works.
@@ -419,10 +427,12 @@ impl Inner {
                 state.looked = true;
                 if failed {
                     state.seen = None;
+                    state.answered = None;
                 }
             }
             thread::sleep(INTERVAL);
         }
+        self.handle.set_standing(None);
     }
 
     /// Hands in what is durable.
@@ -484,7 +494,22 @@ impl Inner {
             }
         };
         let seen = self.log.look(self.round, Some(&own))?;
-        self.state().seen = Some(seen);
+        self.handle.set_standing(Some(Standing {
+            round: self.round,
+            subtree_height: self.subtree_height,
+            own: Some(self.config.name.clone()),
+            seen: seen.clone(),
+        }));
+        let mut seen = seen;
+        let now = self.clock.monotonic();
+        let mut state = self.state();
+        let since = match state.answered {
+            Some((last, since)) if now.saturating_sub(last) < GAP => since,
+            _ => now,
+        };
+        state.answered = Some((now, since));
+        seen.quiet = seen.quiet.min(now.saturating_sub(since));
+        state.seen = Some(seen);
         Ok(())
     }
 
@@ -621,6 +646,7 @@ mod tests {
             clock: Arc::new(crate::clock::SystemClock),
             round: 0,
             subtree_height: 12,
+            handle: WorkerHandle::default(),
             stop: AtomicBool::new(false),
             state: Mutex::default(),
         }
