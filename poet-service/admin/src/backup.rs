@@ -491,6 +491,7 @@ fn copy_if_there(from: &Path, to: &Path) -> Result<bool, BackupError> {
 fn examine(directories: &Directories, work: &Work, what: &str) -> Result<(), BackupError> {
     let examination = Examination {
         directories: directories.clone(),
+        database: None,
         full: false,
         repair: true,
         threads: 1,

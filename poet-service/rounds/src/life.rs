@@ -19,7 +19,7 @@
 use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use poet_engine::{SubtreeHeight, Work, membership};
+use poet_engine::{SubtreeHeight, TICK_LEAVES, Work, membership};
 use poet_proto::{
     identity::{PrivateKey, PrivateKeyError},
     messages::PublishedProof,
@@ -81,6 +81,8 @@ pub enum RecoveryError {
     Schedule(#[from] ScheduleError),
     #[error("the stored rounds follow another schedule ({stored}) than this one ({configured})")]
     OtherSchedule { stored: String, configured: String },
+    #[error("the storage counts ticks of {stored} leaves, this program ticks of {TICK_LEAVES}")]
+    OtherTick { stored: u64 },
     #[error("the stored {0} is damaged")]
     Damaged(&'static str),
     #[error("the stored private key is damaged: {0}")]
@@ -267,6 +269,7 @@ fn recover(
 ) -> Result<Recovered, RecoveryError> {
     let private_key = private_key(config, storage)?;
     let schedule = schedule(config, storage, now)?;
+    check_tick(storage)?;
     let pow = match storage.pow_challenges()? {
         Some(challenges) => challenges,
         None => {
@@ -348,6 +351,20 @@ fn schedule(
             stored: stored.to_string(),
             configured: schedule.to_string(),
         })
+    }
+}
+
+/// Fails if the stored rounds are counted in other ticks than this program's: nodes would weigh them
+/// differently.
+fn check_tick(storage: &dyn Storage) -> Result<(), RecoveryError> {
+    let stored = match storage.setting(Setting::TickLeaves)? {
+        Some(stored) => stored,
+        None => storage.claim_setting(Setting::TickLeaves, &TICK_LEAVES.to_be_bytes())?,
+    };
+    match stored.try_into().map(u64::from_be_bytes) {
+        Ok(TICK_LEAVES) => Ok(()),
+        Ok(stored) => Err(RecoveryError::OtherTick { stored }),
+        Err(_) => Err(RecoveryError::Damaged("tick size")),
     }
 }
 

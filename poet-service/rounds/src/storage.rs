@@ -139,9 +139,11 @@ pub enum Setting {
     PrivateKey,
     /// The schedule that the rounds belong to, as text.
     Schedule,
+    /// Leaves in a tick, 8 bytes, big-endian.
+    TickLeaves,
 }
 
-/// Why the storage failed. The text says it; nothing that uses a storage tells causes apart.
+/// Why the storage failed. The text says it; the rounds do not tell causes apart.
 #[derive(Debug)]
 pub struct StorageError(Box<dyn Error + Send + Sync>);
 
@@ -149,6 +151,11 @@ impl StorageError {
     /// A failure for this reason.
     pub fn new(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self(cause.into())
+    }
+
+    /// The reason, as the storage knows it.
+    pub fn cause(&self) -> &(dyn Error + Send + Sync + 'static) {
+        &*self.0
     }
 }
 

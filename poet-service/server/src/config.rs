@@ -18,7 +18,7 @@ use poet_storage::{DatabaseUrl, directory::Directories};
 
 pub use crate::config_error::ConfigError;
 use crate::{
-    api::client::RequestRate,
+    api::{client::RequestRate, patience::Patience},
     args::{Options, ServerArgs, Switch, WITHOUT_EFFECT, Worker, options_only},
     config_file::OptionFile,
     limits::ClientLimits,
@@ -354,6 +354,7 @@ impl Config {
                     max_connections_per_address: args.max_connections_per_address,
                     rate: rate(args.rate_limit, args.rate_limit_burst)?,
                     proxies: args.trusted_proxies.unwrap_or_default(),
+                    patience: Patience::default(),
                 },
             },
             work: WorkConfig {

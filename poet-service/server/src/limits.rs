@@ -2,6 +2,7 @@
 
 use crate::api::{
     client::{RequestRate, TrustedProxies},
+    patience::Patience,
     server::ConnectionLimits,
 };
 
@@ -26,6 +27,8 @@ pub struct ClientLimits {
     pub rate: Option<RequestRate>,
     /// Who is not a client itself.
     pub proxies: TrustedProxies,
+    /// How long to wait for each.
+    pub patience: Patience,
 }
 
 /// How many connections the interfaces may have.
@@ -74,6 +77,7 @@ impl ClientLimits {
                     .max_connections_per_address
                     .unwrap_or(limits.per_address),
                 proxies: self.proxies.clone(),
+                patience: self.patience.clone(),
                 ..limits
             }
         };

@@ -66,6 +66,7 @@ enum Command {
     Backends(cli::backends::Args),
     Backup(Box<cli::backup::Args>),
     CheckConfig(Box<cli::check_config::Args>),
+    CopyDatabase(Box<cli::copy_database::Args>),
     Doctor(Box<cli::doctor::Args>),
     Export(Box<cli::export::Args>),
     Health(Box<cli::health::Args>),
@@ -96,6 +97,7 @@ fn main() -> ExitCode {
         Some(Command::Backends(args)) => cli::backends::run(&args),
         Some(Command::Backup(args)) => cli::backup::run(*args),
         Some(Command::CheckConfig(args)) => cli::check_config::run(*args),
+        Some(Command::CopyDatabase(args)) => cli::copy_database::run(&args),
         Some(Command::Doctor(args)) => Ok(cli::doctor::run(*args)),
         Some(Command::Export(args)) => cli::export::run(*args),
         Some(Command::Health(args)) => cli::health::run(*args),
@@ -122,6 +124,7 @@ fn ended(result: anyhow::Result<ExitCode>) -> ExitCode {
 
 fn serve(args: ServerArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(args)?;
+    check_threads()?;
     let file = LogFile::open(
         &config.log.folder,
         config.log.max_files,
@@ -163,8 +166,8 @@ fn check_threads() -> anyhow::Result<()> {
     };
     let threads = (0..count).map(start).collect::<Result<Vec<_>, _>>();
     drop(hold);
-    let threads = threads.with_context(|| {
-        format!(
+    let threads = threads.map_err(|_| {
+        anyhow::anyhow!(
             "the system does not give this process the {count} threads that it needs: expected \
              more room in `ulimit -u`, TasksMax of the service or pids.max of its control group"
         )
@@ -213,7 +216,6 @@ fn serve_with(
     terminal: &Terminal,
     notices: &Notices,
 ) -> anyhow::Result<ExitCode> {
-    check_threads()?;
     let deadline = Deadline::new()?;
     if !config.ignored.is_empty() {
         tracing::warn!("without effect here: {}", config.ignored.join(", "));

@@ -4,7 +4,7 @@ use std::{fmt, io, path::PathBuf};
 
 use jiff::Timestamp;
 use poet_backends::SelectError;
-use poet_engine::DepthError;
+use poet_engine::{DepthError, TICK_LEAVES};
 use poet_proto::identity::{PRIVATE_KEY_VARIABLE, PrivateKeyError};
 use poet_rounds::{life::RecoveryError, schedule::ScheduleError, storage::StorageError};
 use poet_storage::{
@@ -33,6 +33,11 @@ pub enum StartError {
         stored: String,
         configured: String,
     },
+    #[error(
+        "{place} counts ticks of {stored} leaves, this version ticks of {TICK_LEAVES}: expected a version \
+         with the same tick size on all servers, or another {}", place.other()
+    )]
+    OtherTick { place: Place, stored: u64 },
     #[error(
         "{place}: the stored {what} is damaged: expected a sound one (see `poet-service \
          doctor`), or a backup"
@@ -149,6 +154,7 @@ impl StartError {
                 stored,
                 configured,
             },
+            RecoveryError::OtherTick { stored } => Self::OtherTick { place, stored },
             RecoveryError::Damaged(what) => Self::Damaged { place, what },
             RecoveryError::Key(cause) => Self::StoredKey { place, cause },
             RecoveryError::OtherKey => Self::OtherKey { place },

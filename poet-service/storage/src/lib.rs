@@ -2,18 +2,23 @@
 //! or in a PostgreSQL database that several servers share. And the server's directories.
 
 mod checksum;
+mod copy;
+mod database;
 pub mod directory;
 mod error;
+mod fill;
 mod history;
 mod imported;
 mod postgres;
 mod sqlite;
 
+pub use copy::{Copied, CopyError, Location, copy_database};
+pub use database::{ChangedRegistrations, Database, is_changed_proof};
 pub use error::DatabaseError;
 pub use history::{HISTORY_FILE, History, MAX_MINUTES, Minute};
 pub use imported::{Adopted, Imported, ImportedRound};
 pub use postgres::{DatabaseUrl, PostgresError, PostgresStorage};
 pub use sqlite::{
-    ChangedRegistrations, LogDamage, SqliteReader, SqliteStorage, keep_damaged_log, log_bytes,
-    log_damage, make_shrinkable,
+    LogDamage, SqliteReader, SqliteStorage, keep_damaged_log, log_bytes, log_damage,
+    make_shrinkable,
 };

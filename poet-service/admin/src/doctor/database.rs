@@ -1,17 +1,17 @@
 //! The database as a file, and what it says of its server.
 
-use std::{fs, path::PathBuf};
+use std::{fmt, fs, path::PathBuf};
 
 use poet_proto::identity::{PrivateKey, PublicKey};
 use poet_rounds::{schedule::Schedule, storage::Setting};
 use poet_storage::{
-    DatabaseError, LogDamage, SqliteStorage,
+    Database, DatabaseError, LogDamage, SqliteStorage,
     directory::{self, DATABASE_FILE, GO_SERVER_PROOFS, GO_STATE_FILE, OWNER_FILE},
     keep_damaged_log, log_damage, make_shrinkable,
 };
 use rusqlite::Connection;
 
-use super::{Doctor, DoctorError, Owner, RESTORE_DATABASE, tree_log::set_aside, unwritable};
+use super::{Doctor, DoctorError, Owner, tree_log::set_aside, unwritable};
 
 impl Doctor<'_> {
     /// Whether the file gets smaller where registrations are removed.
@@ -92,8 +92,11 @@ impl Doctor<'_> {
         }
     }
 
-    pub(super) fn unreadable_database(&mut self, error: &DatabaseError) -> Result<(), DoctorError> {
-        self.damaged(&error.to_string(), RESTORE_DATABASE)
+    pub(super) fn unreadable_database(
+        &mut self,
+        error: &dyn fmt::Display,
+    ) -> Result<(), DoctorError> {
+        self.damaged(&error.to_string(), self.restore)
     }
 
     pub(super) fn write_ahead_log(&mut self) -> Result<(), DoctorError> {
@@ -131,7 +134,7 @@ impl Doctor<'_> {
 
     pub(super) fn settings(
         &mut self,
-        storage: &SqliteStorage,
+        storage: &dyn Database,
         owner: Owner,
     ) -> Result<(), DoctorError> {
         match storage.setting(Setting::PrivateKey) {

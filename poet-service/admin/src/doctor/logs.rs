@@ -13,7 +13,6 @@ use poet_rounds::{
     storage::Execution,
     worker::{AuditReport, MAX_UNSYNCED_LEAVES},
 };
-use poet_storage::SqliteStorage;
 
 use super::{
     Doctor, DoctorError, Unfinished,
@@ -281,9 +280,7 @@ impl Doctor<'_> {
         if !path.exists() {
             return Ok(());
         }
-        let published = SqliteStorage::open_to_read(&self.database)
-            .and_then(|storage| storage.round(round))
-            .is_ok_and(|record| record.is_some_and(|record| record.published.is_some()));
+        let published = self.published.contains(&round);
         if published && self.belongs_to(&path, unfinished).is_none() {
             return self.note(&format!(
                 "round {round} is published, the server removes the log that is left"

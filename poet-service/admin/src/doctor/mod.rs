@@ -14,15 +14,16 @@ mod rounds;
 mod tree_log;
 
 use std::{
+    collections::BTreeSet,
     fmt, fs,
     io::{self, Write},
     path::{Path, PathBuf},
 };
 
 use poet_engine::{LogError, Work};
-use poet_rounds::storage::Execution;
+use poet_rounds::storage::{Execution, StorageError};
 use poet_storage::{
-    DatabaseError, SqliteStorage,
+    Database, DatabaseError, DatabaseUrl, PostgresStorage, SqliteStorage,
     directory::{self, Directories, DirectoryError, OWNER_FILE},
 };
 
@@ -31,6 +32,8 @@ use poet_storage::{
 pub struct Examination {
     /// What is examined.
     pub directories: Directories,
+    /// The shared database that is examined instead of the one in the directories.
+    pub database: Option<DatabaseUrl>,
     /// Whether all entries of tree logs are recomputed, or a sample.
     pub full: bool,
     /// Whether to put right what can be.
@@ -85,9 +88,12 @@ pub enum DoctorError {
     /// A server runs, or the directories cannot be used.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
-    /// The database belongs to another version of the program.
+    /// The database cannot be reached, or belongs to another version of the program.
     #[error(transparent)]
     Database(#[from] DatabaseError),
+    /// The database fails.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
     /// A file cannot be read or written.
     #[error("cannot {action} {path}: {cause}")]
     Io {
@@ -132,25 +138,49 @@ pub fn examine(
     work: &Work,
     report: &mut dyn Write,
 ) -> Result<Diagnosis, DoctorError> {
-    let database = examination.directories.database();
-    if !examination.directories.dbdir.is_dir() {
-        return Err(DoctorError::NoDatabase(
-            examination.directories.dbdir.clone(),
-        ));
-    }
-    let locks = examination.directories.lock_existing()?;
-    let mut doctor = Doctor {
-        examination,
-        work,
-        database,
-        report,
-        diagnosis: Diagnosis::default(),
+    let directories = &examination.directories;
+    let locks = match &examination.database {
+        None if !directories.dbdir.is_dir() => {
+            return Err(DoctorError::NoDatabase(directories.dbdir.clone()));
+        }
+        None => Some(directories.lock_existing()?),
+        Some(_) if !directories.datadir.is_dir() => None,
+        Some(_) => Some(directories.lock_work()?),
     };
-    doctor.examine()?;
-    let diagnosis = doctor.diagnosis;
-    doctor.line(&diagnosis.to_string())?;
+    let mut doctor = Doctor::new(examination, work, report);
+    match &examination.database {
+        None => doctor.examine()?,
+        Some(url) => doctor.examine_shared(url)?,
+    }
+    let diagnosis = doctor.end()?;
     drop(locks);
     Ok(diagnosis)
+}
+
+/// Looks at a database alone, as [`examine`] does, whichever kind it is and whoever uses it.
+///
+/// # Errors
+/// Fails if that is not possible; what was found until then has been written.
+pub fn examine_database(
+    database: &dyn Database,
+    work: &Work,
+    report: &mut dyn Write,
+) -> Result<Diagnosis, DoctorError> {
+    let nowhere = Examination {
+        directories: Directories {
+            dbdir: PathBuf::new(),
+            datadir: PathBuf::new(),
+        },
+        database: None,
+        full: false,
+        repair: false,
+        threads: 1,
+    };
+    let mut doctor = Doctor::new(&nowhere, work, report);
+    doctor.whole(database)?;
+    doctor.settings(database, Owner::None)?;
+    doctor.rounds(database)?;
+    doctor.end()
 }
 
 struct Doctor<'a> {
@@ -159,6 +189,10 @@ struct Doctor<'a> {
     database: PathBuf,
     report: &'a mut dyn Write,
     diagnosis: Diagnosis,
+    /// What helps if the database is damaged.
+    restore: &'static str,
+    /// Rounds that have their proofs.
+    published: BTreeSet<u64>,
 }
 
 /// Whose work the directory of the work holds.
@@ -174,6 +208,27 @@ struct Unfinished {
     execution: Execution,
     /// Whether it has a log.
     log: bool,
+}
+
+impl<'a> Doctor<'a> {
+    fn new(examination: &'a Examination, work: &'a Work, report: &'a mut dyn Write) -> Self {
+        Self {
+            examination,
+            work,
+            database: examination.directories.database(),
+            report,
+            diagnosis: Diagnosis::default(),
+            restore: RESTORE_DATABASE,
+            published: BTreeSet::new(),
+        }
+    }
+
+    /// Writes what all came to.
+    fn end(&mut self) -> Result<Diagnosis, DoctorError> {
+        let diagnosis = self.diagnosis;
+        self.line(&diagnosis.to_string())?;
+        Ok(diagnosis)
+    }
 }
 
 impl Doctor<'_> {
@@ -218,15 +273,7 @@ impl Doctor<'_> {
         let name = self.database.display().to_string();
         self.line(&format!("database {name}"))?;
         self.fine("no server uses it")?;
-        let owner = match directory::owner(&self.examination.directories.datadir) {
-            Ok(None) => Owner::None,
-            Ok(Some(key)) => Owner::Key(key),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => Owner::Damaged,
-            Err(cause) => {
-                let path = self.examination.directories.datadir.join(OWNER_FILE);
-                return Err(self.io("read", &path, cause));
-            }
-        };
+        let owner = self.owner()?;
         let bytes = fs::metadata(&self.database).map_or(0, |metadata| metadata.len());
         if bytes == 0 {
             return self.no_database(&owner);
@@ -240,18 +287,70 @@ impl Doctor<'_> {
             Err(error @ DatabaseError::Schema { .. }) => return Err(error.into()),
             Err(error) => return self.unreadable_database(&error),
         };
-        match storage.damage() {
-            Ok(damage) if damage.is_empty() => {
-                self.fine("SQLite finds it whole, and its tables are as they were made")?;
-            }
-            Ok(damage) => {
-                self.damaged(&format!("SQLite: {}", damage.join("; ")), RESTORE_DATABASE)?;
-            }
-            Err(error) => return self.unreadable_database(&error),
+        if !self.whole(&storage)? {
+            return Ok(());
         }
         self.settings(&storage, owner)?;
-        self.rounds(&storage)?;
+        if let Some(mut unfinished) = self.rounds(&storage)? {
+            self.logs(&mut unfinished)?;
+        }
         self.size(&storage)
+    }
+
+    /// Looks at a shared database, which other servers may use, and at the work of this machine.
+    fn examine_shared(&mut self, url: &DatabaseUrl) -> Result<(), DoctorError> {
+        self.restore = RESTORE_SHARED;
+        let storage = PostgresStorage::open_to_read(url)?;
+        self.line(&format!("database {url}"))?;
+        let datadir = &self.examination.directories.datadir;
+        if datadir.is_dir() {
+            let text = format!("no server uses {}", datadir.display());
+            self.fine(&text)?;
+        }
+        let owner = self.owner()?;
+        if !self.whole(&storage)? {
+            return Ok(());
+        }
+        self.settings(&storage, owner)?;
+        match self.rounds(&storage)? {
+            Some(mut unfinished) => self.logs(&mut unfinished),
+            None => Ok(()),
+        }
+    }
+
+    /// Whose work the directory of the work holds.
+    fn owner(&self) -> Result<Owner, DoctorError> {
+        match directory::owner(&self.examination.directories.datadir) {
+            Ok(None) => Ok(Owner::None),
+            Ok(Some(key)) => Ok(Owner::Key(key)),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(Owner::Damaged),
+            Err(cause) => {
+                let path = self.examination.directories.datadir.join(OWNER_FILE);
+                Err(self.io("read", &path, cause))
+            }
+        }
+    }
+
+    /// What the database's own product says of it. Says whether it could be read.
+    fn whole(&mut self, storage: &dyn Database) -> Result<bool, DoctorError> {
+        let product = storage.product();
+        match storage.damage() {
+            Ok(damage) if damage.is_empty() => {
+                let text = match product {
+                    "SQLite" => "SQLite finds it whole, and its tables are as they were made",
+                    _ => "PostgreSQL reads all of its tables, and their numbers agree",
+                };
+                self.fine(text)?;
+            }
+            Ok(damage) => {
+                self.damaged(&format!("{product}: {}", damage.join("; ")), self.restore)?;
+            }
+            Err(error) => {
+                self.unreadable_database(&error)?;
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn io(&self, action: &'static str, path: &Path, cause: io::Error) -> DoctorError {
@@ -271,5 +370,6 @@ fn unwritable(path: &Path, cause: io::Error) -> DoctorError {
     }
 }
 
+const RESTORE_SHARED: &str = "Restore the database from a backup, as PostgreSQL's manual says.";
 const RESTORE_DATABASE: &str = "Restore the database from a backup, or let `sqlite3 FILE .recover` make \
     another from what can be read, and look at that.";

@@ -4,13 +4,17 @@ use std::collections::BTreeMap;
 
 use poet_engine::{T, membership, verify};
 use poet_proto::duration::format_go;
-use poet_rounds::storage::{Challenge, EarlyProofRecord, Execution, RoundRecord};
-use poet_storage::{DatabaseError, SqliteStorage};
+use poet_rounds::storage::{Challenge, EarlyProofRecord, Execution, RoundRecord, StorageError};
+use poet_storage::{Database, is_changed_proof};
 
-use super::{Doctor, DoctorError, RESTORE_DATABASE, Unfinished};
+use super::{Doctor, DoctorError, Unfinished};
 
 impl Doctor<'_> {
-    pub(super) fn rounds(&mut self, storage: &SqliteStorage) -> Result<(), DoctorError> {
+    /// Looks at all rounds. Returns those that are worked on, unless they cannot be read.
+    pub(super) fn rounds(
+        &mut self,
+        storage: &dyn Database,
+    ) -> Result<Option<BTreeMap<u64, Unfinished>>, DoctorError> {
         let read = || {
             let mut records = storage.newest_rounds(usize::MAX)?;
             records.reverse();
@@ -18,11 +22,14 @@ impl Doctor<'_> {
             let settled = unfinished
                 .into_iter()
                 .filter_map(|round| Some((round.round, round.execution?)));
-            Ok::<_, DatabaseError>((records, settled.collect::<BTreeMap<_, _>>()))
+            Ok::<_, StorageError>((records, settled.collect::<BTreeMap<_, _>>()))
         };
         let (records, mut settled) = match read() {
             Ok(read) => read,
-            Err(error) => return self.unreadable_database(&error),
+            Err(error) => {
+                self.unreadable_database(&error)?;
+                return Ok(None);
+            }
         };
         let mut unfinished = BTreeMap::new();
         for record in records {
@@ -33,6 +40,9 @@ impl Doctor<'_> {
                 (None, None) => "open, or closed and not yet begun",
             };
             self.line(&format!("round {}, {state}", record.round))?;
+            if record.published.is_some() {
+                self.published.insert(record.round);
+            }
             self.members(storage, &record, execution.as_ref())?;
             if let Some(execution) = execution {
                 unfinished.insert(
@@ -44,18 +54,18 @@ impl Doctor<'_> {
                 );
             }
         }
-        self.logs(&mut unfinished)
+        Ok(Some(unfinished))
     }
 
     /// The members of a round, and what follows from them.
     pub(super) fn members(
         &mut self,
-        storage: &SqliteStorage,
+        storage: &dyn Database,
         record: &RoundRecord,
         execution: Option<&Execution>,
     ) -> Result<(), DoctorError> {
         let read = || {
-            Ok::<_, DatabaseError>((
+            Ok::<_, StorageError>((
                 storage.members(record.round)?,
                 storage.changed_registrations(record.round)?,
             ))
@@ -118,7 +128,7 @@ impl Doctor<'_> {
                         }
                         Ok(()) => self.damaged(
                             "the registrations are not the members of the proof, which is valid",
-                            RESTORE_DATABASE,
+                            self.restore,
                         ),
                         Err(error) => self.damaged(
                             &format!("the proof is not valid: {error}"),
@@ -127,7 +137,7 @@ impl Doctor<'_> {
                     }
                 }
                 Ok(None) => Ok(()),
-                Err(DatabaseError::ProofChanged(_)) => self.damaged(
+                Err(error) if is_changed_proof(&error) => self.damaged(
                     "the proof has changed since it was stored",
                     "Restore the database from a backup; nodes may still have the proof.",
                 ),
@@ -148,7 +158,7 @@ impl Doctor<'_> {
     /// The proofs of a round for nodes with longer cycle gaps.
     pub(super) fn early_proofs(
         &mut self,
-        storage: &SqliteStorage,
+        storage: &dyn Database,
         round: u64,
     ) -> Result<(), DoctorError> {
         let records = match storage.early_proofs(round..=round) {
@@ -164,7 +174,7 @@ impl Doctor<'_> {
                     verify(self.work, statement, leaves, T, &published.proof)
                         .map_err(|error| format!("is not valid: {error}"))
                 }
-                Err(DatabaseError::ProofChanged(_)) => {
+                Err(error) if is_changed_proof(&error) => {
                     Err("has changed since it was stored".to_owned())
                 }
                 Err(error) => return self.unreadable_database(&error),

@@ -2,11 +2,11 @@
 //! told apart and closed.
 //!
 //! A client that does not read its answer, or reads it drop by drop, holds a connection and the
-//! answer's memory. While something waits to be sent, a client must take [`MIN_BYTES_PER_SECOND`];
-//! [`STALL_TIMEOUT`] is its allowance, because a client's system makes room for more in steps: a
-//! window that is full opens again when a good part of it was read. What waits in the system's own
-//! buffer is bounded by [`UNSENT_BYTES`], so that bytes that were written are bytes that the client's
-//! system took.
+//! answer's memory. While something waits to be sent, a client must take so many bytes each second
+//! (see [`Patience`]). It may be behind for a while, because a client's system makes room for more in
+//! steps: a window that is full opens again when a good part of it was read. What waits in the system's
+//! own buffer is bounded by [`UNSENT_BYTES`], so that bytes that were written are bytes that the
+//! client's system took.
 //!
 //! With HTTP/2, a client can stop an answer without stopping the socket. There, what counts is the
 //! parts of answers that could be taken, not what was written: pings are written, too.
@@ -38,12 +38,11 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use super::budget::{Charge, OverBudget};
+use super::{
+    budget::{Charge, OverBudget},
+    patience::Patience,
+};
 
-/// How long a client may be behind [`MIN_BYTES_PER_SECOND`].
-const STALL_TIMEOUT: Duration = Duration::from_secs(60);
-/// What a client must read of its answers in the long run.
-const MIN_BYTES_PER_SECOND: u64 = 1024;
 /// What the system buffers for a socket that it has not sent yet.
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 const UNSENT_BYTES: u32 = 32 * 1024;
@@ -255,21 +254,19 @@ pub(super) struct Progress {
     left: Duration,
 }
 
-impl Default for Progress {
-    fn default() -> Self {
+impl Progress {
+    pub(super) fn new(patience: &Patience) -> Self {
         Self {
             seen: Instant::now(),
             written_bytes: 0,
             taken_bytes: 0,
-            left: STALL_TIMEOUT,
+            left: patience.stall,
         }
     }
-}
 
-impl Progress {
     /// Whether the client reads fast enough, as far as it has something to read. Must be called every
     /// now and then.
-    pub(super) fn is_enough(&mut self, activity: &Activity) -> bool {
+    pub(super) fn is_enough(&mut self, activity: &Activity, patience: &Patience) -> bool {
         let now = Instant::now();
         let written_bytes = activity.written_bytes.load(Relaxed);
         let taken_bytes = activity.taken_bytes.load(Relaxed);
@@ -280,7 +277,7 @@ impl Progress {
         let passed = now - self.seen;
         (self.seen, self.written_bytes, self.taken_bytes) = (now, written_bytes, taken_bytes);
         if !activity.is_sending() {
-            self.left = STALL_TIMEOUT;
+            self.left = patience.stall;
             return true;
         }
         let answering = activity.sending.load(Relaxed) > 0;
@@ -288,9 +285,9 @@ impl Progress {
             true => taken,
             false => written,
         };
-        let bought = Duration::from_millis(read.saturating_mul(1000) / MIN_BYTES_PER_SECOND);
+        let bought = Duration::from_millis(read.saturating_mul(1000) / patience.bytes_per_second);
         let left = (self.left + bought).saturating_sub(passed);
-        self.left = left.min(STALL_TIMEOUT);
+        self.left = left.min(patience.stall);
         !self.left.is_zero()
     }
 }
@@ -661,12 +658,12 @@ mod tests {
     #[test]
     fn a_client_may_be_behind_for_a_while() {
         let activity = Activity::default();
-        let mut progress = Progress::default();
+        let mut progress = Progress::new(&Patience::default());
         // Time passes, and so much is read.
         let mut pass = |seconds, read| {
             progress.seen -= Duration::from_secs(seconds);
             activity.written_bytes.fetch_add(read, Relaxed);
-            progress.is_enough(&activity)
+            progress.is_enough(&activity, &Patience::default())
         };
         // Nothing is to be read.
         assert!(pass(1000, 0));
@@ -692,12 +689,12 @@ mod tests {
         let activity = Activity::default();
         activity.over_http2.store(true, Relaxed);
         activity.sending.store(1, Relaxed);
-        let mut progress = Progress::default();
+        let mut progress = Progress::new(&Patience::default());
         let mut pass = |written, taken| {
             progress.seen -= Duration::from_secs(50);
             activity.written_bytes.fetch_add(written, Relaxed);
             activity.taken_bytes.fetch_add(taken, Relaxed);
-            progress.is_enough(&activity)
+            progress.is_enough(&activity, &Patience::default())
         };
         assert!(pass(1_000_000, 0));
         assert!(pass(0, 1_000_000));

@@ -14,6 +14,7 @@ pub mod grpc;
 pub(crate) mod listen;
 pub(crate) mod members;
 pub(crate) mod operator;
+pub mod patience;
 pub mod poet;
 pub(crate) mod proof_frame;
 pub mod protocol;

@@ -56,14 +56,10 @@ use super::{
     dropped::Dropped,
     error::ApiError,
     grpc,
+    patience::Patience,
     protocol::Protocol,
 };
 
-/// How long a client may take to send a request's headers, and a connection of HTTP/1.1 may lie
-/// idle.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a connection of HTTP/2 may lie idle.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 /// The most that the headers of a request, or one line of them, may take.
 const MAX_HEADER_BYTES: usize = 8 * 1024;
 /// Requests that a connection of HTTP/2 may have under way.
@@ -78,14 +74,8 @@ const SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// client's errors, until its connection is closed.
 const MAX_PENDING_RESETS: usize = 20;
 const MAX_ERROR_RESETS: usize = 256;
-/// How often a connection of HTTP/2 is asked whether somebody is still there, and how long the
-/// answer may take.
-const PING_INTERVAL: Duration = Duration::from_secs(60);
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long to wait when the system has no more sockets to give.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
-/// How often connections are looked through for those that are to be cut off.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a connection stays that was accepted, or has had something to do.
 const MIN_STAY: Duration = Duration::from_secs(2);
 /// How long to wait for a connection to end before another one is asked to.
@@ -108,16 +98,18 @@ const TIDE_BYTES: usize = 2 << 20;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl Protocol {
-    fn server(self) -> auto::Builder<TokioExecutor> {
+    fn server(self, patience: &Patience) -> auto::Builder<TokioExecutor> {
         let mut http = auto::Builder::new(TokioExecutor::new());
         http.http1()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIMEOUT)
+            .header_read_timeout(patience.headers)
+            // Whoever will not ask again may still wait for an answer.
+            .half_close(true)
             .max_buf_size(MAX_HEADER_BYTES);
         http.http2()
             .timer(TokioTimer::new())
-            .keep_alive_interval(PING_INTERVAL)
-            .keep_alive_timeout(PING_TIMEOUT)
+            .keep_alive_interval(patience.ping)
+            .keep_alive_timeout(patience.pong)
             .initial_stream_window_size(WINDOW_BYTES)
             .initial_connection_window_size(WINDOW_BYTES)
             .max_send_buf_size(SEND_BUFFER_BYTES)
@@ -133,10 +125,10 @@ impl Protocol {
     }
 
     /// How long a connection may lie idle that had requests before.
-    fn idle_timeout(self) -> Duration {
+    fn idle_timeout(self, patience: &Patience) -> Duration {
         match self {
-            Self::Http1 => HEADER_TIMEOUT,
-            Self::Http2 | Self::Either => IDLE_TIMEOUT,
+            Self::Http1 => patience.headers,
+            Self::Http2 | Self::Either => patience.idle,
         }
     }
 }
@@ -150,6 +142,8 @@ pub struct ConnectionLimits {
     pub per_address: usize,
     /// Whose connections are others': they may have all of them.
     pub proxies: TrustedProxies,
+    /// How long to wait for each.
+    pub patience: Patience,
 }
 
 impl ConnectionLimits {
@@ -159,6 +153,7 @@ impl ConnectionLimits {
             all,
             per_address: all.div_ceil(2),
             proxies: TrustedProxies::default(),
+            patience: Patience::default(),
         }
     }
 }
@@ -177,7 +172,8 @@ impl Interface {
     /// Serves until `stop` becomes true, then lets requests under way end.
     pub(crate) async fn serve(self, mut stop: watch::Receiver<bool>) {
         let listeners = self.listeners;
-        let idle_timeout = self.protocol.idle_timeout();
+        let idle_timeout = self.protocol.idle_timeout(&self.limits.patience);
+        let http = self.protocol.server(&self.limits.patience);
         let slots = Arc::new(Slots {
             limits: self.limits,
             taken: Mutex::default(),
@@ -187,7 +183,7 @@ impl Interface {
             dropped: self.dropped,
         });
         let server = Arc::new(Server {
-            http: self.protocol.server(),
+            http,
             router: TowerToHyperService::new(self.router),
             budget: Arc::default(),
             slots: Arc::clone(&slots),
@@ -302,10 +298,11 @@ impl Server {
     async fn sweep(self: Arc<Self>, idle_timeout: Duration) {
         let (slots, mut tide, mut reported) = (&self.slots, Tide::default(), None);
         loop {
-            tokio::time::sleep(SWEEP_INTERVAL).await;
+            tokio::time::sleep(slots.limits.patience.sweep).await;
             let (slow, connections) = {
                 let mut taken = slots.lock();
-                (taken.sweep(idle_timeout), taken.connections.len())
+                let slow = taken.sweep(idle_timeout, &slots.limits.patience);
+                (slow, taken.connections.len())
             };
             slots.dropped.too_slow(slow);
             if reported.is_none_or(|at: Instant| at.elapsed() >= REPORT_INTERVAL)
@@ -526,7 +523,7 @@ impl Slots {
             network,
             accepted: Instant::now(),
             activity: Arc::clone(&activity),
-            progress: Progress::default(),
+            progress: Progress::new(&self.limits.patience),
         };
         taken.connections.insert(id, connection);
         Ok(Slot {
@@ -610,17 +607,17 @@ impl Taken {
     }
 
     /// Closes connections that are idle for too long, or too slow. Returns how many were the latter.
-    fn sweep(&mut self, idle_timeout: Duration) -> u64 {
+    fn sweep(&mut self, idle_timeout: Duration, patience: &Patience) -> u64 {
         let mut slow = 0;
         for connection in self.connections.values_mut() {
             let activity = &connection.activity;
             let timeout = if activity.had_request() {
                 idle_timeout
             } else {
-                HEADER_TIMEOUT
+                patience.headers
             };
             let idle = matches!(activity.standing(), Standing::Idle(idle) if idle > timeout);
-            let is_slow = !connection.progress.is_enough(activity);
+            let is_slow = !connection.progress.is_enough(activity, patience);
             if idle || is_slow {
                 tracing::debug!(idle, "closing a connection that is idle or too slow");
                 activity.close();
@@ -676,7 +673,7 @@ mod tests {
                 network,
                 accepted: activity.accepted(),
                 activity,
-                progress: Progress::default(),
+                progress: Progress::new(&Patience::default()),
             };
             taken.connections.insert(id as u64, connection);
         }

@@ -39,7 +39,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = Config::load(args.server)?;
-    super::only_embedded(&config, "adopt")?;
+    super::only_embedded(&config, "adopt", super::COPY_AFTERWARDS)?;
     let source = AdoptSource::find(&args.from)?;
     let backend = poet_backends::select_with(
         WorkFunction::Sha256,

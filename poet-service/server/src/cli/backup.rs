@@ -51,7 +51,11 @@ pub(crate) struct RestoreArgs {
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = Config::load(args.server)?;
-    super::only_embedded(&config, "backup")?;
+    super::only_embedded(
+        &config,
+        "backup",
+        "PostgreSQL's own backup, such as pg_dump",
+    )?;
     let work = work(&config)?;
     let keep = args.keep.get() as usize;
     let now = SystemClock.now();
@@ -65,7 +69,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 pub(crate) fn restore(args: RestoreArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(args.server)?;
-    super::only_embedded(&config, "restore")?;
+    super::only_embedded(
+        &config,
+        "restore",
+        "PostgreSQL's own tools, such as pg_restore",
+    )?;
     let work = work(&config)?;
     let now = SystemClock.now();
     let done = backup::restore(&config.directories, &args.place, args.replace, &work, now)?;

@@ -13,7 +13,8 @@ use super::{BackendArgs, available_threads};
 /// Takes the options of the server, to find its directories. Looks at the database (SQLite's own
 /// check, tables, key, schedule), at each round (do its members give its statement, is its proof
 /// valid) and at the logs of the work (do they belong to the round, are their entries what the work
-/// gives). Nothing is changed without --repair.
+/// gives). Nothing is changed without --repair. With --database it looks at the shared database, which
+/// other servers may use, and at the work in --datadir.
 ///
 /// Exit code: 0 all is sound, or has been repaired; 1 something is damaged; 2 it could not be
 /// checked: a server is running, there is no database, or one of another version.
@@ -47,7 +48,6 @@ pub(crate) fn run(args: Args) -> ExitCode {
 
 fn check(args: Args) -> anyhow::Result<bool> {
     let config = Config::load(args.server)?;
-    super::only_embedded(&config, "doctor")?;
     let directories = config.directories;
     let backend = BackendArgs {
         backend: config.work.backend,
@@ -56,6 +56,7 @@ fn check(args: Args) -> anyhow::Result<bool> {
     let work = backend.select(WorkFunction::Sha256)?.work(LABEL_DEPTH)?;
     let examination = Examination {
         directories,
+        database: config.database,
         full: args.full,
         repair: args.repair,
         threads: available_threads(),

@@ -6,10 +6,10 @@ use anyhow::{Context as _, bail};
 use clap::ValueEnum;
 use poet_engine::ProofMessage;
 use poet_files::Output;
-use poet_proto::{identity::PrivateKey, json};
-use poet_rounds::storage::Setting;
+use poet_proto::{identity::PrivateKey, json, messages::PublishedProof};
+use poet_rounds::storage::{Setting, Storage as _};
 use poet_service::{args::ServerArgs, config::Config};
-use poet_storage::{SqliteReader, directory::DATABASE_FILE};
+use poet_storage::{PostgresStorage, SqliteReader, directory::DATABASE_FILE};
 
 /// Write a published proof to a file
 ///
@@ -44,26 +44,66 @@ enum Format {
     Bytes,
 }
 
+/// Where proofs are.
+struct Source {
+    /// What it is called in messages.
+    place: String,
+    database: Either,
+}
+
+enum Either {
+    Embedded(SqliteReader),
+    Shared(PostgresStorage),
+}
+
+impl Source {
+    fn open(config: &Config) -> anyhow::Result<Self> {
+        if let Some(url) = &config.database {
+            return Ok(Self {
+                place: url.to_string(),
+                database: Either::Shared(PostgresStorage::open_to_read(url)?),
+            });
+        }
+        let path = config.directories.dbdir.join(DATABASE_FILE);
+        if !path.exists() {
+            bail!(
+                "--dbdir {} has no {DATABASE_FILE}: expected the directory of a server",
+                config.directories.dbdir.display()
+            );
+        }
+        Ok(Self {
+            place: path.display().to_string(),
+            database: Either::Embedded(SqliteReader::open(&path)?),
+        })
+    }
+
+    fn proof(&self, round: u64) -> anyhow::Result<Option<PublishedProof>> {
+        Ok(match &self.database {
+            Either::Embedded(database) => database.proof(round)?,
+            Either::Shared(database) => database.proof(round)?,
+        })
+    }
+
+    fn private_key(&self) -> anyhow::Result<Option<Vec<u8>>> {
+        Ok(match &self.database {
+            Either::Embedded(database) => database.setting(Setting::PrivateKey)?,
+            Either::Shared(database) => database.setting(Setting::PrivateKey)?,
+        })
+    }
+}
+
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = Config::load(args.server)?;
-    super::only_embedded(&config, "export")?;
-    let path = config.directories.dbdir.join(DATABASE_FILE);
-    if !path.exists() {
-        bail!(
-            "--dbdir {} has no {DATABASE_FILE}: expected the directory of a server",
-            config.directories.dbdir.display()
-        );
-    }
     let out = Output::open("--out", &args.out)?;
-    let database = SqliteReader::open(&path)?;
+    let database = Source::open(&config)?;
     let Some(published) = database.proof(args.proof)? else {
-        bail!("round {} has no proof in {}", args.proof, path.display());
+        bail!("round {} has no proof in {}", args.proof, database.place);
     };
     let service_key = || -> anyhow::Result<[u8; 32]> {
         let key = database
-            .setting(Setting::PrivateKey)?
+            .private_key()?
             .and_then(|key| PrivateKey::from_bytes(&key).ok())
-            .with_context(|| format!("{} holds no private key", path.display()))?;
+            .with_context(|| format!("{} holds no private key", database.place))?;
         Ok(*key.public().as_bytes())
     };
     if published.leaves == 0 && !matches!(args.format, Format::Json) {

@@ -43,7 +43,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = Config::load(args.server)?;
-    super::only_embedded(&config, "import")?;
+    super::only_embedded(&config, "import", super::COPY_AFTERWARDS)?;
     let source = Source {
         dbdir: args.from_db.unwrap_or_else(|| {
             // "." has no name that could be replaced.

@@ -5,6 +5,7 @@ pub(crate) mod adopt;
 pub(crate) mod backends;
 pub(crate) mod backup;
 pub(crate) mod check_config;
+pub(crate) mod copy_database;
 pub(crate) mod doctor;
 pub(crate) mod export;
 pub(crate) mod health;
@@ -25,13 +26,22 @@ use poet_backends::{Options, SelectError, Selection, select_with};
 use poet_engine::{LABEL_DEPTH, MAX_DEPTH, Work, WorkFunction};
 use poet_service::config::Config;
 
-/// Fails if `config` names a shared database: `command` knows the embedded one only.
-pub(crate) fn only_embedded(config: &Config, command: &str) -> anyhow::Result<()> {
+/// Fails if `config` names a shared database: `command` knows the embedded one only. `instead` is what to
+/// do with a shared one.
+pub(crate) fn only_embedded(config: &Config, command: &str, instead: &str) -> anyhow::Result<()> {
     if config.database.is_some() {
-        anyhow::bail!("{command} works on the embedded database only: expected no --database");
+        anyhow::bail!(
+            "{command} works on the embedded database only: expected no --database, and for a shared \
+             one {instead}"
+        );
     }
     Ok(())
 }
+
+/// What to do with a shared database instead of what writes to an embedded one.
+#[cfg(feature = "import")]
+pub(crate) const COPY_AFTERWARDS: &str =
+    "the same without it, and `poet-service copy-database` afterwards";
 
 /// Which work function, at which depth.
 #[derive(Clone, Debug, clap::Args)]

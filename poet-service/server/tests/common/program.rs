@@ -32,11 +32,18 @@ impl ServerProcess {
         options: &[&str],
         environment: &[(&str, &str)],
     ) -> Self {
-        let log = folder.join("log.txt");
-        let mut child = command(folder)
+        let mut command = command(folder);
+        command
             .arg("--restlisten=127.0.0.1:0")
             .args(options)
-            .envs(environment.iter().copied())
+            .envs(environment.iter().copied());
+        Self::start_command(folder, command)
+    }
+
+    /// Starts a server by a command, which is one for `folder`, and waits until it serves.
+    pub(crate) fn start_command(folder: &Path, mut command: Command) -> Self {
+        let log = folder.join("log.txt");
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(File::create(&log).unwrap())
             .spawn()
@@ -75,6 +82,11 @@ impl ServerProcess {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Whether it has ended, and how.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
     }
 
     /// Ends the process as a power cut would.

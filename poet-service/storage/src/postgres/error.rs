@@ -82,6 +82,15 @@ pub enum PostgresError {
     OtherStatement(u64),
     #[error("another server has published the proof of round {0}")]
     Published(u64),
+    #[error(
+        "the database {0} holds an unfinished copy: expected `poet-service copy-database` again with the \
+         same options, or another database"
+    )]
+    Unfinished(String),
+    #[error(
+        "the database {0} is in use by a poet-service at {1}: expected that all servers on it have ended"
+    )]
+    InUse(String, String),
     #[error("the storage has stopped")]
     Stopped,
 }

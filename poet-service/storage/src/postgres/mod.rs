@@ -10,6 +10,7 @@
 //! blocks no runtime but its own.
 
 mod error;
+mod fill;
 mod link;
 mod schema;
 mod settings;
@@ -17,6 +18,7 @@ mod shared_log;
 mod storage;
 mod tls;
 mod url;
+mod whole;
 mod writer;
 
 use std::{
@@ -34,18 +36,23 @@ use std::{
 };
 
 use jiff::SignedDuration;
-use poet_rounds::{clock::Clock, counters::Counters};
+use poet_rounds::{
+    clock::{Clock, SystemClock},
+    counters::Counters,
+};
 use tokio::sync::mpsc;
 use tokio_postgres::Client;
 
+pub(crate) use self::fill::PostgresFill;
 use self::{
     error::Fault,
     link::{Link, Place},
+    settings::read_setting,
     shared_log::PostgresLog,
-    writer::{Command, Writer},
+    writer::{Command, PATIENCE, Writer},
 };
 pub use self::{error::PostgresError, url::DatabaseUrl};
-use crate::DatabaseError;
+use crate::{DatabaseError, database::COPYING};
 
 /// Commands that may wait for the writer; further callers wait for room.
 const QUEUED_COMMANDS: usize = 16_384;
@@ -102,11 +109,47 @@ impl PostgresStorage {
         clock: Arc<dyn Clock>,
         counters: Arc<dyn Counters>,
     ) -> Result<Self, DatabaseError> {
+        let storage = Self::connect(url, max_batch, clock, counters, true)?;
+        let unfinished = storage.call(PATIENCE, async |client: &mut Client| {
+            read_setting(client, COPYING).await
+        })?;
+        match unfinished {
+            None => Ok(storage),
+            Some(_) => Err(PostgresError::Unfinished(url.database().to_owned()).into()),
+        }
+    }
+
+    /// Connects to a database that has its tables, for an operator, whoever else uses it. May block.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_to_read(url: &DatabaseUrl) -> Result<Self, DatabaseError> {
+        Self::connect(
+            &url.for_operator(),
+            1,
+            Arc::new(SystemClock),
+            Arc::new(()),
+            false,
+        )
+    }
+
+    /// Connects to a database that is to be filled, and makes its tables if there are none.
+    fn open_to_fill(url: &DatabaseUrl) -> Result<Self, DatabaseError> {
+        Self::connect(url, 1, Arc::new(SystemClock), Arc::new(()), true)
+    }
+
+    fn connect(
+        url: &DatabaseUrl,
+        max_batch: usize,
+        clock: Arc<dyn Clock>,
+        counters: Arc<dyn Counters>,
+        create: bool,
+    ) -> Result<Self, DatabaseError> {
         let place = Arc::new(Place::new(url.clone()));
         let clock_offset = Arc::new(ClockOffset(AtomicI64::new(ClockOffset::UNKNOWN)));
         let (commands, queue) = mpsc::channel(QUEUED_COMMANDS);
         let offset = Arc::clone(&clock_offset);
-        with_link("storage", Arc::clone(&place), true, async move |link| {
+        with_link("storage", Arc::clone(&place), create, async move |link| {
             let writer = Writer {
                 link,
                 max_batch,

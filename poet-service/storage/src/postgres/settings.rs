@@ -12,6 +12,7 @@ pub(super) fn name(setting: Setting) -> &'static str {
     match setting {
         Setting::PrivateKey => "private_key",
         Setting::Schedule => "schedule",
+        Setting::TickLeaves => "tick_leaves",
     }
 }
 

@@ -25,11 +25,12 @@ use super::{
 use crate::{
     DatabaseError,
     checksum::{early_proof_checksum, gap_nanos, proof_checksum},
+    database::REMOVED_THROUGH,
 };
 
 /// How long what has many bytes may take.
-const LONG_PATIENCE: Duration = Duration::from_secs(120);
-const LONG_TIMEOUT: &str = "SET LOCAL statement_timeout = '120s'";
+pub(super) const LONG_PATIENCE: Duration = Duration::from_secs(120);
+pub(super) const LONG_TIMEOUT: &str = "SET LOCAL statement_timeout = '120s'";
 
 /// The length of a value is known without reading it.
 const SELECT_RECORDS: &str = "
@@ -299,29 +300,11 @@ impl Storage for PostgresStorage {
         proof: Arc<PublishedProof>,
     ) -> Result<PowChallenges, StorageError> {
         let number = key(round)?;
-        let leaves = i64::try_from(proof.leaves).map_err(|_| DatabaseError::Damaged("a proof"))?;
         Ok(self.call(LONG_PATIENCE, async move |client: &mut Client| {
             let transaction = client.transaction().await?;
             transaction.batch_execute(LONG_TIMEOUT).await?;
-            let checksum = i64::from(proof_checksum(number, &proof));
-            let stored = transaction
-                .execute_typed(
-                    "INSERT INTO poet.proofs
-                     (round, statement, leaves, root, proven_leaves, proof_nodes, members, checksum)
-                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
-                    &[
-                        (&number, Type::INT8),
-                        (&proof.statement, Type::BYTEA),
-                        (&leaves, Type::INT8),
-                        (&&proof.proof.root[..], Type::BYTEA),
-                        (&proof.proof.proven_leaves.as_flattened(), Type::BYTEA),
-                        (&proof.proof.proof_nodes.as_flattened(), Type::BYTEA),
-                        (&Challenge::concat(&proof.members), Type::BYTEA),
-                        (&checksum, Type::INT8),
-                    ],
-                )
-                .await?;
-            if stored == 0 {
+            if !insert_proof(transaction.client(), number, &proof).await? {
+                let checksum = i64::from(proof_checksum(number, &proof));
                 // Perhaps by this very server, which has lost the answer.
                 let row = transaction
                     .query_typed_one(
@@ -336,19 +319,6 @@ impl Storage for PostgresStorage {
                     Some(challenges) if same && first_of(&challenges, &proof) => Ok(challenges),
                     _ => Err(Fault::Final(PostgresError::Published(round))),
                 };
-            }
-            for (position, challenge) in &proof.odd_members {
-                transaction
-                    .execute_typed(
-                        "INSERT INTO poet.odd_members (round, position, challenge)
-                         VALUES ($1, $2, $3)",
-                        &[
-                            (&number, Type::INT8),
-                            (&i64::from(*position), Type::INT8),
-                            (challenge, Type::BYTEA),
-                        ],
-                    )
-                    .await?;
             }
             transaction
                 .execute_typed(
@@ -408,6 +378,8 @@ impl Storage for PostgresStorage {
                     &[(&round, Type::INT8), (&(removed as i64), Type::INT8)],
                 )
                 .await?;
+            let through = unsigned(round)?.to_be_bytes();
+            write_setting(transaction.client(), REMOVED_THROUGH, &through).await?;
             transaction.commit().await?;
             Ok(Removed::Registrations {
                 round: unsigned(round)?,
@@ -434,37 +406,20 @@ impl Storage for PostgresStorage {
         gap: Duration,
         proof: Arc<PublishedProof>,
     ) -> Result<(), StorageError> {
-        let (number, gap) = (key(round)?, gap_nanos(gap)?);
-        let leaves = i64::try_from(proof.leaves).map_err(|_| DatabaseError::Damaged("a proof"))?;
+        let (number, nanos) = (key(round)?, gap_nanos(gap)?);
         Ok(self.call(PATIENCE, async move |client: &mut Client| {
-            let checksum = early_proof_checksum(number, gap, proof.leaves, &proof.proof);
-            let checksum = i64::from(checksum);
-            let stored = client
-                .execute_typed(
-                    "INSERT INTO poet.early_proofs
-                     (round, cycle_gap, leaves, root, proven_leaves, proof_nodes, checksum)
-                     VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
-                    &[
-                        (&number, Type::INT8),
-                        (&gap, Type::INT8),
-                        (&leaves, Type::INT8),
-                        (&&proof.proof.root[..], Type::BYTEA),
-                        (&proof.proof.proven_leaves.as_flattened(), Type::BYTEA),
-                        (&proof.proof.proof_nodes.as_flattened(), Type::BYTEA),
-                        (&checksum, Type::INT8),
-                    ],
-                )
-                .await?;
-            if stored > 0 {
+            if insert_early_proof(client, number, gap, proof.leaves, &proof.proof).await? {
                 return Ok(());
             }
             // Perhaps by this very server, which has lost the answer.
             let row = client
                 .query_typed_one(
                     "SELECT root, checksum FROM poet.early_proofs WHERE round = $1 AND cycle_gap = $2",
-                    &[(&number, Type::INT8), (&gap, Type::INT8)],
+                    &[(&number, Type::INT8), (&nanos, Type::INT8)],
                 )
                 .await?;
+            let checksum = early_proof_checksum(number, nanos, proof.leaves, &proof.proof);
+            let checksum = i64::from(checksum);
             match row.get::<_, &[u8]>(0) == proof.proof.root && row.get::<_, i64>(1) == checksum {
                 true => Ok(()),
                 false => Err(Fault::Final(PostgresError::Published(round))),
@@ -591,7 +546,7 @@ pub(super) fn unsigned(value: i64) -> Result<u64, Fault> {
 }
 
 /// The statement in a column, and the height in the next one.
-fn read_execution(row: &Row, column: usize) -> Result<Option<Execution>, Fault> {
+pub(super) fn read_execution(row: &Row, column: usize) -> Result<Option<Execution>, Fault> {
     let Some(statement) = row.get(column) else {
         return Ok(None);
     };
@@ -628,6 +583,78 @@ pub(super) fn list(bytes: &[u8]) -> Result<Vec<Node>, Fault> {
 
 fn challenges(bytes: &[u8]) -> Result<Vec<Challenge>, Fault> {
     Challenge::split(bytes).ok_or(Fault::Damaged("a proof"))
+}
+
+/// Stores a proof, unless the round has one. Says whether it was stored.
+pub(super) async fn insert_proof(
+    client: &Client,
+    round: i64,
+    proof: &PublishedProof,
+) -> Result<bool, Fault> {
+    let leaves = i64::try_from(proof.leaves).map_err(|_| Fault::Damaged("a proof"))?;
+    let stored = client
+        .execute_typed(
+            "INSERT INTO poet.proofs
+             (round, statement, leaves, root, proven_leaves, proof_nodes, members, checksum)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
+            &[
+                (&round, Type::INT8),
+                (&proof.statement, Type::BYTEA),
+                (&leaves, Type::INT8),
+                (&&proof.proof.root[..], Type::BYTEA),
+                (&proof.proof.proven_leaves.as_flattened(), Type::BYTEA),
+                (&proof.proof.proof_nodes.as_flattened(), Type::BYTEA),
+                (&Challenge::concat(&proof.members), Type::BYTEA),
+                (&i64::from(proof_checksum(round, proof)), Type::INT8),
+            ],
+        )
+        .await?;
+    if stored == 0 {
+        return Ok(false);
+    }
+    for (position, challenge) in &proof.odd_members {
+        client
+            .execute_typed(
+                "INSERT INTO poet.odd_members (round, position, challenge) VALUES ($1, $2, $3)",
+                &[
+                    (&round, Type::INT8),
+                    (&i64::from(*position), Type::INT8),
+                    (challenge, Type::BYTEA),
+                ],
+            )
+            .await?;
+    }
+    Ok(true)
+}
+
+/// Stores a proof for a longer cycle gap, unless there is one. Says whether it was stored.
+pub(super) async fn insert_early_proof(
+    client: &Client,
+    round: i64,
+    gap: Duration,
+    leaves: u64,
+    proof: &Proof,
+) -> Result<bool, Fault> {
+    let gap = gap_nanos(gap).map_err(|_| Fault::Damaged("a cycle gap"))?;
+    let checksum = i64::from(early_proof_checksum(round, gap, leaves, proof));
+    let leaves = i64::try_from(leaves).map_err(|_| Fault::Damaged("a proof"))?;
+    let stored = client
+        .execute_typed(
+            "INSERT INTO poet.early_proofs
+             (round, cycle_gap, leaves, root, proven_leaves, proof_nodes, checksum)
+             VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
+            &[
+                (&round, Type::INT8),
+                (&gap, Type::INT8),
+                (&leaves, Type::INT8),
+                (&&proof.root[..], Type::BYTEA),
+                (&proof.proven_leaves.as_flattened(), Type::BYTEA),
+                (&proof.proof_nodes.as_flattened(), Type::BYTEA),
+                (&checksum, Type::INT8),
+            ],
+        )
+        .await?;
+    Ok(stored > 0)
 }
 
 async fn read_proof(client: &Client, round: i64) -> Result<Option<PublishedProof>, Fault> {

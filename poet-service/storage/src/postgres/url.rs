@@ -23,6 +23,11 @@ const KEEPALIVE_RETRIES: u32 = 3;
 const STATEMENT_TIMEOUT: &str =
     "-c statement_timeout=10s -c idle_in_transaction_session_timeout=5s";
 
+/// What the names of servers' connections begin with.
+pub(super) const SERVER: &str = "poet-service";
+/// The name of the connections of who examines or copies a database.
+const OPERATOR: &str = "poet-operator";
+
 /// A URL of a PostgreSQL database. Its text has no password.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DatabaseUrl {
@@ -162,9 +167,12 @@ impl FromStr for DatabaseUrl {
             .keepalives_idle(KEEPALIVE_IDLE)
             .keepalives_interval(KEEPALIVE_INTERVAL)
             .keepalives_retries(KEEPALIVE_RETRIES);
-        if config.get_application_name().is_none() {
-            config.application_name("poet-service");
-        }
+        // Whoever copies a database finds servers on it by this name.
+        let name = match config.get_application_name() {
+            None => SERVER.to_owned(),
+            Some(given) => format!("{SERVER} {given}"),
+        };
+        config.application_name(name);
         let options = match config.get_options() {
             // The later one counts.
             Some(given) => format!("{STATEMENT_TIMEOUT} {given}"),
@@ -187,6 +195,13 @@ impl fmt::Display for DatabaseUrl {
 }
 
 impl DatabaseUrl {
+    /// The same, for an operator's command.
+    pub(super) fn for_operator(&self) -> Self {
+        let mut url = self.clone();
+        url.config.application_name(OPERATOR);
+        url
+    }
+
     pub(super) fn trust(&self) -> &Trust {
         &self.trust
     }

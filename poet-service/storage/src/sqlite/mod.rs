@@ -14,6 +14,7 @@
 //! things that are stored can be checked by what they are.
 
 mod early_proofs;
+mod fill;
 mod place;
 mod retention;
 mod rows;
@@ -22,6 +23,7 @@ mod storage;
 #[cfg(test)]
 mod tests;
 mod wal;
+mod whole;
 mod writer;
 
 use std::{
@@ -33,7 +35,7 @@ use std::{
     time::Duration,
 };
 
-use poet_engine::{SubtreeHeight, membership};
+use poet_engine::membership;
 use poet_proto::messages::PublishedProof;
 use poet_rounds::{
     counters::Counters,
@@ -49,23 +51,26 @@ use rusqlite::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-pub(crate) use self::wal::log_path;
+pub(crate) use self::{fill::SqliteFill, wal::log_path};
 use self::{
     retention::can_shrink,
     rows::{
-        REMOVED_THROUGH, SELECT_RECORDS, count_members, each_registration, insert_members,
-        insert_proof, key, name, read_pow_challenges, read_record, read_setting, select_proof,
-        unsigned, write_pow_challenges, write_setting,
+        SELECT_RECORDS, count_members, each_registration, insert_members, insert_proof, key, name,
+        read_pow_challenges, read_record, read_setting, select_proof, unsigned,
+        write_pow_challenges, write_setting,
     },
     schema::{SCHEMA, create, open_to_read},
+    whole::read_execution,
     writer::{Command, Reply, Writer},
 };
 pub use self::{
     retention::make_shrinkable,
-    rows::ChangedRegistrations,
     wal::{LogDamage, keep_damaged_log, log_bytes, log_damage},
 };
-use crate::{Adopted, DatabaseError as StorageError, Imported};
+use crate::{
+    Adopted, ChangedRegistrations, DatabaseError as StorageError, Imported,
+    database::{REMOVED_THROUGH, read_removed_through},
+};
 
 /// Commands that may wait for the writer; further callers wait for room.
 const QUEUED_COMMANDS: usize = 16_384;
@@ -169,11 +174,7 @@ impl SqliteStorage {
     /// # Errors
     /// When the database cannot be read.
     pub fn removed_through(&self) -> Result<Option<u64>, StorageError> {
-        let round = read_setting(&self.reader(), REMOVED_THROUGH)?;
-        let round = round.map(|bytes| bytes.try_into().map(u64::from_be_bytes));
-        round
-            .transpose()
-            .map_err(|_| StorageError::Damaged("a round"))
+        read_removed_through(read_setting(&self.reader(), REMOVED_THROUGH)?)
     }
 
     /// Which registrations of a round have changed since they were stored.
@@ -337,17 +338,9 @@ impl SqliteStorage {
         let mut rows = query.query([])?;
         let mut rounds = Vec::new();
         while let Some(row) = rows.next()? {
-            let execution = match row.get::<_, Option<Vec<u8>>>(1)? {
-                None => None,
-                Some(statement) => Some(Execution {
-                    statement,
-                    subtree_height: SubtreeHeight::new(row.get(2)?)
-                        .map_err(|_| StorageError::Damaged("a round"))?,
-                }),
-            };
             rounds.push(UnfinishedRound {
                 round: unsigned(row.get(0)?)?,
-                execution,
+                execution: read_execution(row)?,
             });
         }
         Ok(rounds)

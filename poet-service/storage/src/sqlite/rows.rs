@@ -7,10 +7,9 @@ use poet_rounds::storage::{
 };
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
-use crate::{DatabaseError as StorageError, checksum::proof_checksum};
+use crate::{ChangedRegistrations, DatabaseError as StorageError, checksum::proof_checksum};
 
 const POW_CHALLENGE: &str = "pow_challenge";
-pub(super) const REMOVED_THROUGH: &str = "registrations_removed_through";
 const POW_CHALLENGE_PREVIOUS: &str = "pow_challenge_previous";
 
 pub(super) const INSERT_REGISTRATION: &str = "
@@ -143,6 +142,7 @@ pub(super) fn name(setting: Setting) -> &'static str {
     match setting {
         Setting::PrivateKey => "private_key",
         Setting::Schedule => "schedule",
+        Setting::TickLeaves => "tick_leaves",
     }
 }
 
@@ -206,15 +206,6 @@ pub(super) fn write_pow_challenges(
         write_setting(transaction, POW_CHALLENGE_PREVIOUS, previous)?;
     }
     Ok(())
-}
-
-/// Registrations that are not as they were stored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ChangedRegistrations {
-    /// How many.
-    pub count: u64,
-    /// Of how many it is known what they were.
-    pub known: u64,
 }
 
 /// Reads the registrations of a round in the order of their arrival, as they were stored. One that has

@@ -2,7 +2,7 @@
 
 use std::{fs, future::Future};
 
-use poet_engine::Proof;
+use poet_engine::{Proof, SubtreeHeight};
 
 use super::{
     rows::{checksum, restored},

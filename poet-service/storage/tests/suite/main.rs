@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod cases;
+#[cfg(unix)]
+mod copy;
 mod server;
 #[cfg(unix)]
 mod shared;

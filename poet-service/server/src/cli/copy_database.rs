@@ -1,0 +1,105 @@
+//! `poet-service copy-database`: from one machine's database to a shared one, and back.
+
+use std::{io, path::PathBuf, process::ExitCode};
+
+use anyhow::bail;
+use poet_admin::doctor::examine_database;
+use poet_engine::{LABEL_DEPTH, WorkFunction};
+use poet_storage::{Location, copy_database, directory::Directories};
+
+use super::{BackendArgs, progress::Progress};
+
+/// Copy all that a server keeps from one database to another
+///
+/// From the embedded database of one machine to a PostgreSQL database, or back: key, schedule, members and
+/// proofs, the round in progress included. The work in progress stays in --datadir, with which the server
+/// goes on. No server may run on either database. --to must hold nothing, or what an interrupted copy left:
+/// then the same command goes on. The copy is compared with --from, and examined as by `doctor`.
+///
+/// Exit code: 0 copied, and the copy is sound; 1 not copied, or the copy is damaged.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The database to copy: the --dbdir of a server (POETDIR/db), or a URL as --database takes
+    #[arg(long, value_name = "DIR|URL", value_parser = parse)]
+    from: Place,
+
+    /// Where to copy it: a directory without a database, or a URL as --database takes
+    #[arg(long, value_name = "DIR|URL", value_parser = parse)]
+    to: Place,
+}
+
+#[derive(Clone, Debug)]
+struct Place {
+    location: Location,
+    /// Of an embedded one.
+    directories: Option<Directories>,
+}
+
+fn parse(text: &str) -> Result<Place, String> {
+    if text.contains("://") {
+        return Ok(Place {
+            location: Location::Url(Box::new(text.parse()?)),
+            directories: None,
+        });
+    }
+    let dbdir = PathBuf::from(text);
+    let directories = Directories {
+        datadir: dbdir.clone(),
+        dbdir,
+    };
+    Ok(Place {
+        location: Location::File(directories.database()),
+        directories: Some(directories),
+    })
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let mut locks = Vec::new();
+    for (from, place) in [(true, &args.from), (false, &args.to)] {
+        let Some(directories) = &place.directories else {
+            continue;
+        };
+        if from && !directories.database().exists() {
+            bail!(
+                "--from {} holds no database: expected the --dbdir of a server, which is POETDIR/db",
+                directories.dbdir.display()
+            );
+        }
+        locks.push(directories.lock()?);
+    }
+    let mut progress = Progress::new("copying", 0);
+    let copied = copy_database(
+        &args.from.location,
+        &args.to.location,
+        &mut |done, total| {
+            progress.update(done, total);
+        },
+    )?;
+    drop(progress);
+    let backend = BackendArgs {
+        backend: None,
+        // A few labels are recomputed.
+        no_trial: true,
+    };
+    let work = backend.select(WorkFunction::Sha256)?.work(LABEL_DEPTH)?;
+    let mut report = Vec::new();
+    let copy = args.to.location.open_to_read()?;
+    let diagnosis = examine_database(&*copy, &work, &mut report)?;
+    println!(
+        "copied and compared: {} rounds ({} of them were there already), {} registrations, {} proofs",
+        copied.rounds, copied.already, copied.registrations, copied.proofs
+    );
+    if diagnosis.sound() {
+        println!(
+            "the copy is sound. The work in progress stays where it is: start the server on the copy with \
+             its --datadir, and none on {} any more",
+            args.from.location
+        );
+        return Ok(ExitCode::SUCCESS);
+    }
+    io::copy(&mut &report[..], &mut io::stderr())?;
+    bail!(
+        "the copy is damaged, as --from is: expected a sound one (see `poet-service doctor`); do not start \
+         a server on the copy"
+    )
+}
