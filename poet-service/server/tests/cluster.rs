@@ -173,6 +173,15 @@ fn what_differs_is_named_and_nothing_is_written() {
         &[],
         "holds rounds of another schedule",
     );
+    let tick = |leaves: u64| {
+        let set = format!(
+            "UPDATE poet.settings SET value = '\\x{leaves:016x}' WHERE name = 'tick_leaves'"
+        );
+        database.sql("poet", &set);
+    };
+    tick(1000);
+    refused(second, &url, &[], &[], "counts ticks of 1000 leaves");
+    tick(poet_engine::TICK_LEAVES);
     let key = poet_proto::identity::PrivateKey::generate().unwrap();
     let key = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, key.to_bytes());
     refused(

@@ -43,6 +43,8 @@ pub(super) struct Link {
     tls: Tls,
     client: Option<Client>,
     away: Option<(Instant, String)>,
+    /// How often it has connected.
+    connections: u64,
 }
 
 impl Link {
@@ -57,6 +59,7 @@ impl Link {
             tls,
             client: None,
             away: None,
+            connections: 1,
         };
         let (client, described) = link.connect(create).await?;
         if create && !described.weak.is_empty() {
@@ -167,6 +170,11 @@ impl Link {
         }
     }
 
+    /// How often it has connected: another connection may lead to another server.
+    pub(super) fn connections(&self) -> u64 {
+        self.connections
+    }
+
     async fn reconnect(&mut self) -> Result<Client, PostgresError> {
         if let Some((since, why)) = &self.away
             && since.elapsed() < AWAY
@@ -175,6 +183,7 @@ impl Link {
         }
         match self.connect(false).await {
             Ok((client, _)) => {
+                self.connections += 1;
                 if self.away.take().is_some() {
                     tracing::info!("the database is back");
                 }

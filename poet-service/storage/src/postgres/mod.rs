@@ -9,9 +9,11 @@
 //! that for the shared logs, and a third one that for everything else. A caller that waits for an answer
 //! blocks no runtime but its own.
 
+mod acknowledged;
 mod error;
 mod fill;
 mod link;
+mod opening;
 mod schema;
 mod settings;
 mod shared_log;
@@ -45,6 +47,7 @@ use tokio_postgres::Client;
 
 pub(crate) use self::fill::PostgresFill;
 use self::{
+    acknowledged::Acknowledged,
     error::Fault,
     link::{Link, Place},
     settings::read_setting,
@@ -156,6 +159,7 @@ impl PostgresStorage {
                 clock,
                 clock_offset: offset,
                 counters,
+                acknowledged: Acknowledged::default(),
                 written: None,
                 said: BTreeMap::new(),
             };

@@ -8,20 +8,20 @@ use std::{
 };
 
 use jiff::SignedDuration;
-use poet_proto::schedule::Schedule;
 use poet_rounds::{
     clock::Clock,
     counters::Counters,
-    storage::{Challenge, Member, NodeId, Registered, Setting},
+    storage::{Challenge, Member, NodeId, Registered},
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_postgres::{Client, types::Type};
 
 use super::{
     ClockOffset,
+    acknowledged::{Acknowledged, Position},
     error::{Fault, PostgresError},
     link::Link,
-    settings::{name, read_setting},
+    opening::{Opened, open},
 };
 use crate::DatabaseError;
 
@@ -70,6 +70,7 @@ pub(super) struct Writer {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) clock_offset: Arc<ClockOffset>,
     pub(super) counters: Arc<dyn Counters>,
+    pub(super) acknowledged: Acknowledged,
     /// When something was written last; `None` after a failure.
     pub(super) written: Option<Instant>,
     /// Failures of the last minute, and when they were said.
@@ -142,8 +143,8 @@ impl Writer {
             return;
         };
         let start = Instant::now();
-        let nodes: Vec<&[u8]> = nodes.iter().map(|node| &node.0[..]).collect();
-        let challenges: Vec<&[u8]> = challenges
+        let node_bytes: Vec<&[u8]> = nodes.iter().map(|node| &node.0[..]).collect();
+        let challenge_bytes: Vec<&[u8]> = challenges
             .iter()
             .map(|challenge| &challenge.0[..])
             .collect();
@@ -156,8 +157,8 @@ impl Writer {
                         &[
                             (&round, Type::INT8),
                             (&max_members, Type::INT8),
-                            (&nodes, Type::BYTEA_ARRAY),
-                            (&challenges, Type::BYTEA_ARRAY),
+                            (&node_bytes, Type::BYTEA_ARRAY),
+                            (&challenge_bytes, Type::BYTEA_ARRAY),
                         ],
                     )
                     .await?;
@@ -178,9 +179,15 @@ impl Writer {
                 if outcomes.contains(&Registered::New) {
                     self.written = Some(Instant::now());
                 }
-                for (reply, outcome) in replies.into_iter().zip(outcomes) {
+                let members = nodes.iter().zip(&challenges).zip(outcomes);
+                for (reply, ((node, challenge), outcome)) in replies.into_iter().zip(members) {
+                    if matches!(outcome, Registered::New | Registered::Already) {
+                        self.acknowledged.add(round, *node, *challenge);
+                    }
                     drop(reply.send(Ok(outcome)));
                 }
+                // Said by it.
+                drop(self.look_back().await);
             }
             Err(error) => {
                 self.failed(&error);
@@ -192,31 +199,30 @@ impl Writer {
     }
 
     async fn open_round(&mut self, round: u64) -> Result<u64, DatabaseError> {
-        let number = i64::try_from(round).map_err(|_| DatabaseError::Damaged("a round"))?;
         let start = Instant::now();
         loop {
+            self.look_back().await?;
+            let acknowledged = &self.acknowledged;
             let opened = self
                 .link
                 .run(PATIENCE, async |client: &mut Client| {
-                    let starts = starts(client, round).await?;
-                    let row = client
-                        .query_typed_one(
-                            "SELECT count, wait FROM poet.open_round($1, to_timestamp($2))",
-                            &[(&number, Type::INT8), (&starts, Type::FLOAT8)],
-                        )
-                        .await?;
-                    Ok((row.get::<_, Option<i64>>(0), row.get::<_, Option<f64>>(1)))
+                    // Nothing closes before what was acknowledged is there.
+                    if acknowledged.moved(Position::read(client).await?) {
+                        return Ok(None);
+                    }
+                    open(client, round).await.map(Some)
                 })
                 .await;
             match opened {
-                Ok((Some(members), _)) => {
+                Ok(None) => {}
+                Ok(Some(Opened::Members(members))) => {
                     self.written = Some(Instant::now());
+                    self.acknowledged.opened(round);
                     return u64::try_from(members).map_err(|_| DatabaseError::Damaged("a round"));
                 }
-                Ok((None, seconds)) => {
-                    let seconds = seconds.unwrap_or_default();
-                    let wait = Duration::try_from_secs_f64(seconds).unwrap_or_default();
-                    if start.elapsed() + wait > MAX_WAIT {
+                Ok(Some(Opened::TooEarly(seconds))) => {
+                    let wait = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+                    if start.elapsed().saturating_add(wait) > MAX_WAIT {
                         let round = round.saturating_sub(1);
                         return Err(PostgresError::TooEarly { round, seconds }.into());
                     }
@@ -228,6 +234,14 @@ impl Writer {
                 }
             }
         }
+    }
+
+    /// Sees to it that a database that went back has what was acknowledged.
+    async fn look_back(&mut self) -> Result<(), DatabaseError> {
+        let looked = (self.acknowledged)
+            .look_back(&mut self.link, PATIENCE, self.max_batch)
+            .await;
+        looked.inspect_err(|error| self.failed(error))
     }
 
     /// Reads the database's clock, and writes something if nothing was written lately.
@@ -259,16 +273,17 @@ impl Writer {
                         )
                         .await?;
                 }
-                Ok(offset)
+                Ok((offset, Position::read(client).await?))
             })
             .await;
         match probed {
-            Ok(offset) => {
+            Ok((offset, position)) => {
+                self.acknowledged.saw(position, self.link.connections());
                 self.clock_offset.set(SignedDuration::from_micros(offset));
                 if must_write {
                     self.written = Some(Instant::now());
                 }
-                Ok(())
+                self.look_back().await
             }
             Err(error) => {
                 self.failed(&error);
@@ -287,17 +302,6 @@ impl Writer {
             new.insert(Instant::now());
         }
     }
-}
-
-/// When a round starts, in seconds since 1970, by the stored schedule.
-async fn starts(client: &Client, round: u64) -> Result<Option<f64>, Fault> {
-    let Some(text) = read_setting(client, name(Setting::Schedule)).await? else {
-        return Ok(None);
-    };
-    let text = str::from_utf8(&text).ok();
-    let schedule: Option<Schedule> = text.and_then(|text| text.parse().ok());
-    let start = schedule.ok_or(Fault::Damaged("the schedule"))?.start(round);
-    Ok(Some(start.as_microsecond() as f64 / 1e6))
 }
 
 fn outcome(letter: u8) -> Option<Registered> {

@@ -4,6 +4,8 @@
 mod cases;
 #[cfg(unix)]
 mod copy;
+#[cfg(unix)]
+mod faults;
 mod server;
 #[cfg(unix)]
 mod shared;

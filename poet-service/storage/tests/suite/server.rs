@@ -33,26 +33,14 @@ impl PostgresServer {
             println!("skipped: PostgreSQL is not installed (apt install postgresql)");
             return None;
         };
-        let folder = tempfile::tempdir().unwrap();
-        let password = folder.path().join("password");
+        Some(Self::start_in(programs, tempfile::tempdir().unwrap()))
+    }
+
+    /// Starts one in this folder, which may be a file system of its own.
+    pub(crate) fn start_in(programs: PathBuf, folder: tempfile::TempDir) -> Self {
+        let mut server = Self::stopped(programs, folder);
+        let password = server.folder.path().join("password");
         fs::write(&password, PASSWORD).unwrap();
-        if is_root() {
-            // PostgreSQL does not run as root.
-            let chown = Command::new("chown")
-                .args(["-R", "postgres:postgres"])
-                .arg(folder.path())
-                .status();
-            assert!(chown.unwrap().success());
-        }
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = free.local_addr().unwrap().port();
-        drop(free);
-        let mut server = Self {
-            programs,
-            folder,
-            port,
-            child: None,
-        };
         let made = server
             .as_postgres("initdb")
             .args(["-U", "poet", "-E", "UTF8", "--no-locale", "--no-sync"])
@@ -64,7 +52,55 @@ impl PostgresServer {
             .unwrap();
         assert!(made.status.success(), "{made:?}");
         server.run();
-        Some(server)
+        server
+    }
+
+    /// One without a cluster of databases.
+    fn stopped(programs: PathBuf, folder: tempfile::TempDir) -> Self {
+        if is_root() {
+            // PostgreSQL does not run as root.
+            let chown = Command::new("chown")
+                .args(["-R", "postgres:postgres"])
+                .arg(folder.path())
+                .status();
+            assert!(chown.unwrap().success());
+        }
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        Self {
+            programs,
+            folder,
+            port,
+            child: None,
+        }
+    }
+
+    /// Starts a replica of it.
+    pub(crate) fn replica(&self) -> Self {
+        let mut replica = Self::stopped(self.programs.clone(), tempfile::tempdir().unwrap());
+        let copied = replica
+            .as_postgres("pg_basebackup")
+            .arg("-h")
+            .arg(self.folder.path())
+            .args([
+                "-p",
+                &self.port.to_string(),
+                "-U",
+                "poet",
+                "-c",
+                "fast",
+                "-X",
+                "stream",
+                "-R",
+            ])
+            .arg("-D")
+            .arg(replica.data())
+            .output()
+            .unwrap();
+        assert!(copied.status.success(), "{copied:?}");
+        replica.run();
+        replica
     }
 
     /// A program of PostgreSQL, as somebody whom it runs for.
@@ -233,7 +269,7 @@ fn is_root() -> bool {
 }
 
 /// Where the programs of the newest PostgreSQL are.
-fn programs() -> Option<PathBuf> {
+pub(crate) fn programs() -> Option<PathBuf> {
     let mut folders: Vec<PathBuf> = env::split_paths(&env::var_os("PATH")?).collect();
     if let Ok(versions) = fs::read_dir("/usr/lib/postgresql") {
         let mut versions: Vec<_> = versions.flatten().map(|entry| entry.path()).collect();

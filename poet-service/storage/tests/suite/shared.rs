@@ -277,8 +277,20 @@ fn no_round_closes_before_its_time_by_the_databases_clock() {
     wait(storage.probe()).unwrap();
     let offset = storage.clock_offset().unwrap().unsigned_abs();
     assert!(offset < minute, "{offset:?}");
+    // Nor does a round that nobody has opened.
+    let error = wait(storage.open_round(3)).unwrap_err().to_string();
+    assert!(error.contains("round 2 does not close yet"), "{error}");
     // When the time has come it does.
-    server.sql("poet", "UPDATE poet.rounds SET starts = now() + '1 second'");
+    let genesis = genesis - Duration::from_secs(99);
+    let schedule = Schedule::new(genesis, minute, minute, minute / 4).unwrap();
+    let text = schedule.to_string();
+    storage
+        .store_setting(Setting::Schedule, text.as_bytes())
+        .unwrap();
+    server.sql(
+        "poet",
+        "UPDATE poet.rounds SET starts = starts - '99 seconds'::interval",
+    );
     assert_eq!(wait(storage.open_round(1)).unwrap(), 0);
     let registered = wait(storage.register(0, member(2, 1), 9)).unwrap();
     assert_eq!(registered, Registered::Closed);

@@ -1,0 +1,224 @@
+//! What this server has acknowledged, and a database may have lost.
+//!
+//! After a fail-over to a replica that lagged, or when it was restored, a database is what it was some time
+//! before. That shows in its timeline, which each fail-over changes, or in the end of its log, which else
+//! only grows. Then whatever this server has acknowledged for the open round is handed in again.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use poet_rounds::storage::{Challenge, NodeId};
+use tokio_postgres::{Client, types::Type};
+
+use super::{error::Fault, link::Link, opening::open};
+use crate::DatabaseError;
+
+/// How long a round that has closed may still be lost: no replica lags more and is promoted.
+const REMEMBERED: Duration = Duration::from_secs(10 * 60);
+
+/// Its timeline is in the name of the file that it writes its log to.
+const POSITION: &str = "
+    SELECT ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int,
+           (pg_current_wal_flush_lsn() - '0/0')::bigint";
+
+/// Where a database is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Position {
+    timeline: i32,
+    /// Bytes in its log that survive a crash: logs of work are handed in by commits that are not waited for.
+    end: i64,
+}
+
+impl Position {
+    /// `None` where the database does not tell: some that are for rent have no such functions.
+    pub(super) async fn read(client: &Client) -> Result<Option<Self>, Fault> {
+        match client
+            .query_typed_one(POSITION, &[])
+            .await
+            .map_err(Fault::from)
+        {
+            Ok(row) => Ok(Some(Self {
+                timeline: row.get(0),
+                end: row.get(1),
+            })),
+            Err(Fault::Final(_)) => Ok(None),
+            Err(fault) => Err(fault),
+        }
+    }
+}
+
+/// Registrations that were acknowledged for a round.
+struct Round {
+    round: u64,
+    members: HashMap<NodeId, Challenge>,
+    /// Since when another one is open.
+    closed: Option<Instant>,
+}
+
+#[derive(Default)]
+pub(super) struct Acknowledged {
+    /// The open one is the last.
+    rounds: Vec<Round>,
+    /// Where the database was.
+    seen: Option<Position>,
+    /// The connection by which that was seen.
+    connection: u64,
+}
+
+impl Acknowledged {
+    /// This server has opened a round.
+    pub(super) fn opened(&mut self, round: u64) {
+        self.rounds
+            .retain(|one| one.closed.is_none_or(|at| at.elapsed() < REMEMBERED));
+        if self.rounds.last().is_some_and(|open| open.round == round) {
+            return;
+        }
+        for earlier in &mut self.rounds {
+            earlier.closed.get_or_insert_with(Instant::now);
+        }
+        self.rounds.push(Round {
+            round,
+            members: HashMap::new(),
+            closed: None,
+        });
+    }
+
+    pub(super) fn add(&mut self, round: i64, node: NodeId, challenge: Challenge) {
+        let found = self.rounds.iter_mut().find(|one| one.round as i64 == round);
+        if let Some(found) = found {
+            found.members.insert(node, challenge);
+        }
+    }
+
+    /// Remembers where the database is, unless that must be looked at.
+    pub(super) fn saw(&mut self, position: Option<Position>, connection: u64) {
+        if self.connection == connection {
+            self.seen = position;
+        }
+    }
+
+    /// Whether a database is another one than the one that was looked at.
+    pub(super) fn moved(&self, position: Option<Position>) -> bool {
+        match (self.seen, position) {
+            (Some(seen), Some(found)) => found.timeline != seen.timeline || found.end < seen.end,
+            _ => false,
+        }
+    }
+
+    /// If the connection is a new one: looks where the database is, and hands in again what it may have
+    /// lost, in statements of at most `max_batch` registrations, each within `patience`.
+    pub(super) async fn look_back(
+        &mut self,
+        link: &mut Link,
+        patience: Duration,
+        max_batch: usize,
+    ) -> Result<(), DatabaseError> {
+        while self.connection != link.connections() {
+            let connection = link.connections();
+            let position = link
+                .run(patience, async |client: &mut Client| {
+                    Position::read(client).await
+                })
+                .await?;
+            if self.moved(position) {
+                self.hand_in(link, patience, max_batch).await?;
+            }
+            // Unless that has taken yet another connection.
+            if connection == link.connections() {
+                self.connection = connection;
+                self.seen = position;
+            }
+        }
+        Ok(())
+    }
+
+    async fn hand_in(
+        &self,
+        link: &mut Link,
+        patience: Duration,
+        max_batch: usize,
+    ) -> Result<(), DatabaseError> {
+        let (mut again, mut lost) = (0, 0);
+        for Round {
+            round,
+            members,
+            closed,
+        } in &self.rounds
+        {
+            if closed.is_none() {
+                // That this one is open may be lost, too.
+                link.run(patience, async |client: &mut Client| {
+                    open(client, *round).await
+                })
+                .await?;
+            }
+            let number = i64::try_from(*round).map_err(|_| DatabaseError::Damaged("a round"))?;
+            let members: Vec<_> = members.iter().collect();
+            for members in members.chunks(max_batch.max(1)) {
+                let nodes: Vec<&[u8]> = members.iter().map(|(node, _)| &node.0[..]).collect();
+                let challenges: Vec<&[u8]> = members.iter().map(|(_, one)| &one.0[..]).collect();
+                let (added, missing) = link
+                    .run(patience, async |client: &mut Client| {
+                        register_again(client, number, &nodes, &challenges).await
+                    })
+                    .await?;
+                again += added;
+                lost += missing;
+            }
+        }
+        match (again, lost) {
+            (0, 0) => tracing::warn!(
+                "another database has taken over, which has all that this server has acknowledged"
+            ),
+            _ => tracing::error!(
+                again,
+                lost,
+                "ALARM: the database went back and had lost registrations that this server has \
+                 acknowledged: `again` of them were handed in again, `lost` of them are for a round that \
+                 has closed"
+            ),
+        }
+        Ok(())
+    }
+}
+
+/// Registers again. Returns how many were not there, and how many cannot be there any more.
+async fn register_again(
+    client: &Client,
+    round: i64,
+    nodes: &[&[u8]],
+    challenges: &[&[u8]],
+) -> Result<(u64, u64), Fault> {
+    // They had room before.
+    let row = client
+        .query_typed_one(
+            "SELECT poet.register($1, $2, $3, $4)",
+            &[
+                (&round, Type::INT8),
+                (&i64::MAX, Type::INT8),
+                (&nodes, Type::BYTEA_ARRAY),
+                (&challenges, Type::BYTEA_ARRAY),
+            ],
+        )
+        .await?;
+    if let Some(letters) = row.get::<_, Option<&str>>(0) {
+        let count = |letter| letters.bytes().filter(|one| *one == letter).count() as u64;
+        return Ok((count(b'n'), count(b'c')));
+    }
+    let row = client
+        .query_typed_one(
+            "SELECT count(*) FROM unnest($2, $3) AS given (node_id, challenge)
+             WHERE NOT EXISTS (SELECT FROM poet.registrations AS known
+                               WHERE known.round = $1 AND known.node_id = given.node_id
+                                 AND known.challenge = given.challenge)",
+            &[
+                (&round, Type::INT8),
+                (&nodes, Type::BYTEA_ARRAY),
+                (&challenges, Type::BYTEA_ARRAY),
+            ],
+        )
+        .await?;
+    Ok((0, row.get::<_, i64>(0).unsigned_abs()))
+}

@@ -1,0 +1,368 @@
+//! A database that hangs behind the network, that fails over to its replica, or that is full.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use poet_rounds::storage::{Member, Registered, Setting, Storage};
+use poet_storage::PostgresStorage;
+
+use crate::{
+    cases::{member, wait},
+    open,
+    server::{PASSWORD, PostgresServer, programs},
+};
+
+/// Much longer than anything takes, even on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How long an operation may take before it fails, whatever the database does: some time-outs of 5 s, on a
+/// busy machine.
+const BOUND: Duration = Duration::from_secs(40);
+
+fn passfile(folder: &Path) -> String {
+    let file = folder.join("pgpass");
+    let escaped = PASSWORD.replace('\\', "\\\\").replace(':', "\\:");
+    fs::write(&file, format!("*:*:*:*:{escaped}\n")).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    file.display().to_string()
+}
+
+fn try_register(storage: &PostgresStorage, number: u32) -> Option<Member> {
+    let start = Instant::now();
+    let member = member(number, 5);
+    let registered = wait(storage.register(0, member, u64::MAX));
+    assert!(start.elapsed() < BOUND, "{registered:?}");
+    match registered {
+        // The answer to an earlier attempt may have been lost.
+        Ok(Registered::New | Registered::Already) => Some(member),
+        Ok(other) => panic!("{other:?}"),
+        Err(_) => None,
+    }
+}
+
+/// Registers until it succeeds again.
+fn await_register(storage: &PostgresStorage, number: u32) -> Member {
+    let start = Instant::now();
+    loop {
+        if let Some(member) = try_register(storage, number) {
+            return member;
+        }
+        assert!(start.elapsed() < PATIENCE);
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Stands between a storage and its database, and can stop to pass on anything, as a cable does that is cut:
+/// connections stay, and nothing arrives.
+struct Wire {
+    port: u16,
+    cut: Arc<AtomicBool>,
+}
+
+impl Wire {
+    fn to(port: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let wire = Self {
+            port: listener.local_addr().unwrap().port(),
+            cut: Arc::default(),
+        };
+        let cut = Arc::clone(&wire.cut);
+        // Ends with the test's process.
+        thread::spawn(move || {
+            for near in listener.incoming().flatten() {
+                let Ok(far) = TcpStream::connect(("127.0.0.1", port)) else {
+                    continue;
+                };
+                for (from, to) in [(&near, &far), (&far, &near)] {
+                    let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    let cut = Arc::clone(&cut);
+                    thread::spawn(move || pass_on(from, to, &cut));
+                }
+            }
+        });
+        wire
+    }
+}
+
+fn pass_on(mut from: TcpStream, mut to: TcpStream, cut: &AtomicBool) {
+    let mut bytes = [0; 4096];
+    while let Ok(count @ 1..) = from.read(&mut bytes) {
+        while cut.load(Relaxed) {
+            thread::sleep(Duration::from_millis(10));
+        }
+        if to.write_all(&bytes[..count]).is_err() {
+            break;
+        }
+    }
+    // Either may have ended before.
+    drop(from.shutdown(Shutdown::Both));
+    drop(to.shutdown(Shutdown::Both));
+}
+
+#[test]
+fn a_connection_that_hangs_is_noticed_in_seconds() {
+    let Some(server) = PostgresServer::start() else {
+        return;
+    };
+    server.database("poet");
+    let wire = Wire::to(server.port());
+    let (port, file) = (wire.port, passfile(server.folder()));
+    let storage = open(&format!(
+        "postgres://poet@127.0.0.1:{port}/poet?passfile={file}"
+    ));
+    wait(storage.open_round(0)).unwrap();
+    let mut acknowledged = vec![try_register(&storage, 0).unwrap()];
+    wire.cut.store(true, Relaxed);
+    assert_eq!(try_register(&storage, 1), None);
+    let start = Instant::now();
+    storage.setting(Setting::Schedule).unwrap_err();
+    wait(storage.probe()).unwrap_err();
+    assert!(start.elapsed() < 2 * BOUND);
+    // Each attempt ends, also while no new connection comes about.
+    assert_eq!(try_register(&storage, 2), None);
+    wire.cut.store(false, Relaxed);
+    acknowledged.push(await_register(&storage, 3));
+    let stored = storage.registrations(0).unwrap();
+    assert!(acknowledged.iter().all(|member| stored.contains(member)));
+}
+
+#[test]
+fn a_failover_to_a_synchronous_replica_loses_nothing() {
+    let Some(mut primary) = PostgresServer::start() else {
+        return;
+    };
+    primary.database("poet");
+    let replica = primary.replica();
+    primary.sql(
+        "postgres",
+        "ALTER SYSTEM SET synchronous_standby_names = '*'",
+    );
+    primary.sql("postgres", "SELECT pg_reload_conf()");
+    let synchronous = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'";
+    let start = Instant::now();
+    while primary.sql("postgres", synchronous) != "1" {
+        assert!(start.elapsed() < PATIENCE);
+        thread::sleep(Duration::from_millis(50));
+    }
+    let file = passfile(primary.folder());
+    // The replica first: it takes no writes, and is passed over.
+    let storage = open(&format!(
+        "postgres://poet@127.0.0.1:{},127.0.0.1:{}/poet?passfile={file}",
+        replica.port(),
+        primary.port()
+    ));
+    wait(storage.open_round(0)).unwrap();
+    let mut acknowledged: Vec<_> = (0..200)
+        .filter_map(|number| try_register(&storage, number))
+        .collect();
+    assert_eq!(acknowledged.len(), 200);
+    primary.kill();
+    assert_eq!(try_register(&storage, 300), None);
+    assert_eq!(replica.sql("postgres", "SELECT pg_promote()"), "t");
+    acknowledged.push(await_register(&storage, 301));
+    wait(storage.probe()).unwrap();
+    let start = Instant::now();
+    let stored = loop {
+        match storage.registrations(0) {
+            Ok(stored) => break stored,
+            Err(error) => assert!(start.elapsed() < PATIENCE, "{error}"),
+        }
+        thread::sleep(Duration::from_millis(50));
+    };
+    assert!(acknowledged.iter().all(|member| stored.contains(member)));
+    assert_eq!(storage.member_count(0).unwrap(), stored.len() as u64);
+}
+
+#[test]
+fn what_a_lagging_replica_has_lost_is_handed_in_again() {
+    let Some(mut primary) = PostgresServer::start() else {
+        return;
+    };
+    drop(open(&primary.database("poet")));
+    let mut replica = primary.replica();
+    let file = passfile(primary.folder());
+    let url = format!(
+        "postgres://poet@127.0.0.1:{},127.0.0.1:{}/poet?passfile={file}",
+        primary.port(),
+        replica.port()
+    );
+    let (storage, other) = (open(&url), open(&url));
+    let register = |storage: &PostgresStorage, numbers: std::ops::Range<u32>| -> Vec<Member> {
+        let registered = numbers.map(|number| try_register(storage, number).unwrap());
+        registered.collect()
+    };
+    wait(storage.open_round(0)).unwrap();
+    wait(other.open_round(0)).unwrap();
+    let mut acknowledged = register(&storage, 0..20);
+    let start = Instant::now();
+    while replica.sql("poet", "SELECT count(*) FROM poet.registrations") != "20" {
+        assert!(start.elapsed() < PATIENCE);
+        thread::sleep(Duration::from_millis(50));
+    }
+    // It gets no more.
+    replica.kill();
+    acknowledged.extend(register(&storage, 20..150));
+    acknowledged.extend(register(&other, 150..200));
+    primary.kill();
+    replica.run();
+    assert_eq!(replica.sql("postgres", "SELECT pg_promote()"), "t");
+    // With whatever comes first: a registration here, and there the close of the round, which waits for it.
+    acknowledged.push(await_register(&storage, 300));
+    let start = Instant::now();
+    while let Err(error) = wait(other.open_round(1)) {
+        assert!(start.elapsed() < PATIENCE, "{error}");
+    }
+    let stored = other.registrations(0).unwrap();
+    assert_eq!(stored.len(), acknowledged.len());
+    assert!(acknowledged.iter().all(|member| stored.contains(member)));
+    assert_eq!(other.member_count(0).unwrap(), stored.len() as u64);
+}
+
+#[test]
+fn a_round_that_a_lagging_replica_does_not_know_is_opened_again() {
+    let Some(mut primary) = PostgresServer::start() else {
+        return;
+    };
+    drop(open(&primary.database("poet")));
+    let mut replica = primary.replica();
+    let file = passfile(primary.folder());
+    let storage = open(&format!(
+        "postgres://poet@127.0.0.1:{},127.0.0.1:{}/poet?passfile={file}",
+        primary.port(),
+        replica.port()
+    ));
+    replica.kill();
+    wait(storage.open_round(0)).unwrap();
+    let member = try_register(&storage, 1).unwrap();
+    primary.kill();
+    replica.run();
+    assert_eq!(replica.sql("postgres", "SELECT pg_promote()"), "t");
+    let start = Instant::now();
+    while let Err(error) = wait(storage.probe()) {
+        assert!(start.elapsed() < PATIENCE, "{error}");
+    }
+    assert_eq!(storage.registrations(0).unwrap(), [member]);
+    assert_eq!(
+        await_register(&storage, 2).node_id,
+        crate::cases::member(2, 5).node_id
+    );
+}
+
+/// A small file system, until it is dropped.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    /// `None`, with a message, where no file system can be mounted.
+    fn mount(folder: &Path, megabytes: u32) -> Option<Self> {
+        let mount = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "none"])
+            .arg(folder)
+            .output();
+        let reason = match mount {
+            Ok(mount) if mount.status.success() => return Some(Self(folder.to_owned())),
+            Ok(mount) => String::from_utf8_lossy(&mount.stderr).trim().to_owned(),
+            Err(error) => error.to_string(),
+        };
+        let ci = std::env::var_os("CI").is_some_and(|ci| !ci.is_empty());
+        assert!(!ci, "CI must be able to mount a file system: {reason}");
+        eprintln!("skipped: no file system can be mounted here: {reason}");
+        None
+    }
+
+    /// Takes all the space that is left.
+    fn fill(&self) {
+        let filler = fs::File::create(self.0.join("filler"));
+        let mut filler = filler.unwrap();
+        while filler.write_all(&[1; 1 << 13]).is_ok() {}
+        while filler.write_all(&[1; 512]).is_ok() {}
+    }
+
+    fn free(&self) {
+        fs::remove_file(self.0.join("filler")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Nobody can do anything about a failure here.
+        drop(Command::new("umount").arg("-l").arg(&self.0).status());
+        drop(fs::remove_dir(&self.0));
+    }
+}
+
+#[test]
+fn while_the_databases_disk_is_full_nothing_is_promised_and_nothing_lost() {
+    if PostgresServer::start().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(folder.path(), 160) else {
+        return;
+    };
+    let mut server = PostgresServer::start_in(programs().unwrap(), folder);
+    let storage = open(&server.database("poet"));
+    wait(storage.open_round(0)).unwrap();
+    let mut acknowledged: Vec<_> = (0..50)
+        .filter_map(|number| try_register(&storage, number))
+        .collect();
+    assert_eq!(acknowledged.len(), 50);
+    disk.fill();
+    // There is some room left in the files that are there. Many at once, to use it up.
+    let mut number = 100;
+    let start = Instant::now();
+    let mut failed = false;
+    while !failed {
+        assert!(start.elapsed() < PATIENCE);
+        let outcomes = wait(async {
+            let pending: Vec<_> = (0..2000)
+                .map(|_| {
+                    number += 1;
+                    let member = member(number, 5);
+                    (member, tokio::spawn(storage.register(0, member, u64::MAX)))
+                })
+                .collect();
+            let mut outcomes = Vec::new();
+            for (member, pending) in pending {
+                outcomes.push((member, pending.await.unwrap()));
+            }
+            outcomes
+        });
+        for (member, outcome) in outcomes {
+            match outcome {
+                Ok(Registered::New | Registered::Already) => acknowledged.push(member),
+                Ok(other) => panic!("{other:?}"),
+                Err(_) => failed = true,
+            }
+        }
+    }
+    disk.free();
+    // It may have ended itself, and is then started again, as a service manager does.
+    server.kill();
+    server.run();
+    acknowledged.push(await_register(&storage, 50));
+    let stored: std::collections::BTreeSet<_> = storage
+        .registrations(0)
+        .unwrap()
+        .into_iter()
+        .map(|member| member.node_id)
+        .collect();
+    assert!(
+        acknowledged
+            .iter()
+            .all(|member| stored.contains(&member.node_id))
+    );
+    drop(storage);
+    drop(server);
+    drop(disk);
+}
