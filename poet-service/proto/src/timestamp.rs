@@ -68,6 +68,11 @@ impl ProtoTimestamp {
         Self::new(days + time - offset, nanos)
     }
 
+    /// The time; `None` for one in the last hours of the year 9999, which the schedule does not reach.
+    pub fn time(self) -> Option<Timestamp> {
+        Timestamp::new(self.seconds, self.nanos).ok()
+    }
+
     /// What this means as a deadline: nothing if it is Go's zero time. One in the last hours of the
     /// year 9999, which the schedule does not reach, counts as the latest time of the schedule.
     pub fn deadline(self) -> Option<Timestamp> {

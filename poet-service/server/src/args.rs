@@ -19,6 +19,7 @@ use poet_proto::{
     identity::PublicKey,
     network::{NETWORKS, Network},
     pow::MAX_DIFFICULTY,
+    timestamp::ProtoTimestamp,
 };
 use poet_rounds::worker::AuditMode;
 use poet_storage::DatabaseUrl;
@@ -511,8 +512,9 @@ fn path() -> impl TypedValueParser<Value = PathBuf> {
 }
 
 fn parse_time(text: &str) -> Result<Timestamp, &'static str> {
-    text.parse()
-        .map_err(|_| "expected a time in RFC 3339, such as 2023-07-14T08:00:00Z")
+    ProtoTimestamp::parse(text)
+        .and_then(ProtoTimestamp::time)
+        .ok_or("expected a time in RFC 3339, such as 2023-07-14T08:00:00Z")
 }
 
 fn parse_network(text: &str) -> Result<&'static Network, String> {
@@ -677,6 +679,18 @@ mod tests {
     fn bad_values_name_the_option_and_what_is_expected() {
         for (argument, expected) in [
             ("--genesis-time=yesterday", "a time in RFC 3339"),
+            // As the Go server, which is strict.
+            ("--genesis-time=2023-07-14 08:00:00Z", "a time in RFC 3339"),
+            ("--genesis-time=2023-07-14t08:00:00z", "a time in RFC 3339"),
+            ("--genesis-time=2023-07-14T08:00Z", "a time in RFC 3339"),
+            (
+                "--genesis-time=2023-07-14T08:00:00+25:00",
+                "a time in RFC 3339",
+            ),
+            (
+                "--genesis-time=2023-07-14T08:00:00+02:00[Europe/Prague]",
+                "a time in RFC 3339",
+            ),
             ("--network=testnet", "known: mainnet"),
             ("--epoch-duration=30", "unit"),
             ("--phase-shift=-1s", "not negative"),

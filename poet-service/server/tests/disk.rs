@@ -16,6 +16,7 @@ use std::{
 };
 
 use common::{LocalServer, TestNode, await_some, config, members_of, verify_fetched};
+use poet_storage::SqliteStorage;
 use program::ServerProcess;
 
 /// A small file system, while this is there.
@@ -252,6 +253,37 @@ fn a_full_disk_is_said_once() {
     assert_eq!(full, 1, "{log}");
     let errors = log.lines().filter(|line| line.contains("ERROR")).count();
     assert!(errors <= 3, "{log}");
+}
+
+/// Key and registrations are in the database after a clean end, not in its log, even if somebody reads it.
+#[test]
+fn after_a_clean_end_a_plain_copy_is_whole() {
+    for reads in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let server =
+            ServerProcess::start(folder.path(), &["--epoch-duration=1h", "--phase-shift=30m"]);
+        for number in 0..5 {
+            server.client.register(&TestNode::new(number));
+        }
+        let info = server.client.get("/v1/info").json();
+        let database = folder.path().join("db/poet.sqlite");
+        // A connection that does not hold up the end, and keeps SQLite from tidying up by itself.
+        let reader = reads.then(|| {
+            let reader = SqliteStorage::open_to_read(&database).unwrap();
+            assert_eq!(reader.newest_rounds(9).unwrap().len(), 1);
+            reader
+        });
+        assert_eq!(server.signal("TERM").code(), Some(0));
+        let copy = tempfile::tempdir().unwrap();
+        fs::create_dir(copy.path().join("db")).unwrap();
+        fs::copy(&database, copy.path().join("db/poet.sqlite")).unwrap();
+        drop(reader);
+        let server =
+            ServerProcess::start(copy.path(), &["--epoch-duration=1h", "--phase-shift=30m"]);
+        assert_eq!(server.client.get("/v1/info").json(), info);
+        let round = server.client.get("/v1/rounds/0").json();
+        assert_eq!(round["members"], "5", "{round}");
+    }
 }
 
 /// Rounds of six minutes: their log keeps every label.

@@ -13,7 +13,7 @@ use std::{
     path::Path,
     process::{Child, Stdio},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use common::{Client, TestNode, await_some, verify_fetched};
@@ -46,10 +46,16 @@ impl Server {
     /// Ends it in order.
     #[track_caller]
     fn end(&mut self) {
-        let pid = Pid::from_child(&self.0);
+        let (pid, begun) = (Pid::from_child(&self.0), Instant::now());
         kill_process(pid, Signal::TERM).unwrap();
         let status = await_some("the end", || self.0.try_wait().unwrap());
         assert!(status.success(), "{status}");
+        // Five seconds are what is promised; this machine may be busy.
+        assert!(
+            begun.elapsed() < Duration::from_secs(20),
+            "{:?}",
+            begun.elapsed()
+        );
     }
 }
 

@@ -217,3 +217,18 @@ fn without_a_port_nothing_is_served() {
     assert!(server.addresses.metrics.is_none());
     assert_eq!(server.client.get("/metrics").status, 404);
 }
+
+#[test]
+fn escaped_paths_count_as_what_they_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = LocalServer::start(config(folder.path()), 0);
+    for path in ["/v1/info", "/v1/%69nfo", "/v1/%2569nfo"] {
+        server.client.get(path);
+    }
+    let text = server.monitoring().get("/metrics").body;
+    let counted = text
+        .lines()
+        .find(|line| line.starts_with("grpc_server_handled_total") && line.contains("\"Info\""));
+    // The third one names nothing.
+    assert!(counted.unwrap().ends_with(" 2"), "{counted:?}");
+}

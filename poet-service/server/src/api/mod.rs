@@ -118,7 +118,7 @@ fn within_gap(uri: &Uri) -> Option<(Duration, Uri)> {
 
 /// The same address with the escapes in its path decoded, if it has any: `/v1/%69nfo` is
 /// `/v1/info`.
-fn without_escapes(uri: &Uri) -> Option<Uri> {
+pub(crate) fn without_escapes(uri: &Uri) -> Option<Uri> {
     let path = percent_decode_str(uri.path()).decode_utf8().ok()?;
     // What would not be a path, or would have to be decoded again.
     if path == uri.path() || path.contains(['?', '#', '%']) {

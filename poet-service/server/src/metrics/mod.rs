@@ -35,7 +35,7 @@ use prometheus_client::{
 use crate::api::{
     dropped::{Dropped, DroppedCounters},
     error::Code,
-    grpc, split_gap,
+    grpc, split_gap, without_escapes,
 };
 
 pub(crate) use self::{
@@ -296,7 +296,8 @@ pub(crate) async fn observe(
     request: Request,
     next: Next,
 ) -> Response {
-    let named = method(request.uri().path());
+    let decoded = without_escapes(request.uri());
+    let named = method(decoded.as_ref().unwrap_or(request.uri()).path());
     let start = Instant::now();
     let response = next.run(request).await;
     *metrics

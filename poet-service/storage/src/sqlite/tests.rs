@@ -414,6 +414,57 @@ fn nothing_is_promised_in_a_database_that_nobody_will_find() {
     wait(storage.probe()).unwrap();
 }
 
+/// The database as it is kept for somebody to put it back.
+fn kept(folder: &tempfile::TempDir) -> Option<Connection> {
+    let entries = fs::read_dir(folder.path()).unwrap();
+    let mut kept = entries
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.to_str().unwrap().contains(".kept-"));
+    Some(Connection::open(kept.next()?).unwrap())
+}
+
+/// What is missing in the file is in its log, which a start would remove with it.
+#[test]
+fn a_database_that_is_cut_while_its_log_has_everything_is_kept() {
+    for part in [0, 2] {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = open(&folder);
+        wait(storage.open_round(3)).unwrap();
+        wait(storage.register(3, member(1, 1), 9)).unwrap();
+        let path = folder.path().join("poet.sqlite");
+        let bytes = fs::metadata(&path).unwrap().len();
+        let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_len(bytes.checked_div(part).unwrap_or(0)).unwrap();
+        let refused = wait(storage.register(3, member(2, 2), 9));
+        assert!(refused.is_err());
+        assert!(wait(storage.probe()).is_err());
+        assert_eq!(count_members(&kept(&folder).unwrap(), 3).unwrap(), 1);
+    }
+}
+
+#[test]
+fn a_copy_that_is_kept_is_of_now() {
+    let folder = tempfile::tempdir().unwrap();
+    let storage = open(&folder);
+    wait(storage.open_round(3)).unwrap();
+    let (path, aside) = (
+        folder.path().join("poet.sqlite"),
+        folder.path().join("aside"),
+    );
+    for members in 1..3 {
+        wait(storage.register(3, member(members, 1), 9)).unwrap();
+        fs::rename(&path, &aside).unwrap();
+        fs::write(&path, "another file").unwrap();
+        assert!(wait(storage.probe()).is_err());
+        let copy = kept(&folder).unwrap();
+        assert_eq!(count_members(&copy, 3).unwrap(), u64::from(members));
+        let name = copy.path().unwrap().to_owned();
+        drop(copy);
+        fs::remove_file(name).unwrap();
+        fs::rename(&aside, &path).unwrap();
+    }
+}
+
 #[test]
 fn foreign_files_are_refused() {
     let folder = tempfile::tempdir().unwrap();

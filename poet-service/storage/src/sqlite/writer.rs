@@ -298,6 +298,8 @@ impl Writer {
         }
         let change = self.place.change();
         let Some(change) = change.map_err(|cause| unusable(&self.place.database, cause))? else {
+            // A copy that was kept before will not have everything.
+            self.kept = None;
             return Ok(());
         };
         let path = self.place.database.clone();
@@ -335,10 +337,19 @@ impl Writer {
                     self.place.shrunk(bytes);
                     return Ok(());
                 }
-                lost(
-                    "was cut while the server used it: stop the server and restore the database from \
-                     a backup",
-                )
+                // What is missing in the file may be in its log or in memory. A start would remove the log
+                // of an empty database.
+                match self.keep_copy() {
+                    Ok(kept) => lost(&format!(
+                        "was cut while the server used it: stop the server, put {} in its place, which \
+                         has everything, and remove -wal and -shm",
+                        kept.display()
+                    )),
+                    Err(_) => lost(
+                        "was cut while the server used it: stop the server and restore the database \
+                         from a backup",
+                    ),
+                }
             }
             Change::NoFolder => lost(
                 "is gone with its directory: put the directory back where it was; what was removed is, \
