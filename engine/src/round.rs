@@ -89,6 +89,16 @@ impl<'a> RoundWork<'a> {
         Ok(tree)
     }
 
+    /// Adds the leaves that the next entry of the log stands for to `tree`.
+    ///
+    /// # Panics
+    /// If the tree has leaves that no whole number of entries stands for.
+    pub fn add_entry(&self, tree: &mut Tree, entry: Node) {
+        let begun = tree.leaves() % self.subtree_height.leaves();
+        assert_eq!(begun, 0, "leaves of the entry are there already");
+        tree.push_at(self.subtree_height.get(), entry, |_, _, _| {});
+    }
+
     pub(crate) fn check_length(&self, entries: u64) -> Result<(), LogError> {
         if entries > MAX_LEAVES >> self.subtree_height.get() {
             return Err(LogError::TooLong { entries });
