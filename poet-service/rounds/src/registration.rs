@@ -29,6 +29,8 @@ use crate::{
 
 /// How long a registration that met the closing of a round waits for the next one to open.
 const NEXT_ROUND_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a shared storage may lose a proof: no database lags behind another one more and takes over.
+const MAY_BE_LOST: Duration = Duration::from_secs(10 * 60);
 
 /// Why a registration was refused. The texts are part of the API.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -99,6 +101,17 @@ pub struct Registration {
     publish: Arc<dyn Publish>,
     counters: Arc<dyn Counters>,
     checks: Checks,
+    /// The last proof that this server has published, for as long as a shared storage may lose it.
+    newest: Mutex<Option<Newest>>,
+}
+
+/// A proof that this server has published.
+#[derive(Clone)]
+struct Newest {
+    round: u64,
+    proof: Arc<PublishedProof>,
+    /// When, by the monotonic clock.
+    at: Duration,
 }
 
 impl Registration {
@@ -131,6 +144,7 @@ impl Registration {
             publish,
             counters,
             checks,
+            newest: Mutex::new(None),
         }
     }
 
@@ -355,6 +369,7 @@ impl Registration {
     /// # Errors
     /// When the storage fails.
     pub fn look_at_storage(&self) -> Result<(), StorageError> {
+        self.look_at_newest()?;
         if let Some(challenges) = self.storage.pow_challenges()? {
             *self.pow.write().unwrap_or_else(PoisonError::into_inner) = challenges;
         }
@@ -363,6 +378,45 @@ impl Registration {
         let mut open = self.open();
         if open.round == round {
             open.members = members;
+        }
+        Ok(())
+    }
+
+    fn newest(&self) -> MutexGuard<'_, Option<Newest>> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Publishes a proof again that a shared storage has lost, because a database has taken over that had not
+    /// got it yet. May block.
+    fn look_at_newest(&self) -> Result<(), StorageError> {
+        let Some(Newest { round, proof, at }) = self.newest().clone() else {
+            return Ok(());
+        };
+        let forget = match self.storage.round(round)?.map(|record| record.published) {
+            _ if self.clock.monotonic().saturating_sub(at) > MAY_BE_LOST => true,
+            Some(Some(stored)) if stored.leaves != proof.leaves => {
+                tracing::error!(
+                    round,
+                    leaves = proof.leaves,
+                    stored = stored.leaves,
+                    "ALARM: the storage has another proof than the one that this server has published"
+                );
+                true
+            }
+            Some(None) => {
+                tracing::error!(
+                    round,
+                    "ALARM: the storage has lost the proof that this server has published, and gets it \
+                     again"
+                );
+                let challenges = self.storage.publish(round, proof)?;
+                *self.pow.write().unwrap_or_else(PoisonError::into_inner) = challenges;
+                false
+            }
+            Some(Some(_)) | None => false,
+        };
+        if forget {
+            *self.newest() = None;
         }
         Ok(())
     }
@@ -410,7 +464,7 @@ impl Registration {
         let own = self.gaps.own();
         // Prepared before anybody can ask for it.
         let serve = self.prepare(round, own, &proof);
-        let challenges = match self.storage.publish(round, proof) {
+        let challenges = match self.storage.publish(round, Arc::clone(&proof)) {
             Ok(challenges) => challenges,
             Err(error) => {
                 // Another server may have been first: then its proof is the one that counts.
@@ -433,6 +487,10 @@ impl Registration {
             });
         }
         *self.pow.write().unwrap_or_else(PoisonError::into_inner) = challenges;
+        if self.storage.shared() {
+            let at = self.clock.monotonic();
+            *self.newest() = Some(Newest { round, proof, at });
+        }
         Ok(())
     }
 

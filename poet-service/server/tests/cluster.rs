@@ -142,6 +142,29 @@ fn when_one_machine_fails_the_other_has_the_round() {
 }
 
 #[test]
+fn a_proof_that_the_database_has_lost_is_stored_again() {
+    let Some(database) = PostgresServer::start() else {
+        return;
+    };
+    let url = database.database("poet");
+    let [folder] = machines();
+    let server = start(folder.path(), &url, &schedule(), &[]);
+    server.client.register(&TestNode::new(1));
+    let root = verify_fetched(&server.client.await_proof(0)).root;
+    let stored = || database.sql("poet", "SELECT root FROM poet.proofs WHERE round = 0");
+    let before = stored();
+    assert_eq!(before, format!("\\x{}", hex::encode(root)));
+    // As another database is that had not got it yet.
+    database.sql("poet", "DELETE FROM poet.proofs WHERE round = 0");
+    await_some("the proof", || (stored() == before).then_some(()));
+    assert!(
+        server
+            .log()
+            .contains("ALARM: the storage has lost the proof")
+    );
+}
+
+#[test]
 fn what_differs_is_named_and_nothing_is_written() {
     let Some(database) = PostgresServer::start() else {
         return;
