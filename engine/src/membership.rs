@@ -92,6 +92,13 @@ impl Tree {
 /// The tree is padded with zeros, so the result means nothing for a challenge of 32 zero bytes.
 #[must_use]
 pub fn verify(root: &Node, challenge: &Node, index: u64, proof: &[Node]) -> bool {
+    root_above(challenge, index, proof).is_some_and(|reached| reached == *root)
+}
+
+/// Returns the root that `proof` leads to from `challenge` at `index`, or `None` if a tree of that height
+/// has no such index.
+#[must_use]
+pub fn root_above(challenge: &Node, index: u64, proof: &[Node]) -> Option<Node> {
     let mut place = index;
     let mut reached = *challenge;
     for sibling in proof {
@@ -103,7 +110,7 @@ pub fn verify(root: &Node, challenge: &Node, index: u64, proof: &[Node]) -> bool
         place >>= 1;
     }
     // An index beyond the tree's width must fail.
-    place == 0 && reached == *root
+    (place == 0).then_some(reached)
 }
 
 /// `BLAKE3(0x01 || left || right)`.

@@ -674,7 +674,7 @@ fn a_receipt_shows_who_left_us_out() {
         round_end: "2100-01-01T00:00:00Z".parse().unwrap(),
     };
     let signed = |acknowledged, seed| {
-        serde_json::to_value(Receipt::sign(acknowledged, &server_key(seed))).unwrap()
+        serde_json::to_value(&Receipt::sign(&[acknowledged], &server_key(seed))[0]).unwrap()
     };
     let good = signed(acknowledged, 1);
     let with = |field: &str, value: Value| {

@@ -339,7 +339,7 @@ struct SubmitResponse {
 }
 
 /// Writes a `SubmitResponse`.
-pub fn submit_response(submitted: &Submitted) -> String {
+pub fn submit_response(submitted: Submitted) -> String {
     write(&SubmitResponse {
         round_id: submitted.round.to_string(),
         round_end: format_proto(submitted.time_to_end),

@@ -27,7 +27,7 @@ pub struct SubmitRequest {
 }
 
 /// The answer to a registration that is durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Submitted {
     /// The round of the registration.
     pub round: u64,

@@ -1,7 +1,11 @@
 //! Receipts: what a server signs when it acknowledges a registration, so that a member left out of
 //! a round can prove that it registered. `engine/PROTOCOL.md`, section 10, specifies the encoding.
+//!
+//! A signature costs as much as a fourth of all that a registration takes. So a server signs the
+//! acknowledgements of a moment together: the root of a tree over them.
 
 use jiff::Timestamp;
+use poet_engine::{Node, membership};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -14,9 +18,16 @@ use crate::{
 /// The prefix of every signed message, so that no other signature of the key can pass for a
 /// receipt's.
 const DOMAIN: &[u8; 16] = b"poet-receipt-v1\n";
-const MESSAGE_BYTES: usize = DOMAIN.len() + 8 + 32 + 32 + 8 + 8;
+/// The prefix of every leaf. Nodes of the tree have another one.
+const LEAF: &[u8; 1] = &[0];
+const LEAF_BYTES: usize = LEAF.len() + 8 + 32 + 32 + 8 + 8;
+/// Acknowledgements that one signature covers at most.
+const MAX_TOGETHER: usize = 1 << MAX_PATH_NODES;
+/// Nodes on the path of a receipt at most.
+const MAX_PATH_NODES: usize = 10;
 /// The fields of a receipt in JSON, for messages.
-const FIELDS: &str = "roundId, nodeId, challenge, time, roundEnd, servicePubkey and signature";
+const FIELDS: &str =
+    "roundId, nodeId, challenge, time, roundEnd, index, path, servicePubkey and signature";
 
 /// What a server acknowledges: at `time`, the node was a member of the round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,10 +45,12 @@ pub struct Acknowledged {
 }
 
 /// A receipt: what was acknowledged, by which server, and the signature.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "Fields", try_from = "Value")]
 pub struct Receipt {
     acknowledged: Acknowledged,
+    index: u64,
+    path: Vec<Node>,
     server: PublicKey,
     signature: [u8; 64],
 }
@@ -60,18 +73,40 @@ pub enum ReceiptError {
 }
 
 impl Receipt {
-    /// Signs an acknowledgement. Truncates its times to the milliseconds that are signed.
-    pub fn sign(acknowledged: Acknowledged, key: &PrivateKey) -> Self {
-        let acknowledged = Acknowledged {
-            time: whole_milliseconds(acknowledged.time),
-            round_end: whole_milliseconds(acknowledged.round_end),
-            ..acknowledged
-        };
-        Self {
-            acknowledged,
-            server: key.public(),
-            signature: key.sign(&acknowledged.message()),
+    /// Signs acknowledgements, up to 1,024 with one signature. Truncates their times to the
+    /// milliseconds that are signed. Returns the receipts in the same order.
+    pub fn sign(acknowledged: &[Acknowledged], key: &PrivateKey) -> Vec<Self> {
+        let server = key.public();
+        let mut receipts = Vec::with_capacity(acknowledged.len());
+        for together in acknowledged.chunks(MAX_TOGETHER) {
+            let together: Vec<_> = together
+                .iter()
+                .map(|acknowledged| Acknowledged {
+                    time: whole_milliseconds(acknowledged.time),
+                    round_end: whole_milliseconds(acknowledged.round_end),
+                    ..*acknowledged
+                })
+                .collect();
+            let tree = membership::Tree::new(together.iter().map(Acknowledged::leaf).collect());
+            let Some(root) = tree.root() else {
+                continue;
+            };
+            let signature = key.sign(&[&DOMAIN[..], root].concat());
+            receipts.extend((0..).zip(&together).map(|(index, acknowledged)| Self {
+                acknowledged: *acknowledged,
+                index: index as u64,
+                path: tree.proof(index).unwrap_or_default(),
+                server,
+                signature,
+            }));
         }
+        receipts
+    }
+
+    /// Whether the signature covers what is acknowledged.
+    fn is_valid(&self) -> bool {
+        let root = membership::root_above(&self.acknowledged.leaf(), self.index, &self.path);
+        root.is_some_and(|root| self.server.verifies(&[DOMAIN, &root], &self.signature))
     }
 
     /// Reads a receipt in JSON and checks its signature.
@@ -100,19 +135,17 @@ impl Receipt {
         let round = text("roundId", "the number of a round as text")?;
         let receipt = Self {
             acknowledged: Acknowledged {
-                round: round
-                    .parse()
-                    .ok()
-                    .filter(|it: &u64| it.to_string() == round)
-                    .ok_or(ReceiptError::Field(
-                        "roundId",
-                        "the number of a round as text",
-                    ))?,
+                round: number(round).ok_or(ReceiptError::Field(
+                    "roundId",
+                    "the number of a round as text",
+                ))?,
                 node_id: NodeId(node("nodeId")?),
                 challenge: Challenge(node("challenge")?),
                 time: time("time")?,
                 round_end: time("roundEnd")?,
             },
+            index: number(text("index", INDEX)?).ok_or(ReceiptError::Field("index", INDEX))?,
+            path: path(fields.get("path")).ok_or(ReceiptError::Field("path", PATH))?,
             server: PublicKey::from_bytes(&node("servicePubkey")?)
                 // Anybody can sign for such a key.
                 .filter(|key| !key.is_weak())
@@ -126,8 +159,7 @@ impl Receipt {
                 text("signature", "64 bytes in base64")?,
             )?,
         };
-        let message = receipt.acknowledged.message();
-        if receipt.server.verifies(&[&message], &receipt.signature) {
+        if receipt.is_valid() {
             Ok(receipt)
         } else {
             let key = base64::encode(receipt.server.as_bytes());
@@ -138,6 +170,16 @@ impl Receipt {
     /// Returns what was acknowledged.
     pub fn acknowledged(&self) -> &Acknowledged {
         &self.acknowledged
+    }
+
+    /// Returns the place of the acknowledgement among those that were signed together.
+    pub fn index(&self) -> u64 {
+        self.index
+    }
+
+    /// Returns the siblings of the nodes from the acknowledgement up to the signed root.
+    pub fn path(&self) -> &[Node] {
+        &self.path
     }
 
     /// Returns the server's key.
@@ -152,11 +194,16 @@ impl Receipt {
 }
 
 impl Acknowledged {
-    /// The signed message.
-    fn message(&self) -> [u8; MESSAGE_BYTES] {
-        let mut message = [0; MESSAGE_BYTES];
+    /// The leaf of the signed tree.
+    fn leaf(&self) -> Node {
+        *blake3::hash(&self.message()).as_bytes()
+    }
+
+    /// What the leaf is the hash of.
+    fn message(&self) -> [u8; LEAF_BYTES] {
+        let mut message = [0; LEAF_BYTES];
         let parts: [&[u8]; 6] = [
-            DOMAIN,
+            LEAF,
             &self.round.to_be_bytes(),
             &self.node_id.0,
             &self.challenge.0,
@@ -178,6 +225,22 @@ fn whole_milliseconds(time: Timestamp) -> Timestamp {
     Timestamp::from_millisecond(time.as_millisecond()).unwrap_or(time)
 }
 
+const INDEX: &str = "a number as text";
+const PATH: &str = "a list of at most 10 values of 32 bytes in base64";
+
+fn number(text: &str) -> Option<u64> {
+    text.parse().ok().filter(|it: &u64| it.to_string() == text)
+}
+
+fn path(value: Option<&Value>) -> Option<Vec<Node>> {
+    let nodes = value?.as_array()?;
+    if nodes.len() > MAX_PATH_NODES {
+        return None;
+    }
+    let node = |node: &Value| base64::decode(node.as_str()?)?.try_into().ok();
+    nodes.iter().map(node).collect()
+}
+
 fn bytes<const N: usize>(
     name: &'static str,
     form: &'static str,
@@ -197,6 +260,8 @@ struct Fields {
     challenge: String,
     time: String,
     round_end: String,
+    index: String,
+    path: Vec<String>,
     service_pubkey: String,
     signature: String,
 }
@@ -210,6 +275,8 @@ impl From<Receipt> for Fields {
             challenge: base64::encode(acknowledged.challenge),
             time: acknowledged.time.to_string(),
             round_end: acknowledged.round_end.to_string(),
+            index: receipt.index.to_string(),
+            path: receipt.path.iter().map(base64::encode).collect(),
             service_pubkey: base64::encode(receipt.server.as_bytes()),
             signature: base64::encode(receipt.signature),
         }
@@ -249,49 +316,100 @@ mod tests {
     /// The vector of PROTOCOL.md. The signature was made by OpenSSL.
     #[test]
     fn the_golden_receipt() {
-        let receipt = Receipt::sign(acknowledged(), &key(7));
+        let receipt = sign(acknowledged(), 7);
         let message = receipt.acknowledged.message();
         let nodes = ["11".repeat(32), "22".repeat(32)].concat();
-        let expected = format!(
-            "706f65742d726563656970742d76310a000000000000004d{nodes}000001a2193a97fb000001a25ef76000"
-        );
+        let expected = format!("00000000000000004d{nodes}000001a2193a97fb000001a25ef76000");
         assert_eq!(hex::encode(message), expected);
+        // Alone, it is the root.
+        assert_eq!(hex::encode(receipt.acknowledged.leaf()), GOLDEN_ROOT);
         assert_eq!(hex::encode(receipt.signature), GOLDEN_SIGNATURE);
         assert_eq!(
-            serde_json::to_value(receipt).unwrap(),
+            serde_json::to_value(&receipt).unwrap(),
             json!({
                 "roundId": "77",
                 "nodeId": base64::encode([0x11; 32]),
                 "challenge": base64::encode([0x22; 32]),
                 "time": "2026-11-26T19:00:00.123Z",
                 "roundEnd": "2026-12-10T08:00:00Z",
+                "index": "0",
+                "path": [],
                 "servicePubkey": base64::encode(key(7).public().as_bytes()),
                 "signature": base64::encode(receipt.signature),
             })
         );
     }
 
-    const GOLDEN_SIGNATURE: &str = "76c5ce979d9c2c1ea604622ebf5562dbd7daced18ec8c39f5e50f23cffb2b22f\
-        733f045e7c64afece3d0377acb3b0b0593e42232f779f106dc84dd47d4895208";
+    const GOLDEN_SIGNATURE: &str = "90a99ed04fb750edf2d5c50385c2bda59d788c28861230f40d61344add5fefe3\
+        b0d8dc1e5ee7624cd1529b2e140a5138e97268a0f61def523cee94bb5ed25f04";
+
+    const GOLDEN_ROOT: &str = "b7f3ffbba5228ccdf9107861c16b48377092afebeb609c7a3f12b9ec91fc5b37";
+
+    fn sign(acknowledged: Acknowledged, seed: u8) -> Receipt {
+        Receipt::sign(&[acknowledged], &key(seed)).remove(0)
+    }
+
+    #[test]
+    fn receipts_that_are_signed_together_are_valid_each() {
+        for count in [2, 3, 100, MAX_TOGETHER + 1] {
+            let all: Vec<_> = (0..count)
+                .map(|number| Acknowledged {
+                    round: number as u64,
+                    ..acknowledged()
+                })
+                .collect();
+            let receipts = Receipt::sign(&all, &key(7));
+            assert_eq!(receipts.len(), count);
+            for (receipt, number) in receipts.iter().zip(0..) {
+                assert_eq!(receipt.acknowledged.round, number);
+                let json = serde_json::to_value(receipt).unwrap();
+                assert_eq!(Receipt::from_json(&json).as_ref(), Ok(receipt));
+            }
+            let signatures = receipts.chunk_by(|one, next| one.signature == next.signature);
+            assert_eq!(signatures.count(), count.div_ceil(MAX_TOGETHER));
+        }
+        assert_eq!(Receipt::sign(&[], &key(7)), []);
+    }
 
     #[test]
     fn whatever_is_changed_is_noticed() {
-        let receipt = Receipt::sign(acknowledged(), &key(7));
-        let json = serde_json::to_value(receipt).unwrap();
-        assert_eq!(Receipt::from_json(&json), Ok(receipt));
+        let others = [1, 2, 3, 4].map(|round| Acknowledged {
+            round,
+            ..acknowledged()
+        });
+        let together = [&others[..2], &[acknowledged()], &others[2..]].concat();
+        let receipt = Receipt::sign(&together, &key(7)).remove(2);
+        let json = serde_json::to_value(&receipt).unwrap();
+        assert_eq!(Receipt::from_json(&json).as_ref(), Ok(&receipt));
+        // Without the domain, nothing is a receipt.
+        let root = membership::root_above(&receipt.acknowledged.leaf(), 2, &receipt.path).unwrap();
         assert!(
-            !key(7)
+            key(7)
                 .public()
-                .verifies(&[&receipt.acknowledged.message()[16..]], &receipt.signature)
+                .verifies(&[DOMAIN, &root], &receipt.signature)
         );
+        assert!(!key(7).public().verifies(&[&root], &receipt.signature));
+        for path in [
+            &receipt.path[..2],
+            &[],
+            &[&receipt.path[..], &[[0; 32]]].concat(),
+        ] {
+            let mut changed = json.clone();
+            changed["path"] = path.iter().map(base64::encode).collect();
+            let error = Receipt::from_json(&changed).unwrap_err();
+            assert!(matches!(error, ReceiptError::Signature(_)), "{error}");
+        }
         let other = base64::encode(key(8).public().as_bytes());
-        let forged = Receipt::sign(acknowledged(), &key(8)).signature;
+        let forged = sign(acknowledged(), 8).signature;
         for (field, value) in [
             ("roundId", "78".to_owned()),
             ("nodeId", base64::encode([0x12; 32])),
             ("challenge", base64::encode([0x23; 32])),
             ("time", "2026-11-26T19:00:00.124Z".to_owned()),
             ("roundEnd", "2026-12-10T08:00:00.001Z".to_owned()),
+            ("index", "3".to_owned()),
+            ("index", "10".to_owned()),
+            ("index", u64::MAX.to_string()),
             ("servicePubkey", other),
             ("signature", base64::encode(forged)),
         ] {
@@ -307,7 +425,7 @@ mod tests {
 
     #[test]
     fn what_is_no_receipt_is_refused_in_one_sentence() {
-        let json = serde_json::to_value(Receipt::sign(acknowledged(), &key(7))).unwrap();
+        let json = serde_json::to_value(sign(acknowledged(), 7)).unwrap();
         for value in [json!(null), json!([]), json!("receipt")] {
             assert_eq!(Receipt::from_json(&value), Err(ReceiptError::Form));
         }
@@ -326,6 +444,16 @@ mod tests {
                 ],
             ),
             ("roundEnd", vec![json!("")]),
+            ("index", vec![json!(0), json!("00"), json!("")]),
+            (
+                "path",
+                vec![
+                    json!(""),
+                    json!(["AAAA"]),
+                    json!([7]),
+                    json!(vec![base64::encode([0; 32]); 11]),
+                ],
+            ),
             (
                 "servicePubkey",
                 vec![

@@ -5,19 +5,21 @@
 //! of the round, and the server is one more PoET to nodes: under a path of its own, with a key of its
 //! own.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use poet_proto::{
     duration::format_go,
     identity::{PrivateKey, PublicKey},
 };
 
+use crate::receipts::ReceiptSigner;
+
 /// What a server is to nodes with one cycle gap.
 #[derive(Clone, Debug)]
 pub struct CycleGap {
     duration: Duration,
     early: bool,
-    key: PrivateKey,
+    signer: Arc<ReceiptSigner>,
     public_key: PublicKey,
 }
 
@@ -27,7 +29,7 @@ impl CycleGap {
             duration,
             early,
             public_key: key.public(),
-            key,
+            signer: Arc::new(ReceiptSigner::new(key)),
         }
     }
 
@@ -41,9 +43,9 @@ impl CycleGap {
         self.early.then_some(self.duration)
     }
 
-    /// What the server signs with for these nodes.
-    pub fn key(&self) -> &PrivateKey {
-        &self.key
+    /// What signs receipts for these nodes.
+    pub(crate) fn signer(&self) -> &ReceiptSigner {
+        &self.signer
     }
 
     /// The public half.

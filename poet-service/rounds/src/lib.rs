@@ -9,6 +9,7 @@
 //! | [`cycle_gaps`] | what a server is to nodes with other cycle gaps than the schedule's |
 //! | [`schedule`], [`clock`] | when rounds open, start and end; pure functions of an injected time |
 //! | [`registration`] | who may register for which round |
+//! | `receipts` | signatures that acknowledge registrations |
 //! | [`worker`] | the hashing thread, its log, auditors, proofs |
 //! | [`rate`] | whether the hashing has become slow |
 //! | [`parts`] | what runs from the start to the end, none of which may end before |
@@ -25,6 +26,7 @@ pub mod life;
 pub mod parts;
 pub mod publish;
 pub mod rate;
+mod receipts;
 pub mod registration;
 pub mod round_files;
 mod standby;

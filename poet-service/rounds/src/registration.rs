@@ -13,7 +13,7 @@ use poet_proto::{
     identity::PublicKey,
     messages::{Info, PublishedProof, SubmitRequest, Submitted},
     pow::{self, PowParams},
-    receipt::{Acknowledged, Receipt},
+    receipt::Acknowledged,
 };
 use tokio::sync::Notify;
 
@@ -311,7 +311,7 @@ impl Registration {
                     if outcome == Registered::New {
                         self.count_member(round);
                     }
-                    return Ok(self.acknowledge(gap, round, member, end));
+                    return self.acknowledge(gap, round, member, end).await;
                 }
                 Ok(Registered::Conflict) => return Err(RegistrationError::Conflict),
                 Ok(Registered::Full) => return Err(RegistrationError::RoundFull),
@@ -328,7 +328,13 @@ impl Registration {
 
     /// The answer for a member of `round` that is stored, signed with the key that nodes with its gap
     /// know.
-    fn acknowledge(&self, gap: &CycleGap, round: u64, member: Member, end: Timestamp) -> Submitted {
+    async fn acknowledge(
+        &self,
+        gap: &CycleGap,
+        round: u64,
+        member: Member,
+        end: Timestamp,
+    ) -> Result<Submitted, RegistrationError> {
         let now = self.clock.now();
         let acknowledged = Acknowledged {
             round,
@@ -337,11 +343,13 @@ impl Registration {
             time: now,
             round_end: end,
         };
-        Submitted {
+        let receipt = gap.signer().sign(acknowledged).await;
+        Ok(Submitted {
             round,
             time_to_end: end.duration_since(now),
-            receipt: Receipt::sign(acknowledged, gap.key()),
-        }
+            // It is stored; to ask again gives another receipt.
+            receipt: receipt.ok_or(RegistrationError::Unavailable)?,
+        })
     }
 
     /// Waits for a round other than `round` to be open.

@@ -282,6 +282,8 @@ fn the_messages_are_those_that_clients_know() {
                 "google.protobuf.Timestamp round_end 5",
                 "bytes service_pubkey 6",
                 "bytes signature 7",
+                "uint64 index 8",
+                "bytes path 9",
             ],
         ),
         ("InfoRequest", &[]),

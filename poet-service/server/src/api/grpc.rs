@@ -442,6 +442,8 @@ impl From<Receipt> for proto::Receipt {
             round_end: Some(timestamp(acknowledged.round_end)),
             service_pubkey: receipt.server().as_bytes().to_vec(),
             signature: receipt.signature().to_vec(),
+            index: receipt.index(),
+            path: receipt.path().iter().map(|node| node.to_vec()).collect(),
         }
     }
 }

@@ -205,7 +205,7 @@ async fn submit(State(poet): Service, body: Bytes) -> Result<Response, ApiError>
             tracing::debug!(reason = reason.to_string(), "registration refused");
         })?;
     tracing::debug!(round = submitted.round, "registered");
-    Ok(ok(json::submit_response(&submitted)))
+    Ok(ok(json::submit_response(submitted)))
 }
 
 async fn proof_without_id() -> ApiError {

@@ -83,6 +83,12 @@ pub struct Receipt {
     pub service_pubkey: ::prost::alloc::vec::Vec<u8>,
     #[prost(bytes = "vec", tag = "7")]
     pub signature: ::prost::alloc::vec::Vec<u8>,
+    /// Its place among the acknowledgements that were signed together, and the way from there to what was
+    /// signed.
+    #[prost(uint64, tag = "8")]
+    pub index: u64,
+    #[prost(bytes = "vec", repeated, tag = "9")]
+    pub path: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InfoRequest {}
