@@ -283,7 +283,7 @@ fn the_messages_are_those_that_clients_know() {
                 "bytes service_pubkey 6",
                 "bytes signature 7",
                 "uint64 index 8",
-                "bytes path 9",
+                "repeated bytes path 9",
             ],
         ),
         ("InfoRequest", &[]),
