@@ -113,7 +113,7 @@ fn interrupted_by(measured: &Measured) -> String {
     let programs: Vec<String> = programs.collect();
     text += &format!(
         "   programs    {}\n",
-        or_none(&programs.join(", "), "none that was seen")
+        or_none(&programs.join(", "), "none seen")
     );
     let interrupts = measured.interrupts.as_ref().map(|all| {
         let named = all.iter().take(NAMES);
@@ -240,7 +240,7 @@ fn command_line(machine: &Machine, core: usize) -> String {
              (or to the line options in /boot/loader/entries/*.conf)"
         ),
         None => format!(
-            "add {options} to the kernel's command line (what starts it cannot be seen here) and reboot"
+            "add {options} to the kernel's command line (the boot loader is unknown) and reboot"
         ),
     }
 }
