@@ -240,7 +240,7 @@ fn command_line(machine: &Machine, core: usize) -> String {
              (or to the line options in /boot/loader/entries/*.conf)"
         ),
         None => format!(
-            "add {options} to the kernel's command line (the boot loader is unknown) and reboot"
+            "add {options} to the kernel's command line (what starts it cannot be seen here) and reboot"
         ),
     }
 }
