@@ -1,30 +1,30 @@
 //! Time in CPU cycles, without performance counters.
 //!
-//! The clock of a shared machine drifts, and its counters are often out of reach. But a chain of
-//! dependent 64-bit multiplications takes 3 cycles for each on x86-64 CPUs of the last decade
+//! The clock of a shared machine drifts, and its counters are often inaccessible. But each step of
+//! a chain of dependent 64-bit multiplications takes 3 cycles on x86-64 CPUs of the last decade
 //! (Intel since Nehalem, AMD since Zen 2; elsewhere the figures are off by a constant factor, and
-//! only ratios count). Such a chain right before and right after a sample tells how long a cycle
-//! was; where the two disagree, the clock changed or something interrupted, and the sample is
+//! only ratios count). Such a chain right before and right after a sample gives the length of a
+//! cycle; if the two disagree, the clock changed or something interrupted, and the sample is
 //! dropped.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-/// Multiplications of a calibration, about 0.1 ms in all.
+/// Multiplications per calibration, about 0.1 ms in all.
 const MULTIPLICATIONS: u32 = 100_000;
 
-/// What one takes.
+/// The latency of one.
 const CYCLES_PER_MULTIPLICATION: u32 = 3;
 
-/// How far the calibrations before and after a sample may be apart.
+/// The greatest relative difference between the calibrations before and after a sample.
 const MAX_DRIFT: f64 = 0.003;
 
-/// Something that was timed.
+/// The timing of a sample.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
-    /// What it took.
+    /// The duration.
     pub seconds: f64,
-    /// The clock rate, if that was steady.
+    /// The clock rate, if it was steady.
     pub hz: Option<f64>,
 }
 
@@ -43,13 +43,14 @@ pub fn time(sample: impl FnOnce()) -> Timing {
     }
 }
 
-/// The cycles that `sample` took, and the clock rate in Hz; nothing if the clock was not steady.
+/// Returns the cycles that `sample` took, and the clock rate in Hz; `None` if the clock was
+/// unsteady.
 pub fn cycles(sample: impl FnOnce()) -> Option<(f64, f64)> {
     let timing = time(sample);
     timing.hz.map(|hz| (timing.seconds * hz, hz))
 }
 
-/// The clock rate now, in Hz.
+/// Returns the clock rate now, in Hz.
 #[must_use]
 pub fn clock_hz() -> f64 {
     let mut samples = Samples::default();
@@ -59,20 +60,20 @@ pub fn clock_hz() -> f64 {
     samples.median()
 }
 
-/// The seconds that the multiplications take. A chain of squares cannot be shortened, so the
-/// compiler leaves it alone.
+/// Returns the seconds that the multiplications take. A chain of squares cannot be shortened, so
+/// the compiler leaves it alone.
 #[inline(never)]
 fn multiply() -> f64 {
     let mut x = black_box(3_u64);
     let start = Instant::now();
     let mut left = MULTIPLICATIONS;
-    // No iterator, which a build without optimisation would call.
+    // Not an iterator, which a build without optimisation would call.
     while left > 0 {
         x = x.wrapping_mul(x);
         left -= 1;
     }
     black_box(x);
-    // A clock that has not moved must not make a rate infinite.
+    // A clock that has not advanced must not make a rate infinite.
     start.elapsed().max(Duration::from_nanos(1)).as_secs_f64()
 }
 
@@ -81,24 +82,24 @@ fn multiply() -> f64 {
 pub struct Samples(Vec<f64>);
 
 impl Samples {
-    /// Adds one.
+    /// Adds a sample.
     pub fn push(&mut self, sample: f64) {
         self.0.push(sample);
     }
 
-    /// How many there are.
+    /// Returns the number of samples.
     #[must_use]
     pub fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// Half of them are smaller. NaN without samples.
+    /// Returns the median; NaN without samples.
     #[must_use]
     pub fn median(&self) -> f64 {
         self.quantile(0.5)
     }
 
-    /// How far apart the quartiles are, relative to the median. NaN without samples.
+    /// Returns the distance between the quartiles, relative to the median; NaN without samples.
     #[must_use]
     pub fn spread(&self) -> f64 {
         (self.quantile(0.75) - self.quantile(0.25)) / self.median()

@@ -1,4 +1,4 @@
-//! What on a machine costs ticks, and the commands that change it. Nothing is changed here.
+//! What costs ticks on a machine, and the commands that change it. Changes nothing.
 
 use crate::report::{Endurance, Load};
 use crate::words::{list, or_none, percent};
@@ -11,15 +11,15 @@ use poet_host::{Core, Machine};
 /// Something that costs ticks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// What it is.
+    /// The description.
     pub what: String,
-    /// What it costs, or why that is not known.
+    /// The cost, or why it is unknown.
     pub gain: String,
-    /// The command that changes it, or what else does.
+    /// The command that changes it, or another remedy.
     pub change: String,
 }
 
-/// What was measured for a check.
+/// The measurements of a check.
 #[derive(Clone, Debug)]
 pub struct Measured {
     /// The core.
@@ -28,35 +28,35 @@ pub struct Measured {
     pub clock_hz: Option<f64>,
     /// A short run of the prover.
     pub run: Endurance,
-    /// Share of that in which a hypervisor ran others.
+    /// The share of that run in which a hypervisor ran others.
     pub steal: Option<f64>,
-    /// What load of the sibling does.
+    /// The effect of load on the sibling.
     pub sibling: Option<Load>,
-    /// Programs that ran on the core, and for how long.
+    /// Programs that ran on the core, and their times.
     pub programs: Vec<(String, Duration)>,
-    /// For how long they were watched.
+    /// How long they were watched.
     pub watched: Duration,
-    /// Interrupts that the core served, and how many, where the machine shows them.
+    /// The interrupts that the core served, by source, if the machine reports them.
     pub interrupts: Option<Vec<(String, u64)>>,
-    /// How much the control group was stopped for having used its time up.
+    /// How much the control group was stopped because it had used up its time.
     pub throttled: Option<Throttling>,
 }
 
 const CPU: &str = "/sys/devices/system/cpu";
 
-/// An idle state from which to wake takes longer is deep.
+/// A longer wake-up time makes an idle state deep.
 const DEEP_US: u64 = 20;
 
-/// Releases before this no longer get corrections.
+/// Earlier releases no longer get corrections.
 const OLD_KERNEL: (u32, u32) = (5, 10);
 
-/// Programs and interrupts that are named.
+/// The most programs and interrupts to name.
 const NAMES: usize = 6;
 
-/// Less is not worth telling.
+/// A smaller share is not mentioned.
 const SHARE: f64 = 0.001;
 
-/// What costs ticks, and below that what could not be seen.
+/// Returns what costs ticks, and what could not be checked.
 #[must_use]
 pub fn findings(machine: &Machine, measured: &Measured) -> (Vec<Finding>, Vec<String>) {
     let unknown = Core::default();
@@ -82,7 +82,7 @@ pub fn findings(machine: &Machine, measured: &Measured) -> (Vec<Finding>, Vec<St
     (found, hidden.map(|(what, _)| (*what).to_owned()).collect())
 }
 
-/// The whole check as text.
+/// Returns the whole check as text.
 #[must_use]
 pub fn text(machine: &Machine, measured: &Measured) -> String {
     let (found, hidden) = findings(machine, measured);
@@ -102,7 +102,7 @@ pub fn text(machine: &Machine, measured: &Measured) -> String {
     text + "\nNothing has been changed. After a change, measure again and compare.\n"
 }
 
-/// Who interrupted the core, by name.
+/// Names what interrupted the core.
 fn interrupted_by(measured: &Measured) -> String {
     let seconds = measured.run.seconds;
     let mut text = format!("\nOn core {} in {seconds:.0} s:\n", measured.core);
@@ -127,7 +127,7 @@ fn interrupted_by(measured: &Measured) -> String {
     text
 }
 
-/// The name of a program may be anything.
+/// Makes a program's name printable, whatever it contains.
 fn printable(name: &str) -> String {
     let plain = |c: char| if c.is_control() { '?' } else { c };
     name.chars().take(60).map(plain).collect()
@@ -215,7 +215,7 @@ fn isolation(machine: &Machine, measured: &Measured) -> Option<Finding> {
     })
 }
 
-/// How to keep the system off a core from the start.
+/// Returns how to keep the system off a core from the start.
 fn command_line(machine: &Machine, core: usize) -> String {
     let options = format!("isolcpus=domain,managed_irq,{core} nohz_full={core} rcu_nocbs={core}");
     if machine.container.is_some() {
@@ -326,7 +326,7 @@ fn interruptions(machine: &Machine, core: &Core, measured: &Measured) -> Vec<Fin
     found
 }
 
-/// The unit of systemd whose group this is.
+/// Returns the systemd unit of this group.
 fn unit(group: &str) -> Option<&str> {
     let name = group.rsplit('/').next()?;
     let is_unit = [".service", ".slice", ".scope"]

@@ -1,4 +1,4 @@
-//! Several machines side by side.
+//! Compares several machines.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::table::Section;
 use crate::verdict::{Basis, Doubt, Rate};
 use crate::words::{clock, dash, duration, list, thousands};
 
-/// Differences up to this are none.
+/// Smaller differences count as none.
 const RESOLUTION: f64 = 0.002;
 
 /// Reports to compare, each with a name, the fastest first.
@@ -20,7 +20,7 @@ const RESOLUTION: f64 = 0.002;
 pub struct Comparison {
     reports: Vec<(String, Report)>,
     basis: Basis,
-    /// The report that was named first, whose round and tick size count.
+    /// The report that was given first, whose round and tick size count.
     first: usize,
 }
 
@@ -31,31 +31,31 @@ pub enum Sentence {
     Compared {
         /// The rate.
         basis: Basis,
-        /// Whether that is because not all reports are of long runs.
+        /// Whether that is because not all reports have long runs.
         short: bool,
     },
     /// One is faster than all others.
     Fastest {
         /// Its name.
         name: String,
-        /// The next.
+        /// The name of the next.
         next: String,
         /// How many times as many ticks it makes.
         factor: f64,
     },
-    /// Several lead, and cannot be told apart.
+    /// Several lead, and cannot be distinguished.
     Tied {
         /// Their names.
         names: Vec<String>,
     },
     /// The numbers of the fastest decide nothing.
     Undecided {
-        /// The reports that are not to be trusted.
+        /// The reports that cannot be trusted.
         names: Vec<String>,
     },
-    /// The reports are not alike in something that matters.
+    /// The reports differ in something that matters.
     Unlike {
-        /// In what.
+        /// The difference.
         what: &'static str,
     },
     /// A doubt of one of the reports.
@@ -68,11 +68,11 @@ pub enum Sentence {
 }
 
 impl Comparison {
-    /// Compares reports, which come from these files.
+    /// Compares reports read from these files.
     ///
     /// # Errors
-    /// If there are none, or not all are of the same work function: their leaves have nothing in
-    /// common.
+    /// Fails if there are none, or they have different work functions: their leaves are not
+    /// comparable.
     pub fn new(reports: Vec<(PathBuf, Report)>) -> Result<Self> {
         let [(first_path, first), others @ ..] = reports.as_slice() else {
             bail!("there is nothing to compare");
@@ -106,19 +106,19 @@ impl Comparison {
         })
     }
 
-    /// The reports with their names, the fastest first.
+    /// Returns the reports with their names, fastest first.
     #[must_use]
     pub fn reports(&self) -> &[(String, Report)] {
         &self.reports
     }
 
-    /// The tables.
+    /// Returns the tables.
     #[must_use]
     pub fn sections(&self) -> Vec<Section> {
         vec![self.machines(), self.differences()]
     }
 
-    /// The comparison as a page.
+    /// Returns the comparison as a page.
     #[must_use]
     pub fn page(&self) -> String {
         let bar = |(name, report): &(String, Report)| {
@@ -139,13 +139,13 @@ impl Comparison {
         compared(&title, &self.words(), &all, &self.sections())
     }
 
-    /// What it comes to, as text.
+    /// Returns the sentences as text.
     #[must_use]
     pub fn words(&self) -> Vec<String> {
         self.sentences().iter().map(ToString::to_string).collect()
     }
 
-    /// What it comes to.
+    /// Returns the sentences.
     #[must_use]
     pub fn sentences(&self) -> Vec<Sentence> {
         let any_long = self
@@ -181,7 +181,7 @@ impl Comparison {
         sentences
     }
 
-    /// Who is the fastest, as far as these reports can tell.
+    /// Returns the fastest, as far as these reports can decide.
     fn winner(&self) -> Option<Sentence> {
         let (fastest, next) = (self.reports.first()?, self.reports.get(1)?);
         let tied = self.reports.iter().skip(1);
@@ -190,7 +190,7 @@ impl Comparison {
         if !names.is_empty() {
             names.insert(0, fastest.0.clone());
         }
-        // One that is not to be trusted may be the fastest or not.
+        // A report that cannot be trusted may be the fastest or not.
         let wild =
             |(_, report): &&(String, Report)| report.verdict.doubts.iter().any(Doubt::is_fatal);
         let undecided: Vec<String> = self
@@ -262,7 +262,7 @@ impl Comparison {
         }
     }
 
-    /// The settings in which not all are alike.
+    /// Lists the settings in which the reports differ.
     fn differences(&self) -> Section {
         let all: Vec<Vec<(&str, String)>> = self
             .reports
@@ -334,7 +334,7 @@ impl fmt::Display for Sentence {
     }
 }
 
-/// The leaves per second that are compared.
+/// The leaves per second to compare.
 fn rate(report: &Report, basis: Basis) -> f64 {
     match basis {
         Basis::Undisturbed => report.verdict.undisturbed.leaves_per_s,
@@ -342,7 +342,7 @@ fn rate(report: &Report, basis: Basis) -> f64 {
     }
 }
 
-/// Whether the middle halves of what was measured overlap, or nearly so.
+/// Whether the middle halves of the measurements overlap, or nearly so.
 fn alike(one: &Report, other: &Report, basis: Basis) -> bool {
     let range = |report: &Report| match basis {
         Basis::Undisturbed => [report.prover.leaves_per_s.q1, report.prover.leaves_per_s.q3],
@@ -353,11 +353,11 @@ fn alike(one: &Report, other: &Report, basis: Basis) -> bool {
     low <= other_high + margin && other_low <= high + margin
 }
 
-/// A form of a report's name.
+/// A way to name a report.
 type Name<'a> = &'a dyn Fn(&Path, &Report) -> String;
 
-/// A name for each report: its label or the name of its file, with the host where those are alike, the
-/// whole path where that does not help.
+/// Names each report: its label or the name of its file, with the host where those are alike, or
+/// the whole path where that does not help.
 fn names(reports: &[(PathBuf, Report)]) -> Vec<String> {
     let short = |path: &Path, report: &Report| {
         let stem = path.file_stem().unwrap_or(path.as_os_str());
@@ -394,7 +394,7 @@ fn names(reports: &[(PathBuf, Report)]) -> Vec<String> {
     })
 }
 
-/// What may explain a difference.
+/// Facts that may explain a difference.
 fn facts(report: &Report) -> Vec<(&'static str, String)> {
     let (machine, settings) = (&report.machine, &report.settings);
     let shown = |on: Option<bool>| match on {
@@ -511,7 +511,7 @@ mod tests {
         assert_eq!(column(0), ["a", "b"]);
         assert_eq!(column(1), ["55,400", "44,000"]);
         assert_eq!(column(2), ["55,000", "44,000"]);
-        // Relative to the report that was named first, with its tick size.
+        // Relative to the report that was given first, with its tick size.
         assert_eq!(column(4), ["1.250", "1.000"]);
         let names: Vec<&str> = differences.rows.iter().map(|row| row[0].as_str()).collect();
         assert_eq!(names, ["--tick-size", "--tick-size", "turbo", "turbo"]);
@@ -538,7 +538,7 @@ mod tests {
         let comparison = compare(vec![("a", sample()), ("b", sample()), ("c", slower())]);
         let names = vec!["a".to_owned(), "b".to_owned()];
         assert_eq!(comparison.sentences()[1], Sentence::Tied { names });
-        // Windows that overlap are alike, whatever the means.
+        // Overlapping windows are alike, whatever the means.
         let mut near = sample();
         for window in &mut near.endurance.as_mut().unwrap().windows {
             window.leaves -= 900;

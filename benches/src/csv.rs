@@ -29,7 +29,7 @@ const HEADER: [&str; 23] = [
     "doubts",
 ];
 
-/// A table with a row for each report.
+/// Returns a table with a row for each report.
 #[must_use]
 pub fn table(reports: &[(String, Report)]) -> String {
     let mut text = HEADER.join(",") + "\n";
@@ -71,7 +71,7 @@ fn row(name: &str, report: &Report) -> [String; 23] {
     ]
 }
 
-/// A cell. Spreadsheets would compute what begins like a formula.
+/// Quotes a cell. Spreadsheets would compute text that starts like a formula.
 fn quoted(text: &str) -> String {
     let formula = text.starts_with(['=', '+', '@', '-']) && text.parse::<f64>().is_err();
     let text = if formula {

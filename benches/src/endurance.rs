@@ -1,8 +1,8 @@
-//! The whole prover for long: does it keep its rate, and what interrupts it?
+//! A long run of the whole prover: does it keep its rate, and what interrupts it?
 //!
-//! Every leaf is timed, and pieces of a few thousand leaves, whose answer is known, follow each
-//! other. What is kept does not grow with the length: a histogram, and windows that become longer. It
-//! is handed out every minute, so that a kill costs a minute and the run can be resumed from it.
+//! Every leaf is timed, and pieces of a few thousand leaves, whose result is known, follow each
+//! other. The stored data does not grow with the length: a histogram, and windows that become
+//! longer. It is saved every minute, so that a kill costs a minute and the run can be resumed.
 
 use std::panic::resume_unwind;
 use std::path::Path;
@@ -25,43 +25,43 @@ use crate::report::{Endurance, Interruptions};
 use crate::sample::WrongAnswer;
 use crate::windows::{Window, Windows};
 
-/// Leaves of a piece: some 30 ms.
+/// Leaves per piece: some 30 ms.
 const LEAVES: u64 = 2048;
 
-/// What the end is compared with.
+/// The first part, with which the rest is compared.
 const FIRST: Duration = Duration::from_secs(60);
 
 /// How often sensors are read.
 const SENSOR_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often other programs on the core are looked for, if they are.
+/// How often to sample other programs on the core, if they are watched.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// How often a report of what there is so far is handed out. The first ones follow sooner, each after
-/// twice the time of the one before.
+/// How often a report of the run so far is saved. The first ones follow sooner, each after twice
+/// the time of the previous one.
 const CHECKPOINT: Duration = Duration::from_secs(60);
 const FIRST_CHECKPOINT: Duration = Duration::from_secs(1);
 
 /// The length of the shortest windows.
 const WINDOW_S: f64 = 0.25;
 
-/// What a long run is told, and whom it tells.
+/// The parameters of a long run.
 pub struct Run<'a> {
     /// The core.
     pub core: usize,
-    /// How long it is, with what an earlier process did.
+    /// Its length, including the part that an earlier process ran.
     pub length: Duration,
-    /// Ends it early.
+    /// Set to end it early.
     pub stop: &'a AtomicBool,
-    /// What an earlier process did.
+    /// The result of an earlier process.
     pub before: Option<&'a Endurance>,
-    /// Takes what there is so far, now and then.
+    /// Called with the result so far, every now and then.
     pub checkpoint: &'a mut dyn FnMut(Endurance),
-    /// Watches what else runs on the core.
+    /// Watches which other programs run on the core.
     pub watch: Option<&'a mut Watch>,
 }
 
-/// Sensors, as last read; 0 for what the machine does not show.
+/// The last sensor values; 0 for those that the machine does not report.
 #[derive(Default)]
 struct Sensors {
     millicelsius: AtomicU64,
@@ -83,7 +83,7 @@ impl Sensors {
         *sum = Some(sum.unwrap_or(0.0) + joules);
     }
 
-    /// A window without work.
+    /// Returns a window without work.
     fn window(&self) -> Window {
         let shown = |sensor: &AtomicU64| Some(sensor.load(Relaxed)).filter(|value| *value > 0);
         Window {
@@ -97,7 +97,7 @@ impl Sensors {
 /// Runs the prover.
 ///
 /// # Errors
-/// If the thread cannot be pinned, or the prover computes something wrong.
+/// Fails if the thread cannot be pinned, or the prover computes something wrong.
 pub fn endurance(selection: &Selection, run: Run<'_>) -> Result<Endurance> {
     let work = selection.work(LABEL_DEPTH)?;
     let segment = Segment::new(&work, selection.latency().name, LEAVES);
@@ -174,7 +174,7 @@ fn thread_id() -> i32 {
     0
 }
 
-/// Asks the hashing thread for what it has so far.
+/// Requests the hashing thread's result so far.
 #[derive(Default)]
 struct Asked {
     thread: AtomicU64,
@@ -182,13 +182,13 @@ struct Asked {
     answer: Mutex<Option<Endurance>>,
 }
 
-/// What a run has found out so far.
+/// The result of a run so far.
 struct State {
     core: usize,
     asked_s: f64,
     first_s: f64,
     resumed_s: Vec<f64>,
-    /// The energy that an earlier process measured.
+    /// The energy that earlier processes measured.
     joules: Option<f64>,
     interruptions: Interruptions,
     histogram: Histogram,
@@ -219,13 +219,13 @@ impl State {
         }
     }
 
-    /// Goes on where an earlier process was.
+    /// Continues the run of an earlier process.
     fn resume(length: Duration, before: &Endurance) -> Self {
         let new = Self::new(before.core, length, before.interruptions.median_ns);
         let mut resumed_s = before.resumed_s.clone();
         resumed_s.push(before.seconds);
         Self {
-            // What the first was does not change with the length.
+            // The first part is complete, whatever the length.
             first_s: if before.rest.leaves > 0 {
                 before.first.seconds
             } else {
@@ -289,7 +289,7 @@ impl State {
     }
 }
 
-/// The hashing thread: one piece at least, however early it is to stop.
+/// The hashing thread: makes at least one piece, however early it must stop.
 fn hash(
     segment: &Segment,
     core: usize,
@@ -299,7 +299,7 @@ fn hash(
     sensors: &Sensors,
     asked: &Asked,
 ) -> Result<Endurance, WrongAnswer> {
-    // Warm, and long enough to know the median.
+    // The core is warm, and there are enough times for a median.
     let mut warm_up = Histogram::default();
     for _ in 0..10 {
         piece(segment, |ns| warm_up.add(ns))?;
@@ -345,7 +345,7 @@ fn hash(
     Ok(state.report(joules()))
 }
 
-/// Makes a piece and tells the time of each leaf. (To read the clock takes some 30 ns of them.)
+/// Makes a piece and reports the time of each leaf. (Reading the clock takes some 30 ns of it.)
 fn piece(segment: &Segment, mut leaf: impl FnMut(u64)) -> Result<(), WrongAnswer> {
     let mut tree: Tree = segment.start.clone();
     let target = AtomicU64::new(tree.leaves() + LEAVES);
@@ -397,7 +397,7 @@ mod tests {
         assert!((whole.seconds - at_once.seconds).abs() < 1e-6);
         assert!((whole.first.seconds - 25.0).abs() < 0.031);
         assert!(whole.stopped_early);
-        // Of the energy that earlier processes measured nothing is lost.
+        // The energy that earlier processes measured is kept.
         assert!(whole.watts.unwrap() > 0.0);
     }
 }

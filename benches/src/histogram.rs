@@ -3,18 +3,18 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Buckets of a doubling: 2^5.
+/// Buckets per doubling: 2^5.
 const BITS: u32 = 5;
 
-/// What is shorter than 2^8 ns is counted as that.
+/// Times below 2^8 ns count as that.
 const SHORTEST: u64 = 1 << 8;
 
-/// What takes 2^37 ns (137 s) or longer is counted in the last bucket.
+/// Times of 2^37 ns (137 s) or more count in the last bucket.
 const LONGEST: u64 = (1 << 37) - 1;
 
 const BUCKETS: usize = ((37 - 8) << BITS) as usize;
 
-/// Counts times.
+/// A histogram of times.
 #[derive(Clone, Debug)]
 pub struct Histogram {
     counts: Box<[u64]>,
@@ -27,7 +27,7 @@ pub struct Bucket {
     pub from_ns: u64,
     /// The first time that is too long.
     pub to_ns: u64,
-    /// How many there were.
+    /// The number of times.
     pub count: u64,
 }
 
@@ -45,7 +45,7 @@ impl Histogram {
         self.counts[bucket(ns)] += 1;
     }
 
-    /// The histogram with these buckets.
+    /// Returns the histogram with these buckets.
     #[must_use]
     pub fn of(buckets: &[Bucket]) -> Self {
         let mut histogram = Self::default();
@@ -56,7 +56,7 @@ impl Histogram {
         histogram
     }
 
-    /// The buckets that are not empty, shortest times first.
+    /// Returns the non-empty buckets, shortest times first.
     #[must_use]
     pub fn buckets(&self) -> Vec<Bucket> {
         let counts = self.counts.iter().enumerate();
@@ -70,7 +70,7 @@ impl Histogram {
             .collect()
     }
 
-    /// The middle of the bucket that half of the times do not exceed; nothing without times.
+    /// Returns the middle of the bucket that contains the median; `None` without times.
     #[must_use]
     pub fn median_ns(&self) -> Option<u64> {
         let half = self.counts.iter().sum::<u64>().div_ceil(2);
@@ -83,7 +83,7 @@ impl Histogram {
     }
 }
 
-/// The doubling that `ns` is in, and the five bits after its first.
+/// The doubling that contains `ns`, and the five bits after its first.
 fn bucket(ns: u64) -> usize {
     let ns = ns.clamp(SHORTEST, LONGEST);
     let octave = ns.ilog2();

@@ -1,5 +1,5 @@
-//! Reports as one page: no script, no external resource, plots as SVG. The colours follow the
-//! reader's choice of light or dark, and on a phone wide tables scroll within themselves.
+//! Reports as a single page: no script, no external resource, plots as SVG. The colours follow the
+//! reader's choice of light or dark, and on a phone wide tables scroll by themselves.
 
 use std::fmt::Write;
 
@@ -10,7 +10,7 @@ use crate::sentences::sentences;
 use crate::table::{Section, column};
 use crate::words::{escape, thousands};
 
-/// A page of its parts.
+/// Assembles a page.
 fn page(
     title: &str,
     subtitle: &str,
@@ -37,7 +37,7 @@ fn page(
     )
 }
 
-/// The page of a comparison.
+/// Returns the page of a comparison.
 #[must_use]
 pub fn compared(title: &str, sentences: &[String], all: &[Bar], sections: &[Section]) -> String {
     let plot = figure(
@@ -48,7 +48,7 @@ pub fn compared(title: &str, sentences: &[String], all: &[Bar], sections: &[Sect
     page(title, "poet-bench compare", sentences, &plot, sections)
 }
 
-/// The page of a report.
+/// Returns the page of a report.
 #[must_use]
 pub fn report(report: &Report) -> String {
     let mut plots = String::new();

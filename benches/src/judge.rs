@@ -1,37 +1,37 @@
-//! How a verdict follows from the measurements of a report.
+//! Derives the verdict from the measurements of a report.
 
 use crate::known::KnownCore;
 use crate::report::{Report, Sustained};
 use crate::verdict::{Doubt, Rate, Verdict};
 
-/// A spread of the samples that is wider than this is noise.
+/// A wider spread of the samples is noise.
 const NOISE: f64 = 0.02;
-/// Interruptions that take more than this are worth a word.
+/// Interruptions that take a greater share are mentioned.
 const INTERRUPTED: f64 = 0.01;
 /// The same for the time that a hypervisor gives to others.
 const STEAL: f64 = 0.002;
-/// How far the ratio to the independent loop may be from that of other machines with the same kind
-/// of core.
+/// The greatest deviation of the ratio to the independent loop from that of other machines with the
+/// same kind of core.
 const RATIO: f64 = 0.02;
-/// How far the clocks of samples may be apart, from quartile to quartile.
+/// The greatest distance between the quartiles of the samples' clocks.
 const CLOCK: f64 = 0.05;
-/// How far above its bound nothing can be.
+/// The greatest measured rate relative to its bound.
 const BOUND: f64 = 1.01;
-/// By how much the system's clock may be set during a run, in seconds.
+/// The most by which the system's clock may be set during a run, in seconds.
 const CLOCK_SET_S: f64 = 2.0;
-/// The month that a price is for.
+/// The month of a price.
 const MONTH_S: f64 = 30.0 * 24.0 * 3600.0;
 
 impl Report {
-    /// This report with the verdict that follows from its measurements. `more` are doubts that do
-    /// not follow from them.
+    /// Returns this report with the verdict that follows from its measurements, and the doubts
+    /// `more`, which do not follow from them.
     #[must_use]
     pub fn judged(mut self, more: &[Doubt]) -> Self {
         self.verdict = judge(&self, more);
         self
     }
 
-    /// The same, with the doubts that the verdict had before and do not follow.
+    /// The same, keeping the verdict's doubts that do not follow from measurements.
     #[must_use]
     pub fn judged_again(self) -> Self {
         let doubts = self.verdict.doubts.iter();
@@ -42,28 +42,28 @@ impl Report {
         self.judged(&more)
     }
 
-    /// The rate with interruptions that counts, how long it was measured, and whether that is the
-    /// run of `--duration`.
+    /// Returns the rate with interruptions that counts, the length of its run, and whether that is
+    /// the run of `--duration`.
     fn sustained(&self) -> (Sustained, f64, bool) {
         let short = (self.prover.with_interruptions, self.prover.seconds, false);
         let Some(run) = &self.endurance else {
             return short;
         };
         match Sustained::of(&run.windows, run.window_s) {
-            // A verdict needs a minimum of work, and what there is more of counts.
+            // A verdict needs a minimum of work, and the longer run counts.
             Some(sustained) if run.seconds >= self.prover.seconds => (sustained, run.seconds, true),
             _ => short,
         }
     }
 
-    /// Cycles of a hash of the whole prover.
+    /// Returns the cycles per hash of the whole prover.
     #[must_use]
     pub fn cycles_per_hash(&self) -> Option<f64> {
         let cycles = self.prover.cycles_per_leaf?.median;
         (self.settings.work == "sha256").then(|| cycles / self.prover.hashes_per_leaf)
     }
 
-    /// The power during the run that counts.
+    /// Returns the power during the run that counts.
     #[must_use]
     pub fn watts(&self) -> Option<f64> {
         match &self.endurance {
@@ -73,7 +73,7 @@ impl Report {
     }
 }
 
-/// Whether the numbers of a report's verdict follow from its measurements.
+/// Returns whether the numbers of a report's verdict follow from its measurements.
 #[must_use]
 pub fn follows(report: &Report) -> bool {
     let (now, then) = (judge(report, &[]), &report.verdict);
@@ -175,7 +175,7 @@ fn judge(report: &Report, more: &[Doubt]) -> Verdict {
     }
 }
 
-/// The doubt about a system's clock that was set by this much.
+/// Returns the doubt about a system's clock that was set by this much.
 #[must_use]
 pub fn clock_set(seconds: f64) -> Option<Doubt> {
     (seconds.abs() > CLOCK_SET_S).then_some(Doubt::ClockSet { seconds })
@@ -257,7 +257,7 @@ mod tests {
             assert_eq!(doubted, [Doubt::WrongRatio { ratio, expected }]);
             assert!(doubted[0].is_fatal());
             assert!(doubted[0].to_string().contains("should not be trusted"));
-            // Of a kernel or a core of which nothing is known, nothing can be said.
+            // An unknown kernel or core raises no doubt.
             let unknown = doubts(|report| {
                 report.yardstick.ratio = Some(stat(ratio, 0.0));
                 report.prover.backend = "generic".into();
@@ -312,7 +312,7 @@ mod tests {
         assert!((price - 100.0 * 9_331_200.0 / 55_000.0 / 2_592_000.0).abs() < 1e-9);
         let ticks = verdict.ticks_per_100_mhz.unwrap();
         assert!((ticks - 1e8 / 54_150.0 / 8.0).abs() < 1e-6);
-        // 54,150 cycles over 412.5 hashes are 131.27 a hash.
+        // 54,150 cycles over 412.5 hashes are 131.27 per hash.
         let reached = verdict.bound_reached.unwrap();
         assert!((reached - 131.0 / (54_150.0 / 412.5)).abs() < 1e-9);
     }

@@ -4,23 +4,24 @@ use poet_backends::{Excluded, KernelReport, Options, Selection, select_with, sur
 use poet_conformance::{Rng, reference};
 use poet_engine::{Chain, LABEL_DEPTH, Node, Sha256, Work, WorkFunction};
 
-/// A kernel that this CPU can run.
+/// The kernels of a backend that this CPU can run.
 #[derive(Clone, Copy)]
 pub struct Kernel {
-    /// Its name.
+    /// The backend's name.
     pub name: &'static str,
-    /// What it does.
+    /// The chain.
     pub chain: &'static dyn Chain,
-    /// Its compression function; that of another kernel, if it has none.
+    /// The compression function; that of another backend, if it has none.
     pub sha256: &'static dyn Sha256,
-    /// Whether it is for one chain too, and not for many only.
+    /// Whether it is for one chain too, not only for many.
     pub latency: bool,
 }
 
-/// All kernels for `function` that this CPU can run; the others are named on standard error.
+/// Returns the kernels of all backends for `function` that this CPU can run; names the others on
+/// standard error.
 ///
 /// # Panics
-/// When a kernel fails its self-test.
+/// Panics if a kernel fails its self-test.
 #[must_use]
 pub fn all(function: WorkFunction) -> Vec<Kernel> {
     let mut kernels = Vec::new();
@@ -36,13 +37,13 @@ pub fn all(function: WorkFunction) -> Vec<Kernel> {
     kernels
 }
 
-/// The kernel of a report in which nothing excludes it.
+/// Returns the kernels of a report that does not exclude them.
 ///
 /// # Panics
-/// When it is excluded after all.
+/// Panics if they are excluded after all.
 #[must_use]
 pub fn usable(function: WorkFunction, report: &KernelReport) -> Kernel {
-    // A forced kernel is used for many chains, whatever it is for.
+    // A forced backend is used for many chains, whatever it is for.
     let kernels = *forced(function, report.name).kernels();
     Kernel {
         name: report.name,
@@ -69,16 +70,16 @@ pub fn portable(function: WorkFunction) -> Work {
     forced(function, "generic")
 }
 
-/// The kernels that a program would run SHA-256 on.
+/// Returns the kernels on which a program would run SHA-256.
 ///
 /// # Panics
-/// When the environment forces a kernel that cannot be used.
+/// Panics if the environment forces a backend that cannot be used.
 #[must_use]
 pub fn chosen() -> Selection {
     select_with(WorkFunction::Sha256, Options::default()).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// `count` chains of `n` hashes each: what they start from, and, from the oracle, what they end in.
+/// Returns `count` chains of `n` hashes each: their starts, and their ends according to the oracle.
 #[must_use]
 pub fn chains(function: WorkFunction, count: usize, n: u32) -> (Vec<Node>, Vec<Node>) {
     let mut rng = Rng::new(n.into());

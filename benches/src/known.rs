@@ -1,11 +1,11 @@
-//! What is known of kinds of cores, whatever machine they are in, and of machines that were measured.
+//! What is known about kinds of cores, whatever machine contains them, and about measured machines.
 
 use poet_host::Machine;
 
 use crate::report::Report;
 use crate::verdict::Rate;
 
-/// Hashes of a leaf in the tree of a mainnet round.
+/// Hashes per leaf in the tree of a mainnet round.
 pub const HASHES_PER_LEAF: f64 = 412.0625;
 
 /// A kind of core.
@@ -13,24 +13,24 @@ pub const HASHES_PER_LEAF: f64 = 412.0625;
 pub struct KnownCore {
     /// The microarchitecture.
     pub name: &'static str,
-    /// What machines have it.
+    /// The machines that have it.
     pub found_in: &'static str,
-    /// Cycles of a hash on one chain, on the fastest kernel.
+    /// Cycles per hash on one chain, on the fastest backend.
     pub cycles_per_hash: f64,
-    /// Where that number is from.
+    /// The source of that number.
     pub source: &'static str,
-    /// The least that the instruction set allows, where that is known.
+    /// The fewest cycles that the instruction set allows, if known.
     pub bound: Option<f64>,
-    /// How many times as many cycles the independent loop takes, by the kernel.
+    /// How many times as many cycles the independent loop takes, by the backend.
     ratios: &'static [(&'static str, f64)],
 }
 
-/// Published: two rounds take 4 cycles, and there are 32 steps of two. The last one, with the way to
-/// the next hash, takes 7.
+/// Published: two rounds take 4 cycles, and there are 32 steps of two. The last one, including the
+/// way to the next hash, takes 7.
 const FOUR_CYCLES: &str = "computed: 31 steps of 4 cycles and 7 for the last, by the latency of \
                            SHA256RNDS2 in Agner Fog's instruction tables; not measured";
 
-/// All that is known.
+/// All known kinds.
 pub const CORES: [KnownCore; 5] = [
     KnownCore {
         name: "Golden Cove",
@@ -83,7 +83,7 @@ pub const CORES: [KnownCore; 5] = [
 ];
 
 impl KnownCore {
-    /// The kind with this name, however it is written: `golden-cove`, `Zen4`.
+    /// Returns the kind with this name, in any spelling: `golden-cove`, `Zen4`.
     #[must_use]
     pub fn named(name: &str) -> Option<&'static Self> {
         let plain = |name: &str| -> String {
@@ -93,7 +93,7 @@ impl KnownCore {
         CORES.iter().find(|core| plain(core.name) == plain(name))
     }
 
-    /// That of a machine's core.
+    /// Returns the kind of a machine's core.
     #[must_use]
     pub fn of(machine: &Machine, core: usize) -> Option<&'static Self> {
         let efficiency = |core: &poet_host::Core| core.kind.as_deref() == Some("efficiency");
@@ -103,14 +103,14 @@ impl KnownCore {
         Self::named(machine.microarchitecture.as_deref()?)
     }
 
-    /// How many times as many cycles the independent loop takes as this kernel.
+    /// Returns how many times as many cycles the independent loop takes as this backend.
     #[must_use]
     pub fn ratio(&self, kernel: &str) -> Option<f64> {
         let known = self.ratios.iter().find(|(name, _)| *name == kernel);
         known.map(|(_, ratio)| *ratio)
     }
 
-    /// What such a core makes at a clock, computed.
+    /// Computes the rate of such a core at a clock.
     #[must_use]
     pub fn rate(&self, hz: f64, round_s: f64, tick_size: u64) -> Rate {
         let leaves_per_s = hz / (self.cycles_per_hash * HASHES_PER_LEAF);
@@ -118,14 +118,14 @@ impl KnownCore {
     }
 }
 
-/// Reports of reference machines: of those that somebody measured, as they were written.
+/// The reports of reference machines, as they were measured.
 const REFERENCES: [&str; 1] = [include_str!("../references/xeon-16-core-guest.json")];
 
-/// The reference machines.
+/// Returns the reports of the reference machines.
 #[must_use]
 pub fn references() -> Vec<Report> {
     let reports = REFERENCES.iter().map(|json| Report::from_json(json));
-    // The test below reads every one.
+    // A test below reads every one.
     reports.filter_map(Result::ok).collect()
 }
 

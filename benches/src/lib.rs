@@ -1,14 +1,15 @@
 //! `poet-bench`, the CPU benchmark, and what the benchmarks of the PoET engine share with it.
 //!
 //! The program (`cargo run --release -p poet-bench`; see `benches/README.md`) goes from [`options`]
-//! through [`session`], which asks [`poet_host`], [`measure`], [`load`], [`prover`] and [`endurance`],
-//! to a [`report`]. Its [`verdict`] follows from what was measured and what is [`known`] of kinds of
-//! cores; [`sentences`] and [`sections`] put it in words, for the terminal, [`html`], [`csv`] and
-//! Markdown ([`table`]). [`mod@compare`] compares reports, [`check`] says what costs ticks.
+//! through [`session`], which uses [`poet_host`], [`measure`], [`load`], [`prover`] and
+//! [`endurance`], to a [`report`]. Its [`verdict`] follows from the measurements and what is
+//! [`known`] of kinds of cores; [`sentences`] and [`sections`] put it in words, for the terminal,
+//! [`html`], [`csv`] and Markdown ([`table`]). [`mod@compare`] compares reports; [`check`] finds
+//! what costs ticks.
 //!
 //! | benchmark | what it measures |
 //! |---|---|
-//! | `audit` | auditors beside the hashing thread: rates, and time until a flipped bit is found |
+//! | `audit` | auditors next to the hashing thread: rates, and time until a flipped bit is found |
 //! | `cycles` | everything in CPU cycles, as a table for people |
 //! | `kernels` | every kernel of this CPU, and peers |
 //! | `prover` | the work loop |
@@ -17,12 +18,12 @@
 //! | `mainnet_proof` | the proof of a mainnet round from a log in a file: time and memory |
 //! | `early_proof` | the hashing thread while another core makes such a proof |
 //!
-//! `cargo bench -p poet-bench` runs all of them, `--bench NAME` one; without `--bench`, as `cargo
-//! test --benches` calls them, everything runs once. Each checks the answers that it times. The
-//! feature `openssl` adds OpenSSL to the peers.
+//! `cargo bench -p poet-bench` runs all of them, `--bench NAME` one; without `--bench`, as in
+//! `cargo test --benches`, everything runs once. Each checks the answers that it times. The feature
+//! `openssl` adds OpenSSL to the peers.
 //!
-//! Two tricks make honest measurements of a round possible that nobody has two weeks for:
-//! [`work::Counting`] counts the compressions that something takes, so that a plain loop can be
+//! Two techniques allow honest measurements of a round without running it for two weeks:
+//! [`work::Counting`] counts the compressions that a computation takes, so that a plain loop can be
 //! given the same number, and [`synthetic`] makes rounds of any length on which the engine does all
 //! its work.
 
@@ -58,7 +59,7 @@ pub mod windows;
 pub mod words;
 pub mod work;
 
-/// Whether this is `cargo bench`, and not `cargo test --benches`, which wants everything once.
+/// Returns whether this is `cargo bench`, not `cargo test --benches`, which runs everything once.
 #[must_use]
 pub fn is_measuring() -> bool {
     std::env::args().any(|argument| argument == "--bench")

@@ -1,4 +1,4 @@
-//! What the load of other cores does to the best one.
+//! The effect of load on other cores on the best one.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
@@ -16,26 +16,26 @@ use crate::report::Load;
 use crate::sample::{HASHES, Subject, visit};
 use crate::stat::Stat;
 
-/// Memory that a thread moves to make traffic: more than fits into the caches of a core.
+/// The memory that a thread moves to make traffic: more than the caches of a core hold.
 const TRAFFIC_WORDS: usize = 4 << 20;
 
-/// Threads that make traffic at most: it takes few to saturate a memory controller.
+/// The most threads that make traffic: few saturate a memory controller.
 const TRAFFIC_THREADS: usize = 8;
 
 /// The name of the load of a sibling.
 pub const SIBLING_BUSY: &str = "SMT sibling busy";
 
-/// What other cores may do meanwhile.
+/// What other cores do during a measurement.
 #[derive(Clone, Copy, PartialEq)]
 enum Activity {
     Hash,
     MoveMemory,
 }
 
-/// Measures what the load of other cores does to `core`. The loads take turns with none.
+/// Measures the effect of load on other cores on `core`, in turns with none.
 ///
 /// # Errors
-/// When a thread cannot be pinned, or a kernel computes something wrong.
+/// Fails if a thread cannot be pinned, or a kernel computes something wrong.
 pub fn loads(
     selection: &Selection,
     function: WorkFunction,
@@ -113,7 +113,7 @@ pub fn loads(
     Ok(results.collect())
 }
 
-/// Does `measured` while `cores` are busy.
+/// Runs `measured` while `cores` are busy.
 fn beside<T>(
     activity: Activity,
     chain: &'static dyn Chain,

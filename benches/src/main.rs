@@ -23,12 +23,12 @@ use poet_files::Output;
 
 /// The machine computed something wrong.
 const WRONG: u8 = 1;
-/// What was asked for cannot be done.
+/// The request cannot be met.
 const BAD_INPUT: u8 = 2;
-/// The machine is slower than it must be.
+/// The machine is slower than required.
 const TOO_SLOW: u8 = 3;
 
-/// Set by a signal: a long run ends and is reported.
+/// Set by a signal: a long run then ends and is reported.
 static STOP: AtomicBool = AtomicBool::new(false);
 
 fn main() -> ExitCode {
@@ -60,7 +60,8 @@ fn main() -> ExitCode {
     })
 }
 
-/// What a command writes besides its text, each tried before anything is measured.
+/// The files that a command writes in addition to its text, each checked before anything is
+/// measured.
 struct Files {
     json: Option<Output>,
     html: Option<Output>,
@@ -69,7 +70,7 @@ struct Files {
 }
 
 impl Files {
-    /// Opens the outputs that are asked for. `inputs` are read, and may not be written.
+    /// Opens the requested outputs. `inputs` are read, and must not be written.
     fn open(json: Option<&Path>, outputs: &Outputs, inputs: &[PathBuf]) -> Result<Self> {
         let open = |option: &'static str, path: Option<&Path>| -> Result<Option<Output>> {
             let Some(path) = path else { return Ok(None) };
@@ -106,12 +107,12 @@ impl Files {
         all.into_iter().flatten().collect()
     }
 
-    /// Whether standard output is one of them, and so not for the text.
+    /// Returns whether standard output is one of them, and so not free for the text.
     fn use_stdout(&self) -> bool {
         self.all().iter().any(|output| output.is_stdout())
     }
 
-    /// Writes a report to those that `which` chooses.
+    /// Writes a report to the outputs that `which` selects.
     fn write(&self, report: &Report, which: impl Fn(&Output) -> bool) -> Result<()> {
         if let Some(json) = self.json.as_ref().filter(|output| which(output)) {
             json.write(report.to_json()?.as_bytes())?;
@@ -129,8 +130,8 @@ impl Files {
         Ok(())
     }
 
-    /// Writes a report of a long run so far to what can be replaced later. A failure is told, and
-    /// the run goes on: the disk may have room again.
+    /// Writes a report of a long run so far to the outputs that can be replaced later. Reports a
+    /// failure and goes on: the disk may have room again later.
     fn checkpoint(&self, report: &Report) {
         if let Err(error) = self.write(report, Output::is_replaced) {
             eprintln!("poet-bench: {error:#}; the run goes on");
@@ -293,7 +294,7 @@ fn check(core: Option<usize>) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints to standard output. A reader that has gone away is no failure.
+/// Prints to standard output. It is not an error if the reader has closed it.
 fn print(text: &str) -> Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {

@@ -1,7 +1,7 @@
 //! Measures cores and kernels.
 //!
-//! What is to be compared takes turns, so that whatever the machine does meets all of it, and what
-//! counts is the median (see [`crate::sample`]).
+//! Things to compare are measured in turns, so that whatever the machine does affects all of them,
+//! and the median counts (see [`crate::sample`]).
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -19,12 +19,12 @@ use crate::report::{Backend, CoreResult, Cores, SkippedCore, Speed, Yardstick};
 use crate::sample::{LEAST_SAMPLES, Subject, WARM_UP, WrongAnswer, visit};
 use crate::stat::Stat;
 
-/// How long everything is measured.
+/// How long each thing is measured.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     /// For all cores together.
     pub cores_s: f64,
-    /// Times that each core is visited.
+    /// How often each core is visited.
     pub visits: usize,
     /// For each load, if loads are measured.
     pub load_s: Option<f64>,
@@ -34,7 +34,7 @@ pub struct Plan {
     pub prover_s: f64,
 }
 
-/// Which cores are measured, and why the others are not.
+/// Returns which cores are measured, and why the others are not.
 #[must_use]
 pub fn candidates(
     machine: &Machine,
@@ -61,10 +61,10 @@ pub fn candidates(
     (cores, skipped.collect())
 }
 
-/// Measures the kernel of `selection` on `cores`, which are visited in turns.
+/// Measures the chain kernel of `selection` on `cores`, which are visited in turns.
 ///
 /// # Errors
-/// When a thread cannot be pinned, or a kernel computes something wrong.
+/// Fails if a thread cannot be pinned, or a kernel computes something wrong.
 pub fn cores(
     selection: &Selection,
     function: WorkFunction,
@@ -100,8 +100,9 @@ pub fn cores(
         .context("no core of this machine could be measured")
 }
 
-/// Sorts the cores; nothing if there are none. Of those that cannot be told apart, the best is the one
-/// with the fewest interrupts of devices, the last if that decides nothing: the server's own rule.
+/// Sorts the cores; `None` if there are none. Of those that cannot be distinguished, the best is
+/// the one with the fewest device interrupts, and the last one if that decides nothing: the
+/// server's own rule.
 fn ranking(
     machine: &Machine,
     mut measured: Vec<CoreResult>,
@@ -113,7 +114,7 @@ fn ranking(
     let tied = measured.iter().filter(|core| {
         match (core.hashes_per_s, first.hashes_per_s) {
             (Some(rate), Some(best)) => rate.overlaps(&best),
-            // Nothing is known of one of them.
+            // One of them was never measured.
             _ => true,
         }
     });
@@ -137,10 +138,10 @@ pub(crate) fn chosen(selection: &Selection) -> Result<Work> {
     Ok(selection.work(LABEL_DEPTH)?)
 }
 
-/// Measures every kernel on `core`, and the independent loop in turns with them.
+/// Measures every backend on `core`, in turns with the independent loop.
 ///
 /// # Errors
-/// When the thread cannot be pinned, or something is computed wrong.
+/// Fails if the thread cannot be pinned, or something is computed wrong.
 pub fn backends(
     selection: &Selection,
     function: WorkFunction,
@@ -149,7 +150,7 @@ pub fn backends(
     seconds: f64,
 ) -> Result<(Vec<Backend>, Yardstick)> {
     let mut subjects = vec![Subject::one("sha2", WorkFunction::Sha256, &Sha2Compress)];
-    // For each report the places of its subjects.
+    // The places of each report's subjects.
     let mut places = Vec::new();
     for report in selection.reports() {
         let mut place = (None, None);
@@ -200,8 +201,8 @@ pub fn backends(
     Ok((backends, yardstick))
 }
 
-/// How many times as many cycles a hash took in `slow` as in `fast`, turn by turn, so that what the
-/// machine did meanwhile met both. Turns with an unsteady clock are left out.
+/// Returns how many times as many cycles a hash took in `slow` as in `fast`, compared turn by turn,
+/// so that what the machine did meanwhile affected both. Skips turns with an unsteady clock.
 fn ratio(slow: &[Option<f64>], fast: &[Option<f64>]) -> Option<Stat> {
     let turns = slow.iter().zip(fast);
     let ratios: Vec<f64> = turns
@@ -217,7 +218,7 @@ mod tests {
 
     #[test]
     fn the_ratio_is_taken_turn_by_turn() {
-        // The clock halves in the middle: rates would be 30 % off, and one turn is dropped.
+        // The clock halves in the middle: rates would be 30 % off; one turn is dropped.
         let slow = [Some(164.0), Some(164.2), None, Some(900.0), Some(163.8)];
         let fast = [
             Some(131.0),
@@ -257,7 +258,7 @@ mod tests {
                 ..Core::default()
             });
         }
-        // However the visits came out, the same core is advised.
+        // Whatever the visits measured, the same core is recommended.
         let ranked = ranking(&machine, cores, Vec::new()).unwrap();
         assert_eq!((ranked.best, ranked.tied), (1, vec![2, 1]));
         assert!(ranking(&machine, Vec::new(), Vec::new()).is_none());

@@ -11,7 +11,7 @@ use crate::known::{self, KnownCore};
 
 /// Which CPU, which core, which settings make the most ticks?
 ///
-/// Without a command, measures this machine, in about a minute: its cores, every backend, and the
+/// Without a command, measures this machine in about a minute: its cores, every backend, and the
 /// whole prover on the best core.
 #[derive(Clone, Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
@@ -24,36 +24,36 @@ pub struct Options {
     pub measurement: Measurement,
 }
 
-/// What can be done instead of measuring.
+/// Commands other than measuring.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Show reports of several machines side by side, relative to the first
     Compare {
-        /// Reports that were written with --json
+        /// Reports written with --json
         #[arg(required = true, num_args = 2.., value_name = "REPORT")]
         reports: Vec<PathBuf>,
-        /// What is written besides.
+        /// Additional outputs.
         #[command(flatten)]
         outputs: Outputs,
     },
-    /// Show a report again: as text, or as the files that are named
+    /// Show a report again: as text, or as the given files
     Render {
-        /// A report that was written with --json
+        /// A report written with --json
         #[arg(value_name = "REPORT")]
         report: PathBuf,
-        /// What is written besides.
+        /// Additional outputs.
         #[command(flatten)]
         outputs: Outputs,
     },
-    /// Compute what a kind of core makes at a clock, without measuring anything
+    /// Compute the rate of a kind of core at a clock, without measuring anything
     Predict {
         /// The kind: golden-cove, zen-4, zen-3, zen-2 or zen
         #[arg(value_name = "KIND", value_parser = parse_kind)]
         kind: &'static KnownCore,
-        /// The clock that it keeps for weeks, in GHz
+        /// The clock that it sustains for weeks, in GHz
         #[arg(value_name = "GHZ", value_parser = parse_ghz)]
         ghz: f64,
-        /// Leaves of a tick
+        /// Leaves per tick
         #[arg(long, value_name = "LEAVES", default_value = "9331200",
             value_parser = clap::value_parser!(u64).range(1..))]
         tick_size: u64,
@@ -61,15 +61,15 @@ pub enum Command {
         #[arg(long, value_name = "TIME", default_value = "324h", value_parser = parse_duration)]
         round: Duration,
     },
-    /// Tell what on this machine costs ticks, and the commands that change it; changes nothing
+    /// Show what costs ticks on this machine, and the commands that change it; changes nothing
     Check {
-        /// The core to look at; without it, the fastest
+        /// The core to check; by default, the fastest
         #[arg(long, value_name = "N")]
         core: Option<usize>,
     },
 }
 
-/// Files that show what was found out. `-` is standard output, and only regular files are replaced.
+/// Files that show the results. `-` is standard output; only regular files are replaced.
 #[derive(Clone, Debug, Args)]
 pub struct Outputs {
     /// Write a page without external resources
@@ -81,7 +81,7 @@ pub struct Outputs {
     /// Write sentences and tables as Markdown
     #[arg(long, value_name = "FILE")]
     pub markdown: Option<PathBuf>,
-    /// Replace files that exist
+    /// Replace existing files
     #[arg(long)]
     pub force: bool,
 }
@@ -89,15 +89,15 @@ pub struct Outputs {
 /// How to measure.
 #[derive(Clone, Debug, Args)]
 pub struct Measurement {
-    /// Measure every core for longer, and what the load of others does to the best one
+    /// Measure every core for longer, and how load on other cores affects the best one
     #[arg(long)]
     pub survey: bool,
-    /// Run the prover for this long, and tell how the rate changes and what interrupts it (10m, 14d).
-    /// The files of the report are written every minute
+    /// Run the prover for this long, and show how the rate changes and what interrupts it (10m,
+    /// 14d). The files of the report are written every minute
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub duration: Option<Duration>,
-    /// Go on with the long run of this report, on the same machine, and write it again; with
-    /// --duration it becomes that long in all
+    /// Continue the long run of this report, on the same machine, and rewrite the report;
+    /// --duration sets the new total length
     #[arg(long, value_name = "REPORT", conflicts_with_all = [
         "survey", "json", "work", "backend", "core", "tick_size", "round", "quick", "label", "price",
     ])]
@@ -108,39 +108,39 @@ pub struct Measurement {
     /// Other forms of the report.
     #[command(flatten)]
     pub outputs: Outputs,
-    /// What to call this machine in the report
+    /// The name of this machine in the report
     #[arg(long, value_name = "NAME", value_parser = parse_label)]
     pub label: Option<String>,
-    /// What the machine costs in 30 days, in any currency: tells the price of a tick
+    /// The machine's price for 30 days, in any currency; gives the price of a tick
     #[arg(long, value_name = "AMOUNT", value_parser = parse_amount)]
     pub price: Option<f64>,
     /// The work function: sha256 or haraka256
     #[arg(long, default_value = "sha256", value_parser = parse_work)]
     pub work: WorkFunction,
-    /// The backend to use; without it, the fastest of a timing trial
+    /// The backend to use; by default, the fastest in a timing trial
     #[arg(long, value_name = "NAME")]
     pub backend: Option<String>,
-    /// The core to use; without it, the fastest
+    /// The core to use; by default, the fastest
     #[arg(long, value_name = "N")]
     pub core: Option<usize>,
     /// The priority to run at, a nice value from -20 (highest) to 19
     #[arg(long, value_name = "NICE", allow_negative_numbers = true,
         value_parser = clap::value_parser!(i32).range(-20..=19))]
     pub priority: Option<i32>,
-    /// End with exit code 3 if the machine made less, interruptions included
+    /// Exit with code 3 if the rate, including interruptions, is lower
     #[arg(long, value_name = "N", value_parser = parse_amount)]
     pub min_leaves_per_second: Option<f64>,
-    /// End with exit code 3 if the machine makes less while nothing interrupts it
+    /// Exit with code 3 if the rate without interruptions is lower
     #[arg(long, value_name = "N", value_parser = parse_amount)]
     pub min_undisturbed_leaves_per_second: Option<f64>,
-    /// Leaves of a tick
+    /// Leaves per tick
     #[arg(long, value_name = "LEAVES", default_value_t = TICK_LEAVES,
         value_parser = clap::value_parser!(u64).range(1..))]
     pub tick_size: u64,
     /// The length of a round
     #[arg(long, value_name = "TIME", default_value = "324h", value_parser = parse_duration)]
     pub round: Duration,
-    /// A trial run of seconds, to see what there is; its numbers decide nothing
+    /// A trial run of seconds, to see the output; its numbers decide nothing
     #[arg(long)]
     pub quick: bool,
 }
@@ -160,7 +160,7 @@ fn parse_amount(text: &str) -> Result<f64> {
 
 fn parse_ghz(text: &str) -> Result<f64> {
     let ghz = text.parse().ok();
-    // A clock in MHz is a slip that would give a splendid machine.
+    // A clock in MHz is a slip that would predict a wonderful machine.
     ghz.filter(|ghz| (0.1..=20.0).contains(ghz))
         .context("expected a clock in GHz, from 0.1 to 20")
 }
@@ -182,10 +182,10 @@ fn parse_kind(text: &str) -> Result<&'static KnownCore> {
     })
 }
 
-/// Whole numbers with units, one after another: `90s`, `1h30m`, `14d`.
+/// Parses whole numbers with units, one after another: `90s`, `1h30m`, `14d`.
 fn parse_duration(text: &str) -> Result<Duration> {
     const FORM: &str = "expected a time such as 90s, 10m, 1h30m or 14d";
-    // A century: longer than anyone waits, and far from any overflow.
+    // A century: longer than anybody waits, and far from any overflow.
     const LONGEST_S: u64 = 100 * 366 * 24 * 3600;
     let mut seconds = 0_u64;
     let mut rest = text;

@@ -1,15 +1,15 @@
-//! Other implementations of SHA-256 in the form of a [`Chain`]: what a user might reach for.
+//! Other implementations of SHA-256 as a [`Chain`]: what a user might use instead.
 
 use std::slice;
 
 use poet_engine::{Chain, Node, SHA256_IV};
 use sha2::Digest;
 
-/// The crate `sha2`, by its usual interface.
+/// The crate `sha2`, through its usual interface.
 #[derive(Debug)]
 pub struct Sha2Digest;
 
-/// The crate `sha2`, by its compression function alone.
+/// The crate `sha2`, through its compression function alone.
 #[derive(Debug)]
 pub struct Sha2Compress;
 
@@ -17,18 +17,18 @@ pub struct Sha2Compress;
 #[derive(Debug)]
 pub struct Ring;
 
-/// OpenSSL (3 or later) by its usual interface, EVP, in the best case: the algorithm is looked up
-/// only once for the whole chain, and the context used again.
+/// OpenSSL (3 or later) through its usual interface, EVP, in the best case: the algorithm is looked
+/// up only once for the whole chain, and the context reused.
 #[cfg(feature = "openssl")]
 #[derive(Debug)]
 pub struct OpensslEvp;
 
-/// OpenSSL by its old interface without EVP.
+/// OpenSSL through its old interface without EVP.
 #[cfg(feature = "openssl")]
 #[derive(Debug)]
 pub struct OpensslSha256;
 
-/// All peers with their names.
+/// Returns all peers with their names.
 #[must_use]
 pub fn all() -> Vec<(&'static str, &'static dyn Chain)> {
     vec![
@@ -124,7 +124,7 @@ impl Chain for OpensslSha256 {
     }
 }
 
-/// What a peer without lanes does with many chains.
+/// Computes many chains on a peer without lanes.
 fn each(chain: &dyn Chain, digests: &mut [Node], n: u32) {
     for digest in digests {
         chain.one(digest, n);

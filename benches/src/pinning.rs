@@ -1,24 +1,25 @@
-//! Threads on cores, and their priority.
+//! Pinned threads, and their priority.
 
 use anyhow::{Context, Result};
 use poet_host::affinity;
 
-/// Runs `work` on a thread of its own that is pinned to `core`.
+/// Runs `work` on a new thread that is pinned to `core`.
 ///
 /// # Errors
-/// If the system does not let a thread run there.
+/// Fails if the system does not let a thread run there.
 ///
 /// # Panics
-/// If `work` does.
+/// Panics if `work` does.
 pub fn on_core<T: Send>(core: usize, work: impl FnOnce() -> T + Send) -> Result<T> {
     affinity::on_cores(&[core], work)
         .with_context(|| format!("the system does not let this process run on core {core}"))
 }
 
-/// Gives this thread, and those that it starts, a priority: a nice value, -20 for the highest.
+/// Sets the priority of this thread, and of the threads it starts, to a nice value; -20 is the
+/// highest.
 ///
 /// # Errors
-/// If that is not permitted.
+/// Fails if that is not permitted.
 #[cfg(unix)]
 pub fn set_priority(nice: i32) -> Result<()> {
     rustix::process::setpriority_process(None, nice).with_context(|| {
@@ -26,10 +27,10 @@ pub fn set_priority(nice: i32) -> Result<()> {
     })
 }
 
-/// Gives this thread a priority.
+/// Sets the priority of this thread.
 ///
 /// # Errors
-/// Always: priorities are those of Unix.
+/// Always fails: nice values are those of Unix.
 #[cfg(not(unix))]
 pub fn set_priority(_nice: i32) -> Result<()> {
     anyhow::bail!("--priority is for Unix systems")

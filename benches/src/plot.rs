@@ -1,6 +1,6 @@
 //! Plots as SVG: axes with units and ticks, in colours that a page chooses.
 //!
-//! One colour has one meaning: `plot` is what was made, `lost` is what interruptions took.
+//! Each colour has one meaning: `plot` is what was made, `lost` is what interruptions took.
 
 use std::fmt::Write;
 
@@ -15,22 +15,22 @@ const WIDTH: f64 = 340.0;
 /// The height of plots with two axes, without their labels.
 const HEIGHT: f64 = 150.0;
 
-/// Where plots with two axes begin, so that numbers fit before them.
+/// The left edge of plots with two axes, with room for the numbers.
 const LEFT: f64 = 56.0;
 
-/// Room above plots with two axes, for the name of the vertical one.
+/// Room above plots with two axes for the name of the vertical one.
 const TOP: f64 = 22.0;
 
 /// A bar with its label.
 #[derive(Clone, Debug)]
 pub struct Bar {
-    /// What it stands for.
+    /// The name of the bar.
     pub label: String,
     /// Its length, and the quartiles for its whisker.
     pub value: Stat,
-    /// Where the part ends that interruptions left, if that is known.
+    /// The end of the part that interruptions left, if known.
     pub part: Option<f64>,
-    /// What is written at its end.
+    /// The text at the bar's end.
     pub text: String,
 }
 
@@ -41,8 +41,8 @@ fn svg(height: f64, content: &str) -> String {
     )
 }
 
-/// Horizontal bars from zero, with a whisker from quartile to quartile, over an axis in `unit`, of
-/// which the values are `scale` times as many.
+/// Draws horizontal bars from zero, with a whisker from quartile to quartile, over an axis in
+/// `unit`, whose values are multiplied by `scale`.
 #[must_use]
 pub fn bars(bars: &[Bar], unit: &str, scale: f64) -> String {
     const ROW: f64 = 34.0;
@@ -108,7 +108,8 @@ pub fn bars(bars: &[Bar], unit: &str, scale: f64) -> String {
     svg(bottom + 20.0, &content)
 }
 
-/// A step for each window. The axis of rates ends in round numbers and need not begin at zero.
+/// Draws a step for each window. The axis of rates ends in round numbers and need not start at
+/// zero.
 #[must_use]
 pub fn rate_over_time(windows: &[Window]) -> String {
     let rates = || windows.iter().map(Window::rate);
@@ -158,13 +159,13 @@ pub fn rate_over_time(windows: &[Window]) -> String {
     svg(TOP + HEIGHT + 24.0, &content)
 }
 
-/// Both axes are logarithmic: a handful of leaves out of millions matters.
+/// Draws a histogram. Both axes are logarithmic: a handful of leaves out of millions matters.
 #[must_use]
 pub fn histogram(buckets: &[Bucket], threshold_ns: u64) -> String {
     let (Some(first), Some(last)) = (buckets.first(), buckets.last()) else {
         return svg(HEIGHT, "");
     };
-    // Wide enough that a bucket can be seen.
+    // Wide enough to see a bucket.
     let (from, to) = (
         (first.from_ns as f64 / 1.2).ln(),
         (last.to_ns as f64 * 1.2).ln(),
@@ -172,7 +173,7 @@ pub fn histogram(buckets: &[Bucket], threshold_ns: u64) -> String {
     let x = |ns: f64| LEFT + (WIDTH - LEFT - 12.0) * (ns.ln() - from) / (to - from);
     let most = buckets.iter().map(|bucket| bucket.count).max().unwrap_or(1);
     let decades = (most as f64).log10().ceil().max(1.0);
-    // A single leaf must be seen too, so the axis begins below 1.
+    // A single leaf must be visible too, so the axis starts below 1.
     let y = |count: f64| TOP + HEIGHT * (decades - count.log10()) / (decades + 0.3);
     let mut content = String::new();
     axis_names(&mut content, "leaves (logarithmic)");
@@ -247,7 +248,7 @@ fn label_left(content: &mut String, y: f64, text: &str) {
 
 fn label_below(content: &mut String, x: f64, text: &str) {
     let bottom = TOP + HEIGHT;
-    // Half of a text must fit on either side.
+    // Half of the text must fit on either side.
     let anchor = if x > WIDTH - 24.0 { "end" } else { "middle" };
     let at = if x > WIDTH - 24.0 {
         x.max(WIDTH - 4.0)
@@ -263,7 +264,7 @@ fn label_below(content: &mut String, x: f64, text: &str) {
     );
 }
 
-/// Without decimals that are zero.
+/// Formats a number without trailing zeros.
 fn number(value: f64) -> String {
     if value >= 1000.0 {
         thousands(value.round() as u64)
@@ -275,7 +276,7 @@ fn number(value: f64) -> String {
     }
 }
 
-/// A power of ten, short enough for an axis however long a run was.
+/// Formats a power of ten, short enough for an axis however long a run was.
 fn compact(power: u64) -> String {
     match power {
         0..1_000 => power.to_string(),
@@ -285,7 +286,7 @@ fn compact(power: u64) -> String {
     }
 }
 
-/// The next of 1, 2, 5, 10, 20, ... that is not smaller.
+/// Returns the next of 1, 2, 5, 10, 20, ... that is not smaller.
 fn step(least: f64) -> f64 {
     let power = 10_f64.powf(least.max(0.01).log10().floor());
     let factors = [1.0, 2.0, 5.0, 10.0];
@@ -329,7 +330,7 @@ mod tests {
         };
         assert!(!bar(None).contains("lost"));
         assert_eq!(bar(Some(25.0)).matches("class=\"lost\"").count(), 1);
-        // More than the whole, or nothing at all, stays within the bar.
+        // More than the whole, or nothing, stays within the bar.
         assert!(!bar(Some(80.0)).contains("lost"));
         assert!(!bar(Some(f64::NAN)).contains("lost"));
         for tick in [">0<", ">20<", ">40<", ">leaves/s<"] {

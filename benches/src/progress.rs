@@ -1,4 +1,4 @@
-//! Progress: bars on a terminal; of long runs a line an hour anywhere.
+//! Progress: bars on a terminal, and a line an hour for long runs everywhere.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -7,10 +7,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::words::{duration, thousands};
 
-/// How often a long run says where it is.
+/// How often a long run prints its progress.
 const LINE_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// A stretch of time that is waited for.
+/// The progress of a wait.
 #[derive(Debug)]
 pub struct Progress {
     bar: ProgressBar,
@@ -20,7 +20,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Shows a bar that is full after `seconds`. (`indicatif` shows it on terminals only.)
+    /// Shows a bar that is full after `seconds`. (`indicatif` shows it only on terminals.)
     #[must_use]
     pub fn new(what: &str, seconds: f64) -> Self {
         let bar = ProgressBar::new((seconds * 1e3) as u64).with_message(what.to_owned());
@@ -34,7 +34,7 @@ impl Progress {
         }
     }
 
-    /// Moves the bar; returns whether there is time left.
+    /// Moves the bar; returns whether time is left.
     #[must_use]
     pub fn goes_on(&self) -> bool {
         let elapsed = self.start.elapsed();
@@ -42,7 +42,7 @@ impl Progress {
         elapsed < self.length
     }
 
-    /// Notes the rate so far of a long run, of which `done_s` are over. Prints a line each hour.
+    /// Updates the rate of a long run, of which `done_s` have passed. Prints a line each hour.
     pub fn note(&self, leaves_per_s: f64, done_s: f64) {
         use std::sync::atomic::Ordering::Relaxed;
         let hours = self.start.elapsed().as_secs() / LINE_INTERVAL.as_secs();

@@ -1,4 +1,4 @@
-//! The whole prover for some seconds.
+//! A run of the whole prover for some seconds.
 
 use std::path::Path;
 use std::time::Instant;
@@ -19,19 +19,19 @@ use crate::synthetic::{self, MAINNET_LEAVES};
 use crate::windows::Window;
 use crate::{kernels, work};
 
-/// Leaves of a sample: half a millisecond, in which few samples are interrupted.
+/// Leaves per sample: half a millisecond, in which few samples are interrupted.
 const LEAVES: u64 = 32;
 
-/// Into how many windows a run is cut, for the range of rates with interruptions.
+/// The number of windows of a run, for the range of rates with interruptions.
 const WINDOWS: u32 = 40;
 
-/// A window that is shorter is mostly one sample.
+/// A shorter window would be mostly one sample.
 const LEAST_WINDOW_S: f64 = 0.01;
 
-/// Hashes of a leaf in a tree as high as that of a mainnet round.
+/// Returns the hashes per leaf in a tree as high as that of a mainnet round.
 ///
 /// # Errors
-/// Never: the depth is that of the network.
+/// Never fails: the depth is that of the network.
 pub fn hashes_per_leaf(selection: &Selection) -> Result<f64> {
     let tree = synthetic::tree(&chosen(selection)?, MAINNET_LEAVES);
     Ok(work::compressions(&tree, LEAVES) as f64 / LEAVES as f64)
@@ -40,7 +40,7 @@ pub fn hashes_per_leaf(selection: &Selection) -> Result<f64> {
 /// Measures the whole prover on `core`.
 ///
 /// # Errors
-/// When the thread cannot be pinned, or the prover computes something wrong.
+/// Fails if the thread cannot be pinned, or the prover computes something wrong.
 pub fn prover(
     selection: &Selection,
     core: usize,
@@ -107,7 +107,7 @@ pub fn prover(
     })
 }
 
-/// A piece of a mainnet round whose result is known.
+/// A piece of a mainnet round with a known result.
 pub(crate) struct Segment {
     name: &'static str,
     /// The tree before it.

@@ -10,15 +10,15 @@ use serde_json::Value;
 use crate::judge::follows;
 use crate::report::{FORMAT, Report, SCHEMA};
 
-/// The longest file that can be a report, with room for the largest of machines.
+/// The largest size of a report, with room for the largest machines.
 const MAX_BYTES: u64 = 1 << 26;
 
 impl Report {
     /// Reads a report from JSON.
     ///
     /// # Errors
-    /// If it is not JSON, not a report, one of another version, or one that was edited: its verdict
-    /// must follow from its measurements.
+    /// Fails if it is not JSON, not a report, of another version, or edited: its verdict must
+    /// follow from its measurements.
     pub fn from_json(json: &str) -> Result<Self> {
         let value: Value = serde_json::from_str(json)
             .ok()
@@ -48,7 +48,7 @@ impl Report {
     /// Reads a report from a file.
     ///
     /// # Errors
-    /// If there is none.
+    /// Fails if the file cannot be read or holds no report.
     pub fn load(path: &Path) -> Result<Self> {
         let name = path.display();
         let mut json = String::new();

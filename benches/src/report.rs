@@ -1,7 +1,7 @@
-//! The report: what a run found out, as it is written with `--json`.
+//! The report: the result of a run, as written with `--json`.
 //!
-//! `benches/docs/report.md` explains it to those who read it by program. The version is raised when
-//! a field changes its meaning or goes away; a program ignores fields that it does not know.
+//! `benches/docs/report.md` documents it for programs. The version is raised when a field changes
+//! its meaning or is removed; a program must ignore unknown fields.
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -13,13 +13,13 @@ use crate::stat::Stat;
 use crate::verdict::Verdict;
 use crate::windows::Window;
 
-/// What a report calls itself.
+/// The name of the format.
 pub const FORMAT: &str = "poet-bench report";
 
 /// The version of the schema.
 pub const SCHEMA: u64 = 2;
 
-/// What a run found out.
+/// The result of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// [`FORMAT`].
@@ -30,102 +30,103 @@ pub struct Report {
     pub version: String,
     /// When the run began, in UTC.
     pub started: String,
-    /// What it was asked for.
+    /// The settings of the run.
     pub settings: Settings,
-    /// Where it ran.
+    /// The machine.
     pub machine: Machine,
-    /// Every kernel for the work function.
+    /// Every backend for the work function.
     pub backends: Vec<Backend>,
-    /// An independent loop over `sha2`'s compression function, timed in turns with the kernels.
+    /// An independent loop over `sha2`'s compression function, timed in turns with the backends.
     pub yardstick: Yardstick,
     /// Every core.
     pub cores: Cores,
-    /// What the load of other cores does (`--survey`).
+    /// The effect of load on other cores (`--survey`).
     pub loads: Vec<Load>,
     /// The whole prover on the best core.
     pub prover: Prover,
     /// The whole prover for long (`--duration`).
     pub endurance: Option<Endurance>,
-    /// What it comes to.
+    /// The verdict.
     pub verdict: Verdict,
 }
 
-/// What was asked for.
+/// The settings of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     /// The work function: `sha256` or `haraka256`.
     pub work: String,
-    /// The kernel that was forced.
+    /// The requested backend.
     pub backend: Option<String>,
-    /// The core that was forced.
+    /// The requested core.
     pub core: Option<usize>,
-    /// The priority (nice value) that was asked for.
+    /// The requested priority (nice value).
     pub priority: Option<i32>,
     /// Whether it was a trial run of seconds, whose numbers decide nothing.
     pub quick: bool,
     /// Whether cores and pinning came from hwloc.
     pub hwloc: bool,
-    /// Leaves of a tick.
+    /// Leaves per tick.
     pub tick_size: u64,
     /// The length of a round.
     pub round_s: f64,
-    /// What the machine is called.
+    /// The name of the machine.
     pub label: Option<String>,
-    /// What the machine costs in a month of 30 days.
+    /// The price of the machine for a month of 30 days.
     pub price: Option<f64>,
 }
 
-/// How fast something hashes.
+/// A hashing speed.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Speed {
     /// Hashes per second.
     pub hashes_per_s: Stat,
-    /// CPU cycles of a hash.
+    /// CPU cycles per hash.
     pub cycles_per_hash: Stat,
-    /// Samples that were dropped because the clock was not steady around them.
+    /// Samples that were dropped because the clock was unsteady around them.
     pub dropped: usize,
 }
 
-/// A kernel.
+/// A backend.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Backend {
     /// Its name.
     pub name: String,
-    /// Why it cannot be used; nothing if it has passed its self-test.
+    /// Why it cannot be used; absent if it passed its self-test.
     pub excluded: Option<String>,
-    /// On one chain: the sequential work. Not for kernels that are for many chains only.
+    /// On one chain: the sequential work. Absent for backends that are for many chains only.
     pub one: Option<Speed>,
     /// On many chains, all together: proofs and verification.
     pub many: Option<Speed>,
     /// Leaves per second that the rate on one chain allows.
     pub leaves_per_s: Option<f64>,
-    /// Whether the prover was run on it.
+    /// Whether the prover ran on it.
     pub chosen: bool,
 }
 
 /// The independent loop.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Yardstick {
-    /// What it is.
+    /// Its name.
     pub name: String,
-    /// Its speed on one chain of SHA-256; nothing if the clock was never steady.
+    /// Its speed on one chain of SHA-256; absent if the clock was never steady.
     pub speed: Option<Speed>,
-    /// How many times as many cycles a hash takes in it as in the chosen kernel, turn by turn.
+    /// How many times as many cycles a hash takes in it as in the chosen backend, compared turn by
+    /// turn.
     pub ratio: Option<Stat>,
 }
 
 /// The cores, each measured several times in turns with the others.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cores {
-    /// The measured ones, fastest first.
+    /// The measured cores, fastest first.
     pub measured: Vec<CoreResult>,
-    /// Those that were not measured.
+    /// The cores that were not measured.
     pub skipped: Vec<SkippedCore>,
-    /// The core on which the prover was run: of those in `tied`, the one with the fewest interrupts of
-    /// devices.
+    /// The core on which the prover ran: of those in `tied`, the one with the fewest device
+    /// interrupts.
     pub best: usize,
-    /// The measured cores whose visits overlap with those of the fastest, which is one of them: if
-    /// there are several, this run cannot tell which is the fastest.
+    /// The measured cores whose visits overlap with those of the fastest, including itself: if
+    /// there are several, this run cannot determine which is the fastest.
     pub tied: Vec<usize>,
 }
 
@@ -134,9 +135,9 @@ pub struct Cores {
 pub struct CoreResult {
     /// Its number.
     pub id: usize,
-    /// Hashes per second; a sample is the median of a visit. Nothing if the clock was never steady.
+    /// Hashes per second; a sample is the median of a visit. Absent if the clock was never steady.
     pub hashes_per_s: Option<Stat>,
-    /// Its clock, in Hz, by the calibrated chain of multiplications.
+    /// Its clock in Hz, from the calibrated chain of multiplications.
     pub clock_hz: Option<Stat>,
     /// Whether the firmware prefers it.
     pub favoured: bool,
@@ -147,14 +148,14 @@ pub struct CoreResult {
 pub struct SkippedCore {
     /// Its number.
     pub id: usize,
-    /// Why not.
+    /// The reason.
     pub reason: String,
 }
 
-/// What load on other cores does to the best one.
+/// The effect of load on other cores on the best one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Load {
-    /// What the others do.
+    /// What the other cores do.
     pub name: String,
     /// The busy cores.
     pub cores: Vec<usize>,
@@ -162,7 +163,7 @@ pub struct Load {
     pub skipped: Option<String>,
     /// Hashes per second of the best core.
     pub hashes_per_s: Option<Stat>,
-    /// The median relative to that without load.
+    /// The median relative to the one without load.
     pub ratio: Option<f64>,
     /// Whether the samples overlap with those without load.
     pub within_noise: bool,
@@ -173,39 +174,39 @@ pub struct Load {
 pub struct Prover {
     /// The core.
     pub core: usize,
-    /// The kernel.
+    /// The backend.
     pub backend: String,
-    /// Hashes of a leaf.
+    /// Hashes per leaf.
     pub hashes_per_leaf: f64,
-    /// Leaves per second, all samples.
+    /// Leaves per second, over all samples.
     pub leaves_per_s: Stat,
     /// The rate in which interruptions count in full.
     pub with_interruptions: Sustained,
-    /// How long the run was.
+    /// The length of the run.
     pub seconds: f64,
-    /// Cycles of a leaf, from samples with a steady clock.
+    /// Cycles per leaf, from samples with a steady clock.
     pub cycles_per_leaf: Option<Stat>,
-    /// The clock, in Hz, where it was steady.
+    /// The clock in Hz, where it was steady.
     pub clock_hz: Option<Stat>,
-    /// Share of the time in which a hypervisor ran others on this core.
+    /// The share of the time in which a hypervisor ran others on this core.
     pub steal: Option<f64>,
-    /// The power that all CPU packages took, where the machine shows it.
+    /// The power of all CPU packages, if the machine reports it.
     pub watts: Option<f64>,
 }
 
-/// A rate over a stretch of time, interruptions included.
+/// A rate over a period of time, including interruptions.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sustained {
-    /// Leaves per second of the whole stretch.
+    /// Leaves per second over the whole period.
     pub leaves_per_s: f64,
-    /// Leaves per second of the windows that it was cut into.
+    /// Leaves per second of its windows.
     pub windows: Stat,
     /// The length of a window.
     pub window_s: f64,
 }
 
 impl Sustained {
-    /// Of the windows of a run, each of which is `window_s` long; nothing if there are none.
+    /// Computes the rate from the windows of a run, each `window_s` long; `None` if there are none.
     #[must_use]
     pub fn of(windows: &[Window], window_s: f64) -> Option<Self> {
         let leaves: u64 = windows.iter().map(|window| window.leaves).sum();
@@ -224,23 +225,23 @@ impl Sustained {
 pub struct Endurance {
     /// The core.
     pub core: usize,
-    /// How long it was to be.
+    /// The requested length.
     pub asked_s: f64,
-    /// How long it was.
+    /// The actual length.
     pub seconds: f64,
-    /// Whether it was ended before its time, or has not reached its end.
+    /// Whether it was stopped early, or has not reached its end.
     pub stopped_early: bool,
-    /// After how many seconds it was resumed by another process, each time.
+    /// The seconds at which another process resumed it.
     pub resumed_s: Vec<f64>,
     /// Leaves made.
     pub leaves: u64,
-    /// Leaves per second, interruptions included.
+    /// Leaves per second, including interruptions.
     pub leaves_per_s: f64,
     /// The first minute, or the first quarter of a run shorter than four.
     pub first: Window,
-    /// All after that.
+    /// Everything after that.
     pub rest: Window,
-    /// By how much the rest is slower than the first, relative to that; negative if faster.
+    /// How much slower the rest is than the first, relative to the first; negative if faster.
     pub slowdown: f64,
     /// The length of a full window.
     pub window_s: f64,
@@ -250,7 +251,7 @@ pub struct Endurance {
     pub interruptions: Interruptions,
     /// How long leaves took.
     pub histogram: Vec<Bucket>,
-    /// The power that all CPU packages took, where the machine shows it.
+    /// The power of all CPU packages, if the machine reports it.
     pub watts: Option<f64>,
 }
 
@@ -259,21 +260,21 @@ pub struct Endurance {
 pub struct Interruptions {
     /// The median of the first seconds.
     pub median_ns: u64,
-    /// From here on a leaf counts as interrupted: twice the median.
+    /// A leaf counts as interrupted from this time on: twice the median.
     pub threshold_ns: u64,
-    /// How many were.
+    /// The number of interrupted leaves.
     pub count: u64,
-    /// The time beyond the median, of all together.
+    /// The total time beyond the median.
     pub lost_s: f64,
     /// The longest leaf.
     pub worst_ns: u64,
 }
 
 impl Report {
-    /// The report as JSON.
+    /// Returns the report as JSON.
     ///
     /// # Errors
-    /// Never: its keys are strings.
+    /// Never fails: its keys are strings.
     pub fn to_json(&self) -> Result<String> {
         Ok(serde_json::to_string_pretty(self)? + "\n")
     }

@@ -1,6 +1,6 @@
-//! A sample: some tenths of a millisecond of work on a pinned thread, with a calibration of the clock
-//! on either side (see [`crate::calibration`]). Its answer is compared with that of an implementation
-//! that shares no code with what is timed.
+//! A sample: some tenths of a millisecond of work on a pinned thread, with a calibration of the
+//! clock on either side (see [`crate::calibration`]). Its result is compared with that of an
+//! implementation that shares no code with what is timed.
 
 use std::time::{Duration, Instant};
 
@@ -13,13 +13,13 @@ use crate::pinning::on_core;
 use crate::report::Speed;
 use crate::stat::Stat;
 
-/// Hashes of a sample on one chain, and about as many on many together.
+/// Hashes per sample on one chain, and about as many on many chains together.
 pub(crate) const HASHES: u32 = 2_000;
 
-/// Whatever the budget: the least number of samples of each thing.
+/// The least number of samples of each subject, whatever the budget.
 pub(crate) const LEAST_SAMPLES: usize = 5;
 
-/// The work before a visit to a core counts, in which its clock rises.
+/// Unmeasured work at the start of a visit to a core, in which its clock rises.
 pub(crate) const WARM_UP: Duration = Duration::from_millis(30);
 
 /// A timed run that computed something wrong.
@@ -38,14 +38,14 @@ impl std::fmt::Display for WrongAnswer {
 
 impl std::error::Error for WrongAnswer {}
 
-/// Something that is measured, and its samples.
+/// Something to measure, and its samples.
 pub(crate) struct Subject {
     hashes: f64,
     sample: Box<dyn FnMut() -> Result<Timing, WrongAnswer> + Send>,
-    /// Of samples with a steady clock.
+    /// From samples with a steady clock.
     pub(crate) rates: Vec<f64>,
     pub(crate) clocks: Vec<f64>,
-    /// Cycles of a hash, of all samples; nothing where the clock was not steady.
+    /// Cycles per hash of all samples; `None` where the clock was unsteady.
     pub(crate) cycles: Vec<Option<f64>>,
 }
 
@@ -98,7 +98,7 @@ impl Subject {
         Ok(())
     }
 
-    /// Begins again.
+    /// Discards all samples.
     fn forget(&mut self) {
         self.rates.clear();
         self.clocks.clear();
@@ -115,7 +115,7 @@ impl Subject {
     }
 }
 
-/// The median rate and clock of a stay on a core; nothing if its clock was never steady.
+/// Returns the median rate and clock of a visit to a core; `None` if its clock was never steady.
 pub(crate) fn visit(
     core: usize,
     subject: &mut Subject,

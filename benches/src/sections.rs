@@ -1,4 +1,4 @@
-//! The tables of a report, which [`Section::to_text`] and [`crate::html`] show.
+//! The tables of a report, shown by [`Section::to_text`] and [`crate::html`].
 
 use poet_host::Machine;
 
@@ -7,7 +7,7 @@ use crate::report::{Report, Speed};
 use crate::table::Section;
 use crate::words::{clock, dash, duration, list, mega, micro, or_none, percent, spread, thousands};
 
-/// All tables of a report.
+/// Returns all tables of a report.
 #[must_use]
 pub fn sections(report: &Report) -> Vec<Section> {
     let mut sections = vec![machine(&report.machine), cores(report), backends(report)];
@@ -264,7 +264,7 @@ fn prover(report: &Report) -> Section {
             .iter()
             .find(|backend| backend.chosen)
             .and_then(|best| best.one);
-        // The chain of Haraka is not all that a leaf consists of: its tree is SHA-256.
+        // The chain of Haraka is not all of a leaf: its tree is SHA-256.
         if let Some(one) = one.filter(|_| report.settings.work == "sha256") {
             let cycles = cycles / prover.hashes_per_leaf;
             rows.push(vec!["cycles a hash".into(), format!("{cycles:.1}")]);
@@ -404,7 +404,7 @@ fn endurance(report: &Report) -> Option<Section> {
     })
 }
 
-/// Whether this is good: machines that were measured, and what known kinds of cores make by their
+/// Compares the result with measured machines, and with what known kinds of cores make at their
 /// clock.
 fn standing(report: &Report) -> Option<Section> {
     let settings = &report.settings;

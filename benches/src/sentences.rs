@@ -9,7 +9,7 @@ use crate::words::{clock, duration, thousands};
 /// A sentence of the verdict.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Sentence {
-    /// What the core makes while nothing interrupts it.
+    /// The core's rate while nothing interrupts it.
     Undisturbed {
         /// The rate.
         rate: Rate,
@@ -19,39 +19,39 @@ pub enum Sentence {
         backend: String,
         /// The length of a round.
         round_s: f64,
-        /// Leaves of a tick.
+        /// Leaves per tick.
         tick_size: u64,
     },
-    /// How far that is from what the hardware can do.
+    /// How close that is to what the hardware can do.
     Bound {
         /// The kind of core.
         cpu: String,
-        /// Its bound, in cycles of a hash.
+        /// Its bound, in cycles per hash.
         bound: f64,
-        /// What share of it was reached, if that is known.
+        /// The share of it that was reached, if known.
         reached: Option<f64>,
     },
-    /// Nobody knows what the hardware can do.
+    /// The bound of the hardware is unknown.
     BoundUnknown {
         /// The work function.
         work: String,
     },
-    /// What it made with interruptions.
+    /// The rate with interruptions.
     WithInterruptions {
         /// The rate.
         rate: Rate,
         /// The quartiles of the windows.
         windows: [f64; 2],
-        /// Their length.
+        /// The length of a window.
         window_s: f64,
-        /// How long it was measured.
+        /// The length of the run.
         seconds: f64,
     },
-    /// What the clock is worth.
+    /// The effect of the clock.
     Clock {
         /// The clock.
         hz: f64,
-        /// Ticks that 100 MHz more or less make.
+        /// The ticks per round that 100 MHz add or take away.
         ticks_per_100_mhz: f64,
     },
     /// The ratio to the independent loop.
@@ -63,25 +63,25 @@ pub enum Sentence {
         /// How many times as many cycles it takes.
         ratio: f64,
     },
-    /// What a tick takes of energy.
+    /// The energy of a tick.
     Energy {
         /// The power of all packages.
         watts: f64,
         /// The energy of a tick.
         joules_per_tick: f64,
     },
-    /// What a tick costs.
+    /// The price of a tick.
     Price {
-        /// A month of the machine.
+        /// The price of the machine for a month.
         month: f64,
-        /// A tick.
+        /// The price of a tick.
         tick: f64,
     },
-    /// What makes the rest less certain than it looks.
+    /// What makes the rest less certain.
     Doubt(Doubt),
 }
 
-/// What a report comes to.
+/// Returns the sentences of a report's verdict.
 #[must_use]
 pub fn sentences(report: &Report) -> Vec<Sentence> {
     let (verdict, settings, prover) = (&report.verdict, &report.settings, &report.prover);

@@ -61,13 +61,13 @@ impl Plan {
     }
 }
 
-/// Takes the report of a long run so far.
+/// Called with the report of a long run so far.
 pub type Checkpoint<'a> = &'a mut dyn FnMut(&Report);
 
-/// Measures this machine. During a long run, `checkpoint` is given a report of what there is so far.
+/// Measures this machine. During a long run, calls `checkpoint` with the report so far.
 ///
 /// # Errors
-/// If the options cannot be met here, or something is computed wrong.
+/// Fails if the options cannot be met here, or something is computed wrong.
 pub fn measure(
     options: &Measurement,
     stop: &AtomicBool,
@@ -145,10 +145,10 @@ pub fn measure(
     Ok(with_clock(report, started, start))
 }
 
-/// Goes on with the long run of a report, up to `length` in all, or to what it was to be.
+/// Continues the long run of a report, up to `length` in all, or to its requested length.
 ///
 /// # Errors
-/// If this is another machine, nothing is left to do, or something is computed wrong.
+/// Fails if this is another machine, the run is complete, or something is computed wrong.
 pub fn resume(
     report: &Report,
     length: Option<Duration>,
@@ -211,7 +211,7 @@ pub fn resume(
     Ok(with_clock(report, started, start))
 }
 
-/// The report with its long run.
+/// Adds a long run to the report.
 fn go_on(
     report: &Report,
     selection: &Selection,
@@ -219,7 +219,7 @@ fn go_on(
     stop: &AtomicBool,
     checkpoint: Checkpoint<'_>,
 ) -> Result<Report> {
-    // So that a kill in the first seconds leaves the short run.
+    // A kill in the first seconds then keeps the short run.
     checkpoint(report);
     let with = |run: Endurance| {
         let mut report = report.clone();
@@ -240,7 +240,7 @@ fn go_on(
     Ok(with(run))
 }
 
-/// The report, with a doubt if the system's clock was set since `started`.
+/// Adds a doubt to the report if the system's clock was set since `started`.
 fn with_clock(report: Report, started: jiff::Timestamp, start: Instant) -> Report {
     let passed = jiff::Timestamp::now().duration_since(started).as_secs_f64();
     match clock_set(passed - start.elapsed().as_secs_f64()) {
@@ -256,7 +256,7 @@ fn with_clock(report: Report, started: jiff::Timestamp, start: Instant) -> Repor
 /// Measures what a check needs.
 ///
 /// # Errors
-/// As [`measure()`].
+/// Fails as [`measure()`] does.
 pub fn check(core: Option<usize>) -> Result<(Machine, Measured)> {
     let function = WorkFunction::Sha256;
     let machine = Machine::read(Path::new("/"));

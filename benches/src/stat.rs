@@ -1,8 +1,8 @@
-//! Samples of one thing.
+//! Statistics of the samples of one thing.
 
 use serde::{Deserialize, Serialize};
 
-/// Differences up to this are none: a run that is repeated at once differs by as much.
+/// Smaller differences count as none: a run repeated at once differs by as much.
 const RESOLUTION: f64 = 0.002;
 
 /// Samples of one thing: the median, and the quartiles around it.
@@ -14,12 +14,12 @@ pub struct Stat {
     pub q1: f64,
     /// A quarter of the samples is greater.
     pub q3: f64,
-    /// How many there are.
+    /// The number of samples.
     pub samples: usize,
 }
 
 impl Stat {
-    /// Of `samples`; nothing if there are none.
+    /// Computes the statistics of `samples`; `None` if there are none.
     #[must_use]
     pub fn of(samples: &[f64]) -> Option<Self> {
         let mut sorted = samples.to_vec();
@@ -34,14 +34,14 @@ impl Stat {
         })
     }
 
-    /// How far the quartiles are apart, relative to the median.
+    /// Returns the distance between the quartiles, relative to the median.
     #[must_use]
     pub fn spread(&self) -> f64 {
         (self.q3 - self.q1) / self.median
     }
 
-    /// Whether the middle halves of the samples share a value, or nearly so: then the difference of
-    /// the medians tells nothing.
+    /// Returns whether the middle halves of the samples overlap, or nearly so: then the difference
+    /// of the medians means nothing.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         let margin = RESOLUTION * self.median.abs();

@@ -1,14 +1,14 @@
 //! Rounds of any length without the time that they take.
 //!
-//! A proof from a log of random entries fails: the recomputed subtrees have other roots. A log that
-//! is right takes two weeks to make; and the few entries that matter cannot be put right afterwards,
+//! A proof from a log of random entries fails: the recomputed subtrees have other roots. A right
+//! log takes two weeks to make; and the few entries that matter cannot be corrected afterwards,
 //! because which ones matter depends on the root, and so on every entry.
 //!
-//! Here the chain is to blame instead. It does all the work of a label and then returns the same
-//! label, whatever came out. So all leaves are equal, all nodes of a height are, and the whole
-//! tree is known from one node for each height. The engine is not changed, and notices nothing: it
-//! hashes every block that it would hash in a real round, of the same length and in the same order.
-//! (The time of no kernel depends on what it hashes.)
+//! Here the chain is replaced instead. It does all the work of a label and then returns the same
+//! label, whatever the result. So all leaves are equal, all nodes of a height are, and the whole
+//! tree is known from one node for each height. The engine is unchanged: it hashes every block that
+//! it would hash in a real round, of the same length and in the same order. (No kernel's time
+//! depends on its input.)
 
 use std::hint::black_box;
 
@@ -21,10 +21,10 @@ use poet_engine::{
 /// The label of every leaf.
 const LABEL: Node = [0x5a; 32];
 
-/// What the rounds are made for.
+/// The statement of the rounds.
 pub const STATEMENT: [u8; 32] = [7; 32];
 
-/// Leaves of a round on mainnet: what a public server makes. A label then starts with 11 blocks.
+/// Leaves of a mainnet round on a public server. A label then starts with 11 blocks.
 pub const MAINNET_LEAVES: u64 = 91_111_111_111;
 
 /// The subtree height of a mainnet round.
@@ -32,7 +32,7 @@ pub const MAINNET_SUBTREE_HEIGHT: u32 = 12;
 
 /// A chain that ends in [`LABEL`].
 struct ConstantLabel {
-    /// The work that is done before; without it, none.
+    /// The work before the constant; `None` for none.
     one: Option<&'static dyn Chain>,
     many: Option<&'static dyn Chain>,
 }
@@ -61,7 +61,7 @@ pub fn work(kernels: &Kernels) -> Work {
     constant(kernels, Some(kernels.chain), Some(kernels.wide_chain))
 }
 
-/// The same values without the work of the labels: to prepare what is to be measured.
+/// The same values without the work of the labels, to prepare a measurement.
 #[must_use]
 pub fn idle_work(kernels: &Kernels) -> Work {
     constant(kernels, None, None)
@@ -72,7 +72,7 @@ fn constant(
     one: Option<&'static dyn Chain>,
     many: Option<&'static dyn Chain>,
 ) -> Work {
-    // Kernels live as long as the program, and a benchmark makes but a few of these.
+    // Kernels live as long as the program, and a benchmark makes only a few of these.
     let chain = Box::leak(Box::new(ConstantLabel { one, many }));
     let kernels = Kernels {
         chain,
@@ -82,16 +82,16 @@ fn constant(
     Work::new(WorkFunction::Sha256, LABEL_DEPTH, kernels).expect("the depth of the network")
 }
 
-/// The node of each height.
+/// Returns the node of each height.
 fn nodes() -> impl Iterator<Item = Node> {
     let parent = |node: &Node| Some(reference::node(&STATEMENT, node, node));
     std::iter::successors(Some(LABEL), parent)
 }
 
-/// The tree after `leaves` leaves.
+/// Returns the tree after `leaves` leaves.
 ///
 /// # Panics
-/// When that is more than a tree may have.
+/// Panics if that is more than a tree may have.
 #[must_use]
 pub fn tree(work: &Work, leaves: u64) -> Tree {
     assert!(leaves <= MAX_LEAVES, "{leaves} leaves are too many");
@@ -111,10 +111,10 @@ pub struct Log {
 }
 
 impl Log {
-    /// The log of a round of `leaves` leaves.
+    /// Returns the log of a round of `leaves` leaves.
     ///
     /// # Panics
-    /// Never: every height has a node.
+    /// Never panics: every height has a node.
     #[must_use]
     pub fn new(leaves: u64, subtree_height: SubtreeHeight) -> Self {
         let k = subtree_height.get();
@@ -143,10 +143,10 @@ impl LogRead for Log {
     }
 }
 
-/// The proof of such a round, made without the work of the labels.
+/// Makes the proof of such a round without the work of the labels.
 ///
 /// # Panics
-/// When the engine cannot prove it.
+/// Panics if the engine cannot prove it.
 #[must_use]
 pub fn proof(kernels: &Kernels, leaves: u64, subtree_height: SubtreeHeight) -> Proof {
     let tree = tree(&idle_work(kernels), leaves);

@@ -1,14 +1,14 @@
-//! Tables, for terminals and to paste.
+//! Tables for terminals and for Markdown.
 
 use std::fmt::Write;
 
 /// A table with a title.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Section {
-    /// What it is about.
+    /// The title.
     pub title: String,
-    /// The names of the columns. Those that begin with `<` are aligned to the left, the others to
-    /// the right.
+    /// The names of the columns. Columns whose name begins with `<` are aligned left, the others
+    /// right.
     pub header: Vec<&'static str>,
     /// The rows.
     pub rows: Vec<Vec<String>>,
@@ -17,7 +17,7 @@ pub struct Section {
 }
 
 impl Section {
-    /// The table for a terminal.
+    /// Formats the table for a terminal.
     #[must_use]
     pub fn to_text(&self) -> String {
         let names: Vec<String> = self
@@ -56,7 +56,7 @@ impl Section {
         text
     }
 
-    /// The table in Markdown.
+    /// Formats the table in Markdown.
     #[must_use]
     pub fn to_markdown(&self) -> String {
         let columns: Vec<(&str, bool)> = self.header.iter().map(|name| column(name)).collect();
@@ -80,7 +80,7 @@ impl Section {
     }
 }
 
-/// The text in a cell of Markdown.
+/// Escapes text for a cell in Markdown.
 fn markdown(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
@@ -93,7 +93,7 @@ fn markdown(text: &str) -> String {
     escaped
 }
 
-/// The name of a column, and whether it is aligned to the left.
+/// Returns the name of a column, and whether it is aligned left.
 #[must_use]
 pub fn column(header: &'static str) -> (&'static str, bool) {
     match header.strip_prefix('<') {

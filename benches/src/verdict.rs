@@ -1,5 +1,5 @@
-//! What a report comes to: two rates, and what makes them less certain than they look. Everything is
-//! a value here; [`crate::sentences`] makes sentences of it.
+//! The result of a report: two rates, and what makes them less certain. Everything here is a value;
+//! [`crate::sentences`] turns it into sentences.
 
 use std::fmt;
 
@@ -7,19 +7,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::words::{clock, list, percent};
 
-/// What a core makes.
+/// The rate of a core.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Rate {
     /// Leaves per second.
     pub leaves_per_s: f64,
-    /// Leaves of a round at that rate.
+    /// Leaves in a round at that rate.
     pub leaves_per_round: u64,
-    /// Ticks of a round at that rate.
+    /// Ticks in a round at that rate.
     pub ticks: u64,
 }
 
 impl Rate {
-    /// Leaves and ticks of a round.
+    /// Computes the leaves and ticks in a round.
     #[must_use]
     pub fn of(leaves_per_s: f64, round_s: f64, tick_size: u64) -> Self {
         let leaves_per_round = (leaves_per_s * round_s) as u64;
@@ -31,96 +31,96 @@ impl Rate {
     }
 }
 
-/// What it comes to.
+/// The result of a report.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// What the core makes while nothing interrupts it: the median of the samples of the short run,
+    /// The core's rate while nothing interrupts it: the median of the samples of the short run,
     /// whatever the options.
     pub undisturbed: Rate,
-    /// What it made with all interruptions, over the longest run.
+    /// The core's rate with all interruptions, over the longest run.
     pub with_interruptions: Rate,
-    /// How long that run was.
+    /// The length of that run.
     pub seconds: f64,
     /// The quartiles of its windows, in leaves per second.
     pub windows: [f64; 2],
     /// The length of those windows.
     pub window_s: f64,
-    /// Whether that is the run of `--duration`.
+    /// Whether that run is the one of `--duration`.
     pub long: bool,
-    /// The bound of this kind of core in cycles of a hash, if it is known.
+    /// The bound of this kind of core in cycles per hash, if known.
     pub bound_cycles_per_hash: Option<f64>,
-    /// What share of the bound the prover reached undisturbed.
+    /// The share of the bound that the prover reached undisturbed.
     pub bound_reached: Option<f64>,
-    /// Ticks of a round that 100 MHz more or less make.
+    /// The ticks per round that 100 MHz add or take away.
     pub ticks_per_100_mhz: Option<f64>,
-    /// Joules of all CPU packages for a tick.
+    /// Joules of all CPU packages per tick.
     pub joules_per_tick: Option<f64>,
-    /// The price of a tick, of a machine that works all the time.
+    /// The price of a tick, if the machine works all the time.
     pub price_per_tick: Option<f64>,
-    /// What makes these numbers less certain than they look.
+    /// What makes these numbers less certain.
     pub doubts: Vec<Doubt>,
 }
 
-/// Something that makes a report less certain than it looks.
+/// Something that makes a report less certain.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Doubt {
-    /// It was a run of seconds.
+    /// The run took only seconds.
     Quick,
     /// The run of `--duration` was shorter than the short run, so it does not count.
     LongRunTooShort {
-        /// How long it was.
+        /// Its length.
         seconds: f64,
-        /// How long it had to be.
+        /// The required length.
         needed_s: f64,
     },
-    /// The ratio to the independent loop is not that of this kind of core.
+    /// The ratio to the independent loop does not match this kind of core.
     WrongRatio {
-        /// What was measured.
+        /// The measured ratio.
         ratio: f64,
-        /// What other machines have.
+        /// The ratio on other machines.
         expected: f64,
     },
-    /// More than the bound.
+    /// The rate exceeds the bound.
     BeyondBound {
         /// The share of the bound.
         reached: f64,
     },
-    /// Nobody can say which core is the fastest.
+    /// The fastest core cannot be determined.
     CoresTied {
-        /// Those that may be.
+        /// The cores that may be the fastest.
         cores: Vec<usize>,
     },
     /// Samples differ.
     Noisy {
-        /// How far the quartiles are apart.
+        /// The distance between the quartiles.
         spread: f64,
     },
     /// Interruptions took time.
     Interrupted {
-        /// The share of it.
+        /// The share of the time.
         share: f64,
     },
     /// The hypervisor took time.
     Steal {
-        /// The share of it.
+        /// The share of the time.
         share: f64,
     },
     /// The clock was unsteady around most samples.
     UnsteadyClock,
-    /// The clock changed in the middle of the run.
+    /// The clock changed during the run.
     ClockChanged {
         /// The lower quartile, in Hz.
         from_hz: f64,
-        /// The upper one.
+        /// The upper quartile, in Hz.
         to_hz: f64,
     },
-    /// Somebody set the system's clock.
+    /// The system's clock was set.
     ClockSet {
         /// By how much.
         seconds: f64,
     },
-    /// What the choice of a backend warned of.
+    /// A warning from the selection of the backend.
     Backend {
         /// The warning.
         warning: String,
@@ -128,7 +128,7 @@ pub enum Doubt {
 }
 
 impl Doubt {
-    /// Whether numbers with this doubt decide nothing.
+    /// Returns whether numbers with this doubt decide nothing.
     #[must_use]
     pub fn is_fatal(&self) -> bool {
         matches!(
@@ -137,7 +137,7 @@ impl Doubt {
         )
     }
 
-    /// Whether it follows from the measurements of a report.
+    /// Returns whether the doubt follows from the measurements of a report.
     pub(crate) fn is_derived(&self) -> bool {
         !matches!(self, Self::ClockSet { .. } | Self::Backend { .. })
     }
@@ -210,9 +210,9 @@ impl fmt::Display for Doubt {
 /// Which of the two rates must not be too low.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Basis {
-    /// What the core makes while nothing interrupts it.
+    /// The core's rate while nothing interrupts it.
     Undisturbed,
-    /// What it made with interruptions.
+    /// The core's rate with interruptions.
     WithInterruptions,
 }
 
@@ -225,14 +225,14 @@ impl fmt::Display for Basis {
     }
 }
 
-/// A rate that is lower than asked for.
+/// A rate below the required minimum.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TooSlow {
     /// Which rate.
     pub basis: Basis,
-    /// What it is.
+    /// The measured rate.
     pub leaves_per_s: f64,
-    /// What it should be.
+    /// The required rate.
     pub least: f64,
 }
 
@@ -251,7 +251,7 @@ impl fmt::Display for TooSlow {
 }
 
 impl Verdict {
-    /// The rates that are lower than they must be.
+    /// Returns the rates below their minimum.
     #[must_use]
     pub fn too_slow(&self, interrupted: Option<f64>, undisturbed: Option<f64>) -> Vec<TooSlow> {
         let tested = [

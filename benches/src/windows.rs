@@ -1,12 +1,12 @@
-//! A rate over time, in constant memory: a fixed number of windows. When all are used, two
-//! neighbours become one, and from then on a window is twice as long.
+//! A rate over time, in constant memory: a fixed number of windows. When all are used, pairs of
+//! neighbours are merged, and from then on a window is twice as long.
 
 use serde::{Deserialize, Serialize};
 
-/// Windows at most.
+/// The most windows.
 const CAPACITY: usize = 240;
 
-/// What happened in a stretch of time.
+/// What happened in a period of time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Window {
     /// Its length.
@@ -15,20 +15,20 @@ pub struct Window {
     pub leaves: u64,
     /// Time lost to interruptions.
     pub lost_s: f64,
-    /// The highest temperature, where the machine shows it.
+    /// The highest temperature, if the machine reports it.
     pub celsius: Option<f64>,
-    /// The lowest clock, in Hz, where the machine shows it.
+    /// The lowest clock in Hz, if the machine reports it.
     pub hz: Option<f64>,
 }
 
 impl Window {
-    /// Leaves per second.
+    /// Returns the leaves per second.
     #[must_use]
     pub fn rate(&self) -> f64 {
         self.leaves as f64 / self.seconds
     }
 
-    /// Makes both one.
+    /// Merges `other` into this window.
     pub fn merge(&mut self, other: &Self) {
         self.seconds += other.seconds;
         self.leaves += other.leaves;
@@ -50,7 +50,7 @@ pub struct Windows {
 }
 
 impl Windows {
-    /// Windows that are at least `length_s` long.
+    /// Creates windows that are at least `length_s` long.
     #[must_use]
     pub fn new(length_s: f64) -> Self {
         Self {
@@ -59,7 +59,7 @@ impl Windows {
         }
     }
 
-    /// Goes on with windows of an earlier run.
+    /// Continues with the windows of an earlier run.
     #[must_use]
     pub fn resume(length_s: f64, mut windows: Vec<Window>) -> Self {
         windows.truncate(CAPACITY);
@@ -67,7 +67,7 @@ impl Windows {
         Self { length_s, windows }
     }
 
-    /// Adds what happened after all before.
+    /// Adds a piece that follows all earlier ones.
     pub fn add(&mut self, piece: &Window) {
         let length_s = self.length_s;
         match self.windows.last_mut() {
@@ -91,13 +91,13 @@ impl Windows {
         self.length_s *= 2.0;
     }
 
-    /// The windows, in order.
+    /// Returns the windows, in order.
     #[must_use]
     pub fn all(&self) -> &[Window] {
         &self.windows
     }
 
-    /// The length of a full window.
+    /// Returns the length of a full window.
     #[must_use]
     pub fn length_s(&self) -> f64 {
         self.length_s

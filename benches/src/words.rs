@@ -1,4 +1,4 @@
-//! Numbers as people read them.
+//! Numbers formatted for people.
 
 use crate::stat::Stat;
 
@@ -16,7 +16,7 @@ pub fn thousands(number: u64) -> String {
     text
 }
 
-/// `324 h`, or in the unit that is shorter to read.
+/// `324 h`, or in a unit that is shorter to read.
 #[must_use]
 pub fn duration(seconds: f64) -> String {
     match seconds {
@@ -33,7 +33,7 @@ pub fn clock(hz: f64) -> String {
     format!("{:.2} GHz", hz / 1e9)
 }
 
-/// Core numbers.
+/// Core numbers, as a list.
 #[must_use]
 pub fn list(numbers: &[usize]) -> String {
     let texts: Vec<String> = numbers.iter().map(ToString::to_string).collect();
@@ -55,13 +55,13 @@ pub fn micro(ns: u64) -> String {
     }
 }
 
-/// Millions, of the median.
+/// The median, in millions.
 #[must_use]
 pub fn mega(stat: Option<Stat>) -> String {
     stat.map_or_else(dash, |stat| format!("{:.2}", stat.median / 1e6))
 }
 
-/// How far the quartiles are apart.
+/// The distance between the quartiles.
 #[must_use]
 pub fn spread(stat: Option<Stat>) -> String {
     stat.map_or_else(dash, |stat| percent(stat.spread()))
@@ -75,7 +75,7 @@ pub(crate) fn or_none(text: &str, none: &str) -> String {
     if text.is_empty() { none } else { text }.to_owned()
 }
 
-/// Text that can stand anywhere in a page.
+/// Escapes text for any place in a page.
 #[must_use]
 pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());

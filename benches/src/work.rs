@@ -1,4 +1,4 @@
-//! The work loop, and how to count what it does.
+//! The work loop, and counts of what it does.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -8,46 +8,47 @@ use poet_engine::{
 
 use crate::synthetic::STATEMENT;
 
-/// Adds `leaves` leaves to `tree`, by the work loop.
+/// Adds `leaves` leaves to `tree` by the work loop.
 pub fn add(tree: &mut Tree, leaves: u64) {
     let (target, progress) = (AtomicU64::new(tree.leaves() + leaves), AtomicU64::new(0));
     run(tree, SubtreeHeight::MAX, &target, &progress, |_| {});
 }
 
-/// `tree` on other kernels; its statement is [`STATEMENT`].
+/// Returns `tree` on other kernels; its statement is [`STATEMENT`].
 ///
 /// # Panics
-/// Never: the parked nodes are those of a tree.
+/// Never panics: the parked nodes are those of a tree.
 #[must_use]
 pub fn on(work: &Work, tree: &Tree) -> Tree {
     Tree::from_parked(work, &STATEMENT, tree.leaves(), tree.parked())
         .expect("the parked nodes of a tree")
 }
 
-/// The invocations of kernels that `leaves` more leaves of `tree` take.
+/// Returns the number of kernel invocations for `leaves` more leaves of `tree`.
 #[must_use]
 pub fn compressions(tree: &Tree, leaves: u64) -> u64 {
     let mut count = 0;
     for counted in [0, leaves] {
-        // To make a tree takes some, too.
+        // Making the tree takes some, too.
         count = Counting::count(tree.work(), |work| add(&mut on(work, tree), counted)) - count;
     }
     count
 }
 
-/// Counts the invocations of the kernels behind it: compressions of a block, for SHA-256.
+/// Counts the invocations of the wrapped kernels: compressions of a block, for SHA-256.
 pub struct Counting {
     kernels: Kernels,
     count: AtomicU64,
 }
 
 impl Counting {
-    /// The number of invocations in `measured`, which is given `work` on counting kernels.
+    /// Returns the number of invocations in `measured`, which is called with `work` on counting
+    /// kernels.
     ///
     /// # Panics
-    /// When `measured` does.
+    /// Panics if `measured` does.
     pub fn count(work: &Work, measured: impl FnOnce(&Work)) -> u64 {
-        // Kernels live as long as the program, and a benchmark counts but a few times.
+        // Kernels live as long as the program, and a benchmark counts only a few times.
         let counting: &'static Self = Box::leak(Box::new(Self {
             kernels: *work.kernels(),
             count: AtomicU64::new(0),

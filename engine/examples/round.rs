@@ -1,10 +1,10 @@
-//! Works on a round for some seconds, and goes on with it when it is run again:
+//! Works on a round for some seconds, and resumes it when run again:
 //!
 //! ```sh
 //! cargo run --release --example round -- round.log 5
 //! ```
 //!
-//! It may be killed at any moment: what it says is durable is still there.
+//! It may be killed at any moment: leaves that it reports as durable are kept.
 
 use std::error::Error;
 use std::path::Path;
@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let time = Duration::from_secs_f64(seconds.parse()?);
 
-    // Portable Rust. `poet-backends` has faster ones, and chooses.
+    // Portable Rust. `poet-backends` has faster backends, and selects one.
     let g = Generic::get();
     let kernels = Kernels {
         sha256: g,
@@ -35,13 +35,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let statement = b"the membership root of a round";
     let round = RoundWork::new(&work, statement, SubtreeHeight::new(4)?);
 
-    // A new log, or where the last run was. What the disk has changed is put right or made again.
+    // A new log, or the last run's. Entries that the disk has changed are repaired or made again.
     let mut log = FileLog::open(Path::new(&path), &round)?;
     let resumed = log.resume(&round)?;
     let mut tree = resumed.tree;
     println!("from leaf {}", tree.leaves());
 
-    // One thread hashes, another one writes, and this one watches.
+    // One thread hashes, another writes, and this one watches.
     let mut writer = LogWriter::spawn(log)?;
     let monitor = writer.monitor();
     let (target, leaves) = (AtomicU64::new(u64::MAX), AtomicU64::new(tree.leaves()));
@@ -61,7 +61,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 println!("{error}; the work goes on");
             }
             if start.elapsed() >= time {
-                // No sooner than there can be a proof.
+                // A proof is impossible before that.
                 target.store(T as u64, Relaxed);
             }
         }

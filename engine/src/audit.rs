@@ -1,33 +1,34 @@
-//! Auditing: recomputing what the log says, while it can still be repaired.
+//! Auditing: recomputing the entries of a log while errors can still be repaired.
 //!
-//! The entries of a log are the roots of consecutive subtrees, and the state from which the labels of
-//! a subtree start follows from the entries before it. So one who trusts the first n entries can
-//! recompute entries n, n + 1, ..., as many side by side as there are lanes and threads, each from the
-//! state that the log gives for it, and compare. The first one that differs is wrong, or the auditor
-//! is: whether something in its own memory has changed, or its hardware has hashed wrongly, is found
-//! out before anybody is blamed. It keeps what it has audited in two forms (the state behind it, and
-//! the roots of chunks of entries) and the log is the third; and a recomputed entry counts when
-//! two computations agree on it, one of them by the kernel of the sequential work.
+//! The entries of a log are the roots of consecutive subtrees. The state from which a subtree's
+//! labels start follows from the entries before it. So given that the first n entries are right, an
+//! auditor can recompute entries n, n + 1, ..., one in each lane of each thread, each from the
+//! state that the log gives for it, and compare. At the first mismatch, either the log or the
+//! auditor is wrong: the auditor's own memory may have changed, or its hardware may have
+//! miscalculated. It rules that out before it blames anything else. It keeps what it has audited in
+//! two forms (the state after it, and the roots of chunks of entries); the log is the third. A
+//! recomputed entry counts only if two computations agree on it, one of them by the kernel of the
+//! sequential work.
 //!
-//! An entry that is wrong for certain is either a bad copy (it went wrong in memory on its way to the
-//! disk, or on the disk) or a mistake of the work itself. Later entries tell: if they follow from
-//! the right value, so did the work, and the entry is replaced. If they do not, the work must go on
-//! from the right value, and all after it is lost. How many entries this is tried for depends on
-//! how much would be lost, so that a damaged sector of an old log is told from a mistake.
+//! A wrong entry is either a bad copy (it changed in memory on its way to the disk, or on the disk)
+//! or an error of the work itself. Later entries decide: if they follow from the right value, the
+//! work was right, and the entry is replaced. If not, the work must go on from the right value, and
+//! everything after it is lost. The more work would be lost, the more entries are tried, so that a
+//! damaged sector of an old log is not mistaken for an error of the work.
 //!
 //! ```text
 //!  log      | chunk | chunk | chunk |  rest  |   not yet audited
 //!  auditor  | root  | root  | root  | values | <- state
 //! ```
 //!
-//! Where there is no core to spare, an auditor can recompute a random part of the entries only
-//! ([`Auditor::sampled`]), and take the others on trust. An entry that it recomputes tells whether the
-//! work still had the state that the log gives; of a wrong label that was not in the sample nobody
-//! knows. As soon as one thing does not fit, nothing is taken on trust any more: the auditor forgets
-//! all it had, and recomputes the log from its first entry on.
+//! Without a spare core, an auditor can recompute a random sample of the entries
+//! ([`Auditor::sampled`]) and take the others on trust. A recomputed entry shows whether the work
+//! still had the state that the log gives; a wrong label outside the sample goes unnoticed. At the
+//! first mismatch the auditor stops trusting: it discards everything and recomputes the log from
+//! its first entry.
 //!
-//! What was audited may change on the disk later. So chunks are read again and compared with their
-//! roots ([`Auditor::scrub`]), and one that differs is audited again.
+//! Audited entries may still change on the disk. So chunks are read again and compared with their
+//! roots ([`Auditor::scrub`]); a chunk that differs is audited again.
 
 use alloc::{vec, vec::Vec};
 use core::mem;
@@ -39,98 +40,97 @@ use crate::tree::Tree;
 use crate::wide::NodeHasher;
 use crate::{Node, RoundWork, Work};
 
-/// Subtrees that a thread recomputes side by side: a multiple of the lanes of every kernel.
+/// Subtrees that a thread recomputes together: a multiple of every kernel's number of lanes.
 const LANES: usize = 64;
-/// How many new entries make a step worth while: there is one for each lane of the widest kernels.
+/// The fewest new entries worth a step: one for each lane of the widest kernels.
 pub const STEP_ENTRIES: u64 = 16;
-/// A chunk is 2^9 entries: for the longest log, the roots take 2 MB.
+/// A chunk is 2^9 entries: the roots of the longest log take 2 MB.
 const CHUNK_HEIGHT: u32 = 9;
-/// The most entries in a row that are looked at for whether the work went on from right values: more
-/// than a sector of a disk or a page of memory holds.
+/// The most consecutive entries that are examined to see whether the work went on from the right
+/// values: more than a disk sector or a memory page holds.
 const MAX_RUN: u64 = 256;
-/// That part of the entries that would be lost may be spent on looking.
+/// One in this many of the entries that would be lost may be recomputed to decide.
 const RUN_SHARE: u64 = 8;
 
-/// Of so many steps, a sampled audit recomputes one in the mean.
+/// A sampled audit recomputes one step in this many, on average.
 const SAMPLE: u64 = 8;
 
-/// Who was wrong.
+/// What was wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Culprit {
-    /// The sequential work: what came after it is lost.
+    /// The sequential work: everything after the error is lost.
     Work,
     /// The copy of right work, in memory or on the disk.
     Copy,
-    /// The auditor itself. Nothing has to be repaired.
+    /// The auditor itself. Nothing needs repair.
     Auditor,
 }
 
-/// A mismatch between log and auditor, and what is right.
+/// A mismatch between log and auditor, and the right values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// Who was wrong.
+    /// What was wrong.
     pub culprit: Culprit,
-    /// The number of the first entry in question.
+    /// The number of the first affected entry.
     pub entry: u64,
     /// The right values of the entries from there on.
     ///
-    /// [`Culprit::Copy`]: the log has others, and is to have these.
-    /// [`Culprit::Work`]: the log is to be cut to `entry` entries, these are to be appended, and the
-    /// work is to go on from [`Auditor::tree`].
-    /// [`Culprit::Auditor`]: none.
+    /// [`Culprit::Copy`]: the log must be overwritten with these. [`Culprit::Work`]: the log must
+    /// be cut to `entry` entries, these appended, and the work go on from [`Auditor::tree`].
+    /// [`Culprit::Auditor`]: empty.
     pub right: Vec<Node>,
 }
 
-/// Why an auditor could not go on. It is as it was before.
+/// Why an audit step failed. The auditor is unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
     /// The log cannot be read.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// It was told to stop.
+    /// [`AuditWith::stop`] was set.
     #[error("the audit was stopped")]
     Stopped,
 }
 
-/// The threads that an auditor may use, and whether it is to stop.
+/// The threads that an auditor may use, and the flag that stops it.
 #[derive(Clone, Copy, Debug)]
 pub struct AuditWith<'a> {
-    /// Threads, the calling one among them; at least 1, at most [`MAX_THREADS`].
+    /// Threads, including the calling one; at least 1, at most [`MAX_THREADS`].
     pub threads: usize,
-    /// Set by another thread when the auditor is to return; it does within the time of a label.
+    /// Set by another thread to stop the auditor, which then returns within the time of one label.
     pub stop: &'a AtomicBool,
 }
 
-/// Recomputes the entries of a log in their order (see the [module](self)).
+/// Recomputes the entries of a log in order (see the [module](self)).
 #[derive(Clone, Debug)]
 pub struct Auditor {
     work: Work,
     statement: Vec<u8>,
     subtree_height: SubtreeHeight,
-    /// Of the chunks above the entries.
+    /// The height of a chunk above the entries.
     chunk_height: u32,
     audited: Audited,
-    /// The newest audited values, as far as the log has others and it is not known why.
+    /// The newest audited values, where the log differs and the cause is not yet known.
     run: Vec<Node>,
-    /// Entries to try next; few after one was wrong.
+    /// The number of entries to try next; small after a mismatch.
     batch: usize,
-    /// Whether the next entry was once recomputed to another value than the log's.
+    /// Whether the next entry was once recomputed to a value other than the log's.
     doubted: bool,
-    /// The chunk that is compared next.
+    /// The chunk to compare next.
     scrub: u64,
-    /// Which steps are recomputed, while not all are.
+    /// Selects the steps to recompute; `None` if all are.
     sample: Option<Sample>,
-    /// The entry for which a sampled audit became a full one, until somebody was blamed for it.
+    /// The entry at which a sampled audit became a full one, until the cause is found.
     doubt: Option<u64>,
     recomputed: u64,
 }
 
-/// Random numbers: SplitMix64, from its seed on.
+/// Random numbers: SplitMix64, started at a seed.
 #[derive(Clone, Debug)]
 struct Sample(u64);
 
 impl Sample {
-    /// Whether the next step is one of those to recompute.
+    /// Whether the next step must be recomputed.
     fn takes_next(&mut self) -> bool {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -139,35 +139,35 @@ impl Sample {
     }
 }
 
-/// Entries that are known to be right.
+/// Entries known to be right.
 #[derive(Clone, Debug)]
 struct Audited {
     /// The tree of their leaves.
     tree: Tree,
     /// The roots of whole chunks.
     roots: Vec<Node>,
-    /// The entries behind them.
+    /// The entries after the last whole chunk.
     rest: Vec<Node>,
 }
 
 /// The result of recomputing a batch of entries.
 struct Batch {
-    /// Entries, from the first on, that were recomputed with the same result.
+    /// The number of leading entries that were recomputed to the log's values.
     good: usize,
-    /// What the next one was recomputed to, if it is another than the log's.
+    /// The value of the next entry, if it differs from the log's.
     other: Option<Node>,
 }
 
 impl RoundWork<'_> {
-    /// An auditor that has seen nothing yet of the log.
+    /// An auditor that starts at the first entry of the log.
     #[must_use]
     pub fn auditor(&self) -> Auditor {
         Auditor::new(self)
     }
 
-    /// An auditor that goes on after the chunks whose roots it, or one before it, has found
-    /// ([`Auditor::roots`]). They are not taken on trust: one that is wrong differs from the log, and
-    /// then the chunk is audited again.
+    /// An auditor that continues after the chunks whose roots an earlier one has computed
+    /// ([`Auditor::roots`]). The roots are not trusted: if one is wrong, it differs from the log,
+    /// and the chunk is audited again.
     #[must_use]
     pub fn auditor_with_roots(&self, roots: Vec<Node>) -> Auditor {
         Auditor::with_roots(self, roots)
@@ -175,7 +175,7 @@ impl RoundWork<'_> {
 }
 
 impl Auditor {
-    /// An auditor that has seen nothing yet of the log of `round`.
+    /// An auditor that starts at the first entry of the log of `round`.
     pub(crate) fn new(round: &RoundWork<'_>) -> Self {
         Self::begin(round.work(), round.statement(), round.subtree_height())
     }
@@ -186,7 +186,7 @@ impl Auditor {
             work: *work,
             statement: statement.to_vec(),
             subtree_height,
-            // So that there is a subtree height for the roots, too.
+            // Keeps the height of the roots a valid subtree height.
             chunk_height: CHUNK_HEIGHT.min(SubtreeHeight::MAX.get() - k),
             audited: Audited {
                 tree: Tree::new(work, statement),
@@ -203,8 +203,8 @@ impl Auditor {
         }
     }
 
-    /// The auditor, except that it recomputes one step in eight, chosen by random numbers from `seed`
-    /// on, and takes the others on trust, until something does not fit.
+    /// Makes the auditor recompute one step in eight, chosen at random from `seed`, and take the
+    /// others on trust until the first mismatch.
     #[must_use]
     pub fn sampled(mut self, seed: u64) -> Self {
         self.sample = Some(Sample(seed));
@@ -222,72 +222,72 @@ impl Auditor {
         auditor
     }
 
-    /// Entries audited so far, from the first on; of a sampled audit, with those taken on trust.
+    /// The number of leading entries audited so far, including those taken on trust.
     #[must_use]
     pub fn entries(&self) -> u64 {
         self.audited.tree.leaves() >> self.subtree_height.get()
     }
 
-    /// Whether it takes entries on trust: [`Auditor::sampled`], and all has fitted so far.
+    /// Whether the audit is [sampled](Auditor::sampled) and has found no mismatch so far.
     #[must_use]
     pub fn samples(&self) -> bool {
         self.sample.is_some()
     }
 
-    /// Entries that it has recomputed and accepted, and not taken on trust; those that it had to
-    /// recompute from the first one on count again.
+    /// The number of entries recomputed and accepted, excluding those taken on trust. Entries that
+    /// were recomputed again from the first one count again.
     #[must_use]
     pub fn recomputed(&self) -> u64 {
         self.recomputed
     }
 
-    /// The tree of all leaves that were audited: where work can go on.
+    /// The tree of all audited leaves, from which the work can go on.
     #[must_use]
     pub fn tree(&self) -> &Tree {
         &self.audited.tree
     }
 
-    /// The roots of the chunks audited so far: what to keep for [`RoundWork::auditor_with_roots`].
+    /// The roots of the chunks audited so far, for [`RoundWork::auditor_with_roots`].
     #[must_use]
     pub fn roots(&self) -> &[Node] {
         &self.audited.roots
     }
 
-    /// Entries of a chunk.
+    /// The number of entries in a chunk.
     #[must_use]
     pub fn chunk_entries(&self) -> u64 {
         1 << self.chunk_height
     }
 
-    /// What the root of a chunk is by the entries of a log.
+    /// The root of a chunk, computed from the entries of a log.
     ///
     /// # Errors
-    /// When they cannot be read.
+    /// Fails if the entries cannot be read.
     pub fn chunk_root(&self, log: &mut dyn LogRead, chunk: u64) -> Result<Node, LogError> {
         let mut entries = Vec::new();
         self.read_chunk(log, chunk, &mut entries)?;
         Ok(fold(&self.audited.tree.node_hasher(), &entries))
     }
 
-    /// The height of those roots.
+    /// The height of the roots of the chunks.
     #[must_use]
     pub fn root_height(&self) -> SubtreeHeight {
         self.subtree_height.above(self.chunk_height)
     }
 
-    /// Whether newest audited entries differ from the log, and further entries must tell whether the
-    /// work or the copy was wrong.
+    /// Whether the newest audited entries differ from the log and only later entries can show
+    /// whether the work or the copy was wrong.
     #[must_use]
     pub fn undecided(&self) -> bool {
         !self.run.is_empty()
     }
 
-    /// Audits the next entries, at most a batch of them. Nothing was found and
-    /// [`Auditor::entries`] is the same: there are none. It is 0 again when a sampled audit has become
-    /// a full one.
+    /// Audits the next batch of entries. If there are no findings and [`Auditor::entries`] is
+    /// unchanged, the log has no more entries. [`Auditor::entries`] returns to 0 when a sampled
+    /// audit becomes a full one.
     ///
     /// # Errors
-    /// When the log cannot be read, or on [`AuditWith::stop`].
+    /// Fails if the log cannot be read, or on [`AuditWith::stop`].
     pub fn step(
         &mut self,
         log: &mut dyn LogRead,
@@ -298,7 +298,7 @@ impl Auditor {
             && self.entries() > entry
             && !self.undecided()
         {
-            // All was right that had not fitted.
+            // Everything that was in doubt has proved right.
             self.doubt = None;
             findings.push(Finding::auditor(entry));
         }
@@ -315,7 +315,7 @@ impl Auditor {
         let most = self.batch.min(with.threads.clamp(1, MAX_THREADS) * LANES);
         let mut count = new.min(most as u64);
         if count > STEP_ENTRIES {
-            // The others would leave lanes empty; soon there will be more of them.
+            // A partial group would leave lanes empty; more entries will come soon.
             count -= count % STEP_ENTRIES;
         }
         let mut entries = vec![Node::default(); count as usize];
@@ -332,7 +332,7 @@ impl Auditor {
         let batch = recompute(&self.audited.tree, self.k(), &entries, with)?;
         if self.samples() && batch.other.is_some() {
             self.trust_no_more(first + batch.good as u64);
-            // Else it would seem that there are no entries.
+            // The caller would conclude that there are no entries.
             return if first == 0 {
                 self.next(log, with)
             } else {
@@ -342,14 +342,14 @@ impl Auditor {
         let doubted = mem::take(&mut self.doubted);
         self.recomputed += batch.good as u64;
         if batch.good > 0 {
-            // The log's entry is right, so an earlier result was not.
+            // The log's entry is right, so the earlier result was wrong.
             let mine = doubted.then(|| Finding::auditor(first));
-            // It follows from the right values: so the work had them.
+            // The entry follows from the right values, so the work had them.
             let findings = mine.into_iter().chain(self.decide(Culprit::Copy)).collect();
             for entry in &entries[..batch.good] {
                 self.accept(*entry);
             }
-            // One that differs gets a step of its own.
+            // A mismatch gets a step of its own.
             self.doubted = batch.other.is_some();
             self.batch = match batch.other {
                 None => self.batch.saturating_mul(2),
@@ -363,7 +363,7 @@ impl Auditor {
         }
     }
 
-    /// The next entry of the log differs from `other`, to which it was recomputed.
+    /// Handles an entry of the log that was recomputed to another value, `other`.
     fn differs(
         &mut self,
         log: &mut dyn LogRead,
@@ -372,7 +372,7 @@ impl Auditor {
     ) -> Result<Vec<Finding>, AuditError> {
         self.batch = 1;
         if !self.undecided() {
-            // Was the state right from which it was recomputed?
+            // The state from which it was recomputed may be wrong.
             let findings = self.check(log, with)?;
             if !findings.is_empty() {
                 return Ok(findings);
@@ -403,8 +403,8 @@ impl Auditor {
         Ok(findings)
     }
 
-    /// Ends a sampled audit, since something does not fit that is known of the entries up to `entry`:
-    /// it begins anew, and recomputes everything. There is nothing to do for a full audit.
+    /// Ends a sampled audit because something contradicts the entries up to `entry`: the audit
+    /// starts over and recomputes everything. Does nothing in a full audit.
     pub fn trust_no_more(&mut self, entry: u64) {
         if self.samples() {
             *self = Self {
@@ -415,12 +415,13 @@ impl Auditor {
         }
     }
 
-    /// Takes the entries before number `entries` of the log on trust: reads them, recomputes none, and
-    /// goes on after them. With fewer entries in the log, or more of them audited, changes nothing.
+    /// Takes the entries before number `entries` of the log on trust: reads them without
+    /// recomputing any, and continues after them. Does nothing if the log has fewer entries or more
+    /// are audited already.
     ///
     /// # Errors
-    /// Fails if the log cannot be read, or on [`AuditWith::stop`]; those that were read are then taken
-    /// on trust, and the call can be repeated.
+    /// Fails if the log cannot be read, or on [`AuditWith::stop`]. The entries read until then are
+    /// taken on trust, and the call can be repeated.
     pub fn take_on_trust(
         &mut self,
         log: &mut dyn LogRead,
@@ -452,13 +453,13 @@ impl Auditor {
         Ok(())
     }
 
-    /// Looks for a wrong entry, up to entry number `last`, by recomputing few: it halves the part of
-    /// the log that begins after an entry that fits and ends with one that does not. Returns the
-    /// number of an entry that differs although the one before it does not, and goes on there, with
-    /// all entries before it taken on trust; `None` if entry `last` fits.
+    /// Searches for a wrong entry, up to entry number `last`, recomputing few: it bisects the part
+    /// of the log that begins after a matching entry and ends with a mismatch. Returns the number
+    /// of an entry that differs while the one before it matches, and continues there, with all
+    /// entries before it taken on trust; `None` if entry `last` matches.
     ///
-    /// After a bad copy no entry fits, so that the first one is found. After a mistake of the work
-    /// later entries fit again, and only `last` leads to it.
+    /// After a bad copy no entry matches, so the search finds the first one. After an error of the
+    /// work later entries match again, and only `last` leads to it.
     ///
     /// # Errors
     /// Fails if the log cannot be read, or on [`AuditWith::stop`].
@@ -500,8 +501,8 @@ impl Auditor {
         }
     }
 
-    /// Settles who was wrong about newest entries, if that is [undecided](Auditor::undecided): for the
-    /// end of a log, where no further entry will tell.
+    /// Decides what was wrong about the newest entries if that is [undecided](Auditor::undecided):
+    /// for the end of a log, where no later entries will come.
     pub fn decide(&mut self, culprit: Culprit) -> Option<Finding> {
         if self.run.is_empty() {
             return None;
@@ -515,13 +516,13 @@ impl Auditor {
         })
     }
 
-    /// Compares the next `chunks` chunks, of those audited, with the log; behind the last one it begins
-    /// again. If one differs, all are compared, and those that differ are audited again. Says how many
-    /// entries were read; none while it is [undecided](Auditor::undecided) whether newest ones are as
-    /// they should be.
+    /// Compares the next `chunks` audited chunks with the log, wrapping around after the last one.
+    /// If one differs, compares all, and audits again those that differ. Returns the number of
+    /// entries read; reads none while the cause of a mismatch in the newest entries is
+    /// [undecided](Auditor::undecided).
     ///
     /// # Errors
-    /// When the log cannot be read, or on [`AuditWith::stop`].
+    /// Fails if the log cannot be read, or on [`AuditWith::stop`].
     pub fn scrub(
         &mut self,
         log: &mut dyn LogRead,
@@ -558,13 +559,14 @@ impl Auditor {
         Ok((read, Vec::new()))
     }
 
-    /// Compares everything that was audited with the log, audits again what differs, and makes the
-    /// state anew. Only copies can be wrong here: the work on it was audited. If the work was taken on
-    /// trust, and something else is right than either says, everything is audited anew. Does nothing
-    /// while it is [undecided](Auditor::undecided) whether newest ones are as they should be.
+    /// Compares all audited entries with the log, audits again those that differ, and rebuilds the
+    /// state. Only copies can be wrong here: the work on these entries was audited. If entries were
+    /// taken on trust, and the right value is neither the log's nor the auditor's, everything is
+    /// audited again. Does nothing while the cause of a mismatch in the newest entries is
+    /// [undecided](Auditor::undecided).
     ///
     /// # Errors
-    /// When the log cannot be read, or on [`AuditWith::stop`].
+    /// Fails if the log cannot be read, or on [`AuditWith::stop`].
     pub fn check(
         &mut self,
         log: &mut dyn LogRead,
@@ -589,7 +591,7 @@ impl Auditor {
                 let right = self.again(&anew.audited.tree, first, &entries, &mut findings, with)?;
                 root = fold(&hasher, &right);
                 if root != *known && self.samples() {
-                    // Perhaps it was wrong when it was taken on trust.
+                    // It may already have been wrong when it was taken on trust.
                     self.trust_no_more(self.entries() - 1);
                     return Ok(Vec::new());
                 }
@@ -623,8 +625,8 @@ impl Auditor {
         Ok(findings)
     }
 
-    /// Audits `entries` of the log, which begin with number `first` and follow from `tree`, once
-    /// more. Returns the right ones.
+    /// Audits `entries` of the log again, which begin with number `first` and follow from `tree`.
+    /// Returns the right values.
     fn again(
         &self,
         tree: &Tree,
@@ -672,7 +674,7 @@ impl Auditor {
         self.subtree_height.get()
     }
 
-    /// `entry` is right, and the next one.
+    /// Accepts `entry`, which is right, as the next one.
     fn accept(&mut self, entry: Node) {
         let Audited { tree, roots, rest } = &mut self.audited;
         rest.push(entry);
@@ -745,7 +747,7 @@ fn recompute(
     })
 }
 
-/// The root of the next subtree of each tree, all side by side.
+/// Computes the root of the next subtree of each tree, all in parallel lanes.
 fn subtree_roots(
     trees: &mut [Tree],
     k: u32,
@@ -773,8 +775,8 @@ fn subtree_roots(
     Ok(())
 }
 
-/// The root of the next subtree of `tree`, for certain: two computations, by different kernels as
-/// far as possible, agree on it. Says also whether the first one, `seen`, was among them.
+/// Computes the root of the next subtree of `tree` until two computations agree on it, by different
+/// kernels where possible. Also returns whether the first one, `seen`, was one of the two.
 fn certain(
     tree: &Tree,
     k: u32,

@@ -1,15 +1,15 @@
-//! Which leaves are proven: the Fiat-Shamir challenge, and the order of a proof's nodes.
+//! Which leaves a proof shows (the Fiat-Shamir challenge), and the order of its nodes.
 
 use alloc::{vec, vec::Vec};
 use core::slice;
 
 use crate::{Node, SHA256_IV, Sha256};
 
-/// Proven leaves in a proof of the Spacemesh network (PROTOCOL.md section 1).
+/// The number of proven leaves in a proof of the Spacemesh network (PROTOCOL.md section 1).
 pub const T: usize = 150;
 
-/// The indices of the leaves that a proof must show, in increasing order (PROTOCOL.md section 4):
-/// `t` of them, or all `leaves` when there are fewer.
+/// Returns the indices of the leaves that a proof must show, in increasing order (PROTOCOL.md
+/// section 4): `t` of them, or all `leaves` if there are fewer.
 #[must_use]
 pub fn proven_indices(sha256: &dyn Sha256, root: &Node, leaves: u64, t: usize) -> Vec<u64> {
     if t as u64 > leaves {
@@ -23,7 +23,7 @@ pub fn proven_indices(sha256: &dyn Sha256, root: &Node, leaves: u64, t: usize) -
     message[62..].copy_from_slice(&(36 * 8_u16).to_be_bytes());
     let mut j: u32 = 0;
     while indices.len() < t {
-        // Most lead to an index that is not there yet, so that as many are needed as are missing.
+        // Most digests yield a new index, so try as many as are missing.
         let missing = t - indices.len();
         let mut blocks = vec![message; missing];
         for block in &mut blocks {
@@ -45,9 +45,9 @@ pub fn proven_indices(sha256: &dyn Sha256, root: &Node, leaves: u64, t: usize) -
     indices
 }
 
-/// The place (height and index) of every node that a proof must give, in the order of the proof
-/// (PROTOCOL.md section 5). `indices` are the proven leaves in increasing order, `height` is the
-/// tree's.
+/// Returns the place (height and index) of every node that a proof must give, in the order of the
+/// proof (PROTOCOL.md section 5). `indices` are the proven leaves in increasing order; `height` is
+/// the tree's.
 pub(crate) fn siblings(indices: &[u64], height: u32) -> impl Iterator<Item = (u32, u64)> {
     indices
         .iter()
@@ -59,11 +59,13 @@ pub(crate) fn siblings(indices: &[u64], height: u32) -> impl Iterator<Item = (u3
         })
 }
 
-/// For each proven leaf the heights, as a set of bits, at which a proof gives the sibling of its path.
+/// Returns, for each proven leaf, a bit set of the heights at which the proof gives the sibling of
+/// its path.
 ///
-/// This is the climb of PROTOCOL.md section 5 without its recursion. From a leaf it goes up to the
-/// height at which the sibling subtree contains the next leaf, waits there, and starts again at that
-/// leaf. When it comes back to a height at which it waits, both halves are proven and no node is given.
+/// This is the climb of PROTOCOL.md section 5 without recursion. From a leaf it climbs to the
+/// height at which the sibling subtree contains the next leaf, marks that height as waiting, and
+/// starts again at that leaf. When it returns to a waiting height, both halves are proven and no
+/// node is given.
 pub(crate) fn given_heights(indices: &[u64], height: u32) -> impl Iterator<Item = u64> {
     let mut waiting = 0;
     (0..indices.len()).map(move |i| {
@@ -72,7 +74,7 @@ pub(crate) fn given_heights(indices: &[u64], height: u32) -> impl Iterator<Item 
         let below = u64::MAX.checked_shr(u64::BITS - end).unwrap_or_default();
         let given = below & !waiting;
         if next.is_some() {
-            // Everything below is done.
+            // Everything below is complete.
             waiting = (waiting >> end | 1) << end;
         }
         given

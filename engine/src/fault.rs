@@ -1,24 +1,24 @@
-//! Faults on purpose, to see that they are found. For tests: feature `fault-injection`.
+//! Injects faults so that tests can check that they are found. Feature `fault-injection`.
 
 use core::sync::atomic::AtomicU64;
 
 use crate::{Node, SubtreeHeight, Tree, run};
 
-/// What a bit is flipped in.
+/// Where to flip a bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// A label that has just been made.
+    /// The label made last.
     Label,
-    /// The statement, as it is kept for the hashes to come.
+    /// The stored statement, which salts the next hashes.
     Statement,
     /// The parked node at this height.
     Parked(u32),
-    /// What is kept of the parked node at this height for the hash of its parent.
+    /// The stored prefix state of the parked node at this height, used for the hash of its parent.
     Prefix(u32),
 }
 
-/// As [`run()`](crate::run()), with one fault at leaf `at`, or at the first one after it at which
-/// there is a node at the height in question. Leaves before those that `tree` has are over.
+/// As [`run()`](crate::run()), with one fault at leaf `at`, or at the first leaf after it at which
+/// there is a node at the height in question. `at` must not be before the leaves that `tree` has.
 pub fn run_with_fault(
     tree: &mut Tree,
     subtree_height: SubtreeHeight,

@@ -1,13 +1,13 @@
 //! The tree log as a file.
 //!
-//! A [`FileLog`] is read, appended to and synced; a [`LogView`] of it does what other threads may do.
-//! [`DurableLog`] keeps in memory what the file may still lose, and [`LogWriter`] is a thread that
-//! does so for the hashing thread.
+//! A [`FileLog`] is read, appended to and synced by its owner; a [`LogView`] of it gives other
+//! threads what they may do. [`DurableLog`] keeps in memory what the file may still lose, and
+//! [`LogWriter`] is a thread that does so for the hashing thread.
 //!
-//! All of them share one record of what is in the file, because of what a sync that fails means: the
-//! system may have dropped everything that was written since the last sync that succeeded, and says
-//! so only once. So whichever thread's sync fails, all of that counts as unwritten from then on, and a
-//! later sync makes durable only what has been written again.
+//! All of them share one record of the file's contents because of what a failed sync means: the
+//! system may have dropped everything written since the last successful sync, and reports that only
+//! once. So whichever thread's sync fails, everything since the last success counts as unwritten,
+//! and a later sync makes durable only what has been written again.
 
 mod durable;
 mod read_only;
@@ -28,37 +28,37 @@ use crate::{HeaderError, LogError, LogHeader, LogRead, NODE_SIZE, Node, RoundWor
 
 const HEADER_BYTES: u64 = LogHeader::BYTES as u64;
 
-/// What a log needs of its file. A [`File`] has it; tests have files that fail.
+/// What a log needs of its file. [`File`] implements it; so do failing files in tests.
 pub trait LogFile: fmt::Debug + Send + Sync {
-    /// Reads some of the bytes from `offset` on, and says how many; 0 at the end of the file.
+    /// Reads some bytes starting at `offset`, and returns how many; 0 at the end of the file.
     ///
     /// # Errors
-    /// When the system cannot.
+    /// Fails if the system call fails.
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize>;
 
-    /// Writes some of the bytes to `offset`, and says how many.
+    /// Writes some of the bytes at `offset`, and returns how many.
     ///
     /// # Errors
-    /// When the system cannot.
+    /// Fails if the system call fails.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
 
-    /// Makes durable what was written. After an error, what was written since the last success may
-    /// be lost, even if a later call succeeds.
+    /// Makes durable what was written. After an error, everything written since the last success
+    /// may be lost, even if a later call succeeds.
     ///
     /// # Errors
-    /// When the system cannot.
+    /// Fails if the system call fails.
     fn sync(&self) -> io::Result<()>;
 
-    /// The length, in bytes.
+    /// Returns the length in bytes.
     ///
     /// # Errors
-    /// When the system cannot tell.
+    /// Fails if the system call fails.
     fn size(&self) -> io::Result<u64>;
 
-    /// Cuts the file to this length.
+    /// Truncates the file to this length.
     ///
     /// # Errors
-    /// When the system cannot.
+    /// Fails if the system call fails.
     fn cut(&self, bytes: u64) -> io::Result<()>;
 }
 
@@ -96,7 +96,7 @@ impl LogFile for File {
     }
 }
 
-/// Reads until `bytes` are full or the file ends, and says how many were read.
+/// Reads until `bytes` are full or the file ends, and returns how many were read.
 fn read_at(file: &dyn LogFile, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut done = 0;
     while done < bytes.len() {
@@ -110,11 +110,12 @@ fn read_at(file: &dyn LogFile, bytes: &mut [u8], offset: u64) -> io::Result<usiz
     Ok(done)
 }
 
-/// A tree log in a file, locked against other processes while it, or a [`LogView`] of it, is there.
+/// A tree log in a file. It locks out other processes as long as it, or a [`LogView`] of it,
+/// exists.
 #[derive(Debug)]
 pub struct FileLog(LogView);
 
-/// A log that another thread has: to read what has been written so far, to sync it, and to repair it.
+/// Another thread's access to a log: reads what has been written so far, syncs it, and repairs it.
 #[derive(Clone, Debug)]
 pub struct LogView(Arc<Shared>);
 
@@ -123,41 +124,43 @@ struct Shared {
     file: Box<dyn LogFile>,
     path: String,
     extent: Mutex<Extent>,
-    /// Held during a sync and until its result is in `extent`. The system reports a failure to one of
-    /// several syncs that overlap; another one must not count as a success meanwhile.
+    /// Held during a sync and until its result is in `extent`. Of several overlapping syncs the
+    /// system reports a failure to one; another must not count as a success meanwhile.
     syncing: Mutex<Unsynced>,
 }
 
-/// What the first sync of a log without entries makes durable as well.
+/// What the first sync of a log without entries must also make durable.
 #[derive(Debug, Default)]
 struct Unsynced {
-    /// Written again before each sync until one succeeds: one that failed may have dropped it.
+    /// The header, written again before each sync until one succeeds: a failed sync may have
+    /// dropped it.
     header: Option<[u8; LogHeader::BYTES]>,
-    /// The directory of a file that was just created, which is durable only when that is.
+    /// The directory of a new file, which is durable only once its directory is.
     directory: Option<File>,
 }
 
-/// What is in the file.
+/// The contents of the file.
 #[derive(Clone, Copy, Debug, Default)]
 struct Extent {
-    /// Entries that can be read.
+    /// Readable entries.
     entries: u64,
-    /// Entries, from the first on, that are durable or have been written since a sync failed last.
+    /// Leading entries that are durable or have been written since the last failed sync.
     written: u64,
     /// Entries that survive a power failure.
     durable: u64,
-    /// Syncs that failed.
+    /// The number of failed syncs.
     failed_syncs: u64,
 }
 
 impl FileLog {
-    /// Opens the log of `round` at `path`, or creates it. What is behind the last whole entry is cut off: it
-    /// is the rest of a write that was interrupted. Entries that are there are durable when this returns. A
-    /// log without entries is not synced: the first sync makes the file durable with its first entries.
+    /// Opens the log of `round` at `path`, or creates it. Cuts off what follows the last whole
+    /// entry: the rest of an interrupted write. Existing entries are durable when this returns. A
+    /// log without entries is not synced: the first sync makes the file durable with its first
+    /// entries.
     ///
     /// # Errors
-    /// When the file cannot be used, another process has it open, or it is the log of something
-    /// else; then it is left as it is.
+    /// Fails if the file cannot be used, another process has it open, or it is not the log of
+    /// `round`; it is then unchanged.
     pub fn open(path: &Path, round: &RoundWork<'_>) -> Result<Self, LogError> {
         let name = path.display().to_string();
         let file = OpenOptions::new()
@@ -185,19 +188,20 @@ impl FileLog {
         Ok(log)
     }
 
-    /// Opens the log at `path` to look at it: whatever it is the log of, whoever has it open.
+    /// Opens the log at `path` read-only, whatever work it belongs to and even if another process
+    /// has it open.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// Fails if the file cannot be read.
     pub fn open_read_only(path: &Path) -> Result<ReadOnlyLog, LogError> {
         ReadOnlyLog::open(path)
     }
 
-    /// A log in a file that has no name (or whose name does not matter): the same, without the
-    /// lock. `file` must be open for reading and writing.
+    /// Opens a log in a file without a name (or whose name does not matter), as [`FileLog::open`]
+    /// does but without the lock. `file` must be open for reading and writing.
     ///
     /// # Errors
-    /// As [`FileLog::open`].
+    /// Fails as [`FileLog::open`] does.
     pub fn in_file(file: impl LogFile + 'static, round: &RoundWork<'_>) -> Result<Self, LogError> {
         Self::with_file(Box::new(file), "in a temporary file".to_owned(), round)
     }
@@ -213,9 +217,9 @@ impl FileLog {
         let mut found = [0; LogHeader::BYTES];
         let length = read_at(file, &mut found, 0).map_err(|e| view.error("read", e))?;
         let size = file.size().map_err(|e| view.error("read", e))?;
-        // What a power cut can leave of a header that was not synced: the length without the bytes.
-        // The entries behind it are as good as any: proof and audit recompute them. (A device has
-        // zeros, but no size.)
+        // A power failure can leave an unsynced header as zeros: the length without the bytes. The
+        // entries after it are as good as any: proof and audit recompute them. (A device has zeros,
+        // but no size.)
         let blank = size >= length as u64 && found[..length].iter().all(|byte| *byte == 0);
         let mut entries = 0;
         if length == LogHeader::BYTES {
@@ -229,9 +233,9 @@ impl FileLog {
         } else if !blank && !expected.starts_with(&found[..length]) {
             return Err(view.foreign(HeaderError::Magic));
         }
-        // Not only if it is new, or its creation was interrupted: after a sync that failed, the
-        // system may take for written what is not. Nor need entries be durable that are there: the
-        // process that wrote them may have ended before.
+        // The header is written even if it exists: after a failed sync the system may consider it
+        // written when it is not. Existing entries need not be durable either: the process that
+        // wrote them may have ended before syncing.
         view.write_at(0, &expected)?;
         if entries > 0 {
             file.sync().map_err(|cause| view.error("sync", cause))?;
@@ -247,7 +251,7 @@ impl FileLog {
         Ok(Self(view))
     }
 
-    /// A view for another thread.
+    /// Returns a view for another thread.
     #[must_use]
     pub fn view(&self) -> LogView {
         self.0.clone()
@@ -256,31 +260,31 @@ impl FileLog {
     /// Appends entries. After an error nothing has been appended, and the call can be repeated.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// Fails if the file cannot be written.
     pub fn append(&mut self, entries: &[Node]) -> Result<(), LogError> {
         let extent = *self.0.extent();
         self.0.write_entries(extent, extent.entries, entries)
     }
 
-    /// Makes everything that was appended durable.
+    /// Makes all appended entries durable.
     ///
     /// # Errors
-    /// When the system cannot; and from then on, since what was appended before may be lost.
-    /// [`DurableLog`] knows it and writes it again.
+    /// Fails if the sync fails, and from then on, since entries appended before may be lost.
+    /// [`DurableLog`] keeps track of them and writes them again.
     pub fn sync(&mut self) -> Result<(), LogError> {
         self.0.sync()
     }
 
-    /// The number of entries that survive a power failure.
+    /// Returns the number of entries that survive a power failure.
     #[must_use]
     pub fn durable_entries(&self) -> u64 {
         self.0.durable_entries()
     }
 
-    /// Cuts the log to its first `entries` entries, durably. A log that is shorter stays as it is.
+    /// Cuts the log to its first `entries` entries, durably. A shorter log is unchanged.
     ///
     /// # Errors
-    /// When the system cannot.
+    /// Fails if a system call fails.
     pub fn cut(&mut self, entries: u64) -> Result<(), LogError> {
         let view = &self.0;
         let mut syncing = view.syncing();
@@ -316,16 +320,16 @@ impl LogView {
         }))
     }
 
-    /// The number of entries that survive a power failure.
+    /// Returns the number of entries that survive a power failure.
     #[must_use]
     pub fn durable_entries(&self) -> u64 {
         self.extent().durable
     }
 
-    /// Makes durable what has been written before this call.
+    /// Makes durable what was written before this call.
     ///
     /// # Errors
-    /// When the system cannot, and until entries that were lost by that have been written again.
+    /// Fails if the sync fails, and until the entries lost by that have been written again.
     pub fn sync(&self) -> Result<(), LogError> {
         let mut syncing = self.syncing();
         let synced = self.sync_alone(&mut syncing)?;
@@ -335,10 +339,10 @@ impl LogView {
         Ok(())
     }
 
-    /// Writes entries again, durably, `start` being the number of the first one. They must be there.
+    /// Overwrites existing entries durably, starting at number `start`.
     ///
     /// # Errors
-    /// When they are not there, or cannot be written.
+    /// Fails if they do not exist or cannot be written.
     pub fn repair(&self, start: u64, entries: &[Node]) -> Result<(), LogError> {
         self.check(start, entries.len())?;
         self.write(start, entries)?;
@@ -356,7 +360,7 @@ impl LogView {
         syncing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Syncs the file, and what has to be synced with it. Returns what was in the file before.
+    /// Syncs the file, and whatever must be synced with it. Returns the extent before the sync.
     fn sync_alone(&self, unsynced: &mut Unsynced) -> Result<Extent, LogError> {
         if let Some(header) = &unsynced.header {
             self.write_at(0, header)?;
@@ -384,14 +388,14 @@ impl LogView {
         }
     }
 
-    /// Writes entries, the first of which is number `start`: new ones, or again some that were lost.
-    /// `seen` is what was in the file when it was decided to write these.
+    /// Writes entries, starting at number `start`: new ones, or lost ones again. `seen` is the
+    /// extent at the time of the decision to write them.
     fn write_entries(&self, seen: Extent, start: u64, entries: &[Node]) -> Result<(), LogError> {
         self.write(start, entries)?;
         let end = start + entries.len() as u64;
         let mut extent = self.extent();
         extent.entries = extent.entries.max(end);
-        // If a sync has failed meanwhile, they may be lost already.
+        // If a sync has failed meanwhile, these entries may already be lost.
         if extent.failed_syncs == seen.failed_syncs && extent.written == start {
             extent.written = end;
         }

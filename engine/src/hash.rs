@@ -1,23 +1,23 @@
 //! The hardware boundary: what a backend provides, and the work function built from it.
 //!
-//! Two small traits are everything a backend implements. [`Sha256`] hashes messages (the engine
-//! assembles and pads them, so that constant parts are hashed once), and [`Chain`] applies a 32-byte
-//! function many times. A call spans hundreds of hashes, so dynamic dispatch costs nothing, and code
-//! that needs CPU features stays inside its backend.
+//! A backend implements two small traits. [`Sha256`] hashes messages (the engine assembles and pads
+//! them, so that constant parts are hashed once), and [`Chain`] applies a 32-byte function many
+//! times. A call spans hundreds of hashes, so dynamic dispatch costs nothing, and code that needs
+//! CPU features stays inside its backend.
 
 use core::fmt;
 
-/// Bytes in a label, a tree node and a root (PROTOCOL.md section 1).
+/// The number of bytes in a label, a tree node and a root (PROTOCOL.md section 1).
 pub const NODE_SIZE: usize = 32;
 
-/// Invocations of the hash for one label, the first one included (PROTOCOL.md section 1).
+/// The number of hash invocations for one label, including the first (PROTOCOL.md section 1).
 pub const LABEL_DEPTH: u32 = 400;
 
-/// Leaves of a tick on the main network, whose nodes weigh proofs by their ticks.
+/// The number of leaves in a tick on the main network, where nodes weigh proofs by their ticks.
 pub const TICK_LEAVES: u64 = 9_331_200;
 
-/// The greatest depth a work function may have. A label must stay far shorter than a second, or
-/// the work could not be stopped in time.
+/// The greatest depth of a work function. A label must take far less than a second, or the work
+/// could not be stopped in time.
 pub const MAX_DEPTH: u32 = 1 << 20;
 
 /// A label, a tree node or a root: 32 bytes.
@@ -44,7 +44,7 @@ pub const SHA256_IV: State = [
     0x5be0_cd19,
 ];
 
-/// The digest that a final state stands for.
+/// The digest that a final state encodes.
 pub(crate) fn digest(state: &State) -> Node {
     let mut digest = [0; 32];
     for (bytes, word) in digest.as_chunks_mut::<4>().0.iter_mut().zip(state) {
@@ -53,17 +53,17 @@ pub(crate) fn digest(state: &State) -> Node {
     digest
 }
 
-/// SHA-256, for messages of any length.
+/// SHA-256 for messages of any length.
 ///
-/// The caller pads: a message here is a number of whole blocks.
+/// The caller pads: a message here is a whole number of blocks.
 pub trait Sha256: Send + Sync {
     /// Compresses `blocks`, in order, into `state`. With no blocks, `state` is unchanged.
     fn compress(&self, state: &mut State, blocks: &[Block]);
 
-    /// Hashes independent messages: `digests[i]` becomes the digest of `messages[i]`, which continues
-    /// from `start`. Written for throughput. A kernel with lanes takes neighbours side by side, for as
-    /// long as the longest of them, so that they are best sorted by length. If the slices differ in
-    /// length, what one has more than the other is ignored.
+    /// Hashes independent messages: `digests[i]` becomes the digest of `messages[i]`, which
+    /// continues from `start`. Written for throughput. A kernel with lanes hashes adjacent messages
+    /// together, for as long as the longest takes, so sort messages by length. If the slices differ
+    /// in length, the excess of the longer one is ignored.
     fn hash_many(&self, start: &State, messages: &[&[Block]], digests: &mut [Node]) {
         for (message, out) in messages.iter().zip(digests) {
             let mut state = *start;
@@ -72,28 +72,29 @@ pub trait Sha256: Send + Sync {
         }
     }
 
-    /// Hashes inner nodes: `parents[i]` becomes the node over `children[i]`, by the message that
-    /// `message` becomes with them. Written for throughput. If the slices differ in length, what one
-    /// has more than the other is ignored.
+    /// Hashes inner nodes: `parents[i]` becomes the node over `children[i]`, hashed as `message`
+    /// with those children filled in. Written for throughput. If the slices differ in length, the
+    /// excess of the longer one is ignored.
     fn hash_nodes(&self, message: &NodeMessage, children: &[[Node; 2]], parents: &mut [Node]) {
         message.hash_many(self, children, parents);
     }
 }
 
 /// The message of an inner node, `statement || left || right` (PROTOCOL.md section 3), without its
-/// children: what is the same in all nodes over one statement.
+/// children: the part that all nodes of one statement share.
 #[derive(Clone, Copy, Debug)]
 pub struct NodeMessage {
     start: State,
-    /// The statement's last bytes, zeros for the children, and the padding: 63 + 64 + 9 bytes at most.
+    /// The statement's last bytes, zeros for the children, and the padding: at most 63 + 64 + 9
+    /// bytes.
     blocks: [Block; 3],
     count: usize,
     children_at: usize,
 }
 
 impl NodeMessage {
-    /// The message for a statement of which the first `hashed` bytes, a multiple of 64, have led to
-    /// the state `start`, and `rest` follows.
+    /// The message for a statement whose first `hashed` bytes, a multiple of 64, are absorbed in
+    /// the state `start`, and whose remaining bytes are `rest`.
     #[must_use]
     pub fn new(sha256: &dyn Sha256, mut start: State, hashed: u64, rest: &[u8]) -> Self {
         let (whole, tail) = rest.as_chunks();
@@ -115,14 +116,14 @@ impl NodeMessage {
         }
     }
 
-    /// What [`Sha256::hash_nodes`] does, by [`Sha256::hash_many`].
+    /// Implements [`Sha256::hash_nodes`] by [`Sha256::hash_many`].
     pub fn hash_many(
         &self,
         sha256: &(impl Sha256 + ?Sized),
         children: &[[Node; 2]],
         parents: &mut [Node],
     ) {
-        /// Messages of a call: as many as the widest kernel has lanes.
+        /// Messages per call: as many as the widest kernel has lanes.
         const BATCH: usize = 16;
         let mut messages = [self.blocks; BATCH];
         for (children, parents) in children.chunks(BATCH).zip(parents.chunks_mut(BATCH)) {
@@ -135,36 +136,36 @@ impl NodeMessage {
         }
     }
 
-    /// The state that the blocks continue from.
+    /// The state from which the blocks continue.
     #[must_use]
     pub fn start(&self) -> &State {
         &self.start
     }
 
-    /// The blocks, two or three, with zeros in the place of the children.
+    /// The blocks, two or three, with zeros in place of the children.
     #[must_use]
     pub fn blocks(&self) -> &[Block] {
         &self.blocks[..self.count]
     }
 
-    /// The place of the 64 bytes of the children in the blocks, from 0 to 63.
+    /// The offset of the children's 64 bytes in the blocks, from 0 to 63.
     #[must_use]
     pub fn children_at(&self) -> usize {
         self.children_at
     }
 }
 
-/// A 32-byte function applied again and again to its own output.
+/// A 32-byte function applied repeatedly to its own output.
 ///
 /// For [`WorkFunction::Sha256`] the function is SHA-256 of the 32 bytes; for
 /// [`WorkFunction::Haraka256`] it is Haraka-256 v2.
 pub trait Chain: Send + Sync {
-    /// Applies the function `n` times to `digest`. Written for latency: this is the sequential
-    /// work itself. `n` = 0 changes nothing.
+    /// Applies the function `n` times to `digest`. Written for latency: this is the sequential work
+    /// itself. If `n` is 0, `digest` is unchanged.
     fn one(&self, digest: &mut Node, n: u32);
 
-    /// Applies the function `n` times to each of `digests`, which are independent of each other
-    /// and of any number. Written for throughput.
+    /// Applies the function `n` times to each of `digests`, any number of independent values.
+    /// Written for throughput.
     fn many(&self, digests: &mut [Node], n: u32);
 }
 
@@ -195,11 +196,11 @@ impl fmt::Display for WorkFunction {
     }
 }
 
-/// The kernels that a work function runs on. They are interchangeable: they change how fast a
-/// label or a node is made, never its value. Both chains must compute the same function.
+/// The kernels that compute a work function. They are interchangeable: they change how fast a label
+/// or a node is made, never its value. Both chains must compute the same function.
 #[derive(Clone, Copy)]
 pub struct Kernels {
-    /// Hashes what the sequential work waits for ([`Sha256::compress`]).
+    /// Hashes messages on the sequential path ([`Sha256::compress`]).
     pub sha256: &'static dyn Sha256,
     /// Does the sequential work itself ([`Chain::one`]).
     pub chain: &'static dyn Chain,
@@ -220,11 +221,11 @@ pub struct Work {
     kernels: Kernels,
 }
 
-/// Why a [`Work`] cannot be made.
+/// The depth of a [`Work`] is out of range.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("depth {depth} is out of range: expected 1 to {MAX_DEPTH}")]
 pub struct DepthError {
-    /// The depth that was asked for.
+    /// The given depth.
     pub depth: u32,
 }
 
@@ -232,7 +233,7 @@ impl Work {
     /// `function` at `depth`, on `kernels`, whose chains must compute `function`.
     ///
     /// # Errors
-    /// When `depth` is 0 or greater than [`MAX_DEPTH`].
+    /// Fails if `depth` is 0 or greater than [`MAX_DEPTH`].
     pub fn new(function: WorkFunction, depth: u32, kernels: Kernels) -> Result<Self, DepthError> {
         if depth == 0 || depth > MAX_DEPTH {
             return Err(DepthError { depth });
@@ -250,7 +251,7 @@ impl Work {
         self.function
     }
 
-    /// Hash invocations for a label, the first one included.
+    /// The number of hash invocations for a label, including the first.
     #[must_use]
     pub fn depth(&self) -> u32 {
         self.depth

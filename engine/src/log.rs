@@ -1,8 +1,8 @@
 //! The tree log: the roots of consecutive complete subtrees of `2^k` leaves, and nothing else.
 //!
-//! Everything about a round follows from it: the state to go on from, the proof, and
-//! whether the log itself is right. A log is a header that says what it belongs to, followed by
-//! entries of 32 bytes; entry j is the node at height k with index j.
+//! Everything about a round follows from it: the state from which to go on, the proof, and whether
+//! the log itself is right. A log is a header that identifies the work, followed by entries of 32
+//! bytes; entry j is the node at height k with index j.
 
 use alloc::string::String;
 
@@ -14,11 +14,11 @@ use crate::{MAX_DEPTH, NODE_SIZE, Node, Sha256, Work, WorkFunction};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SubtreeHeight(u8);
 
-/// Why a number is not a subtree height.
+/// The number is not a subtree height.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("subtree height {given} is out of range: expected 0 to {max}", max = SubtreeHeight::MAX.get())]
 pub struct SubtreeHeightError {
-    /// The number.
+    /// The given number.
     pub given: u32,
 }
 
@@ -29,7 +29,7 @@ impl SubtreeHeight {
     /// The height `k`.
     ///
     /// # Errors
-    /// When `k` is over 24.
+    /// Fails if `k` is over 24.
     pub fn new(k: u32) -> Result<Self, SubtreeHeightError> {
         match u8::try_from(k) {
             Ok(k) if k <= Self::MAX.0 => Ok(Self(k)),
@@ -37,7 +37,7 @@ impl SubtreeHeight {
         }
     }
 
-    /// The smallest height that keeps the log of a round of `leaves` leaves under 1 GiB.
+    /// Returns the smallest height that keeps the log of a round of `leaves` leaves under 1 GiB.
     #[must_use]
     pub fn for_round(leaves: u64) -> Self {
         const ENTRIES: u64 = (1 << 30) / NODE_SIZE as u64;
@@ -45,19 +45,19 @@ impl SubtreeHeight {
         Self((0..Self::MAX.0).find(fits).unwrap_or(Self::MAX.0))
     }
 
-    /// The height as a number.
+    /// Returns the height as a number.
     #[must_use]
     pub const fn get(self) -> u32 {
         self.0 as u32
     }
 
-    /// The height `levels` above; the sum is at most [`SubtreeHeight::MAX`].
+    /// Returns the height `levels` higher; the sum must be at most [`SubtreeHeight::MAX`].
     pub(crate) fn above(self, levels: u32) -> Self {
         debug_assert!(self.get() + levels <= Self::MAX.get());
         Self(self.0 + levels as u8)
     }
 
-    /// Leaves in a subtree of this height.
+    /// Returns the number of leaves in a subtree of this height.
     #[must_use]
     pub const fn leaves(self) -> u64 {
         1 << self.0
@@ -66,13 +66,13 @@ impl SubtreeHeight {
 
 /// Read access to the entries of a log.
 pub trait LogRead {
-    /// The number of entries.
+    /// Returns the number of entries.
     fn entries(&self) -> u64;
 
-    /// Reads `out.len()` entries, from number `start` on.
+    /// Reads `out.len()` entries, starting at number `start`.
     ///
     /// # Errors
-    /// When they are not there or cannot be read.
+    /// Fails if they are missing or cannot be read.
     fn read(&mut self, start: u64, out: &mut [Node]) -> Result<(), LogError>;
 }
 
@@ -95,18 +95,18 @@ impl LogRead for &[Node] {
     }
 }
 
-/// What is wrong with a log.
+/// Why a log cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The storage failed.
     #[cfg(feature = "std")]
     #[error("cannot {action} the log {path}: {cause}")]
     Io {
-        /// What was tried.
+        /// The operation that failed.
         action: &'static str,
         /// The file.
         path: String,
-        /// What the system said.
+        /// The system's error.
         cause: std::io::Error,
     },
     /// Another process has the log open.
@@ -115,7 +115,7 @@ pub enum LogError {
         /// The file.
         path: String,
     },
-    /// The log belongs to something else, or is no log. The text says what differs.
+    /// The log belongs to other work, or the file is not a log.
     #[error("the log {path} cannot be used: {why}")]
     Foreign {
         /// The file.
@@ -123,21 +123,21 @@ pub enum LogError {
         /// What differs.
         why: HeaderError,
     },
-    /// An entry is not there.
+    /// An entry is missing.
     #[error("the log has {entries} entries, entry {entry} is needed")]
     Missing {
         /// The number of the entry, from 0.
         entry: u64,
-        /// The number of entries there are.
+        /// The number of entries in the log.
         entries: u64,
     },
-    /// The log stands for more leaves than a tree may have.
+    /// The log represents more leaves than a tree may have.
     #[error("a log of {entries} entries stands for more than {MAX_LEAVES} leaves")]
     TooLong {
         /// The number of entries.
         entries: u64,
     },
-    /// A sync failed, and what it may have lost has not been written again.
+    /// A sync failed, and the entries it may have lost have not been written again.
     #[error(
         "the log {path} may have lost entries from {entry} on: a sync failed, and they have not \
          been written again"
@@ -145,54 +145,54 @@ pub enum LogError {
     Unwritten {
         /// The file.
         path: String,
-        /// The first of them.
+        /// The first of these entries.
         entry: u64,
     },
-    /// The work was stopped while the queue of the writer thread was full.
+    /// The work was stopped while the writer thread's queue was full.
     #[error("the work was stopped before all of its entries could be written to the log")]
     GivenUp,
-    /// The writer thread has not ended in the time that it was given.
+    /// The writer thread did not end in time.
     #[error("the log could not be written in time: the disk does not answer")]
     TimedOut,
-    /// The writer thread has ended without saying why.
+    /// The writer thread ended without a result.
     #[error("the thread that writes the log has stopped")]
     WriterStopped,
 }
 
-/// Why bytes are not the header of the log one wants.
+/// Why bytes are not the expected header of a log.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
-    /// The first bytes are not those of a log.
+    /// The magic number is wrong.
     #[error("it is not a tree log")]
     Magic,
     /// The header is damaged.
     #[error("its header is damaged")]
     Checksum,
-    /// The header is intact, but this program does not know what it says.
+    /// The header is intact, but this version does not support its contents.
     #[error("it was written by another version of this program")]
     Unknown,
-    /// It was made with another work function.
+    /// The log was made with another work function.
     #[error("it was made with {found}, not with {expected}")]
     WorkFunction {
         /// The work function of the log.
         found: String,
-        /// The one that was expected.
+        /// The expected one.
         expected: String,
     },
-    /// It was made with another subtree height.
+    /// The log was made with another subtree height.
     #[error("it has subtree height {found}, not {expected}")]
     SubtreeHeight {
         /// The height of the log.
         found: u32,
-        /// The one that was expected.
+        /// The expected one.
         expected: u32,
     },
-    /// It belongs to another statement.
+    /// The log belongs to another statement.
     #[error("it belongs to another statement")]
     Statement,
 }
 
-/// What a log belongs to.
+/// What identifies the work of a log.
 ///
 /// ```text
 /// offset  bytes
@@ -218,7 +218,7 @@ pub struct LogHeader {
 const MAGIC: &[u8; 8] = b"POETLOG1";
 
 impl LogHeader {
-    /// The length of a header in a log.
+    /// The length of a header in bytes.
     pub const BYTES: usize = 96;
 
     /// The header of a log of `work` on `statement`.
@@ -238,7 +238,7 @@ impl LogHeader {
         self.subtree_height
     }
 
-    /// The header as it stands in a log.
+    /// Returns the header as it stands in a log.
     #[must_use]
     pub fn encode(&self, hash: &dyn Sha256) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
@@ -256,7 +256,7 @@ impl LogHeader {
     /// Reads a header.
     ///
     /// # Errors
-    /// When the bytes are not a header that this version writes.
+    /// Fails if the bytes are not a header that this version writes.
     pub fn read(hash: &dyn Sha256, bytes: &[u8]) -> Result<Self, HeaderError> {
         let bytes: &[u8; Self::BYTES] = bytes.try_into().map_err(|_| HeaderError::Magic)?;
         if &bytes[..8] != MAGIC {
@@ -285,17 +285,17 @@ impl LogHeader {
             statement_digest,
         };
         let known = (1..=MAX_DEPTH).contains(&header.depth);
-        // What this version does not write, it does not understand.
+        // Reject what this version does not write: it could not interpret it.
         if !known || header.encode(hash) != *bytes {
             return Err(HeaderError::Unknown);
         }
         Ok(header)
     }
 
-    /// Whether a log with this header belongs to the same work as `expected`.
+    /// Checks that a log with this header belongs to the same work as `expected`.
     ///
     /// # Errors
-    /// Says what differs.
+    /// Returns what differs.
     pub fn check(&self, expected: &Self) -> Result<(), HeaderError> {
         if (self.function, self.depth) != (expected.function, expected.depth) {
             let name = |header: &Self| alloc::format!("{} x {}", header.function, header.depth);

@@ -5,10 +5,10 @@ use alloc::vec::Vec;
 
 use crate::{Node, ZERO};
 
-/// The root over `challenges`, which must be in increasing byte order of their node ids. It is the
-/// round's statement: empty without members, the challenge itself with one.
+/// Returns the root over `challenges`, which must be in increasing byte order of their node ids. It
+/// is the round's statement: empty without members, the challenge itself with one.
 ///
-/// A challenge of a real node has 32 bytes; other lengths are hashed as they are, as the Go server
+/// A real node's challenge has 32 bytes; other lengths are hashed as they are, as the Go server
 /// does, so that its proofs can be checked.
 pub fn root<C: AsRef<[u8]>>(challenges: &[C]) -> Vec<u8> {
     match challenges {
@@ -34,11 +34,11 @@ pub fn root<C: AsRef<[u8]>>(challenges: &[C]) -> Vec<u8> {
     }
 }
 
-/// A membership tree with all of its nodes, from which the proof of each member is read off. It
-/// takes twice the memory of its challenges.
+/// A membership tree with all of its nodes, from which each member's proof is read. It takes twice
+/// the memory of its challenges.
 #[derive(Clone, Debug)]
 pub struct Tree {
-    /// The challenges, then level by level up to the root.
+    /// The challenges, then each level up to the root.
     levels: Vec<Vec<Node>>,
 }
 
@@ -60,20 +60,20 @@ impl Tree {
         Self { levels }
     }
 
-    /// The root, as [`root`] computes it; `None` without members.
+    /// Returns the root, as [`root`] computes it; `None` without members.
     #[must_use]
     pub fn root(&self) -> Option<&Node> {
         self.levels.last()?.first()
     }
 
-    /// The challenge at `index`.
+    /// Returns the challenge at `index`.
     #[must_use]
     pub fn challenge(&self, index: usize) -> Option<&Node> {
         self.levels.first()?.get(index)
     }
 
-    /// That the challenge at `index` is in the tree: the siblings of the nodes on the way from it
-    /// to the root, the lowest one first. `None` when there is no such challenge.
+    /// Returns the proof that the challenge at `index` is in the tree: the siblings of the nodes on
+    /// the path from it to the root, lowest first. `None` if there is no such challenge.
     #[must_use]
     pub fn proof(&self, index: usize) -> Option<Vec<Node>> {
         self.challenge(index)?;
@@ -86,9 +86,10 @@ impl Tree {
     }
 }
 
-/// Whether `proof` shows that `challenge` is the one at `index` in the tree with this `root`.
+/// Returns whether `proof` shows that `challenge` is the one at `index` in the tree with this
+/// `root`.
 ///
-/// The tree is filled up with zeros, so for a challenge of 32 zero bytes this says nothing.
+/// The tree is padded with zeros, so the result means nothing for a challenge of 32 zero bytes.
 #[must_use]
 pub fn verify(root: &Node, challenge: &Node, index: u64, proof: &[Node]) -> bool {
     let mut place = index;
@@ -101,7 +102,7 @@ pub fn verify(root: &Node, challenge: &Node, index: u64, proof: &[Node]) -> bool
         };
         place >>= 1;
     }
-    // An index beyond the tree's width is no place in it.
+    // An index beyond the tree's width must fail.
     place == 0 && reached == *root
 }
 
@@ -139,7 +140,7 @@ mod tests {
                 assert!(verify(root, challenge, index as u64, &proof));
                 assert!(!verify(root, &[0xee; 32], index as u64, &proof));
                 assert!(!verify(&[0xee; 32], challenge, index as u64, &proof));
-                // Another place, inside of the tree or beyond it.
+                // Another index, inside the tree or beyond it.
                 assert!(proof.is_empty() || !verify(root, challenge, index as u64 ^ 1, &proof));
                 let beyond = index as u64 + (1 << proof.len());
                 assert!(!verify(root, challenge, beyond, &proof));

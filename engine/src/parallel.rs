@@ -2,12 +2,12 @@
 
 use alloc::vec::Vec;
 
-/// The most threads that a function of this crate may be asked to use.
+/// The most threads that a caller may request.
 pub const MAX_THREADS: usize = 1024;
 
-/// Calls `each` with every item, on up to `threads` threads, the calling one among them. After an
+/// Calls `each` with every item, on up to `threads` threads, including the calling one. After an
 /// error a thread takes no further items; one of the errors is returned. Without feature `std` the
-/// calling thread does it all.
+/// calling thread does all the work.
 pub(crate) fn try_for_each<T: Send, E: Send>(
     mut items: impl Iterator<Item = T> + Send,
     threads: usize,
@@ -39,7 +39,7 @@ fn on_threads<T: Send, E: Send>(
     };
     std::thread::scope(|scope| {
         let others: Vec<_> = (1..threads)
-            // A thread that the system refuses is not needed: the others do its share.
+            // If the system refuses a thread, the others do its share.
             .map_while(|_| std::thread::Builder::new().spawn_scoped(scope, work).ok())
             .collect();
         let mine = work();
@@ -52,10 +52,10 @@ fn on_threads<T: Send, E: Send>(
     })
 }
 
-/// Fills one item after the other, until `fill` says that there is none; calls `each` with it, and then
-/// `done`. `fill` and `done` are called on the calling thread, in the order of the items; `each` for
-/// as many at a time as `items` has, which are used again and again, each on a thread of its own, the
-/// calling one among them. Without feature `std` the calling thread does it all.
+/// Fills items in order until `fill` reports the end, calls `each` with each item, and then `done`.
+/// `fill` and `done` run on the calling thread, in the order of the items. `each` runs for as many
+/// items at once as `items` holds, each on its own thread, one of them the calling one; the items
+/// are reused. Without feature `std` the calling thread does all the work.
 pub(crate) fn in_order<T: Send, E>(
     mut items: Vec<T>,
     mut fill: impl FnMut(&mut T) -> Result<bool, E>,
@@ -88,7 +88,7 @@ fn in_order_on_threads<T: Send, E>(
 
     std::thread::scope(|scope| {
         let others: Vec<_> = (0..items.len())
-            // A thread that the system refuses is not needed: there are fewer items at a time.
+            // If the system refuses a thread, fewer items are processed at once.
             .map_while(|_| {
                 let (give, given) = channel::<T>();
                 let (finished, take) = channel();
@@ -114,7 +114,7 @@ fn in_order_on_threads<T: Send, E>(
                 if last {
                     break;
                 }
-                // It has ended only if `each` has panicked, which ends the scope with a panic.
+                // The thread has ended only if `each` panicked, and then the scope panics too.
                 give.send(item).ok();
                 busy += 1;
             }

@@ -5,13 +5,14 @@ use crate::tree::{MAX_LEAVES, node};
 use crate::{Node, TreeError, Work};
 
 impl Work {
-    /// The label of leaf `index` (PROTOCOL.md section 2), given the left siblings on its path from
-    /// the lowest to the highest: one for each set bit of `index`.
+    /// Returns the label of leaf `index` (PROTOCOL.md section 2), given the left siblings on its
+    /// path from the lowest to the highest: one for each set bit of `index`.
     ///
     /// [`Tree`](crate::Tree) makes the same labels and keeps the siblings.
     ///
     /// # Errors
-    /// When the number of siblings does not fit `index`, or that is not below [`MAX_LEAVES`].
+    /// Fails if the number of siblings does not match `index`, or `index` is not below
+    /// [`MAX_LEAVES`].
     pub fn label(
         &self,
         statement: &[u8],
@@ -38,7 +39,7 @@ impl Work {
         Ok(label)
     }
 
-    /// The node over `left` and `right` (PROTOCOL.md section 3).
+    /// Returns the node over `left` and `right` (PROTOCOL.md section 3).
     #[must_use]
     pub fn node(&self, statement: &[u8], left: &Node, right: &Node) -> Node {
         let mut salt = Hasher::new();

@@ -1,12 +1,12 @@
-//! A proof as data, and its wire form.
+//! A proof and its wire format.
 
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::Node;
 
-/// What a PoET server publishes about its work (PROTOCOL.md section 5). With the statement and the
-/// number of leaves it can be verified by anybody: [`verify`](crate::verify()).
+/// What a PoET server publishes about its work (PROTOCOL.md section 5). Anybody who has the
+/// statement and the number of leaves can verify it: [`verify`](crate::verify()).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proof {
     /// The root of the tree.
@@ -17,16 +17,16 @@ pub struct Proof {
     pub proof_nodes: Vec<Node>,
 }
 
-/// The most leaves that the wire type of a proof may hold.
+/// The most leaves that the wire format of a proof allows.
 pub const MAX_PROVEN_LEAVES: usize = 150;
 
-/// The most nodes that the wire type of a proof may hold.
+/// The most nodes that the wire format of a proof allows.
 pub const MAX_PROOF_NODES: usize = 5_400;
 
 impl Proof {
-    /// The bytes by whose hash an ATX refers to this proof of `leaves` leaves: SCALE of root, proven
-    /// leaves, proof nodes and leaf count (PROTOCOL.md section 5). What nodes store and gossip begins
-    /// with them: [`ProofMessage`].
+    /// Encodes this proof of `leaves` leaves in SCALE: root, proven leaves, proof nodes and leaf
+    /// count (PROTOCOL.md section 5). An ATX refers to the proof by the hash of these bytes; the
+    /// message that nodes store and gossip begins with them: [`ProofMessage`].
     #[must_use]
     pub fn to_scale(&self, leaves: u64) -> Vec<u8> {
         let nodes = 1 + self.proven_leaves.len() + self.proof_nodes.len();
@@ -42,11 +42,11 @@ impl Proof {
         out
     }
 
-    /// Reads what [`Proof::to_scale`] writes: the proof and its leaf count.
+    /// Decodes the output of [`Proof::to_scale`]: the proof and its leaf count.
     ///
     /// # Errors
-    /// When the bytes are not exactly such a proof, or its lists are longer than the wire type
-    /// allows. Memory is taken only for nodes that are there.
+    /// Fails if the bytes are not exactly such a proof, or its lists are longer than the wire
+    /// format allows. Allocates only for nodes that are present.
     pub fn from_scale(bytes: &[u8]) -> Result<(Self, u64), ScaleError> {
         let mut reader = Reader { bytes, at: 0 };
         let proof = reader.proof()?;
@@ -54,19 +54,19 @@ impl Proof {
         Ok(proof)
     }
 
-    /// The reference by which an ATX names this proof of `leaves` leaves: the BLAKE3 of
-    /// [`Proof::to_scale`].
+    /// Returns the reference by which an ATX names this proof of `leaves` leaves: the BLAKE3 hash
+    /// of [`Proof::to_scale`].
     #[must_use]
     pub fn reference(&self, leaves: u64) -> Node {
         *blake3::hash(&self.to_scale(leaves)).as_bytes()
     }
 }
 
-/// The longest id of a round in a [`ProofMessage`], in bytes.
+/// The greatest length, in bytes, of a round id in a [`ProofMessage`].
 pub const MAX_ROUND_ID_BYTES: usize = 32;
 
-/// What nodes store and gossip: a proof with where it comes from and what it is valid for. Its name
-/// on the network is `PoetProofMessage` (PROTOCOL.md section 5).
+/// What nodes store and gossip: a proof with its origin and its statement. Its name on the network
+/// is `PoetProofMessage` (PROTOCOL.md section 5).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProofMessage {
     /// The proof.
@@ -75,16 +75,16 @@ pub struct ProofMessage {
     pub leaves: u64,
     /// The public key of the server that made it.
     pub service_key: Node,
-    /// The id of the round there: a decimal number, of at most [`MAX_ROUND_ID_BYTES`].
+    /// The server's id of the round: a decimal number of at most [`MAX_ROUND_ID_BYTES`].
     pub round_id: String,
-    /// What the work was done for: the membership root.
+    /// What the work is bound to: the membership root.
     pub statement: Node,
-    /// All zeros today; nodes do not look at it.
+    /// All zeros today; nodes ignore it.
     pub signature: [u8; 64],
 }
 
 impl ProofMessage {
-    /// The bytes of the message: [`Proof::to_scale`] and what follows it.
+    /// Encodes the message: [`Proof::to_scale`] and the fields after it.
     #[must_use]
     pub fn to_scale(&self) -> Vec<u8> {
         let mut out = self.proof.to_scale(self.leaves);
@@ -96,10 +96,10 @@ impl ProofMessage {
         out
     }
 
-    /// Reads what [`ProofMessage::to_scale`] writes.
+    /// Decodes the output of [`ProofMessage::to_scale`].
     ///
     /// # Errors
-    /// If the bytes are not exactly such a message, as [`Proof::from_scale`].
+    /// Fails if the bytes are not exactly such a message, or as [`Proof::from_scale`] does.
     pub fn from_scale(bytes: &[u8]) -> Result<Self, ScaleError> {
         let mut reader = Reader { bytes, at: 0 };
         let (proof, leaves) = reader.proof()?;
@@ -128,14 +128,14 @@ impl ProofMessage {
     }
 }
 
-/// Why bytes are not a proof or a [`ProofMessage`] in SCALE form. `at` is the offset of the offending
+/// Why bytes are not a proof or a [`ProofMessage`] in SCALE. `at` is the offset of the offending
 /// byte.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ScaleError {
     /// The bytes end too early.
     #[error("the bytes end at {at}, in the middle of the proof")]
     Truncated {
-        /// Where more was expected.
+        /// Where more bytes were expected.
         at: usize,
     },
     /// A compact integer is wider than 64 bits or not in its shortest form.
@@ -144,31 +144,31 @@ pub enum ScaleError {
         /// Where the integer begins.
         at: usize,
     },
-    /// A node, or the service's key, has another length than 32 bytes.
+    /// A node or the service's key is not 32 bytes long.
     #[error("byte {at}: a node or key of {length} bytes, expected 32")]
     NodeLength {
         /// Where the length stands.
         at: usize,
-        /// The length that stands there.
+        /// The encoded length.
         length: u64,
     },
-    /// A list is longer than the wire type allows.
+    /// A list is longer than the wire format allows.
     #[error("byte {at}: a list of {length} nodes, the limit is {limit}")]
     TooLong {
         /// Where the length stands.
         at: usize,
-        /// The length that stands there.
+        /// The encoded length.
         length: u64,
         /// The greatest length allowed.
         limit: usize,
     },
-    /// The id of a round is too long or not UTF-8.
+    /// A round id is too long or not UTF-8.
     #[error("byte {at}: the id of a round, expected text of at most {MAX_ROUND_ID_BYTES} bytes")]
     RoundId {
         /// Where it begins.
         at: usize,
     },
-    /// There is something behind the proof.
+    /// More bytes follow the proof.
     #[error("the proof ends at byte {at}, but there are more bytes")]
     TrailingBytes {
         /// Where the proof ends.
@@ -181,8 +181,8 @@ fn put_node(out: &mut Vec<u8>, node: &Node) {
     out.extend_from_slice(node);
 }
 
-/// A compact integer: the two low bits of the first byte give the size (1, 2 or 4 bytes in all, or
-/// 4 + n bytes behind it), the value is little-endian.
+/// Appends a compact integer: the two low bits of the first byte give the size (1, 2 or 4 bytes in
+/// all, or 4 + n bytes after it); the value is little-endian.
 fn put_compact(out: &mut Vec<u8>, value: u64) {
     if value < 1 << 6 {
         out.push((value as u8) << 2);

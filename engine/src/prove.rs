@@ -1,9 +1,9 @@
 //! Making a proof from the tree log.
 //!
-//! The log gives every node at or above the subtree height: one pass over it yields those that
-//! the proof needs, and the parked nodes from which the subtrees with proven leaves start. Those
-//! subtrees (at most 150, the incomplete last one among them) are then recomputed from their
-//! labels: side by side in the lanes of the throughput kernel, and batches of them over threads.
+//! The log gives every node at or above the subtree height. One pass over it yields those that the
+//! proof needs, and the parked nodes from which the subtrees with proven leaves start. Those
+//! subtrees (at most 150, including the incomplete last one) are then recomputed from their labels,
+//! together in the lanes of the throughput kernel and in batches over the threads.
 
 use alloc::{vec, vec::Vec};
 use core::slice;
@@ -16,20 +16,20 @@ use crate::tree::{Tree, height};
 use crate::upper::{Chunk, Visitor, absorb};
 use crate::{Node, Proof, ZERO};
 
-/// Subtrees that one of several threads recomputes side by side: few, so that none has to wait long
-/// for the last thread.
+/// Subtrees that one of several threads recomputes together: few, so that no thread waits long for
+/// the last one.
 const LANES: usize = 16;
 
 /// Why no proof was made.
 #[derive(Debug, thiserror::Error)]
 pub enum ProveError {
-    /// There is nothing to prove.
+    /// The tree has no leaves.
     #[error("a tree without leaves has no proof")]
     NoLeaves,
     /// The number of threads is out of range.
     #[error("{given} threads are out of range: expected 1 to {MAX_THREADS}")]
     Threads {
-        /// The number asked for.
+        /// The given number.
         given: usize,
     },
     /// The log cannot be read.
@@ -41,15 +41,15 @@ pub enum ProveError {
         /// The number of the entry.
         entry: u64,
     },
-    /// Another thread asked for it ([`ProveProgress::stop`]).
+    /// Another thread set [`ProveProgress::stop`].
     #[error("the proof was stopped")]
     Stopped,
-    /// The log is not the one from which the tree grew.
+    /// The tree did not grow from this log.
     #[error("the log and the tree do not belong together")]
     WrongTree,
 }
 
-/// How far a proof is; another thread may look while it is made, and stop it.
+/// The progress of a proof. Another thread may read it, and stop the proof.
 #[derive(Debug, Default)]
 pub struct ProveProgress {
     done: AtomicU64,
@@ -58,14 +58,14 @@ pub struct ProveProgress {
 }
 
 impl ProveProgress {
-    /// Set by another thread when [`prove()`] is to return [`ProveError::Stopped`]: it does soon, or at
-    /// once if it has not begun. Nobody takes it back.
+    /// Set by another thread to make [`prove()`] return [`ProveError::Stopped`] soon, or at once if
+    /// it has not begun. Never reset.
     #[must_use]
     pub fn stop(&self) -> &AtomicBool {
         &self.stop
     }
 
-    /// Hashes done and hashes to do in all, approximately; 0 of 0 before the start.
+    /// Returns the hashes done and the total, approximately; 0 of 0 before the start.
     #[must_use]
     pub fn hashes(&self) -> (u64, u64) {
         (self.done.load(Relaxed), self.total.load(Relaxed))
@@ -75,11 +75,11 @@ impl ProveProgress {
 /// Makes the proof for `tree` with `t` proven leaves (PROTOCOL.md sections 4 and 5), from the log
 /// of its subtree roots, on `threads` threads.
 ///
-/// The recomputed subtrees are compared with the log. Memory: about 2 MB, however long the log, and
-/// 0.3 MB for each further thread. Without feature `std` the calling thread does all the work.
+/// Compares the recomputed subtrees with the log. Uses about 2 MB of memory, however long the log,
+/// and 0.3 MB for each further thread. Without feature `std` the calling thread does all the work.
 ///
 /// # Errors
-/// When the tree is empty, the log cannot be read, or log and tree contradict each other.
+/// Fails if the tree is empty, the log cannot be read, or log and tree contradict each other.
 pub fn prove(
     tree: &Tree,
     subtree_height: SubtreeHeight,
@@ -139,7 +139,7 @@ pub fn prove(
     })
 }
 
-/// Where a node is in the tree.
+/// The place of a node in the tree.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
     height: u32,
@@ -147,7 +147,7 @@ struct Place {
 }
 
 impl Place {
-    /// The subtree of height `k` in which the node is, or which begins with it.
+    /// The subtree of height `k` that contains the node, or begins with it.
     fn subtree(self, k: u32) -> u64 {
         if self.height < k {
             self.index >> (k - self.height)
@@ -157,14 +157,14 @@ impl Place {
     }
 }
 
-/// What a proof consists of.
+/// The parts of a proof.
 struct Plan {
     leaves: u64,
     root: Node,
     indices: Vec<u64>,
-    /// The proof nodes, in order.
+    /// The places of the proof nodes, in order.
     siblings: Vec<Place>,
-    /// The node of each height whose subtree is incomplete, where there is one.
+    /// For each height, the node whose subtree is incomplete, if any.
     edge: [Node; 65],
 }
 
@@ -194,18 +194,18 @@ impl Plan {
         self.indices.iter().map(|&index| Place { height: 0, index })
     }
 
-    /// The nodes that have to be found: those of the ragged edge are known from the tree.
+    /// The nodes to find; those of the ragged edge are known from the tree.
     fn needed(&self) -> impl Iterator<Item = Place> {
         let places = self.siblings.iter().copied().chain(self.labels());
         places.filter(|place| self.is_complete(*place))
     }
 
-    /// Whether all leaves under the node are there.
+    /// Whether all leaves under the node exist.
     fn is_complete(&self, place: Place) -> bool {
         (u128::from(place.index) + 1) << place.height <= u128::from(self.leaves)
     }
 
-    /// A node that is not complete.
+    /// Returns an incomplete node.
     fn incomplete(&self, place: Place) -> Node {
         let empty = u128::from(place.index) << place.height >= u128::from(self.leaves);
         if empty {
@@ -216,12 +216,12 @@ impl Plan {
     }
 }
 
-/// Nodes that a proof needs, picked as they pass by in the order of their indices.
+/// The nodes that a proof needs, picked from a stream in index order.
 struct Wanted {
     /// Sorted by height, then index.
     places: Vec<Place>,
     nodes: Vec<Node>,
-    /// For each height: the first place that has not passed yet.
+    /// For each height: the first place not yet seen.
     next: [usize; 65],
 }
 
@@ -240,7 +240,7 @@ impl Wanted {
         }
     }
 
-    /// `nodes` pass by: those at `height` from index `first` on.
+    /// Processes `nodes`, the nodes at `height` from index `first` on.
     fn pass(&mut self, height: u32, first: u64, nodes: &[Node]) {
         let next = &mut self.next[height as usize];
         while let Some(place) = self.places.get(*next)
@@ -259,12 +259,12 @@ impl Wanted {
     }
 }
 
-/// Where a subtree that has to be recomputed starts.
+/// The start of a subtree to recompute.
 struct Start {
     subtree: u64,
     /// The parked nodes before it, lowest first.
     parked: Vec<Node>,
-    /// Its root as the log has it; `None` for the incomplete subtree behind the log.
+    /// Its root according to the log; `None` for the incomplete subtree after the log.
     root: Option<Node>,
 }
 
@@ -293,7 +293,7 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// `parked`: the parked nodes behind the log.
+    /// `parked`: the parked nodes after the log.
     fn finish(mut self, parked: &[Node]) -> (Wanted, Vec<Start>) {
         let behind = self.wanted_starts[self.starts.len()..].iter();
         self.starts.extend(behind.map(|&subtree| Start {
@@ -328,11 +328,11 @@ impl Visitor for Pass<'_> {
     }
 }
 
-/// A subtree that is being recomputed.
+/// A subtree being recomputed.
 struct Lane {
     subtree: u64,
     tree: Tree,
-    /// The leaf count at which it ends.
+    /// The leaf count at its end.
     end: u64,
     wanted: Wanted,
     root: Option<Node>,
@@ -357,7 +357,7 @@ impl Lane {
         self.tree.leaves() < self.end
     }
 
-    /// Adds a label; says whether it completed the subtree with another root than the log's.
+    /// Adds a label. Returns whether it completed the subtree with a root other than the log's.
     fn push(&mut self, label: Node, k: u32) -> bool {
         let mut wrong = false;
         self.tree.push(label, |height, index, node| {
@@ -371,7 +371,7 @@ impl Lane {
     }
 }
 
-/// Recomputes subtrees side by side.
+/// Recomputes subtrees in parallel lanes.
 fn recompute(lanes: &mut [Lane], k: u32, progress: &ProveProgress) -> Result<(), ProveError> {
     let Some(first) = lanes.first() else {
         return Ok(());
@@ -399,8 +399,8 @@ fn recompute(lanes: &mut [Lane], k: u32, progress: &ProveProgress) -> Result<(),
     }
 }
 
-/// Recomputes all subtrees: on one thread all side by side, on several in batches that keep every
-/// thread equally busy.
+/// Recomputes all subtrees: on one thread all together, on several in batches that keep all threads
+/// equally busy.
 fn recompute_all(
     lanes: &mut [Lane],
     k: u32,

@@ -1,4 +1,4 @@
-//! What a log is the log of.
+//! The work that a log belongs to.
 
 use core::sync::atomic::AtomicU64;
 
@@ -7,8 +7,8 @@ use crate::tree::{MAX_LEAVES, Tree};
 use crate::upper::absorb;
 use crate::{Node, Work, run};
 
-/// The work on a statement, and the height of the subtrees whose roots its log keeps: everything that
-/// one has to know of a round to go on with it.
+/// The work on a statement, and the height of the subtrees whose roots its log keeps: everything
+/// needed to resume a round from its log.
 #[derive(Clone, Copy, Debug)]
 pub struct RoundWork<'a> {
     work: &'a Work,
@@ -45,8 +45,8 @@ impl<'a> RoundWork<'a> {
         self.subtree_height
     }
 
-    /// The same with a log of subtrees of another height. The roots that an auditor keeps are such a
-    /// log ([`Auditor::root_height`](crate::audit::Auditor::root_height)).
+    /// Returns the same work with a log of another subtree height. The roots that an auditor keeps
+    /// form such a log ([`Auditor::root_height`](crate::audit::Auditor::root_height)).
     #[must_use]
     pub fn with_subtree_height(self, subtree_height: SubtreeHeight) -> Self {
         Self {
@@ -61,30 +61,42 @@ impl<'a> RoundWork<'a> {
         LogHeader::new(self.work, self.statement, self.subtree_height)
     }
 
-    /// The header, as its bytes stand in a log.
+    /// Returns the header as it stands in a log.
     #[must_use]
     pub fn header_bytes(&self) -> [u8; LogHeader::BYTES] {
         self.header().encode(self.work.kernels().sha256)
     }
 
-    /// The tree of all leaves that the log stands for: where the work goes on. The log is trusted.
+    /// Returns the tree of all leaves that the log represents, from which the work goes on. Trusts
+    /// the log.
     ///
     /// # Errors
-    /// When the log cannot be read, or is longer than a tree may be.
+    /// Fails if the log cannot be read, or is longer than a tree may be.
     pub fn resume(&self, log: &mut dyn LogRead) -> Result<Tree, LogError> {
         let entries = log.entries();
         self.resume_at(log, entries)
     }
 
-    /// The tree of the leaves that the first `entries` entries of the log stand for. The log is trusted.
+    /// Returns the tree of the leaves that the first `entries` entries represent. Trusts the log.
     ///
     /// # Errors
-    /// When the log cannot be read or has fewer entries, or there are more than a tree may have.
+    /// Fails if the log cannot be read or has fewer entries, or `entries` are more than a tree may
+    /// have.
     pub fn resume_at(&self, log: &mut dyn LogRead, entries: u64) -> Result<Tree, LogError> {
         self.check_length(entries)?;
         let mut tree = Tree::new(self.work, self.statement);
         absorb(&mut tree, self.subtree_height, log, entries, 1, &mut ())?;
         Ok(tree)
+    }
+
+    /// Adds the leaves that the next entry of the log stands for to `tree`.
+    ///
+    /// # Panics
+    /// If the tree has leaves that no whole number of entries stands for.
+    pub fn add_entry(&self, tree: &mut Tree, entry: Node) {
+        let begun = tree.leaves() % self.subtree_height.leaves();
+        assert_eq!(begun, 0, "leaves of the entry are there already");
+        tree.push_at(self.subtree_height.get(), entry, |_, _, _| {});
     }
 
     pub(crate) fn check_length(&self, entries: u64) -> Result<(), LogError> {
@@ -94,11 +106,11 @@ impl<'a> RoundWork<'a> {
         Ok(())
     }
 
-    /// Makes entry number `entry` once more, from those before it, which are trusted. It takes as long
-    /// as the work on one subtree, and one pass over the log.
+    /// Recomputes entry number `entry` from those before it, which it trusts. Takes as long as the
+    /// work on one subtree and one pass over the log.
     ///
     /// # Errors
-    /// When the log cannot be read, or is longer than a tree may be.
+    /// Fails if the log cannot be read, or is longer than a tree may be.
     pub fn recompute_entry(&self, log: &mut dyn LogRead, entry: u64) -> Result<Node, LogError> {
         let mut tree = self.resume_at(log, entry)?;
         Ok(self.next_entry(&mut tree))
@@ -118,12 +130,12 @@ impl<'a> RoundWork<'a> {
         made
     }
 
-    /// As [`RoundWork::resume`], if the last entry is what follows from those before it; which no
-    /// longer holds when any of them has changed since they were made. Takes as long as the work on
-    /// one subtree, too.
+    /// As [`RoundWork::resume`], but only if the last entry follows from those before it; otherwise
+    /// an entry has changed since it was made, and the result is `None`. Takes as long as the work
+    /// on one subtree in addition.
     ///
     /// # Errors
-    /// As [`RoundWork::resume`].
+    /// Fails as [`RoundWork::resume`] does.
     pub fn resume_checked(&self, log: &mut dyn LogRead) -> Result<Option<Tree>, LogError> {
         let entries = log.entries();
         let Some(last) = entries.checked_sub(1) else {
@@ -136,13 +148,14 @@ impl<'a> RoundWork<'a> {
         Ok((self.next_entry(&mut tree) == entry[0]).then_some(tree))
     }
 
-    /// An entry that is not what follows from those before it, which are: the first one, if entries
-    /// have changed since they were made. The last entry of the log must be wrong.
+    /// Returns the number of an entry that does not follow from those before it, although those are
+    /// right: the first such entry, if entries have changed since they were made. The last entry of
+    /// the log must be wrong.
     ///
     /// # Errors
-    /// As [`RoundWork::resume`].
+    /// Fails as [`RoundWork::resume`] does.
     pub fn first_wrong(&self, log: &mut dyn LogRead) -> Result<u64, LogError> {
-        // Behind a changed entry, no other one follows from those before it. It is likely to be near the
+        // After a changed entry, no other one follows from those before it. It is probably near the
         // end.
         let (mut first, mut wrong) = (0, log.entries().saturating_sub(1));
         let mut step = 1;

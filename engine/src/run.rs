@@ -7,11 +7,11 @@ use crate::{Node, SubtreeHeight};
 
 /// Adds leaves to `tree` until it has `target` of them (or [`MAX_LEAVES`]).
 ///
-/// This is the sequential work: the calling thread does nothing but hash, without allocation,
-/// lock or system call. It reads `target` before every leaf, so that another thread decides when
-/// to stop: `u64::MAX` goes on, 150 stops as soon as a proof is possible, 0 stops now. It writes
-/// the leaf count to `progress` after every leaf. `log` is given each finished subtree root, in
-/// the order of the log.
+/// This is the sequential work: the calling thread only hashes, without allocation, lock or system
+/// call. It reads `target` before every leaf, so that another thread decides when to stop:
+/// `u64::MAX` goes on, 150 stops as soon as a proof is possible, 0 stops now. It writes the leaf
+/// count to `progress` after every leaf, and passes each finished subtree root to `log`, in the
+/// order of the log.
 pub fn run(
     tree: &mut Tree,
     subtree_height: SubtreeHeight,
@@ -22,8 +22,8 @@ pub fn run(
     work(tree, subtree_height, target, progress, log, |_, _| {});
 }
 
-/// The loop. `disturb` is shown the tree before each label is made, and with the label before it is
-/// added.
+/// The loop. `disturb` is called with the tree before each label is made, and again with the label
+/// before it is added.
 pub(crate) fn work(
     tree: &mut Tree,
     subtree_height: SubtreeHeight,

@@ -5,9 +5,9 @@ use crate::{Block, Node, SHA256_IV, Sha256, State};
 
 /// A SHA-256 computation in progress.
 ///
-/// It is small and `Copy`, which is the point: hash a constant prefix once, then continue from
-/// copies of it. The statement that salts every hash of a round is absorbed that way, and so is
-/// `statement || left` of an inner node while its right child is still being made.
+/// It is small and `Copy` so that a constant prefix is hashed once and continued from copies. The
+/// statement that salts every hash of a round is absorbed that way, and so is `statement || left`
+/// of an inner node while its right child is still being made.
 #[derive(Clone, Copy)]
 pub(crate) struct Hasher {
     state: State,
@@ -40,7 +40,7 @@ impl Hasher {
         self.total
     }
 
-    /// Flips a bit of what was absorbed.
+    /// Flips a bit of the absorbed bytes.
     #[cfg(feature = "fault-injection")]
     pub(crate) fn flip(&mut self) {
         self.state[3] ^= 1 << 17;

@@ -1,11 +1,11 @@
 //! The end of a log after a power failure.
 //!
-//! What was being written when the power failed can be there in part: zeros, or what the disk held
-//! before. `fsck` leaves zeros, too. All that was synced before is right. So before anything is built
-//! on a log, its last entry is recomputed from those before it: if it is right, so are all, because it
-//! follows from all. If it is not, the first wrong one among the newest is found by bisection, and the
-//! log ends before it. But if the last one is right as soon as a few others are put right, only those
-//! were damaged: then nothing is cut, and the audit repairs them.
+//! A write that was in progress when the power failed may be on the disk in part: the rest is
+//! zeros, or what the disk held before. `fsck` leaves zeros as well. Everything synced before is
+//! right. So before a log is used, its last entry is recomputed from those before it: if it is
+//! right, so are all, because it follows from all. If not, bisection finds the first wrong one
+//! among the newest, and the log ends before it. But if correcting a few entries makes the last one
+//! right, only those were damaged: then nothing is cut, and the audit repairs them.
 
 use alloc::vec;
 
@@ -14,26 +14,26 @@ use crate::log::{LogError, LogRead};
 use crate::round::RoundWork;
 use crate::tree::Tree;
 
-/// Leaves of the entries among which the first wrong one is looked for: what some seconds make, where
-/// entries are durable after a fraction of one.
+/// The leaves of the entries among which the first wrong one is searched: the work of some seconds,
+/// while entries become durable within a fraction of one.
 const TAIL_LEAVES: u64 = 1 << 18;
-/// The fewest such entries: a sector of a disk.
+/// The fewest entries to search: a sector of a disk.
 const MIN_TAIL: u64 = 16;
-/// Leaves that are recomputed to see whether a few entries put right are enough, and the most entries:
-/// two sectors of a disk.
+/// The most leaves that are recomputed to see whether correcting a few entries is enough, and the
+/// most entries: two sectors of a disk.
 const REPAIR_LEAVES: u64 = 1 << 16;
 const MAX_REPAIRS: u64 = 32;
 
 impl RoundWork<'_> {
-    /// The tree of all leaves that a log stands for up to its first damaged entry: where the work goes
-    /// on. The entries behind it, if there are any, are to be cut off.
+    /// Returns the tree of all leaves up to the log's first damaged entry, from which the work goes
+    /// on. Entries after it must be cut off.
     ///
-    /// A few damaged entries before right ones are not the end: the tree is that of the right values,
-    /// and the audit repairs the log. Only damage to the end of the log is looked for. If older entries
-    /// are wrong, too, the tree is that of all entries, and the audit has to find out.
+    /// A few damaged entries before right ones do not end the log: the tree contains the right
+    /// values, and the audit repairs the log. Looks only for damage to the end of the log. If older
+    /// entries are wrong, too, the tree is that of all entries, and the audit must find the damage.
     ///
     /// # Errors
-    /// When the log cannot be read, or is longer than a tree may be.
+    /// Fails if the log cannot be read, or is longer than a tree may be.
     pub fn resume_sound(&self, log: &mut dyn LogRead) -> Result<Tree, LogError> {
         let k = self.subtree_height().get();
         self.check_length(log.entries())?;
@@ -61,7 +61,7 @@ impl RoundWork<'_> {
             if is_right(&repaired, last) {
                 return Ok(with(&repaired));
             }
-            // Entries before the first wrong one are right; behind it none is.
+            // Entries before the first wrong one are right; after it, none is.
             let mut high = if is_right(&repaired, low) { last } else { low };
             while low < high {
                 let middle = low + (high - low) / 2;
@@ -72,7 +72,7 @@ impl RoundWork<'_> {
                 }
             }
             if low == 0 && first > 0 {
-                // So older ones may be wrong, too.
+                // Older ones may be wrong, too.
                 return Ok(with(&tail));
             }
             let sound = *sound.get_or_insert(low);
@@ -86,7 +86,7 @@ impl RoundWork<'_> {
     }
 }
 
-/// The entries of a log without the zeros at its end: no subtree has such a root.
+/// The number of entries without the zeros at the log's end: no subtree has a root of zeros.
 fn without_zeros(log: &mut dyn LogRead) -> Result<u64, LogError> {
     let mut end = log.entries();
     let mut block = vec![Node::default(); MIN_TAIL as usize];

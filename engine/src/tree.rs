@@ -1,22 +1,22 @@
 //! The Merkle tree that grows leaf by leaf, and the first digest of each label.
 //!
 //! A [`Tree`] holds what PROTOCOL.md calls the *parked* nodes: the left siblings on the path from
-//! the next leaf to the root, one for each set bit of the leaf count. They are all that is needed
-//! to make the next label (section 2), to add it (section 3) and to compute the root.
+//! the next leaf to the root, one for each set bit of the leaf count. They suffice to make the next
+//! label (section 2), to add it (section 3) and to compute the root.
 //!
 //! The parked nodes lie in a buffer in the order in which a label's first hash takes them, lowest
-//! first, and end at a fixed place: a stack that grows towards lower addresses. In front of its
-//! top there is room for the rest of the message, behind its end for the padding. So the message
-//! of a label is hashed where it lies, and adding a leaf moves nothing:
+//! first, and end at a fixed place: a stack that grows towards lower addresses. Before its top
+//! there is room for the rest of the message, after its end for the padding. So the message of a
+//! label is hashed in place, and adding a leaf moves nothing:
 //!
 //! ```text
 //!           | statement's tail | be64(leaf) | parked, lowest .. highest | padding |
 //!           ^ start            ^            ^ top                       ^ END
 //! ```
 //!
-//! Beside each parked node lies the SHA-256 state after `statement || node`. It is made when the
-//! node is parked, so that it overlaps with the next label's first blocks instead of waiting in
-//! the sequential path until the right child has arrived.
+//! Each parked node is stored with the SHA-256 state after `statement || node`. That state is
+//! computed when the node is parked, so that it overlaps with the next label's first blocks instead
+//! of waiting on the sequential path for the right child.
 
 use alloc::{boxed::Box, vec, vec::Vec};
 
@@ -25,10 +25,10 @@ use crate::sha256::Hasher;
 use crate::wide::{NodeHasher, digests};
 use crate::{Block, NODE_SIZE, Node, Work, ZERO};
 
-/// The greatest number of leaves a tree may have. (At 100,000 leaves a second: 22,000 years.)
+/// The greatest number of leaves in a tree. (At 100,000 leaves a second: 22,000 years.)
 pub const MAX_LEAVES: u64 = 1 << 56;
 
-/// Room for the statement's tail (at most 63 bytes) and the leaf's number (8 bytes).
+/// Room for the statement's tail (at most 63 bytes) and the leaf's index (8 bytes).
 const HEAD: usize = 72;
 /// At most one parked node for each bit of the leaf count.
 const MAX_PARKED: usize = 57;
@@ -36,7 +36,7 @@ const END: usize = HEAD + MAX_PARKED * NODE_SIZE;
 /// Room for the padding: at most 72 bytes.
 const BUFFER: usize = END + 72;
 
-/// The height of a tree with `leaves` leaves: ceil(log2(leaves)), 0 for one leaf or none.
+/// Returns the height of a tree of `leaves` leaves: ceil(log2(leaves)), 0 for one leaf or none.
 #[must_use]
 pub fn height(leaves: u64) -> u32 {
     match leaves {
@@ -58,7 +58,7 @@ pub struct Tree {
     prefixes: Vec<Hasher>,
 }
 
-/// Why a tree cannot be made from parked nodes.
+/// Why parked nodes do not make a tree.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TreeError {
     /// There must be one parked node for each set bit of the leaf count.
@@ -66,9 +66,9 @@ pub enum TreeError {
     Parked {
         /// The leaf count.
         leaves: u64,
-        /// The number of nodes that fits it.
+        /// The required number of nodes.
         expected: u32,
-        /// The number of nodes given.
+        /// The given number of nodes.
         given: usize,
     },
     /// The leaf count is out of range.
@@ -80,7 +80,7 @@ pub enum TreeError {
 }
 
 impl Tree {
-    /// A tree without leaves. `statement` salts every hash; it may have any length.
+    /// A tree without leaves. `statement` salts every hash and may have any length.
     #[must_use]
     pub fn new(work: &Work, statement: &[u8]) -> Self {
         let mut salt = Hasher::new();
@@ -95,11 +95,11 @@ impl Tree {
         }
     }
 
-    /// The tree of the first `leaves` leaves, given its parked nodes from the lowest to the
-    /// highest (one for each set bit of `leaves`).
+    /// The tree of the first `leaves` leaves, given its parked nodes from the lowest to the highest
+    /// (one for each set bit of `leaves`).
     ///
     /// # Errors
-    /// When the number of nodes does not fit `leaves`, or `leaves` is over [`MAX_LEAVES`].
+    /// Fails if the number of nodes does not match `leaves`, or `leaves` is over [`MAX_LEAVES`].
     pub fn from_parked(
         work: &Work,
         statement: &[u8],
@@ -141,21 +141,22 @@ impl Tree {
         self.leaves
     }
 
-    /// The nodes that wait for a right sibling, from the lowest to the highest: one for each set
-    /// bit of the leaf count.
+    /// Returns the nodes that wait for a right sibling, from the lowest to the highest: one for
+    /// each set bit of the leaf count.
     #[must_use]
     pub fn parked(&self) -> &[Node] {
         self.buffer[self.top..END].as_chunks().0
     }
 
-    /// d0 of PROTOCOL.md section 2 for the next leaf: what its chain starts from.
+    /// Returns d0 of PROTOCOL.md section 2 for the next leaf, from which its chain starts.
     pub fn first_digest(&mut self) -> Node {
         let (sha256, mut state) = (self.work.sha256(), self.salt.state());
         sha256.compress(&mut state, self.first_message());
         digest(&state)
     }
 
-    /// [`Tree::first_digest`] of `trees` with one work function and one statement, side by side.
+    /// Computes [`Tree::first_digest`] of `trees` with one work function and one statement, in
+    /// parallel lanes.
     pub(crate) fn first_digests<'a>(trees: impl Iterator<Item = &'a mut Self>) -> Vec<Node> {
         let mut trees = trees.peekable();
         let Some(first) = trees.peek() else {
@@ -168,7 +169,7 @@ impl Tree {
         first
     }
 
-    /// What [`Tree::first_digest`] hashes after the whole blocks of the statement.
+    /// The message of [`Tree::first_digest`] after the whole blocks of the statement.
     fn first_message(&mut self) -> &[Block] {
         let tail = self.salt.tail();
         let number = self.top - 8;
@@ -184,7 +185,7 @@ impl Tree {
         self.buffer[start..end].as_chunks().0
     }
 
-    /// The next label, by the kernel written for latency. The tree does not change:
+    /// Returns the next label, computed by the latency kernel. The tree is unchanged:
     /// [`Tree::push`] adds the label.
     pub fn next_label(&mut self) -> Node {
         let mut digest = self.first_digest();
@@ -192,8 +193,8 @@ impl Tree {
         digest
     }
 
-    /// Adds the label of the next leaf. `completed` is told every node that is complete now, the
-    /// label first: its height, its index at that height, and the node.
+    /// Adds the label of the next leaf. Calls `completed` for every node that is now complete, the
+    /// label first, with its height, its index at that height, and the node.
     #[inline]
     pub fn push(&mut self, label: Node, completed: impl FnMut(u32, u64, &Node)) {
         self.push_at(0, label, completed);
@@ -232,8 +233,8 @@ impl Tree {
         self.prefixes.push(prefix);
     }
 
-    /// Flips a bit of the parked node at `height`; of the state after `statement || node` only, if
-    /// `prefix` is set. Says whether there is such a node.
+    /// Flips a bit of the parked node at `height`, or only of the state after `statement || node`
+    /// if `prefix` is set. Returns whether there is such a node.
     #[cfg(feature = "fault-injection")]
     pub(crate) fn flip_parked(&mut self, height: u32, prefix: bool) -> bool {
         if self.leaves >> height & 1 == 0 {
@@ -255,15 +256,15 @@ impl Tree {
         self.salt.flip();
     }
 
-    /// The root of the tree as it is; `None` without leaves.
+    /// Returns the root of the current tree; `None` without leaves.
     #[must_use]
     pub fn root(&self) -> Option<Node> {
         self.walk(|_, _| {})
     }
 
-    /// Walks up the ragged right edge (PROTOCOL.md section 3) and returns the root. `partial` is
-    /// told the ephemeral node of each height where there is one: the node at that height whose
-    /// subtree contains some, but not all of its leaves.
+    /// Walks up the ragged right edge (PROTOCOL.md section 3) and returns the root. Calls `partial`
+    /// with the ephemeral node of each height that has one: the node at that height whose subtree
+    /// contains some, but not all of its leaves.
     pub(crate) fn walk(&self, mut partial: impl FnMut(u32, &Node)) -> Option<Node> {
         let mut ephemeral = None;
         let mut parked = self.parked().iter();
@@ -275,7 +276,7 @@ impl Tree {
             };
             ephemeral = match (left, ephemeral) {
                 (Some(left), Some(right)) => Some(self.node(left, &right)),
-                // The highest parked node, reached without an ephemeral one, is the root itself.
+                // Reached without an ephemeral node, the highest parked node is the root itself.
                 (Some(left), None) if parked.len() == 0 => return Some(*left),
                 (Some(left), None) => Some(self.node(left, &ZERO)),
                 (None, Some(left)) => Some(self.node(&left, &ZERO)),
@@ -317,7 +318,7 @@ impl core::fmt::Debug for Tree {
     }
 }
 
-/// An inner node: `SHA256(statement || left || right)`, `salt` having absorbed the statement.
+/// Computes an inner node: `SHA256(statement || left || right)`; `salt` has absorbed the statement.
 pub(crate) fn node(work: &Work, salt: &Hasher, left: &Node, right: &Node) -> Node {
     let mut hasher = *salt;
     hasher.update(work.sha256(), left);

@@ -1,9 +1,9 @@
 //! The tree above the log: one streaming pass over the entries.
 //!
-//! Entries come in chunks of a complete subtree (the last one shorter). Within a chunk the tree
-//! is built level by level, so that the nodes of a level, which do not depend on each other, are
-//! hashed side by side; the chunk's root then goes into the [`Tree`] as one node. Memory: one
-//! chunk with its levels for each thread.
+//! Entries come in chunks of a complete subtree (the last one shorter). Within a chunk the tree is
+//! built level by level, so that the independent nodes of a level are hashed in parallel lanes; the
+//! chunk's root then goes into the [`Tree`] as one node. Memory: one chunk with its levels for each
+//! thread.
 
 use alloc::{vec, vec::Vec};
 
@@ -21,15 +21,15 @@ const CHUNK: u64 = 1 << CHUNK_HEIGHT;
 pub(crate) struct Chunk {
     /// The number of the first entry; a multiple of the chunk size.
     pub(crate) start: u64,
-    /// Entries in it.
+    /// The number of entries in it.
     pub(crate) entries: u64,
     /// The nodes h levels above the entries.
     levels: Vec<Vec<Node>>,
 }
 
 impl Chunk {
-    /// The nodes of each height above the entries (0: the entries themselves), with the index of
-    /// the first of them at that height of the log's tree.
+    /// Returns the nodes of each height above the entries (0: the entries themselves), with the
+    /// index of the first of them at that height of the log's tree.
     pub(crate) fn levels(&self) -> impl Iterator<Item = (u32, u64, &[Node])> {
         (0..).zip(&self.levels).map(|(h, nodes)| {
             let count = (self.entries >> h) as usize;
@@ -37,15 +37,15 @@ impl Chunk {
         })
     }
 
-    /// The nodes within this chunk that are parked after its first `entries` entries, lowest
-    /// first: (height above the entries, node).
+    /// Returns the nodes within this chunk that are parked after its first `entries` entries,
+    /// lowest first: (height above the entries, node).
     pub(crate) fn parked(&self, entries: u64) -> impl DoubleEndedIterator<Item = (u32, Node)> {
         (0..=CHUNK_HEIGHT)
             .filter(move |h| entries >> h & 1 == 1)
             .map(move |h| (h, self.levels[h as usize][(entries >> h) as usize - 1]))
     }
 
-    /// The entry with this number, if it is in the chunk.
+    /// Returns the entry with this number, if it is in the chunk.
     pub(crate) fn entry(&self, number: u64) -> Option<Node> {
         let offset = number.checked_sub(self.start)?;
         (offset < self.entries).then(|| self.levels[0][offset as usize])
@@ -61,23 +61,24 @@ impl Chunk {
     }
 }
 
-/// Who looks at the nodes as they pass by.
+/// Sees the nodes of the pass.
 pub(crate) trait Visitor {
-    /// A chunk, before it goes into the tree, with the tree's parked nodes (lowest first).
+    /// Called for a chunk before it goes into the tree, with the tree's parked nodes (lowest
+    /// first).
     fn chunk(&mut self, chunk: &Chunk, parked: &[Node]);
 
-    /// A node above the chunks.
+    /// Called for a node above the chunks.
     fn node(&mut self, height: u32, index: u64, node: &Node);
 }
 
-/// Looks at nothing.
+/// Ignores all nodes.
 impl Visitor for () {
     fn chunk(&mut self, _: &Chunk, _: &[Node]) {}
     fn node(&mut self, _: u32, _: u64, _: &Node) {}
 }
 
-/// Adds the first `entries` entries of `log` to `tree`, which has no leaves yet, on up to `threads`
-/// threads.
+/// Adds the first `entries` entries of `log` to `tree`, which must have no leaves, on up to
+/// `threads` threads.
 pub(crate) fn absorb(
     tree: &mut Tree,
     subtree_height: SubtreeHeight,

@@ -1,13 +1,13 @@
 //! Verification.
 //!
 //! The climb of PROTOCOL.md section 5 is done level by level instead of leaf by leaf: all nodes of
-//! a level are independent, so they are hashed side by side. The first hash of each proven label
-//! takes its left siblings from the lowest to the highest, the very order in which the climb
-//! finds them. They are put together for each label on the way; then the first hashes run side by
-//! side, and so do the chains.
+//! a level are independent, so they are hashed in parallel lanes. The first hash of each proven
+//! label takes its left siblings from the lowest to the highest, which is the order in which the
+//! climb finds them. The climb assembles them for each label; then the first hashes run in parallel
+//! lanes, and so do the chains.
 //!
-//! Nothing here grows with what the sender of a proof chooses: lists of another length than the
-//! claim implies are refused before anything is allocated or hashed.
+//! Nothing here grows with input that the sender of a proof chooses: lists whose length does not
+//! match the claim are refused before any allocation or hash.
 
 use alloc::{vec, vec::Vec};
 use core::convert::Infallible;
@@ -23,10 +23,10 @@ use crate::{Block, MAX_PROVEN_LEAVES, NODE_SIZE, Node, Proof, Work, WorkFunction
 /// Why a proof is not valid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VerifyError {
-    /// No proof can have that many proven leaves.
+    /// No proof can have this many proven leaves.
     #[error("{t} proven leaves are out of range: expected 1 to {MAX_PROVEN_LEAVES}")]
     SecurityParameter {
-        /// The number asked for.
+        /// The given number.
         t: usize,
     },
     /// A tree with fewer leaves than must be proven has no valid proof.
@@ -37,42 +37,42 @@ pub enum VerifyError {
         /// Leaves that must be proven.
         t: usize,
     },
-    /// Another number of proven leaves than required.
+    /// The number of proven leaves is wrong.
     #[error("the proof has {given} proven leaves, expected {expected}")]
     ProvenLeaves {
-        /// How many there are.
+        /// The given number.
         given: usize,
-        /// How many there must be.
+        /// The required number.
         expected: usize,
     },
-    /// Another number of nodes than the proven leaves need.
+    /// The number of nodes is wrong.
     #[error("the proof has {given} nodes, expected {expected}")]
     ProofNodes {
-        /// How many there are.
+        /// The given number.
         given: usize,
-        /// How many there must be.
+        /// The required number.
         expected: usize,
     },
-    /// The proven leaves and nodes lead to another root.
+    /// The proven leaves and nodes do not lead to the root.
     #[error("the proven leaves and nodes do not lead to the root")]
     Root,
-    /// A proven label is not what its index and left siblings make.
+    /// A proven label does not follow from its index and left siblings.
     #[error("the label of leaf {index} is not what {function} x {depth} makes")]
     Label {
         /// The index of the leaf.
         index: u64,
         /// The work function that should have made it.
         function: WorkFunction,
-        /// The depth of that.
+        /// The function's depth.
         depth: u32,
     },
 }
 
 /// Verifies that `proof` shows `leaves` leaves of `work` on `statement`, with `t` of them proven
-/// ([`T`](crate::T) on the Spacemesh network). [`verify_many`] does so on several threads.
+/// ([`T`](crate::T) on the Spacemesh network). [`verify_many`] verifies on several threads.
 ///
 /// # Errors
-/// Says why the proof is not valid.
+/// Returns why the proof is not valid.
 pub fn verify(
     work: &Work,
     statement: &[u8],
@@ -146,7 +146,7 @@ fn verify_on(work: &Work, t: usize, claim: &Claim<'_>, threads: usize) -> Result
     Ok(())
 }
 
-/// A proof and what it is said to prove.
+/// A proof and what it claims to prove.
 #[derive(Clone, Copy, Debug)]
 pub struct Claim<'a> {
     /// The statement of the round.
@@ -181,20 +181,20 @@ pub fn verify_many(
     results
 }
 
-/// What the first hashes of proven labels take after the whole blocks of the statement. How many left
-/// siblings a leaf has is known from its index, so each message has its place from the start.
+/// The input of the first hashes of proven labels after the whole blocks of the statement. A leaf's
+/// index determines how many left siblings it has, so each message has its place from the start.
 struct FirstMessages {
-    /// All messages, one after the other, each with room for a further node.
+    /// All messages in sequence, each with room for one more node.
     blocks: Vec<Block>,
     places: Vec<MessagePlace>,
-    /// Bytes of the statement before the blocks.
+    /// The number of statement bytes before the blocks.
     hashed: u64,
 }
 
 struct MessagePlace {
     /// The first of the message's blocks.
     begin: usize,
-    /// The byte among all blocks up to which the message is there.
+    /// The offset in all blocks up to which the message is filled.
     filled: usize,
 }
 
@@ -226,8 +226,8 @@ impl FirstMessages {
         }
     }
 
-    /// `node` is the next sibling of these proven leaves, and a left one if `is_left`. Which it is is
-    /// random, and so there is no branch that could be mispredicted.
+    /// Adds `node`, the next sibling of these proven leaves, if `is_left`. Whether it is a left one
+    /// is random, so there is no branch that could be mispredicted.
     fn push(&mut self, leaves: Range<usize>, node: &Node, is_left: bool) {
         let bytes = self.blocks.as_flattened_mut();
         for place in &mut self.places[leaves] {
@@ -236,7 +236,7 @@ impl FirstMessages {
         }
     }
 
-    /// The messages with their padding.
+    /// Returns the messages with their padding.
     fn finish(&mut self) -> Vec<&[Block]> {
         for place in &self.places {
             let length = place.filled - 64 * place.begin;
@@ -255,20 +255,20 @@ impl FirstMessages {
     }
 }
 
-/// A node above the proven leaves from number `first` up to `end`.
+/// A node above the proven leaves `first..end`.
 #[derive(Clone, Copy)]
 struct OnPath {
     index: u64,
     first: usize,
     end: usize,
-    /// The position in the proof of the next sibling that is given.
+    /// The position in the proof of the next given sibling.
     sibling: usize,
 }
 
-/// The paths of the proven leaves, each at its leaf, and how many siblings are given in all.
+/// Returns the paths of the proven leaves, each at its leaf, and the number of given siblings.
 ///
-/// The siblings of a leaf's path follow each other in the proof. Where two paths meet, it goes on as on
-/// the right one (see [`given_heights`]).
+/// The siblings of a leaf's path are consecutive in the proof. Where two paths meet, the path of
+/// the right one continues (see [`given_heights`]).
 fn paths(indices: &[u64], height: u32) -> (Vec<OnPath>, usize) {
     let mut given = 0;
     let path = |((first, &index), heights): ((usize, &u64), u64)| {
@@ -289,7 +289,7 @@ fn paths(indices: &[u64], height: u32) -> (Vec<OnPath>, usize) {
     (paths, given)
 }
 
-/// Computes the root, and gives the message of every proven leaf its left siblings.
+/// Computes the root, and adds to the message of every proven leaf its left siblings.
 fn climb(
     hasher: &NodeHasher,
     mut paths: Vec<OnPath>,

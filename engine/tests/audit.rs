@@ -1,4 +1,4 @@
-//! Audits: a bit that flips anywhere is found and repaired, and who was wrong is told.
+//! Audits: a bit that flips anywhere is found and repaired, and the right culprit is blamed.
 
 #![allow(clippy::unwrap_used)]
 
@@ -38,7 +38,7 @@ fn with(threads: usize) -> AuditWith<'static> {
     }
 }
 
-/// A round: the hashing thread, its log and the auditor, in one thread.
+/// A round on one thread: the work, its log and the auditor.
 struct Round {
     k: SubtreeHeight,
     tree: Tree,
@@ -46,7 +46,7 @@ struct Round {
     auditor: Auditor,
     found: Vec<Finding>,
     threads: usize,
-    /// The most leaves that were behind the auditor when the work had to go back.
+    /// The most leaves after the audited ones when the work had to go back.
     lost: u64,
 }
 
@@ -68,7 +68,7 @@ impl Round {
         }
     }
 
-    /// Works up to `leaves` leaves, without an audit.
+    /// Works up to `leaves` leaves without an audit.
     fn hash(&mut self, leaves: u64) {
         let (target, progress) = (AtomicU64::new(leaves), AtomicU64::default());
         let log = &mut self.log;
@@ -77,7 +77,7 @@ impl Round {
         });
     }
 
-    /// Makes the next label wrong by a bit.
+    /// Flips a bit of the next label.
     fn wrong_label(&mut self) {
         let mut label = self.tree.next_label();
         label[31] ^= 1;
@@ -89,7 +89,7 @@ impl Round {
         });
     }
 
-    /// Flips a bit of the parked node that is `position` from the lowest.
+    /// Flips a bit of the parked node at `position`, counted from the lowest.
     fn flip_parked(&mut self, position: usize) {
         let mut parked = self.tree.parked().to_vec();
         parked[position][3] ^= 0x40;
@@ -117,7 +117,7 @@ impl Round {
         self.found.extend(findings);
     }
 
-    /// Audits all there is.
+    /// Audits the whole log.
     fn audit(&mut self) {
         loop {
             let before = self.auditor.entries();
@@ -139,7 +139,7 @@ impl Round {
         self.apply(result.unwrap().1);
     }
 
-    /// Who was wrong, and how often.
+    /// Each culprit, and how often it was blamed.
     fn culprits(&self) -> BTreeMap<&'static str, usize> {
         let mut culprits = BTreeMap::new();
         for finding in &self.found {
@@ -153,7 +153,7 @@ impl Round {
         culprits
     }
 
-    /// All is as if nothing had ever been wrong, and can be proven.
+    /// Asserts that no error is left, and that the round can be proven.
     fn assert_sound(mut self) {
         self.hash(self.tree.leaves().max(T as u64 + 7));
         self.audit();
@@ -211,7 +211,7 @@ fn a_wrong_label_costs_what_was_made_since() {
             round.audit();
             round.wrong_label();
             round.hash(leaves);
-            // Of a subtree that never ends nobody knows.
+            // An error in a subtree that never ends goes unnoticed.
             let told = round.log.len() as u64 > (at >> k) + 1;
             round.audit();
             if told {
@@ -253,7 +253,7 @@ fn a_bad_copy_is_replaced_and_nothing_is_lost() {
         for (from, count) in [(0, 1), (1, 1), (100, 1), (511, 2), (700, 3), (600, 256)] {
             let mut round = Round::new(k);
             round.hash(leaves + (2 << k));
-            // Much longer than what is damaged: there is something at stake.
+            // Much longer than the damage, so that much would be lost.
             let at_stake = round.log.len().saturating_sub(from);
             if at_stake < count * 8 + 2 && !(count == 1 && at_stake > 1) {
                 continue;
@@ -282,7 +282,7 @@ fn what_changes_after_the_audit_is_found_by_reading_again() {
         round.hash(leaves);
         round.audit();
         let entries = round.log.len();
-        // In the first chunk, in another one, in the last one that is not whole.
+        // In the first chunk, in another one, and in the incomplete last one.
         for at in [0, 1, 511, 600, entries - 1] {
             round.log[at][0] ^= 1;
             for _ in 0..entries / 512 + 1 {
@@ -313,7 +313,7 @@ fn old_damage_is_found_when_the_audit_goes_on_from_kept_roots() {
     round.audit();
     let roots = round.auditor.roots().to_vec();
     let whole = round.log.clone();
-    // The server ends, a bit of the disk flips, and the work goes on from what the log says.
+    // The server ends, a bit flips on the disk, and the work resumes from the log.
     round.log[700][4] ^= 2;
     let mut log = round.log.as_slice();
     let entries = log.entries();
@@ -347,7 +347,7 @@ fn roots_that_were_kept_wrongly_are_noticed() {
     round.assert_sound();
 }
 
-/// The portable kernel, except that it is wrong as often as it is told.
+/// The portable kernel, made to fail the given number of times.
 struct Unreliable(AtomicU32);
 
 impl Chain for Unreliable {
@@ -422,7 +422,7 @@ fn an_auditor_stops_when_it_is_told_and_can_go_on() {
 }
 
 impl Round {
-    /// The same with an audit that takes entries on trust.
+    /// A round with a sampled audit.
     fn sampled(k: u32, seed: u64) -> Self {
         let mut round = Self::new(k);
         round.auditor = round.auditor.sampled(seed);
@@ -458,7 +458,7 @@ fn a_single_wrong_label_is_found_if_it_is_in_the_sample() {
         round.hash(3_000);
         round.audit();
         if round.auditor.samples() {
-            // All else follows from it.
+            // All later entries follow from it.
             assert!(round.found.is_empty());
             assert_eq!(round.auditor.entries(), round.log.len() as u64);
             assert!(round.auditor.recomputed() < round.auditor.entries() / 2);
@@ -506,7 +506,7 @@ fn a_sampled_audit_repairs_bad_copies() {
     for seed in 0..4 {
         let mut round = Round::sampled(1, seed);
         round.hash(9_000);
-        // Before it was read: what is in the sample later does not follow from it.
+        // Changed before it was read: later samples do not follow from it.
         round.log[301][8] ^= 1;
         round.audit();
         assert!(!round.auditor.samples());
@@ -518,7 +518,7 @@ fn a_sampled_audit_repairs_bad_copies() {
         let mut round = Round::sampled(1, seed);
         round.hash(9_000);
         round.audit();
-        // Later: it is seen in whole chunks and in the rest.
+        // Changed later: found in whole chunks and in the rest.
         let last = round.log.len() - 1;
         for at in [301, last] {
             round.log[at][8] ^= 1;
@@ -550,7 +550,7 @@ fn damage_beside_a_wrong_label_that_was_trusted_leads_to_both() {
         round.scrub(1);
         assert!(!round.auditor.samples() && round.found.is_empty());
         round.audit();
-        // Of the log, and then of the work.
+        // First an error of the log, then one of the work.
         let found: Vec<_> = round.found.iter().map(|f| (f.culprit, f.entry)).collect();
         assert_eq!(found, [(Culprit::Copy, 90), (Culprit::Work, 100)]);
         round.assert_sound();
@@ -616,7 +616,7 @@ mod faults {
                 Fault::Prefix(0),
                 Fault::Prefix(5),
                 Fault::Prefix(9),
-                // Not there at first.
+                // Absent at first.
                 Fault::Parked(11),
             ] {
                 let mut round = Round::new(k);
@@ -642,19 +642,19 @@ fn entries_taken_on_trust_are_not_recomputed() {
     for (k, trusted) in [(0, 700), (0, 512), (2, 3), (3, 1500)] {
         let mut round = Round::new(k);
         round.hash(1600 << k);
-        // A wrong entry among those on trust is nobody's business; all after it differ, and so do
-        // the states from which they would be recomputed.
+        // A wrong trusted entry goes unnoticed; all later entries differ, and so do the states from
+        // which they would be recomputed.
         let log = &mut round.log.as_slice();
         round.auditor.take_on_trust(log, trusted, with(1)).unwrap();
         assert_eq!(round.auditor.entries(), trusted);
         assert_eq!(round.auditor.recomputed(), 0);
-        // Fewer than there are already, or more than are in the log.
+        // Fewer than are audited already, or more than the log has.
         round.auditor.take_on_trust(log, 1, with(1)).unwrap();
         round.auditor.take_on_trust(log, 1601, with(1)).unwrap();
         assert_eq!(round.auditor.entries(), trusted);
         round.audit();
         assert_eq!(round.auditor.recomputed(), 1600 - trusted);
-        // What changes later is found among them, too.
+        // Later changes are found in trusted entries, too.
         round.log[trusted as usize / 2][0] ^= 1;
         round.scrub(10);
         assert_eq!(round.culprits(), BTreeMap::from([("copy", 1)]));
@@ -686,7 +686,7 @@ fn a_search_finds_a_bad_copy_by_recomputing_few() {
 
 #[test]
 fn a_search_finds_where_the_work_went_wrong() {
-    // A label, which the proof may show.
+    // A label that the proof may show.
     let mut round = Round::new(1);
     round.hash(1000);
     round.wrong_label();

@@ -1,5 +1,5 @@
-//! The log on a disk that is full, slow or failing: nothing that was pushed is lost, and the log
-//! catches up by itself.
+//! The log on a disk that is full, slow or failing: no pushed entry is lost, and the log catches up
+//! by itself.
 
 #![allow(clippy::unwrap_used)]
 
@@ -59,7 +59,7 @@ fn a_write_that_fails_in_the_middle_of_an_entry_is_repeated() {
     let error = log.append(&nodes).unwrap_err().to_string();
     assert!(error.starts_with("cannot write the log"), "{error}");
     assert_eq!(log.entries(), 0);
-    // A server that starts now sees the whole entries, and cuts the torn one off.
+    // A server that starts now reads the whole entries and cuts off the torn one.
     assert_eq!(entries(&mut disk.log()), nodes[..3]);
     assert_eq!(disk.state().bytes.len(), LogHeader::BYTES + 3 * 32);
     disk.set(|state| state.room = None);
@@ -82,7 +82,7 @@ fn a_full_disk_is_waited_for() {
         writer.push(*node);
     }
     await_that("the report", || monitor.error().is_some());
-    // Space for some, and for all. Meanwhile the work goes on.
+    // Room for some entries, then for all. Meanwhile the work goes on.
     disk.set(|state| state.room = Some(LogHeader::BYTES + 15_000 * 32 + 1));
     for node in &nodes[10_000..] {
         writer.push(*node);
@@ -117,7 +117,7 @@ fn what_a_failed_sync_dropped_is_written_again() {
             writer.push(*node);
         }
         await_durable(&monitor, nodes.len());
-        // Nobody has written anything again after that.
+        // Nothing was written again after that.
         assert!(entries(&mut disk.after_power_failure().log()) == nodes);
         assert!(entries(&mut writer.finish().unwrap()) == nodes);
     }
@@ -129,13 +129,13 @@ fn a_write_that_hangs_makes_only_a_full_queue_wait() {
     let mut writer = LogWriter::spawn(disk.log()).unwrap();
     let monitor = writer.monitor();
     disk.set(|state| state.stuck = true);
-    // Hours of a long round.
+    // The entries of hours of a long round.
     let nodes = nodes(200_000);
     for node in &nodes {
         writer.push(*node);
     }
     assert_eq!(monitor.durable_entries(), 0);
-    // More than the queue holds: this waits until the disk goes on.
+    // More than the queue holds: the push waits until the disk goes on.
     let pushing = thread::spawn(move || {
         for i in 200_000..300_000 {
             writer.push(node(i));
@@ -179,7 +179,7 @@ fn what_does_not_follow_from_the_log_does_not_get_into_it() {
     let mut writer = LogWriter::spawn(disk.log()).unwrap();
     disk.set(|state| state.stuck = true);
     writer.monitor().give_up();
-    // More than the queue holds, and after what was refused there is room again.
+    // More than the queue holds; after the refused entries there is room again.
     for i in 0..600_000 {
         writer.push(node(i));
     }
@@ -205,14 +205,14 @@ fn a_disk_that_does_not_answer_is_waited_for_as_long_as_one_likes() {
     await_that("the sync", || disk.state().syncs > 0);
     let error = writer.finish_within(Duration::from_millis(20)).unwrap_err();
     assert!(matches!(error, LogError::TimedOut), "{error}");
-    // The thread goes on.
+    // Releases the thread.
     disk.set(|state| state.stuck_syncs = false);
     await_durable(&monitor, 1);
 }
 
 #[test]
 fn a_process_that_is_killed_loses_less_than_a_second_and_so_does_a_power_failure() {
-    // A busy machine makes some of them wait.
+    // A busy machine delays some attempts.
     let tries = 6;
     let in_time = |what: &str, done: &dyn Fn(&Disk) -> usize| {
         let disk = Disk::default();
@@ -246,7 +246,7 @@ fn entries_that_come_together_share_a_sync() {
     let syncs = disk.state().syncs - before;
     let most = start.elapsed().as_millis() / 250 + 1;
     assert!(u128::from(syncs) <= most, "{syncs} syncs, expected {most}");
-    // Nothing new, nothing to sync.
+    // Nothing new, so nothing to sync.
     drop(writer.finish().unwrap());
     let mut idle = LogWriter::spawn(disk.log()).unwrap();
     idle.push(node(1_000));
@@ -296,11 +296,11 @@ fn a_log_is_cut_durably_and_continued() {
     assert_eq!(entries(&mut disk.after_power_failure().log()), nodes(25));
 }
 
-/// A small file system of its own, while this is there.
+/// A small file system, mounted as long as this exists.
 struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
-    /// Says why, if there is none.
+    /// Returns why it cannot be mounted.
     fn mount() -> std::result::Result<Self, String> {
         let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
         let mount = Command::new("mount")
@@ -322,7 +322,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Nobody can do anything about a failure here.
+        // A failure to unmount cannot be handled here.
         drop(Command::new("umount").arg("-l").arg(self.0.path()).status());
     }
 }

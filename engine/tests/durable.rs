@@ -1,4 +1,5 @@
-//! What may be lost is kept until it is durable: whatever the disk does, and whichever thread syncs.
+//! Entries that may be lost are kept until they are durable, whatever the disk does and whichever
+//! thread syncs.
 
 #![allow(clippy::unwrap_used)]
 
@@ -19,20 +20,20 @@ const CAPACITY: usize = 40;
 enum Step {
     Push(usize),
     Write,
-    /// The disk has room for so many bytes of the entries to come.
+    /// The disk has room for this many bytes of later entries.
     Room(usize),
     NoLimit,
     ShortWrites(usize),
-    /// So many syncs fail, and lose what was not synced.
+    /// This many syncs fail, and lose what was not synced.
     FailSyncs(u32),
     Sync,
-    /// Another thread syncs. Meanwhile so many are pushed, and written.
+    /// Another thread syncs. During the sync, this many entries are pushed and written.
     OtherSync {
         meanwhile: usize,
     },
-    /// Another thread syncs while entries are written.
+    /// Another thread syncs during a write.
     OtherSyncDuringWrite,
-    /// Another thread writes an entry again.
+    /// Another thread overwrites an entry.
     Repair,
 }
 
@@ -51,7 +52,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A log, and how many entries it was given.
+/// A log, and the number of entries pushed to it.
 struct Logged {
     log: DurableLog,
     pushed: usize,
@@ -85,7 +86,7 @@ proptest! {
         let mut durable = 0;
         for step in steps {
             let this = || logged.lock().unwrap();
-            // Failures are what this is about.
+            // Failures are the subject of this test.
             match step {
                 Step::Push(count) => this().push(count),
                 Step::Write => drop(this().log.write()),
@@ -109,7 +110,7 @@ proptest! {
                         drop(this.log.write());
                     })));
                     if view.sync().is_ok() {
-                        // All that was written before it, and no more.
+                        // Everything written before it, and no more.
                         prop_assert_eq!(view.durable_entries(), before);
                     }
                     disk.set(|s| s.during_sync = None);
@@ -132,7 +133,7 @@ proptest! {
             durable = now;
             let after = entries(&mut disk.after_power_failure().log());
             prop_assert!(after.starts_with(&nodes(durable as usize)));
-            // Whatever is on the disk, nothing is missing.
+            // Whatever the disk holds, no entry is missing.
             prop_assert_eq!(this.log.entries(), this.pushed as u64);
             let kept = this.pushed.saturating_sub(CAPACITY);
             let mut newest = vec![[0; 32]; this.pushed - kept];
@@ -199,7 +200,7 @@ fn a_cut_takes_back_what_was_durable() {
     log.cut(4).unwrap();
     assert_eq!(view.durable_entries(), 4);
     log.append(&nodes(9)[4..]).unwrap();
-    // That the disk once had as many does not make these durable.
+    // These are not durable just because the disk once held as many.
     assert_eq!(view.durable_entries(), 4);
     assert_eq!(entries(&mut disk.after_power_failure().log()), nodes(4));
 }

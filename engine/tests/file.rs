@@ -1,4 +1,4 @@
-//! The log as a file: whatever is done to it, it is either used rightly or refused with a reason.
+//! The log as a file: whatever happens to it, it is either used correctly or refused with a reason.
 
 #![allow(clippy::unwrap_used)]
 
@@ -26,7 +26,7 @@ fn work(function: WorkFunction, depth: u32) -> Work {
     Work::new(function, depth, kernels).unwrap()
 }
 
-/// The log of a work of depth 3.
+/// Opens the log of a work of depth 3.
 fn open(path: &Path, k: u32) -> Result<FileLog, LogError> {
     let work = work(WorkFunction::Sha256, 3);
     FileLog::open(path, &RoundWork::new(&work, STATEMENT, height(k)))
@@ -76,7 +76,7 @@ fn a_log_cut_anywhere_keeps_its_whole_entries() {
         let mut log = open(&path, 2).unwrap();
         let kept = cut.saturating_sub(LogHeader::BYTES) / 32;
         assert_eq!(entries(&mut log), nodes[..kept], "cut at {cut}");
-        // It can be continued where it was cut.
+        // The log can be continued from the cut.
         log.append(&nodes[kept..]).unwrap();
         drop(log);
         assert_eq!(fs::read(&path).unwrap(), whole, "cut at {cut}");
@@ -115,7 +115,7 @@ fn a_header_that_was_never_written_is_written() {
     let path = directory.log();
     open(&path, 2).unwrap().append(&[node(7)]).unwrap();
     let whole = fs::read(&path).unwrap();
-    // The file may be shorter than the header, or have entries behind it.
+    // The file may be shorter than the header, or have entries after it.
     for length in [1, 50, LogHeader::BYTES, whole.len()] {
         let mut left = whole[..length].to_vec();
         left[..length.min(LogHeader::BYTES)].fill(0);

@@ -1,5 +1,5 @@
-//! The engine against the slow prover and verifier of the fuzz targets, in rounds so small that Miri
-//! can run them.
+//! Compares the engine with the slow prover and verifier of the fuzz targets, in rounds small
+//! enough for Miri.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::atomic::AtomicU64;
@@ -31,7 +31,7 @@ fn work(function: WorkFunction) -> Work {
     Work::new(function, DEPTH, kernels).unwrap()
 }
 
-/// A round through the engine: work, an interruption, the proof from the log.
+/// Runs a round through the engine: work, an interruption, the proof from the log.
 fn round(work: &Work, statement: &[u8], leaves: u64, k: u32) -> Proof {
     let (height, done) = (SubtreeHeight::new(k).unwrap(), AtomicU64::new(0));
     let mut log = Vec::new();
@@ -103,7 +103,7 @@ fn small_rounds() {
     }
 }
 
-/// A chain that ends in the same label always: so the nodes of a tree of any size are known.
+/// A chain that always ends in the same label, so that the nodes of a tree of any size are known.
 struct Constant;
 
 const LABEL: Node = [0x5a; 32];
@@ -156,8 +156,8 @@ fn trees_of_any_height() {
     }
 }
 
-/// The entries of a log are passed along in chunks of 4,096, and the labels of a proof are shared among
-/// threads: neither changes anything.
+/// The entries of a log are processed in chunks of 4,096, and the labels of a proof are shared
+/// among threads: neither changes the result.
 #[test]
 #[cfg_attr(miri, ignore = "thousands of leaves")]
 fn any_number_of_threads() {

@@ -1,4 +1,4 @@
-//! Labels and nodes made one by one are those that the tree makes.
+//! Labels and nodes made one by one equal those of the tree.
 
 #![allow(clippy::unwrap_used)]
 

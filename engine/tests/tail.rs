@@ -1,4 +1,4 @@
-//! The end of a log as a power failure leaves it.
+//! The end of a log after a power failure.
 
 #![allow(clippy::unwrap_used)]
 
@@ -22,7 +22,7 @@ fn work() -> Work {
     Work::new(WorkFunction::Sha256, 2, kernels).unwrap()
 }
 
-/// A log of so many entries.
+/// A log of this many entries.
 fn log(k: SubtreeHeight, entries: u64) -> Vec<Node> {
     let (target, progress) = (AtomicU64::new(entries << k.get()), AtomicU64::new(0));
     let mut log = Vec::new();
@@ -32,7 +32,7 @@ fn log(k: SubtreeHeight, entries: u64) -> Vec<Node> {
     log
 }
 
-/// How many entries the log is to keep, having made sure that the tree is that of the right ones.
+/// Returns how many entries the log keeps, after asserting that the tree is that of the right ones.
 #[track_caller]
 fn sound(k: SubtreeHeight, log: &[Node], right: &[Node]) -> usize {
     let work = work();
@@ -45,7 +45,7 @@ fn sound(k: SubtreeHeight, log: &[Node], right: &[Node]) -> usize {
     entries
 }
 
-/// What something does to the end of a log.
+/// Damage to the end of a log.
 type Damage<'a> = &'a dyn Fn(&mut [Node]);
 
 #[test]
@@ -55,7 +55,7 @@ fn a_log_ends_before_its_first_damaged_entry() {
         let right = log(k, entries);
         assert_eq!(sound(k, &right, &right), right.len());
         for first in 0..right.len() {
-            // Not all of them, where there are many.
+            // Only some of them, where there are many.
             if right.len() > 100 && first % 97 > 1 && first + 3 < right.len() {
                 continue;
             }
@@ -64,7 +64,7 @@ fn a_log_ends_before_its_first_damaged_entry() {
                 &|tail| tail.fill([0xa7; 32]),
                 &|tail| tail[0][31] ^= 1,
                 &|tail| tail[0][16..].fill(0),
-                // A sector of something else, and zeros behind it.
+                // A sector of other data, followed by zeros.
                 &|tail| {
                     tail[0] = [9; 32];
                     tail[1..].fill([0; 32]);
@@ -73,7 +73,7 @@ fn a_log_ends_before_its_first_damaged_entry() {
             for (number, damage) in damages.iter().enumerate() {
                 let mut damaged = right.clone();
                 damage(&mut damaged[first..]);
-                // A single entry before the last one is for the audit to repair.
+                // A single wrong entry before the last one is left to the audit.
                 let single = (2..=3).contains(&number) && first + 1 < right.len();
                 let expected = if single { right.len() } else { first };
                 assert_eq!(
@@ -85,7 +85,7 @@ fn a_log_ends_before_its_first_damaged_entry() {
             }
         }
     }
-    // A sector and a bit in the middle, or one entry more than are put right.
+    // A sector and a bit in the middle, or one entry more than are repaired.
     let k = SubtreeHeight::new(0).unwrap();
     let right = log(k, 700);
     let mut damaged = right.clone();
@@ -99,12 +99,12 @@ fn a_log_ends_before_its_first_damaged_entry() {
     assert_eq!(sound(k, &[[0; 32]; 100], &[]), 0);
 }
 
-/// Of damage to what was synced long ago, the audit finds out what is right: nothing is cut for it.
+/// The audit repairs damage to entries synced long ago: nothing is cut.
 #[test]
 fn older_damage_is_not_the_end() {
     let k = SubtreeHeight::new(16).unwrap();
     let zero = SubtreeHeight::new(0).unwrap();
-    // Roots of large subtrees cost much to make; that they are wrong costs little to see.
+    // Roots of large subtrees are expensive to make; detecting that they are wrong is cheap.
     let mut log = log(zero, 40);
     assert_eq!(sound(k, &log, &log), 40);
     log.extend([[0; 32]; 50]);

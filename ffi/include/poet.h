@@ -1,36 +1,36 @@
 /*
  * libpoet: the sequential-work engine for proofs of elapsed time (PoET).
  *
- * STATUS. Every function that can fail returns a poet_status. Where the text of a function lists the
- * codes that it returns, it leaves out their prefix POET_STATUS_. An output is written only if the
- * call returns OK. poet_last_error gives a sentence about what went wrong.
+ * STATUS. Every function that can fail returns a poet_status. The text of a function lists the codes
+ * that it returns without their prefix POET_STATUS_. An output is written only if the call returns OK.
+ * poet_last_error gives a sentence about what went wrong.
  *
- * HANDLES. poet_work, poet_worker and poet_proof are handles: a function makes one and writes it to its
- * last argument, the caller closes it with the close function of its type. A handle is no address. One
- * that was closed, is of another type, or was made up is detected (NOT_OPEN), also if it is used
- * during or after the close by another thread. It is never taken for a newer one. The detection is not
- * perfect between two copies of the library in one process: see ABI.md. After fork() a child must not
- * use handles.
+ * HANDLES. poet_work, poet_worker and poet_proof are handles: a function makes one and writes it to
+ * its last argument, and the caller must close it with the close function of its type. A handle is
+ * not an address. One that was closed, is of another type, or was made up is detected (NOT_OPEN),
+ * even if another thread uses it during or after the close. It is never mistaken for a newer one.
+ * The detection is not perfect between two copies of the library in one process: see ABI.md. After
+ * fork() a child must not use handles.
  *
  * THREADS. "Any thread" means that calls may be made on any number of threads at once, with the same
- * handle too. Where a text says "one thread at a time", a second thread is told BUSY. The library
+ * handle too. Where a text says "one thread at a time", a second thread gets BUSY. The library
  * starts threads only where the text of a function says so, and they end before it returns.
  *
- * POINTERS. A pointer must not be NULL where the text does not allow it (NULL_POINTER), must be aligned
- * as its type is (INVALID_ARGUMENT), and must lead to as much memory as the text says: that cannot be
- * checked. Bytes behind it must not be changed by others during the call. The library keeps no pointer
+ * POINTERS. A pointer must not be NULL unless the text allows it (NULL_POINTER), must be aligned for
+ * its type (INVALID_ARGUMENT), and must point to as much memory as the text says, which cannot be
+ * checked. No other thread may change that memory during the call. The library keeps no pointer
  * after a call. An array without a length in its text has 32 bytes: labels, nodes, roots. Inputs are
  * const, outputs come last.
  *
- * SIZES. Where a struct carries its size, or a size stands beside it, a program that was built with an
- * older header runs with a newer library. See ABI.md for what may change.
+ * SIZES. Where a struct carries its size, or a size stands next to it, a program built with an older
+ * header runs with a newer library. See ABI.md for what may change.
  *
  * DEFECTS. A panic in the library does not leave it: the call returns PANIC, and every later call with
  * the handle POISONED, except for its close function. The library writes nothing to the terminal,
  * installs no signal handlers, and does not end the process, except when the system has no memory for
  * a small allocation.
  *
- * Generated from the sources by cbindgen: change those.
+ * Generated from the sources by cbindgen: change those instead.
  */
 
 
@@ -52,17 +52,17 @@
 #define POET_ABI_MINOR 1
 
 /**
- * Bytes in a backend's name, with the NUL byte.
+ * The size of a backend's name in bytes, including the NUL byte.
  */
 #define POET_BACKEND_NAME_BYTES 32
 
 /**
- * Bytes in the reason why a backend cannot be used, with the NUL byte.
+ * The size of the reason why a backend cannot be used, including the NUL byte.
  */
 #define POET_BACKEND_REASON_BYTES 160
 
 /**
- * The hash invocations for a label on the Spacemesh network.
+ * The number of hash invocations for a label on the Spacemesh network.
  */
 #define POET_LABEL_DEPTH 400
 
@@ -92,7 +92,7 @@
 #define POET_MAX_PROOF_NODES 5400
 
 /**
- * The most bytes that an encoded proof may have.
+ * The most bytes in an encoded proof.
  */
 #define POET_MAX_PROOF_BYTES 183196
 
@@ -102,17 +102,17 @@
 #define POET_MAX_CLAIMS (1 << 20)
 
 /**
- * The most threads that a call may be asked to use.
+ * The most threads that a call may use.
  */
 #define POET_MAX_THREADS 1024
 
 /**
- * The most challenges that a membership root can be made of.
+ * The most challenges in a membership root.
  */
 #define POET_MAX_CHALLENGES (1 << 24)
 
 /**
- * What a call came to. A number is never given another meaning; later versions add numbers.
+ * The result of a call. A number never changes its meaning; later versions add numbers.
  */
 enum poet_status
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
@@ -120,11 +120,11 @@ enum poet_status
 #endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
  {
   /**
-   * The call did what it says. In every other case it wrote no output, unless the function says so.
+   * The call succeeded. In every other case it wrote no output, unless the function says so.
    */
   POET_STATUS_OK = 0,
   /**
-   * A pointer is NULL that must not be.
+   * A pointer is NULL but must not be.
    */
   POET_STATUS_NULL_POINTER = 1,
   /**
@@ -136,12 +136,12 @@ enum poet_status
    */
   POET_STATUS_INVALID_LENGTH = 3,
   /**
-   * The size in a struct (or beside an array of structs) is not one that this version knows, or
-   * the part behind what it knows is not zero.
+   * The size in a struct (or next to an array of structs) is not one that this version knows, or
+   * the part after what it knows is not zero.
    */
   POET_STATUS_STRUCT_SIZE = 4,
   /**
-   * The buffer of the caller is too small; nothing was written.
+   * The caller's buffer is too small; nothing was written.
    */
   POET_STATUS_BUFFER_TOO_SMALL = 5,
   /**
@@ -153,11 +153,11 @@ enum poet_status
    */
   POET_STATUS_BUSY = 7,
   /**
-   * A call with this handle failed by a defect of the library. It can only be closed.
+   * A call with this handle failed because of a defect in the library. It can only be closed.
    */
   POET_STATUS_POISONED = 8,
   /**
-   * This call failed by a defect of the library (a caught panic).
+   * This call failed because of a defect in the library (a caught panic).
    */
   POET_STATUS_PANIC = 9,
   /**
@@ -173,11 +173,11 @@ enum poet_status
    */
   POET_STATUS_LOG_IN_USE = 12,
   /**
-   * The log belongs to other work, or the file is no log. It was left as it is.
+   * The log belongs to other work, or the file is not a log. It is unchanged.
    */
   POET_STATUS_LOG_FOREIGN = 13,
   /**
-   * The content of the log is wrong.
+   * The log contains wrong entries.
    */
   POET_STATUS_LOG_DAMAGED = 14,
   /**
@@ -226,7 +226,7 @@ enum poet_advanced
 #endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
  {
   /**
-   * All the leaves that were asked for are done (or the tree has as many as it may have, 2^56).
+   * All requested leaves are done (or the tree has as many as it may have, 2^56).
    */
   POET_ADVANCED_LEAVES = 1,
   /**
@@ -272,29 +272,28 @@ typedef uint32_t poet_work_function;
 #endif // __cplusplus
 
 /**
- * A proof with its leaf count. It does not change: any number of threads may use one handle at
- * once.
+ * A proof with its leaf count. It is immutable: any number of threads may use one handle at once.
  */
 typedef struct poet_proof poet_proof;
 
 /**
  * A work function of some depth on a backend: the hash functions, for a prover that keeps the tree
- * itself. It does not change: any number of threads may use one handle at once.
+ * itself. It is immutable: any number of threads may use one handle at once.
  */
 typedef struct poet_work poet_work;
 
 /**
- * The sequential work on a statement. A worker is for one thread at a time, except where a function
- * says that it may be called during others; a second thread is told BUSY.
+ * The sequential work on a statement. Only one thread at a time may use a worker, except for
+ * functions that may be called during others; a second thread gets BUSY.
  */
 typedef struct poet_worker poet_worker;
 
 /**
- * One way of computing a work function on this machine. All of them compute the same.
+ * One implementation of a work function on this machine. All of them compute the same.
  */
 typedef struct poet_backend {
   /**
-   * The name that chooses it.
+   * The name that selects it.
    */
   char name[POET_BACKEND_NAME_BYTES];
   /**
@@ -302,7 +301,7 @@ typedef struct poet_backend {
    */
   char excluded[POET_BACKEND_REASON_BYTES];
   /**
-   * 1 if it can do the sequential work; 0 if it is for many chains at once only, that is for
+   * 1 if it can do the sequential work; 0 if it is only for many chains at once, that is for
    * proofs and verification.
    */
   uint32_t sequential;
@@ -321,7 +320,7 @@ typedef struct poet_backend {
 } poet_backend;
 
 /**
- * What a poet_work is.
+ * Describes a poet_work.
  */
 typedef struct poet_work_info {
   /**
@@ -329,7 +328,7 @@ typedef struct poet_work_info {
    */
   uint32_t work_function;
   /**
-   * Hash invocations for a label.
+   * The number of hash invocations for a label.
    */
   uint32_t depth;
   /**
@@ -343,8 +342,8 @@ typedef struct poet_work_info {
 } poet_work_info;
 
 /**
- * How to open a worker. Set everything to zero, then struct_size and what is wanted: zero is a
- * usable value in every place.
+ * How to open a worker. Set everything to zero, then struct_size and the fields you need: zero is
+ * a valid value for every field.
  */
 typedef struct poet_worker_options {
   /**
@@ -352,7 +351,7 @@ typedef struct poet_worker_options {
    */
   size_t struct_size;
   /**
-   * What the work is done for. It is not needed after the call. May be NULL if it is empty.
+   * What the work is bound to. Not used after the call. May be NULL if it is empty.
    */
   const uint8_t *statement;
   /**
@@ -360,8 +359,8 @@ typedef struct poet_worker_options {
    */
   size_t statement_bytes;
   /**
-   * An existing directory for the log, as UTF-8. The log is the file tree.log in it; if it is there
-   * already, the work goes on where it stands. NULL: the log is kept in memory only.
+   * An existing directory for the log, as UTF-8. The log is the file tree.log in it; if the file
+   * exists, the work goes on from its end. NULL: the log is kept in memory only.
    */
   const char *log_directory;
   /**
@@ -373,7 +372,7 @@ typedef struct poet_worker_options {
    */
   uint32_t work_function;
   /**
-   * Hash invocations for a label; 0 means POET_LABEL_DEPTH.
+   * The number of hash invocations for a label; 0 means POET_LABEL_DEPTH.
    */
   uint32_t depth;
   /**
@@ -382,25 +381,25 @@ typedef struct poet_worker_options {
    */
   uint32_t subtree_height;
   /**
-   * 0.
+   * Must be 0.
    */
   uint32_t reserved;
 } poet_worker_options;
 
 /**
- * How far a worker is.
+ * The progress of a worker.
  */
 typedef struct poet_worker_progress {
   /**
-   * Leaves done.
+   * The number of leaves done.
    */
   uint64_t leaves;
   /**
-   * Leaves that would survive a power failure. Without a log directory 0.
+   * The number of leaves that would survive a power failure; 0 without a log directory.
    */
   uint64_t durable_leaves;
   /**
-   * Hashes done and to do, approximately, of the proof that is or was last made; 0 before.
+   * Hashes done and to do, approximately, of the current or last proof; 0 before the first.
    */
   uint64_t prove_hashes_done;
   /**
@@ -408,29 +407,29 @@ typedef struct poet_worker_progress {
    */
   uint64_t prove_hashes_total;
   /**
-   * Leaves that poet_worker_audit, if one runs or ran, has found right or put right. From here on
-   * since version 1.1 of the ABI.
+   * Leaves that the current or last poet_worker_audit has found right or repaired. This field
+   * and the following exist since version 1.1 of the ABI.
    */
   uint64_t audited_leaves;
   /**
-   * Entries of the log that were put right since the worker was opened, or when it was: the disk or
-   * memory had changed them.
+   * Entries of the log that the disk or memory had changed, and that were repaired when the
+   * worker was opened or later.
    */
   uint64_t repaired_entries;
   /**
-   * Leaves that were taken back since the worker was opened, or when it was, because their entries
-   * were not what the work makes; they are made again.
+   * Leaves that were taken back when the worker was opened or later, because their entries were
+   * not what the work makes; they are made again.
    */
   uint64_t lost_leaves;
   /**
-   * How often poet_worker_audit found that this machine computes wrongly: the work itself, or the
-   * audit. The machine should be replaced.
+   * How often poet_worker_audit found that this machine computes wrongly: the work itself, or
+   * the audit. The machine should be replaced.
    */
   uint64_t mistakes;
 } poet_worker_progress;
 
 /**
- * A proof, and what it is said to prove.
+ * A proof, and what it claims to prove.
  */
 typedef struct poet_claim {
   /**
@@ -460,32 +459,33 @@ extern "C" {
 #endif // __cplusplus
 
 /**
- * The version of the ABI that the library has: major in the upper, minor in the lower 16 bits.
- * Compare it with POET_ABI_MAJOR and POET_ABI_MINOR where the library is loaded at run time.
+ * Returns the version of the ABI that the library implements: major in the upper, minor in the
+ * lower 16 bits. Compare it with POET_ABI_MAJOR and POET_ABI_MINOR if the library is loaded at run
+ * time.
  *
  * Any thread, at any time.
  */
 uint32_t poet_abi_version(void);
 
 /**
- * The version of the engine, such as "0.1.0".
+ * Returns the version of the engine, such as "0.1.0".
  *
- * The text belongs to the library and stays. Any thread, at any time.
+ * The text belongs to the library and stays valid. Any thread, at any time.
  */
 const char *poet_version(void);
 
 /**
- * What a status means in general, in English; "unknown status" for a number that is none.
- * poet_last_error says what went wrong in particular.
+ * Returns the general meaning of a status, in English; "unknown status" for any other number.
+ * poet_last_error gives the specific reason.
  *
- * The text belongs to the library and stays. Any thread, at any time.
+ * The text belongs to the library and stays valid. Any thread, at any time.
  */
 const char *poet_status_message(uint32_t status);
 
 /**
- * Copies the text of the last call that failed on the calling thread: one English sentence in
- * UTF-8, ended by a NUL byte, cut where the buffer ends. It is empty if no call has failed.
- * Successful calls and failures of this function leave the text as it is.
+ * Copies the error text of the last failed call on the calling thread: one English sentence in
+ * UTF-8, ended by a NUL byte, truncated to the buffer. It is empty if no call has failed.
+ * Successful calls and failures of this function leave the text unchanged.
  *
  * buffer: receives the text; capacity: its size in bytes, at least 1.
  *
@@ -495,12 +495,12 @@ const char *poet_status_message(uint32_t status);
 poet_status poet_last_error(char *buffer, size_t capacity);
 
 /**
- * Lists the backends for a work function, those that cannot be used among them. The order is that
- * of preference where nothing is measured. Each one is made to compute known answers.
+ * Lists the backends for a work function, including those that cannot be used. The order is that
+ * of preference if nothing is measured. Each one must pass a self-test with known answers.
  *
  * work_function: a poet_work_function.
- * measure: 0 or 1; 1 measures the rates, which takes some 50 ms and a thread of its own.
- * backends: room for capacity entries, or NULL with capacity 0 to ask for their number only.
+ * measure: 0 or 1; 1 measures the rates, which takes some 50 ms and runs on its own thread.
+ * backends: room for capacity entries, or NULL with capacity 0 to get only their number.
  * backend_size: sizeof(poet_backend) of the caller, the distance from one entry to the next.
  * count: receives the number of backends.
  *
@@ -519,11 +519,11 @@ poet_status poet_backend_list(uint32_t work_function,
  *
  * work_function: a poet_work_function.
  * depth: hash invocations for a label, up to POET_MAX_DEPTH; 0 means POET_LABEL_DEPTH.
- * backend: the name of one (see poet_backend_list); or "fastest" for a trial of some 50 ms, in a
- * thread of its own, that chooses; or NULL for the first in the order of preference, which is
+ * backend: the name of one (see poet_backend_list); or "fastest" for the winner of a trial of some
+ * 50 ms, which runs on its own thread; or NULL for the first in the order of preference, which is
  * within a few percent of the fastest. In the last two cases the environment variable POET_BACKEND
- * goes before. A backend for many chains only leaves the sequential work to another.
- * work: receives the handle; the caller closes it with poet_work_close.
+ * takes precedence. A backend for many chains only leaves the sequential work to another.
+ * work: receives the handle; the caller must close it with poet_work_close.
  *
  * Returns OK, NULL_POINTER, INVALID_ARGUMENT, BACKEND, OUT_OF_RESOURCES, PANIC. Any thread.
  */
@@ -533,14 +533,14 @@ poet_status poet_work_open(uint32_t work_function,
                            struct poet_work **work);
 
 /**
- * Closes a handle. Calls with it that other threads are in come to their end.
+ * Closes a handle. Calls that use it on other threads run to their end.
  *
  * Returns OK, NULL_POINTER, NOT_OPEN, PANIC. Any thread.
  */
 poet_status poet_work_close(struct poet_work *work);
 
 /**
- * Says what a poet_work is, above all which backends were chosen.
+ * Describes a poet_work, above all which backends it uses.
  *
  * info_size: sizeof(poet_work_info) of the caller. info: receives the answer.
  *
@@ -587,8 +587,8 @@ poet_status poet_work_node(const struct poet_work *work,
                            uint8_t *node);
 
 /**
- * Applies the work function to 32 bytes, again and again: the nested chain by itself. The depth of
- * the poet_work does not matter. A label is what depth - 1 steps make of its first digest.
+ * Applies the work function repeatedly to 32 bytes: the nested chain on its own. The depth of the
+ * poet_work is ignored. A label is the result of depth - 1 steps from its first digest.
  *
  * steps: at most POET_MAX_DEPTH; 0 copies the input.
  * input: 32 bytes. output: receives 32 bytes; may be the input.
@@ -601,17 +601,17 @@ poet_status poet_work_chain(const struct poet_work *work,
                             uint8_t *output);
 
 /**
- * Opens a worker. If the log directory has a log of the same work, statement and subtree height, the
- * worker goes on where it stands: at most 2^subtree_height - 1 leaves, and what a failure of the
- * power lost, are done again. No other worker and no other process can open that log meanwhile.
+ * Opens a worker. If the log directory has a log of the same work, statement and subtree height,
+ * the worker goes on from its end: at most 2^subtree_height - 1 leaves, and those that a power
+ * failure lost, are made again. No other worker and no other process can open that log meanwhile.
  *
- * The last entry of the log is made once more, which takes as long as 2^subtree_height leaves and shows
- * whether the disk has changed the log. Some changed entries are put right, zeros at the end and what
- * cannot be put right are cut off: repaired_entries and lost_leaves of poet_worker_progress say so.
- * What the work itself got wrong is not found: for that there is poet_worker_audit.
+ * Recomputes the last entry of the log, which takes as long as 2^subtree_height leaves and shows
+ * whether the disk has changed the log. Repairs some changed entries; cuts off zeros at the end
+ * and what cannot be repaired. repaired_entries and lost_leaves of poet_worker_progress count
+ * them. Does not find errors of the work itself; poet_worker_audit does.
  *
- * options: not needed after the call, nor is what it points to.
- * worker: receives the handle; the caller closes it with poet_worker_close.
+ * options: not used after the call, nor is what it points to.
+ * worker: receives the handle; the caller must close it with poet_worker_close.
  *
  * Returns OK, NULL_POINTER, INVALID_ARGUMENT, INVALID_LENGTH, STRUCT_SIZE, BACKEND, IO, LOG_IN_USE,
  * LOG_FOREIGN, TOO_MANY_LEAVES (the log is too long), OUT_OF_RESOURCES, PANIC. Any thread.
@@ -621,30 +621,31 @@ poet_status poet_worker_open(const struct poet_worker_options *options,
 
 /**
  * Closes a worker. Everything is in the log, durable as far as poet_worker_sync made it, unless
- * poet_worker_advance says that the log cannot be written; then it is tried once more, and what is
- * missing is made again by the next worker.
+ * poet_worker_advance has reported that the log cannot be written; then closing tries once more,
+ * and the next worker makes the missing leaves again.
  *
- * Returns OK, NULL_POINTER, NOT_OPEN, BUSY (another thread works with it: stop that first), PANIC.
+ * Returns OK, NULL_POINTER, NOT_OPEN, BUSY (another thread is using it: stop that first), PANIC.
  * Any thread.
  */
 poet_status poet_worker_close(struct poet_worker *worker);
 
 /**
- * Does the sequential work: adds leaves until there are so many more, or the time is up, or another
- * thread calls poet_worker_stop, whichever comes first. The calling thread does nothing but hash, and
- * append to the log about every 50 ms and at the end. It returns at most one leaf late, or, after a
- * stop, about a millisecond. To bind the thread to a core is up to the caller.
+ * Does the sequential work: adds leaves until the given number is reached, the time is up, or
+ * another thread calls poet_worker_stop, whichever comes first. The calling thread only hashes,
+ * and appends to the log about every 50 ms and at the end. It returns at most one leaf late, or,
+ * after a stop, about a millisecond. The caller may bind the thread to a core.
  *
  * leaves: how many to add at most; UINT64_MAX for no limit.
- * time_us: how long to go on, in microseconds; UINT64_MAX for no limit.
- * advanced: receives why it returned, a poet_advanced. If several reasons meet, a stop goes before
- * leaves, and leaves before time.
+ * time_us: how long to work, in microseconds; UINT64_MAX for no limit.
+ * advanced: receives why it returned, a poet_advanced. If several reasons apply, a stop takes precedence
+ * over leaves, and leaves over time.
  *
- * When the log cannot be written, because the disk is full, say, the work goes on all the same: the
- * leaves were added, advanced is written, and the call returns IO. The entries wait in memory, and every
- * call tries to write them, also one with leaves 0. When 2^18 entries wait (8 MiB: hours at
- * subtree_height 12, seconds at 0), the call returns BACKLOG_FULL and adds no leaf that would need
- * another one: wait a second before the next call. Nothing is lost as long as the worker is open.
+ * If the log cannot be written, for example because the disk is full, the work goes on: the leaves
+ * are added, advanced is written, and the call returns IO. The entries wait in memory, and every
+ * call tries to write them, even one with leaves 0. When 2^18 entries wait (8 MiB: hours at
+ * subtree_height 12, seconds at 0), the call returns BACKLOG_FULL and adds no leaf that would
+ * complete another one: wait a second before the next call. Nothing is lost as long as the worker
+ * is open.
  *
  * Returns OK, NULL_POINTER, NOT_OPEN, BUSY, POISONED, IO, BACKLOG_FULL, OUT_OF_RESOURCES, PANIC. After
  * OUT_OF_RESOURCES the leaves that were added stay. One thread at a time.
@@ -655,24 +656,24 @@ poet_status poet_worker_advance(struct poet_worker *worker,
                                 poet_advanced *advanced);
 
 /**
- * Makes the poet_worker_advance that another thread is in return; if none is, the next one returns at
- * once. So it does not matter which of the two calls comes first.
+ * Makes a poet_worker_advance running on another thread return; if none is running, the next one
+ * returns at once. So the order of the two calls does not matter.
  *
  * Returns OK, NULL_POINTER, NOT_OPEN, POISONED, PANIC. Any thread, also during other calls.
  */
 poet_status poet_worker_stop(struct poet_worker *worker);
 
 /**
- * Makes the poet_worker_prove or poet_worker_audit that another thread is in return CANCELLED, within
- * about a millisecond of hashing, or a pass over the log; if none is, the next one returns it. So it does
- * not matter which of the two calls comes first. Since version 1.1 of the ABI.
+ * Makes a poet_worker_prove or poet_worker_audit running on another thread return CANCELLED,
+ * within about a millisecond of hashing, or a pass over the log; if none is running, the next one
+ * returns it. So the order of the two calls does not matter. Since version 1.1 of the ABI.
  *
  * Returns OK, NULL_POINTER, NOT_OPEN, POISONED, PANIC. Any thread, also during other calls.
  */
 poet_status poet_worker_cancel(struct poet_worker *worker);
 
 /**
- * Says what a poet_worker computes with, above all which backends were chosen. Since version 1.1 of the
+ * Describes how a poet_worker computes, above all which backends it uses. Since version 1.1 of the
  * ABI.
  *
  * info_size: sizeof(poet_work_info) of the caller. info: receives the answer.
@@ -684,7 +685,7 @@ poet_status poet_worker_describe(const struct poet_worker *worker,
                                  size_t info_size);
 
 /**
- * Tells how far a worker is.
+ * Reads the progress of a worker.
  *
  * progress: receives the answer. progress_size: sizeof(poet_worker_progress) of the caller.
  *
@@ -696,29 +697,29 @@ poet_status poet_worker_read_progress(const struct poet_worker *worker,
                                       size_t progress_size);
 
 /**
- * The number of leaves done.
+ * Reads the number of leaves done.
  *
  * Returns OK, NULL_POINTER, NOT_OPEN, POISONED, PANIC. Any thread, also during other calls.
  */
 poet_status poet_worker_leaves(const struct poet_worker *worker, uint64_t *leaves);
 
 /**
- * Makes what is in the log file durable. After it has returned OK, everything that was appended
- * before it was called survives a power failure: up to 50 ms of a poet_worker_advance that is running
- * are not among that. Without a log directory it does nothing. Where nobody calls it,
- * poet_worker_advance does the same after every 2^17 entries.
+ * Makes the log file durable. After it has returned OK, everything that was appended before the
+ * call survives a power failure. That excludes up to 50 ms of a running poet_worker_advance.
+ * Without a log directory it does nothing. If it is never called, poet_worker_advance syncs after
+ * every 2^17 entries.
  *
- * IO: the system could not, and may have lost what was written since the last success. That counts as
- * unwritten then, durable_leaves does not rise, and this call returns IO until poet_worker_advance, which
- * keeps it in memory, has written it again.
+ * IO: the sync failed, and may have lost what was written since the last success. That then counts
+ * as unwritten, durable_leaves does not rise, and this call returns IO until poet_worker_advance,
+ * which keeps it in memory, has written it again.
  *
- * Returns OK, NULL_POINTER, NOT_OPEN, POISONED, IO, PANIC. Any thread, also during other calls; it may
- * take long, so a thread of its own is the place for it.
+ * Returns OK, NULL_POINTER, NOT_OPEN, POISONED, IO, PANIC. Any thread, also during other calls; it
+ * may take long, so call it from a separate thread.
  */
 poet_status poet_worker_sync(const struct poet_worker *worker);
 
 /**
- * The root of the tree as it is.
+ * Computes the root of the current tree.
  *
  * root: receives 32 bytes.
  *
@@ -731,18 +732,18 @@ poet_status poet_worker_root(const struct poet_worker *worker, uint8_t *root);
  * Makes the proof of all leaves done. The worker can go on afterwards.
  *
  * t: how many leaves to prove, 1 to POET_T, on the Spacemesh network POET_T.
- * threads: how many threads share the work, 1 to POET_MAX_THREADS, the calling one among them; the
+ * threads: how many threads share the work, 1 to POET_MAX_THREADS, including the calling one; the
  * others end before the call returns.
- * proof: receives the handle; the caller closes it with poet_proof_close. It does not depend on the
- * worker any more.
+ * proof: receives the handle; the caller must close it with poet_proof_close. It is independent of the
+ * worker.
  *
- * It recomputes up to t subtrees of 2^subtree_height leaves and one pass over the log: see GUIDE.md for
- * how long that takes. poet_worker_cancel stops it. It does not need the disk to take what is missing in
- * the log.
+ * Recomputes up to t subtrees of 2^subtree_height leaves and makes one pass over the log; GUIDE.md
+ * says how long that takes. poet_worker_cancel stops it. It works even if the disk does not take
+ * the entries missing in the log.
  *
  * Returns OK, NULL_POINTER, INVALID_ARGUMENT, NOT_OPEN, BUSY, POISONED, TOO_FEW_LEAVES (fewer than t),
- * IO, LOG_DAMAGED (poet_worker_audit can put it right), CANCELLED, OUT_OF_RESOURCES, PANIC. One thread at
- * a time.
+ * IO, LOG_DAMAGED (poet_worker_audit can repair it), CANCELLED, OUT_OF_RESOURCES, PANIC. One
+ * thread at a time.
  */
 poet_status poet_worker_prove(struct poet_worker *worker,
                               uint32_t t,
@@ -750,17 +751,17 @@ poet_status poet_worker_prove(struct poet_worker *worker,
                               struct poet_proof **proof);
 
 /**
- * Recomputes everything that the log says, and puts it right. An entry that has changed in memory or on
- * the disk is replaced. If the work itself went wrong, which a faulty CPU or memory can do, it is taken
- * back to its last right entry: the worker has fewer leaves then, and goes on from there. In the fields
- * of poet_worker_progress after prove_hashes_total stands what was found. After a proof that fails with
- * LOG_DAMAGED, this and another poet_worker_prove make one.
+ * Recomputes the whole log and repairs it. Replaces entries that have changed in memory or on the
+ * disk. If the work itself went wrong, which a faulty CPU or memory can cause, takes the work back
+ * to its last right entry: the worker then has fewer leaves, and goes on from there. The fields of
+ * poet_worker_progress after prove_hashes_total report what was found. After a proof that fails
+ * with LOG_DAMAGED, call this and then poet_worker_prove again.
  *
- * It takes about half as long as the work itself took, divided by the number of threads; audited_leaves
- * says how far it is, and poet_worker_cancel stops it, what was put right by then included. Since version
- * 1.1 of the ABI.
+ * It takes about half as long as the work itself took, divided by the number of threads.
+ * audited_leaves reports its progress, and poet_worker_cancel stops it; what was repaired by then
+ * stays repaired. Since version 1.1 of the ABI.
  *
- * threads: how many threads share the work, 1 to POET_MAX_THREADS, the calling one among them; the
+ * threads: how many threads share the work, 1 to POET_MAX_THREADS, including the calling one; the
  * others end before the call returns.
  *
  * Returns OK (whatever was found), NULL_POINTER, INVALID_ARGUMENT, NOT_OPEN, BUSY, POISONED, IO, CANCELLED,
@@ -770,12 +771,12 @@ poet_status poet_worker_audit(struct poet_worker *worker,
                               uint32_t threads);
 
 /**
- * Reads a proof from the bytes by whose hash an ATX refers to it: SCALE of root, proven leaves,
+ * Decodes a proof from the bytes by whose hash an ATX refers to it: SCALE of root, proven leaves,
  * proof nodes and leaf count. (What nodes store and gossip is a longer message, which begins with
- * these bytes.) Whether the proof is valid is another question: poet_verify.
+ * these bytes.) Does not check whether the proof is valid: poet_verify does.
  *
- * bytes: length bytes, which are not needed after the call.
- * proof: receives the handle; the caller closes it with poet_proof_close.
+ * bytes: length bytes, not used after the call.
+ * proof: receives the handle; the caller must close it with poet_proof_close.
  *
  * Returns OK, NULL_POINTER, INVALID_LENGTH (over POET_MAX_PROOF_BYTES), MALFORMED_PROOF,
  * OUT_OF_RESOURCES, PANIC. Any thread.
@@ -783,13 +784,13 @@ poet_status poet_worker_audit(struct poet_worker *worker,
 poet_status poet_proof_decode(const uint8_t *bytes, size_t length, struct poet_proof **proof);
 
 /**
- * Makes a proof of its parts. Whether it is valid is another question: poet_verify.
+ * Makes a proof from its parts. Does not check whether it is valid: poet_verify does.
  *
  * root: 32 bytes.
  * proven_leaves: proven_leaf_count * 32 bytes, in increasing order of their index; at most POET_T.
  * proof_nodes: proof_node_count * 32 bytes; at most POET_MAX_PROOF_NODES.
  * leaves: the leaf count.
- * proof: receives the handle; the caller closes it with poet_proof_close.
+ * proof: receives the handle; the caller must close it with poet_proof_close.
  *
  * Returns OK, NULL_POINTER, INVALID_LENGTH, OUT_OF_RESOURCES, PANIC. Any thread.
  */
@@ -802,19 +803,19 @@ poet_status poet_proof_assemble(const uint8_t *root,
                                 struct poet_proof **proof);
 
 /**
- * Closes a handle. Calls with it that other threads are in come to their end.
+ * Closes a handle. Calls that use it on other threads run to their end.
  *
  * Returns OK, NULL_POINTER, NOT_OPEN, PANIC. Any thread.
  */
 poet_status poet_proof_close(struct poet_proof *proof);
 
 /**
- * Writes the proof in the bytes that poet_proof_decode reads: SCALE of root, proven leaves, proof nodes
- * and leaf count. They are what poet_proof_reference hashes, and not all that a node stores: that has the
- * service's id, the round's id, the statement and a signature around them.
+ * Encodes the proof as the bytes that poet_proof_decode reads: SCALE of root, proven leaves, proof
+ * nodes and leaf count. poet_proof_reference hashes them. A node stores more: the service's id,
+ * the round's id, the statement and a signature as well.
  *
  * bytes: room for capacity bytes (POET_MAX_PROOF_BYTES always suffice), or NULL with capacity 0 to
- * ask for the length only. length: receives the number of bytes.
+ * get only the length. length: receives the number of bytes.
  *
  * Returns OK, NULL_POINTER, BUFFER_TOO_SMALL, NOT_OPEN, POISONED, PANIC. Any thread.
  */
@@ -824,7 +825,7 @@ poet_status poet_proof_encode(const struct poet_proof *proof,
                               size_t *length);
 
 /**
- * The reference by which an ATX names the proof: BLAKE3 of its encoded bytes.
+ * Computes the reference by which an ATX names the proof: BLAKE3 of its encoded bytes.
  *
  * reference: receives 32 bytes.
  *
@@ -833,14 +834,14 @@ poet_status poet_proof_encode(const struct poet_proof *proof,
 poet_status poet_proof_reference(const struct poet_proof *proof, uint8_t *reference);
 
 /**
- * The leaf count of the proof.
+ * Reads the leaf count of the proof.
  *
  * Returns OK, NULL_POINTER, NOT_OPEN, POISONED, PANIC. Any thread.
  */
 poet_status poet_proof_leaves(const struct poet_proof *proof, uint64_t *leaves);
 
 /**
- * The root of the proof.
+ * Reads the root of the proof.
  *
  * root: receives 32 bytes.
  *
@@ -849,9 +850,9 @@ poet_status poet_proof_leaves(const struct poet_proof *proof, uint64_t *leaves);
 poet_status poet_proof_root(const struct poet_proof *proof, uint8_t *root);
 
 /**
- * The labels of the proven leaves, in increasing order of their index.
+ * Reads the labels of the proven leaves, in increasing order of their index.
  *
- * labels: room for capacity * 32 bytes, or NULL with capacity 0 to ask for their number only.
+ * labels: room for capacity * 32 bytes, or NULL with capacity 0 to get only their number.
  * count: receives the number of labels, at most POET_T.
  *
  * Returns OK, NULL_POINTER, BUFFER_TOO_SMALL, NOT_OPEN, POISONED, PANIC. Any thread.
@@ -862,9 +863,9 @@ poet_status poet_proof_proven_leaves(const struct poet_proof *proof,
                                      size_t *count);
 
 /**
- * The nodes that lead from the proven leaves to the root, in the order of the proof.
+ * Reads the nodes that lead from the proven leaves to the root, in the order of the proof.
  *
- * nodes: room for capacity * 32 bytes, or NULL with capacity 0 to ask for their number only.
+ * nodes: room for capacity * 32 bytes, or NULL with capacity 0 to get only their number.
  * count: receives the number of nodes, at most POET_MAX_PROOF_NODES.
  *
  * Returns OK, NULL_POINTER, BUFFER_TOO_SMALL, NOT_OPEN, POISONED, PANIC. Any thread.
@@ -875,8 +876,8 @@ poet_status poet_proof_nodes(const struct poet_proof *proof,
                              size_t *count);
 
 /**
- * Verifies that an encoded proof shows so many leaves of work on a statement. On the Spacemesh
- * network (depth 400, T = 150) it takes about a millisecond.
+ * Verifies that an encoded proof shows the given number of leaves of work on a statement. On the
+ * Spacemesh network (depth 400, T = 150) it takes about a millisecond.
  *
  * work_function: a poet_work_function. depth: as for poet_work_open.
  * statement: statement_bytes bytes; may be NULL if there are none.
@@ -902,11 +903,11 @@ poet_status poet_verify(uint32_t work_function,
  * work_function, depth, t: as for poet_verify, for all of them.
  * claims: count entries; count: at most POET_MAX_CLAIMS.
  * claim_size: sizeof(poet_claim) of the caller, the distance from one entry to the next.
- * threads: how many threads share the work, 1 to POET_MAX_THREADS, the calling one among them; the
+ * threads: how many threads share the work, 1 to POET_MAX_THREADS, including the calling one; the
  * others end before the call returns.
  * results: room for count entries; receives what poet_verify would return for each claim.
  *
- * Returns OK (all were looked at; they need not be valid), NULL_POINTER, INVALID_ARGUMENT,
+ * Returns OK (all were checked; they need not be valid), NULL_POINTER, INVALID_ARGUMENT,
  * INVALID_LENGTH, STRUCT_SIZE, BACKEND, PANIC. Any thread.
  */
 poet_status poet_verify_many(uint32_t work_function,
@@ -919,9 +920,9 @@ poet_status poet_verify_many(uint32_t work_function,
                              poet_status *results);
 
 /**
- * The root of the membership tree, which is the statement of a round: BLAKE3 over the challenges
- * in increasing byte order of their node ids. Without members it is empty, with one member it is
- * the challenge itself.
+ * Computes the root of the membership tree, which is the statement of a round: BLAKE3 over the
+ * challenges in increasing byte order of their node ids. Without members it is empty; with one
+ * member it is the challenge itself.
  *
  * challenges: count * 32 bytes, in order; count: at most POET_MAX_CHALLENGES.
  * root: room for 32 bytes. root_bytes: receives how many were written, 0 or 32.

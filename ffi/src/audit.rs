@@ -1,4 +1,4 @@
-//! `poet_worker_audit`: the log, recomputed and put right.
+//! `poet_worker_audit`: recomputes and repairs the log.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -33,7 +33,7 @@ impl Worker {
             let mut findings = self.or_cancelled(step)?;
             let finished = findings.is_empty() && auditor.entries() == before;
             if finished {
-                // The tree knows what the work went on from.
+                // The tree has the state from which the work went on.
                 let same = state.tree.parked().ends_with(auditor.tree().parked());
                 let culprit = if same { Culprit::Copy } else { Culprit::Work };
                 let open = auditor.decide(culprit);
@@ -65,7 +65,7 @@ impl Worker {
                         if state.log.with_reader(|log| log.entries()) > entry {
                             return Ok(cut?);
                         }
-                        // From here on the tree must follow, whether that is durable or not.
+                        // From here on the tree must match the log, whether that is durable or not.
                         for entry in right {
                             state.log.push(entry);
                         }
@@ -91,17 +91,17 @@ impl Worker {
     }
 }
 
-/// Recomputes everything that the log says, and puts it right. An entry that has changed in memory or on
-/// the disk is replaced. If the work itself went wrong, which a faulty CPU or memory can do, it is taken
-/// back to its last right entry: the worker has fewer leaves then, and goes on from there. In the fields
-/// of poet_worker_progress after prove_hashes_total stands what was found. After a proof that fails with
-/// LOG_DAMAGED, this and another poet_worker_prove make one.
+/// Recomputes the whole log and repairs it. Replaces entries that have changed in memory or on the
+/// disk. If the work itself went wrong, which a faulty CPU or memory can cause, takes the work back
+/// to its last right entry: the worker then has fewer leaves, and goes on from there. The fields of
+/// poet_worker_progress after prove_hashes_total report what was found. After a proof that fails
+/// with LOG_DAMAGED, call this and then poet_worker_prove again.
 ///
-/// It takes about half as long as the work itself took, divided by the number of threads; audited_leaves
-/// says how far it is, and poet_worker_cancel stops it, what was put right by then included. Since version
-/// 1.1 of the ABI.
+/// It takes about half as long as the work itself took, divided by the number of threads.
+/// audited_leaves reports its progress, and poet_worker_cancel stops it; what was repaired by then
+/// stays repaired. Since version 1.1 of the ABI.
 ///
-/// threads: how many threads share the work, 1 to POET_MAX_THREADS, the calling one among them; the
+/// threads: how many threads share the work, 1 to POET_MAX_THREADS, including the calling one; the
 /// others end before the call returns.
 ///
 /// Returns OK (whatever was found), NULL_POINTER, INVALID_ARGUMENT, NOT_OPEN, BUSY, POISONED, IO, CANCELLED,

@@ -1,4 +1,4 @@
-//! Work functions and the kernels that compute them.
+//! Work functions and the backends that compute them.
 
 use std::ffi::{c_char, c_double};
 use std::sync::OnceLock;
@@ -22,21 +22,21 @@ pub enum poet_work_function {
     Haraka256 = 1,
 }
 
-/// Bytes in a backend's name, with the NUL byte.
+/// The size of a backend's name in bytes, including the NUL byte.
 pub const POET_BACKEND_NAME_BYTES: usize = 32;
 
-/// Bytes in the reason why a backend cannot be used, with the NUL byte.
+/// The size of the reason why a backend cannot be used, including the NUL byte.
 pub const POET_BACKEND_REASON_BYTES: usize = 160;
 
-/// One way of computing a work function on this machine. All of them compute the same.
+/// One implementation of a work function on this machine. All of them compute the same.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct poet_backend {
-    /// The name that chooses it.
+    /// The name that selects it.
     pub name: [c_char; POET_BACKEND_NAME_BYTES],
     /// Why it cannot be used; empty if it can.
     pub excluded: [c_char; POET_BACKEND_REASON_BYTES],
-    /// 1 if it can do the sequential work; 0 if it is for many chains at once only, that is for
+    /// 1 if it can do the sequential work; 0 if it is only for many chains at once, that is for
     /// proofs and verification.
     pub sequential: u32,
     /// 0.
@@ -47,7 +47,7 @@ pub struct poet_backend {
     pub many_hashes_per_s: c_double,
 }
 
-/// The work function of a number.
+/// Returns the work function of a number.
 pub(crate) fn function(number: u32) -> Result<WorkFunction, Error> {
     const SHA256: u32 = poet_work_function::Sha256 as u32;
     const HARAKA256: u32 = poet_work_function::Haraka256 as u32;
@@ -58,20 +58,20 @@ pub(crate) fn function(number: u32) -> Result<WorkFunction, Error> {
     }
 }
 
-/// The name that asks for the timing trial.
+/// The name that requests the timing trial.
 const FASTEST: &str = "fastest";
 
-/// The name of the kernel that every machine has.
+/// The name of the backend that every machine has.
 const PORTABLE: &str = "generic";
 
-/// The kernels of `backend`: by name, the fastest, or those that come first.
+/// Selects the kernels of `backend`: a name, the fastest, or the first in the order of preference.
 pub(crate) fn select(function: WorkFunction, backend: Option<&str>) -> Result<Selection, Error> {
     let options = |forced, trial| Options { forced, trial };
     match backend {
         Some(FASTEST) => Ok(select_with(function, options(None, true))?),
         Some(name) => Ok(select_with(function, options(Some(name), false))?),
         None => {
-            // Detection and self-tests need to be done once only.
+            // Detection and self-tests run only once.
             static SHA256: OnceLock<Selection> = OnceLock::new();
             static HARAKA256: OnceLock<Selection> = OnceLock::new();
             let known = match function {
@@ -93,7 +93,7 @@ pub(crate) fn work(selection: &Selection, depth: u32) -> Result<Work, Error> {
     Ok(selection.work(depth)?)
 }
 
-/// A text as a C array, cut where that ends.
+/// Copies text into a C array, truncated to its size.
 pub(crate) fn array<const N: usize>(text: &str) -> [c_char; N] {
     let mut array = [0; N];
     for (to, from) in array[..N - 1].iter_mut().zip(text.bytes()) {
@@ -114,12 +114,12 @@ fn describe(report: &KernelReport) -> poet_backend {
     }
 }
 
-/// Lists the backends for a work function, those that cannot be used among them. The order is that
-/// of preference where nothing is measured. Each one is made to compute known answers.
+/// Lists the backends for a work function, including those that cannot be used. The order is that
+/// of preference if nothing is measured. Each one must pass a self-test with known answers.
 ///
 /// work_function: a poet_work_function.
-/// measure: 0 or 1; 1 measures the rates, which takes some 50 ms and a thread of its own.
-/// backends: room for capacity entries, or NULL with capacity 0 to ask for their number only.
+/// measure: 0 or 1; 1 measures the rates, which takes some 50 ms and runs on its own thread.
+/// backends: room for capacity entries, or NULL with capacity 0 to get only their number.
 /// backend_size: sizeof(poet_backend) of the caller, the distance from one entry to the next.
 /// count: receives the number of backends.
 ///
@@ -138,7 +138,7 @@ pub unsafe extern "C" fn poet_backend_list(
     count: *mut usize,
 ) -> poet_status {
     call(|| {
-        // SAFETY: the header asks the caller for it.
+        // SAFETY: the header requires it of the caller.
         let count = unsafe { Out::new(count, "count") }?;
         let function = function(work_function)?;
         if measure > 1 {
@@ -150,7 +150,7 @@ pub unsafe extern "C" fn poet_backend_list(
             // SAFETY: as above.
             unsafe { Out::new(backends, "backends") }?;
         }
-        // The portable one is always there; naming it keeps the environment out of the list.
+        // The portable backend always exists; naming it keeps the environment out of the list.
         let options = Options {
             forced: Some(PORTABLE),
             trial: measure == 1,
@@ -163,7 +163,7 @@ pub unsafe extern "C" fn poet_backend_list(
                 return Err(Error::new(BufferTooSmall, text));
             }
             for (i, report) in reports.iter().enumerate() {
-                // SAFETY: the caller vouches for `capacity` entries of `backend_size` bytes, which
+                // SAFETY: the caller guarantees `capacity` entries of `backend_size` bytes, which
                 // is no less than is written and keeps the alignment.
                 unsafe {
                     let place = backends.byte_add(i * backend_size);

@@ -1,4 +1,4 @@
-//! The way in and out of every function: panics end here, and errors become a status and a text.
+//! The entry to every function: catches panics, and turns errors into a status and a text.
 
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,7 +9,7 @@ use crate::poet_status;
 use crate::status::Error;
 
 thread_local! {
-    /// Why the last call that failed on this thread did so.
+    /// Why the last failed call on this thread failed.
     static LAST_ERROR: RefCell<String> = const { RefCell::new(String::new()) };
     /// Whether this thread is in a call.
     static INSIDE: Cell<bool> = const { Cell::new(false) };
@@ -21,7 +21,7 @@ thread_local! {
 pub(crate) fn call(body: impl FnOnce() -> Result<(), Error>) -> poet_status {
     install_hook();
     let _ = INSIDE.try_with(|inside| inside.set(true));
-    // What a panic may have left half-done is in a handle, which is then poisoned.
+    // What a panic leaves half-done is in a handle, which is then poisoned.
     let result = catch_unwind(AssertUnwindSafe(body));
     let _ = INSIDE.try_with(|inside| inside.set(false));
     let error = match result {
@@ -29,26 +29,26 @@ pub(crate) fn call(body: impl FnOnce() -> Result<(), Error>) -> poet_status {
         Ok(Err(error)) => error,
         Err(payload) => {
             let text = PANIC.try_with(RefCell::take).ok().flatten();
-            // The hook has left a text, unless the panic comes from a thread of the engine.
+            // The hook has stored a text, unless the panic comes from a thread of the engine.
             let text = text.unwrap_or_else(|| "a defect of the library, in a thread".into());
             // Its destructor could panic again.
             std::mem::forget(payload);
             Error::new(poet_status::Panic, text)
         }
     };
-    // A thread that is ending has no place for it any more.
+    // A thread that is ending may have dropped it already.
     let _ = LAST_ERROR.try_with(|last| *last.borrow_mut() = error.text);
     error.status
 }
 
-/// Why the last call that failed on this thread did so; empty if none has.
+/// Returns why the last failed call on this thread failed; empty if none has.
 pub(crate) fn last_error() -> String {
     let text = LAST_ERROR.try_with(|text| text.borrow().clone());
     text.unwrap_or_default()
 }
 
-/// Keeps panics off the terminal: those in a call become its error text. Others go on to the hook
-/// that was there before, which only a Rust program that has this crate as a dependency can have.
+/// Keeps panics off the terminal: those in a call become its error text. Others go to the previous
+/// hook, which matters only to a Rust program that has this crate as a dependency.
 fn install_hook() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
@@ -60,8 +60,8 @@ fn install_hook() {
             } else if thread::current().name().is_some() {
                 before(panic);
             }
-            // What is left are the engine's helper threads, which have no name: their panics
-            // arrive in the call that started them.
+            // Only the engine's helper threads remain, which have no name: their panics are
+            // propagated to the call that started them.
         }));
     });
 }

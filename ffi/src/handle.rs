@@ -10,10 +10,10 @@
 //! bits 0-23  the slot
 //! ```
 //!
-//! so that it can be checked without touching what it stands for. A slot that is free again gets
-//! the next generation; one that has had all of them is not used again. So a handle that was closed
-//! is never taken for an open one. What a handle stands for is counted: it lives until the last
-//! call that uses it has returned.
+//! so that it can be checked without touching its object. A freed slot gets the next generation; a
+//! slot that has had all of them is not reused. So a closed handle is never mistaken for an open
+//! one. The object of a handle is reference-counted: it lives until the last call that uses it has
+//! returned.
 
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -28,7 +28,7 @@ const MASK: u64 = (1 << 24) - 1;
 
 /// The open handles of a type.
 pub(crate) struct Table<T> {
-    /// What the handles are called in messages.
+    /// The name of the handles in messages.
     name: &'static str,
     kind: u8,
     slots: RwLock<Slots<T>>,
@@ -50,7 +50,7 @@ struct Entry<T> {
 }
 
 impl<T> Table<T> {
-    /// `kind` is another number, from 0 to 7, for each type.
+    /// `kind` must be a different number, from 0 to 7, for each type.
     pub(crate) const fn new(name: &'static str, kind: u8) -> Self {
         Self {
             name,
@@ -90,8 +90,8 @@ impl<T> Table<T> {
         Ok(ptr::without_provenance_mut(ticket as usize))
     }
 
-    /// Ends the handle. What it stands for is dropped when no call uses it any more, at the
-    /// latest at the end of the caller's.
+    /// Closes the handle. Its object is dropped at once, or when the last call that uses it has
+    /// returned.
     pub(crate) fn close<C>(&self, handle: *const C) -> Result<(), Error> {
         let (generation, index) = self.parse(handle)?;
         let mut table = self.slots.write().unwrap_or_else(PoisonError::into_inner);
@@ -103,13 +103,13 @@ impl<T> Table<T> {
         if slot.generation < 1 << GENERATION_BITS {
             table.free.push(index as u32);
         }
-        // Whatever its destructor does, it does not do it under the lock.
+        // The object's destructor must not run under the lock.
         drop(table);
         drop(entry);
         Ok(())
     }
 
-    /// Calls `body` with what `handle` stands for. If it panics, the handle is poisoned.
+    /// Calls `body` with the object of `handle`. If it panics, the handle is poisoned.
     pub(crate) fn with<C, R>(
         &self,
         handle: *const C,
@@ -133,7 +133,7 @@ impl<T> Table<T> {
         result
     }
 
-    /// Calls `check` with what `handle` stands for, poisoned or not, and closes the handle if that
+    /// Calls `check` with the object of `handle`, poisoned or not, and closes the handle if that
     /// permits it.
     pub(crate) fn close_if<C>(
         &self,
@@ -153,7 +153,7 @@ impl<T> Table<T> {
         entry.ok_or_else(|| self.not_open())
     }
 
-    /// The generation and the slot of a handle.
+    /// Returns the generation and the slot of a handle.
     fn parse<C>(&self, handle: *const C) -> Result<(u64, usize), Error> {
         if handle.is_null() {
             let name = self.name;
@@ -171,7 +171,7 @@ impl<T> Table<T> {
 
     /// The high bits of this table's handles.
     fn mark(&self) -> u64 {
-        // Two copies lie in different pages.
+        // Two copies of the library lie in different pages.
         let copy = (ptr::from_ref(self).addr() as u64 >> 12) & 0xfff;
         1 << 63 | u64::from(self.kind & 7) << 60 | copy << 48
     }

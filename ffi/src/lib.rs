@@ -1,12 +1,12 @@
-//! libpoet: the PoET engine behind a C ABI.
+//! libpoet: the PoET engine as a C library.
 //!
-//! One module for each C type. What a caller may rely on stands in the header that is generated
-//! from these modules, `include/poet.h`; what may change between versions stands in `ABI.md`.
+//! One module for each C type. The header generated from these modules, `include/poet.h`, documents
+//! what a caller may rely on; `ABI.md` documents what may change between versions.
 //!
-//! How the boundary keeps its promises:
+//! How the boundary keeps its guarantees:
 //!
-//! - *Handles* (`handle`) are tickets into a table, never addresses. One that was closed, made up,
-//!   or belongs to another type or another copy of the library is found out without touching
+//! - *Handles* (`handle`) are tickets into a table, never addresses. A handle that was closed, made
+//!   up, or belongs to another type or another copy of the library is detected without touching
 //!   memory.
 //! - *Panics* (`boundary`) are caught, silently; the handle in use is poisoned.
 //! - *Pointers* (`pointer`) are checked for NULL, alignment and length before anything is read, and

@@ -6,12 +6,12 @@ use crate::boundary::call;
 use crate::poet_status;
 use crate::pointer::{self, Out};
 
-/// The most challenges that a membership root can be made of.
+/// The most challenges in a membership root.
 pub const POET_MAX_CHALLENGES: usize = 1 << 24;
 
-/// The root of the membership tree, which is the statement of a round: BLAKE3 over the challenges
-/// in increasing byte order of their node ids. Without members it is empty, with one member it is
-/// the challenge itself.
+/// Computes the root of the membership tree, which is the statement of a round: BLAKE3 over the
+/// challenges in increasing byte order of their node ids. Without members it is empty; with one
+/// member it is the challenge itself.
 ///
 /// challenges: count * 32 bytes, in order; count: at most POET_MAX_CHALLENGES.
 /// root: room for 32 bytes. root_bytes: receives how many were written, 0 or 32.
@@ -28,7 +28,7 @@ pub unsafe extern "C" fn poet_membership_root(
     root_bytes: *mut usize,
 ) -> poet_status {
     call(|| {
-        // SAFETY: the header asks the caller for it.
+        // SAFETY: the header requires it of the caller.
         let (challenges, root, root_bytes) = unsafe {
             (
                 pointer::slice(

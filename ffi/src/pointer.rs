@@ -1,8 +1,8 @@
-//! Arguments of C: checked before they are read, written only at the end.
+//! Arguments from C: checked before they are read, written only at the end.
 //!
-//! What cannot be checked is left to the caller, and is what the header asks of him: that a pointer
-//! which is neither NULL nor misaligned leads to as much memory as the call says it reads or
-//! writes, and that nothing else writes to it during the call.
+//! What cannot be checked is left to the caller and required by the header: a pointer that is
+//! neither NULL nor misaligned must point to as much memory as the call reads or writes, and
+//! nothing else may write to it during the call.
 
 use std::ffi::{CStr, c_char};
 use std::{ptr, slice};
@@ -29,10 +29,10 @@ fn check<T>(pointer: *const T, name: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// `count` values, at most `limit`. None: the pointer may be NULL.
+/// Returns `count` values, at most `limit`. If `count` is 0, the pointer may be NULL.
 ///
 /// # Safety
-/// If `pointer` is neither NULL nor misaligned and `count` is not over `limit`, then there are
+/// If `pointer` is neither NULL nor misaligned and `count` is not over `limit`, there must be
 /// `count` values that are not written to as long as `'a` lasts.
 pub(crate) unsafe fn slice<'a, T>(
     pointer: *const T,
@@ -48,25 +48,25 @@ pub(crate) unsafe fn slice<'a, T>(
         let text = format!("{name} has length {count}, the limit is {limit}");
         return Err(Error::new(InvalidLength, text));
     }
-    // SAFETY: not NULL, aligned, not longer than memory can be; the caller vouches for the rest.
+    // SAFETY: not NULL, aligned, within the size of memory; the caller guarantees the rest.
     Ok(unsafe { slice::from_raw_parts(pointer, count) })
 }
 
-/// The 32 bytes of a node.
+/// Reads the 32 bytes of a node.
 ///
 /// # Safety
-/// If `pointer` is not NULL, there are 32 bytes.
+/// If `pointer` is not NULL, there must be 32 bytes.
 pub(crate) unsafe fn node(pointer: *const u8, name: &str) -> Result<Node, Error> {
     check(pointer, name)?;
-    // SAFETY: not NULL, bytes are always aligned, and the caller vouches for 32 of them.
+    // SAFETY: not NULL, bytes are always aligned, and the caller guarantees 32 of them.
     Ok(unsafe { pointer.cast::<Node>().read() })
 }
 
-/// A text that ends with a NUL byte; `None` for NULL.
+/// Returns a text that ends with a NUL byte; `None` for NULL.
 ///
 /// # Safety
-/// If `pointer` is not NULL, there is a NUL byte, and nothing up to it is written to as long as
-/// `'a` lasts.
+/// If `pointer` is not NULL, there must be a NUL byte, and nothing up to it may be written to as
+/// long as `'a` lasts.
 pub(crate) unsafe fn text<'a>(
     pointer: *const c_char,
     name: &str,
@@ -74,18 +74,18 @@ pub(crate) unsafe fn text<'a>(
     if pointer.is_null() {
         return Ok(None);
     }
-    // SAFETY: not NULL; the caller vouches for the NUL byte.
+    // SAFETY: not NULL; the caller guarantees the NUL byte.
     let text = unsafe { CStr::from_ptr(pointer) }.to_str();
     let text = text.map_err(|_| Error::argument(format!("{name} is not UTF-8")))?;
     Ok(Some(text))
 }
 
-/// The part of a versioned struct that this version knows, given the size that the caller gave
-/// it. What the caller has behind that must be zero.
+/// Reads the part of a versioned struct that this version knows, given the caller's size of it. The
+/// part after that must be zero.
 ///
 /// # Safety
 /// If `pointer` is neither NULL nor misaligned and `size` is from `size_of::<T>()` to 4096, there
-/// are `size` bytes, of which the first are a `T`.
+/// must be `size` bytes, of which the first are a `T`.
 pub(crate) unsafe fn versioned<T: Copy>(
     pointer: *const T,
     size: usize,
@@ -93,7 +93,7 @@ pub(crate) unsafe fn versioned<T: Copy>(
 ) -> Result<T, Error> {
     check(pointer, name)?;
     struct_size::<T>(size, name)?;
-    // SAFETY: not NULL; the caller vouches for `size` bytes.
+    // SAFETY: not NULL; the caller guarantees `size` bytes.
     let bytes = unsafe {
         slice::from_raw_parts(
             pointer.cast::<u8>().add(size_of::<T>()),
@@ -104,22 +104,22 @@ pub(crate) unsafe fn versioned<T: Copy>(
         let text = format!("{name} sets something that this version does not know");
         return Err(Error::new(StructSize, text));
     }
-    // SAFETY: not NULL, aligned; the caller vouches for a `T`.
+    // SAFETY: not NULL, aligned; the caller guarantees a `T`.
     Ok(unsafe { pointer.read() })
 }
 
-/// The size at the beginning of a versioned struct.
+/// Reads the size at the start of a versioned struct.
 ///
 /// # Safety
-/// If `pointer` is neither NULL nor misaligned, it leads to a `size_t`.
+/// If `pointer` is neither NULL nor misaligned, it must point to a `size_t`.
 pub(crate) unsafe fn leading_size<T>(pointer: *const T, name: &str) -> Result<usize, Error> {
     check(pointer, name)?;
-    // SAFETY: not NULL, aligned for a struct that begins with a `size_t`; the caller vouches for
-    // the rest.
+    // SAFETY: not NULL, aligned for a struct that begins with a `size_t`; the caller guarantees the
+    // rest.
     Ok(unsafe { pointer.cast::<usize>().read() })
 }
 
-/// Checks the size that a caller gives a struct.
+/// Checks the caller's size of a struct.
 pub(crate) fn struct_size<T>(size: usize, name: &str) -> Result<(), Error> {
     size_in(size, size_of::<T>(), align_of::<T>(), name)
 }
@@ -132,19 +132,19 @@ fn size_in(size: usize, least: usize, align: usize, name: &str) -> Result<(), Er
     Err(Error::new(StructSize, text))
 }
 
-/// A place for a struct that the library fills in, as large as the caller's version of it.
+/// The destination of a struct that the library fills in, as large as the caller's version of it.
 pub(crate) struct OutVersioned<T> {
     place: *mut T,
     size: usize,
 }
 
 impl<T: Copy> OutVersioned<T> {
-    /// Checks the pointer and the size that the caller gives the struct: at least `least`, which it
-    /// had in the first version.
+    /// Checks the pointer and the caller's size of the struct, which must be at least `least`, the
+    /// size in the first version.
     ///
     /// # Safety
-    /// If `pointer` is neither NULL nor misaligned and `size` is from `least` to 4096, there is room for
-    /// `size` bytes that nothing else uses as long as this lives.
+    /// If `pointer` is neither NULL nor misaligned and `size` is from `least` to 4096, there must
+    /// be room for `size` bytes that nothing else uses as long as this lives.
     pub(crate) unsafe fn new(
         pointer: *mut T,
         size: usize,
@@ -159,10 +159,10 @@ impl<T: Copy> OutVersioned<T> {
         })
     }
 
-    /// Writes what the caller knows of `value`.
+    /// Writes the part of `value` that the caller knows.
     pub(crate) fn write(self, value: &T) {
-        // SAFETY: checked in `new`, whose caller vouches for the room; no more is copied than there is
-        // of `value`, which is the library's.
+        // SAFETY: checked in `new`, whose caller guarantees the room; no more is copied than
+        // `value` has, which is the library's.
         unsafe {
             self.place
                 .cast::<u8>()
@@ -171,32 +171,32 @@ impl<T: Copy> OutVersioned<T> {
     }
 }
 
-/// A place for an output.
+/// The destination of an output.
 pub(crate) struct Out<T>(*mut T);
 
 impl<T> Out<T> {
     /// Checks the pointer.
     ///
     /// # Safety
-    /// If `pointer` is neither NULL nor misaligned, there is room for a `T` that nothing else uses
-    /// as long as the `Out` lives.
+    /// If `pointer` is neither NULL nor misaligned, there must be room for a `T` that nothing else
+    /// uses as long as the `Out` lives.
     pub(crate) unsafe fn new(pointer: *mut T, name: &str) -> Result<Self, Error> {
         check(pointer, name)?;
         Ok(Self(pointer))
     }
 
     pub(crate) fn write(self, value: T) {
-        // SAFETY: checked in `new`, whose caller vouches for the room.
+        // SAFETY: checked in `new`, whose caller guarantees the room.
         unsafe { self.0.write(value) }
     }
 }
 
-/// A place for the 32 bytes of a node.
+/// The destination of a node's 32 bytes.
 ///
 /// # Safety
-/// If `pointer` is not NULL, there is room for 32 bytes as [`Out::new`] says.
+/// If `pointer` is not NULL, there must be room for 32 bytes, as for [`Out::new`].
 pub(crate) unsafe fn out_node(pointer: *mut u8, name: &str) -> Result<Out<Node>, Error> {
-    // SAFETY: the caller vouches for the same; the alignment of a node is that of a byte.
+    // SAFETY: the caller guarantees the same; the alignment of a node is that of a byte.
     unsafe { Out::new(pointer.cast::<[u8; NODE_SIZE]>(), name) }
 }
 
@@ -204,8 +204,8 @@ pub(crate) unsafe fn out_node(pointer: *mut u8, name: &str) -> Result<Out<Node>,
 /// `count`. Without a buffer (NULL and no capacity) only the number is written.
 ///
 /// # Safety
-/// If `buffer` is neither NULL nor misaligned, there is room for `capacity` values that nothing
-/// else uses; `count` as [`Out::new`] says.
+/// If `buffer` is neither NULL nor misaligned, there must be room for `capacity` values that
+/// nothing else uses; `count` must be as for [`Out::new`].
 pub(crate) unsafe fn write_all<T: Copy>(
     values: &[T],
     buffer: *mut T,
@@ -213,7 +213,7 @@ pub(crate) unsafe fn write_all<T: Copy>(
     count: *mut usize,
     name: &str,
 ) -> Result<(), Error> {
-    // SAFETY: the caller vouches for it.
+    // SAFETY: the caller guarantees it.
     let count = unsafe { Out::new(count, "the output for the count") }?;
     if !buffer.is_null() || capacity > 0 {
         check(buffer, name)?;
@@ -224,8 +224,8 @@ pub(crate) unsafe fn write_all<T: Copy>(
             );
             return Err(Error::new(BufferTooSmall, text));
         }
-        // SAFETY: not NULL, aligned, and the caller vouches for the room, which is not in `values`:
-        // those are the library's.
+        // SAFETY: not NULL, aligned, and the caller guarantees the room, which does not overlap
+        // `values`: those are the library's.
         unsafe { buffer.copy_from_nonoverlapping(values.as_ptr(), values.len()) };
     }
     count.write(values.len());

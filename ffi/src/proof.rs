@@ -14,18 +14,17 @@ pub const POET_T: u32 = 150;
 /// The most proof nodes that a proof may have.
 pub const POET_MAX_PROOF_NODES: usize = 5400;
 
-/// The most bytes that an encoded proof may have.
+/// The most bytes in an encoded proof.
 pub const POET_MAX_PROOF_BYTES: usize = 183_196;
 
 const _: () = assert!(
     POET_T as usize == MAX_PROVEN_LEAVES
         && POET_MAX_PROOF_NODES == MAX_PROOF_NODES
-        // Each node behind its length, two list lengths, the leaf count.
+        // Each node with its length, two list lengths, the leaf count.
         && POET_MAX_PROOF_BYTES == (1 + MAX_PROVEN_LEAVES + MAX_PROOF_NODES) * 33 + 2 + 2 + 9
 );
 
-/// A proof with its leaf count. It does not change: any number of threads may use one handle at
-/// once.
+/// A proof with its leaf count. It is immutable: any number of threads may use one handle at once.
 pub struct poet_proof {
     _private: [u8; 0],
 }
@@ -42,21 +41,21 @@ pub(crate) fn open(proof: Proof, leaves: u64) -> Result<*mut poet_proof, Error> 
     PROOFS.open(Counted { proof, leaves })
 }
 
-/// The bytes of an encoded proof.
+/// Returns the bytes of an encoded proof.
 ///
 /// # Safety
 /// As [`pointer::slice`].
 pub(crate) unsafe fn encoded<'a>(bytes: *const u8, length: usize) -> Result<&'a [u8], Error> {
-    // SAFETY: the caller vouches for it.
+    // SAFETY: the caller guarantees it.
     unsafe { pointer::slice(bytes, length, POET_MAX_PROOF_BYTES, "proof") }
 }
 
-/// Reads a proof from the bytes by whose hash an ATX refers to it: SCALE of root, proven leaves,
+/// Decodes a proof from the bytes by whose hash an ATX refers to it: SCALE of root, proven leaves,
 /// proof nodes and leaf count. (What nodes store and gossip is a longer message, which begins with
-/// these bytes.) Whether the proof is valid is another question: poet_verify.
+/// these bytes.) Does not check whether the proof is valid: poet_verify does.
 ///
-/// bytes: length bytes, which are not needed after the call.
-/// proof: receives the handle; the caller closes it with poet_proof_close.
+/// bytes: length bytes, not used after the call.
+/// proof: receives the handle; the caller must close it with poet_proof_close.
 ///
 /// Returns OK, NULL_POINTER, INVALID_LENGTH (over POET_MAX_PROOF_BYTES), MALFORMED_PROOF,
 /// OUT_OF_RESOURCES, PANIC. Any thread.
@@ -70,7 +69,7 @@ pub unsafe extern "C" fn poet_proof_decode(
     proof: *mut *mut poet_proof,
 ) -> poet_status {
     call(|| {
-        // SAFETY: the header asks the caller for it.
+        // SAFETY: the header requires it of the caller.
         let (bytes, out) = unsafe { (encoded(bytes, length)?, Out::new(proof, "proof")?) };
         let (proof, leaves) = Proof::from_scale(bytes)?;
         out.write(open(proof, leaves)?);
@@ -78,13 +77,13 @@ pub unsafe extern "C" fn poet_proof_decode(
     })
 }
 
-/// Makes a proof of its parts. Whether it is valid is another question: poet_verify.
+/// Makes a proof from its parts. Does not check whether it is valid: poet_verify does.
 ///
 /// root: 32 bytes.
 /// proven_leaves: proven_leaf_count * 32 bytes, in increasing order of their index; at most POET_T.
 /// proof_nodes: proof_node_count * 32 bytes; at most POET_MAX_PROOF_NODES.
 /// leaves: the leaf count.
-/// proof: receives the handle; the caller closes it with poet_proof_close.
+/// proof: receives the handle; the caller must close it with poet_proof_close.
 ///
 /// Returns OK, NULL_POINTER, INVALID_LENGTH, OUT_OF_RESOURCES, PANIC. Any thread.
 ///
@@ -101,7 +100,7 @@ pub unsafe extern "C" fn poet_proof_assemble(
     proof: *mut *mut poet_proof,
 ) -> poet_status {
     call(|| {
-        // SAFETY: the header asks the caller for it.
+        // SAFETY: the header requires it of the caller.
         let (root, proven_leaves, proof_nodes, out) = unsafe {
             (
                 pointer::node(root, "root")?,
@@ -130,7 +129,7 @@ pub unsafe extern "C" fn poet_proof_assemble(
     })
 }
 
-/// Closes a handle. Calls with it that other threads are in come to their end.
+/// Closes a handle. Calls that use it on other threads run to their end.
 ///
 /// Returns OK, NULL_POINTER, NOT_OPEN, PANIC. Any thread.
 #[unsafe(no_mangle)]
@@ -138,12 +137,12 @@ pub extern "C" fn poet_proof_close(proof: *mut poet_proof) -> poet_status {
     call(|| PROOFS.close(proof))
 }
 
-/// Writes the proof in the bytes that poet_proof_decode reads: SCALE of root, proven leaves, proof nodes
-/// and leaf count. They are what poet_proof_reference hashes, and not all that a node stores: that has the
-/// service's id, the round's id, the statement and a signature around them.
+/// Encodes the proof as the bytes that poet_proof_decode reads: SCALE of root, proven leaves, proof
+/// nodes and leaf count. poet_proof_reference hashes them. A node stores more: the service's id,
+/// the round's id, the statement and a signature as well.
 ///
 /// bytes: room for capacity bytes (POET_MAX_PROOF_BYTES always suffice), or NULL with capacity 0 to
-/// ask for the length only. length: receives the number of bytes.
+/// get only the length. length: receives the number of bytes.
 ///
 /// Returns OK, NULL_POINTER, BUFFER_TOO_SMALL, NOT_OPEN, POISONED, PANIC. Any thread.
 ///
@@ -159,13 +158,13 @@ pub unsafe extern "C" fn poet_proof_encode(
     call(|| {
         PROOFS.with(proof, |counted| {
             let encoded = counted.proof.to_scale(counted.leaves);
-            // SAFETY: the header asks the caller for it.
+            // SAFETY: the header requires it of the caller.
             unsafe { pointer::write_all(&encoded, bytes, capacity, length, "bytes") }
         })
     })
 }
 
-/// The reference by which an ATX names the proof: BLAKE3 of its encoded bytes.
+/// Computes the reference by which an ATX names the proof: BLAKE3 of its encoded bytes.
 ///
 /// reference: receives 32 bytes.
 ///
@@ -179,7 +178,7 @@ pub unsafe extern "C" fn poet_proof_reference(
     reference: *mut u8,
 ) -> poet_status {
     call(|| {
-        // SAFETY: the header asks the caller for it.
+        // SAFETY: the header requires it of the caller.
         let reference = unsafe { pointer::out_node(reference, "reference") }?;
         PROOFS.with(proof, |counted| {
             reference.write(counted.proof.reference(counted.leaves));
@@ -188,7 +187,7 @@ pub unsafe extern "C" fn poet_proof_reference(
     })
 }
 
-/// The leaf count of the proof.
+/// Reads the leaf count of the proof.
 ///
 /// Returns OK, NULL_POINTER, NOT_OPEN, POISONED, PANIC. Any thread.
 ///
@@ -200,7 +199,7 @@ pub unsafe extern "C" fn poet_proof_leaves(
     leaves: *mut u64,
 ) -> poet_status {
     call(|| {
-        // SAFETY: the header asks the caller for it.
+        // SAFETY: the header requires it of the caller.
         let leaves = unsafe { Out::new(leaves, "leaves") }?;
         PROOFS.with(proof, |counted| {
             leaves.write(counted.leaves);
@@ -209,7 +208,7 @@ pub unsafe extern "C" fn poet_proof_leaves(
     })
 }
 
-/// The root of the proof.
+/// Reads the root of the proof.
 ///
 /// root: receives 32 bytes.
 ///
@@ -220,7 +219,7 @@ pub unsafe extern "C" fn poet_proof_leaves(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn poet_proof_root(proof: *const poet_proof, root: *mut u8) -> poet_status {
     call(|| {
-        // SAFETY: the header asks the caller for it.
+        // SAFETY: the header requires it of the caller.
         let root = unsafe { pointer::out_node(root, "root") }?;
         PROOFS.with(proof, |counted| {
             root.write(counted.proof.root);
@@ -229,9 +228,9 @@ pub unsafe extern "C" fn poet_proof_root(proof: *const poet_proof, root: *mut u8
     })
 }
 
-/// The labels of the proven leaves, in increasing order of their index.
+/// Reads the labels of the proven leaves, in increasing order of their index.
 ///
-/// labels: room for capacity * 32 bytes, or NULL with capacity 0 to ask for their number only.
+/// labels: room for capacity * 32 bytes, or NULL with capacity 0 to get only their number.
 /// count: receives the number of labels, at most POET_T.
 ///
 /// Returns OK, NULL_POINTER, BUFFER_TOO_SMALL, NOT_OPEN, POISONED, PANIC. Any thread.
@@ -248,15 +247,15 @@ pub unsafe extern "C" fn poet_proof_proven_leaves(
     call(|| {
         PROOFS.with(proof, |counted| {
             let found = &counted.proof.proven_leaves;
-            // SAFETY: the header asks the caller for it.
+            // SAFETY: the header requires it of the caller.
             unsafe { pointer::write_all(found, labels.cast(), capacity, count, "labels") }
         })
     })
 }
 
-/// The nodes that lead from the proven leaves to the root, in the order of the proof.
+/// Reads the nodes that lead from the proven leaves to the root, in the order of the proof.
 ///
-/// nodes: room for capacity * 32 bytes, or NULL with capacity 0 to ask for their number only.
+/// nodes: room for capacity * 32 bytes, or NULL with capacity 0 to get only their number.
 /// count: receives the number of nodes, at most POET_MAX_PROOF_NODES.
 ///
 /// Returns OK, NULL_POINTER, BUFFER_TOO_SMALL, NOT_OPEN, POISONED, PANIC. Any thread.
@@ -273,7 +272,7 @@ pub unsafe extern "C" fn poet_proof_nodes(
     call(|| {
         PROOFS.with(proof, |counted| {
             let found = &counted.proof.proof_nodes;
-            // SAFETY: the header asks the caller for it.
+            // SAFETY: the header requires it of the caller.
             unsafe { pointer::write_all(found, nodes.cast(), capacity, count, "nodes") }
         })
     })

@@ -8,30 +8,30 @@ use poet_engine::{
     DepthError, LogError, ProveError, ScaleError, SubtreeHeightError, TreeError, VerifyError,
 };
 
-/// What a call came to. A number is never given another meaning; later versions add numbers.
+/// The result of a call. A number never changes its meaning; later versions add numbers.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum poet_status {
-    /// The call did what it says. In every other case it wrote no output, unless the function says so.
+    /// The call succeeded. In every other case it wrote no output, unless the function says so.
     Ok = 0,
-    /// A pointer is NULL that must not be.
+    /// A pointer is NULL but must not be.
     NullPointer = 1,
     /// An argument is out of its range, a name is not UTF-8, or a pointer is not aligned.
     InvalidArgument = 2,
     /// A length or a count is over its limit.
     InvalidLength = 3,
-    /// The size in a struct (or beside an array of structs) is not one that this version knows, or
-    /// the part behind what it knows is not zero.
+    /// The size in a struct (or next to an array of structs) is not one that this version knows, or
+    /// the part after what it knows is not zero.
     StructSize = 4,
-    /// The buffer of the caller is too small; nothing was written.
+    /// The caller's buffer is too small; nothing was written.
     BufferTooSmall = 5,
     /// The handle is not open: it was closed, or never came from this copy of the library.
     NotOpen = 6,
     /// The handle is in use by another thread at this moment.
     Busy = 7,
-    /// A call with this handle failed by a defect of the library. It can only be closed.
+    /// A call with this handle failed because of a defect in the library. It can only be closed.
     Poisoned = 8,
-    /// This call failed by a defect of the library (a caught panic).
+    /// This call failed because of a defect in the library (a caught panic).
     Panic = 9,
     /// The backend is unknown, cannot run on this CPU, or failed its self-test.
     Backend = 10,
@@ -39,9 +39,9 @@ pub enum poet_status {
     Io = 11,
     /// Another worker or process has the log open.
     LogInUse = 12,
-    /// The log belongs to other work, or the file is no log. It was left as it is.
+    /// The log belongs to other work, or the file is not a log. It is unchanged.
     LogForeign = 13,
-    /// The content of the log is wrong.
+    /// The log contains wrong entries.
     LogDamaged = 14,
     /// There are fewer leaves than the call needs.
     TooFewLeaves = 15,
@@ -88,7 +88,7 @@ impl poet_status {
         (Self::Cancelled, c"the call was cancelled"),
     ];
 
-    /// A description that holds for every call.
+    /// Returns a general description of a status.
     pub(crate) fn message(number: u32) -> &'static CStr {
         let all = Self::ALL.iter();
         let mut found = all.filter(|(status, _)| *status as u32 == number);

@@ -1,4 +1,4 @@
-//! Verification, without any handle.
+//! Verification, without a handle.
 
 use poet_engine::{Claim, MAX_PROVEN_LEAVES, MAX_THREADS, Proof, Work, verify, verify_many};
 
@@ -14,15 +14,15 @@ use crate::{POET_T, poet_status};
 /// The most proofs that one call verifies.
 pub const POET_MAX_CLAIMS: usize = 1 << 20;
 
-/// The most threads that a call may be asked to use.
+/// The most threads that a call may use.
 pub const POET_MAX_THREADS: u32 = 1024;
 
 const _: () = assert!(POET_MAX_THREADS as usize == MAX_THREADS);
 
-/// Proofs that are decoded at a time, so that memory does not grow with their number.
+/// Proofs decoded at a time, so that memory does not grow with their number.
 const BATCH: usize = 256;
 
-/// A proof, and what it is said to prove.
+/// A proof, and what it claims to prove.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct poet_claim {
@@ -38,8 +38,8 @@ pub struct poet_claim {
     pub proof_bytes: usize,
 }
 
-/// Verifies that an encoded proof shows so many leaves of work on a statement. On the Spacemesh
-/// network (depth 400, T = 150) it takes about a millisecond.
+/// Verifies that an encoded proof shows the given number of leaves of work on a statement. On the
+/// Spacemesh network (depth 400, T = 150) it takes about a millisecond.
 ///
 /// work_function: a poet_work_function. depth: as for poet_work_open.
 /// statement: statement_bytes bytes; may be NULL if there are none.
@@ -71,7 +71,7 @@ pub unsafe extern "C" fn poet_verify(
             proof,
             proof_bytes,
         };
-        // SAFETY: the header asks the caller for it.
+        // SAFETY: the header requires it of the caller.
         let (statement, proof) = unsafe { open(&claim) }?;
         let work = kernels(work_function, depth)?;
         Ok(verify(&work, statement, leaves, t as usize, &proof)?)
@@ -83,11 +83,11 @@ pub unsafe extern "C" fn poet_verify(
 /// work_function, depth, t: as for poet_verify, for all of them.
 /// claims: count entries; count: at most POET_MAX_CLAIMS.
 /// claim_size: sizeof(poet_claim) of the caller, the distance from one entry to the next.
-/// threads: how many threads share the work, 1 to POET_MAX_THREADS, the calling one among them; the
+/// threads: how many threads share the work, 1 to POET_MAX_THREADS, including the calling one; the
 /// others end before the call returns.
 /// results: room for count entries; receives what poet_verify would return for each claim.
 ///
-/// Returns OK (all were looked at; they need not be valid), NULL_POINTER, INVALID_ARGUMENT,
+/// Returns OK (all were checked; they need not be valid), NULL_POINTER, INVALID_ARGUMENT,
 /// INVALID_LENGTH, STRUCT_SIZE, BACKEND, PANIC. Any thread.
 ///
 /// # Safety
@@ -122,13 +122,13 @@ pub unsafe extern "C" fn poet_verify_many(
         if count == 0 {
             return Ok(());
         }
-        // SAFETY: the header asks the caller for it.
+        // SAFETY: the header requires it of the caller.
         unsafe {
             pointer::leading_size(claims, "claims")?;
             pointer::Out::new(results, "results")?;
         }
         let claims = (0..count).map(|i| {
-            // SAFETY: the caller vouches for `count` entries of `claim_size` bytes.
+            // SAFETY: the caller guarantees `count` entries of `claim_size` bytes.
             unsafe { pointer::versioned(claims.byte_add(i * claim_size), claim_size, "poet_claim") }
         });
         let claims = claims.collect::<Result<Vec<_>, _>>()?;
@@ -136,7 +136,7 @@ pub unsafe extern "C" fn poet_verify_many(
         for batch in claims.chunks(BATCH) {
             statuses.extend(verify_batch(&work, t, batch, threads as usize));
         }
-        // SAFETY: the caller vouches for `count` entries; `statuses` has as many, elsewhere.
+        // SAFETY: the caller guarantees `count` entries; `statuses` has as many, elsewhere.
         unsafe { results.copy_from_nonoverlapping(statuses.as_ptr(), statuses.len()) };
         Ok(())
     })
@@ -145,7 +145,7 @@ pub unsafe extern "C" fn poet_verify_many(
 fn verify_batch(work: &Work, t: usize, batch: &[poet_claim], threads: usize) -> Vec<poet_status> {
     let opened: Vec<_> = batch
         .iter()
-        // SAFETY: the caller of `poet_verify_many` vouches for each claim.
+        // SAFETY: the caller of `poet_verify_many` guarantees each claim.
         .map(|claim| unsafe { open(claim) }.map_err(|error| error.status))
         .collect();
     let open_claims = batch.iter().zip(&opened);
@@ -173,12 +173,12 @@ fn verify_batch(work: &Work, t: usize, batch: &[poet_claim], threads: usize) -> 
     opened.iter().map(result).collect()
 }
 
-/// Statement and proof of a claim.
+/// Returns the statement and the proof of a claim.
 ///
 /// # Safety
-/// The pointers are as the header asks.
+/// The pointers must be as the header requires.
 unsafe fn open(claim: &poet_claim) -> Result<(&[u8], Proof), Error> {
-    // SAFETY: the caller vouches for it.
+    // SAFETY: the caller guarantees it.
     let (statement, bytes) = unsafe {
         (
             statement(claim.statement, claim.statement_bytes)?,

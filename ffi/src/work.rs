@@ -1,4 +1,4 @@
-//! `poet_work`: the hash functions by themselves.
+//! `poet_work`: the hash functions on their own.
 
 use std::ffi::c_char;
 
@@ -13,7 +13,7 @@ use crate::pointer::{self, Out};
 use crate::status::Error;
 use crate::{POET_BACKEND_NAME_BYTES, poet_status};
 
-/// The hash invocations for a label on the Spacemesh network.
+/// The number of hash invocations for a label on the Spacemesh network.
 pub const POET_LABEL_DEPTH: u32 = 400;
 
 /// The greatest depth, and the most steps of a chain in one call.
@@ -25,18 +25,18 @@ pub const POET_MAX_STATEMENT_BYTES: usize = 1 << 24;
 const _: () = assert!(POET_MAX_DEPTH == MAX_DEPTH && POET_LABEL_DEPTH == poet_engine::LABEL_DEPTH);
 
 /// A work function of some depth on a backend: the hash functions, for a prover that keeps the tree
-/// itself. It does not change: any number of threads may use one handle at once.
+/// itself. It is immutable: any number of threads may use one handle at once.
 pub struct poet_work {
     _private: [u8; 0],
 }
 
-/// What a poet_work is.
+/// Describes a poet_work.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct poet_work_info {
     /// A poet_work_function.
     pub work_function: u32,
-    /// Hash invocations for a label.
+    /// The number of hash invocations for a label.
     pub depth: u32,
     /// The backend for the sequential work.
     pub one_backend: [c_char; POET_BACKEND_NAME_BYTES],
@@ -56,11 +56,11 @@ static WORKS: Table<Opened> = Table::new("poet_work", 0);
 /// # Safety
 /// As [`pointer::slice`].
 pub(crate) unsafe fn statement<'a>(bytes: *const u8, length: usize) -> Result<&'a [u8], Error> {
-    // SAFETY: the caller vouches for it.
+    // SAFETY: the caller guarantees it.
     unsafe { pointer::slice(bytes, length, POET_MAX_STATEMENT_BYTES, "statement") }
 }
 
-/// What is told of a work function on the kernels of a selection.
+/// Describes a work function on the kernels of a selection.
 pub(crate) fn info(selection: &Selection, work: &Work) -> poet_work_info {
     poet_work_info {
         work_function: work.function() as u32,
@@ -74,11 +74,11 @@ pub(crate) fn info(selection: &Selection, work: &Work) -> poet_work_info {
 ///
 /// work_function: a poet_work_function.
 /// depth: hash invocations for a label, up to POET_MAX_DEPTH; 0 means POET_LABEL_DEPTH.
-/// backend: the name of one (see poet_backend_list); or "fastest" for a trial of some 50 ms, in a
-/// thread of its own, that chooses; or NULL for the first in the order of preference, which is
+/// backend: the name of one (see poet_backend_list); or "fastest" for the winner of a trial of some
+/// 50 ms, which runs on its own thread; or NULL for the first in the order of preference, which is
 /// within a few percent of the fastest. In the last two cases the environment variable POET_BACKEND
-/// goes before. A backend for many chains only leaves the sequential work to another.
-/// work: receives the handle; the caller closes it with poet_work_close.
+/// takes precedence. A backend for many chains only leaves the sequential work to another.
+/// work: receives the handle; the caller must close it with poet_work_close.
 ///
 /// Returns OK, NULL_POINTER, INVALID_ARGUMENT, BACKEND, OUT_OF_RESOURCES, PANIC. Any thread.
 ///
@@ -92,7 +92,7 @@ pub unsafe extern "C" fn poet_work_open(
     work: *mut *mut poet_work,
 ) -> poet_status {
     call(|| {
-        // SAFETY: the header asks the caller for it.
+        // SAFETY: the header requires it of the caller.
         let (backend, out) =
             unsafe { (pointer::text(backend, "backend")?, Out::new(work, "work")?) };
         let selection = select(function(work_function)?, backend)?;
@@ -103,7 +103,7 @@ pub unsafe extern "C" fn poet_work_open(
     })
 }
 
-/// Closes a handle. Calls with it that other threads are in come to their end.
+/// Closes a handle. Calls that use it on other threads run to their end.
 ///
 /// Returns OK, NULL_POINTER, NOT_OPEN, PANIC. Any thread.
 #[unsafe(no_mangle)]
@@ -111,7 +111,7 @@ pub extern "C" fn poet_work_close(work: *mut poet_work) -> poet_status {
     call(|| WORKS.close(work))
 }
 
-/// Says what a poet_work is, above all which backends were chosen.
+/// Describes a poet_work, above all which backends it uses.
 ///
 /// info_size: sizeof(poet_work_info) of the caller. info: receives the answer.
 ///
@@ -126,7 +126,7 @@ pub unsafe extern "C" fn poet_work_describe(
     info_size: usize,
 ) -> poet_status {
     call(|| {
-        // SAFETY: the header asks the caller for it.
+        // SAFETY: the header requires it of the caller.
         let info = unsafe { Out::new(info, "info") }?;
         pointer::struct_size::<poet_work_info>(info_size, "poet_work_info")?;
         WORKS.with(work, |opened| {
@@ -161,7 +161,7 @@ pub unsafe extern "C" fn poet_work_label(
     label: *mut u8,
 ) -> poet_status {
     call(|| {
-        // SAFETY: the header asks the caller for it.
+        // SAFETY: the header requires it of the caller.
         let (statement, left_siblings, label) = unsafe {
             (
                 self::statement(statement, statement_bytes)?,
@@ -200,7 +200,7 @@ pub unsafe extern "C" fn poet_work_node(
     node: *mut u8,
 ) -> poet_status {
     call(|| {
-        // SAFETY: the header asks the caller for it.
+        // SAFETY: the header requires it of the caller.
         let (statement, left, right, node) = unsafe {
             (
                 self::statement(statement, statement_bytes)?,
@@ -216,8 +216,8 @@ pub unsafe extern "C" fn poet_work_node(
     })
 }
 
-/// Applies the work function to 32 bytes, again and again: the nested chain by itself. The depth of
-/// the poet_work does not matter. A label is what depth - 1 steps make of its first digest.
+/// Applies the work function repeatedly to 32 bytes: the nested chain on its own. The depth of the
+/// poet_work is ignored. A label is the result of depth - 1 steps from its first digest.
 ///
 /// steps: at most POET_MAX_DEPTH; 0 copies the input.
 /// input: 32 bytes. output: receives 32 bytes; may be the input.
@@ -234,7 +234,7 @@ pub unsafe extern "C" fn poet_work_chain(
     output: *mut u8,
 ) -> poet_status {
     call(|| {
-        // SAFETY: the header asks the caller for it.
+        // SAFETY: the header requires it of the caller.
         let (mut digest, output) = unsafe {
             (
                 pointer::node(input, "input")?,

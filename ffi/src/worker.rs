@@ -1,11 +1,11 @@
-//! `poet_worker`: the sequential work on a statement, its log, and the proof of it.
+//! `poet_worker`: the sequential work on a statement, its log, and its proof.
 //!
-//! The work loop runs in steps of about a millisecond, between which it looks at the clock and for
-//! a request to stop; both cost nothing beside a step. Finished subtree roots wait in memory until
-//! they are appended to the log: at the end of each call, and about every 50 ms within one. No
-//! thread is started for that. Making them durable, which can take long, is a call of its own that
-//! another thread may make while the work goes on. Until then they stay in memory, too: what the disk
-//! does not take, or a failed sync loses, is written again ([`DurableLog`]).
+//! The work loop runs in steps of about a millisecond, between which it checks the clock and for a
+//! request to stop; both cost nothing compared with a step. Finished subtree roots wait in memory
+//! until they are appended to the log: at the end of each call, and about every 50 ms within one.
+//! No thread is started for that. Making them durable, which can take long, is a separate call that
+//! another thread may make while the work goes on. Until then they stay in memory, too: what the
+//! disk does not take, or a failed sync loses, is written again ([`DurableLog`]).
 
 use std::ffi::c_char;
 use std::path::Path;
@@ -33,62 +33,62 @@ pub const POET_MAX_SUBTREE_HEIGHT: u32 = 24;
 
 const _: () = assert!(POET_MAX_SUBTREE_HEIGHT == SubtreeHeight::MAX.get());
 
-/// The sequential work on a statement. A worker is for one thread at a time, except where a function
-/// says that it may be called during others; a second thread is told BUSY.
+/// The sequential work on a statement. Only one thread at a time may use a worker, except for
+/// functions that may be called during others; a second thread gets BUSY.
 pub struct poet_worker {
     _private: [u8; 0],
 }
 
-/// How to open a worker. Set everything to zero, then struct_size and what is wanted: zero is a
-/// usable value in every place.
+/// How to open a worker. Set everything to zero, then struct_size and the fields you need: zero is
+/// a valid value for every field.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct poet_worker_options {
     /// sizeof(poet_worker_options).
     pub struct_size: usize,
-    /// What the work is done for. It is not needed after the call. May be NULL if it is empty.
+    /// What the work is bound to. Not used after the call. May be NULL if it is empty.
     pub statement: *const u8,
     /// Its length, at most POET_MAX_STATEMENT_BYTES.
     pub statement_bytes: usize,
-    /// An existing directory for the log, as UTF-8. The log is the file tree.log in it; if it is there
-    /// already, the work goes on where it stands. NULL: the log is kept in memory only.
+    /// An existing directory for the log, as UTF-8. The log is the file tree.log in it; if the file
+    /// exists, the work goes on from its end. NULL: the log is kept in memory only.
     pub log_directory: *const c_char,
     /// The backend, as for poet_work_open.
     pub backend: *const c_char,
     /// A poet_work_function.
     pub work_function: u32,
-    /// Hash invocations for a label; 0 means POET_LABEL_DEPTH.
+    /// The number of hash invocations for a label; 0 means POET_LABEL_DEPTH.
     pub depth: u32,
     /// The log keeps 32 bytes for each 2^subtree_height leaves, and a proof recomputes up to 150
     /// times as many. Up to POET_MAX_SUBTREE_HEIGHT; 12 suits a round of two weeks, 0 one of minutes.
     pub subtree_height: u32,
-    /// 0.
+    /// Must be 0.
     pub reserved: u32,
 }
 
-/// How far a worker is.
+/// The progress of a worker.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct poet_worker_progress {
-    /// Leaves done.
+    /// The number of leaves done.
     pub leaves: u64,
-    /// Leaves that would survive a power failure. Without a log directory 0.
+    /// The number of leaves that would survive a power failure; 0 without a log directory.
     pub durable_leaves: u64,
-    /// Hashes done and to do, approximately, of the proof that is or was last made; 0 before.
+    /// Hashes done and to do, approximately, of the current or last proof; 0 before the first.
     pub prove_hashes_done: u64,
     /// See prove_hashes_done.
     pub prove_hashes_total: u64,
-    /// Leaves that poet_worker_audit, if one runs or ran, has found right or put right. From here on
-    /// since version 1.1 of the ABI.
+    /// Leaves that the current or last poet_worker_audit has found right or repaired. This field
+    /// and the following exist since version 1.1 of the ABI.
     pub audited_leaves: u64,
-    /// Entries of the log that were put right since the worker was opened, or when it was: the disk or
-    /// memory had changed them.
+    /// Entries of the log that the disk or memory had changed, and that were repaired when the
+    /// worker was opened or later.
     pub repaired_entries: u64,
-    /// Leaves that were taken back since the worker was opened, or when it was, because their entries
-    /// were not what the work makes; they are made again.
+    /// Leaves that were taken back when the worker was opened or later, because their entries were
+    /// not what the work makes; they are made again.
     pub lost_leaves: u64,
-    /// How often poet_worker_audit found that this machine computes wrongly: the work itself, or the
-    /// audit. The machine should be replaced.
+    /// How often poet_worker_audit found that this machine computes wrongly: the work itself, or
+    /// the audit. The machine should be replaced.
     pub mistakes: u64,
 }
 
@@ -99,7 +99,7 @@ const PROGRESS_SIZE_1_0: usize = 32;
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum poet_advanced {
-    /// All the leaves that were asked for are done (or the tree has as many as it may have, 2^56).
+    /// All requested leaves are done (or the tree has as many as it may have, 2^56).
     Leaves = 1,
     /// The time was up.
     Time = 2,
@@ -107,10 +107,10 @@ pub enum poet_advanced {
     Stopped = 3,
 }
 
-/// How long the work loop runs without looking at the clock.
+/// How long the work loop runs without checking the clock.
 const STEP: Duration = Duration::from_millis(1);
 
-/// The most leaves of a step, for work functions with little depth.
+/// The most leaves in a step, for work functions of small depth.
 const MAX_STEP_LEAVES: u64 = 4096;
 
 /// How long finished entries may wait in memory.
@@ -119,8 +119,8 @@ const APPEND_INTERVAL: Duration = Duration::from_millis(50);
 /// Entries that may wait for the disk: 8 MiB, as in the server.
 const BACKLOG_ENTRIES: usize = 1 << 18;
 
-/// Entries that are in the file, and wait for a sync that nobody makes. After so many the work makes
-/// one itself.
+/// Entries that may be in the file without a sync by the caller. After that many the work makes one
+/// itself.
 const UNSYNCED_ENTRIES: usize = BACKLOG_ENTRIES / 2;
 
 pub(crate) struct Worker {
@@ -128,7 +128,7 @@ pub(crate) struct Worker {
     pub(crate) subtree_height: SubtreeHeight,
     pub(crate) leaves: AtomicU64,
     stop: AtomicBool,
-    /// Of an audit, the request to stop is here, too.
+    /// Also holds the request to stop an audit.
     pub(crate) prove: ProveProgress,
     pub(crate) audit: AuditProgress,
     /// The log file, for syncing it.
@@ -136,7 +136,7 @@ pub(crate) struct Worker {
     state: Mutex<State>,
 }
 
-/// What was found wrong and put right.
+/// What was found wrong and repaired.
 #[derive(Default)]
 pub(crate) struct AuditProgress {
     pub(crate) audited_leaves: AtomicU64,
@@ -145,7 +145,7 @@ pub(crate) struct AuditProgress {
     pub(crate) mistakes: AtomicU64,
 }
 
-/// What only one thread may use.
+/// The state that only one thread at a time may use.
 pub(crate) struct State {
     pub(crate) work: Work,
     pub(crate) statement: Vec<u8>,
@@ -176,7 +176,7 @@ fn out_of_memory() -> Error {
 }
 
 impl Log {
-    /// Makes room for up to `count` entries, and returns for how many there is some.
+    /// Reserves room for up to `count` entries, and returns for how many there is room.
     fn reserve(&mut self, count: usize) -> usize {
         match self {
             Self::Memory(log) => log.try_reserve(count).map_or(0, |()| count),
@@ -184,7 +184,7 @@ impl Log {
         }
     }
 
-    /// Adds an entry for which there is room.
+    /// Adds an entry for which room is reserved.
     pub(crate) fn push(&mut self, entry: Node) {
         match self {
             Self::Memory(log) => log.push(entry),
@@ -195,7 +195,7 @@ impl Log {
         }
     }
 
-    /// Writes what is not in the file yet.
+    /// Writes the entries that are not yet in the file.
     pub(crate) fn append(&mut self) -> Result<(), LogError> {
         if let Self::File(log) = self {
             log.write()?;
@@ -288,7 +288,7 @@ impl Worker {
         })
     }
 
-    /// Adds leaves. Says why it ended, and what is wrong with the log by then.
+    /// Adds leaves. Returns why it ended, and the result of the last write to the log.
     fn advance(
         &self,
         leaves: u64,
@@ -298,11 +298,11 @@ impl Worker {
         let k = self.subtree_height.get();
         let goal = tree.leaves().saturating_add(leaves).min(MAX_LEAVES);
         let start = Instant::now();
-        // What an earlier call could not append. The work does not depend on it.
+        // Entries that an earlier call could not append. The work does not depend on them.
         let mut written = log.append();
         let mut appended = start;
         let mut now = start;
-        // Not known before the first step, which is a single leaf.
+        // Unknown before the first step, which is a single leaf.
         let mut leaf_time = STEP;
         let ended = loop {
             let done = tree.leaves();
@@ -318,7 +318,7 @@ impl Worker {
             }
             let step = left.map_or(STEP, |left| left.min(STEP)).as_nanos() / leaf_time.as_nanos();
             let step = (step as u64).clamp(1, MAX_STEP_LEAVES).min(goal - done);
-            // Up to the leaf before the one that completes an entry for which there is no room.
+            // Ends at the leaf before the one that completes an entry without room.
             let room = log.reserve((step >> k) as usize + 1) as u64;
             let step = step.min((((done >> k) + room + 1) << k) - 1 - done);
             if step == 0 {
@@ -378,7 +378,7 @@ impl Worker {
             return Err(Error::argument(format!("t is {t}, expected 1 to {POET_T}")));
         }
         let state = &mut *self.lock()?;
-        // If it fails, the proof is made from what is in memory.
+        // If this fails, the proof is made from memory.
         drop(state.log.append());
         let leaves = state.tree.leaves();
         if leaves < t as u64 {
@@ -392,7 +392,7 @@ impl Worker {
         proof::open(self.or_cancelled(proof)?, leaves)
     }
 
-    /// A request to stop that has been answered counts no longer.
+    /// Resets a request to stop once it has been answered.
     pub(crate) fn or_cancelled<T, E: Into<Error>>(&self, result: Result<T, E>) -> Result<T, Error> {
         result.map_err(|why| {
             let why = why.into();
@@ -404,17 +404,17 @@ impl Worker {
     }
 }
 
-/// Opens a worker. If the log directory has a log of the same work, statement and subtree height, the
-/// worker goes on where it stands: at most 2^subtree_height - 1 leaves, and what a failure of the
-/// power lost, are done again. No other worker and no other process can open that log meanwhile.
+/// Opens a worker. If the log directory has a log of the same work, statement and subtree height,
+/// the worker goes on from its end: at most 2^subtree_height - 1 leaves, and those that a power
+/// failure lost, are made again. No other worker and no other process can open that log meanwhile.
 ///
-/// The last entry of the log is made once more, which takes as long as 2^subtree_height leaves and shows
-/// whether the disk has changed the log. Some changed entries are put right, zeros at the end and what
-/// cannot be put right are cut off: repaired_entries and lost_leaves of poet_worker_progress say so.
-/// What the work itself got wrong is not found: for that there is poet_worker_audit.
+/// Recomputes the last entry of the log, which takes as long as 2^subtree_height leaves and shows
+/// whether the disk has changed the log. Repairs some changed entries; cuts off zeros at the end
+/// and what cannot be repaired. repaired_entries and lost_leaves of poet_worker_progress count
+/// them. Does not find errors of the work itself; poet_worker_audit does.
 ///
-/// options: not needed after the call, nor is what it points to.
-/// worker: receives the handle; the caller closes it with poet_worker_close.
+/// options: not used after the call, nor is what it points to.
+/// worker: receives the handle; the caller must close it with poet_worker_close.
 ///
 /// Returns OK, NULL_POINTER, INVALID_ARGUMENT, INVALID_LENGTH, STRUCT_SIZE, BACKEND, IO, LOG_IN_USE,
 /// LOG_FOREIGN, TOO_MANY_LEAVES (the log is too long), OUT_OF_RESOURCES, PANIC. Any thread.
@@ -427,7 +427,7 @@ pub unsafe extern "C" fn poet_worker_open(
     worker: *mut *mut poet_worker,
 ) -> poet_status {
     call(|| {
-        // SAFETY: the header asks the caller for it.
+        // SAFETY: the header requires it of the caller.
         let (options, statement, directory, backend, out) = unsafe {
             let size = pointer::leading_size(options, "options")?;
             let options = pointer::versioned(options, size, "poet_worker_options")?;
@@ -448,10 +448,10 @@ pub unsafe extern "C" fn poet_worker_open(
 }
 
 /// Closes a worker. Everything is in the log, durable as far as poet_worker_sync made it, unless
-/// poet_worker_advance says that the log cannot be written; then it is tried once more, and what is
-/// missing is made again by the next worker.
+/// poet_worker_advance has reported that the log cannot be written; then closing tries once more,
+/// and the next worker makes the missing leaves again.
 ///
-/// Returns OK, NULL_POINTER, NOT_OPEN, BUSY (another thread works with it: stop that first), PANIC.
+/// Returns OK, NULL_POINTER, NOT_OPEN, BUSY (another thread is using it: stop that first), PANIC.
 /// Any thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn poet_worker_close(worker: *mut poet_worker) -> poet_status {
@@ -460,7 +460,7 @@ pub extern "C" fn poet_worker_close(worker: *mut poet_worker) -> poet_status {
             Err(error) if error.status == Busy => Err(error),
             Err(_) => Ok(()),
             Ok(mut state) => {
-                // What the disk does not take now is made again by the next worker.
+                // The next worker makes again what the disk does not take now.
                 drop(state.log.append());
                 Ok(())
             }
@@ -468,21 +468,22 @@ pub extern "C" fn poet_worker_close(worker: *mut poet_worker) -> poet_status {
     })
 }
 
-/// Does the sequential work: adds leaves until there are so many more, or the time is up, or another
-/// thread calls poet_worker_stop, whichever comes first. The calling thread does nothing but hash, and
-/// append to the log about every 50 ms and at the end. It returns at most one leaf late, or, after a
-/// stop, about a millisecond. To bind the thread to a core is up to the caller.
+/// Does the sequential work: adds leaves until the given number is reached, the time is up, or
+/// another thread calls poet_worker_stop, whichever comes first. The calling thread only hashes,
+/// and appends to the log about every 50 ms and at the end. It returns at most one leaf late, or,
+/// after a stop, about a millisecond. The caller may bind the thread to a core.
 ///
 /// leaves: how many to add at most; UINT64_MAX for no limit.
-/// time_us: how long to go on, in microseconds; UINT64_MAX for no limit.
-/// advanced: receives why it returned, a poet_advanced. If several reasons meet, a stop goes before
-/// leaves, and leaves before time.
+/// time_us: how long to work, in microseconds; UINT64_MAX for no limit.
+/// advanced: receives why it returned, a poet_advanced. If several reasons apply, a stop takes precedence
+/// over leaves, and leaves over time.
 ///
-/// When the log cannot be written, because the disk is full, say, the work goes on all the same: the
-/// leaves were added, advanced is written, and the call returns IO. The entries wait in memory, and every
-/// call tries to write them, also one with leaves 0. When 2^18 entries wait (8 MiB: hours at
-/// subtree_height 12, seconds at 0), the call returns BACKLOG_FULL and adds no leaf that would need
-/// another one: wait a second before the next call. Nothing is lost as long as the worker is open.
+/// If the log cannot be written, for example because the disk is full, the work goes on: the leaves
+/// are added, advanced is written, and the call returns IO. The entries wait in memory, and every
+/// call tries to write them, even one with leaves 0. When 2^18 entries wait (8 MiB: hours at
+/// subtree_height 12, seconds at 0), the call returns BACKLOG_FULL and adds no leaf that would
+/// complete another one: wait a second before the next call. Nothing is lost as long as the worker
+/// is open.
 ///
 /// Returns OK, NULL_POINTER, NOT_OPEN, BUSY, POISONED, IO, BACKLOG_FULL, OUT_OF_RESOURCES, PANIC. After
 /// OUT_OF_RESOURCES the leaves that were added stay. One thread at a time.
@@ -497,7 +498,7 @@ pub unsafe extern "C" fn poet_worker_advance(
     advanced: *mut poet_advanced,
 ) -> poet_status {
     call(|| {
-        // SAFETY: the header asks the caller for it.
+        // SAFETY: the header requires it of the caller.
         let advanced = unsafe { Out::new(advanced, "advanced") }?;
         let time = (time_us != u64::MAX).then(|| Duration::from_micros(time_us));
         WORKERS.with(worker, |worker| {
@@ -508,8 +509,8 @@ pub unsafe extern "C" fn poet_worker_advance(
     })
 }
 
-/// Makes the poet_worker_advance that another thread is in return; if none is, the next one returns at
-/// once. So it does not matter which of the two calls comes first.
+/// Makes a poet_worker_advance running on another thread return; if none is running, the next one
+/// returns at once. So the order of the two calls does not matter.
 ///
 /// Returns OK, NULL_POINTER, NOT_OPEN, POISONED, PANIC. Any thread, also during other calls.
 #[unsafe(no_mangle)]
@@ -522,9 +523,9 @@ pub extern "C" fn poet_worker_stop(worker: *mut poet_worker) -> poet_status {
     })
 }
 
-/// Makes the poet_worker_prove or poet_worker_audit that another thread is in return CANCELLED, within
-/// about a millisecond of hashing, or a pass over the log; if none is, the next one returns it. So it does
-/// not matter which of the two calls comes first. Since version 1.1 of the ABI.
+/// Makes a poet_worker_prove or poet_worker_audit running on another thread return CANCELLED,
+/// within about a millisecond of hashing, or a pass over the log; if none is running, the next one
+/// returns it. So the order of the two calls does not matter. Since version 1.1 of the ABI.
 ///
 /// Returns OK, NULL_POINTER, NOT_OPEN, POISONED, PANIC. Any thread, also during other calls.
 #[unsafe(no_mangle)]
@@ -537,7 +538,7 @@ pub extern "C" fn poet_worker_cancel(worker: *mut poet_worker) -> poet_status {
     })
 }
 
-/// Says what a poet_worker computes with, above all which backends were chosen. Since version 1.1 of the
+/// Describes how a poet_worker computes, above all which backends it uses. Since version 1.1 of the
 /// ABI.
 ///
 /// info_size: sizeof(poet_work_info) of the caller. info: receives the answer.
@@ -553,7 +554,7 @@ pub unsafe extern "C" fn poet_worker_describe(
     info_size: usize,
 ) -> poet_status {
     call(|| {
-        // SAFETY: the header asks the caller for it.
+        // SAFETY: the header requires it of the caller.
         let info = unsafe { Out::new(info, "info") }?;
         pointer::struct_size::<poet_work_info>(info_size, "poet_work_info")?;
         WORKERS.with(worker, |worker| {
@@ -563,7 +564,7 @@ pub unsafe extern "C" fn poet_worker_describe(
     })
 }
 
-/// Tells how far a worker is.
+/// Reads the progress of a worker.
 ///
 /// progress: receives the answer. progress_size: sizeof(poet_worker_progress) of the caller.
 ///
@@ -579,7 +580,7 @@ pub unsafe extern "C" fn poet_worker_read_progress(
     progress_size: usize,
 ) -> poet_status {
     call(|| {
-        // SAFETY: the header asks the caller for it.
+        // SAFETY: the header requires it of the caller.
         let progress = unsafe {
             OutVersioned::new(
                 progress,
@@ -595,7 +596,7 @@ pub unsafe extern "C" fn poet_worker_read_progress(
     })
 }
 
-/// The number of leaves done.
+/// Reads the number of leaves done.
 ///
 /// Returns OK, NULL_POINTER, NOT_OPEN, POISONED, PANIC. Any thread, also during other calls.
 ///
@@ -607,7 +608,7 @@ pub unsafe extern "C" fn poet_worker_leaves(
     leaves: *mut u64,
 ) -> poet_status {
     call(|| {
-        // SAFETY: the header asks the caller for it.
+        // SAFETY: the header requires it of the caller.
         let leaves = unsafe { Out::new(leaves, "leaves") }?;
         WORKERS.with(worker, |worker| {
             leaves.write(worker.leaves.load(Relaxed));
@@ -616,23 +617,23 @@ pub unsafe extern "C" fn poet_worker_leaves(
     })
 }
 
-/// Makes what is in the log file durable. After it has returned OK, everything that was appended
-/// before it was called survives a power failure: up to 50 ms of a poet_worker_advance that is running
-/// are not among that. Without a log directory it does nothing. Where nobody calls it,
-/// poet_worker_advance does the same after every 2^17 entries.
+/// Makes the log file durable. After it has returned OK, everything that was appended before the
+/// call survives a power failure. That excludes up to 50 ms of a running poet_worker_advance.
+/// Without a log directory it does nothing. If it is never called, poet_worker_advance syncs after
+/// every 2^17 entries.
 ///
-/// IO: the system could not, and may have lost what was written since the last success. That counts as
-/// unwritten then, durable_leaves does not rise, and this call returns IO until poet_worker_advance, which
-/// keeps it in memory, has written it again.
+/// IO: the sync failed, and may have lost what was written since the last success. That then counts
+/// as unwritten, durable_leaves does not rise, and this call returns IO until poet_worker_advance,
+/// which keeps it in memory, has written it again.
 ///
-/// Returns OK, NULL_POINTER, NOT_OPEN, POISONED, IO, PANIC. Any thread, also during other calls; it may
-/// take long, so a thread of its own is the place for it.
+/// Returns OK, NULL_POINTER, NOT_OPEN, POISONED, IO, PANIC. Any thread, also during other calls; it
+/// may take long, so call it from a separate thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn poet_worker_sync(worker: *const poet_worker) -> poet_status {
     call(|| WORKERS.with(worker, Worker::sync))
 }
 
-/// The root of the tree as it is.
+/// Computes the root of the current tree.
 ///
 /// root: receives 32 bytes.
 ///
@@ -647,7 +648,7 @@ pub unsafe extern "C" fn poet_worker_root(
     root: *mut u8,
 ) -> poet_status {
     call(|| {
-        // SAFETY: the header asks the caller for it.
+        // SAFETY: the header requires it of the caller.
         let root = unsafe { pointer::out_node(root, "root") }?;
         WORKERS.with(worker, |worker| {
             root.write(worker.root()?);
@@ -659,18 +660,18 @@ pub unsafe extern "C" fn poet_worker_root(
 /// Makes the proof of all leaves done. The worker can go on afterwards.
 ///
 /// t: how many leaves to prove, 1 to POET_T, on the Spacemesh network POET_T.
-/// threads: how many threads share the work, 1 to POET_MAX_THREADS, the calling one among them; the
+/// threads: how many threads share the work, 1 to POET_MAX_THREADS, including the calling one; the
 /// others end before the call returns.
-/// proof: receives the handle; the caller closes it with poet_proof_close. It does not depend on the
-/// worker any more.
+/// proof: receives the handle; the caller must close it with poet_proof_close. It is independent of the
+/// worker.
 ///
-/// It recomputes up to t subtrees of 2^subtree_height leaves and one pass over the log: see GUIDE.md for
-/// how long that takes. poet_worker_cancel stops it. It does not need the disk to take what is missing in
-/// the log.
+/// Recomputes up to t subtrees of 2^subtree_height leaves and makes one pass over the log; GUIDE.md
+/// says how long that takes. poet_worker_cancel stops it. It works even if the disk does not take
+/// the entries missing in the log.
 ///
 /// Returns OK, NULL_POINTER, INVALID_ARGUMENT, NOT_OPEN, BUSY, POISONED, TOO_FEW_LEAVES (fewer than t),
-/// IO, LOG_DAMAGED (poet_worker_audit can put it right), CANCELLED, OUT_OF_RESOURCES, PANIC. One thread at
-/// a time.
+/// IO, LOG_DAMAGED (poet_worker_audit can repair it), CANCELLED, OUT_OF_RESOURCES, PANIC. One
+/// thread at a time.
 ///
 /// # Safety
 /// As the header says of pointers.
@@ -682,7 +683,7 @@ pub unsafe extern "C" fn poet_worker_prove(
     proof: *mut *mut poet_proof,
 ) -> poet_status {
     call(|| {
-        // SAFETY: the header asks the caller for it.
+        // SAFETY: the header requires it of the caller.
         let proof = unsafe { Out::new(proof, "proof") }?;
         WORKERS.with(worker, |worker| {
             proof.write(worker.prove(t, threads)?);

@@ -1,24 +1,9 @@
-//! Compiles the gRPC interface, without a `protoc` of the system, and finds out which commit is built.
+//! Finds out which commit is built.
 
-use std::{env, error::Error, fs, path::PathBuf, process::Command};
-
-use protox::prost::Message as _;
+use std::{env, error::Error, process::Command};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    println!("cargo:rerun-if-changed=../proto/rpc");
-    let mut files = protox::compile(["rpc/api/v1/api.proto"], ["../proto"])?;
-    // Reflection shows the interface as it is.
-    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
-    fs::write(out.join("descriptors.bin"), files.encode_to_vec())?;
-    // Proofs are sent from buffers that are encoded once; generated code would encode them, and
-    // copy them, for everyone who asks.
-    for service in files.file.iter_mut().flat_map(|file| &mut file.service) {
-        service.method.retain(|method| method.name() != "Proof");
-    }
-    tonic_prost_build::configure()
-        .build_client(false)
-        .build_transport(false)
-        .compile_fds(files)?;
+    println!("cargo:rerun-if-changed=build.rs");
     // A build for tests would be made anew after each commit.
     let commit = match env::var("PROFILE").as_deref() {
         Ok("release") => commit(),
@@ -40,7 +25,6 @@ fn commit() -> Option<String> {
     git(&["ls-files", "--error-unmatch", "build.rs"])?;
     // Written when another commit is checked out or made.
     let log = git(&["rev-parse", "--git-path", "logs/HEAD"])?;
-    println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed={log}");
     git(&["rev-parse", "--short=12", "HEAD"])
 }

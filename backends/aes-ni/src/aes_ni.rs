@@ -12,18 +12,18 @@ use poet_engine::{Chain, Node};
 poet_backend_token::token! {
     /// Haraka-256 v2 on AES-NI.
     ///
-    /// A value exists only where the CPU has AES-NI.
+    /// A value exists only if the CPU has AES-NI.
     AesNi, "aes-ni", [aes: "aes"]
 }
 
 impl Chain for AesNi {
     fn one(&self, digest: &mut Node, n: u32) {
-        // SAFETY: `get` gives out `self` only where it has found AES-NI.
+        // SAFETY: `get` returns `self` only if it has found AES-NI.
         unsafe { one(digest, n) }
     }
 
     fn many(&self, digests: &mut [Node], n: u32) {
-        // SAFETY: `get` gives out `self` only where it has found AES-NI.
+        // SAFETY: `get` returns `self` only if it has found AES-NI.
         unsafe { many(digests, n) }
     }
 }
@@ -55,11 +55,11 @@ pub(crate) fn many(digests: &mut [Node], n: u32) {
 }
 
 /// The round constants as AESENC takes them.
-// SAFETY: both types are plain 16 bytes, any value of which is valid. x86-64 is little-endian, so
-// that the bytes of a number are those of the AES state that it stands for.
+/// SAFETY: both types are 16 plain bytes, any value of which is valid. x86-64 is little-endian, so
+/// the bytes of a number are those of its AES state.
 const KEYS: [__m128i; 4 * ROUNDS] = unsafe { transmute(ROUND_CONSTANTS) };
 
-/// Chains of `n` hashes, `LANES` of them side by side.
+/// Chains of `n` hashes, `LANES` of them together.
 #[target_feature(enable = "aes")]
 fn lanes<const LANES: usize>(digests: &mut [Node; LANES], n: u32) {
     let mut s0 = [KEYS[0]; LANES];
@@ -104,10 +104,10 @@ fn lanes<const LANES: usize>(digests: &mut [Node; LANES], n: u32) {
                 [s0[lane], s1[lane]] = mix(s0[lane], s1[lane]);
                 if LANES > 1 {
                     // No instruction, but the compiler keeps the order of such blocks. Otherwise it
-                    // writes one lane after the other, which the CPU cannot look far enough ahead
-                    // to interleave: 14 cycles a hash instead of 12.7.
+                    // writes one lane after the other, and the CPU cannot look far enough ahead to
+                    // interleave them: 14 cycles a hash instead of 12.7.
                     //
-                    // SAFETY: there is nothing in it.
+                    // SAFETY: the block is empty.
                     unsafe {
                         asm!("/* {} {} */", inout(xmm_reg) s0[lane], inout(xmm_reg) s1[lane],
                             options(nomem, nostack, preserves_flags));

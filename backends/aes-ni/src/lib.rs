@@ -1,4 +1,4 @@
-//! x86-64 backend: Haraka-256 v2 on AES-NI and on VAES.
+//! x86-64 backends: Haraka-256 v2 on AES-NI and on VAES.
 //!
 //! The function is described in `poet_backend_generic::haraka`. An AES round of it is one AESENC,
 //! a mix is two unpacks: the work of a hash is 20 AESENC and 10 unpacks on two registers, s0 and

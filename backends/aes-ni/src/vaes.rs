@@ -11,15 +11,15 @@ use poet_backend_generic::haraka::{ROUND_CONSTANTS, ROUNDS};
 use poet_engine::{Chain, Node};
 
 poet_backend_token::token! {
-    /// Haraka-256 v2 on the 512-bit form of VAES; what does not fill a register is left to AES-NI.
+    /// Haraka-256 v2 on the 512-bit form of VAES; AES-NI hashes what does not fill a register.
     ///
-    /// A value exists only where the CPU has AES-NI, VAES and AVX-512.
+    /// A value exists only if the CPU has AES-NI, VAES and AVX-512.
     Vaes, "vaes", [aes: "aes", vaes: "vaes", avx2: "avx2", fma: "fma", avx512f: "avx512f"]
 }
 
 impl Chain for Vaes {
     fn one(&self, digest: &mut Node, n: u32) {
-        // SAFETY: `get` gives out `self` only where it has found AES-NI.
+        // SAFETY: `get` returns `self` only if it has found AES-NI.
         unsafe { aes_ni::one(digest, n) }
     }
 
@@ -27,7 +27,7 @@ impl Chain for Vaes {
         let (quads, rest) = digests.as_chunks_mut();
         let (groups, quads) = quads.as_chunks_mut();
         for group in groups {
-            // SAFETY: `get` gives out `self` only where it has found VAES and AVX-512.
+            // SAFETY: `get` returns `self` only if it has found VAES and AVX-512.
             unsafe { lanes::<4>(group, n) }
         }
         let (groups, quads) = quads.as_chunks_mut();
@@ -39,7 +39,7 @@ impl Chain for Vaes {
             // SAFETY: as above.
             unsafe { lanes(core::array::from_mut(quad), n) }
         }
-        // SAFETY: `get` gives out `self` only where it has found AES-NI.
+        // SAFETY: `get` returns `self` only if it has found AES-NI.
         unsafe { aes_ni::many(rest, n) }
     }
 }
@@ -55,12 +55,12 @@ const KEYS: [__m512i; 4 * ROUNDS] = {
         keys[i] = [ROUND_CONSTANTS[i]; 4];
         i += 1;
     }
-    // SAFETY: both types are plain 64 bytes, any value of which is valid. x86-64 is little-endian,
-    // so that the bytes of a number are those of the AES state that it stands for.
+    // SAFETY: both types are 64 plain bytes, any value of which is valid. x86-64 is little-endian,
+    // so the bytes of a number are those of its AES state.
     unsafe { transmute::<[[u128; 4]; 4 * ROUNDS], [__m512i; 4 * ROUNDS]>(keys) }
 };
 
-/// Chains of `n` hashes, `QUADS` times four of them side by side.
+/// Chains of `n` hashes, `QUADS` times four of them together.
 #[target_feature(enable = "avx512f,vaes")]
 fn lanes<const QUADS: usize>(digests: &mut [Quad; QUADS], n: u32) {
     let mut s0 = [KEYS[0]; QUADS];

@@ -25,18 +25,18 @@ use poet_engine::{Chain, Node};
 poet_backend_token::token! {
     /// Haraka-256 v2 on the AES extension of ARMv8.
     ///
-    /// A value exists only where the CPU has the extension.
+    /// A value exists only if the CPU has the extension.
     Armv8Aes, "armv8-aes", [aes: "aes"]
 }
 
 impl Chain for Armv8Aes {
     fn one(&self, digest: &mut Node, n: u32) {
-        // SAFETY: `get` gives out `self` only where it has found the extension.
+        // SAFETY: `get` returns `self` only if it has found the extension.
         unsafe { lanes(core::array::from_mut(digest), n) }
     }
 
     fn many(&self, digests: &mut [Node], n: u32) {
-        // SAFETY: `get` gives out `self` only where it has found the extension.
+        // SAFETY: `get` returns `self` only if it has found the extension.
         unsafe { many(digests, n) }
     }
 }
@@ -90,11 +90,11 @@ const fn keys(mixed: bool) -> [Keys; ROUNDS] {
         round += 1;
     }
     // SAFETY: both types are plain bytes, any value of which is valid. This is compiled for
-    // little-endian only, so that the bytes of a number are those of the AES state it stands for.
+    // little-endian only, so the bytes of a number are those of its AES state.
     unsafe { transmute::<[[u128; 2]; ROUNDS], [Keys; ROUNDS]>(keys) }
 }
 
-/// Chains of `n` hashes, `LANES` of them side by side.
+/// Chains of `n` hashes, `LANES` of them together.
 #[target_feature(enable = "aes")]
 fn lanes<const LANES: usize>(digests: &mut [Node; LANES], n: u32) {
     // SAFETY: plain bytes, any value of which is valid.

@@ -22,35 +22,35 @@ use poet_engine::{Block, Chain, Node, SHA256_IV, Sha256, State};
 poet_backend_token::token! {
     /// SHA-256 on the SHA2 extension of ARMv8.
     ///
-    /// A value exists only where the CPU has the extension.
+    /// A value exists only if the CPU has the extension.
     Armv8Sha2, "armv8-sha2", [sha2: "sha2"]
 }
 
 impl Sha256 for Armv8Sha2 {
     fn compress(&self, state: &mut State, blocks: &[Block]) {
-        // SAFETY: `get` gives out `self` only where it has found the extension.
+        // SAFETY: `get` returns `self` only if it has found the extension.
         unsafe { compress(state, blocks) }
     }
 
     fn hash_many(&self, start: &State, messages: &[&[Block]], digests: &mut [Node]) {
-        // SAFETY: `get` gives out `self` only where it has found the extension.
+        // SAFETY: `get` returns `self` only if it has found the extension.
         unsafe { hash_many(start, messages, digests) }
     }
 }
 
 impl Chain for Armv8Sha2 {
     fn one(&self, digest: &mut Node, n: u32) {
-        // SAFETY: `get` gives out `self` only where it has found the extension.
+        // SAFETY: `get` returns `self` only if it has found the extension.
         unsafe { chains(core::array::from_mut(digest), n) }
     }
 
     fn many(&self, digests: &mut [Node], n: u32) {
-        // SAFETY: `get` gives out `self` only where it has found the extension.
+        // SAFETY: `get` returns `self` only if it has found the extension.
         unsafe { many(digests, n) }
     }
 }
 
-/// Chains, or blocks, that are hashed side by side.
+/// Chains, or blocks, hashed together.
 const LANES: usize = 4;
 
 /// Four words, one round or one word of the schedule each.
@@ -85,7 +85,7 @@ const IV: [Words; 2] = [
 /// W8 to W11 and W12 to W15 of a message of 32 bytes.
 const PADDING: [Words; 2] = [[0x8000_0000, 0, 0, 0], [0, 0, 0, 256]];
 
-/// What turns the raw state of a hash into W + K of the first eight rounds of the next.
+/// Added to the raw state of a hash, gives W + K of the first eight rounds of the next.
 const IV_K: [Words; 2] = [sum(IV[0], K[0]), sum(IV[1], K[1])];
 
 /// W + K of rounds 8 to 15.
@@ -133,7 +133,7 @@ fn add(a: Registers, b: Registers) -> Registers {
     [vaddq_u32(a[0], b[0]), vaddq_u32(a[1], b[1])]
 }
 
-/// 32 bytes as eight big-endian words, or the other way round.
+/// Converts 32 bytes to eight big-endian words, or back.
 #[target_feature(enable = "neon")]
 fn swap(words: Registers) -> Registers {
     words.map(|word| vreinterpretq_u32_u8(vrev32q_u8(vreinterpretq_u8_u32(word))))
@@ -215,7 +215,7 @@ fn hash_many(start: &State, messages: &[&[Block]], digests: &mut [Node]) {
     }
 }
 
-/// Hashes messages side by side up to the end of the shortest, and then what is left of each.
+/// Hashes messages together up to the end of the shortest, and then the rest of each.
 #[target_feature(enable = "sha2")]
 fn hash<const LANES: usize>(
     start: &State,
@@ -261,11 +261,11 @@ fn many(digests: &mut [Node], n: u32) {
     }
 }
 
-/// Chains of `n` hashes, `LANES` of them side by side.
+/// Chains of `n` hashes, `LANES` of them together.
 #[target_feature(enable = "sha2")]
 fn chains<const LANES: usize>(digests: &mut [Node; LANES], n: u32) {
     let padding = [vector(PADDING[0]), vector(PADDING[1])];
-    // The state as the last rounds of a hash leave it: the feed-forward is missing.
+    // The state after the last rounds of a hash, without the feed-forward.
     let mut raw = [IV_REGISTERS; LANES];
     for lane in 0..LANES {
         // SAFETY: 32 plain bytes both, any value of which is valid.

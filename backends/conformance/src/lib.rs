@@ -1,8 +1,8 @@
-//! What every backend is measured against; a dev-dependency, never part of a program.
+//! What every backend is tested against; a dev-dependency, never part of a program.
 //!
 //! - [`vectors`]: the golden vectors, decoded.
 //! - [`reference`](mod@reference): slow oracles that follow the standards line by line.
-//! - [`suite`]: the tests that every backend passes.
+//! - [`suite`]: the tests that every backend must pass.
 //!
 //! A backend's own test is one line for each trait it implements:
 //!
@@ -14,7 +14,7 @@
 //! suite::chain(&backend, WorkFunction::Haraka256);
 //! ```
 //!
-//! Everything here panics when something is wrong, with a message that names the case.
+//! Everything here panics on an error, with a message that names the case.
 
 pub mod reference;
 mod rng;

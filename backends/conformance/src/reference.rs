@@ -1,7 +1,7 @@
 //! Slow oracles, written from the standards to be obviously right.
 //!
-//! Nothing here shares code, tables or tricks with a backend: constants are computed from their
-//! definitions, Haraka's are read from `vectors/haraka.json`.
+//! Nothing here shares code, tables or optimisations with a backend: constants are computed from
+//! their definitions, and Haraka's are read from `vectors/haraka.json`.
 
 mod aes;
 mod haraka;
@@ -24,7 +24,7 @@ pub fn hash(function: WorkFunction, digest: &Node) -> Node {
     }
 }
 
-/// The oracles in the form of a backend.
+/// The oracles as a backend.
 #[derive(Clone, Copy, Debug)]
 pub struct Reference {
     function: WorkFunction,

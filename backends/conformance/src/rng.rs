@@ -5,7 +5,7 @@
 pub struct Rng(u64);
 
 impl Rng {
-    /// The sequence that belongs to `seed`.
+    /// Starts the sequence of `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self(seed)
@@ -19,8 +19,8 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// A number below `bound`, which must not be 0. The slight bias towards small numbers does
-    /// not matter to a test.
+    /// Returns a number below `bound`, which must not be 0. The slight bias towards small numbers
+    /// does not matter to a test.
     pub fn below(&mut self, bound: u32) -> u32 {
         let number = self.next_u64() % u64::from(bound);
         u32::try_from(number).expect("less than a 32-bit bound")

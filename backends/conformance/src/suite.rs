@@ -1,4 +1,4 @@
-//! The tests that every backend passes, with the [oracles](crate::reference) as judges.
+//! The tests that every backend must pass, with the [oracles](crate::reference) as judges.
 //!
 //! Every input comes from a numbered seed, which the panic message names.
 
@@ -8,20 +8,20 @@ use poet_engine::{
     Block, Chain, LABEL_DEPTH, Node, NodeMessage, SHA256_IV, Sha256, State, WorkFunction,
 };
 
-/// Lengths of chains: nothing, one, a few, and those of short and long labels.
+/// Lengths of chains: none, one, a few, and those of short and long labels.
 const CHAIN_LENGTHS: [u32; 7] = [0, 1, 2, 3, 7, 63, LABEL_DEPTH - 1];
 
-/// Independent chains: more than twice the lanes of the widest kernel there is.
+/// Independent chains: more than twice the lanes of the widest kernel.
 const MAX_CHAINS: usize = 40;
 
 /// The environment variable that names the backends, separated by spaces, that this CPU must have.
 pub const REQUIRED: &str = "POET_REQUIRE_BACKENDS";
 
-/// Passes on what a backend's `get` returned, and says so where the CPU lacks it.
+/// Returns the result of a backend's `get`, and reports if the CPU lacks it.
 ///
 /// # Panics
-/// When [`REQUIRED`] names the backend and the CPU lacks it: a backend that was promised and then
-/// skipped is a failure.
+/// Panics if [`REQUIRED`] names the backend and the CPU lacks it: skipping a required backend is a
+/// failure.
 pub fn supported<T: ?Sized>(name: &str, backend: Option<&'static T>) -> Option<&'static T> {
     if backend.is_none() {
         let required = std::env::var(REQUIRED).unwrap_or_default();
@@ -34,7 +34,7 @@ pub fn supported<T: ?Sized>(name: &str, backend: Option<&'static T>) -> Option<&
     backend
 }
 
-/// Whether `name` is one of the names in `list`, which spaces separate.
+/// Returns whether `name` is one of the names in `list`, separated by spaces.
 fn names(list: &str, name: &str) -> bool {
     list.split_whitespace().any(|listed| listed == name)
 }
@@ -42,7 +42,7 @@ fn names(list: &str, name: &str) -> bool {
 /// Tests a compression function.
 ///
 /// # Panics
-/// When it is wrong; the message names the case.
+/// Panics if it is wrong; the message names the case.
 pub fn sha256(backend: &dyn Sha256) {
     sha256_examples(backend);
     sha256_properties(backend);
@@ -56,7 +56,7 @@ pub fn sha256(backend: &dyn Sha256) {
 /// Tests a chain that iterates `function`.
 ///
 /// # Panics
-/// When it is wrong; the message names the case.
+/// Panics if it is wrong; the message names the case.
 pub fn chain(backend: &dyn Chain, function: WorkFunction) {
     match function {
         WorkFunction::Sha256 => chain_sha256_vectors(backend),
@@ -159,7 +159,7 @@ fn sha256_properties(backend: &dyn Sha256) {
     }
 }
 
-/// Blocks at every offset from an aligned address, the state at every word; nothing beside the
+/// Blocks at every offset from an aligned address, the state at every word; nothing next to the
 /// state may change.
 fn sha256_alignment(backend: &dyn Sha256) {
     #[repr(align(64))]
@@ -253,7 +253,7 @@ fn sha256_hash_many_alignment(backend: &dyn Sha256) {
     }
 }
 
-/// Inner nodes behind statements of all lengths up to two blocks, and every number of nodes behind
+/// Inner nodes after statements of all lengths up to two blocks, and every number of nodes after
 /// those lengths that end in the middle of a block, as those of the network do.
 fn sha256_hash_nodes(backend: &dyn Sha256) {
     let reference = Reference::new(WorkFunction::Sha256);
@@ -286,7 +286,7 @@ fn sha256_hash_nodes(backend: &dyn Sha256) {
     }
 }
 
-/// Behind a statement so long that the number of its bits takes more than a word, from any state.
+/// After a statement so long that the number of its bits takes more than a word, from any state.
 fn sha256_hash_nodes_behind_much(backend: &dyn Sha256) {
     for length in [1 << 29, (1 << 60) + (1 << 28)] {
         let mut rng = Rng::new(length);
@@ -315,7 +315,7 @@ fn sha256_hash_nodes_behind_much(backend: &dyn Sha256) {
     }
 }
 
-/// The digest that a state stands for.
+/// The digest that a state encodes.
 fn digest(state: State) -> Node {
     let mut digest = Node::default();
     for (bytes, word) in digest.as_chunks_mut().0.iter_mut().zip(state) {
@@ -383,7 +383,7 @@ fn chain_lengths(backend: &dyn Chain, function: WorkFunction) {
         let mut expected = inputs.clone();
         let mut done = 0;
         for n in CHAIN_LENGTHS {
-            // The oracle goes on from the length before.
+            // The oracle continues from the previous length.
             Reference::new(function).many(&mut expected, n - done);
             done = n;
             for (i, (input, expected)) in inputs.iter().zip(&expected).enumerate() {
@@ -405,7 +405,7 @@ fn chain_lengths(backend: &dyn Chain, function: WorkFunction) {
     }
 }
 
-/// Inputs in which a carry, a sign or a byte that is never set goes unnoticed otherwise.
+/// Inputs that reveal a wrong carry or sign, or a byte that is never set.
 fn chain_special_inputs(backend: &dyn Chain, function: WorkFunction) {
     let single_bits = (0..256).map(|bit| {
         let mut input = [0; 32];
@@ -465,7 +465,7 @@ fn chain_many_is_one_each(backend: &dyn Chain) {
     }
 }
 
-/// Digests at every offset from an aligned address; nothing beside them may change.
+/// Digests at every offset from an aligned address; nothing next to them may change.
 fn chain_alignment(backend: &dyn Chain, function: WorkFunction) {
     const COUNT: usize = 19;
     #[repr(align(64))]

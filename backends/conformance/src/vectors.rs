@@ -1,7 +1,7 @@
 //! The golden vectors of `vectors/`, with bytes decoded from hex.
 //!
-//! `vectors/README.md` says where each file comes from. A loader panics when its file does not have
-//! the expected form, an unknown key included: data that nothing reads is an error.
+//! `vectors/README.md` gives the source of each file. A loader panics if its file does not have the
+//! expected form, including an unknown key: data that is not read is an error.
 
 use hex::FromHex;
 use poet_engine::Node;
@@ -17,7 +17,7 @@ macro_rules! loaders {
             $(#[$doc])*
             ///
             /// # Panics
-            /// When the file does not have the expected form.
+            /// Panics if the file does not have the expected form.
             #[must_use]
             pub fn $loader() -> $vectors {
                 load($file, include_str!(concat!("../vectors/", $file)))
@@ -60,14 +60,14 @@ pub struct LabelVector {
     pub root_after_each_leaf: Vec<Node>,
 }
 
-/// A proof with all it is verified against.
+/// A proof with everything it is verified against.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProofVector {
     /// The statement of the round, 32 bytes.
     #[serde(with = "hex")]
     pub statement: Vec<u8>,
-    /// How many leaves the tree has.
+    /// The number of leaves of the tree.
     pub leaves: u64,
     /// The root of the tree.
     #[serde(with = "hex")]
@@ -80,7 +80,7 @@ pub struct ProofVector {
     /// The siblings from which the root is rebuilt, in the order of PROTOCOL.md section 5.
     #[serde(deserialize_with = "list")]
     pub proof_nodes: Vec<Node>,
-    /// What the Go verifier answers with T = 150: false below 150 leaves.
+    /// The result of the Go verifier with T = 150: false below 150 leaves.
     pub valid: bool,
 }
 
@@ -88,7 +88,7 @@ pub struct ProofVector {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScaleProofVector {
-    /// How many leaves the tree has.
+    /// The number of leaves of the tree.
     pub leaves: u64,
     /// The root of the tree.
     #[serde(with = "hex")]
@@ -108,11 +108,11 @@ pub struct FiatShamirVector {
     /// The root of the tree.
     #[serde(with = "hex")]
     pub root: Node,
-    /// How many leaves the tree has; up to the greatest 64-bit number.
+    /// The number of leaves of the tree; up to the greatest 64-bit number.
     pub leaves: u64,
-    /// How many leaves are to be proven.
+    /// The number of leaves to prove.
     pub t: u32,
-    /// The selected indices, increasing; fewer than `t` when there are fewer leaves.
+    /// The selected indices, increasing; fewer than `t` if there are fewer leaves.
     pub indices_sorted: Vec<u64>,
 }
 
@@ -120,7 +120,7 @@ pub struct FiatShamirVector {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MembershipVector {
-    /// The challenges, in the order of the leaves. 32 bytes each, but for the last vector.
+    /// The challenges, in the order of the leaves. 32 bytes each, except in the last vector.
     #[serde(deserialize_with = "list")]
     pub members_in_tree_order: Vec<Vec<u8>>,
     /// The root: empty without members, the challenge itself with one, else 32 bytes.
@@ -146,7 +146,7 @@ pub struct PowVector {
     /// The RIPEMD-256 digest of all of them.
     #[serde(with = "hex")]
     pub ripemd256: [u8; 32],
-    /// How many zero bits the digest begins with.
+    /// The number of zero bits at the start of the digest.
     pub leading_zero_bits: u32,
 }
 
@@ -160,7 +160,7 @@ pub struct CertificateVector {
     /// The ed25519 public key of the node that may register.
     #[serde(with = "hex")]
     pub node_id: [u8; 32],
-    /// When the certificate expires, in seconds since 1970; `None`: never.
+    /// When the certificate expires, in seconds since 1970; `None` if never.
     pub expiration_unix: Option<u64>,
     /// The SCALE encoding that is signed.
     #[serde(with = "hex")]
@@ -185,7 +185,7 @@ pub struct HarakaVectors {
     pub haraka256: Vec<HashVector<32>>,
     /// Haraka-512: 64 bytes to 32 bytes.
     pub haraka512: Vec<HashVector<64>>,
-    /// Haraka-256 applied again and again.
+    /// Haraka-256 applied repeatedly.
     pub haraka256_chain: Vec<ChainVector>,
 }
 
@@ -208,12 +208,12 @@ pub struct HashVector<const N: usize> {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChainVector {
-    /// What the first hash is applied to.
+    /// The input of the first hash.
     #[serde(with = "hex")]
     pub input: Node,
-    /// How many hashes.
+    /// The number of hashes.
     pub iterations: u32,
-    /// What the last one returns.
+    /// The output of the last hash.
     #[serde(with = "hex")]
     pub output: Node,
 }
@@ -243,7 +243,7 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    /// A vector file that nothing reads is a failure.
+    /// A vector file without a loader is a failure.
     #[test]
     fn every_file_has_a_loader() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/vectors");
@@ -256,7 +256,7 @@ mod tests {
         assert_eq!(there, loaded);
     }
 
-    /// Every loader reads its file, and the files hold what the tests of the project count on.
+    /// Every loader reads its file, and the files contain what the project's tests rely on.
     #[test]
     fn every_loader_reads_its_file() {
         let labels = labels();

@@ -25,7 +25,7 @@ fn assert_rejected(defect: &str, cases: &[&str], test: impl FnOnce()) {
     );
 }
 
-/// A chain that is right but for what its two closures do.
+/// A chain that is right except for what its two closures do.
 struct Wrong<One, Many> {
     function: WorkFunction,
     one: One,
@@ -162,7 +162,7 @@ fn rejects_the_other_function() {
     });
 }
 
-/// A compression function that is right but for what its closure does.
+/// A compression function that is right except for what its closure does.
 struct WrongSha256<F>(F);
 
 impl<F: Fn(&Reference, &mut State, &[Block]) + Send + Sync> Sha256 for WrongSha256<F> {
@@ -224,7 +224,7 @@ fn rejects_a_wrong_sha256() {
     );
 }
 
-/// A compression function whose lanes alone are wrong: a remainder is left alone.
+/// A compression function whose lanes alone are wrong: a remainder is right.
 struct WrongLanes {
     lanes: usize,
 }
@@ -251,7 +251,7 @@ fn rejects_wrong_lanes() {
     }
 }
 
-/// Nodes that are right but for what the closure does to their children and to them.
+/// Nodes that are right except for what the closure does to their children and to them.
 struct WrongNodes<F>(F);
 
 impl<F> Sha256 for WrongNodes<F>

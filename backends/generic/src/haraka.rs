@@ -20,11 +20,11 @@ use poet_engine::{Chain, Node};
 pub const ROUNDS: usize = 5;
 
 /// The round constants of Haraka-256 (eprint 2016/098; the same as the first 20 of
-/// `vectors/haraka.json`, the others belong to Haraka-512).
+/// `vectors/haraka.json`, whose others belong to Haraka-512).
 ///
-/// AES round m (0 or 1) of round r adds number 4 r + 2 m to s0 and the one after it to s1. Each is
-/// a 128-bit number, most significant byte first: its little-endian bytes are the AES state, so
-/// that it lies in the memory of a little-endian CPU as AESENC takes it.
+/// AES round m (0 or 1) of round r adds number 4 r + 2 m to s0 and the next one to s1. Each is a
+/// 128-bit number, most significant byte first: its little-endian bytes are the AES state, so that
+/// it lies in the memory of a little-endian CPU as AESENC takes it.
 pub const ROUND_CONSTANTS: [u128; 4 * ROUNDS] = [
     0x0684_704c_e620_c00a_b2c5_fef0_7581_7b9d,
     0x8b66_b4e1_88f3_a06b_640f_6ba4_2f08_f717,
@@ -54,15 +54,14 @@ pub struct GenericHaraka(());
 
 static GENERIC_HARAKA: GenericHaraka = GenericHaraka(());
 
-/// Chains that are hashed at once: the bit-sliced AES round takes eight states, whether it has
-/// them or not.
+/// Chains hashed at once: the bit-sliced AES round processes eight states, used or not.
 const LANES: usize = 4;
 
 impl GenericHaraka {
     /// The name that selects this backend.
     pub const NAME: &'static str = crate::Generic::NAME;
 
-    /// The backend; every CPU has it.
+    /// Returns the backend; every CPU has it.
     #[must_use]
     pub fn get() -> &'static Self {
         &GENERIC_HARAKA
@@ -92,7 +91,7 @@ impl Chain for GenericHaraka {
     }
 }
 
-/// Haraka-256 of four inputs, each of which is two neighbouring states.
+/// Haraka-256 of four inputs, each of which is two adjacent states.
 fn hash(states: &mut ParBlocks) {
     let input = *states;
     for constants in ROUND_CONSTANTS.as_chunks::<4>().0 {

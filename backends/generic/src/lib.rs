@@ -1,7 +1,7 @@
-//! Portable backend: works on every CPU and is the yardstick for the others.
+//! Portable backend: works on every CPU and is the baseline for the others.
 //!
-//! SHA-256 is the `sha2` crate's and the AES round under Haraka-256 the `aes` crate's, both forced
-//! to their portable paths, so that what is tested here is the same on every machine.
+//! SHA-256 comes from the `sha2` crate and the AES round of Haraka-256 from the `aes` crate, both
+//! forced to their portable paths, so that the tested code is the same on every machine.
 #![no_std]
 
 pub mod haraka;
@@ -21,7 +21,7 @@ impl Generic {
     /// The name that selects this backend.
     pub const NAME: &'static str = "generic";
 
-    /// The backend; every CPU has it.
+    /// Returns the backend; every CPU has it.
     #[must_use]
     pub fn get() -> &'static Self {
         &GENERIC

@@ -1,8 +1,8 @@
 //! A program without std that does work, proves it and verifies the proof, on the engine and the
 //! portable backend.
 //!
-//! It brings its own panic handler. If anything in it used std, there would be two, and that is an
-//! error: so if it builds, the engine needs nothing but `core` and `alloc`.
+//! It has its own panic handler. If any of its code used std, there would be two, which is an
+//! error: so if it builds, the engine needs only `core` and `alloc`.
 #![no_std]
 
 extern crate alloc;
@@ -21,7 +21,7 @@ use poet_engine::{
 
 const ARENA_BYTES: usize = 16 << 20;
 
-/// Memory that is handed out once and never taken back.
+/// Memory that is allocated once and never freed.
 struct Arena {
     bytes: UnsafeCell<[u8; ARENA_BYTES]>,
     used: AtomicUsize,
@@ -33,15 +33,15 @@ static ARENA: Arena = Arena {
     used: AtomicUsize::new(0),
 };
 
-// SAFETY: the bytes are only reached through `alloc`, which gives every caller others.
+// SAFETY: the bytes are reached only through `alloc`, which gives every caller different ones.
 unsafe impl Sync for Arena {}
 
-// SAFETY: `alloc` returns null or a block within the arena with the layout's size and alignment,
-// which no other call has got or will get: `used` only grows, in one atomic step.
+// SAFETY: `alloc` returns null or a block within the arena with the layout's size and alignment
+// that no other call gets: `used` only grows, in one atomic step.
 unsafe impl GlobalAlloc for Arena {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let start = self.bytes.get().cast::<u8>();
-        // Where the block begins and ends, if so much is used.
+        // The start and end of the block, given the bytes already used.
         let place = |used: usize| {
             let skip = start.wrapping_add(used).align_offset(layout.align());
             let begin = used.checked_add(skip)?;
@@ -65,9 +65,9 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     }
 }
 
-/// Makes a proof and verifies it, and a wrong one: 0 if everything was as it must be, otherwise the
+/// Makes a proof and verifies it, and a wrong one: returns 0 if every step was right, otherwise the
 /// number of the step that was not.
-// SAFETY: no other function of the program has this name.
+/// SAFETY: no other function of the program has this name.
 #[unsafe(no_mangle)]
 pub extern "C" fn poet_no_std() -> i32 {
     match round() {

@@ -1,20 +1,23 @@
-//! Detects, tests and chooses the kernels that a work function runs on.
+//! Detects, tests and chooses the backends on which a work function runs.
 //!
-//! 1. *Detection*: which kernels of the table does this CPU have the features for?
-//! 2. *Self-test*: those compute known answers. A kernel that gets one wrong is excluded, and
-//!    [`Selection::warnings`] says so: it must not go unnoticed, since the machine is broken or the
-//!    kernel is.
-//! 3. *Timing trial*: the rest is measured for some milliseconds, separately in its two roles, one
-//!    chain (latency: the sequential work) and many (throughput: proofs, verification, audit).
-//! 4. *Choice*: in each role the fastest. A kernel is only preferred to one before it in the table
-//!    if it is more than 1 % faster, so that noise does not choose between equals.
+//! A *backend* is what a user chooses by name; its *kernels* are the functions that compute.
+//!
+//! 1. *Detection*: finds the backends of the table whose features this CPU has.
+//! 2. *Self-test*: checks that they compute known answers. A backend that gets one wrong is
+//!    excluded, and [`Selection::warnings`] reports it: it must not go unnoticed, since either the
+//!    machine or the backend is broken.
+//! 3. *Timing trial*: measures the others for some milliseconds, separately in two roles: one chain
+//!    (latency: the sequential work) and many (throughput: proofs, verification, audit).
+//! 4. *Choice*: takes the fastest in each role. A backend is preferred to one before it in the
+//!    table only if it is more than 1 % faster, so that noise does not choose between equals.
 //!
 //! A name given by `--backend`, or else by the environment variable `POET_BACKEND`, forces the
-//! choice. A kernel for one chain is then used in both roles. One that is for many chains only
-//! (`avx512`, `avx2`) is used for those, and the kernel for one chain is chosen as ever: programs that
-//! hash one chain refuse it ([`Selection::for_one_chain`]), because another one would do their work.
+//! choice. A backend for one chain is then used in both roles. One that is for many chains only
+//! (`avx512`, `avx2`) is used for those, and the backend for one chain is chosen as usual: programs
+//! that hash one chain refuse it ([`Selection::for_one_chain`]), because another one would do their
+//! work.
 //!
-//! A new kernel is one row in the table.
+//! A new backend is one row in the table.
 
 mod self_test;
 mod table;
@@ -30,19 +33,19 @@ use poet_engine::{DepthError, Kernels, Work, WorkFunction};
 use table::{Kernel, ROWS, Roles, Row};
 use trial::Rates;
 
-/// The environment variable that forces a kernel by name. Empty is the same as unset.
+/// The environment variable that forces a backend by name. Empty is the same as unset.
 pub const ENVIRONMENT_VARIABLE: &str = "POET_BACKEND";
 
-/// How much faster a kernel must be than one before it in the table.
+/// How much faster a backend must be than one before it in the table.
 const MARGIN: f64 = 1.01;
 
-/// How to choose.
+/// How to choose a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options<'a> {
-    /// The name of the kernel to use (`--backend`). Without it, [`ENVIRONMENT_VARIABLE`] may name
+    /// The name of the backend to use (`--backend`). Without it, [`ENVIRONMENT_VARIABLE`] may name
     /// one.
     pub forced: Option<&'a str>,
-    /// Whether kernels are timed. If not, the order of the table decides, and no rates are known.
+    /// Whether backends are timed. If not, the order of the table decides, and no rates are known.
     pub trial: bool,
 }
 
@@ -55,7 +58,7 @@ impl Default for Options<'_> {
     }
 }
 
-/// Why a kernel was chosen.
+/// Why a backend was chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// It was the fastest of the timing trial.
@@ -64,7 +67,7 @@ pub enum Reason {
     ForcedByOption,
     /// [`ENVIRONMENT_VARIABLE`] named it.
     ForcedByEnvironment,
-    /// There was no trial, and it comes first.
+    /// There was no trial, and it comes first in the table.
     Preference,
 }
 
@@ -85,14 +88,14 @@ impl fmt::Display for Reason {
     }
 }
 
-/// The kernel chosen for a role.
+/// The backend chosen for a role.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Choice {
-    /// The name of the kernel.
+    /// The name of the backend.
     pub name: &'static str,
     /// Invocations of the work function per second in this role, if it was measured.
     pub hashes_per_s: Option<f64>,
-    /// Why this one.
+    /// The reason for the choice.
     pub reason: Reason,
 }
 
@@ -107,7 +110,7 @@ impl fmt::Display for Choice {
     }
 }
 
-/// Why a kernel cannot be used.
+/// Why a backend cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Excluded {
     /// The CPU, or the operating system, lacks these features.
@@ -117,7 +120,7 @@ pub enum Excluded {
     },
     /// It computed something wrong.
     Failed {
-        /// What it got wrong.
+        /// The wrong result.
         failure: String,
     },
 }
@@ -131,42 +134,42 @@ impl fmt::Display for Excluded {
     }
 }
 
-/// What is known of a kernel.
+/// What is known about a backend.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KernelReport {
     /// The name that selects it.
     pub name: &'static str,
-    /// Whether it can be chosen for one chain. All can be for many.
+    /// Whether it can be chosen for one chain. All can be chosen for many.
     pub latency: bool,
-    /// Why it cannot be used; nothing if the CPU has all it needs and it passed its self-test.
+    /// Why it cannot be used; `None` if the CPU has its features and it passed its self-test.
     pub excluded: Option<Excluded>,
     /// Invocations of the work function per second on one chain, if measured.
     pub one_hashes_per_s: Option<f64>,
     /// Invocations of the work function per second on many chains, if measured.
     pub many_hashes_per_s: Option<f64>,
-    /// Whether it is the kernel chosen for one chain.
+    /// Whether it was chosen for one chain.
     pub chosen_latency: bool,
-    /// Whether it is the kernel chosen for many chains.
+    /// Whether it was chosen for many chains.
     pub chosen_throughput: bool,
 }
 
-/// Why no kernel could be chosen.
+/// Why no backend could be chosen.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SelectError {
-    /// There is no kernel of the name.
+    /// No backend has the name.
     #[error("unknown backend {name:?} ({reason}); {}", choices(*.function, .available))]
     Unknown {
         /// The name.
         name: String,
-        /// Who named it.
+        /// How it was named.
         reason: Reason,
         /// The work function.
         function: WorkFunction,
-        /// The kernels that could be used.
+        /// The usable backends.
         available: Vec<&'static str>,
     },
-    /// The CPU cannot run the kernel.
+    /// The CPU cannot run the backend.
     #[error(
         "backend {name} ({reason}) is not supported: the CPU lacks {}; {}",
         .missing.join(", "),
@@ -175,16 +178,16 @@ pub enum SelectError {
     Unsupported {
         /// The name.
         name: &'static str,
-        /// Who named it.
+        /// How it was named.
         reason: Reason,
         /// The CPU features that it lacks.
         missing: Vec<&'static str>,
         /// The work function.
         function: WorkFunction,
-        /// The kernels that could be used.
+        /// The usable backends.
         available: Vec<&'static str>,
     },
-    /// The kernel computed something wrong.
+    /// The backend computed something wrong.
     #[error(
         "backend {name} ({reason}) failed its self-test: {failure}; {}",
         choices(*.function, .available)
@@ -192,16 +195,16 @@ pub enum SelectError {
     SelfTest {
         /// The name.
         name: &'static str,
-        /// Who named it.
+        /// How it was named.
         reason: Reason,
-        /// What it got wrong.
+        /// The wrong result.
         failure: String,
         /// The work function.
         function: WorkFunction,
-        /// The kernels that could be used.
+        /// The usable backends.
         available: Vec<&'static str>,
     },
-    /// The kernel cannot do the work.
+    /// The backend is for many chains only.
     #[error(
         "backend {name} ({reason}) hashes only many chains at once, and this work is one chain; {}",
         choices(*.function, .available)
@@ -209,19 +212,19 @@ pub enum SelectError {
     ManyChainsOnly {
         /// The name.
         name: &'static str,
-        /// Who named it.
+        /// How it was named.
         reason: Reason,
         /// The work function.
         function: WorkFunction,
-        /// The kernels that could be used.
+        /// The usable backends.
         available: Vec<&'static str>,
     },
-    /// There is nothing to choose from.
+    /// There is no backend to choose from.
     #[error("there is no usable backend for {function}{}", because(.warnings))]
     NoKernel {
         /// The work function.
         function: WorkFunction,
-        /// What was excluded and why.
+        /// The excluded backends and the reasons.
         warnings: Vec<String>,
     },
 }
@@ -239,7 +242,7 @@ fn because(warnings: &[String]) -> String {
     warnings.iter().map(separate).collect()
 }
 
-/// The kernels chosen for a work function.
+/// The backends chosen for a work function.
 #[derive(Clone)]
 pub struct Selection {
     function: WorkFunction,
@@ -251,18 +254,18 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// The work function at `depth`, on the chosen kernels.
+    /// Returns the work function at `depth`, on the kernels of the chosen backends.
     ///
     /// # Errors
-    /// When `depth` is out of range.
+    /// Fails if `depth` is out of range.
     pub fn work(&self, depth: u32) -> Result<Work, DepthError> {
         Work::new(self.function, depth, self.kernels)
     }
 
-    /// The same selection, for a program whose work is one chain.
+    /// Returns the same selection, for a program whose work is one chain.
     ///
     /// # Errors
-    /// If a kernel was named that is for many chains only: the work would be done by another one.
+    /// Fails if the forced backend is for many chains only: another one would do the work.
     pub fn for_one_chain(self) -> Result<Self, SelectError> {
         if self.latency.name == self.throughput.name || !self.throughput.reason.is_forced() {
             return Ok(self);
@@ -277,25 +280,26 @@ impl Selection {
         })
     }
 
-    /// The kernel for one chain.
+    /// Returns the backend for one chain.
     #[must_use]
     pub fn latency(&self) -> Choice {
         self.latency
     }
 
-    /// The kernel for many chains.
+    /// Returns the backend for many chains.
     #[must_use]
     pub fn throughput(&self) -> Choice {
         self.throughput
     }
 
-    /// All kernels for the work function, with what was found out about them.
+    /// Returns the reports on all backends for the work function.
     #[must_use]
     pub fn reports(&self) -> &[KernelReport] {
         &self.reports
     }
 
-    /// What the operator must hear of: one sentence for each kernel that failed its self-test.
+    /// Returns the warnings for the operator: one sentence for each backend that failed its
+    /// self-test.
     #[must_use]
     pub fn warnings(&self) -> &[String] {
         &self.warnings
@@ -313,11 +317,11 @@ impl fmt::Debug for Selection {
     }
 }
 
-/// Chooses the kernels for `function`; `forced` names one (`--backend`), otherwise
-/// [`ENVIRONMENT_VARIABLE`] may, otherwise the fastest are taken.
+/// Chooses the backends for `function`: the one that `forced` names (`--backend`), or else the one
+/// that [`ENVIRONMENT_VARIABLE`] names, or else the fastest.
 ///
 /// # Errors
-/// When the named kernel is unknown, not supported by this CPU, or failed its self-test, or when
+/// Fails if the named backend is unknown, not supported by this CPU, or failed its self-test, or if
 /// there is none for `function`.
 pub fn select(function: WorkFunction, forced: Option<&str>) -> Result<Selection, SelectError> {
     let options = Options {
@@ -330,15 +334,15 @@ pub fn select(function: WorkFunction, forced: Option<&str>) -> Result<Selection,
 /// Like [`select`], with all options.
 ///
 /// # Errors
-/// As [`select`].
+/// Fails as [`select`] does.
 pub fn select_with(function: WorkFunction, options: Options<'_>) -> Result<Selection, SelectError> {
     let forced = forced(options.forced, std::env::var_os(ENVIRONMENT_VARIABLE));
     let candidates = evaluate(ROWS, function, options.trial);
     choose(ROWS, function, forced.as_ref(), &candidates)
 }
 
-/// All kernels for `function` with what can be found out about them, and which are chosen, unless
-/// [`ENVIRONMENT_VARIABLE`] names one that cannot be.
+/// Returns the reports on all backends for `function`. Some are marked as chosen, unless
+/// [`ENVIRONMENT_VARIABLE`] names one that cannot be used.
 #[must_use]
 pub fn survey(function: WorkFunction) -> Vec<KernelReport> {
     let forced = forced(None, std::env::var_os(ENVIRONMENT_VARIABLE));
@@ -349,14 +353,14 @@ pub fn survey(function: WorkFunction) -> Vec<KernelReport> {
     }
 }
 
-/// A name that was given, and by whom.
+/// A forced name, and where it came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Forced {
     name: String,
     reason: Reason,
 }
 
-/// The option goes before the environment, whose empty value means nothing.
+/// The option takes precedence over the environment, whose empty value means nothing.
 fn forced(option: Option<&str>, environment: Option<OsString>) -> Option<Forced> {
     if let Some(name) = option {
         return Some(Forced {
@@ -366,13 +370,13 @@ fn forced(option: Option<&str>, environment: Option<OsString>) -> Option<Forced>
     }
     let name = environment.filter(|name| !name.is_empty())?;
     Some(Forced {
-        // A name that is not Unicode is unknown in any spelling.
+        // A name that is not Unicode is unknown in any case.
         name: name.to_string_lossy().into_owned(),
         reason: Reason::ForcedByEnvironment,
     })
 }
 
-/// A row of the table and what was found out about it.
+/// A row of the table and what is known about it.
 struct Candidate {
     name: &'static str,
     roles: Roles,
@@ -392,7 +396,7 @@ impl Candidate {
     }
 }
 
-/// Those of `candidates` that can be chosen.
+/// Returns the candidates that can be chosen.
 fn ready(candidates: &[Candidate]) -> impl Iterator<Item = Ready> {
     candidates
         .iter()
@@ -422,7 +426,7 @@ impl Ready {
     }
 }
 
-/// Detects, tests and, if `trial`, times the kernels for `function`.
+/// Detects, tests and, if `trial`, times the backends for `function`.
 fn evaluate(rows: &[Row], function: WorkFunction, trial: bool) -> Vec<Candidate> {
     let rows = rows.iter().filter(|row| row.function == function);
     let mut candidates: Vec<_> = rows
@@ -446,7 +450,7 @@ fn evaluate(rows: &[Row], function: WorkFunction, trial: bool) -> Vec<Candidate>
     candidates
 }
 
-/// The kernel of `row`, if the CPU can run it and it computes the right thing.
+/// Returns the kernels of `row` if the CPU can run them and they pass the self-test.
 fn detect(row: &Row) -> Result<Kernel, Excluded> {
     let kernel = (row.get)().ok_or_else(|| Excluded::Unsupported {
         missing: (row.missing)(),
@@ -483,7 +487,7 @@ fn warnings(candidates: &[Candidate]) -> Vec<String> {
     failures.collect()
 }
 
-/// The first of `kernels`, unless a later one is faster by more than the margin.
+/// Returns the first of `kernels`, unless a later one is faster by more than the margin.
 fn fastest(
     kernels: impl Iterator<Item = Ready>,
     rate: impl Fn(&Ready) -> Option<f64>,
@@ -494,7 +498,7 @@ fn fastest(
     })
 }
 
-/// The kernel that was named.
+/// Finds the named backend.
 fn find(
     function: WorkFunction,
     forced: &Forced,
@@ -534,7 +538,7 @@ fn find(
 }
 
 /// Chooses from the candidates for `function`. `rows` is the whole table: a function other than
-/// SHA-256 needs a kernel of that too.
+/// SHA-256 needs a SHA-256 backend, too.
 fn choose(
     rows: &[Row],
     function: WorkFunction,
@@ -547,7 +551,7 @@ fn choose(
         Some(forced) => Some((find(function, forced, candidates)?, Some(forced.reason))),
         None => None,
     };
-    // The kernel for each role, with the reason if it is forced.
+    // The backend for each role, with the reason if it is forced.
     let one = forced.filter(|(kernel, _)| both(kernel)).or_else(|| {
         let kernels = ready(candidates).filter(both);
         Some((fastest(kernels, |kernel| kernel.rates.one)?, None))
@@ -567,8 +571,8 @@ fn choose(
         _ if function == WorkFunction::Sha256 => {
             return Err(SelectError::NoKernel { function, warnings });
         }
-        // The work function has nothing to do with SHA-256, which a label starts with and the tree
-        // is made of: whatever comes first is fast enough.
+        // The work function is not SHA-256, which only starts a label and makes the tree: the first
+        // in the table is fast enough.
         _ => {
             let sha256 = evaluate(rows, WorkFunction::Sha256, false);
             let sha256 = choose(rows, WorkFunction::Sha256, None, &sha256)?;

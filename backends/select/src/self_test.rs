@@ -1,8 +1,9 @@
-//! The known-answer self-test that every kernel passes at start-up before it is used.
+//! The known-answer self-test that every backend must pass at start-up before it is used.
 //!
-//! A kernel first walks a chain of 1,000 links in single steps. Its end is known from elsewhere
-//! and stands here as a constant, and a chain cannot leave its path and come back to the right end:
-//! so all links are right, and answer every other question, for any number of chains and steps.
+//! First a chain of 1,000 links is computed in single steps. Its end is known from another
+//! implementation and is a constant here; a chain that leaves its path cannot reach the right end.
+//! So all links are right, and they are the answers to every other test, for any number of chains
+//! and steps.
 
 use poet_engine::{Block, Chain, Node, NodeMessage, SHA256_IV, Sha256, State, WorkFunction};
 
@@ -29,7 +30,7 @@ const HARAKA256_CHAIN: KnownChain = KnownChain {
     end: node("bed8fa5d154830bed126b1c14e5f88a6009783acf491bea927ac6e2001244265"),
 };
 
-/// The root over the nodes of the first [`NODES`] pairs of neighbouring links of that chain, salted
+/// The root over the nodes of the first [`NODES`] pairs of adjacent links of that chain, salted
 /// with link 7, ...
 const STATEMENT_ROOT: Node =
     node("97dae2c83e5df48b45c6833421833e6bc0a985502692952eb554bf63ea75a41e");
@@ -38,14 +39,14 @@ const STATEMENT_ROOT: Node =
 const EMPTY_STATEMENT_ROOT: Node =
     node("f6ef91eed06641a3f07a5050004bfc89d350b73824f7e2109170cc4bb6024344");
 
-/// A power of two, and beyond [`CHAINS`].
+/// A power of two greater than [`CHAINS`].
 const NODES: usize = 64;
 
-/// Steps for which one chain is tested at once: none, few, and those of a label.
+/// Numbers of steps in a single call for one chain: none, few, and those of a label.
 const STEPS: [u32; 5] = [0, 1, 2, 3, 399];
 
-/// Numbers of chains, up to this, that are tested together: beyond twice the lanes of any kernel,
-/// so that every remainder occurs.
+/// Up to this many chains are tested together: more than twice the lanes of any kernel, so that
+/// every remainder occurs.
 const CHAINS: usize = 40;
 
 /// The number of chains of the one test with the steps of a label: a full vector and one more.
@@ -54,7 +55,7 @@ const LABELS: usize = 17;
 /// Tests `kernel`, which claims to compute `function`.
 ///
 /// # Errors
-/// What it computed wrong, as the end of a sentence that starts with its name.
+/// Returns what it computed wrong, as the end of a sentence that starts with its name.
 pub(crate) fn run(function: WorkFunction, kernel: Kernel) -> Result<(), String> {
     if let Some(sha256) = kernel.sha256 {
         messages(sha256)?;
@@ -75,7 +76,7 @@ pub(crate) fn run(function: WorkFunction, kernel: Kernel) -> Result<(), String> 
     }
 }
 
-/// Messages of one and two blocks from FIPS 180-4's examples, and none.
+/// Tests messages of one and two blocks from the examples of FIPS 180-4, and an empty one.
 fn messages(sha256: &dyn Sha256) -> Result<(), String> {
     let one_block = padded(b"abc");
     let two_blocks = padded(b"abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq");
@@ -105,7 +106,7 @@ fn messages(sha256: &dyn Sha256) -> Result<(), String> {
     Ok(())
 }
 
-/// All links of the chain, the start included.
+/// Returns all links of the chain, including the start.
 fn walk(chain: &dyn Chain, known: &KnownChain) -> Result<Vec<Node>, String> {
     let mut link = known.start;
     let mut links = vec![link];
@@ -156,8 +157,9 @@ fn hash_many(sha256: &dyn Sha256, links: &[Node]) -> Result<(), String> {
     Ok(())
 }
 
-/// Nodes over neighbouring links, behind a statement that ends in the middle of a block, as those of
-/// the network do, and behind none. Each is made alone first, and all together lead to a known root.
+/// Tests nodes over adjacent links, after a statement that ends in the middle of a block, as those
+/// of the network do, and after an empty one. Each node is first made alone; all together lead to a
+/// known root.
 fn hash_nodes(sha256: &dyn Sha256, links: &[Node]) -> Result<(), String> {
     for (statement, root) in [
         (&links[7][..], STATEMENT_ROOT),
@@ -198,7 +200,7 @@ fn hash_nodes(sha256: &dyn Sha256, links: &[Node]) -> Result<(), String> {
     Ok(())
 }
 
-/// The blocks of a short message: two, or only the second if it is enough.
+/// Returns the blocks of a short message: two, or only the second if that is enough.
 fn padded(message: &[u8]) -> [Block; 2] {
     let blocks = if message.len() < 56 { 1 } else { 2 };
     let mut bytes = [0; 128];
@@ -220,7 +222,7 @@ fn digest(state: State) -> Node {
     digest
 }
 
-/// The bytes of a constant in hexadecimal; a malformed one does not compile.
+/// Decodes a hexadecimal constant; a malformed one does not compile.
 const fn node(hex: &str) -> Node {
     const fn digit(character: u8) -> u8 {
         match character {

@@ -1,20 +1,20 @@
-//! The kernels there are, one row each.
+//! The table of backends, one row each.
 
 use poet_backend_generic::{Generic, GenericHaraka};
 use poet_engine::{Chain, Sha256, WorkFunction};
 
-/// A kernel, for the selection.
+/// A backend, for the selection.
 pub(crate) struct Row {
     pub(crate) name: &'static str,
     pub(crate) function: WorkFunction,
     pub(crate) roles: Roles,
-    /// The CPU features that the kernel needs and the CPU lacks.
+    /// The CPU features that the backend needs and the CPU lacks.
     pub(crate) missing: fn() -> Vec<&'static str>,
-    /// The kernel, if the CPU has everything.
+    /// The kernels, if the CPU has all features.
     pub(crate) get: fn() -> Option<Kernel>,
 }
 
-/// What a kernel is worth trying for.
+/// The roles in which a backend is worth timing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Roles {
     /// One chain, and many.
@@ -30,15 +30,15 @@ pub(crate) enum Roles {
     Throughput,
 }
 
-/// What a kernel computes.
+/// The kernels of a backend.
 #[derive(Clone, Copy)]
 pub(crate) struct Kernel {
     pub(crate) chain: &'static dyn Chain,
-    /// The compression function; only kernels of SHA-256 have it.
+    /// The compression function; only backends for SHA-256 have it.
     pub(crate) sha256: Option<&'static dyn Sha256>,
 }
 
-/// The row of a token.
+/// Makes the row of a token.
 #[cfg(any(
     target_arch = "x86_64",
     all(target_arch = "aarch64", target_endian = "little")
@@ -69,7 +69,7 @@ fn haraka256<K: Chain>(kernel: &'static K) -> Kernel {
     }
 }
 
-/// All kernels of this architecture. In each role, a kernel is preferred to those after it where
+/// All backends of this architecture. In each role, a backend is preferred to those after it if
 /// nothing is measured.
 pub(crate) const ROWS: &[Row] = &[
     #[cfg(target_arch = "x86_64")]

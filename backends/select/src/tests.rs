@@ -8,7 +8,7 @@ use super::*;
 
 const SHA256: WorkFunction = WorkFunction::Sha256;
 
-/// A kernel that is right but for one thing.
+/// A kernel that is right except in one case.
 struct Fake(Wrong);
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -20,15 +20,15 @@ enum Wrong {
     ManySteps,
     /// Single steps.
     Steps,
-    /// The remainder beyond three full vectors of four.
+    /// The remainder after three full vectors of four.
     LastChain,
     /// Only with as many chains as a vector has lanes, and only with the steps of a label.
     ChainsOfLabel,
-    /// A message of several.
+    /// The last of several messages.
     LastMessage,
-    /// A node alone.
+    /// A single node.
     Node,
-    /// The remainder beyond a full vector of nodes.
+    /// The remainder after a full vector of nodes.
     LastNode,
 }
 
@@ -102,7 +102,7 @@ fn unsupported() -> Row {
     }
 }
 
-/// The choice from `rows`, with no trial.
+/// Chooses from `rows`, without a trial.
 fn choice(rows: &[Row], name: Option<&str>) -> Result<Selection, SelectError> {
     let forced = forced(name, None);
     choose(

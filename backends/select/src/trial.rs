@@ -1,9 +1,9 @@
-//! The timing trial: which kernel is the fastest on this machine.
+//! The timing trial: which backend is the fastest on this machine.
 //!
-//! The kernels take turns for some rounds, and the best time of each counts: whatever else the
+//! The backends take turns for some rounds, and the best time of each counts: whatever else the
 //! machine does can only make a sample slower, and what lasts longer than a sample (another clock
-//! frequency) meets all kernels in the same rounds. All samples come from one core: a thread of
-//! its own is pinned for the trial, so that there is no affinity of the caller's to restore.
+//! frequency) affects all backends in the same rounds. All samples come from one core: a separate
+//! thread is pinned for the trial, so that the caller's affinity need not be restored.
 
 use std::hint::black_box;
 use std::thread;
@@ -13,45 +13,45 @@ use poet_engine::{Chain, Node};
 
 use crate::table::Roles;
 
-/// Turns of each kernel in each role.
+/// Turns of each backend in each role.
 const ROUNDS: usize = 10;
 
-/// No round starts after this, so that a slow or busy machine does not wait for ten.
+/// No round starts after this time, so that a slow or busy machine does not run all ten.
 const BUDGET: Duration = Duration::from_millis(25);
 
 /// Steps of the single chain: about 45 us on the SHA extensions, long against the clock's
 /// resolution and short against a time slice.
 const ONE_STEPS: u32 = 1000;
 
-/// Chains of the throughput role, so many that vectors of 16 lanes are full, ...
+/// Chains in the throughput role, enough to fill vectors of 16 lanes, ...
 const MANY_CHAINS: usize = 48;
 
 /// ... and their steps.
 const MANY_STEPS: u32 = 40;
 
-/// Invocations per second of a kernel, by role, if measured.
+/// Invocations per second of a backend, by role, if measured.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Rates {
     pub(crate) one: Option<f64>,
     pub(crate) many: Option<f64>,
 }
 
-/// A kernel of the trial.
+/// A backend in the trial.
 type Contestant<'a> = (&'static dyn Chain, Roles, &'a mut Rates);
 
-/// Times all kernels against each other, in each of their roles.
+/// Times all backends against each other, in each of their roles.
 pub(crate) fn run(kernels: &mut [Contestant<'_>]) {
     thread::scope(|scope| {
         let pinned = thread::Builder::new().spawn_scoped(scope, || {
-            // Where pinning is not permitted, the trial is only noisier.
+            // If pinning is not permitted, the trial is only noisier.
             let cores = core_affinity::get_core_ids().unwrap_or_default();
             cores
                 .first()
                 .map(|core| core_affinity::set_for_current(*core));
             measure(kernels);
         });
-        // A thread that the system refuses leaves the kernels without rates: the order of the
-        // table decides then, as without a trial.
+        // If the system refuses the thread, the backends have no rates: the order of the table
+        // decides, as without a trial.
         drop(pinned);
     });
 }
@@ -85,7 +85,7 @@ fn measure(kernels: &mut [Contestant<'_>]) {
 }
 
 fn improve(best: &mut Option<f64>, hashes: f64, start: Instant) {
-    // A clock that has not moved must not make a rate infinite.
+    // A clock that has not advanced must not make a rate infinite.
     let seconds = start.elapsed().as_secs_f64().max(1e-9);
     let rate = hashes / seconds;
     *best = Some(best.map_or(rate, |best| best.max(rate)));

@@ -1,4 +1,4 @@
-//! The engine against the golden vectors and its own invariants, on every kernel of this CPU.
+//! The engine against the golden vectors and its own invariants, on every backend of this CPU.
 
 #![allow(clippy::unwrap_used)]
 
@@ -19,7 +19,7 @@ fn subtree_height(k: u32) -> SubtreeHeight {
     SubtreeHeight::new(k).unwrap()
 }
 
-/// A tree of `leaves` leaves and its log.
+/// Makes a tree of `leaves` leaves and its log.
 fn grow(work: &Work, statement: &[u8], leaves: u64, k: u32) -> (Tree, Vec<Node>) {
     let mut log = Vec::new();
     let mut tree = Tree::new(work, statement);
@@ -60,7 +60,7 @@ fn labels_and_roots() {
 
 #[test]
 fn proofs() {
-    // Side by side: this takes the longest of all under emulation.
+    // In parallel: this takes the longest of all under emulation.
     std::thread::scope(|scope| {
         for (name, work) in works(WorkFunction::Sha256, LABEL_DEPTH) {
             scope.spawn(move || proofs_by(name, &work));
@@ -147,8 +147,8 @@ fn stored_form() {
     }
 }
 
-/// The message by PROTOCOL.md section 5, written down without the engine: the golden bytes of the
-/// proof, the key and the round's id with their lengths times four, statement and signature bare.
+/// The message of PROTOCOL.md section 5, written without the engine: the golden bytes of the proof,
+/// the key and the round's id with their lengths times four, statement and signature without.
 #[test]
 fn what_nodes_store_and_gossip() {
     for vector in vectors::scale_proofs() {
@@ -275,7 +275,7 @@ fn any_flipped_bit_is_noticed() {
 
 #[test]
 fn a_made_up_tree_is_noticed_at_its_labels() {
-    // The tree is sound, so only the labels can give it away: they are not the work's.
+    // The tree is consistent, so only the labels show that they are not the work's.
     let honest = fast_work(WorkFunction::Sha256, 5);
     let lazy = fast_work(WorkFunction::Sha256, 4);
     let (tree, log) = grow(&lazy, b"round", 500, 0);
@@ -300,7 +300,7 @@ fn the_aes_work_function_goes_through_the_whole_engine() {
             assert_eq!(tree.root(), Some(root), "{name}");
             let proof = proof(&tree, &log, k, 2).unwrap();
             verify(&work, statement, 300, T, &proof).unwrap();
-            // The tree is the same, only the labels tell that it is other work.
+            // The tree is the same; only the labels show that it is other work.
             let error = verify(&sha256, statement, 300, T, &proof).unwrap_err();
             let message = error.to_string();
             assert!(
@@ -425,7 +425,7 @@ fn proving_refuses_what_does_not_fit() {
         let mut wrong = log.clone();
         wrong[entry][9] ^= 4;
         let error = proof(&tree, &wrong, 3, 2).unwrap_err();
-        // 1,000 leaves leave parked nodes over all of the log, so each entry counts.
+        // 1,000 leaves leave parked nodes everywhere in the log, so each entry counts.
         assert!(
             matches!(error, ProveError::WrongTree | ProveError::WrongEntry { .. }),
             "{error}"
@@ -563,8 +563,8 @@ fn a_log_longer_than_any_tree_is_refused() {
 }
 
 proptest! {
-    /// Whatever the subtree height, the number of threads and the points of interruption: one
-    /// statement and one number of leaves make one proof, the one of the naive tree.
+    /// Whatever the subtree height, the number of threads and the points of interruption, one
+    /// statement and one number of leaves make one proof: that of the naive tree.
     #[test]
     fn one_proof_whatever_the_way(
         statement in prop::collection::vec(any::<u8>(), 0..200),
@@ -599,7 +599,7 @@ proptest! {
         prop_assert_eq!(valid.is_ok(), leaves >= T as u64, "{:?}", valid);
     }
 
-    /// Random bytes are not a proof, and reading them does not fail badly.
+    /// Random bytes are not a proof, and decoding them fails with an error.
     #[test]
     fn random_bytes_are_not_a_proof(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         if let Ok((proof, leaves)) = Proof::from_scale(&bytes) {

@@ -1,5 +1,5 @@
-//! SHA-256 in 8 lanes of AVX2: worth it on CPUs without SHA extensions, Intel from Haswell to Comet
-//! Lake.
+//! SHA-256 in 8 lanes of AVX2: worth using on CPUs without SHA extensions, Intel from Haswell to
+//! Comet Lake.
 
 use core::arch::x86_64::*;
 use core::slice::{from_mut, from_ref};
@@ -18,11 +18,11 @@ poet_backend_token::token! {
 /// Chains or messages in a vector.
 const LANES: usize = 8;
 
-/// Less than full vectors lose against interleaved chains on the SHA extensions, where there are any.
+/// Partial vectors lose against interleaved chains on the SHA extensions, if the CPU has them.
 const PADDED_FROM: usize = 8;
 
-/// Chains take turns in a vector if each turn has so many hashes: its beginning and end take about
-/// as long as a quarter of a hash.
+/// Chains take turns in a vector if each turn has at least this many hashes: its beginning and end
+/// take about as long as a quarter of a hash.
 const MIN_STEPS: u32 = 8;
 
 type V = __m256i;
@@ -56,7 +56,7 @@ fn maj(a: V, b: V, c: V) -> V {
     )
 }
 
-/// Rotation by `RIGHT`; `LEFT` is what is missing to 32.
+/// Rotation by `RIGHT`; `LEFT` is 32 - `RIGHT`.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn ror<const RIGHT: i32, const LEFT: i32>(a: V) -> V {
@@ -89,14 +89,14 @@ fn interleave(a: V, b: V) -> [V; 2] {
 #[inline]
 #[target_feature(enable = "avx2")]
 fn load(bytes: &[u8; 32]) -> V {
-    // SAFETY: the reference is valid for 32 bytes, and nothing is asked of their alignment.
+    // SAFETY: the reference is valid for 32 bytes, and no alignment is required.
     unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
 fn store(bytes: &mut [u8; 32], vector: V) {
-    // SAFETY: the reference is valid for 32 bytes, and nothing is asked of their alignment.
+    // SAFETY: the reference is valid for 32 bytes, and no alignment is required.
     unsafe { _mm256_storeu_si256(bytes.as_mut_ptr().cast(), vector) };
 }
 

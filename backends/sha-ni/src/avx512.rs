@@ -17,12 +17,12 @@ poet_backend_token::token! {
 /// Chains or messages in a vector.
 const LANES: usize = 16;
 
-/// From so many on, vectors with unused lanes beat interleaved chains on the SHA extensions, which
-/// take 98 cycles a hash where a vector takes 820, however many of its lanes are in use.
+/// From this many on, vectors with unused lanes beat interleaved chains on the SHA extensions,
+/// which take 98 cycles a hash where a vector takes 820, however many of its lanes are in use.
 const PADDED_FROM: usize = 9;
 
-/// Chains take turns in a vector if each turn has so many hashes: its beginning and end take about
-/// as long as a quarter of a hash.
+/// Chains take turns in a vector if each turn has at least this many hashes: its beginning and end
+/// take about as long as a quarter of a hash.
 const MIN_STEPS: u32 = 8;
 
 type V = __m512i;
@@ -53,7 +53,7 @@ fn maj(a: V, b: V, c: V) -> V {
     _mm512_ternarylogic_epi32::<0xe8>(a, b, c)
 }
 
-/// Rotation by `RIGHT`; `LEFT` is what is missing to 32.
+/// Rotation by `RIGHT`; `LEFT` is 32 - `RIGHT`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn ror<const RIGHT: i32, const LEFT: i32>(a: V) -> V {
@@ -87,14 +87,14 @@ fn interleave(a: V, b: V) -> [V; 2] {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn load(bytes: &[u8; 64]) -> V {
-    // SAFETY: the reference is valid for 64 bytes, and nothing is asked of their alignment.
+    // SAFETY: the reference is valid for 64 bytes, and no alignment is required.
     unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn store(bytes: &mut [u8; 64], vector: V) {
-    // SAFETY: the reference is valid for 64 bytes, and nothing is asked of their alignment.
+    // SAFETY: the reference is valid for 64 bytes, and no alignment is required.
     unsafe { _mm512_storeu_si512(bytes.as_mut_ptr().cast(), vector) };
 }
 

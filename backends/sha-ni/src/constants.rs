@@ -1,5 +1,5 @@
-//! Constants of SHA-256, what the kernels fold together from them at compile time, and the ends of
-//! a chain.
+//! Constants of SHA-256, what the kernels combine from them at compile time, and the ends of a
+//! chain.
 
 use poet_engine::{Node, SHA256_IV as IV, State};
 

@@ -1,13 +1,13 @@
-//! What is known of a node's message before its children are.
+//! The part of a node's message that is known before its children are.
 
 use poet_engine::{Block, NODE_SIZE, NodeMessage, State};
 
 use crate::constants::K;
 
-/// The message of a node whose children begin in the middle of a block, as they do behind a statement
-/// of 32 bytes: they are words 8 to 15 of the first block and words 0 to 7 of the second.
+/// The message of a node whose children begin in the middle of a block, as they do after a
+/// statement of 32 bytes: they are words 8 to 15 of the first block and words 0 to 7 of the second.
 ///
-/// Of 128 rounds eight are done before the children are known, and of the schedule they see a part.
+/// Eight of the 128 rounds, and a part of the schedule, are done before the children are known.
 pub(crate) struct HalfMessage {
     /// The state before the first block.
     pub(crate) start: State,
@@ -15,7 +15,8 @@ pub(crate) struct HalfMessage {
     pub(crate) statement: [u32; 8],
     /// The state after rounds 0 to 7.
     pub(crate) begun: State,
-    /// For each of words 16 to 23 of the schedule, what words 0 to 7 are in its sum.
+    /// For each of words 16 to 23 of the schedule, the part of its sum that comes from words 0 to
+    /// 7.
     pub(crate) sums: [u32; 8],
     /// Words 8 to 15 of the second block. The first six are those of
     /// [`PADDING`](crate::constants::PADDING), the others the length of the message.
@@ -23,7 +24,7 @@ pub(crate) struct HalfMessage {
 }
 
 impl HalfMessage {
-    /// `message`, if its children are in that place.
+    /// Returns the half message of `message`, if its children are in that place.
     pub(crate) fn of(message: &NodeMessage) -> Option<Self> {
         let [first, second] = message.blocks() else {
             return None;

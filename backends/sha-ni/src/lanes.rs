@@ -2,8 +2,7 @@
 //! share.
 //!
 //! The algorithm is FIPS 180-4, section 6.2.2, with each word replaced by a vector of that word of
-//! all messages. The file of a kernel defines the vector `V` of `LANES` words and the operations on
-//! it.
+//! all messages. A kernel's file defines the vector `V` of `LANES` words and the operations on it.
 //!
 //! 1. The sixteen words of the schedule, the state and most constants stay in registers if there
 //!    are 32 of them (AVX-512).
@@ -11,13 +10,14 @@
 //!    them.
 //! 3. Ch, Maj and the three-way exclusive or are one instruction each with AVX-512. The bound there
 //!    is the number of operations: about 1,540 for 16 hashes, two in a cycle.
-//! 4. A word of the schedule is replaced once its round is over, fifteen rounds before the new one is
-//!    used. So there is always work that no round waits for: 2 % faster than to make each word just
-//!    before its round.
+//! 4. A word of the schedule is replaced once its round is over, fifteen rounds before the new one
+//!    is used. So there is always work that no round waits for: 2 % faster than making each word
+//!    just before its round.
 
 use crate::ShaNi;
 
-/// The kernel for what would leave lanes empty, if the CPU has the SHA extensions.
+/// Returns the kernel for chains and messages that would leave lanes empty, if the CPU has the SHA
+/// extensions.
 pub(crate) fn sha() -> Option<&'static ShaNi> {
     #[cfg(test)]
     if WITHOUT_SHA.get() {
@@ -28,7 +28,7 @@ pub(crate) fn sha() -> Option<&'static ShaNi> {
 
 #[cfg(test)]
 std::thread_local! {
-    /// Set by a test of what the kernels do on a CPU without SHA extensions.
+    /// Set by a test to run the kernels as on a CPU without SHA extensions.
     pub(crate) static WITHOUT_SHA: core::cell::Cell<bool> = const { core::cell::Cell::new(false) };
 }
 
@@ -102,7 +102,8 @@ macro_rules! lanes_kernel {
             fn many(&self, digests: &mut [Node], mut n: u32) {
                 let sha = sha();
                 let (whole, rest) = (digests.len() / LANES, digests.len() % LANES);
-                // Those that would leave lanes empty take turns with those of the last full vector.
+                // Chains that would leave lanes empty take turns with those of the last full
+                // vector.
                 let take_turns = rest > 0 && whole > 0 && (sha.is_none() || PADDED_FROM < LANES);
                 let alone = if take_turns { whole - 1 } else { whole };
                 let (groups, rest) = digests.split_at_mut(alone * LANES);
@@ -185,7 +186,7 @@ macro_rules! lanes_kernel {
                 let mut w: [V; 16] = $w;
                 macro_rules! round {
                     ($a:ident $b:ident $c:ident $d:ident $e:ident $f:ident $g:ident $h:ident $t:expr) => {
-                        // Word t + 15 takes the place of the one of the round before.
+                        // Word t + 15 replaces the word of the previous round.
                         if $t > 0 && $t < 49 {
                             let early = add(w[($t + 15) % 16], sigma0(w[$t % 16]));
                             let late = add(w[($t + 8) % 16], sigma1(w[($t + 13) % 16]));
@@ -197,7 +198,8 @@ macro_rules! lanes_kernel {
                         $h = add(add(t1, maj($a, $b, $c)), sum0($a));
                     };
                 }
-                // The names move on instead of the values; after eight rounds they are back.
+                // The names rotate instead of the values; after eight rounds they are back in
+                // place.
                 macro_rules! eight_rounds {
                     ($t:expr) => {
                         round!(a b c d e f g h $t);
@@ -335,7 +337,7 @@ macro_rules! lanes_kernel {
                 for lane in 0..LANES {
                     if messages[lane].len() == done {
                         digests[lane] = all[lane];
-                        // The lane is free, and takes part in anything.
+                        // The lane is free, so it may hash anything.
                         lanes[lane] = longest;
                     }
                 }

@@ -1,4 +1,4 @@
-//! x86-64 backend of the PoET engine: SHA-256 on the SHA extensions and on the lanes of AVX2 and
+//! x86-64 backends of the PoET engine: SHA-256 on the SHA extensions and in the lanes of AVX2 and
 //! AVX-512.
 //!
 //! | kernel | instruction set | written for |
@@ -10,12 +10,12 @@
 //! | [`Avx2`] | AVX2 | 8 chains or blocks at once |
 //!
 //! The kernels on the SHA extensions also interleave a few chains, which hides the latency of their
-//! instructions. All kernels give the same values; which one is fastest depends on the CPU, so that
-//! it is measured (see the crate `poet-backends`) and not assumed.
+//! instructions. All kernels give the same values; which one is fastest depends on the CPU, so it
+//! is measured (see the crate `poet-backends`) and not assumed.
 //!
-//! A kernel is a type without public constructor: [`ShaNi::get`] and its like give one only where
-//! the CPU and the operating system have what the kernel needs. Holding one is therefore the proof
-//! that makes calling its code sound. On other architectures than x86-64 this crate is empty.
+//! A kernel is a type without a public constructor: [`ShaNi::get`] and the others return one only
+//! if the CPU and the operating system have what the kernel needs. So holding one makes calling its
+//! code sound. On other architectures than x86-64 this crate is empty.
 #![no_std]
 #![cfg(target_arch = "x86_64")]
 

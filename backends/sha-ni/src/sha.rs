@@ -72,7 +72,7 @@
 //!
 //! That holds for all kernels, because a program may be built for a CPU with AVX as a whole.
 
-/// The traits, on the functions of `sha_functions`.
+/// Implements the traits by the functions of `sha_functions`.
 macro_rules! sha_traits {
     ($kernel:ident) => {
         impl Sha256 for $kernel {
@@ -102,8 +102,7 @@ macro_rules! sha_traits {
         }
 
         impl $kernel {
-            /// Hashes messages side by side up to the end of the shortest, and then what is left of
-            /// each.
+            /// Hashes messages together up to the end of the shortest, and then the rest of each.
             fn hash<const N: usize>(
                 &self,
                 start: &State,
@@ -203,15 +202,15 @@ macro_rules! sha_functions {
             _mm_setr_epi32(a, b, c, d)
         }
 
-        /// Loads 16 bytes, in a way that the compiler cannot merge with what is beside (see the
-        /// trap in the module doc).
+        /// Loads 16 bytes in a way that the compiler cannot merge with adjacent loads (see the trap
+        /// in the module doc).
         #[inline]
         #[target_feature(enable = $features)]
         fn load<T>(words: &[T; 4]) -> __m128i {
             const { assert!(size_of::<T>() == 4) };
             let vector;
-            // SAFETY: the instruction reads the 16 bytes that the reference is valid for, of which
-            // it asks no alignment, and changes only the register.
+            // SAFETY: the instruction reads the 16 bytes that the reference is valid for, requires
+            // no alignment, and changes only the register.
             unsafe {
                 asm!(
                     "movdqu {vector}, xmmword ptr [{words}]",
@@ -223,12 +222,12 @@ macro_rules! sha_functions {
             vector
         }
 
-        /// Stores 16 bytes, in a way that the compiler cannot merge with what is beside.
+        /// Stores 16 bytes in a way that the compiler cannot merge with adjacent stores.
         #[inline]
         #[target_feature(enable = $features)]
         fn store(vector: __m128i, words: &mut [u32; 4]) {
-            // SAFETY: the instruction writes the 16 bytes that the reference is valid for, of which
-            // it asks no alignment, and changes nothing else.
+            // SAFETY: the instruction writes the 16 bytes that the reference is valid for, requires
+            // no alignment, and changes nothing else.
             unsafe {
                 asm!(
                     "movdqu xmmword ptr [{words}], {vector}",
@@ -239,7 +238,7 @@ macro_rules! sha_functions {
             }
         }
 
-        /// One of the messages that are hashed at once.
+        /// One of the messages hashed at once.
         #[derive(Clone, Copy)]
         struct Lane {
             /// The halves of the state that take turns, CDGH and ABEF at the start.
@@ -247,7 +246,7 @@ macro_rules! sha_functions {
             o: __m128i,
             /// The last 16 words of the schedule, those from word t on in place t / 4 % 4.
             w: [__m128i; 4],
-            /// The state before the block; in a chain, the raw state that the hash before has left.
+            /// The state before the block; in a chain, the raw state left by the previous hash.
             before: [__m128i; 2],
         }
 
@@ -306,8 +305,8 @@ macro_rules! sha_functions {
                 _mm_add_epi32(_mm_sha256msg2_epu32(early, w4), late)
             }
 
-            /// Rounds `T` to `T + 3` of a hash in a chain; those from 0 on take the state that the
-            /// hash before has left, and start the next.
+            /// Rounds `T` to `T + 3` of a hash in a chain; those from 0 on take the state left by
+            /// the previous hash, and start the next.
             #[inline]
             #[target_feature(enable = $features)]
             fn chain<const T: usize>(&mut self) {
@@ -428,7 +427,7 @@ macro_rules! sha_functions {
             }
         }
 
-        /// `n` hashes of four chains, each a quarter of a hash ahead of the one before, from raw
+        /// `n` hashes of four chains, each a quarter of a hash ahead of the previous one, from raw
         /// state to raw state.
         #[inline(never)]
         #[target_feature(enable = $features)]

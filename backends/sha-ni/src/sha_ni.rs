@@ -10,7 +10,7 @@ use crate::constants::*;
 use crate::half::HalfMessage;
 
 poet_backend_token::token! {
-    /// SHA-256 on the SHA extensions, with no need of AVX.
+    /// SHA-256 on the SHA extensions, without AVX.
     ShaNi, "sha-ni", [sha: "sha", ssse3: "ssse3", sse4_1: "sse4.1"]
 }
 

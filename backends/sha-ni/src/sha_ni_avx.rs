@@ -1,5 +1,5 @@
 //! SHA-256 on the SHA extensions, with everything else in the three-operand encoding of AVX: fewer
-//! instructions, as nothing has to be copied before it is overwritten.
+//! instructions, because nothing has to be copied before it is overwritten.
 
 use core::arch::asm;
 use core::arch::x86_64::*;

@@ -1,18 +1,18 @@
-//! Kernels as tokens: types of which a value exists only on a CPU that can run them.
+//! Kernels as tokens: types whose values exist only on a CPU that can run them.
 //!
-//! Calling code for an instruction set that the CPU lacks is undefined. A kernel made by
-//! [`token!`] has no public constructor; its `get` looks at the CPU (and at the operating system,
-//! which must save the registers). So a reference to one is the proof that its code may be called.
+//! Calling code for an instruction set that the CPU lacks is undefined. A kernel made by [`token!`]
+//! has no public constructor; its `get` checks the CPU (and the operating system, which must save
+//! the registers). So a reference to one proves that its code may be called.
 #![no_std]
 
 #[doc(hidden)]
 pub use cpufeatures;
 
-/// Makes a kernel a token: its type, its `NAME`, and `get` and `missing` that look for the CPU
+/// Makes a kernel a token: its type, its `NAME`, and `get` and `missing`, which check for the CPU
 /// features in brackets (a name for the macro's own use, and the name of the feature).
 ///
-/// A kernel must ask for all that the compiler takes for granted in its code, and not only for what it
-/// uses: `avx512f` implies `avx2`, `fma` and `f16c`. The last one cannot be asked for here, but every CPU
+/// A kernel must list all features that the compiler assumes in its code, not only those it uses:
+/// `avx512f` implies `avx2`, `fma` and `f16c`. The last one cannot be checked here, but every CPU
 /// with `avx2` and `fma` has it.
 ///
 /// ```
@@ -32,17 +32,17 @@ macro_rules! token {
         pub struct $kernel(());
 
         impl $kernel {
-            /// The name that selects this kernel.
+            /// The name of the backend that this kernel implements.
             pub const NAME: &'static str = $name;
 
-            /// The kernel, if this CPU and the operating system have what it needs.
+            /// Returns the kernel, if this CPU and the operating system have what it needs.
             #[must_use]
             pub fn get() -> Option<&'static Self> {
                 static KERNEL: $kernel = $kernel(());
                 Self::missing().next().is_none().then_some(&KERNEL)
             }
 
-            /// The names of the CPU features that this kernel needs and the CPU lacks.
+            /// Returns the names of the CPU features that this kernel needs and the CPU lacks.
             pub fn missing() -> impl Iterator<Item = &'static str> {
                 $($crate::cpufeatures::new!($module, $feature);)+
                 [$(($feature, $module::get as fn() -> bool)),+]

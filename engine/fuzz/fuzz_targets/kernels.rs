@@ -1,4 +1,4 @@
-//! Every kernel of this CPU computes what the portable one does, whatever the counts.
+//! Every kernel of this CPU computes the same as the portable one, whatever the counts.
 #![no_main]
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
@@ -34,7 +34,7 @@ enum Input {
     },
 }
 
-/// More of them than there are bytes for.
+/// Repeats the items when there are not enough bytes.
 #[derive(Arbitrary, Debug)]
 struct Cycle<T> {
     some: Vec<T>,
@@ -108,7 +108,7 @@ fuzz_target!(|input: Input| {
         let mut expected = None;
         for (_, name, kernels) in KERNELS.iter().rev().filter(|kernel| kernel.0 == function) {
             let found = run(kernels, &input);
-            // The first in this order is the portable one.
+            // The portable kernel comes first in this order.
             let expected = expected.get_or_insert_with(|| {
                 assert_eq!(*name, "generic");
                 found.clone()

@@ -1,5 +1,5 @@
-//! A log is opened with exactly its whole entries, whatever lies behind them; or it is refused, and
-//! what was there is still there. The tree that grows from it is the one of section 3.
+//! A log is opened with exactly its whole entries, whatever follows them; or it is refused, and the
+//! file is unchanged. The tree that grows from it is that of section 3.
 #![no_main]
 
 use std::fs::File;
@@ -15,13 +15,13 @@ use poet_fuzz::KERNELS;
 #[derive(Arbitrary, Debug)]
 struct Input<'a> {
     wanted: Header<'a>,
-    /// Whose log it is; the wanted one's, if nothing is said.
+    /// The header of the log; the expected one if absent.
     found: Option<Header<'a>>,
-    /// A damage of the header.
+    /// A flipped bit of the header.
     flip: Option<(u8, u8)>,
-    /// How much of the header is there.
+    /// How much of the header is present.
     keep: Option<u8>,
-    /// What lies behind.
+    /// The bytes after the header.
     rest: &'a [u8],
 }
 

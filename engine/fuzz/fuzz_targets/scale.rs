@@ -1,5 +1,4 @@
-//! What is read as a proof, or as a message with one, is written as the same bytes, and the other way
-//! round.
+//! Bytes decoded as a proof, or as a message with one, encode to the same bytes, and vice versa.
 #![no_main]
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
@@ -16,7 +15,7 @@ enum Input<'a> {
         node: Node,
         proof_nodes: u16,
         leaves: u64,
-        /// How the bytes are damaged: something is cut off, or a bit flipped.
+        /// How the bytes are damaged: truncated, or a bit flipped.
         keep: u32,
         flip: Option<u32>,
     },

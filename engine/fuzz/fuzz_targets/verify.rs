@@ -1,4 +1,4 @@
-//! The engine's verifier says what the slow one says, of proofs that are right or nearly so.
+//! The engine's verifier agrees with the slow one on proofs that are right or nearly right.
 //!
 //! Some come from real trees of up to 200 leaves with short chains. Others are for trees of any
 //! height: their chains end in a constant, so that every node is known.
@@ -28,7 +28,7 @@ enum Tree {
     Constant { leaves: u64 },
 }
 
-/// Numbers are taken modulo what there is.
+/// Numbers are taken modulo the number of choices.
 #[derive(Arbitrary, Debug)]
 enum Mutation {
     FlipBit { node: u16, bit: u8 },
@@ -46,7 +46,7 @@ enum Mutation {
     Statement { to: u8 },
 }
 
-/// Statements with a block's tail of every interesting length.
+/// Statements whose last block has every interesting length.
 fn statement(number: u8) -> Vec<u8> {
     const LENGTHS: [usize; 8] = [0, 1, 32, 55, 63, 64, 100, 130];
     let mut rng = Rng::new(9);
@@ -54,7 +54,7 @@ fn statement(number: u8) -> Vec<u8> {
     bytes[..LENGTHS[usize::from(number) % LENGTHS.len()]].to_vec()
 }
 
-/// What every chain of a constant tree ends in.
+/// The value in which every chain of a constant tree ends.
 const LABEL: Node = [0x5a; 32];
 
 struct Constant;
@@ -79,7 +79,7 @@ fn labels(key: Key) -> Vec<Node> {
     let mut cache = CACHE.lock().expect("one thread");
     let (number, function, depth) = key;
     let make = || {
-        // By the engine, since the oracle takes seconds; the slow verifier will check them.
+        // Computed by the engine, since the oracle takes seconds; the slow verifier checks them.
         let kernels = KERNELS.iter().rev().find(|kernel| kernel.0 == function);
         let (_, _, kernels) = kernels.expect("the portable ones");
         let work = Work::new(function, depth, *kernels).expect("a small depth");
@@ -174,7 +174,7 @@ fuzz_target!(|input: Input| {
     let (function, name, kernels) = KERNELS[usize::from(input.kernel) % KERNELS.len()];
     let number = input.statement % 8;
     let statement = statement(number);
-    // At most a few proven leaves most of the time: the slow verifier is slow.
+    // Usually at most a few proven leaves: the slow verifier is slow.
     let t = match input.t {
         few @ 0..=200 => usize::from(few % 6) + 1,
         many => usize::from(many) - 105,

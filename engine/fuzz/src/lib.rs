@@ -1,6 +1,6 @@
 //! What the fuzz targets share: the [`oracle`] and the kernels of this CPU.
 //!
-//! Run one with `cargo +nightly fuzz run NAME` in the folder above, or all for a short time with
+//! Run one with `cargo +nightly fuzz run NAME` in the parent folder, or all for a short time with
 //! `.ci/fuzz`.
 #![forbid(unsafe_code)]
 

@@ -1,5 +1,5 @@
 //! A prover and a verifier that follow PROTOCOL.md line by line: slow, and independent of the
-//! engine's. Only the oracles of the hash functions are used.
+//! engine. They share with it only the oracles of the hash functions.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -52,7 +52,7 @@ pub fn prove(mut tree: impl FnMut(u32, u64) -> Node, leaves: u64, t: usize) -> P
     }
 }
 
-/// Climbs from the smallest unused leaf up to height `end`, and notes the nodes that are missing.
+/// Climbs from the smallest unused leaf to height `end`, and records the missing nodes.
 fn needed(unused: &mut VecDeque<u64>, end: u32, places: &mut Vec<(u32, u64)>) {
     let Some(index) = unused.pop_front() else {
         return;
@@ -67,7 +67,7 @@ fn needed(unused: &mut VecDeque<u64>, end: u32, places: &mut Vec<(u32, u64)>) {
     }
 }
 
-/// Section 3, for leaves that are all the same: the complete node of each height.
+/// Section 3, for identical leaves: the complete node of each height.
 #[must_use]
 pub fn constant_nodes(statement: &[u8], label: Node) -> Vec<Node> {
     let parent = |child: &Node| Some(node(statement, child, child));
@@ -134,15 +134,15 @@ pub fn verify(label: Label<'_>, statement: &[u8], leaves: u64, t: usize, proof: 
 struct Climb<'a> {
     statement: &'a [u8],
     proven: &'a BTreeSet<u64>,
-    /// Proven leaves from which nobody has climbed yet.
+    /// Proven leaves not yet climbed from.
     unused: VecDeque<(u64, Node)>,
     nodes: VecDeque<Node>,
-    /// Of each proven leaf, lowest first.
+    /// For each proven leaf, lowest first.
     left_siblings: BTreeMap<u64, Vec<Node>>,
 }
 
 impl Climb<'_> {
-    /// Climbs from the smallest unused leaf; returns the node at height `end`. Nothing, if there
+    /// Climbs from the smallest unused leaf, and returns the node at height `end`; `None` if there
     /// are too few nodes.
     fn up_to(&mut self, end: u32) -> Option<Node> {
         let (index, mut current) = self.unused.pop_front()?;

@@ -1,20 +1,20 @@
-//! What a log may still lose.
+//! The entries that a log may still lose.
 
 use std::collections::VecDeque;
 
 use super::{FileLog, LogView};
 use crate::{LogError, LogRead, Node};
 
-/// Entries that are written by one call, so that an interruption costs little.
+/// Entries per write, so that an interruption costs little.
 const PIECE: usize = 4096;
 
-/// A [`FileLog`] that keeps in memory every entry that is not durable, so that none is lost when the
-/// disk is full or a sync fails. It has neither thread nor clock: its owner decides when to write and
-/// when to sync.
+/// A [`FileLog`] that keeps in memory every entry that is not durable, so that none is lost when
+/// the disk is full or a sync fails. It has no thread and no clock: its owner decides when to write
+/// and when to sync.
 ///
-/// After a sync that failed, everything since the last success is written again before it can count as
-/// durable. Another thread may sync at any time ([`LogView::sync`]); what is written while it does is
-/// not made durable by that.
+/// After a failed sync, everything since the last success is written again before it counts as
+/// durable. Another thread may sync at any time ([`LogView::sync`]); that does not make durable
+/// what is written during the sync.
 ///
 /// ```text
 ///          durable    written     entries
@@ -24,7 +24,7 @@ const PIECE: usize = 4096;
 #[derive(Debug)]
 pub struct DurableLog {
     log: FileLog,
-    /// Entries that were not durable when this was last looked at.
+    /// The entries that were not durable at the last check.
     backlog: VecDeque<Node>,
     /// The number of the first one.
     first: u64,
@@ -35,7 +35,7 @@ impl DurableLog {
     /// Keeps at most `capacity` entries that are not durable.
     ///
     /// # Errors
-    /// When `log` has entries that are not durable, and they cannot be made so.
+    /// Fails if `log` has entries that are not durable and cannot be made so.
     pub fn new(mut log: FileLog, capacity: usize) -> Result<Self, LogError> {
         if log.durable_entries() < log.entries() {
             log.sync()?;
@@ -48,25 +48,25 @@ impl DurableLog {
         })
     }
 
-    /// A view for another thread. It has what was written.
+    /// Returns a view for another thread. It shows only written entries.
     #[must_use]
     pub fn view(&self) -> LogView {
         self.log.view()
     }
 
-    /// The number of entries that survive a power failure.
+    /// Returns the number of entries that survive a power failure.
     #[must_use]
     pub fn durable_entries(&self) -> u64 {
         self.log.durable_entries()
     }
 
-    /// The number of entries in memory: those that are not durable.
+    /// Returns the number of entries in memory: those that are not durable.
     #[must_use]
     pub fn backlog(&self) -> usize {
         self.backlog.len()
     }
 
-    /// Makes room for up to `count` entries, and returns for how many there is some: fewer if the
+    /// Reserves room for up to `count` entries. Returns for how many there is room: fewer if the
     /// backlog is full, or the system refuses memory.
     #[must_use]
     pub fn reserve(&mut self, count: usize) -> usize {
@@ -81,7 +81,7 @@ impl DurableLog {
     /// Adds an entry, in memory only.
     ///
     /// # Errors
-    /// Gives the entry back if there is no room for it ([`DurableLog::reserve`]).
+    /// Returns the entry if there is no room for it ([`DurableLog::reserve`]).
     pub fn push(&mut self, entry: Node) -> Result<(), Node> {
         let full = self.backlog.len() >= self.backlog.capacity().min(self.capacity);
         if full && self.reserve(1) == 0 {
@@ -91,10 +91,10 @@ impl DurableLog {
         Ok(())
     }
 
-    /// Writes to the file what has not been written, or was lost by a sync that failed.
+    /// Writes to the file all entries that are unwritten or were lost by a failed sync.
     ///
     /// # Errors
-    /// When that is not possible. All entries are still there, and the call can be repeated.
+    /// Fails if the file cannot be written. All entries are kept, and the call can be repeated.
     pub fn write(&mut self) -> Result<(), LogError> {
         self.forget_durable();
         let view = &self.log.0;
@@ -103,7 +103,7 @@ impl DurableLog {
         loop {
             let extent = *view.extent();
             if extent.failed_syncs != failed_syncs {
-                // Of another thread. It could fail for ever.
+                // Another thread's sync failed. Writing again could go on for ever.
                 return Err(view.unwritten());
             }
             let written = (extent.written - self.first) as usize;
@@ -119,10 +119,10 @@ impl DurableLog {
         }
     }
 
-    /// Writes what [`DurableLog::write`] would, and makes everything durable.
+    /// Writes as [`DurableLog::write`] does, and makes everything durable.
     ///
     /// # Errors
-    /// As there, and when the system cannot sync.
+    /// Fails as [`DurableLog::write`] does, and if the sync fails.
     pub fn sync(&mut self) -> Result<(), LogError> {
         self.write()?;
         if !self.backlog.is_empty() {
@@ -132,11 +132,11 @@ impl DurableLog {
         Ok(())
     }
 
-    /// Writes entries again, durably as far as they were durable before, `start` being the number of
-    /// the first one. They must be there.
+    /// Overwrites existing entries, starting at number `start`; those that were durable before are
+    /// durable again.
     ///
     /// # Errors
-    /// When they are not there, or cannot be written. What is in memory is repaired even so.
+    /// Fails if they do not exist or cannot be written. Entries in memory are repaired even then.
     pub fn repair(&mut self, start: u64, entries: &[Node]) -> Result<(), LogError> {
         let (end, have) = (start.saturating_add(entries.len() as u64), self.entries());
         if end > have {
@@ -159,13 +159,14 @@ impl DurableLog {
         }
     }
 
-    /// Cuts the log to its first `entries` entries, durably. A log that is shorter stays as it is.
+    /// Cuts the log to its first `entries` entries, durably. A shorter log is unchanged.
     ///
     /// # Errors
-    /// When the system cannot.
+    /// Fails if a system call fails.
     pub fn cut(&mut self, entries: u64) -> Result<(), LogError> {
         let result = self.log.cut(entries);
-        // Not if the file is as it was. That the cut is not durable yet does not matter here.
+        // Skipped if the cut left the file unchanged. Whether the cut is durable yet does not
+        // matter here.
         if self.log.entries() <= entries {
             self.first = self.first.min(entries);
             let kept = (entries - self.first).min(self.backlog.len() as u64);
@@ -177,7 +178,7 @@ impl DurableLog {
     /// Makes everything durable, and returns the log.
     ///
     /// # Errors
-    /// As [`DurableLog::sync`]; then what was in memory only is lost.
+    /// Fails as [`DurableLog::sync`] does; entries that were only in memory are then lost.
     pub fn finish(mut self) -> Result<FileLog, LogError> {
         self.sync()?;
         Ok(self.log)
@@ -198,7 +199,7 @@ impl LogRead for DurableLog {
         self.first + self.backlog.len() as u64
     }
 
-    /// Reads what is in memory from there: so it does not matter what the disk can do.
+    /// Reads entries that are in memory from there, so that a failing disk does not matter.
     fn read(&mut self, start: u64, out: &mut [Node]) -> Result<(), LogError> {
         let (end, entries) = (start.saturating_add(out.len() as u64), self.entries());
         if end > entries {

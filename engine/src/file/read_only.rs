@@ -1,4 +1,4 @@
-//! A log that is only looked at.
+//! A log opened read-only.
 
 use std::fs::File;
 use std::path::Path;
@@ -6,8 +6,9 @@ use std::path::Path;
 use super::{Extent, HEADER_BYTES, LogView, io_error, read_at};
 use crate::{LogError, LogHeader, LogRead, NODE_SIZE, Node};
 
-/// A log as it was when it was opened ([`FileLog::open_read_only`](super::FileLog::open_read_only)):
-/// without a lock, whatever it is the log of, and never changed.
+/// A log as it was when it was opened
+/// ([`FileLog::open_read_only`](super::FileLog::open_read_only)): without a lock, whatever work it
+/// belongs to, and never changed.
 #[derive(Clone, Debug)]
 pub struct ReadOnlyLog {
     view: LogView,
@@ -27,11 +28,11 @@ impl ReadOnlyLog {
         Ok(Self { view, bytes })
     }
 
-    /// What there is of the header: [`LogHeader::BYTES`] bytes, or fewer if the file is shorter.
-    /// [`LogHeader::read`] says what it means.
+    /// Returns the header: [`LogHeader::BYTES`] bytes, or fewer if the file is shorter.
+    /// [`LogHeader::read`] decodes it.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// Fails if the file cannot be read.
     pub fn header(&self) -> Result<Vec<u8>, LogError> {
         let mut header = vec![0; LogHeader::BYTES];
         let file = &*self.view.0.file;
@@ -40,7 +41,7 @@ impl ReadOnlyLog {
         Ok(header)
     }
 
-    /// Bytes after the last whole entry: the rest of a write that was interrupted.
+    /// Returns the number of bytes after the last whole entry: the rest of an interrupted write.
     #[must_use]
     pub fn rest(&self) -> u64 {
         self.bytes.saturating_sub(HEADER_BYTES) % NODE_SIZE as u64

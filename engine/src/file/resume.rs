@@ -1,35 +1,35 @@
-//! Going on from a log that the disk may have changed.
+//! Resuming from a log that the disk may have changed.
 
 use super::FileLog;
 use crate::{LogError, LogRead, NODE_SIZE, Node, RoundWork, Tree};
 
-/// Entries that are put right one by one; after more of them the log is cut.
+/// The most entries that are repaired one by one; if more are wrong, the log is cut.
 const MAX_REPAIRED: u64 = 8;
-/// Entries that are read at once.
+/// Entries per read.
 const PIECE: u64 = 4096;
 
-/// Where the work goes on, and what had to be done for it.
+/// Where the work goes on, and what was done to the log.
 #[derive(Clone, Debug)]
 pub struct Resumed {
-    /// The tree of all leaves that the log stands for.
+    /// The tree of all leaves that the log represents.
     pub tree: Tree,
-    /// Entries that had changed since they were made, and were put right.
+    /// The number of entries that had changed since they were made, and were repaired.
     pub repaired: u64,
-    /// Entries that were cut off at the end, because they were not what the work makes.
+    /// The number of entries cut off the end because the work does not produce them.
     pub cut: u64,
 }
 
 impl FileLog {
-    /// As [`RoundWork::resume`], after a look at what the disk has made of the log while nobody had it
-    /// open. Zeros at the end, as a power cut leaves them, are cut off. Then the last entry is made once
-    /// more, which shows whether any entry has changed since it was made: some are put right, and after
-    /// more than that the log is cut where they begin.
+    /// As [`RoundWork::resume`], after repairing what the disk has changed while no process had the
+    /// log open. Cuts off zeros at the end, as a power failure leaves them. Then recomputes the
+    /// last entry, which shows whether any entry has changed since it was made. A few changed
+    /// entries are repaired; if there are more, the log is cut where they begin.
     ///
-    /// It takes as long as the work on one subtree; if something has changed, as that on some dozens.
-    /// What the work got wrong itself is not found: for that there is [`crate::audit`].
+    /// Takes as long as the work on one subtree, or on some dozens if entries have changed. Does
+    /// not find errors of the work itself; [`crate::audit`] does.
     ///
     /// # Errors
-    /// When the log cannot be read or written, or is longer than a tree may be.
+    /// Fails if the log cannot be read or written, or is longer than a tree may be.
     pub fn resume(&mut self, round: &RoundWork<'_>) -> Result<Resumed, LogError> {
         let before = self.entries();
         let zeros = self.zeros_at_end()?;
@@ -57,7 +57,7 @@ impl FileLog {
         }
     }
 
-    /// How many entries at the end are zero, which no work ever makes.
+    /// The number of zero entries at the end, which the work never produces.
     fn zeros_at_end(&mut self) -> Result<u64, LogError> {
         let entries = self.entries();
         let mut start = entries;

@@ -9,35 +9,35 @@ use std::time::{Duration, Instant};
 use super::{DurableLog, FileLog};
 use crate::{LogError, Node};
 
-/// Entries that may wait for the thread, and again as many for the disk: 8 MiB each, hours of a long
-/// round, seconds of a short one.
+/// Entries that may wait for the thread, and as many again that may wait for the disk: 8 MiB each,
+/// hours of a long round, seconds of a short one.
 const QUEUE_ENTRIES: usize = 1 << 18;
-/// Entries that the thread takes at once.
+/// The most entries that the thread takes at once.
 const TAKE: usize = 4096;
-/// How often the thread looks for entries.
+/// How often the thread polls the queue.
 const POLL: Duration = Duration::from_millis(20);
 /// How long an entry may wait to become durable.
 const SYNC_INTERVAL: Duration = Duration::from_millis(250);
 /// How long the thread waits after a failure.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Appends entries to a log in a thread of its own, so that the hashing thread never waits for the
-/// disk: entries go through a queue without lock or system call. Entries are durable about a quarter
-/// of a second after they were pushed.
+/// Appends entries to a log on its own thread, so that the hashing thread never waits for the disk:
+/// entries go through a queue without lock or system call. Entries are durable about a quarter of a
+/// second after they were pushed.
 ///
-/// When the disk fails, the thread keeps the entries ([`DurableLog`]) and tries again every second
-/// ([`LogMonitor::error`] says why); only a full queue makes the hashing thread wait. A writer that is
-/// dropped writes what it has and ends by itself.
+/// When the disk fails, the thread keeps the entries ([`DurableLog`]) and retries every second
+/// ([`LogMonitor::error`] gives the reason); the hashing thread waits only when the queue is full.
+/// A dropped writer writes its entries and ends by itself.
 #[derive(Debug)]
 pub struct LogWriter {
     queue: rtrb::Producer<Node>,
-    /// An entry did not get into the queue; none after it may.
+    /// Set when an entry did not get into the queue; no later one may.
     given_up: bool,
     monitor: LogMonitor,
     finished: mpsc::Receiver<Result<FileLog, LogError>>,
 }
 
-/// What other threads may see of a [`LogWriter`], and say to it.
+/// Another thread's access to a [`LogWriter`].
 #[derive(Clone, Debug)]
 pub struct LogMonitor(Arc<Shared>);
 
@@ -45,9 +45,9 @@ pub struct LogMonitor(Arc<Shared>);
 struct Shared {
     durable: AtomicU64,
     error: Mutex<Option<String>>,
-    /// The queue is not to be waited for any more.
+    /// Set to stop waiting for the queue.
     give_up: AtomicBool,
-    /// The thread that writes, once it does.
+    /// The writing thread, once it runs.
     thread: OnceLock<Thread>,
 }
 
@@ -55,7 +55,7 @@ impl LogWriter {
     /// Starts the thread.
     ///
     /// # Errors
-    /// When the system refuses it, or entries that are in `log` cannot be made durable.
+    /// Fails if the system refuses the thread, or entries in `log` cannot be made durable.
     pub fn spawn(log: FileLog) -> Result<Self, LogError> {
         let view = log.view();
         let (writer, write) = Self::new(log)?;
@@ -66,11 +66,11 @@ impl LogWriter {
         Ok(writer)
     }
 
-    /// A writer, and what its thread has to call: for those who have a thread already. The call returns
-    /// after [`LogWriter::finish`], or when the writer is dropped.
+    /// Returns a writer and the function that its thread must call, for callers that have a thread.
+    /// The function returns after [`LogWriter::finish`], or when the writer is dropped.
     ///
     /// # Errors
-    /// When entries that are in `log` cannot be made durable.
+    /// Fails if entries in `log` cannot be made durable.
     pub fn new(log: FileLog) -> Result<(Self, impl FnOnce() + Send + 'static), LogError> {
         let (queue, entries) = rtrb::RingBuffer::new(QUEUE_ENTRIES);
         let log = DurableLog::new(log, QUEUE_ENTRIES)?;
@@ -85,7 +85,7 @@ impl LogWriter {
             let monitor = monitor.clone();
             move || {
                 monitor.0.thread.get_or_init(thread::current);
-                // If nobody waits for the log, it is closed.
+                // If the receiver is gone, this closes the log.
                 drop(finish.send(write(log, entries, &monitor)));
             }
         };
@@ -98,13 +98,13 @@ impl LogWriter {
         Ok((writer, write))
     }
 
-    /// A view for other threads.
+    /// Returns a monitor for other threads.
     #[must_use]
     pub fn monitor(&self) -> LogMonitor {
         self.monitor.clone()
     }
 
-    /// Hands an entry to the thread. Waits only when the queue is full, and until
+    /// Queues an entry for the thread. Waits only while the queue is full, and until
     /// [`LogMonitor::give_up`].
     pub fn push(&mut self, mut entry: Node) {
         if self.given_up {
@@ -113,7 +113,7 @@ impl LogWriter {
         while let Err(rtrb::PushError::Full(refused)) = self.queue.push(entry) {
             let nobody_writes = self.queue.is_abandoned();
             if nobody_writes || self.monitor.0.give_up.load(Relaxed) {
-                // `finish` says so.
+                // `finish` reports it.
                 self.given_up = true;
                 return;
             }
@@ -125,16 +125,16 @@ impl LogWriter {
     /// Waits until everything is durable, and returns the log.
     ///
     /// # Errors
-    /// When the last try to write what was still waiting failed, or entries were given up.
+    /// Fails if the last attempt to write the remaining entries failed, or entries were given up.
     pub fn finish(self) -> Result<FileLog, LogError> {
         self.finish_within(Duration::MAX)
     }
 
-    /// As [`LogWriter::finish`], for at most `patience`. After that the thread is left to itself: it
-    /// keeps the log, and its lock, until the disk answers, or the process ends.
+    /// As [`LogWriter::finish`], but waits at most `patience`. After that the thread is left
+    /// running: it keeps the log, and its lock, until the disk answers or the process ends.
     ///
     /// # Errors
-    /// As [`LogWriter::finish`], and when the time is up.
+    /// Fails as [`LogWriter::finish`] does, and if the time is up.
     pub fn finish_within(self, patience: Duration) -> Result<FileLog, LogError> {
         drop(self.queue);
         if let Some(thread) = self.monitor.0.thread.get() {
@@ -153,13 +153,13 @@ impl LogWriter {
 }
 
 impl LogMonitor {
-    /// Entries that would survive a power failure now.
+    /// Returns the number of entries that would survive a power failure now.
     #[must_use]
     pub fn durable_entries(&self) -> u64 {
         self.0.durable.load(Relaxed)
     }
 
-    /// Why entries cannot be written at the moment; `None` when they can.
+    /// Returns why entries cannot be written at the moment; `None` if they can.
     #[must_use]
     pub fn error(&self) -> Option<String> {
         self.0
@@ -169,9 +169,9 @@ impl LogMonitor {
             .clone()
     }
 
-    /// Stops waiting for room in the queue: for a process that is to end although the disk is full.
-    /// The first entry that does not fit is given up, with all that come after it. The log stays right:
-    /// the work can be done again from where it ends.
+    /// Stops waiting for room in the queue, for a process that must end although the disk is full.
+    /// The first entry that does not fit is given up, with all later ones. The log stays right: the
+    /// work can be repeated from its end.
     pub fn give_up(&self) {
         self.0.give_up.store(true, Relaxed);
     }
@@ -185,8 +185,8 @@ fn write(
 ) -> Result<FileLog, LogError> {
     let mut last_sync = Instant::now();
     loop {
-        // The other end of the queue is gone. Asked before the queue is written, so that nothing
-        // can come after this.
+        // The other end of the queue is gone. Checked before the queue is written, so that nothing
+        // can arrive later.
         let finished = queue.is_abandoned();
         let mut result = take(&mut log, &mut queue);
         if result.is_ok() && (finished || last_sync.elapsed() >= SYNC_INTERVAL) {

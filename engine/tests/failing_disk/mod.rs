@@ -1,4 +1,4 @@
-//! A disk that is full, slow or failing, in memory.
+//! A disk in memory that is full, slow or failing.
 
 #![allow(dead_code, reason = "each test uses some of it")]
 #![allow(clippy::unwrap_used)]
@@ -11,7 +11,7 @@ use poet_backend_generic::Generic;
 use poet_engine::file::{FileLog, LogFile};
 use poet_engine::{Kernels, LogRead, Node, RoundWork, SubtreeHeight, Work, WorkFunction};
 
-/// A disk, with what is on it, what is only in memory, and what is wrong with it.
+/// A disk: its contents, the unsynced writes, and its faults.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Disk(Arc<(Mutex<State>, Condvar)>);
 
@@ -19,29 +19,29 @@ type Meanwhile = Box<dyn FnOnce() + Send>;
 
 #[derive(Default)]
 pub(crate) struct State {
-    /// As reads see it.
+    /// The contents that reads return.
     pub(crate) bytes: Vec<u8>,
-    /// As it is after a power failure.
+    /// The contents after a power failure.
     pub(crate) durable: Vec<u8>,
-    /// Bytes of the file that the disk has room for.
+    /// The number of bytes of the file that fit on the disk.
     pub(crate) room: Option<usize>,
     /// The most bytes that a call reads or writes.
     pub(crate) short: Option<usize>,
-    /// Syncs that fail; each one loses what was written since the last good one, as Linux does: the
-    /// pages count as clean afterwards.
+    /// The number of syncs that fail; each one loses what was written since the last success, as on
+    /// Linux: the pages count as clean afterwards.
     pub(crate) failing_syncs: u32,
-    /// Calls that are interrupted.
+    /// The number of calls that are interrupted.
     pub(crate) interruptions: u32,
     /// Writes hang.
     pub(crate) stuck: bool,
     /// Syncs hang.
     pub(crate) stuck_syncs: bool,
-    /// Syncs that were begun.
+    /// The number of syncs begun.
     pub(crate) syncs: u32,
-    /// What other threads do while the next sync runs, and before the next write takes effect.
+    /// What other threads do during the next sync, and before the next write takes effect.
     pub(crate) during_sync: Option<Meanwhile>,
     pub(crate) during_write: Option<Meanwhile>,
-    /// Where bytes are that were written and never synced.
+    /// The ranges that were written and never synced.
     pub(crate) dirty: Vec<std::ops::Range<usize>>,
 }
 
@@ -59,7 +59,7 @@ impl Disk {
         FileLog::in_file(self.clone(), &round(&work())).unwrap()
     }
 
-    /// The disk after a power failure.
+    /// Returns the disk after a power failure.
     pub(crate) fn after_power_failure(&self) -> Self {
         let bytes = self.state().durable.clone();
         let disk = Self::default();
@@ -136,7 +136,7 @@ impl LogFile for Disk {
         let mut state = self.0.1.wait_while(state, |s| s.stuck_syncs).unwrap();
         if state.failing_syncs > 0 {
             state.failing_syncs -= 1;
-            // The length is known, the content is gone, and so is what was written meanwhile.
+            // The length is kept; the content is lost, including what was written during the sync.
             state.dirty.clear();
             return Err(Error::other("input/output error"));
         }

@@ -93,6 +93,25 @@ fn thousands_register_and_fetch_the_proof() {
     );
     assert!(text.contains("errors      none\n"), "{text}");
 
+    // The same as one object.
+    let json = |arguments: &[&str]| -> serde_json::Value {
+        let output = load(arguments);
+        assert!(output.status.success());
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let fetched = json(&[&arguments[..], &["--json"]].concat());
+    assert_eq!(fetched["served"], 300);
+    assert_eq!(fetched["errors"], serde_json::json!({}));
+    assert!(fetched["proof"]["leaves"].as_u64().unwrap() > 150);
+    assert!(fetched["latencySeconds"]["p99"].as_f64().unwrap() > 0.0);
+    let registered = json(&["register", "--url", &url, "--members=20", "--json"]);
+    assert_eq!(registered["registered"], 20);
+    let rounds = registered["rounds"].as_array().unwrap();
+    let members = rounds
+        .iter()
+        .map(|round| round["members"].as_u64().unwrap());
+    assert_eq!(members.sum::<u64>(), 20);
+
     // With a rate, and as fast as it goes.
     for options in [&["--rate=500"][..], &[]] {
         let arguments = ["register", "--url", &url, "--members=200"];

@@ -1,7 +1,7 @@
-//! Files that are there as a whole or not at all, and that survive a power failure.
+//! Files that exist as a whole or not at all, and survive a power failure.
 //!
-//! [`replace`], [`create_new`] and [`create_directory`] return when what they did is durable.
-//! [`Output`] is a file that a user names on a command line.
+//! [`replace`], [`create_new`] and [`create_directory`] return when their effect is durable.
+//! [`Output`] is a file named on a command line.
 
 mod output;
 mod reason;
@@ -20,10 +20,10 @@ pub use reason::reason;
 /// Who may read a new file or directory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Access {
-    /// Whom the umask allows, as for most programs.
+    /// Everybody whom the umask allows, as for most programs.
     #[default]
     Default,
-    /// The owner only: for keys, and for what belongs to a server alone.
+    /// Only the owner: for keys, and for a server's own files.
     Private,
 }
 
@@ -42,7 +42,7 @@ impl Access {
         }
     }
 
-    /// Options that create a file with this access; the umask can only take from it.
+    /// Returns options that create a file with this access, which the umask can only reduce.
     #[must_use]
     pub fn open_options(self) -> OpenOptions {
         let mut options = OpenOptions::new();
@@ -52,15 +52,15 @@ impl Access {
     }
 }
 
-/// Replaces the file at `path`, or creates it. Readers, and the disk after a power failure, have the
-/// old content or the new one.
+/// Replaces the file at `path`, or creates it. Readers, and the disk after a power failure, have
+/// the old content or the new one.
 ///
-/// A file that was there keeps its mode, unless `access` is private, and its owner where the system
-/// permits. A symbolic link at `path` is replaced itself; [`Output`] follows it.
+/// An existing file keeps its mode, unless `access` is private, and its owner if the system
+/// permits. A symbolic link at `path` is itself replaced; [`Output`] follows it.
 ///
 /// # Errors
-/// If the file cannot be written; it is then as before, unless only its directory could not be
-/// synced.
+/// Fails if the file cannot be written. It is then unchanged, unless only syncing its directory
+/// failed.
 pub fn replace(path: &Path, content: &[u8], access: Access) -> io::Result<()> {
     let file = temporary(path, content, access)?;
     #[cfg(unix)]
@@ -77,7 +77,8 @@ pub fn replace(path: &Path, content: &[u8], access: Access) -> io::Result<()> {
 /// Creates the file at `path`, as [`replace`] does.
 ///
 /// # Errors
-/// `AlreadyExists` if something is there, be it a broken link; else as [`replace`].
+/// Fails with `AlreadyExists` if `path` exists, even as a broken link, and otherwise as [`replace`]
+/// does.
 pub fn create_new(path: &Path, content: &[u8], access: Access) -> io::Result<()> {
     let file = temporary(path, content, access)?;
     file.as_file().sync_all()?;
@@ -85,11 +86,11 @@ pub fn create_new(path: &Path, content: &[u8], access: Access) -> io::Result<()>
     sync_parent(path)
 }
 
-/// Moves a file to another name on the same file system, in place of the file that has it, durably.
-/// The content must have been synced.
+/// Renames a file within its file system, replacing the file at `to`, durably. The content must
+/// have been synced.
 ///
 /// # Errors
-/// If that fails.
+/// Fails if the rename or the sync fails.
 pub fn rename_into_place(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)?;
     sync_parent(to)?;
@@ -99,11 +100,11 @@ pub fn rename_into_place(from: &Path, to: &Path) -> io::Result<()> {
     sync_parent(from)
 }
 
-/// Creates a directory and the ones above it, as far as they do not exist, durably. Existing ones
-/// keep their mode.
+/// Creates a directory and its missing parents, durably. Existing ones keep their mode.
 ///
 /// # Errors
-/// If that fails; `NotADirectory` if something else is there.
+/// Fails if a directory cannot be created or synced; with `NotADirectory` if something else exists
+/// there.
 pub fn create_directory(path: &Path, access: Access) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
@@ -127,10 +128,10 @@ pub fn create_directory(path: &Path, access: Access) -> io::Result<()> {
     }
 }
 
-/// Makes durable which files a directory holds.
+/// Makes the entries of a directory durable.
 ///
 /// # Errors
-/// If that fails.
+/// Fails if the sync fails.
 pub fn sync_directory(path: &Path) -> io::Result<()> {
     // Elsewhere, directories cannot be opened.
     if cfg!(unix) {
@@ -143,15 +144,15 @@ pub fn sync_directory(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes durable that a file has its name.
+/// Makes a file's name durable.
 ///
 /// # Errors
-/// If that fails.
+/// Fails if the sync fails.
 pub fn sync_parent(path: &Path) -> io::Result<()> {
     sync_directory(parent(path))
 }
 
-/// The directory in which a file is.
+/// Returns the directory that contains a file.
 fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
@@ -161,19 +162,19 @@ fn parent(path: &Path) -> &Path {
     }
 }
 
-/// A file with this content next to `path`, which is removed unless it is persisted.
+/// Creates a file with this content next to `path`; it is removed unless it is persisted.
 fn temporary(path: &Path, content: &[u8], access: Access) -> io::Result<NamedTempFile> {
     let mut builder = Builder::new();
     builder.prefix(".poet-").suffix(".tmp");
     let mut cause = None;
-    // Not the builder's own, which is private whatever the umask allows.
+    // Not the builder's own method, which is private whatever the umask allows.
     let create = |path: &Path| {
         let mut options = access.open_options();
         let file = options.read(true).write(true).create_new(true).open(path);
         file.inspect_err(|error| cause = error.raw_os_error())
     };
     let created = builder.make_in(parent(path), create);
-    // Without the name of the temporary file, which nobody knows.
+    // Without the name of the temporary file, which means nothing to the user.
     let mut file = created.map_err(|error| cause.map_or(error, io::Error::from_raw_os_error))?;
     file.write_all(content)?;
     Ok(file)
@@ -186,7 +187,7 @@ fn keep_owner_and_mode(file: &NamedTempFile, old: &fs::Metadata, access: Access)
     let file = file.as_file();
     let new = file.metadata()?;
     if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
-        // Only root may give files away; others become the owner, as with any editor.
+        // Only root may give files away; otherwise the owner changes, as with any editor.
         drop(fchown(file, Some(old.uid()), Some(old.gid())));
     }
     if access == Access::Default {

@@ -1,4 +1,4 @@
-//! A file that a user names on a command line.
+//! A file named on a command line.
 
 use std::{
     fmt, fs,
@@ -9,17 +9,17 @@ use std::{
 
 use crate::{Access, parent, reason, replace};
 
-/// As many as Linux follows.
+/// The most links that Linux follows.
 const MAX_LINKS: usize = 40;
 
-/// Where a program writes a result that the user has named.
+/// The destination of a program's result, named by the user.
 ///
-/// A regular file is replaced as a whole and durably, and of a symbolic link the target. Everything
-/// else is written to as it is: `-` and `/dev/stdout`, devices, pipes, descriptors of a shell.
+/// A regular file, or the target of a symbolic link, is replaced as a whole and durably. Everything
+/// else is written in place: `-` and `/dev/stdout`, devices, pipes, descriptors of a shell.
 #[derive(Clone, Debug)]
 pub struct Output {
     option: &'static str,
-    /// As the user has named it.
+    /// The path as the user gave it.
     path: PathBuf,
     target: Target,
 }
@@ -28,9 +28,9 @@ pub struct Output {
 enum Target {
     Stdout,
     Stderr,
-    /// A regular file, or none yet. The path is no symbolic link.
+    /// A regular file, or a new one. The path is not a symbolic link.
     File(PathBuf),
-    /// What cannot be replaced.
+    /// A destination that cannot be replaced.
     Special(PathBuf),
 }
 
@@ -50,11 +50,11 @@ impl fmt::Display for OutputError {
 impl std::error::Error for OutputError {}
 
 impl Output {
-    /// Tries whether `path`, the value of `option`, can be written, so that nobody waits for a
-    /// result in vain. Changes nothing.
+    /// Checks that `path`, the value of `option`, can be written, so that a program fails before a
+    /// long computation rather than after it. Changes nothing.
     ///
     /// # Errors
-    /// If it cannot be written.
+    /// Fails if it cannot be written.
     pub fn open(option: &'static str, path: &Path) -> Result<Self, OutputError> {
         let target = if path == Path::new("-") {
             Ok(Target::Stdout)
@@ -64,11 +64,11 @@ impl Output {
         Self::tried(option, path, target)
     }
 
-    /// As [`Output::open`], for a file that the program reads again: `-`, devices and pipes are
-    /// refused.
+    /// As [`Output::open`], for a file that the program reads again: refuses `-`, devices and
+    /// pipes.
     ///
     /// # Errors
-    /// If it cannot be written, or is not a regular file.
+    /// Fails if it cannot be written, or is not a regular file.
     pub fn open_file(option: &'static str, path: &Path) -> Result<Self, OutputError> {
         let target = resolve(path).and_then(|target| match target {
             Target::File(_) => Ok(target),
@@ -100,17 +100,17 @@ impl Output {
         }
     }
 
-    /// Writes the whole content. What is replaced is durable when this returns.
+    /// Writes the whole content. A replaced file is durable when this returns.
     ///
     /// # Errors
-    /// If it cannot be written; a regular file is then as before.
+    /// Fails if it cannot be written; a regular file is then unchanged.
     pub fn write(&self, content: &[u8]) -> Result<(), OutputError> {
         let written = match &self.target {
             Target::Stdout => write_all(&mut io::stdout().lock(), content),
             Target::Stderr => write_all(&mut io::stderr().lock(), content),
             Target::File(path) => replace(path, content, Access::Default),
             Target::Special(path) => OpenOptions::new()
-                // What a redirection has written so far stays.
+                // Keeps what a redirection has written so far.
                 .append(true)
                 .open(path)
                 .and_then(|mut file| write_all(&mut file, content)),
@@ -121,20 +121,20 @@ impl Output {
         })
     }
 
-    /// Whether [`Output::write`] replaces what was written before, so that it may be called for
+    /// Returns whether [`Output::write`] replaces earlier content, so that it may be called for
     /// each result that is better than the last.
     #[must_use]
     pub fn is_replaced(&self) -> bool {
         matches!(self.target, Target::File(_))
     }
 
-    /// Whether this is the standard output of the program.
+    /// Returns whether this is the program's standard output.
     #[must_use]
     pub fn is_stdout(&self) -> bool {
         self.target == Target::Stdout
     }
 
-    /// The regular file that will be replaced or created.
+    /// Returns the regular file that will be replaced or created.
     #[must_use]
     pub fn file(&self) -> Option<&Path> {
         match &self.target {
@@ -143,7 +143,7 @@ impl Output {
         }
     }
 
-    /// Whether this would overwrite `input`, a file that is read.
+    /// Returns whether this would overwrite `input`, a file that the program reads.
     #[must_use]
     pub fn overwrites(&self, input: &Path) -> bool {
         match (&self.target, resolve(input)) {
@@ -152,7 +152,7 @@ impl Output {
         }
     }
 
-    /// Whether two outputs would overwrite each other, or be mixed up in one stream.
+    /// Returns whether two outputs would overwrite each other, or be interleaved in one stream.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         match (&self.target, &other.target) {
@@ -162,7 +162,7 @@ impl Output {
     }
 }
 
-/// The option and its value, as messages name it.
+/// The option and its value, for messages.
 impl fmt::Display for Output {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.option, self.path.display())
@@ -183,7 +183,7 @@ fn resolve(path: &Path) -> Result<Target, String> {
         }
         let metadata = match fs::symlink_metadata(&path) {
             Ok(metadata) => metadata,
-            // The trial says which part of the path is missing.
+            // The check in `open` reports which part of the path is missing.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Ok(Target::File(path));
             }
@@ -206,20 +206,20 @@ fn resolve(path: &Path) -> Result<Target, String> {
     Err("its symbolic links lead in a circle".to_owned())
 }
 
-/// Whether the last part is empty: `Path` would ignore the slash.
+/// Returns whether the last component is empty: `Path` would ignore the slash.
 fn is_directory_name(path: &Path) -> bool {
     let bytes = path.as_os_str().as_encoded_bytes();
     bytes.ends_with(b"/") || bytes.ends_with(b"/.")
 }
 
-/// What a link of `/proc` stands for: no name but an open file, which must not be replaced.
+/// Resolves a link of `/proc`: it names an open file, which must not be replaced.
 fn descriptor(link: &Path) -> Option<Target> {
     let folder = parent(link).canonicalize().ok()?;
     if !(folder.starts_with("/proc") && folder.ends_with("fd")) {
         return None;
     }
     let own = folder.starts_with(format!("/proc/{}", std::process::id()));
-    // Through the handles of the program, so that what it prints keeps its place.
+    // Uses the program's own handles, so that its output stays in order.
     Some(match link.file_name()?.to_str()? {
         "1" if own => Target::Stdout,
         "2" if own => Target::Stderr,
@@ -227,7 +227,7 @@ fn descriptor(link: &Path) -> Option<Target> {
     })
 }
 
-/// Whether two paths, neither of which is a symbolic link, name the same file.
+/// Returns whether two paths, neither of which is a symbolic link, name the same file.
 fn same_name(one: &Path, other: &Path) -> bool {
     one.file_name() == other.file_name()
         && match (parent(one).canonicalize(), parent(other).canonicalize()) {
@@ -247,14 +247,14 @@ fn try_file(path: &Path) -> Result<(), String> {
         }
         Err(error) => return Err(format!("the directory {name}: {}", reason(&error))),
     }
-    // The file has a name of its own for no moment where the system can do that.
+    // The file never has a name where the system supports that.
     let tried = tempfile::tempfile_in(folder).and_then(|_| fs::File::open(folder));
     if let Err(error) = tried {
         let error = reason(&error);
         return Err(format!("no file can be created in {name}: {error}"));
     }
     if path.exists() {
-        // It could be replaced all the same, but somebody has protected it.
+        // It could be replaced nevertheless, but somebody has protected it.
         may_write(path)?;
     }
     Ok(())

@@ -1,8 +1,8 @@
-//! Why the system refused, in words.
+//! Why the system refused an operation, in words.
 
 use std::io;
 
-/// Why an operation on a file failed, for a person: without Rust's words and error numbers.
+/// Returns why an operation on a file failed, for people: without Rust's error texts and numbers.
 #[must_use]
 pub fn reason(error: &io::Error) -> String {
     use io::ErrorKind as Kind;
@@ -25,7 +25,7 @@ pub fn reason(error: &io::Error) -> String {
         Kind::WriteZero => "nothing more could be written",
         _ => {
             let text = error.to_string();
-            // The system's own words, which Rust ends with a number.
+            // The system's own text, to which Rust appends a number.
             return match text.split_once(" (os error ") {
                 Some((words, _)) => words.to_owned(),
                 None => text,

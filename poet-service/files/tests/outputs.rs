@@ -1,4 +1,4 @@
-//! Files and outputs against what a file system and a user can come up with.
+//! Files and outputs in every situation that file systems and users produce.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -16,7 +16,7 @@ use poet_files::{
     Access, Output, create_directory, create_new, rename_into_place, replace, sync_parent,
 };
 
-/// Says that a test cannot run here. CI has what all of them need.
+/// Reports that a test cannot run here. CI has what all of them need.
 fn skip(reason: &str) {
     assert!(
         std::env::var_os("CI").is_none_or(|ci| ci.is_empty()),
@@ -71,7 +71,7 @@ fn a_regular_file_is_replaced() {
     output.write(b"new").unwrap();
     assert_eq!(text(&path), "new");
     assert_ne!(fs::metadata(&path).unwrap().ino(), inode);
-    // Who has it open still has the whole old one.
+    // A reader that has it open still sees the whole old content.
     let mut seen = String::new();
     reader.read_to_string(&mut seen).unwrap();
     assert_eq!(seen, "old");
@@ -82,7 +82,7 @@ fn a_regular_file_is_replaced() {
 fn modes_are_kept_or_those_of_the_umask() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("out");
-    // What the umask makes of a new file.
+    // The mode of a new file under the umask.
     let usual = folder.path().join("usual");
     File::create(&usual).unwrap();
     replace(&path, b"1", Access::Default).unwrap();
@@ -226,7 +226,7 @@ fn a_pipe_gets_the_content() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("pipe");
     assert!(run("mkfifo", &[path.to_str().unwrap()]));
-    // The trial waits for nobody.
+    // The check does not block.
     let output = open(&path).unwrap();
     let reader = thread::spawn({
         let path = path.clone();
@@ -256,7 +256,7 @@ fn a_full_disk_leaves_what_was_there() {
     assert_eq!(left, ("old".to_owned(), vec!["out".to_owned()]));
 }
 
-/// The rest of the tests needs a process of its own: this one, started again.
+/// The remaining tests need their own process: this one, started again.
 const ROLE: &str = "POET_FILES_TEST";
 
 fn again(role: &str) -> Command {
@@ -272,7 +272,7 @@ fn child() {
     let Ok(role) = std::env::var(ROLE) else {
         return;
     };
-    // The last thing that is printed, since the harness prints to standard output, too.
+    // Printed last, because the harness prints to standard output, too.
     match role.split_once(' ').unwrap() {
         ("write", path) => {
             let output = open(Path::new(path)).unwrap();
@@ -298,7 +298,7 @@ fn standard_output_and_descriptors_are_written_to() {
         let expected = "printed\nwritten\nprinted again\n";
         assert!(printed.ends_with(expected), "{name}: {printed}");
 
-        // A file that a shell has opened is not replaced under it, either.
+        // A file that a shell has opened is not replaced either.
         let path = folder.path().join("redirected");
         let file = File::create(&path).unwrap();
         let status = again(&format!("write {name}")).stdout(file).status();
@@ -351,7 +351,7 @@ fn what_is_not_permitted_is_refused_before_the_wait() {
     set("open/protected", 0o444);
     let tried = |name: &str| {
         let mut command = again(&format!("try {}", path(name).display()));
-        // Nothing is forbidden to root, so root asks in somebody else's name.
+        // Root is refused nothing, so root asks as another user.
         if rustix::process::geteuid().is_root() {
             command.uid(65_534).gid(65_534);
         }

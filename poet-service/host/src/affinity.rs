@@ -1,4 +1,4 @@
-//! Threads on cores.
+//! Pinning threads to cores.
 
 use std::thread;
 
@@ -9,8 +9,8 @@ use elsewhere::{allowed_cores, pin};
 #[cfg(all(not(feature = "hwloc"), target_os = "linux"))]
 use linux::{allowed_cores, pin};
 
-/// The cores on which this thread may run, in order. To be asked before any thread is pinned: a
-/// thread's children may run where it may.
+/// Returns the cores on which this thread may run, in order. Call it before pinning any thread: a
+/// thread inherits the affinity of the thread that starts it.
 #[must_use]
 pub fn allowed() -> Vec<usize> {
     let mut cores = allowed_cores();
@@ -18,19 +18,18 @@ pub fn allowed() -> Vec<usize> {
     cores
 }
 
-/// Runs `work` on a thread of its own that runs on `cores` only; `None` if the system does not
-/// permit that.
+/// Runs `work` on its own thread, restricted to `cores`; `None` if the system does not permit that.
 ///
 /// # Panics
-/// If `work` does.
+/// Panics if `work` does.
 pub fn on_cores<T: Send>(cores: &[usize], work: impl FnOnce() -> T + Send) -> Option<T> {
     let run = || pin(cores).then(work);
     let result = thread::scope(|scope| scope.spawn(run).join());
     result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// Lets the calling thread run on the last of its cores only, so that samples are comparable. Where
-/// the system cannot, nothing happens.
+/// Restricts the calling thread to the last of its cores, so that samples are comparable. Does
+/// nothing where the system does not support it.
 pub fn pin_to_last() {
     if let Some(core) = allowed().last() {
         pin(&[*core]);
@@ -75,7 +74,7 @@ mod elsewhere {
         cores.into_iter().map(|core| core.id).collect()
     }
 
-    /// One core is all that can be asked for here.
+    /// Only one core can be requested here.
     pub(super) fn pin(cores: &[usize]) -> bool {
         match cores {
             [core] => core_affinity::set_for_current(core_affinity::CoreId { id: *core }),
@@ -106,7 +105,7 @@ mod by_hwloc {
         let Some(topology) = TOPOLOGY.as_ref() else {
             return Vec::new();
         };
-        // Where the system does not tell how a thread is bound, it is not.
+        // If the system does not report a thread's binding, the thread is not bound.
         let bound = topology.cpu_binding(CpuBindingFlags::THREAD).ok();
         let allowed = |place: &CpuSet| {
             topology.allowed_cpuset().includes(place)

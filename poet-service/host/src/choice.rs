@@ -1,4 +1,4 @@
-//! The core of the hashing thread: the fastest that no other server has.
+//! Chooses the core of the hashing thread: the fastest that no other server uses.
 
 use std::{
     cmp::Reverse,
@@ -16,27 +16,27 @@ use crate::{
     read::{parse_list, text},
 };
 
-/// How long all cores together are measured, and one of them at least and at most.
+/// The time to measure all cores together, and the least and the most for one of them.
 const TRIAL: Duration = Duration::from_millis(400);
 const CORE_TRIAL: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(40)];
-/// Differences below are noise.
+/// Smaller differences are noise.
 const MARGIN: f64 = 1.01;
 
-/// Does some of the work, and returns how many hashes that were.
+/// Does some of the work, and returns the number of hashes.
 pub(crate) type Hash<'a> = &'a (dyn Fn() -> u64 + Sync);
 /// Claims a core for this process.
 pub(crate) type TakeClaim<'a> = &'a dyn Fn(usize) -> Result<Claim, NoClaim>;
 
-/// A core, and why that one.
+/// A core, and the reason for it.
 #[derive(Debug)]
 pub(crate) struct Choice {
     pub(crate) core: usize,
     pub(crate) why: String,
-    /// Nothing if another process has the core, or the system has no claims.
+    /// `None` if another process has the core, or the system has no claims.
     pub(crate) claim: Option<Claim>,
 }
 
-/// Chooses among `allowed`, or takes the core that is asked for.
+/// Chooses among `allowed`, or takes the requested core.
 pub(crate) fn choose(
     core: WorkCore,
     allowed: &[usize],
@@ -44,7 +44,7 @@ pub(crate) fn choose(
     claim: TakeClaim<'_>,
 ) -> Option<Choice> {
     if let WorkCore::Number(core) = core {
-        // It may be one that the scheduler leaves alone, and so not be among the allowed ones.
+        // It may be isolated from the scheduler, and so not be among the allowed ones.
         if core >= MAX_CORES || on_cores(&[core], || ()).is_none() {
             tracing::warn!(
                 "--work-core={core}: the system does not let this process run there, the hashing \
@@ -62,7 +62,7 @@ pub(crate) fn choose(
         .iter()
         .filter_map(|core| Some((*core, on_cores(&[*core], || hash_rate(hash, time))?)));
     let rates: Vec<(usize, f64)> = rates.collect();
-    // Without the table, no core has any.
+    // Without the table, all cores count as having none.
     let interrupts = Interrupts::read(Path::new("/")).unwrap_or_default();
     let interrupts = rates
         .iter()
@@ -91,7 +91,7 @@ pub(crate) fn choose(
     Some(claimed(fastest, format!("fastest of {count}"), claim))
 }
 
-/// This core, whether another server has it or not.
+/// Chooses this core, even if another server has it.
 fn claimed(core: usize, why: String, claim: TakeClaim<'_>) -> Choice {
     let claim = match claim(core) {
         Ok(claim) => Some(claim),
@@ -103,7 +103,7 @@ fn claimed(core: usize, why: String, claim: TakeClaim<'_>) -> Choice {
     Choice { core, why, claim }
 }
 
-/// Says that two servers halve each other.
+/// Warns that two servers halve each other's speed.
 pub(crate) fn warn_if_taken(core: usize, taken: &NoClaim) {
     if let NoClaim::Taken(process) = taken {
         let process = process.map_or("another process".to_owned(), |id| format!("process {id}"));
@@ -114,7 +114,7 @@ pub(crate) fn warn_if_taken(core: usize, taken: &NoClaim) {
     }
 }
 
-/// How fast the work is. The first third of the time is for the clock to get up.
+/// Measures the hash rate. The first third of the time lets the clock rise.
 fn hash_rate(hash: Hash<'_>, time: Duration) -> f64 {
     let run_for = |time: Duration| {
         let (start, mut hashes) = (Instant::now(), 0);
@@ -127,7 +127,7 @@ fn hash_rate(hash: Hash<'_>, time: Duration) -> f64 {
     run_for(time * 2 / 3)
 }
 
-/// One of the cores that share execution units stands for all of them.
+/// Keeps one of the cores that share execution units.
 fn candidates(allowed: &[usize], siblings: impl Fn(usize) -> Vec<usize>) -> Vec<usize> {
     let last = |core: &usize| {
         let siblings = siblings(*core);
@@ -138,8 +138,8 @@ fn candidates(allowed: &[usize], siblings: impl Fn(usize) -> Vec<usize>) -> Vec<
     allowed.iter().copied().filter(last).collect()
 }
 
-/// The cores from the best to the last. Of those that are as fast as the fastest of the rest, the
-/// one with the fewest interrupts of devices comes first, and of those the last.
+/// Orders the cores from best to worst. Among those equally fast, the one with the fewest device
+/// interrupts comes first, and among those the last.
 fn order(rates: &[(usize, f64)], interrupts: &BTreeMap<usize, u64>) -> Vec<(usize, f64)> {
     let mut rest = rates.to_vec();
     let mut order = Vec::new();
@@ -157,14 +157,14 @@ fn order(rates: &[(usize, f64)], interrupts: &BTreeMap<usize, u64>) -> Vec<(usiz
     order
 }
 
-/// The cores that share the execution units of `core`, itself among them.
+/// Returns the cores that share the execution units of `core`, including itself.
 pub(crate) fn siblings(core: usize) -> Vec<usize> {
     let path = format!("sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list");
-    // Where the system does not show them, there are none.
+    // If the system does not report them, there are none.
     parse_list(&text(Path::new("/"), &path).unwrap_or_default())
 }
 
-/// Where all other threads run.
+/// Returns the cores on which all other threads run.
 pub(crate) fn others(allowed: &[usize], core: usize, siblings: &[usize]) -> Vec<usize> {
     let without = |taken: &[usize]| -> Vec<usize> {
         let rest = allowed.iter().copied();
@@ -216,9 +216,9 @@ mod tests {
     fn the_others_keep_away_from_the_core_and_its_siblings() {
         let all = [0, 1, 2, 3, 4, 5, 6, 7];
         assert_eq!(others(&all, 5, &smt(5)), [0, 2, 3, 4, 6, 7]);
-        // Cores that are not allowed are for nobody; one outside can be the hashing thread's.
+        // Cores that are not allowed are excluded; the hashing thread may use one.
         assert_eq!(others(&[0, 1], 7, &smt(7)), [0, 1]);
-        // The sibling is all there is.
+        // Only the sibling is left.
         assert_eq!(others(&[0, 4], 4, &smt(4)), [0]);
         assert_eq!(others(&[0, 1], 1, &[1]), [0]);
     }
@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn a_core_of_another_server_is_passed_over() {
         let here = affinity::allowed();
-        // A name for each test, in place of the core's.
+        // Each test uses its own name in place of the core's.
         let own = |core: usize| {
             claim::claim_name(&format!("poet-host/choice/{}/{core}", std::process::id()))
         };
@@ -257,7 +257,7 @@ mod tests {
             assert!(taken.iter().all(|other| other.core != next.core));
             taken.push(next);
         }
-        // All are taken: the fastest is shared, and that is a warning.
+        // All are taken: the fastest is shared, with a warning.
         let shared = choose(WorkCore::Auto, &here, &hash, &own).unwrap();
         assert!(shared.claim.is_none() && here.contains(&shared.core));
         let named = choose(WorkCore::Number(taken[0].core), &here, &hash, &own).unwrap();

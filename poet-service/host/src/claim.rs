@@ -1,10 +1,10 @@
-//! Which cores the hashing threads of other servers have.
+//! Which cores the hashing threads of other servers use.
 //!
-//! Two servers that are started together would both choose the fastest core, and each get half of
-//! it. So a server claims its core by the name of an abstract Unix socket: one process at a time can
-//! have it, all users of the machine share the names, and the kernel takes them back when a process
-//! ends, however it ends. Nothing is sent. Containers with networks of their own do not see each
-//! other's claims.
+//! Two servers started together would both choose the fastest core, and each would get half of it.
+//! So a server claims its core by the name of an abstract Unix socket: only one process at a time
+//! can bind it, all users of the machine share the names, and the kernel releases them when a
+//! process ends, however it ends. No data is sent. Containers with their own network namespaces do
+//! not see each other's claims.
 
 use std::{
     fs, io,
@@ -14,20 +14,20 @@ use std::{
     },
 };
 
-/// A core that is claimed until this is dropped.
+/// A core, claimed until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Claim {
     _core: UnixDatagram,
-    /// A second name, which holds the id of the process.
+    /// A second name, which contains the id of the process.
     _process: Option<UnixDatagram>,
 }
 
 /// Why there is no claim.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum NoClaim {
-    /// Another process has it; its id, if it is known.
+    /// Another process has it; its id, if known.
     Taken(Option<u32>),
-    /// This system has no such names, or does not permit them.
+    /// This system has no abstract names, or does not permit them.
     Unknown,
 }
 
@@ -46,7 +46,7 @@ pub(crate) fn claim_name(name: &str) -> Result<Claim, NoClaim> {
         }
         Err(_) => return Err(NoClaim::Unknown),
     };
-    // For the other's message only.
+    // Used only in the other process's message.
     let process = bind(&format!("{name}/{}", std::process::id())).ok();
     Ok(Claim {
         _core: core,
@@ -58,7 +58,7 @@ fn bind(name: &str) -> io::Result<UnixDatagram> {
     UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(name)?)
 }
 
-/// The process that has a name, from the kernel's list of sockets.
+/// Finds the process that holds a name in the kernel's list of sockets.
 fn holder(sockets: &str, name: &str) -> Option<u32> {
     let names = sockets.lines().filter_map(|line| line.rsplit_once('@'));
     names

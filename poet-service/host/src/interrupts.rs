@@ -4,8 +4,8 @@ use std::path::Path;
 
 use crate::read::text;
 
-/// What each core has served since boot, from `/proc/interrupts`: a column for each core, and a row
-/// for each source.
+/// The interrupts that each core has served since boot, from `/proc/interrupts`: a column for each
+/// core, and a row for each source.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interrupts {
     cores: Vec<usize>,
@@ -21,7 +21,7 @@ struct Source {
 }
 
 impl Interrupts {
-    /// Reads them; nothing where the system does not show them.
+    /// Reads the table; `None` if the system does not report it.
     #[must_use]
     pub fn read(root: &Path) -> Option<Self> {
         Some(Self::parse(&text(root, "proc/interrupts")?))
@@ -46,7 +46,7 @@ impl Interrupts {
             let id = id.trim().to_owned();
             let words: Vec<&str> = fields.collect();
             let name = match (is_device(&id), words.as_slice()) {
-                // The controller and the kind of signal come before the device.
+                // The controller and the kind of signal precede the device.
                 (true, [_, _, name @ ..]) if !name.is_empty() => name.join(" "),
                 (_, []) => id.clone(),
                 (_, words) => words.join(" "),
@@ -61,7 +61,7 @@ impl Interrupts {
         self.cores.iter().position(|id| *id == core)
     }
 
-    /// How many interrupts of devices a core has served; nothing of an unknown core.
+    /// Returns the number of device interrupts that a core has served; `None` for an unknown core.
     #[must_use]
     pub fn of_devices(&self, core: usize) -> Option<u64> {
         let column = self.column(core)?;
@@ -69,7 +69,7 @@ impl Interrupts {
         Some(devices.filter_map(|source| source.counts.get(column)).sum())
     }
 
-    /// What `core` has served since `earlier`, by the names of the sources, the most frequent first.
+    /// Returns what `core` has served since `earlier`, by source, most frequent first.
     #[must_use]
     pub fn since(&self, earlier: &Self, core: usize) -> Vec<(String, u64)> {
         let count = |all: &Self, id: &str| -> Option<u64> {
@@ -126,7 +126,7 @@ ERR:          3
         assert_eq!(after.since(&before, 2), expected);
         assert!(after.since(&before, 0).is_empty());
         assert!(after.since(&before, 7).is_empty());
-        // A core that was switched off and on begins again.
+        // The counts of a core that was offline start again.
         assert!(before.since(&after, 2).is_empty());
         assert_eq!(after.since(&Interrupts::default(), 0).len(), 4);
     }

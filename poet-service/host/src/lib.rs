@@ -1,12 +1,13 @@
-//! What a machine is, and where threads run on it.
+//! The properties of a machine, and the placement of threads on it.
 //!
-//! [`Machine`] is what the kernel shows of a machine, and [`limits`], [`interrupts`], [`sensors`] and
-//! [`programs`] what it shows of a moment. All read `/proc` and `/sys` below a root, so that trees of
-//! other machines can be tested. What a machine does not show is absent, never guessed.
+//! [`Machine`] is what the kernel reports about a machine; [`limits`], [`interrupts`], [`sensors`]
+//! and [`programs`] are what it reports about a moment. All read `/proc` and `/sys` below a root,
+//! so that trees of other machines can be tested. What a machine does not report is absent, never
+//! guessed.
 //!
-//! [`affinity`] pins threads, [`niceness`] orders them. [`WorkPlace`] gives the hashing thread of a server
-//! a core of its own. [`open_files`] raises the limit on open files, [`process`] tells what this process
-//! takes.
+//! [`affinity`] pins threads, [`niceness`] sets their priority. [`WorkPlace`] gives a server's
+//! hashing thread a core of its own. [`open_files`] raises the limit on open files; [`process`]
+//! reports the resources that this process uses.
 
 pub mod affinity;
 pub mod interrupts;
@@ -36,10 +37,10 @@ pub use machine::{Core, Machine};
 pub use place::{Occupied, WorkPlace};
 pub use work_core::{WorkCore, WorkPriority};
 
-/// The most cores that an affinity mask has room for.
+/// The most cores in an affinity mask.
 pub const MAX_CORES: usize = 1024;
 
-/// Core numbers as messages show them: `0,1,8`.
+/// Formats core numbers for messages: `0,1,8`.
 #[must_use]
 pub fn list(cores: &[usize]) -> String {
     let cores: Vec<_> = cores.iter().map(usize::to_string).collect();

@@ -1,5 +1,5 @@
-//! What control groups allow this process: CPU time and cores, of both versions of control groups,
-//! anywhere in the hierarchy.
+//! The limits that control groups set for this process: CPU time and cores, in both versions of
+//! control groups, anywhere in the hierarchy.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -8,23 +8,23 @@ use crate::read::{parse_list, text};
 /// A limit of CPU time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Quota {
-    /// The cores that may be used up in CPU time.
+    /// The limit in cores' worth of CPU time.
     pub cores: f64,
-    /// The control group that sets it, as `/proc/self/cgroup` names groups.
+    /// The control group that sets it, named as in `/proc/self/cgroup`.
     pub group: String,
 }
 
-/// How often and for how long the process's group was stopped for having used its time up.
+/// How often and how long the process's group was stopped because it had used up its time.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Throttling {
-    /// Periods in which it was stopped.
+    /// The number of periods in which it was stopped.
     pub periods: u64,
-    /// For how long, all threads together.
+    /// The total time, summed over all threads.
     pub seconds: f64,
 }
 
 impl Throttling {
-    /// What came after `earlier`.
+    /// Returns the difference from `earlier`.
     #[must_use]
     pub fn since(self, earlier: Self) -> Self {
         Self {
@@ -34,7 +34,7 @@ impl Throttling {
     }
 }
 
-/// The tightest limit of CPU time that this process is under: its own group's, or that of a group
+/// Returns the tightest limit on this process's CPU time: its own group's, or that of a group
 /// above.
 #[must_use]
 pub fn cpu_quota(root: &Path) -> Option<Quota> {
@@ -54,7 +54,7 @@ pub fn cpu_quota(root: &Path) -> Option<Quota> {
     quotas.min_by(|a, b| a.cores.total_cmp(&b.cores))
 }
 
-/// The cores that the control group of this process may use, where there is such a limit.
+/// Returns the cores that the control group of this process may use, if limited.
 #[must_use]
 pub fn cpu_set(root: &Path) -> Option<Vec<usize>> {
     let names = [
@@ -62,7 +62,7 @@ pub fn cpu_set(root: &Path) -> Option<Vec<usize>> {
         "cpuset.effective_cpus",
         "cpuset.cpus",
     ];
-    // The nearest group that shows any.
+    // The nearest group that reports any.
     groups(root, "cpuset").iter().find_map(|group| {
         let lists = names
             .iter()
@@ -73,7 +73,7 @@ pub fn cpu_set(root: &Path) -> Option<Vec<usize>> {
     })
 }
 
-/// How much this process's group has been throttled since it was made.
+/// Returns how much this process's group has been throttled since its creation.
 #[must_use]
 pub fn throttling(root: &Path) -> Option<Throttling> {
     groups(root, "cpu").iter().find_map(|group| {
@@ -90,7 +90,7 @@ pub fn throttling(root: &Path) -> Option<Throttling> {
     })
 }
 
-/// Which container this process is in, if any; `unknown` if only that it is in one is known.
+/// Returns the container in which this process runs, if any; `unknown` if it cannot be identified.
 #[must_use]
 pub fn container(root: &Path) -> Option<String> {
     if let Some(name) = text(root, "run/systemd/container").filter(|name| !name.is_empty()) {
@@ -100,7 +100,7 @@ pub fn container(root: &Path) -> Option<String> {
     if let Some((_, name)) = files.iter().find(|(file, _)| root.join(file).exists()) {
         return Some((*name).to_owned());
     }
-    // Readable for the owner of the first process only.
+    // Readable only by the owner of the first process.
     let environment = text(root, "proc/1/environ").unwrap_or_default();
     let mut variables = environment.split('\0');
     if let Some(name) = variables.find_map(|variable| variable.strip_prefix("container=")) {
@@ -112,7 +112,7 @@ pub fn container(root: &Path) -> Option<String> {
     mark.map(|mark| (*mark).to_owned())
 }
 
-/// A control group, and where its files are.
+/// A control group, and the path of its files.
 #[derive(Debug, PartialEq)]
 struct Group {
     name: String,
@@ -125,7 +125,8 @@ impl Group {
     }
 }
 
-/// The groups that this process is in, its own first, in every hierarchy that may have `controller`.
+/// Returns the groups that contain this process, its own first, in every hierarchy that may have
+/// `controller`.
 fn groups(root: &Path, controller: &str) -> Vec<Group> {
     let own = text(root, "proc/self/cgroup").unwrap_or_default();
     let mounts = text(root, "proc/self/mountinfo").unwrap_or_default();
@@ -137,7 +138,7 @@ fn groups(root: &Path, controller: &str) -> Vec<Group> {
         });
         let path = paths
             .filter(|(controllers, _)| match mount.kind {
-                // The second version has one hierarchy for all.
+                // Version 2 has one hierarchy for all controllers.
                 "cgroup2" => controllers.is_empty(),
                 _ => {
                     let has = |list: &str| list.split(',').any(|name| name == controller);
@@ -155,7 +156,7 @@ fn groups(root: &Path, controller: &str) -> Vec<Group> {
 
 /// A mounted hierarchy.
 struct Mount<'a> {
-    /// The group that is mounted.
+    /// The group at the mount's root.
     root: PathBuf,
     point: PathBuf,
     kind: &'a str,
@@ -163,7 +164,7 @@ struct Mount<'a> {
 }
 
 impl<'a> Mount<'a> {
-    /// A line of `mountinfo`, if it is about control groups.
+    /// Parses a line of `mountinfo`; `None` if it is not about control groups.
     fn parse(line: &'a str) -> Option<Self> {
         let (place, system) = line.split_once(" - ")?;
         let mut place = place.split(' ').skip(3);
@@ -172,18 +173,18 @@ impl<'a> Mount<'a> {
         let (kind, options) = (system.next()?, system.nth(1)?);
         matches!(kind, "cgroup" | "cgroup2").then(|| Self {
             root: root.into(),
-            // Below another root, an absolute path would lead out of it.
+            // An absolute path would escape the given root.
             point: point.trim_start_matches('/').into(),
             kind,
             options,
         })
     }
 
-    /// The group at `path` and those above it, as far as they can be seen here.
+    /// Returns the group at `path` and those above it, as far as they are visible here.
     fn groups(&self, path: &str) -> Vec<Group> {
         let path = Path::new(path);
         let below = path.strip_prefix(&self.root).unwrap_or(Path::new(""));
-        // From within a container, a group outside of it may be shown as `/../x`.
+        // In a container, a group outside of it may appear as `/../x`.
         let below = if below
             .components()
             .all(|part| matches!(part, Component::Normal(_)))
@@ -200,7 +201,7 @@ impl<'a> Mount<'a> {
     }
 }
 
-/// Space, tab, line break and backslash are octal in `mountinfo`.
+/// Decodes space, tab, line break and backslash, which are octal in `mountinfo`.
 fn unescape(text: &str) -> String {
     let codes = [
         ("\\040", " "),
@@ -221,7 +222,7 @@ fn parse_max(text: &str) -> Option<f64> {
     ratio(quota.parse().ok()?, period.parse().ok()?)
 }
 
-/// In the first version, -1 is no limit.
+/// In version 1, -1 means no limit.
 fn ratio(quota: f64, period: f64) -> Option<f64> {
     (quota > 0.0 && period > 0.0 && quota.is_finite()).then(|| quota / period)
 }
@@ -312,7 +313,7 @@ throttled_time 1500000000
 
     #[test]
     fn a_container_sees_its_own_group_only() {
-        // Docker with control groups of its own: the group is the root that it sees.
+        // Docker with its own control group namespace: the group appears as the root.
         let root = unpack(
             "
 == .dockerenv
@@ -330,7 +331,7 @@ throttled_time 1500000000
         assert_eq!((quota.cores, &*quota.group), (0.25, "/"));
         assert_eq!(cpu_set(root.path()), Some(vec![5]));
         assert_eq!(container(root.path()).as_deref(), Some("docker"));
-        // With those of the host: only its own is mounted, under its full name.
+        // With the host's namespace: only its own group is mounted, under its full name.
         let root = unpack(
             "
 == proc/1/environ

@@ -1,4 +1,4 @@
-//! What does not change on a machine while it runs.
+//! The properties of a machine that do not change while it runs.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -14,23 +14,23 @@ use crate::{
 /// A machine.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
-    /// Its name in the network.
+    /// The machine's host name.
     pub hostname: Option<String>,
     /// The name of the CPU.
     pub model: String,
-    /// The microarchitecture of the fast cores, where it is known.
+    /// The microarchitecture of the fast cores, if known.
     pub microarchitecture: Option<String>,
     /// The CPU features that kernels use.
     pub features: Vec<String>,
     /// The release of the kernel.
     pub kernel: String,
-    /// Which hypervisor this is a guest of; `unknown` if only that there is one is known.
+    /// The hypervisor of which this is a guest; `unknown` if it cannot be identified.
     pub hypervisor: Option<String>,
     /// Whether simultaneous multithreading is on.
     pub smt: Option<bool>,
     /// Whether clocks above the nominal one are allowed.
     pub turbo: Option<bool>,
-    /// The file that switches it, below `/sys/devices/system/cpu`.
+    /// The file that switches turbo, below `/sys/devices/system/cpu`.
     pub turbo_switch: Option<String>,
     /// Cores that the scheduler leaves alone (`isolcpus`).
     pub isolated: Vec<usize>,
@@ -38,23 +38,23 @@ pub struct Machine {
     pub nohz_full: Vec<usize>,
     /// Whether the NMI watchdog interrupts every core.
     pub nmi_watchdog: Option<bool>,
-    /// The cores that the control group of this process may use up in CPU time, if limited.
+    /// The limit on this process's CPU time from its control group, in cores.
     pub cpu_quota: Option<f64>,
     /// The control group that sets this limit.
     pub cpu_quota_group: Option<String>,
-    /// The cores that the control group of this process may use, if that is shown.
+    /// The cores that the control group of this process may use, if reported.
     pub cpu_set: Option<Vec<usize>>,
-    /// Which container this is; `unknown` if nameless.
+    /// The container in which this process runs; `unknown` if it cannot be identified.
     pub container: Option<String>,
-    /// How the kernel is started, where it can be seen.
+    /// How the kernel is booted, if that can be detected.
     pub boot_loader: Option<BootLoader>,
-    /// Share of the time since boot that the hypervisor gave to others.
+    /// The share of the time since boot that the hypervisor gave to others.
     pub steal: Option<f64>,
-    /// The cores that exist, in the order of their numbers.
+    /// The existing cores, in the order of their numbers.
     pub cores: Vec<Core>,
 }
 
-/// What starts the kernel, and so how its command line is changed.
+/// What boots the kernel, and so how its command line is changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BootLoader {
@@ -68,20 +68,20 @@ pub enum BootLoader {
     SystemdBoot,
 }
 
-/// A core, as the operating system counts them (a hardware thread).
+/// A core as the operating system counts it (a hardware thread).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Core {
-    /// Its number.
+    /// The core's number.
     pub id: usize,
-    /// Whether it is switched on.
+    /// Whether the core is online.
     pub online: bool,
-    /// The socket that it is in.
+    /// The socket that contains it.
     pub package: Option<usize>,
     /// Other cores that share its execution units.
     pub siblings: Vec<usize>,
     /// `performance` or `efficiency`, on CPUs that have both.
     pub kind: Option<String>,
-    /// How far the firmware thinks that it can go, relative to the other cores.
+    /// The core's performance relative to the other cores, according to the firmware.
     pub preference: Option<u64>,
     /// The policy that sets its clock.
     pub governor: Option<String>,
@@ -93,35 +93,35 @@ pub struct Core {
     pub caches: Vec<Cache>,
     /// Its idle states.
     pub idle_states: Vec<IdleState>,
-    /// Interrupts of devices that it has served since boot.
+    /// The device interrupts it has served since boot.
     pub device_interrupts: Option<u64>,
 }
 
 /// A cache.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cache {
-    /// 1 is next to the core.
+    /// 1 is closest to the core.
     pub level: u64,
     /// `Data`, `Instruction` or `Unified`.
     pub kind: String,
-    /// Its size, as the kernel writes it: `32K`.
+    /// The size in the kernel's format: `32K`.
     pub size: String,
-    /// How many cores share it.
+    /// The number of cores that share it.
     pub shared_by: usize,
 }
 
-/// A state in which an idle core sleeps.
+/// An idle state of a core.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct IdleState {
     /// Its name.
     pub name: String,
-    /// How long it takes to wake up, in microseconds.
+    /// The time to wake up, in microseconds.
     pub latency_us: u64,
-    /// Whether it is in use.
+    /// Whether it is enabled.
     pub enabled: bool,
 }
 
-/// CPU features worth telling: those that kernels ask for.
+/// The CPU features to report: those that kernels use.
 const FEATURES: [&str; 11] = [
     "sha_ni", "sha2", "aes", "vaes", "ssse3", "sse4_1", "avx", "avx2", "avx512f", "avx512bw",
     "avx512vl",
@@ -185,13 +185,13 @@ impl Machine {
         }
     }
 
-    /// The core with this number.
+    /// Returns the core with this number.
     #[must_use]
     pub fn core(&self, id: usize) -> Option<&Core> {
         self.cores.iter().find(|core| core.id == id)
     }
 
-    /// The governors in use.
+    /// Returns the governors in use.
     #[must_use]
     pub fn governors(&self) -> BTreeSet<&str> {
         let governors = self
@@ -201,7 +201,7 @@ impl Machine {
         governors.collect()
     }
 
-    /// Whether the firmware prefers this core to others.
+    /// Returns whether the firmware prefers this core to others.
     #[must_use]
     pub fn is_favoured(&self, id: usize) -> bool {
         let preferences = || self.cores.iter().filter_map(|core| core.preference);
@@ -214,8 +214,9 @@ impl Machine {
     }
 }
 
-/// By vendor, family and model. A hypervisor may show a wrong model, but hardly features that do not
-/// exist: AMX together with AVX512-FP16 came with Golden Cove (and AMX-FP16 with its successor).
+/// Identifies the microarchitecture by vendor, family and model. A hypervisor may report a wrong
+/// model, but hardly features that do not exist: AMX together with AVX512-FP16 came with Golden
+/// Cove (and AMX-FP16 with its successor).
 fn microarchitecture(cpuinfo: &str, flags: &BTreeSet<&str>) -> Option<&'static str> {
     let number = |name| field(cpuinfo, name)?.parse::<u32>().ok();
     let (family, model) = (number("cpu family")?, number("model")?);
@@ -245,7 +246,7 @@ fn microarchitecture(cpuinfo: &str, flags: &BTreeSet<&str>) -> Option<&'static s
     }
 }
 
-/// How the kernel's command line is changed, by the files of what starts it.
+/// Detects how the kernel's command line is changed, by the files of the boot loaders.
 fn boot_loader(root: &Path) -> Option<BootLoader> {
     let exists = |path: &str| root.join(path).exists();
     let systemd = [
@@ -253,7 +254,7 @@ fn boot_loader(root: &Path) -> Option<BootLoader> {
         "efi/loader/loader.conf",
         "boot/efi/loader/loader.conf",
     ];
-    // Fedora keeps entries in the form of systemd-boot for GRUB, too.
+    // Fedora keeps entries in the format of systemd-boot for GRUB, too.
     let grub = exists("boot/grub/grub.cfg") || exists("boot/grub2/grub.cfg");
     if systemd.iter().any(|path| exists(path)) && !grub {
         return Some(BootLoader::SystemdBoot);
@@ -317,7 +318,7 @@ fn read_core(root: &Path, id: usize) -> Core {
     }
 }
 
-/// The switch, and whether turbo is on.
+/// Returns the switch, and whether turbo is on.
 fn turbo(root: &Path) -> Option<(&'static str, bool)> {
     // The value that allows turbo.
     let switches = [("intel_pstate/no_turbo", 0), ("cpufreq/boost", 1)];
@@ -327,7 +328,8 @@ fn turbo(root: &Path) -> Option<(&'static str, bool)> {
     })
 }
 
-/// A CPU says that there is a hypervisor; the clocks and the firmware that it offers say which.
+/// Identifies the hypervisor: a CPU flag shows that there is one; its clocks and firmware show
+/// which.
 fn hypervisor(root: &Path, flags: &BTreeSet<&str>) -> Option<String> {
     if let Some(kind) = text(root, "sys/hypervisor/type") {
         return Some(kind);
@@ -347,7 +349,7 @@ fn hypervisor(root: &Path, flags: &BTreeSet<&str>) -> Option<String> {
     })
 }
 
-/// The first value of a field of `/proc/cpuinfo`.
+/// Returns the first value of a field of `/proc/cpuinfo`.
 fn field<'a>(cpuinfo: &'a str, name: &str) -> Option<&'a str> {
     let mut fields = cpuinfo.lines().filter_map(|line| line.split_once(':'));
     fields.find_map(|(key, value)| (key.trim() == name).then_some(value.trim()))

@@ -2,23 +2,23 @@
 
 use std::io;
 
-/// The niceness of threads that take only what others leave.
+/// The niceness of threads that use only idle time.
 pub const LOWEST_PRIORITY: i32 = 19;
 
-/// Sets the niceness of the calling thread, and of those that it starts.
+/// Sets the niceness of the calling thread, and of the threads it starts.
 ///
 /// # Errors
 /// Fails if the system does not permit it.
 #[cfg(target_os = "linux")]
 pub fn set(niceness: i32) -> io::Result<()> {
-    // On Linux, threads have priorities of their own.
+    // On Linux, each thread has its own priority.
     Ok(rustix::process::setpriority_process(None, niceness)?)
 }
 
-/// Elsewhere it would be the whole process's: nothing happens.
+/// Does nothing: elsewhere, niceness applies to the whole process.
 ///
 /// # Errors
-/// Never.
+/// Never fails.
 #[cfg(not(target_os = "linux"))]
 pub fn set(_niceness: i32) -> io::Result<()> {
     Ok(())

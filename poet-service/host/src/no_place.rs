@@ -7,7 +7,7 @@ use crate::{WorkCore, WorkPriority};
 pub struct WorkPlace;
 
 impl WorkPlace {
-    /// Says so if something else is wanted.
+    /// Warns if a placement is requested.
     pub fn prepare(
         core: WorkCore,
         _priority: WorkPriority,
@@ -19,23 +19,23 @@ impl WorkPlace {
         Self
     }
 
-    /// Where it runs, and why.
+    /// Returns where the thread runs, and why.
     pub fn describe(&self) -> &str {
         "shares its core: --work-core is for Linux"
     }
 
-    /// Whether the hashing thread has a core that no other thread of the program runs on.
+    /// Returns whether the hashing thread has a core that no other thread of the program uses.
     pub fn is_apart(&self) -> bool {
         false
     }
 
-    /// Nothing to do.
+    /// Does nothing.
     pub fn enter(&self) -> Occupied {
         Occupied
     }
 }
 
-/// Nothing.
+/// Holds nothing.
 #[must_use]
 #[derive(Debug)]
 pub struct Occupied;

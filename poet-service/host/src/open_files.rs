@@ -1,7 +1,7 @@
-//! The limit on open files, which every connection counts against.
+//! The limit on open files; every connection counts against it.
 
-/// Raises the number of files that the process may have open as far as the system allows, and
-/// returns it; `None` where there is no limit, or none that is known.
+/// Raises the limit on open files as far as the system allows, and returns it; `None` if there is
+/// no limit, or it is unknown.
 #[cfg(unix)]
 pub fn raise_limit() -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -10,14 +10,14 @@ pub fn raise_limit() -> Option<u64> {
         current: maximum,
         maximum,
     };
-    // The hard limit may be beyond what the system grants; then it stays as it was.
+    // The hard limit may exceed what the system grants; the limit is then unchanged.
     match setrlimit(Resource::Nofile, raised) {
         Ok(()) => maximum,
         Err(_) => current,
     }
 }
 
-/// Raises the number of files that the process may have open: nothing to do here.
+/// There is no limit to raise here.
 #[cfg(not(unix))]
 pub fn raise_limit() -> Option<u64> {
     None

@@ -1,31 +1,31 @@
 //! Where and how the hashing thread runs: on a core of its own.
 //!
-//! The work is one chain on one core, and whatever else runs there is taken from it. At the start:
+//! The work is one chain on one core, and whatever else runs there slows it down. At the start:
 //!
-//! 1. Every core that the process may use is measured for a moment, one of those that share
-//!    execution units (SMT siblings) standing for all, and the fastest is chosen that no other server
-//!    on the machine has claimed. Cores within a percent of it are as fast; of those the one is taken
-//!    that has served the fewest interrupts of devices, the last one if that decides nothing. Measured
-//!    on two cores, one of which serves the disk: 2,500 registrations a second cost the hashing there 7
-//!    to 10 %, on the other one nothing.
-//! 2. It is found out which priority the hashing thread can have, if one is asked for, and the
-//!    program's memory is kept from being swapped out.
+//! 1. The server measures every core that the process may use for a moment, one core standing for
+//!    those that share execution units (SMT siblings), and chooses the fastest that no other server
+//!    on the machine has claimed. Cores within a percent of it count as equally fast; of those it
+//!    takes the one that has served the fewest device interrupts, and the last one if that decides
+//!    nothing. Measured on two cores, one of which serves the disk: 2,500 registrations a second
+//!    slowed the hashing there by 7 to 10 %, and on the other core not at all.
+//! 2. It probes which priority the hashing thread may use, if one is requested, and locks the
+//!    program's memory against swapping.
 //!
-//! When the work on a round begins, the hashing thread moves itself to its core and all others of the
-//! program off it, and off its siblings if that leaves a core; threads that these start inherit
-//! that. When it ends, all may run everywhere: the proof is made on all cores, and the many
-//! registrations of a cycle gap, in which nothing is hashed, have them, too.
+//! When the work on a round begins, the hashing thread moves itself to its core and moves all other
+//! threads of the program off it, and off its siblings if that leaves a core; threads that they
+//! start inherit that. When the work ends, all threads may run everywhere: the proof is made on all
+//! cores, and the many registrations of a cycle gap, when nothing is hashed, can use them, too.
 //!
-//! What the system does not permit is a warning; the work goes on without it. Where there is only
-//! one core, the hashing thread has to share it, and keeps its priority: raised, it would starve
-//! the rest of the server.
+//! If the system does not permit something, the server warns and goes on without it. With only one
+//! core, the hashing thread must share it and keeps its priority: raised, it would starve the rest
+//! of the server.
 //!
 //! Raising the priority is not the default, because Linux may schedule by groups: each session, or
-//! each service, gets its share of every core by how much weight it has there. A thread of the highest
-//! ordinary priority takes nearly all weight of its group to its own core, and what the group's other
-//! threads have left elsewhere is next to nothing. Measured on two cores with ten other busy
-//! processes: a request took 0.3 ms (99 % of them less than 36 ms) with a core for the hashing, and 10
-//! to 44 ms (460 ms) with the priority raised, too, at the same rate of hashing.
+//! each service, gets a share of every core in proportion to its weight there. A thread of the
+//! highest ordinary priority takes nearly all weight of its group to its own core, and leaves next
+//! to nothing for the group's other threads elsewhere. Measured on two cores with ten other busy
+//! processes: a request took 0.3 ms (99 % of them less than 36 ms) with a core for the hashing, and
+//! 10 to 44 ms (460 ms) with the priority raised as well, at the same hash rate.
 
 use std::{fs, io, sync::Arc};
 
@@ -47,14 +47,14 @@ use crate::{
     priority::{lock_memory, permitted, raise},
 };
 
-/// How often threads are looked for until all are where they should be.
+/// How often to scan for threads until all are placed.
 const MAX_SCANS: usize = 100;
 
-/// Where and how the hashing thread runs. The default is: like every other thread.
+/// Where and how the hashing thread runs. By default, like every other thread.
 #[derive(Clone, Debug, Default)]
 pub struct WorkPlace {
     place: Option<Place>,
-    /// Where it is, and why, in words.
+    /// The core and the reason for it, in words.
     why: String,
     /// Keeps other servers off the core.
     _claim: Option<Arc<Claim>>,
@@ -63,16 +63,16 @@ pub struct WorkPlace {
 #[derive(Clone, Debug)]
 struct Place {
     core: usize,
-    /// The cores of the process as it was started.
+    /// The cores of the process at its start.
     allowed: CpuSet,
-    /// Where all other threads run while there is a hashing thread.
+    /// The cores of all other threads while there is a hashing thread.
     others: CpuSet,
     priority: WorkPriority,
 }
 
 impl WorkPlace {
-    /// Chooses a core, measured with `hash`, which does some of the work and returns how many hashes
-    /// that were. To be called while nothing else of the program runs.
+    /// Chooses a core, measured with `hash`, which does some of the work and returns its number of
+    /// hashes. Call it while no other part of the program runs.
     pub fn prepare(core: WorkCore, priority: WorkPriority, hash: Hash<'_>) -> Self {
         if core == WorkCore::Off {
             tracing::info!("the hashing thread shares its core: --work-core=off");
@@ -134,7 +134,7 @@ impl WorkPlace {
         }
     }
 
-    /// Where it runs, and why.
+    /// Returns where the thread runs, and why.
     pub fn describe(&self) -> &str {
         match self.why.as_str() {
             "" => "shares its core",
@@ -142,7 +142,7 @@ impl WorkPlace {
         }
     }
 
-    /// Whether the hashing thread has a core that no other thread of the program runs on.
+    /// Returns whether the hashing thread has a core that no other thread of the program uses.
     pub fn is_apart(&self) -> bool {
         self.place
             .as_ref()
@@ -169,7 +169,7 @@ impl WorkPlace {
     }
 }
 
-/// While it is there, other threads keep off the core of the hashing thread.
+/// Keeps other threads off the core of the hashing thread until dropped.
 #[must_use]
 #[derive(Debug)]
 pub struct Occupied(Option<CpuSet>);
@@ -178,16 +178,16 @@ impl Drop for Occupied {
     fn drop(&mut self) {
         if let Some(allowed) = &self.0 {
             place_others(allowed);
-            // It keeps where it is if the system does not permit more.
+            // If the system does not permit more cores, the thread stays where it is.
             let _ = sched_setaffinity(None, allowed);
         }
     }
 }
 
-/// Lets all threads of this process but the calling one run on `cores`.
+/// Restricts all threads of this process except the calling one to `cores`.
 fn place_others(cores: &CpuSet) {
-    // A thread that has not been placed yet may start others meanwhile. Once all that are found
-    // are where they should be, those that they start are, too.
+    // A thread not yet placed may start others meanwhile. Once a scan finds every thread placed,
+    // the threads they start are placed, too.
     for _ in 0..MAX_SCANS {
         match place_found(cores) {
             Ok(0) => return,
@@ -201,7 +201,7 @@ fn place_others(cores: &CpuSet) {
     tracing::warn!("some threads may share the core of the hashing thread: too many are started");
 }
 
-/// Places the threads that are found; returns how many were somewhere else.
+/// Places the threads found; returns how many were elsewhere.
 fn place_found(cores: &CpuSet) -> io::Result<usize> {
     let caller = gettid();
     let mut placed = 0;
@@ -213,7 +213,7 @@ fn place_found(cores: &CpuSet) -> io::Result<usize> {
         };
         match place(id, cores) {
             Ok(moved) => placed += usize::from(moved),
-            // It has ended.
+            // The thread has ended.
             Err(Errno::SRCH) => {}
             Err(error) => return Err(error.into()),
         }
@@ -221,7 +221,7 @@ fn place_found(cores: &CpuSet) -> io::Result<usize> {
     Ok(placed)
 }
 
-/// Lets a thread run on `cores`; returns whether it was somewhere else.
+/// Restricts a thread to `cores`; returns whether it was elsewhere.
 fn place(thread: Pid, cores: &CpuSet) -> rustix::io::Result<bool> {
     if sched_getaffinity(Some(thread))? == *cores {
         return Ok(false);

@@ -1,4 +1,4 @@
-//! The priority of the hashing thread, and memory that stays.
+//! The priority of the hashing thread, and locked memory.
 
 use std::{fs, thread};
 
@@ -14,10 +14,10 @@ use thread_priority::{
 use crate::WorkPriority;
 
 const HIGHEST_PRIORITY: i32 = -20;
-/// Any real-time priority comes before all ordinary ones; the kernel's own come before this.
+/// Any real-time priority comes before all ordinary ones, and after the kernel's own.
 const REALTIME_PRIORITY: i32 = 1;
 
-/// The priority that a thread can have of the one that is wanted, tried by a thread of its own.
+/// Returns the highest permitted priority up to `wanted`, tried on a separate thread.
 pub(crate) fn permitted(wanted: WorkPriority) -> WorkPriority {
     let attempt = |priority| {
         thread::scope(|scope| scope.spawn(move || raise(priority)).join())
@@ -66,8 +66,7 @@ pub(crate) fn raise(priority: WorkPriority) -> Result<(), String> {
     }
 }
 
-/// Most kernels let real-time threads have 95 % of the time, and leave the core idle for the
-/// rest.
+/// Most kernels limit real-time threads to 95 % of the time, and leave the core idle for the rest.
 fn warn_if_limited() {
     const LIMIT: &str = "/proc/sys/kernel/sched_rt_runtime_us";
     let limit = fs::read_to_string(LIMIT).unwrap_or_default();
@@ -80,7 +79,7 @@ fn warn_if_limited() {
     }
 }
 
-/// See the module's page.
+/// See the page of the module `place`.
 fn warn_if_grouped() {
     const GROUPS: &str = "/proc/sys/kernel/sched_autogroup_enabled";
     if fs::read_to_string(GROUPS).is_ok_and(|groups| groups.trim() == "1") {
@@ -91,8 +90,8 @@ fn warn_if_grouped() {
     }
 }
 
-/// Keeps the memory that is used from being swapped out. Only without a limit on that: with
-/// one, a server whose memory grows over it could not go on.
+/// Locks the memory in use against swapping, unless there is a limit on locked memory: a server
+/// whose memory grows beyond it could not go on.
 pub(crate) fn lock_memory() -> bool {
     let unlimited = Rlimit {
         current: None,
@@ -107,7 +106,7 @@ pub(crate) fn lock_memory() -> bool {
         );
         return false;
     }
-    // Pages as they are used, not all that is reserved.
+    // Pages as they are used, not all reserved ones.
     let flags = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
     let locked = mlockall(flags);
     if let Err(error) = locked {

@@ -1,28 +1,28 @@
-//! What this process takes of the machine.
+//! The resources that this process uses.
 
 use std::{fs, path::Path};
 
 use crate::read::text;
 
-/// What this process takes of the machine, as far as the system shows it.
+/// The resources that this process uses, as far as the system reports them.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Process {
     /// CPU time of all threads, in seconds.
     pub cpu_seconds: f64,
-    /// Memory that it has, in bytes.
+    /// Resident memory in bytes.
     pub resident_bytes: u64,
-    /// Addresses that it has, in bytes.
+    /// Virtual memory in bytes.
     pub virtual_bytes: u64,
-    /// Its threads.
+    /// The number of threads.
     pub threads: u64,
-    /// Files and sockets that it has open.
+    /// The number of open files and sockets.
     pub open_files: u64,
-    /// How many it may have; 0 where there is no limit.
+    /// The limit on open files; 0 if there is none.
     pub max_open_files: u64,
 }
 
 impl Process {
-    /// What this process takes at the moment.
+    /// Reads the current values.
     #[must_use]
     pub fn read() -> Self {
         let root = Path::new("/");
@@ -40,7 +40,7 @@ impl Process {
     }
 }
 
-/// The number after a name at the beginning of a line.
+/// Returns the number after a name at the start of a line.
 fn field(status: &str, name: &str) -> Option<u64> {
     let value = status.lines().find_map(|line| line.strip_prefix(name))?;
     value.split_whitespace().next()?.parse().ok()

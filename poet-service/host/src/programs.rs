@@ -1,4 +1,4 @@
-//! Which programs run on a core beside the hashing thread.
+//! Which programs run on the hashing thread's core.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -7,17 +7,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Watches which threads run on a core. It looks at where each thread ran last, so what is short
-/// between two looks is missed: the times are estimates.
+/// Watches which threads run on a core. It samples where each thread ran last, so it misses what
+/// starts and ends between two samples: the times are estimates.
 #[derive(Debug)]
 pub struct Watch {
     root: PathBuf,
     core: usize,
-    /// Threads that do not count: the measured one.
+    /// The measured thread, which does not count.
     except: Option<u32>,
-    /// The CPU time of each thread when it was looked at last.
+    /// The CPU time of each thread at the last sample.
     last: Option<HashMap<u32, Duration>>,
-    /// When that was.
+    /// The time of the last sample.
     looked: Option<Instant>,
     watched: Duration,
     seen: BTreeMap<String, Duration>,
@@ -38,12 +38,12 @@ impl Watch {
         }
     }
 
-    /// Leaves out the thread with this id.
+    /// Excludes the thread with this id.
     pub fn except(&mut self, thread: u32) {
         self.except = Some(thread);
     }
 
-    /// Looks at all threads.
+    /// Samples all threads.
     pub fn look(&mut self) {
         let at = Instant::now();
         let passed = self.looked.map_or(Duration::ZERO, |looked| at - looked);
@@ -63,7 +63,7 @@ impl Watch {
                 continue;
             };
             let before = last.get(&look.id).copied().unwrap_or_default();
-            // One that is new here may have run before, and elsewhere.
+            // A thread that is new on this core may have run before, on another one.
             let ran = look.time.saturating_sub(before).min(passed);
             if look.core == self.core && !ran.is_zero() && self.except != Some(look.id) {
                 *self.seen.entry(look.name).or_default() += ran;
@@ -72,13 +72,13 @@ impl Watch {
         self.last = Some(now);
     }
 
-    /// For how long the core has been watched.
+    /// Returns how long the core has been watched.
     #[must_use]
     pub fn watched(&self) -> Duration {
         self.watched
     }
 
-    /// The names of what ran there, and for how long, the longest first.
+    /// Returns the names of the programs that ran there and their times, longest first.
     #[must_use]
     pub fn seen(&self) -> Vec<(String, Duration)> {
         let mut seen: Vec<_> = self.seen.clone().into_iter().collect();
@@ -87,7 +87,7 @@ impl Watch {
     }
 }
 
-/// The folders of all threads.
+/// Returns the folders of all threads.
 fn threads(root: &Path) -> Vec<PathBuf> {
     let folders = |path: PathBuf| {
         let entries = fs::read_dir(path).into_iter().flatten().flatten();
@@ -102,7 +102,7 @@ fn threads(root: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// A thread at a moment.
+/// A sample of one thread.
 #[derive(Debug, PartialEq)]
 struct Look {
     id: u32,
@@ -119,11 +119,11 @@ impl Look {
     }
 
     fn parse(stat: &str, schedstat: Option<&str>) -> Option<Self> {
-        // The name, in parentheses, may hold both of them, and spaces.
+        // The name, in parentheses, may contain parentheses and spaces.
         let (head, fields) = stat.rsplit_once(')')?;
         let (id, name) = head.split_once('(')?;
         let fields: Vec<&str> = fields.split_whitespace().collect();
-        // Those of proc(5) from the third one on.
+        // The fields of proc(5) from the third one on.
         let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
         let nanoseconds = schedstat.and_then(|text| text.split_whitespace().next()?.parse().ok());
         let time = match nanoseconds {
@@ -183,7 +183,7 @@ mod tests {
             task(1, "hash", 200, 1),
             task(2, "build", 17, 1),
             task(3, "far", 50, 0),
-            // Started meanwhile.
+            // Started between the samples.
             task(4, "build", 3, 1),
         ];
         let (first, second) = (unpack(&first.concat()), unpack(&second.concat()));
@@ -198,7 +198,7 @@ mod tests {
         assert_eq!(watch.watched(), 2 * second_long);
         let expected = [("build".to_owned(), Duration::from_millis(100))];
         assert_eq!(watch.seen(), expected);
-        // Nothing runs for longer than has passed.
+        // No thread can run longer than the elapsed time.
         let mut hasty = Watch::new(first.path(), 1);
         hasty.look_after(Duration::ZERO);
         hasty.root = second.path().to_owned();

@@ -1,10 +1,10 @@
-//! Small files of the kernel.
+//! Reads small files of the kernel.
 
 use std::{fs, path::Path};
 
 use crate::MAX_CORES;
 
-/// The trimmed content of a file; nothing if it cannot be read.
+/// Returns the trimmed content of a file; `None` if it cannot be read.
 pub(crate) fn text(root: &Path, path: &str) -> Option<String> {
     Some(fs::read_to_string(root.join(path)).ok()?.trim().to_owned())
 }
@@ -13,7 +13,7 @@ pub(crate) fn number(root: &Path, path: &str) -> Option<u64> {
     text(root, path)?.parse().ok()
 }
 
-/// The numbers n for which `folder` has an entry of the name `prefix` followed by n, in order.
+/// Returns the numbers n for which `folder` has an entry named `prefix` followed by n, in order.
 pub(crate) fn numbered(root: &Path, folder: &str, prefix: &str) -> Vec<usize> {
     let entries = fs::read_dir(root.join(folder))
         .into_iter()
@@ -26,8 +26,8 @@ pub(crate) fn numbered(root: &Path, folder: &str, prefix: &str) -> Vec<usize> {
     numbers
 }
 
-/// A list of cores as the kernel writes it: `0-3,8` is 0, 1, 2, 3 and 8. What is no list, and
-/// numbers from [`MAX_CORES`] on, are left out.
+/// Parses a list of cores in the kernel's format: `0-3,8` is 0, 1, 2, 3 and 8. Skips malformed
+/// items and numbers from [`MAX_CORES`] on.
 pub(crate) fn parse_list(text: &str) -> Vec<usize> {
     let ranges = text.trim().split(',').filter_map(|range| {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
@@ -35,7 +35,7 @@ pub(crate) fn parse_list(text: &str) -> Vec<usize> {
         let last: usize = last.trim().parse().ok()?;
         (last < MAX_CORES).then_some(first..=last)
     });
-    // However often one is named.
+    // Bounded even if the list repeats cores.
     ranges.flatten().take(MAX_CORES).collect()
 }
 
@@ -43,8 +43,8 @@ pub(crate) fn parse_list(text: &str) -> Vec<usize> {
 pub(crate) mod tests {
     use super::*;
 
-    /// Unpacks a tree: after `== path` comes the content of the file. A range `{0-3}` in a path
-    /// stands for one file for each number.
+    /// Unpacks a tree: a line `== path` is followed by the content of that file. A range `{0-3}` in
+    /// a path creates one file for each number.
     pub(crate) fn unpack(tree: &str) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         for file in tree.split("\n== ").skip(1) {

@@ -1,10 +1,10 @@
-//! What changes while a machine works: times, temperature, clock, energy.
+//! Values that change while a machine works: times, temperature, clock, energy.
 
 use std::{fs, path::Path};
 
 use crate::read::{number, numbered, text};
 
-/// How the time of a core, or of all together, was spent since boot.
+/// How a core, or all together, spent the time since boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CpuTimes {
     total: u64,
@@ -32,13 +32,13 @@ impl CpuTimes {
         })
     }
 
-    /// The share of time that a hypervisor gave to others; nothing if no time has passed.
+    /// Returns the share of time that a hypervisor gave to others; `None` if no time has passed.
     #[must_use]
     pub fn steal_share(self) -> Option<f64> {
         (self.total > 0).then(|| self.steal as f64 / self.total as f64)
     }
 
-    /// What passed since `earlier`.
+    /// Returns the difference from `earlier`.
     #[must_use]
     pub fn since(self, earlier: Self) -> Self {
         Self {
@@ -48,8 +48,8 @@ impl CpuTimes {
     }
 }
 
-/// The highest temperature that the machine shows, in degrees Celsius: of the CPU, where a sensor
-/// says that it is one.
+/// Returns the highest temperature reported, in degrees Celsius; that of the CPU if a sensor is
+/// labelled so.
 #[must_use]
 pub fn temperature(root: &Path) -> Option<f64> {
     let hwmon = numbered(root, "sys/class/hwmon", "hwmon").into_iter();
@@ -77,7 +77,7 @@ pub fn temperature(root: &Path) -> Option<f64> {
     of_cpu.max().or_else(zones).map(|milli| milli as f64 / 1e3)
 }
 
-/// The clock of a core as the kernel sees it, in Hz.
+/// Returns the clock of a core according to the kernel, in Hz.
 #[must_use]
 pub fn frequency(root: &Path, core: usize) -> Option<f64> {
     let path = format!("sys/devices/system/cpu/cpu{core}/cpufreq/scaling_cur_freq");
@@ -94,12 +94,12 @@ pub struct Energy {
 struct Package {
     index: usize,
     microjoules: u64,
-    /// Where the counter begins again.
+    /// The value at which the counter wraps.
     range: u64,
 }
 
 impl Energy {
-    /// Reads the counters; nothing where none is shown.
+    /// Reads the counters; `None` if there are none.
     #[must_use]
     pub fn read(root: &Path) -> Option<Self> {
         let folder = "sys/class/powercap";
@@ -118,7 +118,8 @@ impl Energy {
         (!packages.is_empty()).then_some(Self { packages })
     }
 
-    /// The joules that all packages took since `earlier`, less than one turn of their counters ago.
+    /// Returns the joules that all packages used since `earlier`, which must be less than one wrap
+    /// ago.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> f64 {
         let joules = self.packages.iter().filter_map(|now| {

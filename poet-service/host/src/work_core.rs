@@ -1,4 +1,4 @@
-//! The options that say where and how the hashing thread runs.
+//! The options for where and how the hashing thread runs.
 
 use std::{fmt, str::FromStr};
 
@@ -12,7 +12,7 @@ pub enum WorkCore {
     Auto,
     /// The one with this number.
     Number(usize),
-    /// None of its own.
+    /// No core of its own.
     Off,
 }
 
@@ -43,7 +43,7 @@ impl fmt::Display for WorkCore {
     }
 }
 
-/// How the hashing thread stands against others that want its core.
+/// The priority of the hashing thread over other threads on its core.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WorkPriority {
     /// Like every other thread.
@@ -51,7 +51,7 @@ pub enum WorkPriority {
     Off,
     /// With the highest of the ordinary priorities.
     Nice,
-    /// Before everything that is not real-time.
+    /// Before all threads that are not real-time.
     Realtime,
 }
 

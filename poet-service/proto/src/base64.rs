@@ -3,22 +3,22 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use poet_engine::Node;
 
-/// The text for `bytes`.
+/// Encodes `bytes`.
 pub fn encode(bytes: impl AsRef<[u8]>) -> String {
     STANDARD.encode(bytes)
 }
 
-/// Appends the text for `bytes` to `text`.
+/// Appends the encoding of `bytes` to `text`.
 pub fn push(bytes: &[u8], text: &mut String) {
     STANDARD.encode_string(bytes, text);
 }
 
-/// The bytes of a text, unless it is not one for bytes.
+/// Decodes `text`; `None` if it is not base64.
 pub fn decode(text: &str) -> Option<Vec<u8>> {
     STANDARD.decode(text).ok()
 }
 
-/// The 32 bytes of a text, unless it is not one for so many.
+/// Decodes 32 bytes; `None` if `text` is not base64 of that length.
 pub fn decode_node(text: &str) -> Option<Node> {
     let mut node = Node::default();
     (STANDARD.decode_slice(text, &mut node) == Ok(node.len())).then_some(node)

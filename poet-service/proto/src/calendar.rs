@@ -1,4 +1,4 @@
-//! The rounds of a schedule as a calendar (iCalendar, RFC 5545) that programs can subscribe to.
+//! A schedule's rounds as a calendar (iCalendar, RFC 5545) to which programs can subscribe.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -6,29 +6,29 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::schedule::Schedule;
 
-/// How far ahead the calendar goes, and with how many rounds at most: a test network may have a
+/// How far ahead the calendar goes, and its greatest number of rounds: a test network may have a
 /// million of them in a year.
 const AHEAD: SignedDuration = SignedDuration::from_hours(365 * 24);
 const MAX_ROUNDS: u64 = 60;
-/// How long before it closes a registration is mentioned once more.
+/// The reminders, by the time before registration closes.
 const REMINDERS: [(Duration, &str); 2] = [
     (Duration::from_secs(24 * 3600), "in 24 hours"),
     (Duration::from_secs(3600), "in 1 hour"),
 ];
-/// Octets that a line may have; a longer one goes on in the next one.
+/// The most octets in a line; longer lines are folded.
 const LINE_OCTETS: usize = 75;
 
-/// Whose rounds a calendar shows.
+/// The owner of the rounds in a calendar.
 #[derive(Clone, Copy, Debug)]
 pub struct Owner<'a> {
-    /// What it is called.
+    /// The owner's name.
     pub name: &'a str,
-    /// Tells its events from those of other calendars.
+    /// Distinguishes the calendar's events from those of other calendars.
     pub id: &'a str,
 }
 
-/// The rounds from `now` on for a year, at most 60, as a calendar: when registration opens, when it
-/// closes in a day and in an hour, and when the proof is expected.
+/// Returns the rounds of a year from `now`, at most 60, as a calendar: when registration opens,
+/// when it closes in a day and in an hour, and when the proof is expected.
 pub fn calendar(schedule: &Schedule, now: Timestamp, owner: Owner<'_>) -> String {
     let mut text = Text(String::new());
     for line in [
@@ -45,7 +45,7 @@ pub fn calendar(schedule: &Schedule, now: Timestamp, owner: Owner<'_>) -> String
     text.text("X-WR-CALNAME", owner.name);
     let open = schedule.open_round(now);
     let until = now.checked_add(AHEAD).unwrap_or(Timestamp::MAX);
-    // From the one that is worked on.
+    // Starts with the round being worked on.
     for round in (open.saturating_sub(1)..).take(MAX_ROUNDS as usize) {
         let start = schedule.start(round);
         if start > until {
@@ -70,14 +70,14 @@ pub fn calendar(schedule: &Schedule, now: Timestamp, owner: Owner<'_>) -> String
             let Ok(at) = start.checked_sub(*before) else {
                 continue;
             };
-            // Nobody registers before there is a network.
+            // Registration needs an existing network.
             if opens.unwrap_or(schedule.genesis()) < at {
                 let title = format!(
                     "{}: registration for round {round} closes {when}",
                     owner.name
                 );
                 let says = format!("{closes} {counts}");
-                // The last one lasts until it has closed.
+                // The last one lasts until registration has closed.
                 let to = if number + 1 == REMINDERS.len() {
                     start
                 } else {
@@ -95,11 +95,11 @@ pub fn calendar(schedule: &Schedule, now: Timestamp, owner: Owner<'_>) -> String
     text.0
 }
 
-/// A calendar that is being written.
+/// A calendar being written.
 struct Text(String);
 
 impl Text {
-    /// A line, folded where it is too long.
+    /// Appends a line, folded if it is too long.
     fn line(&mut self, line: &str) {
         let mut octets = 0;
         for letter in line.chars() {
@@ -113,7 +113,7 @@ impl Text {
         self.0 += "\r\n";
     }
 
-    /// A property whose value is a text.
+    /// Appends a property whose value is text.
     fn text(&mut self, name: &str, value: &str) {
         let mut line = format!("{name}:");
         for letter in value.chars() {
@@ -141,7 +141,7 @@ impl Text {
     ) {
         let time = |time: Timestamp| time.strftime("%Y%m%dT%H%M%SZ").to_string();
         self.line("BEGIN:VEVENT");
-        // The same at each look, so that a calendar knows the event again.
+        // The same on every request, so that a calendar recognises the event.
         let genesis = schedule.genesis().as_second();
         self.text("UID", &format!("{what}-{round}-{genesis}@{}", owner.id));
         let mut dates = format!("DTSTAMP:{}", time(schedule.genesis()));
@@ -174,7 +174,7 @@ mod tests {
         calendar(schedule, now.parse().unwrap(), owner)
     }
 
-    /// The lines as they are meant, without folds.
+    /// The lines after unfolding.
     fn lines(calendar: &str) -> Vec<String> {
         assert!(calendar.ends_with("\r\n"));
         let unfolded = calendar.replace("\r\n ", "");
@@ -189,7 +189,7 @@ mod tests {
         }
         let lines = lines(&calendar);
         let count = |line: &str| lines.iter().filter(|other| *other == line).count();
-        // Round 87 is worked on, 88 is open; those up to 113 start within the year.
+        // Round 87 is being worked on, 88 is open; the rounds up to 113 start within the year.
         assert_eq!(count("BEGIN:VEVENT"), 4 * 27);
         assert_eq!(count("END:VEVENT"), 4 * 27);
         let event = |summary: &str| {
@@ -227,7 +227,7 @@ mod tests {
             .filter(|line| line.starts_with("UID:"))
             .collect();
         assert_eq!(uids.len(), 4 * 27);
-        // A week later, they are the same events.
+        // A week later, the events are the same.
         let later = self::lines(&of(&mainnet(), "2026-12-03T19:00:00Z", "PoET"));
         assert!(uids.iter().all(|uid| later.contains(uid)));
     }
@@ -239,7 +239,7 @@ mod tests {
         let schedule = Schedule::new(genesis, seconds(30), seconds(15), seconds(10)).unwrap();
         let lines = lines(&of(&schedule, "2026-01-01T00:00:00Z", "PoET"));
         let events = lines.iter().filter(|line| *line == "BEGIN:VEVENT").count();
-        // Nothing opens round 0.
+        // Registration for round 0 has no opening time.
         assert_eq!(events as u64, 2 * MAX_ROUNDS - 1);
         // The end of time.
         let last = of(&schedule, "9999-12-30T22:00:00Z", "PoET");

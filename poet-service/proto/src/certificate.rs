@@ -1,8 +1,8 @@
-//! Certificates: a certifier's word that a node may register (protocol section 7).
+//! Certificates: a certifier's permission for a node to register (protocol section 7).
 //!
-//! The signed bytes are the SCALE encoding of
-//! `{ pubkey: bytes of at most 32, expiration: Option<compact u64 unix seconds> }`.
-//! A certificate is valid when a trusted key signed it, it names the node and it has not expired.
+//! The signed bytes are the SCALE encoding of `{ pubkey: bytes of at most 32, expiration:
+//! Option<compact u64 unix seconds> }`. A certificate is valid if a trusted key signed it, it names
+//! the node and it has not expired.
 
 use std::{
     fs,
@@ -20,22 +20,22 @@ use crate::{
     member::NodeId,
 };
 
-/// The longest public key that a certificate may name.
+/// The greatest length of a public key in a certificate.
 const MAX_PUBKEY_BYTES: usize = 32;
 
-/// The longest file with a key: 44 characters, with some white space.
+/// The greatest length of a key file: 44 characters, with some white space.
 const MAX_KEY_FILE_BYTES: u64 = 1024;
-/// What is read of a folder of keys: files and folders of any name, and how deeply they nest.
+/// Limits on reading a folder of keys: the number of files and folders, and how deeply they nest.
 const MAX_ENTRIES: usize = 10_000;
 const MAX_FOLDER_DEPTH: usize = 16;
-/// How long it may take to read the keys. A file system that does not answer must not keep those
-/// waiting who start the server, reload its keys or end it.
+/// The time limit for reading the keys. A file system that does not answer must not block the start
+/// of the server, a reload of its keys or its end.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The first bytes of a certifier's key, by which a request picks which keys to try.
+/// The first bytes of a certifier's key, by which a request selects the keys to try.
 pub type KeyHint = [u8; 4];
 
-/// A certificate as it travels: opaque signed bytes.
+/// A certificate as transmitted: opaque signed bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SignedCertificate {
     /// The SCALE-encoded certificate.
@@ -44,40 +44,40 @@ pub struct SignedCertificate {
     pub signature: Vec<u8>,
 }
 
-/// What a certificate says.
+/// The contents of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
     /// The node that may register.
     pub pubkey: Vec<u8>,
-    /// Until when, in Unix seconds; unlimited if absent.
+    /// The expiry in Unix seconds; unlimited if absent.
     pub expiration_unix: Option<u64>,
 }
 
 /// Why bytes are not a certificate.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    /// They end too early.
+    /// The bytes end too early.
     #[error("unexpected end of the certificate")]
     UnexpectedEnd,
-    /// The public key is longer than any.
+    /// The public key is too long.
     #[error(
         "too many elements to decode in collection with scale limit set: ({0} > {MAX_PUBKEY_BYTES})"
     )]
     PubkeyTooLong(u64),
-    /// A compact integer that does not fit 64 bits.
+    /// A compact integer does not fit 64 bits.
     #[error("compact integer of {0} bytes, expected at most 8")]
     IntegerTooLong(usize),
-    /// An option that is neither absent nor present.
+    /// The tag of an option is neither 0 nor 1.
     #[error("invalid option tag {0}")]
     OptionTag(u8),
 }
 
 impl Certificate {
-    /// Decodes a certificate. What follows it is ignored, as by the clients' own decoder: it is
-    /// signed like the rest.
+    /// Decodes a certificate. Ignores bytes after it, as the clients' decoder does: they are signed
+    /// like the rest.
     ///
     /// # Errors
-    /// When `bytes` is not the encoding of a certificate.
+    /// Fails if `bytes` does not start with the encoding of a certificate.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut input = bytes;
         let length = compact(&mut input)?;
@@ -106,7 +106,7 @@ fn take<'a>(input: &mut &'a [u8], bytes: usize) -> Result<&'a [u8], DecodeError>
     Ok(taken)
 }
 
-/// A SCALE compact integer: the two low bits of the first byte say how it continues.
+/// Decodes a SCALE compact integer: the two low bits of the first byte give its length.
 fn compact(input: &mut &[u8]) -> Result<u64, DecodeError> {
     let first = *input.first().ok_or(DecodeError::UnexpectedEnd)?;
     let (skip, bytes) = match first & 3 {
@@ -129,27 +129,27 @@ fn compact(input: &mut &[u8]) -> Result<u64, DecodeError> {
 /// Why a certificate does not let a node register.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CertificateError {
-    /// Not signed by the certifier.
+    /// The certifier did not sign it.
     #[error("signature mismatch")]
     Signature,
-    /// Signed, but not a certificate.
+    /// The signed bytes are not a certificate.
     #[error("decoding: {0}")]
     Decode(#[from] DecodeError),
     /// It names another node.
     #[error("pubkey mismatch")]
     OtherNode,
-    /// Its time is over.
+    /// It has expired.
     #[error("certificate expired at {}", go_time(*.0))]
     Expired(u64),
-    /// The hint fits none of the trusted keys.
+    /// The hint matches none of the trusted keys.
     #[error("no matching cert public keys")]
     NoMatchingKey,
-    /// None of the keys that the hint fits accepts it.
+    /// None of the keys that match the hint accepts it.
     #[error("invalid certificate")]
     NoKeyAccepts,
 }
 
-/// A time as Go prints it, which is how clients know this message.
+/// Formats a time as Go does, which is the form that clients know from this message.
 fn go_time(unix_seconds: u64) -> String {
     i64::try_from(unix_seconds)
         .ok()
@@ -160,15 +160,15 @@ fn go_time(unix_seconds: u64) -> String {
         )
 }
 
-/// The certifier that this server sends nodes to, and the keys it trusts.
+/// The certifier to which this server sends nodes, and the keys it trusts.
 #[derive(Clone, Debug)]
 pub struct Certifier {
     /// Where nodes get their certificates; may be empty.
     pub url: String,
-    /// The certifier's key, tried when a request gives no hint. Without one, nodes are told of no
+    /// The certifier's key, tried if a request gives no hint. Without it, nodes are sent to no
     /// certifier: they could not use its certificates, because they give no hint.
     pub pubkey: Option<PublicKey>,
-    /// Further keys, tried when a request's hint fits them.
+    /// Further keys, tried if a request's hint matches them.
     pub trusted: Arc<TrustedKeys>,
 }
 
@@ -176,7 +176,7 @@ impl Certifier {
     /// Checks that `certificate` lets `node_id` register at `now`.
     ///
     /// # Errors
-    /// When it does not.
+    /// Fails if it does not.
     pub fn verify(
         &self,
         certificate: &SignedCertificate,
@@ -213,7 +213,7 @@ fn verify_with(
     node_id: NodeId,
     now: Timestamp,
 ) -> Result<(), CertificateError> {
-    // The signature first: nothing that the certifier did not sign reaches the decoder.
+    // The signature first: only bytes that the certifier signed reach the decoder.
     if !key.verifies(&[&certificate.data], &certificate.signature) {
         return Err(CertificateError::Signature);
     }
@@ -229,8 +229,8 @@ fn verify_with(
     }
 }
 
-/// Whether a certificate's time is over. The Go server counts seconds in 64 bits with a sign, from
-/// the year 1, and they wrap: what expires 292 billion years from now has expired.
+/// Whether a certificate has expired. The Go server counts seconds from the year 1 in signed 64
+/// bits, and they wrap: a certificate that expires 292 billion years from now has expired.
 fn is_expired(expiration_unix: u64, now: Timestamp) -> bool {
     const FROM_YEAR_1_TO_1970: i64 = 62_135_596_800;
     let since_year_1 = expiration_unix
@@ -240,12 +240,12 @@ fn is_expired(expiration_unix: u64, now: Timestamp) -> bool {
     i128::from(since_year_1) * 1_000_000_000 < now_nanos
 }
 
-/// The keys in the `*.key` files of a folder, which can be read again while they are in use.
+/// The keys in the `*.key` files of a folder; they can be reloaded while in use.
 #[derive(Debug, Default)]
 pub struct TrustedKeys {
     folder: Option<PathBuf>,
     keys: RwLock<Arc<[PublicKey]>>,
-    /// Held while the folder is read again.
+    /// Held while the folder is being read.
     reading: Arc<Mutex<()>>,
 }
 
@@ -253,7 +253,7 @@ impl TrustedKeys {
     /// Reads the keys below `folder`.
     ///
     /// # Errors
-    /// As [`read_trusted_keys`].
+    /// Fails as [`read_trusted_keys`] does.
     pub fn read(folder: PathBuf) -> Result<Self, TrustedKeysError> {
         let keys = RwLock::new(read_trusted_keys(&folder)?.into());
         Ok(Self {
@@ -263,16 +263,17 @@ impl TrustedKeys {
         })
     }
 
-    /// Reads the folder again and returns how many keys there are now. May block for some seconds.
+    /// Reads the folder again and returns the number of keys. May block for some seconds.
     ///
     /// # Errors
-    /// When there is no folder, while it is being read already, and as [`read_trusted_keys`]; the
-    /// keys are then the same as before.
+    /// Fails if there is no folder, if it is being read already, and as [`read_trusted_keys`] does;
+    /// the keys are then unchanged.
     pub fn reload(&self) -> Result<usize, TrustedKeysError> {
         let folder = self.folder.clone().ok_or(TrustedKeysError::NoFolder)?;
         let reading = Arc::clone(&self.reading);
         let keys: Arc<[PublicKey]> = within(READ_TIMEOUT, folder, move |folder| {
-            // For as long as it takes, even if nobody waits any more: one thread that hangs is enough.
+            // Held until the read ends, even after the caller has timed out: one hanging thread is
+            // enough.
             let _reading = reading.try_lock().map_err(|_| TrustedKeysError::Busy)?;
             walk(folder)
         })?
@@ -288,7 +289,7 @@ impl TrustedKeys {
 }
 
 impl From<Vec<PublicKey>> for TrustedKeys {
-    /// Keys that are not in a folder.
+    /// Keys without a folder.
     fn from(keys: Vec<PublicKey>) -> Self {
         Self {
             folder: None,
@@ -301,32 +302,32 @@ impl From<Vec<PublicKey>> for TrustedKeys {
 /// Why a folder of trusted keys cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustedKeysError {
-    /// There is none.
+    /// No folder is configured.
     #[error("no directory is configured: expected --trusted-pub-keys-dir-path")]
     NoFolder,
     /// A folder or file cannot be read.
     #[error("cannot read {path}: {cause}: expected a directory of *.key files")]
     Read {
-        /// Which one.
+        /// Its path.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         cause: io::Error,
     },
-    /// What is called a key file is no file.
+    /// An entry with the name of a key file is not a file.
     #[error("{path} is not a regular file: expected a *.key file with one key")]
     NotAFile {
-        /// Which one.
+        /// Its path.
         path: PathBuf,
     },
-    /// A file holds something else.
+    /// A key file does not contain a key.
     #[error("{path}: {reason}")]
     Key {
-        /// Which one.
+        /// Its path.
         path: PathBuf,
         /// What is wrong with it.
         reason: KeyTextError,
     },
-    /// There is more than keys in the folder.
+    /// The folder holds too many entries, or nests too deeply.
     #[error(
         "{path} holds more than {MAX_ENTRIES} files, or folders more than {MAX_FOLDER_DEPTH} deep: \
          expected a directory of *.key files"
@@ -343,15 +344,15 @@ pub enum TrustedKeysError {
         /// The folder.
         path: PathBuf,
     },
-    /// Somebody else is reading them.
+    /// Another thread is reading the folder.
     #[error("the keys are being read already: try again when that is done")]
     Busy,
 }
 
-/// Why a text is not the public key of a certifier.
+/// Why text is not a certifier's public key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyTextError {
-    /// Not 32 bytes in base64, or no point of the curve.
+    /// Not 32 bytes in base64, or not a point of the curve.
     #[error("expected the base64 form of a 32-byte ed25519 public key")]
     Form,
     /// A point of small order.
@@ -359,10 +360,11 @@ pub enum KeyTextError {
     Weak,
 }
 
-/// Parses the public key of a certifier: base64, in one line or several, with white space around it.
+/// Parses a certifier's public key: base64, in one line or several, surrounded by white space or
+/// not.
 ///
 /// # Errors
-/// When `text` is something else, or a key for which anybody can sign.
+/// Fails if `text` is not a key, or is a key for which anybody can sign.
 pub fn parse_public_key(text: &str) -> Result<PublicKey, KeyTextError> {
     let bytes = decode_key_text(text).ok_or(KeyTextError::Form)?;
     let bytes: [u8; 32] = bytes.try_into().map_err(|_| KeyTextError::Form)?;
@@ -376,13 +378,13 @@ pub fn parse_public_key(text: &str) -> Result<PublicKey, KeyTextError> {
 /// Reads every `*.key` file below `folder`, in the order of their paths.
 ///
 /// # Errors
-/// When something cannot be read or is no regular file, a key file holds no key, there is far more
-/// than keys, or the file system does not answer in time.
+/// Fails if a file cannot be read or is not a regular file, a key file does not contain a key, the
+/// folder has too many entries, or the file system does not answer in time.
 pub fn read_trusted_keys(folder: &Path) -> Result<Vec<PublicKey>, TrustedKeysError> {
     within(READ_TIMEOUT, folder.to_owned(), walk)
 }
 
-/// Runs `read` on a thread of its own, which is left behind when it takes longer than `timeout`.
+/// Runs `read` on its own thread, which is abandoned if it takes longer than `timeout`.
 fn within(
     timeout: Duration,
     folder: PathBuf,
@@ -392,7 +394,7 @@ fn within(
     let path = folder.clone();
     thread::Builder::new()
         .name("key-reader".to_owned())
-        // Whether anybody still waits for it is not its concern.
+        // The receiver may have timed out.
         .spawn(move || drop(sender.send(read(&folder))))
         .map_err(|cause| TrustedKeysError::Read {
             path: path.clone(),
@@ -413,10 +415,10 @@ fn walk(folder: &Path) -> Result<Vec<PublicKey>, TrustedKeysError> {
     Ok(walk.keys)
 }
 
-/// The way through a folder of keys.
+/// A walk through a folder of keys.
 struct Walk<'a> {
     root: &'a Path,
-    /// What has been seen.
+    /// The number of entries seen.
     entries: usize,
     keys: Vec<PublicKey>,
 }
@@ -439,7 +441,7 @@ impl Walk<'_> {
         entries.sort_by_key(fs::DirEntry::path);
         for entry in entries {
             let path = entry.path();
-            // Links to folders are not followed, so that a loop of them cannot hang the start.
+            // Links to folders are not followed, so that a loop cannot hang the start.
             if entry.file_type().map_err(read_error(&path))?.is_dir() {
                 self.enter(&path, depth + 1)?;
             } else if path.extension().is_some_and(|extension| extension == "key") {
@@ -452,7 +454,8 @@ impl Walk<'_> {
 
 fn read_key(path: PathBuf) -> Result<PublicKey, TrustedKeysError> {
     let read = || {
-        // A pipe would wait for somebody to write into it, a device do whatever it does.
+        // Opening a pipe would block until somebody writes to it; opening a device may have any
+        // effect.
         if !fs::metadata(&path)?.is_file() {
             return Ok(None);
         }
@@ -502,7 +505,7 @@ mod tests {
         assert_eq!(certificate.expiration_unix, Some(u64::MAX));
     }
 
-    /// At the borders of Go's arithmetic.
+    /// At the limits of Go's arithmetic.
     #[test]
     fn expirations_wrap_as_in_go() {
         let now: Timestamp = "2026-11-26T12:00:00.5Z".parse().unwrap();
@@ -562,7 +565,7 @@ mod tests {
             "{error}"
         );
         drop(release);
-        // While one reads, no other does.
+        // Only one thread may read at a time.
         let keys = TrustedKeys::read(folder.path().to_owned()).unwrap();
         let reading = keys.reading.lock().unwrap();
         assert!(matches!(keys.reload(), Err(TrustedKeysError::Busy)));
@@ -635,7 +638,7 @@ mod tests {
         let error = read_trusted_keys(folder.path()).unwrap_err().to_string();
         assert!(error.contains("b.key: expected the base64 form"), "{error}");
 
-        // Keys that are in use stay while a file is bad.
+        // The keys in use are kept while a file is bad.
         fs::remove_file(folder.path().join("b.key")).unwrap();
         let keys = TrustedKeys::read(folder.path().to_owned()).unwrap();
         fs::write(folder.path().join("b.key"), "abc").unwrap();

@@ -1,4 +1,4 @@
-//! Dates for people: in the time zone of the machine, which `TZ` names, or in UTC.
+//! Dates for people: in the machine's time zone, which `TZ` names, or in UTC.
 
 use std::env;
 
@@ -14,11 +14,10 @@ impl Zone {
         Self(TimeZone::UTC)
     }
 
-    /// That of this machine, as `TZ` or `/etc/localtime` gives it.
+    /// Returns the machine's time zone, from `TZ` or `/etc/localtime`; UTC if neither is set.
     ///
     /// # Errors
-    /// Fails if `TZ` names none that is known here; the text is a sentence. A machine without a time zone is in
-    /// UTC.
+    /// Fails if `TZ` names an unknown time zone. The text is a sentence.
     pub fn local() -> Result<Self, String> {
         match (TimeZone::try_system(), env::var_os("TZ")) {
             (Ok(zone), _) => Ok(Self(zone)),
@@ -31,7 +30,7 @@ impl Zone {
         }
     }
 
-    /// That of this machine, or UTC with a warning on standard error.
+    /// Returns the machine's time zone, or UTC with a warning on standard error.
     pub fn local_or_utc() -> Self {
         Self::local().unwrap_or_else(|reason| {
             eprintln!("WARNING: {reason}; times are in UTC");
@@ -39,12 +38,12 @@ impl Zone {
         })
     }
 
-    /// Whether this is UTC, by whatever name.
+    /// Returns whether this is UTC, by whatever name.
     pub fn is_utc(&self) -> bool {
         self.0 == TimeZone::UTC || matches!(self.0.iana_name(), Some("UTC" | "Etc/UTC"))
     }
 
-    /// What it is called.
+    /// Returns the name of the zone.
     pub fn name(&self) -> String {
         match self.0.iana_name() {
             _ if self.is_utc() => "UTC".to_owned(),
@@ -53,7 +52,8 @@ impl Zone {
         }
     }
 
-    /// A time to the minute, or to the second where it is not a whole minute: `2026-12-07 09:00`.
+    /// Formats a time to the minute, or to the second if it is not a whole minute: `2026-12-07
+    /// 09:00`.
     pub fn date(&self, time: Timestamp) -> String {
         let zoned = time.to_zoned(self.0.clone());
         let form = if zoned.second() == 0 {
@@ -64,8 +64,8 @@ impl Zone {
         zoned.strftime(form).to_string()
     }
 
-    /// As [`Self::date`], with the day of the week before it and the zone after it:
-    /// `Mon 2026-12-07 09:00 CET`.
+    /// As [`Self::date`], preceded by the day of the week and followed by the zone: `Mon 2026-12-07
+    /// 09:00 CET`.
     pub fn full_date(&self, time: Timestamp) -> String {
         let zoned = time.to_zoned(self.0.clone());
         format!(
@@ -76,7 +76,7 @@ impl Zone {
         )
     }
 
-    /// A time in RFC 3339 with the offset of this zone.
+    /// Formats a time in RFC 3339 with the offset of this zone.
     pub fn rfc3339(&self, time: Timestamp) -> String {
         time.to_zoned(self.0.clone())
             .strftime("%Y-%m-%dT%H:%M:%S%:z")

@@ -1,4 +1,4 @@
-//! Durations in the two forms that clients and configurations of a PoET use: Go's (`336h`,
+//! Durations in the two formats that clients and configurations of a PoET use: Go's (`336h`,
 //! `1m30s`, `1.5h`) and that of the protobuf JSON mapping (`34.856404222s`).
 
 use std::time::Duration;
@@ -10,10 +10,10 @@ const MAX_NANOS: u128 = i64::MAX as u128;
 
 const NANOS_PER_SECOND: u128 = 1_000_000_000;
 
-/// How many digits of a fraction are looked at.
+/// How many digits of a fraction are used.
 const MAX_FRACTION_DIGITS: usize = 24;
 
-/// Why a text is not a duration.
+/// Why text is not a duration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DurationError {
     /// Not in Go's syntax.
@@ -22,7 +22,7 @@ pub enum DurationError {
     /// A number without a unit.
     #[error("the unit is missing: expected a duration such as 336h, 1m30s or 100ms")]
     MissingUnit,
-    /// Below zero, where only a span of time makes sense.
+    /// Negative where a length of time is required.
     #[error("expected a duration that is not negative")]
     Negative,
     /// Longer than 292 years.
@@ -34,7 +34,7 @@ pub enum DurationError {
 /// (`ns`, `us`, `µs`, `ms`, `s`, `m`, `h`), or a bare `0`.
 ///
 /// # Errors
-/// When `text` is something else, negative, or too long for Go.
+/// Fails if `text` does not follow this syntax, is negative, or exceeds Go's range.
 pub fn parse_go(text: &str) -> Result<Duration, DurationError> {
     let unsigned = match text.as_bytes().first() {
         Some(b'-') => return Err(DurationError::Negative),
@@ -84,7 +84,7 @@ pub fn parse_go(text: &str) -> Result<Duration, DurationError> {
         };
         nanos += whole * unit_nanos;
         if !fraction.is_empty() {
-            // So many digits of an hour fit 128 bits; those that follow are worth nothing.
+            // This many digits of an hour fit 128 bits; later digits do not change the result.
             let fraction = &fraction[..fraction.len().min(MAX_FRACTION_DIGITS)];
             let parts: u128 = fraction.parse().map_err(|_| DurationError::Syntax)?;
             nanos += parts * unit_nanos / 10_u128.pow(fraction.len() as u32);
@@ -106,8 +106,8 @@ fn split_digits(text: &str) -> (&str, &str) {
     )
 }
 
-/// Formats for people, with the two greatest units: `13 days 12 h`, `4 h 5 min`, `2 min 7 s`, `9 s`.
-/// What is left of a second is cut off.
+/// Formats for people, with the two greatest units: `13 days 12 h`, `4 h 5 min`, `2 min 7 s`, `9
+/// s`. Fractions of a second are dropped.
 pub fn in_words(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);

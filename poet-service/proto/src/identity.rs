@@ -1,4 +1,4 @@
-//! ed25519 keys: the server's own, and those that sign what it is sent.
+//! ed25519 keys: the server's own, and those that sign what it receives.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use ed25519_dalek::{
 
 use crate::base64;
 
-/// The environment variable that may give the server's key.
+/// The environment variable that may contain the server's key.
 pub const PRIVATE_KEY_VARIABLE: &str = "POET_PRIVATE_KEY";
 
-/// Under this context of BLAKE3 nothing else is derived.
+/// The BLAKE3 context, used for nothing else.
 const CYCLE_GAP_CONTEXT: &str = "spacemesh poet-service 2026 ed25519 seed for a further cycle gap";
 
 /// An ed25519 public key.
@@ -20,28 +20,29 @@ const CYCLE_GAP_CONTEXT: &str = "spacemesh poet-service 2026 ed25519 seed for a 
 pub struct PublicKey(VerifyingKey);
 
 impl PublicKey {
-    /// A key from its bytes; `None` when they do not encode a point of the curve.
+    /// Returns the key with these bytes; `None` if they do not encode a point of the curve.
     pub fn from_bytes(bytes: &[u8; 32]) -> Option<Self> {
         VerifyingKey::from_bytes(bytes).ok().map(Self)
     }
 
-    /// The key's bytes.
+    /// Returns the key's bytes.
     pub fn as_bytes(&self) -> &[u8; 32] {
         self.0.as_bytes()
     }
 
-    /// Whether anybody can sign for this key: it is a point of small order, such as the neutral one.
+    /// Returns whether anybody can sign for this key: it is a point of small order, such as the
+    /// neutral one.
     pub fn is_weak(&self) -> bool {
         self.0.is_weak()
     }
 
-    /// Whether `signature` is this key's over the parts of `message`, one after the other.
+    /// Returns whether `signature` is this key's signature of the concatenated parts of `message`.
     ///
-    /// Accepts exactly what Go's `crypto/ed25519` does, because what one server of a network
-    /// accepts the others must, too. Both compare the encoding of `[S]B - [k]A` with the first
-    /// half of the signature (no cofactor), refuse an `S` that is not reduced, and take keys and
-    /// points in any encoding that decodes, those of small order included. dalek's
-    /// `verify_strict` refuses the last of these, so it is not used.
+    /// Accepts exactly what Go's `crypto/ed25519` does, because a registration that one server of a
+    /// network accepts must be accepted by all. Both compare the encoding of `[S]B - [k]A` with the
+    /// first half of the signature (no cofactor), refuse an `S` that is not reduced, and take keys
+    /// and points in any encoding that decodes, including those of small order. dalek's
+    /// `verify_strict` refuses small order, so it is not used.
     pub fn verifies(&self, message: &[&[u8]], signature: &[u8]) -> bool {
         Signature::from_slice(signature)
             .is_ok_and(|signature| self.0.multipart_verify(message, &signature).is_ok())
@@ -58,26 +59,26 @@ pub enum PrivateKeyError {
     /// Not 64 bytes in base64.
     #[error("expected base64 of the 64-byte ed25519 private key (seed, then public key)")]
     Form,
-    /// The second half does not belong to the first.
+    /// The second half is not the public key of the first.
     #[error("its second half is not the public key of its first half")]
     Mismatch,
 }
 
 impl PrivateKey {
-    /// A new random key.
+    /// Generates a random key.
     ///
     /// # Errors
-    /// When the operating system has no randomness to give.
+    /// Fails if the operating system provides no randomness.
     pub fn generate() -> Result<Self, getrandom::Error> {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed)?;
         Ok(Self(SigningKey::from_bytes(&seed)))
     }
 
-    /// The key of the 64 bytes `seed || public key`.
+    /// Returns the key of the 64 bytes `seed || public key`.
     ///
     /// # Errors
-    /// When there are not 64 of them, or the halves do not belong together.
+    /// Fails if `bytes` has another length, or its halves do not belong together.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, PrivateKeyError> {
         let bytes: &[u8; KEYPAIR_LENGTH] = bytes.try_into().map_err(|_| PrivateKeyError::Form)?;
         SigningKey::from_keypair_bytes(bytes)
@@ -85,25 +86,26 @@ impl PrivateKey {
             .map_err(|_| PrivateKeyError::Mismatch)
     }
 
-    /// The key of a base64 text.
+    /// Decodes a key from base64.
     ///
     /// # Errors
-    /// As [`PrivateKey::from_bytes`], and when the text is not base64.
+    /// Fails as [`PrivateKey::from_bytes`] does, and if the text is not base64.
     pub fn from_base64(text: &str) -> Result<Self, PrivateKeyError> {
         Self::from_bytes(&decode_key_text(text).ok_or(PrivateKeyError::Form)?)
     }
 
-    /// The 64 bytes `seed || public key`.
+    /// Returns the 64 bytes `seed || public key`.
     pub fn to_bytes(&self) -> [u8; KEYPAIR_LENGTH] {
         self.0.to_keypair_bytes()
     }
 
-    /// The key under which the server with this key serves nodes whose cycle gap is `cycle_gap`, where
-    /// that is not its own: the same one after every start and on every machine. Its seed is BLAKE3 in
-    /// the mode of key derivation, with the context `spacemesh poet-service 2026 ed25519 seed for a
-    /// further cycle gap`, of this key's seed followed by the gap in nanoseconds (8 bytes, big-endian).
+    /// Returns the key under which the server with this key serves nodes whose cycle gap is
+    /// `cycle_gap`, if that differs from its own gap: the same key after every start and on every
+    /// machine. Its seed is BLAKE3 in key derivation mode, with the context `spacemesh poet-service
+    /// 2026 ed25519 seed for a further cycle gap`, of this key's seed followed by the gap in
+    /// nanoseconds (8 bytes, big-endian).
     pub fn for_cycle_gap(&self, cycle_gap: Duration) -> Self {
-        // A gap is at most what Go can hold: 63 bits.
+        // A gap is at most Go's longest duration: 63 bits.
         let nanos = u64::try_from(cycle_gap.as_nanos()).unwrap_or(u64::MAX);
         let mut derived = blake3::Hasher::new_derive_key(CYCLE_GAP_CONTEXT);
         derived.update(self.0.as_bytes());
@@ -111,18 +113,18 @@ impl PrivateKey {
         Self(SigningKey::from_bytes(derived.finalize().as_bytes()))
     }
 
-    /// Its signature of `message`.
+    /// Signs `message`.
     pub fn sign(&self, message: &[u8]) -> [u8; 64] {
         self.0.sign(message).to_bytes()
     }
 
-    /// The public half.
+    /// Returns the public key.
     pub fn public(&self) -> PublicKey {
         PublicKey(self.0.verifying_key())
     }
 }
 
-/// The bytes of a key as people keep it: in base64, which tools wrap, editors begin with a byte order
+/// Decodes a key as people store it: in base64, which tools wrap, editors start with a byte order
 /// mark, and white space surrounds.
 pub fn decode_key_text(text: &str) -> Option<Vec<u8>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -166,8 +168,8 @@ mod tests {
         }
     }
 
-    /// The values are those of another implementation of BLAKE3. A change of them would change the keys
-    /// that nodes have in their configuration.
+    /// The values come from another implementation of BLAKE3. Changing them would change the keys
+    /// in nodes' configurations.
     #[test]
     fn keys_for_further_cycle_gaps_never_change() {
         let seed: [u8; 32] = std::array::from_fn(|index| index as u8);

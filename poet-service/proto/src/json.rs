@@ -1,10 +1,11 @@
 //! The canonical JSON mapping of protobuf, for the messages of this API.
 //!
 //! In: lowerCamelCase or snake_case names; bytes in standard or URL-safe base64, padded or not;
-//! 64-bit integers as strings or numbers; `null` means unset; unknown fields are ignored; a field
-//! given twice is an error. Accepts exactly what the Go server does, so that a client that one server
-//! of a network understands is understood by all of them: text after the object is ignored, as there.
-//! Out: lowerCamelCase, standard base64, 64-bit integers as strings, unset fields written out.
+//! 64-bit integers as strings or numbers; `null` means unset; unknown fields are ignored; a
+//! duplicate field is an error. Accepts exactly what the Go server does, so that a request that one
+//! server of a network accepts is accepted by all; like the Go server, ignores text after the
+//! object. Out: lowerCamelCase, standard base64, 64-bit integers as strings, unset fields written
+//! out.
 
 use std::fmt;
 
@@ -35,7 +36,7 @@ const MAX_DEPTH: usize = 10_000;
 /// The digits of the greatest 64-bit integer.
 const MAX_DIGITS: usize = 20;
 
-/// Why a body is not the message that was expected. The text is meant for the client.
+/// Why a body is not the expected message. The text is for the client.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Malformed(pub String);
@@ -72,7 +73,7 @@ impl<'a> Object<'a> {
         serde_json::from_str(text).map_err(|error| malformed(&format!("syntax error: {error}")))
     }
 
-    /// The value of the field with this lowerCamelCase or snake_case name, unless unset.
+    /// Returns the value of the field with this lowerCamelCase or snake_case name, unless unset.
     fn field(&self, camel: &'static str, snake: &str) -> Result<Option<Field<'a>>, Malformed> {
         let mut values = self
             .0
@@ -133,7 +134,7 @@ impl Field<'_> {
         if !self.raw.starts_with('"') {
             return whole_number(self.raw);
         }
-        // A string holds a number as JSON writes it, and nothing around it.
+        // The string must contain exactly a JSON number.
         let text = self.string()?;
         let number: &RawValue = serde_json::from_str(&text).ok()?;
         (number.get() == text).then(|| whole_number(&text))?
@@ -156,8 +157,8 @@ impl Field<'_> {
     }
 }
 
-/// The value of a JSON number that is whole, not negative and fits 64 bits, however it is written:
-/// `1000`, `1e3`, `1000.0`, `-0`. `None` for any other JSON value.
+/// Returns the value of a JSON number that is whole, not negative and fits 64 bits, in any
+/// notation: `1000`, `1e3`, `1000.0`, `-0`. `None` for any other JSON value.
 fn whole_number(json: &str) -> Option<u64> {
     let (negative, number) = match json.strip_prefix('-') {
         Some(number) => (true, number),
@@ -190,9 +191,9 @@ fn whole_number(json: &str) -> Option<u64> {
     if negative { None } else { whole.parse().ok() }
 }
 
-/// Reads base64 as Go's JSON mapping does: in either alphabet, with or without all of its padding,
-/// with line breaks anywhere. Text whose length, line breaks included, is a multiple of four must be
-/// padded, other text must not.
+/// Decodes base64 as Go's JSON mapping does: in either alphabet, with or without all of its
+/// padding, with line breaks anywhere. Text whose length, including line breaks, is a multiple of
+/// four must be padded; other text must not.
 pub fn decode_base64(text: &str) -> Option<Vec<u8>> {
     let alphabet = if text.contains(['-', '_']) {
         &alphabet::URL_SAFE
@@ -211,10 +212,10 @@ pub fn decode_base64(text: &str) -> Option<Vec<u8>> {
     GeneralPurpose::new(alphabet, config).decode(text).ok()
 }
 
-/// Checks what the parser passes over in values that nobody reads.
+/// Checks what the parser skips in values that are not used.
 fn check_skipped(json: &str) -> Result<(), Malformed> {
     let bytes = json.as_bytes();
-    // The UTF-16 unit that the escape at `at` stands for, if there is one of that kind.
+    // The UTF-16 unit of the escape at `at`, if it is a `\u` escape.
     let unit = |at: usize| {
         let digits = json.get(at..at + 6)?.strip_prefix("\\u")?;
         u16::from_str_radix(digits, 16).ok()
@@ -222,7 +223,7 @@ fn check_skipped(json: &str) -> Result<(), Malformed> {
     let (mut at, mut depth, mut in_string) = (0, 0_usize, false);
     while let Some(byte) = bytes.get(at) {
         at += match byte {
-            // Escapes stand in strings only, and whole: the parser has seen to that.
+            // The parser has checked that escapes are complete and occur only in strings.
             b'\\' => match unit(at) {
                 None => 2,
                 Some(0xd800..=0xdbff) if matches!(unit(at + 6), Some(0xdc00..=0xdfff)) => 12,
@@ -256,18 +257,18 @@ fn check_skipped(json: &str) -> Result<(), Malformed> {
 }
 
 fn malformed(message: &str) -> Malformed {
-    // The parser quotes what it did not expect, however long that is.
+    // The parser quotes unexpected values, however long they are.
     Malformed(message.chars().take(MAX_MESSAGE).collect())
 }
 
 /// The longest message about a body, in characters.
 const MAX_MESSAGE: usize = 200;
 
-/// Reads a `SubmitRequest`. A body without anything in it is a request without anything set, and
-/// what follows the object is not looked at: both as in the Go server.
+/// Reads a `SubmitRequest`. An empty body is a request with no field set, and text after the object
+/// is ignored: both as in the Go server.
 ///
 /// # Errors
-/// [`Malformed`], naming the field where there is one.
+/// Returns [`Malformed`], which names the field if there is one.
 pub fn submit_request(body: &[u8]) -> Result<SubmitRequest, Malformed> {
     let mut values = serde_json::Deserializer::from_slice(body).into_iter::<&RawValue>();
     let Some(value) = values.next() else {
@@ -320,7 +321,7 @@ pub fn submit_request(body: &[u8]) -> Result<SubmitRequest, Malformed> {
     })
 }
 
-/// Bytes that are written as base64.
+/// Bytes written as base64.
 pub struct Base64<'a>(pub &'a [u8]);
 
 impl Serialize for Base64<'_> {
@@ -389,7 +390,7 @@ pub fn info_response(info: &Info<'_>) -> String {
         service_pubkey: Base64(info.public_key.as_bytes()),
         phase_shift: format_proto(info.phase_shift),
         cycle_gap: format_proto(info.cycle_gap),
-        // null, not an empty object: a node that is told of a certifier goes and asks it.
+        // null, not an empty object: a node that receives a certifier sends requests to it.
         certifier: info.certifier.and_then(|certifier| {
             Some(CertifierMessage {
                 url: &certifier.url,
@@ -399,15 +400,15 @@ pub fn info_response(info: &Info<'_>) -> String {
     })
 }
 
-/// Writes an answer.
+/// Serializes an answer.
 pub fn write(message: &impl Serialize) -> String {
-    // Strings, numbers and lists of them: there is nothing that JSON could not hold.
+    // Cannot fail: the messages consist of strings, numbers and lists of them.
     serde_json::to_string(message).unwrap_or_default()
 }
 
-/// Writes a `ProofResponse`. Done by hand: with a million members it is 44 MB long.
+/// Writes a `ProofResponse`, without serde: with a million members it is 44 MB long.
 pub fn proof_response(published: &PublishedProof, public_key: &[u8; 32]) -> String {
-    // 44 characters of base64, two quotes and a comma for each.
+    // 44 characters of base64, two quotes and a comma.
     const ENTRY_CHARS: usize = 47;
     let proof = &published.proof;
     let entries = proof.proven_leaves.len() + proof.proof_nodes.len() + published.members.len() + 2;
@@ -561,7 +562,7 @@ mod tests {
             request.deadline,
             Some("2098-12-31T23:00:00.5Z".parse().unwrap())
         );
-        // Go's zero time, which its clients send for one that is not set.
+        // Go's zero time, which its clients send for an unset one.
         let request = parse(r#"{"deadline":"0001-01-01T00:00:00Z"}"#).unwrap();
         assert_eq!(request, SubmitRequest::default());
         let error = parse(r#"{"deadline":"tomorrow"}"#).unwrap_err();
@@ -571,7 +572,8 @@ mod tests {
         );
     }
 
-    /// Of each length, with line breaks and without, what Go's decoder takes and what it does not.
+    /// For each length, with and without line breaks, what Go's decoder accepts and what it
+    /// refuses.
     #[test]
     fn base64() {
         for (text, expected) in [
@@ -581,7 +583,7 @@ mod tests {
             ("AQ", Some(&[1])),
             ("AQI=", Some(&[1, 2])),
             ("AQI", Some(&[1, 2])),
-            // Bits that belong to no byte.
+            // The last bits belong to no byte.
             ("AR==", Some(&[1])),
             ("AQ\nID", Some(&[1, 2, 3])),
             ("AQIDAQID\r\n", Some(&[1, 2, 3, 1, 2, 3])),

@@ -1,13 +1,13 @@
-//! What the clients and the servers of a PoET exchange, and the rules for it that both sides must
-//! agree on. Nothing here does I/O over a network or knows of a configuration.
+//! What the clients and servers of a PoET exchange, and the rules on which both sides must agree.
+//! Nothing here does network I/O or reads a configuration.
 //!
-//! | module | what it holds |
+//! | module | contents |
 //! |---|---|
 //! | [`member`] | nodes and their challenges |
 //! | [`messages`] | the requests and answers |
 //! | [`json`] | their JSON: the canonical mapping of protobuf |
 //! | [`mod@base64`] | bytes as text |
-//! | [`duration`] | durations as Go and as protobuf write them |
+//! | [`duration`] | durations as Go and protobuf write them |
 //! | [`timestamp`] | protobuf's timestamps, read as Go reads them |
 //! | [`identity`] | ed25519 keys and signatures, by Go's rules |
 //! | [`certificate`] | certificates and the keys that sign them |
@@ -15,7 +15,7 @@
 //! | [`pow`] | the proof of work of a registration |
 //! | [`schedule`] | when rounds open, start and end, and for which epochs they count |
 //! | [`network`] | networks whose schedule is known |
-//! | [`timetable`], [`calendar`] | the next rounds as programs print them, and as a calendar |
+//! | [`timetable`], [`calendar`] | the next rounds as text, as JSON and as a calendar |
 //! | [`dates`] | dates for people, in their time zone |
 
 pub mod base64;

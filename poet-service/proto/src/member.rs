@@ -1,8 +1,8 @@
-//! Who takes part in a round, and with what.
+//! The members of a round and their challenges.
 
 use std::{array::TryFromSliceError, fmt};
 
-/// Types of 32 bytes that must not be taken for each other.
+/// Types of 32 bytes that must not be confused.
 macro_rules! bytes32 {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -57,7 +57,8 @@ bytes32! {
 }
 
 impl Challenge {
-    /// What nodes read for a challenge of any length: its first 32 bytes, filled up with zeros.
+    /// Returns what nodes read for a challenge of any length: its first 32 bytes, padded with
+    /// zeros.
     pub fn cut_or_padded(bytes: &[u8]) -> Self {
         let mut challenge = [0; 32];
         let length = bytes.len().min(32);
@@ -65,13 +66,13 @@ impl Challenge {
         Self(challenge)
     }
 
-    /// The bytes of `challenges`, one after the other.
+    /// Concatenates the bytes of `challenges`.
     pub fn concat(challenges: &[Self]) -> Vec<u8> {
         let bytes: Vec<[u8; 32]> = challenges.iter().map(|challenge| challenge.0).collect();
         bytes.into_flattened()
     }
 
-    /// What [`Challenge::concat`] has joined; `None` if the length is no multiple of 32.
+    /// Splits the output of [`Challenge::concat`]; `None` if the length is not a multiple of 32.
     pub fn split(bytes: &[u8]) -> Option<Vec<Self>> {
         let (challenges, rest) = bytes.as_chunks();
         let all = challenges.iter().copied().map(Self).collect();
@@ -82,8 +83,8 @@ impl Challenge {
 /// One registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// Who registers.
+    /// The node that registers.
     pub node_id: NodeId,
-    /// What it registers.
+    /// The registered challenge.
     pub challenge: Challenge,
 }

@@ -1,4 +1,4 @@
-//! Requests and answers, whatever form they travel in.
+//! Requests and answers, independent of their encoding.
 
 use jiff::{SignedDuration, Timestamp};
 use poet_engine::{Node, Proof};
@@ -29,45 +29,45 @@ pub struct SubmitRequest {
 /// The answer to a registration that is durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Submitted {
-    /// The round it is for.
+    /// The round of the registration.
     pub round: u64,
-    /// From now until the end of the round's work.
+    /// The time from now until the end of the round's work.
     pub time_to_end: SignedDuration,
-    /// The server's word on it.
+    /// The signed acknowledgement.
     pub receipt: Receipt,
 }
 
-/// What the server tells about itself.
+/// What a server publishes about itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Info<'a> {
-    /// Its key.
+    /// The server's key.
     pub public_key: &'a PublicKey,
-    /// From genesis to the start of round 0.
+    /// The time from genesis to the start of round 0.
     pub phase_shift: SignedDuration,
-    /// From the end of a round to the start of the next one.
+    /// The time from the end of a round to the start of the next one.
     pub cycle_gap: SignedDuration,
-    /// Where nodes get certificates, if they need any.
+    /// Where nodes get certificates, if the server requires them.
     pub certifier: Option<&'a Certifier>,
 }
 
 /// A finished round.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublishedProof {
-    /// What the work was bound to: the membership root.
+    /// The statement of the work: the membership root.
     pub statement: Vec<u8>,
     /// The challenges, in the byte order of their node ids.
     pub members: Vec<Challenge>,
-    /// Challenges of another length, by their position among the members, where they stand cut or
-    /// padded, as nodes read them. Rounds of the original server may have some.
+    /// Challenges that are not 32 bytes long, by their position among the members, which holds them
+    /// truncated or padded, as nodes read them. Rounds of the original server may have some.
     pub odd_members: Vec<(u32, Vec<u8>)>,
-    /// Leaves of the tree.
+    /// The number of leaves of the tree.
     pub leaves: u64,
-    /// The proof that they were made.
+    /// The proof of the work.
     pub proof: Proof,
 }
 
 impl PublishedProof {
-    /// What a server publishes that does no work: the members, and no proof.
+    /// The publication of a server that does no work: the members, and no proof.
     pub fn empty(statement: Vec<u8>, members: Vec<Challenge>) -> Self {
         Self {
             statement,
@@ -82,12 +82,12 @@ impl PublishedProof {
         }
     }
 
-    /// The root, unless the proof is empty.
+    /// Returns the root, unless the proof is empty.
     pub fn root(&self) -> Option<&Node> {
         (self.leaves > 0).then_some(&self.proof.root)
     }
 
-    /// The challenges as they were registered.
+    /// Returns the challenges as they were registered.
     pub fn registered_members(&self) -> impl Iterator<Item = &[u8]> {
         let mut odd = self.odd_members.iter().peekable();
         let members = self.members.iter().enumerate();

@@ -9,11 +9,11 @@ use crate::schedule::Schedule;
 /// A network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Network {
-    /// What it is called.
+    /// The network's name.
     pub name: &'static str,
-    /// Its genesis id, which nodes' signatures name.
+    /// The genesis id, which nodes' signatures include.
     pub genesis_id: [u8; 20],
-    /// Its genesis.
+    /// The time of genesis.
     pub genesis: Timestamp,
     /// The time from one round's start to the next one's.
     pub epoch_duration: Duration,
@@ -25,7 +25,7 @@ pub struct Network {
 
 const HOUR: u64 = 3600;
 
-/// All that are known.
+/// All known networks.
 pub const NETWORKS: [Network; 1] = [Network {
     name: "mainnet",
     genesis_id: [
@@ -40,26 +40,26 @@ pub const NETWORKS: [Network; 1] = [Network {
 }];
 
 impl Network {
-    /// The network of this name.
+    /// Returns the network of this name.
     pub fn named(name: &str) -> Option<&'static Self> {
         NETWORKS.iter().find(|network| network.name == name)
     }
 
-    /// The network with this genesis id.
+    /// Returns the network with this genesis id.
     pub fn with_id(genesis_id: &[u8; 20]) -> Option<&'static Self> {
         NETWORKS
             .iter()
             .find(|network| network.genesis_id == *genesis_id)
     }
 
-    /// The network that follows this schedule.
+    /// Returns the network that follows this schedule.
     pub fn of(schedule: &Schedule) -> Option<&'static Self> {
         NETWORKS
             .iter()
             .find(|network| network.schedule().as_ref() == Some(schedule))
     }
 
-    /// Its schedule. `None` for none that is possible.
+    /// Returns the network's schedule; `None` if its parameters are invalid.
     pub fn schedule(&self) -> Option<Schedule> {
         Schedule::new(
             self.genesis,

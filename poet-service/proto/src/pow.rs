@@ -9,19 +9,19 @@
 use crate::member::NodeId;
 use ripemd::{Digest, Ripemd256};
 
-/// What a proof of work has to meet.
+/// What a proof of work must meet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PowParams {
-    /// Leading zero bits asked for.
+    /// The required number of leading zero bits.
     pub difficulty: u32,
     /// The server's challenge.
     pub challenge: Vec<u8>,
 }
 
-/// The highest difficulty that can be met at all.
+/// The highest difficulty that can be met.
 pub const MAX_DIFFICULTY: u32 = 256;
 
-/// The hash whose leading zero bits count.
+/// Returns the hash whose leading zero bits count.
 pub fn digest(
     pow_challenge: &[u8],
     node_id: NodeId,
@@ -37,7 +37,7 @@ pub fn digest(
         .into()
 }
 
-/// The number of zero bits before the first one.
+/// Returns the number of leading zero bits.
 pub fn leading_zero_bits(digest: &[u8; 32]) -> u32 {
     let zero_bytes = digest.iter().take_while(|byte| **byte == 0).count();
     let in_next = digest
@@ -46,13 +46,13 @@ pub fn leading_zero_bits(digest: &[u8; 32]) -> u32 {
     zero_bytes as u32 * 8 + in_next
 }
 
-/// Whether `nonce` meets `params` for this node and challenge.
+/// Returns whether `nonce` meets `params` for this node and challenge.
 pub fn is_valid(params: &PowParams, node_id: NodeId, poet_challenge: &[u8], nonce: u64) -> bool {
     leading_zero_bits(&digest(&params.challenge, node_id, poet_challenge, nonce))
         >= params.difficulty
 }
 
-/// The smallest nonce that meets `params`: the client's half, about `2^difficulty` hashes.
+/// Returns the smallest nonce that meets `params`: the client's part, about `2^difficulty` hashes.
 pub fn solve(params: &PowParams, node_id: NodeId, poet_challenge: &[u8]) -> Option<u64> {
     (0..u64::MAX).find(|nonce| is_valid(params, node_id, poet_challenge, *nonce))
 }

@@ -1,5 +1,5 @@
-//! Receipts: what a server signs when it acknowledges a registration, so that a member that was left
-//! out of a round can show that it should be in it. `engine/PROTOCOL.md`, section 10, has the encoding.
+//! Receipts: what a server signs when it acknowledges a registration, so that a member left out of
+//! a round can prove that it registered. `engine/PROTOCOL.md`, section 10, specifies the encoding.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -11,8 +11,8 @@ use crate::{
     member::{Challenge, NodeId},
 };
 
-/// What every signed message begins with, so that no other signature of the key can pass for one of
-/// a receipt.
+/// The prefix of every signed message, so that no other signature of the key can pass for a
+/// receipt's.
 const DOMAIN: &[u8; 16] = b"poet-receipt-v1\n";
 const MESSAGE_BYTES: usize = DOMAIN.len() + 8 + 32 + 32 + 8 + 8;
 /// The fields of a receipt in JSON, for messages.
@@ -25,15 +25,15 @@ pub struct Acknowledged {
     pub round: u64,
     /// The node.
     pub node_id: NodeId,
-    /// What it has registered.
+    /// The registered challenge.
     pub challenge: Challenge,
-    /// When the server said so.
+    /// The time of the acknowledgement.
     pub time: Timestamp,
-    /// When the work on the round ends.
+    /// The time at which the work on the round ends.
     pub round_end: Timestamp,
 }
 
-/// A receipt: what was acknowledged, by whom, and the signature.
+/// A receipt: what was acknowledged, by which server, and the signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "Fields", try_from = "Value")]
 pub struct Receipt {
@@ -45,13 +45,13 @@ pub struct Receipt {
 /// Why something is not a receipt, or not the expected one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReceiptError {
-    /// Not JSON of this form.
+    /// Not JSON with the expected fields.
     #[error("it is not a receipt: expected a JSON object with {FIELDS}")]
     Form,
-    /// A field that is missing or has another form.
+    /// A field is missing or malformed.
     #[error("it is not a receipt: expected {1} in {0}")]
     Field(&'static str, &'static str),
-    /// It was changed, or never signed by this server.
+    /// The receipt was changed, or never signed by this server.
     #[error(
         "its signature is not that of the server with key {0}: the receipt was forged or has been \
          changed since"
@@ -60,7 +60,7 @@ pub enum ReceiptError {
 }
 
 impl Receipt {
-    /// Signs what is acknowledged. Times are cut to milliseconds, which is what is signed.
+    /// Signs an acknowledgement. Truncates its times to the milliseconds that are signed.
     pub fn sign(acknowledged: Acknowledged, key: &PrivateKey) -> Self {
         let acknowledged = Acknowledged {
             time: whole_milliseconds(acknowledged.time),
@@ -77,7 +77,7 @@ impl Receipt {
     /// Reads a receipt in JSON and checks its signature.
     ///
     /// # Errors
-    /// If it is not a receipt, or the signature is not that of the server that it names.
+    /// Fails if it is not a receipt, or the signature is not that of the server it names.
     pub fn from_json(value: &Value) -> Result<Self, ReceiptError> {
         let fields = value.as_object().ok_or(ReceiptError::Form)?;
         let text = |name: &'static str, form: &'static str| {
@@ -114,7 +114,7 @@ impl Receipt {
                 round_end: time("roundEnd")?,
             },
             server: PublicKey::from_bytes(&node("servicePubkey")?)
-                // For such a key, anybody can sign.
+                // Anybody can sign for such a key.
                 .filter(|key| !key.is_weak())
                 .ok_or(ReceiptError::Field(
                     "servicePubkey",
@@ -135,24 +135,24 @@ impl Receipt {
         }
     }
 
-    /// What was acknowledged.
+    /// Returns what was acknowledged.
     pub fn acknowledged(&self) -> &Acknowledged {
         &self.acknowledged
     }
 
-    /// Who signed it.
+    /// Returns the server's key.
     pub fn server(&self) -> &PublicKey {
         &self.server
     }
 
-    /// The signature.
+    /// Returns the signature.
     pub fn signature(&self) -> &[u8; 64] {
         &self.signature
     }
 }
 
 impl Acknowledged {
-    /// What is signed.
+    /// The signed message.
     fn message(&self) -> [u8; MESSAGE_BYTES] {
         let mut message = [0; MESSAGE_BYTES];
         let parts: [&[u8]; 6] = [
@@ -174,7 +174,7 @@ impl Acknowledged {
 }
 
 fn whole_milliseconds(time: Timestamp) -> Timestamp {
-    // What was a time still is one when it is cut.
+    // Cannot fail: a truncated time is still in range.
     Timestamp::from_millisecond(time.as_millisecond()).unwrap_or(time)
 }
 
@@ -188,7 +188,7 @@ fn bytes<const N: usize>(
     bytes.ok_or(ReceiptError::Field(name, form))
 }
 
-/// A receipt as it is written in JSON.
+/// A receipt in JSON.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Fields {

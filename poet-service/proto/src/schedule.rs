@@ -5,13 +5,13 @@
 //! end(e)   = start(e) + epoch_duration - cycle_gap
 //! ```
 //!
-//! Round `e` takes registrations until `start(e)` and is executed until `end(e)`. Before
-//! `start(0)` the open round is 0.
+//! Round `e` takes registrations until `start(e)` and is executed until `end(e)`. Before `start(0)`
+//! the open round is 0.
 //!
 //! Nodes count epochs from genesis. A node registers in round `e`, which starts in epoch `e`. The
-//! round's proof comes in epoch `e + 1`, where the node publishes what it proves with it (an ATX), and
-//! for that it is rewarded in epoch `e + 2`. In the words of the protocol: register in epoch N - 2,
-//! publish in N - 1, be rewarded in N. On the main network:
+//! round's proof is published in epoch `e + 1`, in which the node publishes its ATX with that
+//! proof; the node is rewarded in epoch `e + 2`. In the terms of the protocol: register in epoch N
+//! - 2, publish in N - 1, be rewarded in N. On the main network:
 //!
 //! ```text
 //!   epoch e                    epoch e + 1                epoch e + 2
@@ -27,7 +27,8 @@ use crate::duration::{format_go, parse_go};
 use jiff::Timestamp;
 use poet_engine::T;
 
-/// The shortest epoch: far below any use, far above what would overflow a round's number.
+/// The shortest epoch: far below any practical one, and long enough that round numbers do not
+/// overflow.
 const MIN_EPOCH: Duration = Duration::from_millis(1);
 
 /// The schedule of a network.
@@ -45,7 +46,7 @@ pub enum ScheduleError {
     /// The epoch is too short.
     #[error("--epoch-duration is {}: expected at least 1ms", format_go(*.0))]
     Epoch(Duration),
-    /// Nothing would be left to work in.
+    /// No time is left to work.
     #[error(
         "--cycle-gap is {} and --epoch-duration {}: expected a gap shorter than the epoch",
         format_go(*.gap),
@@ -57,7 +58,7 @@ pub enum ScheduleError {
         /// The configured epoch.
         epoch: Duration,
     },
-    /// A proof for it would not be earlier.
+    /// A proof for the early gap would not be earlier.
     #[error(
         "--early-cycle-gap is {} and --cycle-gap {}: expected an early gap longer than the cycle gap",
         format_go(*.early),
@@ -69,7 +70,7 @@ pub enum ScheduleError {
         /// The configured gap.
         gap: Duration,
     },
-    /// Nothing would be left to work in.
+    /// No time is left to work.
     #[error(
         "--early-cycle-gap is {} and --epoch-duration {}: expected an early gap shorter than the epoch",
         format_go(*.early),
@@ -81,7 +82,7 @@ pub enum ScheduleError {
         /// The configured epoch.
         epoch: Duration,
     },
-    /// Too little would be left to work in.
+    /// Too little time is left to work.
     #[error(
         "--early-cycle-gap {} leaves {} of work, in which a fast machine makes {leaves} leaves: expected \
          time for the {T} that a proof needs",
@@ -91,21 +92,21 @@ pub enum ScheduleError {
     EarlyGapWithoutLeaves {
         /// The configured early gap.
         early: Duration,
-        /// The time that is left.
+        /// The remaining time.
         work: Duration,
-        /// The leaves that can be expected then.
+        /// The leaves expected in that time.
         leaves: u64,
     },
-    /// It is there already.
+    /// The early gap is given twice.
     #[error("--early-cycle-gap {} is given twice: expected each gap once", format_go(*.0))]
     EarlyGapTwice(Duration),
 }
 
 impl Schedule {
-    /// A schedule from its parameters.
+    /// Makes a schedule from its parameters.
     ///
     /// # Errors
-    /// When the epoch is shorter than a millisecond or not longer than the gap.
+    /// Fails if the epoch is shorter than a millisecond or not longer than the gap.
     pub fn new(
         genesis: Timestamp,
         epoch_duration: Duration,
@@ -129,10 +130,11 @@ impl Schedule {
         })
     }
 
-    /// Checks gaps longer than the schedule's, on a machine that makes so many leaves.
+    /// Checks gaps longer than the schedule's, on a machine that makes the given number of leaves.
     ///
     /// # Errors
-    /// Says which gap is none for which a proof can be made before the end of a round.
+    /// Fails if a gap is not between the cycle gap and the epoch, leaves too little work for a
+    /// proof, or is given twice.
     pub fn check_early_gaps(
         &self,
         early_gaps: &[Duration],
@@ -163,82 +165,83 @@ impl Schedule {
         Ok(())
     }
 
-    /// The network's genesis.
+    /// Returns the time of genesis.
     pub fn genesis(&self) -> Timestamp {
         self.genesis
     }
 
-    /// The length of an epoch.
+    /// Returns the length of an epoch.
     pub fn epoch_duration(&self) -> Duration {
         self.epoch_duration
     }
 
-    /// The time from genesis to the start of round 0.
+    /// Returns the time from genesis to the start of round 0.
     pub fn phase_shift(&self) -> Duration {
         self.phase_shift
     }
 
-    /// The time from a round's end to the next one's start.
+    /// Returns the time from a round's end to the next one's start.
     pub fn cycle_gap(&self) -> Duration {
         self.cycle_gap
     }
 
-    /// The time of work in a round.
+    /// Returns the length of a round's work.
     pub fn work_duration(&self) -> Duration {
         self.epoch_duration - self.cycle_gap
     }
 
-    /// The round that takes registrations at `now`.
+    /// Returns the round that takes registrations at `now`.
     pub fn open_round(&self, now: Timestamp) -> u64 {
         let since_first_start = now.as_nanosecond() - self.start_nanos(0);
         if since_first_start < 0 {
             return 0;
         }
         let started = since_first_start / nanos(self.epoch_duration);
-        // An epoch is at least a millisecond and a timestamp within 10,000 years: this fits.
+        // Fits: an epoch is at least a millisecond, and a timestamp is within 10,000 years.
         u64::try_from(started).unwrap_or(u64::MAX - 1) + 1
     }
 
-    /// When `round` closes and its work starts. Times past the year 9999 are cut to it.
+    /// Returns when `round` closes and its work starts, at most the end of the year 9999.
     pub fn start(&self, round: u64) -> Timestamp {
         timestamp(self.start_nanos(round))
     }
 
-    /// When the work of `round` ends. Times past the year 9999 are cut to it.
+    /// Returns when the work of `round` ends, at most the end of the year 9999.
     pub fn end(&self, round: u64) -> Timestamp {
         self.end_before(round, self.cycle_gap)
     }
 
-    /// When the work of `round` ends for nodes with this gap. Times past the year 9999 are cut to it.
+    /// Returns when the work of `round` ends for nodes with this gap, at most the end of the year
+    /// 9999.
     pub fn end_before(&self, round: u64, gap: Duration) -> Timestamp {
         let work = self.epoch_duration.saturating_sub(gap);
         timestamp(self.start_nanos(round) + nanos(work))
     }
 
-    /// When registration for `round` opens: when the one before closes. Nothing says when that is
-    /// for round 0.
+    /// Returns when registration for `round` opens, which is when the previous round closes; `None`
+    /// for round 0, whose opening no parameter defines.
     pub fn opens(&self, round: u64) -> Option<Timestamp> {
         Some(self.start(round.checked_sub(1)?))
     }
 
-    /// The epoch that `time` is in. Before genesis it is 0, as it is after it.
+    /// Returns the epoch of `time`; 0 before genesis.
     pub fn epoch(&self, time: Timestamp) -> u64 {
         let since = time.as_nanosecond() - self.genesis.as_nanosecond();
         u64::try_from(since.max(0) / nanos(self.epoch_duration)).unwrap_or(u64::MAX)
     }
 
-    /// When an epoch starts. Times past the year 9999 are cut to it.
+    /// Returns when an epoch starts, at most the end of the year 9999.
     pub fn epoch_start(&self, epoch: u64) -> Timestamp {
         let epochs = i128::from(epoch).saturating_mul(nanos(self.epoch_duration));
         timestamp(self.genesis.as_nanosecond().saturating_add(epochs))
     }
 
-    /// The epoch in which nodes publish what they prove with the proof of `round`.
+    /// Returns the epoch in which nodes publish their ATX with the proof of `round`.
     pub fn publish_epoch(&self, round: u64) -> u64 {
         round.saturating_add(1)
     }
 
-    /// The epoch in which nodes are rewarded for a registration in `round`.
+    /// Returns the epoch in which nodes are rewarded for a registration in `round`.
     pub fn reward_epoch(&self, round: u64) -> u64 {
         reward_epoch(round)
     }
@@ -249,12 +252,12 @@ impl Schedule {
     }
 }
 
-/// The epoch in which nodes are rewarded for a registration in `round`, in every network.
+/// Returns the epoch in which nodes are rewarded for a registration in `round`, in every network.
 pub fn reward_epoch(round: u64) -> u64 {
     round.saturating_add(2)
 }
 
-/// The parameters, as they are stored with the rounds that follow them.
+/// The parameters, as stored with the rounds that follow them.
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -268,12 +271,12 @@ impl fmt::Display for Schedule {
     }
 }
 
-/// A text is not what a schedule is stored as.
+/// Text is not a stored schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected genesis-time=, epoch-duration=, phase-shift= and cycle-gap=")]
 pub struct ScheduleTextError;
 
-/// Reads what [`Display`](fmt::Display) writes.
+/// Parses the output of [`Display`](fmt::Display).
 impl FromStr for Schedule {
     type Err = ScheduleTextError;
 
@@ -364,7 +367,7 @@ mod tests {
         }
     }
 
-    /// Whatever leap years lie between: nothing but whole weeks.
+    /// Leap years do not matter: all lengths are whole weeks.
     #[test]
     fn mainnet_rounds_start_on_mondays_and_end_on_sundays() {
         let schedule = mainnet();
@@ -385,7 +388,7 @@ mod tests {
     #[test]
     fn mainnet_dates() {
         let schedule = mainnet();
-        // The open round, and the one that is executed beside it.
+        // The open round, and the one executed at the same time.
         for (time, open, executed) in [
             ("2023-07-14T08:00:00Z", 0, None),
             ("2023-07-24T07:59:59.999999999Z", 0, None),

@@ -7,15 +7,15 @@ use jiff::{Timestamp, civil::Date};
 /// The years 1 to 9999.
 const SECONDS: RangeInclusive<i64> = GO_ZERO_TIME..=253_402_300_799;
 
-/// 0001-01-01T00:00:00Z: what Go's clients send for a time that is not set.
+/// 0001-01-01T00:00:00Z: what Go's clients send for an unset time.
 const GO_ZERO_TIME: i64 = -62_135_596_800;
 
 const NANOS: RangeInclusive<i32> = 0..=999_999_999;
 
 const EPOCH: Date = Date::constant(1970, 1, 1);
 
-/// A `google.protobuf.Timestamp`. All of them are valid: seconds of the years 1 to 9999, and
-/// nanoseconds that count forward from them.
+/// A valid `google.protobuf.Timestamp`: seconds of the years 1 to 9999, and nanoseconds that count
+/// forward from them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ProtoTimestamp {
     seconds: i64,
@@ -23,13 +23,14 @@ pub struct ProtoTimestamp {
 }
 
 impl ProtoTimestamp {
-    /// A timestamp from its fields; `None` if protobuf does not allow them.
+    /// Returns a timestamp from its fields; `None` if protobuf does not allow them.
     pub fn new(seconds: i64, nanos: i32) -> Option<Self> {
         (SECONDS.contains(&seconds) && NANOS.contains(&nanos)).then_some(Self { seconds, nanos })
     }
 
-    /// Parses what the Go server takes for RFC 3339: a capital `T` and `Z`, no second 60, an offset
-    /// of at most 24:60. As there, an hour may have one digit, and a comma may stand for the point.
+    /// Parses what the Go server accepts as RFC 3339: a capital `T` and `Z`, no second 60, an
+    /// offset of at most 24:60. Like Go, accepts an hour of one digit and a comma in place of the
+    /// point.
     pub fn parse(text: &str) -> Option<Self> {
         let mut rest = Rest(text.as_bytes());
         let year = rest.number(4..=4)?;
@@ -68,13 +69,14 @@ impl ProtoTimestamp {
         Self::new(days + time - offset, nanos)
     }
 
-    /// The time; `None` for one in the last hours of the year 9999, which the schedule does not reach.
+    /// Returns the time; `None` if it is in the last hours of the year 9999, which the schedule does
+    /// not reach.
     pub fn time(self) -> Option<Timestamp> {
         Timestamp::new(self.seconds, self.nanos).ok()
     }
 
-    /// What this means as a deadline: nothing if it is Go's zero time. One in the last hours of the
-    /// year 9999, which the schedule does not reach, counts as the latest time of the schedule.
+    /// Returns this time as a deadline; `None` if it is Go's zero time. A time in the last hours of
+    /// the year 9999, which the schedule does not reach, counts as the latest time of the schedule.
     pub fn deadline(self) -> Option<Timestamp> {
         if (self.seconds, self.nanos) == (GO_ZERO_TIME, 0) {
             return None;
@@ -83,11 +85,11 @@ impl ProtoTimestamp {
     }
 }
 
-/// What is left to parse.
+/// The rest of the text to parse.
 struct Rest<'a>(&'a [u8]);
 
 impl Rest<'_> {
-    /// The next byte, which must be one of `expected`.
+    /// Takes the next byte, which must be one of `expected`.
     fn one_of(&mut self, expected: &[u8]) -> Option<u8> {
         let (first, rest) = self.0.split_first()?;
         if !expected.contains(first) {
@@ -97,7 +99,7 @@ impl Rest<'_> {
         Some(*first)
     }
 
-    /// A number of so many digits, as many as there are.
+    /// Takes a number with this many digits, as many as there are.
     fn number(&mut self, digits: RangeInclusive<usize>) -> Option<u32> {
         let count = self.digits().min(*digits.end());
         if count < *digits.start() {
@@ -112,8 +114,8 @@ impl Rest<'_> {
         )
     }
 
-    /// The nanoseconds of a fraction, if there is one. Only after a comma may it have more than nine
-    /// digits, of which the first nine count.
+    /// Takes a fraction, if any, and returns its nanoseconds. Only after a comma may it have more
+    /// than nine digits; the first nine count.
     fn fraction(&mut self) -> Option<i32> {
         let Some(separator @ (b'.' | b',')) = self.0.first().copied() else {
             return Some(0);
@@ -129,7 +131,7 @@ impl Rest<'_> {
         Some(padded.fold(0, |nanos, digit| nanos * 10 + i32::from(digit - b'0')))
     }
 
-    /// How many digits come next.
+    /// The number of digits that come next.
     fn digits(&self) -> usize {
         self.0
             .iter()

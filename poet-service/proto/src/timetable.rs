@@ -1,4 +1,4 @@
-//! The next rounds of a schedule, as programs print them.
+//! The next rounds of a schedule, printed by programs.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -11,7 +11,7 @@ use crate::{
     schedule::Schedule,
 };
 
-/// The most rounds of a table.
+/// The most rounds in a table.
 pub const MAX_ROUNDS: u64 = 1000;
 
 /// The next rounds of a schedule.
@@ -22,7 +22,7 @@ pub struct Timetable {
     rounds: u64,
 }
 
-/// In which form it is printed.
+/// The output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// A table for people.
@@ -34,8 +34,8 @@ pub enum Form {
 }
 
 impl Timetable {
-    /// The one that is worked on at `now`, if one is, the open one and those after it: so many from the
-    /// open one on.
+    /// Returns the round being worked on at `now`, if any, and `rounds` rounds starting with the
+    /// open one.
     pub fn new(schedule: Schedule, now: Timestamp, rounds: u64) -> Self {
         Self {
             schedule,
@@ -44,7 +44,8 @@ impl Timetable {
         }
     }
 
-    /// In this form, with times in `zone` and in UTC. `name` is the server's, or the network's.
+    /// Formats the table, with times in `zone` and in UTC. `name` is the server's, or the
+    /// network's.
     pub fn print(&self, form: Form, name: &str, zone: &Zone) -> String {
         match form {
             Form::Text => self.text(zone),
@@ -60,7 +61,7 @@ impl Timetable {
         self.schedule.open_round(self.now)
     }
 
-    /// The round that is worked on.
+    /// The round being worked on.
     fn executing(&self) -> Option<u64> {
         let round = self.open().checked_sub(1)?;
         (self.now < self.schedule.end(round)).then_some(round)
@@ -164,7 +165,7 @@ impl Timetable {
     }
 }
 
-/// A time in both zones.
+/// Formats a time in both zones.
 pub fn both(zone: &Zone, time: Timestamp) -> String {
     if zone.is_utc() {
         return zone.full_date(time);
@@ -251,7 +252,7 @@ round  for epoch  opens             closes            proof
         assert!(text.lines().all(|line| line.len() <= 80), "{text}");
     }
 
-    /// Dates of the network since its first round.
+    /// The network's dates since its first round.
     #[test]
     fn mainnet_since_2023() {
         for (now, open, executing, publish, reward) in [

@@ -47,7 +47,7 @@ fn certificates() {
         let decoded = Certificate::decode(&vector.data).unwrap();
         assert_eq!(decoded.pubkey, vector.node_id);
         assert_eq!(decoded.expiration_unix, vector.expiration_unix);
-        // Every shorter form is cut off.
+        // Every truncation fails.
         for length in 0..vector.data.len() {
             assert!(Certificate::decode(&vector.data[..length]).is_err());
         }
@@ -97,7 +97,7 @@ fn certificates() {
             verify(&certificate, Some(other.pubkey_hint), node_id, last_second),
             Err(CertificateError::NoKeyAccepts)
         );
-        // A key that is trusted, but not the certifier's, counts only with its hint.
+        // A trusted key that is not the certifier's counts only with its hint.
         let by_other = SignedCertificate {
             data: other.data.clone(),
             signature: other.signature.to_vec(),

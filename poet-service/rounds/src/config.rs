@@ -31,6 +31,17 @@ pub struct RoundsConfig {
     pub clock_leap_patience: Duration,
     /// Who works on rounds.
     pub worker: WorkerMode,
+    /// What counts where servers share the storage.
+    pub cluster: ClusterConfig,
+}
+
+/// What counts where servers share the storage.
+#[derive(Clone, Debug)]
+pub struct ClusterConfig {
+    /// What others call this server.
+    pub name: String,
+    /// How long the shared log of a round must not have grown before another server works.
+    pub takeover_after: Duration,
 }
 
 impl RoundsConfig {
@@ -51,10 +62,19 @@ impl RoundsConfig {
 /// Who works on rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WorkerMode {
-    /// This server.
+    /// This server, or another one of the same storage that is faster.
     On,
+    /// This server, while no other one of the same storage does.
+    Standby,
     /// Another server of the same storage.
     Off,
     /// Nobody: rounds that close get empty proofs.
     Nobody,
+}
+
+impl WorkerMode {
+    /// Whether this server may work.
+    pub fn may_work(self) -> bool {
+        matches!(self, Self::On | Self::Standby)
+    }
 }

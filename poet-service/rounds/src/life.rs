@@ -26,6 +26,7 @@ use poet_proto::{
 };
 use tokio::sync::watch;
 
+pub use crate::rate::EXPECTED_LEAVES_PER_SECOND;
 use crate::{
     blocking::blocking,
     checks::Checks,
@@ -39,7 +40,7 @@ use crate::{
     schedule::{Schedule, ScheduleError},
     steady::SteadyClock,
     storage::{Execution, PowChallenges, Setting, Storage, StorageError, UnfinishedRound},
-    worker::{Hashing, Job, Worker, WorkerHandle},
+    worker::{Cluster, Hashing, Job, Standing, Worker, WorkerHandle},
 };
 
 /// What no clock shows that was ever set, and times that no schedule can go beyond.
@@ -173,14 +174,27 @@ impl Rounds {
             Arc::clone(&storage),
             Arc::clone(&registration),
         );
+        let worker = match storage.shared_log().filter(|_| config.worker.may_work()) {
+            Some(log) => {
+                let cluster = Cluster::start(
+                    log,
+                    config.cluster.clone(),
+                    config.worker,
+                    Arc::clone(&clock),
+                );
+                worker.in_cluster(cluster.map_err(RecoveryError::Threads)?)
+            }
+            None => worker,
+        };
         let handle = worker.handle().clone();
         let shared = storage.shared();
+        let log_storage = Arc::clone(&storage);
         let (stop, stopped) = watch::channel(false);
         let rounds = Keeper {
             registration: Arc::clone(&registration),
             storage,
             clock: Arc::clone(&clock),
-            worker: (config.worker == WorkerMode::On).then(|| handle.clone()),
+            worker: (config.worker.may_work()).then(|| handle.clone()),
             elsewhere: config.worker == WorkerMode::Off,
             with_work,
             seen_to: BTreeSet::new(),
@@ -189,7 +203,9 @@ impl Rounds {
         };
         let parts = Supervisor::new();
         if shared {
-            let others = look_at_others(Arc::clone(&registration), stopped);
+            // Whoever takes part in the work sees how it stands by itself.
+            let watched = (config.worker == WorkerMode::Off).then(|| handle.clone());
+            let others = look_at_others(Arc::clone(&registration), log_storage, watched, stopped);
             parts
                 .spawn_thread("others", others)
                 .map_err(RecoveryError::Threads)?;
@@ -352,9 +368,6 @@ fn check_tick(storage: &dyn Storage) -> Result<(), RecoveryError> {
     }
 }
 
-/// What the fastest of today's machines make in a second; sets the size of a round's tree log.
-pub const EXPECTED_LEAVES_PER_SECOND: u64 = 100_000;
-
 /// The height of the subtrees whose roots are in a round's log, at this rate.
 pub fn subtree_height(schedule: &Schedule, leaves_per_second: u64) -> SubtreeHeight {
     let leaves = (schedule.work_duration().as_secs()).saturating_mul(leaves_per_second);
@@ -382,16 +395,51 @@ fn remove_old_logs(hashing: &impl Hashing, storage: &dyn Storage) -> Result<(), 
 }
 
 /// Keeps up with what other servers of the same storage do, until the server ends.
-async fn look_at_others(registration: Arc<Registration>, mut stopped: watch::Receiver<bool>) {
+async fn look_at_others(
+    registration: Arc<Registration>,
+    storage: Arc<dyn Storage>,
+    watched: Option<WorkerHandle>,
+    mut stopped: watch::Receiver<bool>,
+) {
     while tokio::time::timeout(OTHERS_INTERVAL, stopped.wait_for(|stop| *stop))
         .await
         .is_err()
     {
         // The storage logs why it fails.
-        if let Err(error) = blocking(|| registration.look_at_storage()) {
+        let looked = blocking(|| {
+            registration.look_at_storage()?;
+            if let Some(handle) = &watched {
+                handle.set_standing(standing(&registration, &*storage)?);
+            }
+            Ok::<_, StorageError>(())
+        });
+        if let Err(error) = looked {
             tracing::debug!(%error, "cannot look at what other servers do");
         }
     }
+}
+
+/// How the round stands that other servers work on, if there is one.
+fn standing(
+    registration: &Registration,
+    storage: &dyn Storage,
+) -> Result<Option<Standing>, StorageError> {
+    let Some(log) = storage.shared_log() else {
+        return Ok(None);
+    };
+    let open = registration.open_round().round;
+    let mut unfinished = storage.unfinished_rounds()?.into_iter().rev();
+    let at_work = unfinished.find(|unfinished| unfinished.round < open);
+    let Some((round, execution)) = at_work.and_then(|found| Some((found.round, found.execution?)))
+    else {
+        return Ok(None);
+    };
+    Ok(Some(Standing {
+        round,
+        subtree_height: execution.subtree_height.get(),
+        own: None,
+        seen: log.look(round, None)?,
+    }))
 }
 
 /// Takes rounds from open to working.

@@ -6,6 +6,9 @@
 
 use std::time::Duration;
 
+/// What the fastest of today's machines make in a second; sets the size of a round's tree log.
+pub const EXPECTED_LEAVES_PER_SECOND: u64 = 100_000;
+
 /// The rate is taken over windows of this length.
 const WINDOW: Duration = Duration::from_secs(60);
 /// Windows that set what is expected.

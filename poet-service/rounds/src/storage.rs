@@ -11,6 +11,8 @@
 //! so that whatever the moment at which a process ends, the next one knows how to go on. The
 //! early proofs of a round, for nodes with longer cycle gaps, change nothing of that.
 
+pub mod shared_log;
+
 use std::{
     error::Error,
     fmt,
@@ -25,6 +27,8 @@ use jiff::SignedDuration;
 use poet_engine::{Node, RoundWork, SubtreeHeight, Work};
 pub use poet_proto::member::{Challenge, Member, NodeId};
 use poet_proto::messages::PublishedProof;
+
+use self::shared_log::SharedLog;
 
 /// A storage operation that is waited for without blocking a thread.
 pub type StorageFuture<T> = Pin<Box<dyn Future<Output = Result<T, StorageError>> + Send>>;
@@ -360,6 +364,11 @@ pub trait Storage: Send + Sync + 'static {
     /// Whether other servers may use it at the same time.
     fn shared(&self) -> bool {
         false
+    }
+
+    /// The logs of rounds that servers share, where they share the storage.
+    fn shared_log(&self) -> Option<Arc<dyn SharedLog>> {
+        None
     }
 
     /// How far the clock of this machine is ahead of the storage's, if that has one and was asked.

@@ -13,6 +13,8 @@
 //! Proofs for nodes with a longer cycle gap are made while the work goes on (`worker/aside.rs`). One that is not
 //! valid is never published either: it stops the work for a moment, and what is wrong is looked for then.
 //!
+//! Where servers share the storage, one works and the others follow (`worker/follow.rs`, `worker/shared.rs`).
+//!
 //! The worker is one asynchronous task. It waits only for time to pass and for [`WorkerHandle`], so
 //! that it runs under a simulated clock as well.
 
@@ -20,8 +22,11 @@ mod aside;
 mod audit;
 #[cfg(feature = "fault-injection")]
 mod fault;
+mod follow;
 mod hashing;
 mod proof;
+mod shared;
+mod standing;
 
 use std::{
     collections::VecDeque,
@@ -43,9 +48,13 @@ use poet_engine::{
 use tokio::sync::Notify;
 
 pub use self::aside::{Rehearsal, RehearsalError};
+pub(crate) use self::shared::Cluster;
+pub use self::standing::Standing;
 use self::{
     aside::{Aside, Rehearsals},
+    follow::Stretch,
     proof::{check_proof, make_proof, published_proof},
+    shared::{AtEnd, Role},
 };
 
 pub use self::audit::MAX_UNSYNCED_LEAVES;
@@ -103,11 +112,17 @@ pub struct Executing {
     pub durable: Arc<Mutex<Duration>>,
     /// How fast it goes.
     pub rate: Arc<Mutex<Rate>>,
+    /// How fast the server works that this one follows, if it follows one.
+    pub followed: Arc<Mutex<Option<f64>>>,
 }
 
 impl Executing {
     /// The speed of the work since it was begun.
     pub fn leaves_per_second(&self, clock: &dyn Clock) -> f64 {
+        let followed = self.followed.lock();
+        if let Some(rate) = *followed.unwrap_or_else(PoisonError::into_inner) {
+            return rate;
+        }
         let (since, before) = self.started;
         let made = self.leaves.load(Relaxed).saturating_sub(before);
         let passed = clock.monotonic().saturating_sub(since);
@@ -212,6 +227,8 @@ struct State {
     /// Whether the newest attempt at something failed.
     failing: bool,
     rehearsals: Rehearsals,
+    standing: Option<Standing>,
+    disagreements: u64,
 }
 
 impl WorkerHandle {
@@ -235,6 +252,20 @@ impl WorkerHandle {
     /// The round that is being worked on.
     pub fn executing(&self) -> Option<Executing> {
         self.state().executing.clone()
+    }
+
+    /// How the round stands that is worked on, if servers share it.
+    pub fn standing(&self) -> Option<Standing> {
+        self.state().standing.clone()
+    }
+
+    pub(crate) fn set_standing(&self, standing: Option<Standing>) {
+        self.state().standing = standing;
+    }
+
+    /// How often entries of this server and of others differed.
+    pub fn disagreements(&self) -> u64 {
+        self.state().disagreements
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -321,6 +352,8 @@ pub struct Worker<H> {
     clock: Arc<dyn Clock>,
     storage: Arc<dyn Storage>,
     registration: Arc<Registration>,
+    /// Present where other servers may work on the same rounds.
+    cluster: Option<Cluster>,
     handle: WorkerHandle,
 }
 
@@ -339,7 +372,16 @@ impl<H: Hashing> Worker<H> {
             clock,
             storage,
             registration,
+            cluster: None,
             handle: WorkerHandle::default(),
+        }
+    }
+
+    /// The same, with other servers.
+    pub(crate) fn in_cluster(self, cluster: Cluster) -> Self {
+        Self {
+            cluster: Some(cluster),
+            ..self
         }
     }
 
@@ -389,8 +431,29 @@ impl<H: Hashing> Worker<H> {
             &self.registration,
         );
         let mut repairs = 0;
+        let part = self
+            .cluster
+            .as_ref()
+            .map(|cluster| cluster.join(job, &self.handle));
+        let mut role = Role::Works;
+        if let Some(part) = &part {
+            role = part.first_role();
+            self.await_first_look(part).await;
+        }
         loop {
-            let hashed = self.hash(job, tree, log, &mut aside).await;
+            let stretch = match &part {
+                None => Stretch::Alone,
+                Some(part) if part.is_published() => {
+                    return self.published_elsewhere(job, tree, log);
+                }
+                Some(part) => {
+                    if part.differs() {
+                        tree = blocking(|| self.settle_difference(job, part, tree, &mut log))?;
+                    }
+                    blocking(|| self.next_stretch(job, part, &mut role, &mut tree, &mut log))?
+                }
+            };
+            let hashed = self.hash(job, tree, log, &mut aside, stretch).await;
             if let (Err(error), true) = (&hashed, self.handle.stopping()) {
                 tracing::warn!(
                     round = job.round,
@@ -414,6 +477,24 @@ impl<H: Hashing> Worker<H> {
             if leaves < T as u64 || !time_until(self.clock.now(), job.end).is_zero() {
                 continue;
             }
+            if let Some(part) = &part {
+                let worked = (role == Role::Works).then_some(leaves);
+                if let Some(leaves) = worked {
+                    part.end(leaves);
+                }
+                let waited = time_until(job.end, self.clock.now());
+                match self.await_end(part, worked, waited).await {
+                    // The server ends.
+                    AtEnd::Wait => continue,
+                    AtEnd::Published => return self.published_elsewhere(job, tree, log),
+                    AtEnd::Away => return Err(StorageError::new("the database is away").into()),
+                    AtEnd::Prove(None) => {}
+                    AtEnd::Prove(Some(leaves)) => {
+                        tree = blocking(|| self.tree_of(job, leaves, tree, &mut log))?;
+                    }
+                }
+            }
+            let leaves = tree.leaves();
             tracing::info!(round = job.round, leaves, "work done, proving");
             let error = match blocking(|| self.prove(job, &tree, &mut log)) {
                 Ok(proof) => {
@@ -456,6 +537,16 @@ impl<H: Hashing> Worker<H> {
         }
     }
 
+    /// Another server was first: what there is of the work is not needed any more.
+    fn published_elsewhere(&self, job: &Job, tree: Tree, log: H::Log) -> Result<(), WorkError> {
+        tracing::info!(round = job.round, "another server has published the proof");
+        blocking(|| {
+            self.registration.look_at_storage()?;
+            self.hashing.retire(job, tree, log);
+            Ok(())
+        })
+    }
+
     fn prepare_open_round(&self) {
         let round = self.registration.open_round().round;
         if let Err(error) = blocking(|| self.hashing.prepare(round)) {
@@ -491,20 +582,26 @@ impl<H: Hashing> Worker<H> {
         Ok((tree, log))
     }
 
-    /// Adds leaves until the end of the round, or until the worker is to stop.
+    /// Adds leaves until the end of the round, until the worker is to stop, or until it is another
+    /// server's turn; or adds what another server makes.
     async fn hash(
         &self,
         job: &Job,
         tree: Tree,
         log: H::Log,
         aside: &mut Aside<'_>,
+        mut stretch: Stretch<'_>,
     ) -> Result<(Tree, H::Log), WorkError> {
         let members = blocking(|| self.storage.member_count(job.round))?;
         let now = self.clock.monotonic();
         let started = (now, tree.leaves());
         let durable = Arc::new(Mutex::new(now));
         let rate = Arc::default();
-        let mut running = self.hashing.start(job, tree, log)?;
+        let mut running = match stretch.take_entries() {
+            None => self.hashing.start(job, tree, log)?,
+            Some(entries) => self.hashing.follow(job, tree, log, entries)?,
+        };
+        stretch.begin(running.log());
         let executing = Executing {
             round: job.round,
             end: job.end,
@@ -513,14 +610,18 @@ impl<H: Hashing> Worker<H> {
             started,
             durable: Arc::clone(&durable),
             rate: Arc::clone(&rate),
+            followed: Arc::new(Mutex::new(stretch.followed_rate())),
         };
         {
             let mut state = self.handle.state();
             state.executing = Some(executing.clone());
-            state.rehearsals.set_open(true);
+            state.rehearsals.set_open(!stretch.follows());
         }
         self.prepare_open_round();
-        let watched = self.watch(job, &mut running, &executing, aside).await;
+        let watched = (self.watch(job, &mut running, &executing, aside, &mut stretch)).await;
+        stretch.pause();
+        // Who follows ends without somebody who sends.
+        drop(stretch);
         self.handle.state().rehearsals.set_open(false);
         aside.interrupt();
         self.await_log(job, &mut running).await;
@@ -551,8 +652,14 @@ impl<H: Hashing> Worker<H> {
         running: &mut H::Running,
         executing: &Executing,
         aside: &mut Aside<'_>,
+        stretch: &mut Stretch<'_>,
     ) -> Result<(), WorkError> {
-        let Executing { durable, rate, .. } = executing;
+        let Executing {
+            durable,
+            rate,
+            followed,
+            ..
+        } = executing;
         let (leaves, k) = (running.leaves(), job.execution.subtree_height.get());
         let mut reported = None;
         let mut now = self.clock.monotonic();
@@ -561,19 +668,25 @@ impl<H: Hashing> Worker<H> {
         let mut nothing_waited = now;
         while !running.status().stopped {
             let left = time_until(self.clock.now(), job.end);
-            if left.is_zero() {
+            let over = left.is_zero();
+            if over && !stretch.step_at_end(time_until(job.end, self.clock.now())) {
                 running.set_target(T as u64);
                 return Ok(());
             }
-            if self.handle.wait_for_stop(left.min(CLOCK_INTERVAL)).await {
+            let wait = if over { CLOCK_INTERVAL } else { left };
+            if self.handle.wait_for_stop(wait.min(CLOCK_INTERVAL)).await {
                 running.set_target(0);
                 return Ok(());
             }
             now = self.clock.monotonic();
-            if rate_watch.update(now, leaves.load(Relaxed)) {
-                report(job.round, rate_watch.rate());
+            *followed.lock().unwrap_or_else(PoisonError::into_inner) = stretch.followed_rate();
+            // How fast entries are copied says nothing about this machine.
+            if !stretch.follows() {
+                if rate_watch.update(now, leaves.load(Relaxed)) {
+                    report(job.round, rate_watch.rate());
+                }
+                *rate.lock().unwrap_or_else(PoisonError::into_inner) = rate_watch.rate();
             }
-            *rate.lock().unwrap_or_else(PoisonError::into_inner) = rate_watch.rate();
             let status = running.status();
             if let Some(entry) = status.wrong_entry {
                 tracing::warn!(
@@ -589,14 +702,25 @@ impl<H: Hashing> Worker<H> {
                 return Err(WorkError::Auditors);
             }
             let leaves_per_second = executing.leaves_per_second(&*self.clock);
+            let since = now.saturating_sub(executing.started.0);
+            if !over
+                && let Some(why) = stretch.step(status.durable_entries, leaves_per_second, since)
+            {
+                tracing::info!(round = job.round, why, "this server stops what it does");
+                running.set_target(0);
+                return Ok(());
+            }
             let request = || self.handle.state().rehearsals.take();
-            if aside.step(
-                &self.hashing,
-                running,
-                status.durable_entries,
-                leaves_per_second,
-                request,
-            ) {
+            // Whoever works makes those.
+            if !stretch.follows()
+                && aside.step(
+                    &self.hashing,
+                    running,
+                    status.durable_entries,
+                    leaves_per_second,
+                    request,
+                )
+            {
                 tracing::warn!(
                     round = job.round,
                     "stopping the work: a proof of it is not valid"

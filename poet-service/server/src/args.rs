@@ -250,10 +250,16 @@ pub struct Options {
     #[arg(help_heading = "Registration", long, value_name = "DIR", value_parser = path())]
     pub trusted_pub_keys_dir_path: Option<PathBuf>,
 
-    /// Whether this server works on rounds. `off` is for servers that only register nodes and serve
-    /// proofs, where another one with the same --database works
-    #[arg(help_heading = "Work", long, value_name = "on|off", value_parser = parse_switch, default_value = "on")]
-    pub worker: Switch,
+    /// Whether this server works on rounds. Of several with the same --database, one does, and the others
+    /// follow it. `standby` is for servers that work only while no other one does; `off` for those that
+    /// only register nodes and serve proofs
+    #[arg(help_heading = "Work", long, value_name = "on|standby|off", value_parser = parse_worker, default_value = "on")]
+    pub worker: Worker,
+
+    /// With --database, how long the server that works on a round must hand in nothing before another one
+    /// takes over
+    #[arg(help_heading = "Work", long, value_name = "DURATION", value_parser = parse_takeover, default_value = "2s")]
+    pub takeover_after: Duration,
 
     /// Do no work: a round that closes gets an empty proof with its members. A round whose work has
     /// begun is left for a start without this. With --database, the same as --worker=off
@@ -423,6 +429,7 @@ displayed!(
     NonZero<u32>,
     String,
     Switch,
+    Worker,
     Timestamp,
     TrustedProxies,
     WebhookUrl,
@@ -478,6 +485,27 @@ impl fmt::Display for Switch {
     }
 }
 
+/// Whether a server works on rounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Worker {
+    /// It does, or follows another one.
+    On,
+    /// It does while no other one does.
+    Standby,
+    /// It does not.
+    Off,
+}
+
+impl fmt::Display for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::On => "on",
+            Self::Standby => "standby",
+            Self::Off => "off",
+        })
+    }
+}
+
 /// A path, which no shell may have seen.
 fn path() -> impl TypedValueParser<Value = PathBuf> {
     PathBufValueParser::new().try_map(paths::expand)
@@ -521,6 +549,22 @@ fn parse_bool(text: &str) -> Result<bool, &'static str> {
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
         _ => Err("expected true or false"),
     }
+}
+
+fn parse_worker(text: &str) -> Result<Worker, &'static str> {
+    match text {
+        "on" => Ok(Worker::On),
+        "standby" => Ok(Worker::Standby),
+        "off" => Ok(Worker::Off),
+        _ => Err("expected on, standby or off"),
+    }
+}
+
+fn parse_takeover(text: &str) -> Result<Duration, &'static str> {
+    duration::parse_go(text)
+        .ok()
+        .filter(|time| (Duration::from_millis(500)..=Duration::from_secs(600)).contains(time))
+        .ok_or("expected a duration from 500ms to 10m")
 }
 
 fn parse_switch(text: &str) -> Result<Switch, &'static str> {
@@ -676,7 +720,9 @@ mod tests {
             ("--debuglog=maybe", "true or false"),
             ("--pow=maybe", "on or off"),
             ("--certificates=1", "on or off"),
-            ("--worker=standby", "on or off"),
+            ("--worker=maybe", "on, standby or off"),
+            ("--takeover-after=400ms", "from 500ms to 10m"),
+            ("--takeover-after=11m", "from 500ms to 10m"),
             ("--database=mysql://one/poet", "postgres://USER@HOST/NAME"),
             ("--database=postgres://me:secret@one/poet", "PGPASSWORD"),
             ("--work-core=fastest", "auto, off or the number of a core"),

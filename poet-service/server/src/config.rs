@@ -10,7 +10,7 @@ use poet_proto::{
     identity::{PRIVATE_KEY_VARIABLE, PrivateKey},
 };
 use poet_rounds::{
-    config::{RoundsConfig, WorkerMode},
+    config::{ClusterConfig, RoundsConfig, WorkerMode},
     registration::Rules,
     worker::AuditMode,
 };
@@ -19,7 +19,7 @@ use poet_storage::{DatabaseUrl, directory::Directories};
 pub use crate::config_error::ConfigError;
 use crate::{
     api::{client::RequestRate, patience::Patience},
-    args::{Options, ServerArgs, Switch, WITHOUT_EFFECT, options_only},
+    args::{Options, ServerArgs, Switch, WITHOUT_EFFECT, Worker, options_only},
     config_file::OptionFile,
     limits::ClientLimits,
     log_queue::RecentLines,
@@ -305,10 +305,13 @@ impl Config {
             return Err(ConfigError::NoRegistration);
         }
         let worker = match (&args.database, args.worker, args.disable_worker) {
-            (Some(_), Switch::Off, _) | (Some(_), _, true) => WorkerMode::Off,
+            (Some(_), Worker::Off, _) | (Some(_), _, true) => WorkerMode::Off,
             (None, _, true) => WorkerMode::Nobody,
-            (None, Switch::Off, false) => return Err(ConfigError::NobodyWorks),
-            (_, Switch::On, false) => WorkerMode::On,
+            (None, worker @ (Worker::Standby | Worker::Off), false) => {
+                return Err(ConfigError::NobodyWorks(worker));
+            }
+            (Some(_), Worker::Standby, false) => WorkerMode::Standby,
+            (_, Worker::On, false) => WorkerMode::On,
         };
         let directory = |path: Option<PathBuf>| path.ok_or(ConfigError::NoCacheDirectory);
         Ok(Self {
@@ -327,6 +330,10 @@ impl Config {
                 private_key,
                 clock_leap_patience: args.clock_leap_patience,
                 worker,
+                cluster: ClusterConfig {
+                    name: String::new(),
+                    takeover_after: args.takeover_after,
+                },
             },
             directories: Directories {
                 dbdir: directory(args.dbdir)?,

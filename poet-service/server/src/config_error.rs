@@ -7,6 +7,8 @@ use poet_proto::{
     identity::{PRIVATE_KEY_VARIABLE, PrivateKeyError},
 };
 
+use crate::args::Worker;
+
 /// Why there is no usable configuration. Each message tells all there is to tell: causes are in
 /// it, not behind it.
 #[derive(Debug, thiserror::Error)]
@@ -52,10 +54,10 @@ pub enum ConfigError {
     BurstWithoutRate,
     /// Nobody would work.
     #[error(
-        "--worker=off is given without --database, and no other server would work: expected --worker=on, or \
+        "--worker={0} is given without --database, and no other server would work: expected --worker=on, or \
          --disable-worker, which publishes empty proofs"
     )]
-    NobodyWorks,
+    NobodyWorks(Worker),
     /// The options contradict what they are declared to be.
     #[error(transparent)]
     Options(#[from] clap::Error),

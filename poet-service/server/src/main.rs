@@ -19,7 +19,6 @@ use poet_proto::{dates::Zone, duration::in_words, network::Network, timetable::b
 use poet_rounds::{
     blocking,
     clock::{Clock, SystemClock},
-    config::WorkerMode,
     registration::Registration,
 };
 use poet_service::{
@@ -34,7 +33,7 @@ use poet_service::{
 };
 
 /// Threads that a server has beside one for each core.
-const OTHER_THREADS: usize = 28;
+const OTHER_THREADS: usize = 30;
 /// How long an end may take. With what comes after, it stays below five seconds.
 const END_TIMEOUT: Duration = Duration::from_millis(4500);
 /// How often the service manager is told what the server does, unless its watchdog wants it sooner.
@@ -223,7 +222,7 @@ fn serve_with(
     }
     // Before any thread is started: none may disturb the measurement of the cores.
     let mut place = WorkPlace::default();
-    if config.rounds.worker == WorkerMode::On {
+    if config.rounds.worker.may_work() {
         let options = Options {
             forced: config.work.backend.as_deref(),
             trial: false,

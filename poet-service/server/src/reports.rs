@@ -162,6 +162,7 @@ mod tests {
                 first: Some(70_000.0),
                 slow,
             })),
+            followed: Arc::default(),
         };
         let mut watch = Slow::default();
         let slow = |round| Event::WorkSlow {

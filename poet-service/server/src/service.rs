@@ -1,6 +1,6 @@
 //! The whole server: its directories, the [`Rounds`], the network around it, readiness, shutdown.
 
-use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{fs, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use axum::{Router, middleware};
 use jiff::Timestamp;
@@ -151,7 +151,9 @@ impl Server {
                 notices: notices.clone(),
             }),
         };
-        let rounds = Rounds::start(&config.rounds, parts)
+        let mut rounds_config = config.rounds.clone();
+        rounds_config.cluster.name = server_name(addresses.rest);
+        let rounds = Rounds::start(&rounds_config, parts)
             .await
             .map_err(|error| StartError::recovery(Place::of(&config), error))?;
         blocking(|| claim(&config, &*storage))?;
@@ -464,6 +466,16 @@ impl Counters for Told {
             ticks: proof.leaves / TICK_LEAVES,
         });
     }
+}
+
+/// What other servers of the same database call this one.
+fn server_name(rest: SocketAddr) -> String {
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = match host.trim() {
+        "" => "poet",
+        host => host,
+    };
+    format!("{host}:{}", rest.port())
 }
 
 /// The sockets of an interface that is going to be served.

@@ -11,7 +11,7 @@ use poet_rounds::{
     cycle_gaps::CycleGaps,
     registration::{OpenRound, Registration},
     schedule::Schedule,
-    worker::{AuditMode, Audits, Executing, WorkerHandle},
+    worker::{AuditMode, Audits, Executing, Standing, WorkerHandle},
 };
 
 /// What the server is doing.
@@ -51,6 +51,16 @@ impl StatusReader {
     /// Whether the work, or writing its log, fails.
     pub(crate) fn work_fails(&self) -> bool {
         self.worker.failing()
+    }
+
+    /// How the round stands that is worked on, if servers share it.
+    pub(crate) fn standing(&self) -> Option<Standing> {
+        self.worker.standing()
+    }
+
+    /// How often entries of this server and of others differed.
+    pub(crate) fn disagreements(&self) -> u64 {
+        self.worker.disagreements()
     }
 
     /// What audits have found.

@@ -411,6 +411,7 @@ mod tests {
                 started: (Duration::ZERO, 0),
                 durable: Arc::default(),
                 rate: Arc::default(),
+                followed: Arc::default(),
             }),
             queued: 0,
         };

@@ -32,7 +32,7 @@ use poet_proto::{
 };
 use poet_rounds::{
     clock::{Clock, ManualClock},
-    config::{RoundsConfig, WorkerMode},
+    config::{ClusterConfig, RoundsConfig, WorkerMode},
     life::{Parts, Rounds},
     publish::{ProofId, Publish},
     registration::Rules,
@@ -118,6 +118,10 @@ fn publish(entries: u64) -> Duration {
         private_key: Some(PrivateKey::from_bytes(&key).unwrap()),
         clock_leap_patience: Duration::ZERO,
         worker: WorkerMode::On,
+        cluster: ClusterConfig {
+            name: "alone".to_owned(),
+            takeover_after: Duration::from_secs(2),
+        },
     };
     let execution = Execution {
         statement: MEMBER.challenge.0.to_vec(),

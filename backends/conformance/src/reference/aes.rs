@@ -1,4 +1,4 @@
-//! One round of AES as FIPS 197 writes it.
+//! One round of AES as FIPS 197 defines it.
 
 use std::sync::LazyLock;
 
@@ -6,8 +6,8 @@ static S_BOX: LazyLock<[u8; 256]> = LazyLock::new(|| {
     core::array::from_fn(|i| substitute(u8::try_from(i).expect("an index below 256")))
 });
 
-/// SubBytes, ShiftRows, MixColumns and AddRoundKey (FIPS 197, section 5.1), which is what AESENC
-/// computes. The state is 16 bytes, column after column.
+/// SubBytes, ShiftRows, MixColumns and AddRoundKey (FIPS 197, section 5.1), as AESENC computes
+/// them. The state is 16 bytes, column by column.
 #[must_use]
 pub fn aes_round(state: &[u8; 16], round_key: &[u8; 16]) -> [u8; 16] {
     let mut shifted = [0; 16];

@@ -44,7 +44,7 @@ pub fn haraka512(input: &[u8; 64]) -> [u8; 32] {
     digest
 }
 
-/// The five rounds and the feed-forward. After a round, column i of the state is what was column
+/// The five rounds and the feed-forward. After a round, column i of the state is the former column
 /// `mix[i]`.
 fn permute<const BYTES: usize, const WORDS: usize>(
     input: [u8; BYTES],

@@ -1,7 +1,7 @@
 //! Labels and the tree, straight from PROTOCOL.md sections 2, 3 and 9.
 //!
-//! Nothing is remembered between calls: every node is computed from the labels below it, so that
-//! a tree of n leaves costs n^2.
+//! Nothing is stored between calls: every node is computed from the labels below it, so that a tree
+//! of n leaves costs n^2.
 
 use super::{hash, sha256};
 use poet_engine::{Node, WorkFunction, ZERO};
@@ -12,8 +12,8 @@ pub fn node(statement: &[u8], left: &Node, right: &Node) -> Node {
     sha256(&[statement, left, right])
 }
 
-/// Label `index`, given the left siblings on its path to the root, the lowest first. The first
-/// of `depth` hashes is SHA-256, the others are `function`.
+/// Label `index`, given the left siblings on its path to the root, lowest first. The first of
+/// `depth` hashes is SHA-256, the others are `function`.
 #[must_use]
 pub fn label(
     statement: &[u8],
@@ -43,9 +43,8 @@ pub fn labels(statement: &[u8], count: usize, function: WorkFunction, depth: u32
     labels
 }
 
-/// The nodes of the tree over `labels` that still wait for a right sibling, the lowest first: for
-/// every bit h of the number of leaves, the node at height h that ends where the bits above leave
-/// off.
+/// The nodes of the tree over `labels` that still wait for a right sibling, lowest first: for every
+/// bit h of the number of leaves, the node at height h that ends where the higher bits leave off.
 #[must_use]
 pub fn parked(statement: &[u8], labels: &[Node]) -> Vec<Node> {
     let leaves = labels.len();
@@ -58,7 +57,7 @@ pub fn parked(statement: &[u8], labels: &[Node]) -> Vec<Node> {
 /// The root of the tree over `labels`, at height ceil(log2 of their number).
 ///
 /// # Panics
-/// When there is no label: then there is no tree.
+/// Panics if there is no label: then there is no tree.
 #[must_use]
 pub fn root(statement: &[u8], labels: &[Node]) -> Node {
     assert!(!labels.is_empty(), "a tree has at least one leaf");
@@ -66,7 +65,7 @@ pub fn root(statement: &[u8], labels: &[Node]) -> Node {
     subtree(statement, labels, height, 0)
 }
 
-/// The node `index` at `height`; where there is no leaf below it, the ZERO node.
+/// The node `index` at `height`; the ZERO node if there is no leaf below it.
 fn subtree(statement: &[u8], labels: &[Node], height: u32, index: usize) -> Node {
     if index << height >= labels.len() {
         ZERO

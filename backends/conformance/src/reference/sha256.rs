@@ -1,4 +1,4 @@
-//! SHA-256 as FIPS 180-4 writes it.
+//! SHA-256 as FIPS 180-4 defines it.
 
 use poet_engine::{Block, SHA256_IV, State};
 use std::sync::LazyLock;

@@ -1,4 +1,4 @@
-//! The kernels that the engine's tests run on.
+//! The backends on which the engine's tests run.
 #![allow(clippy::unwrap_used)]
 
 use poet_backends::{Excluded, Options, select_with, survey};
@@ -14,7 +14,7 @@ fn work(function: WorkFunction, depth: u32, forced: Option<&str>) -> Work {
     selection.work(depth).unwrap()
 }
 
-/// The work function on every kernel of this CPU; those it lacks are named.
+/// Returns the work function on every backend of this CPU; prints the names of those it lacks.
 pub(crate) fn works(function: WorkFunction, depth: u32) -> Vec<(&'static str, Work)> {
     let mut works = Vec::new();
     for kernel in survey(function) {
@@ -34,7 +34,7 @@ pub(crate) fn works(function: WorkFunction, depth: u32) -> Vec<(&'static str, Wo
     works
 }
 
-/// The work function on the kernels that come first.
+/// Returns the work function on the backend that comes first.
 pub(crate) fn fast_work(function: WorkFunction, depth: u32) -> Work {
     work(function, depth, None)
 }

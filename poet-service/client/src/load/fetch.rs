@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    fmt,
     num::NonZero,
     rc::Rc,
     time::{Duration, Instant},
@@ -15,13 +16,13 @@ use hyper::{
     header,
 };
 use jiff::Timestamp;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::task::LocalSet;
 
 use super::{
     http::{Connection, Target},
     proof,
-    report::{Errors, Latencies},
+    report::{Errors, Latencies, Summary},
 };
 use crate::time::now;
 
@@ -53,6 +54,10 @@ pub(crate) struct Args {
     /// Wait for the end of the round and its proof, and begin as soon as it is there
     #[arg(long)]
     wait: bool,
+
+    /// Print JSON, one object
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Deserialize)]
@@ -68,11 +73,85 @@ pub(super) struct Ready {
 }
 
 impl Ready {
-    pub(super) fn when(&self) -> String {
-        self.late.map_or_else(
-            || "there".to_owned(),
-            |late| format!("there {:.2} s after the round's end", late.as_secs_f64()),
-        )
+    pub(super) fn when(&self) -> When {
+        When {
+            seconds_late: self.late.map(|late| late.as_secs_f64()),
+        }
+    }
+}
+
+/// When a proof was there.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct When {
+    /// After the end of its round; `None` for one that was there before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seconds_late: Option<f64>,
+}
+
+impl fmt::Display for When {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.seconds_late {
+            Some(late) => write!(f, "there {late:.2} s after the round's end"),
+            None => f.write_str("there"),
+        }
+    }
+}
+
+/// What came of it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    proof: Proof,
+    clients: usize,
+    served: usize,
+    seconds: f64,
+    bytes_per_second: f64,
+    /// When the last client had it, after the end of the round.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_seconds_late: Option<f64>,
+    latency_seconds: Summary,
+    errors: Errors,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Proof {
+    #[serde(flatten)]
+    ready: When,
+    leaves: u64,
+    members: usize,
+    bytes: usize,
+    compressed_bytes: usize,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Proof {
+            ready,
+            leaves,
+            members,
+            bytes,
+            compressed_bytes,
+        } = &self.proof;
+        writeln!(
+            f,
+            "proof       {ready}; valid: {leaves} leaves, {members} members, {bytes} bytes, \
+             {compressed_bytes} compressed"
+        )?;
+        writeln!(
+            f,
+            "served      {} of {} clients in {:.2} s, {:.0} MB/s",
+            self.served,
+            self.clients,
+            self.seconds,
+            self.bytes_per_second / 1e6
+        )?;
+        if let Some(last) = self.last_seconds_late {
+            writeln!(f, "last        had it {last:.2} s after the round's end")?;
+        }
+        writeln!(f, "latency     {}", self.latency_seconds)?;
+        self.errors.fmt(f)
     }
 }
 
@@ -113,31 +192,30 @@ pub(super) async fn run(args: Args) -> anyhow::Result<bool> {
 
     // Not before: the clients were not to wait for it.
     let verified = proof::check(&ready.compressed)?;
-    println!(
-        "proof       {}; valid: {} leaves, {} members, {} bytes, {} compressed",
-        ready.when(),
-        verified.leaves,
-        verified.members.len(),
-        verified.bytes,
-        ready.compressed.len()
-    );
     let served = load.latencies.borrow().len();
     let bytes = served as f64 * ready.compressed.len() as f64;
-    println!(
-        "served      {served} of {clients} clients in {:.2} s, {:.0} MB/s",
-        took.as_secs_f64(),
-        bytes / took.as_secs_f64() / 1e6
-    );
-    if let Some(last) = last {
-        println!(
-            "last        had it {:.2} s after the round's end",
-            last.as_secs_f64()
-        );
+    let report = Report {
+        proof: Proof {
+            ready: ready.when(),
+            leaves: verified.leaves,
+            members: verified.members.len(),
+            bytes: verified.bytes,
+            compressed_bytes: ready.compressed.len(),
+        },
+        clients,
+        served,
+        seconds: took.as_secs_f64(),
+        bytes_per_second: bytes / took.as_secs_f64(),
+        last_seconds_late: last.map(|last| last.as_secs_f64()),
+        latency_seconds: load.latencies.take().summary(),
+        errors: load.errors.take(),
+    };
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        println!("{report}");
     }
-    println!("latency     {}", load.latencies.take().summary());
-    println!("{}", load.errors.borrow());
-    let right = load.errors.borrow().is_empty();
-    Ok(right)
+    Ok(report.errors.is_empty())
 }
 
 /// What the clients share. All of them are on one thread.

@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
+    fmt,
     num::NonZero,
     rc::Rc,
     time::{Duration, Instant},
@@ -10,15 +11,15 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use poet_proto::{base64, pow::PowParams};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::task::LocalSet;
 
 use super::{
-    fetch::await_proof,
+    fetch::{When, await_proof},
     http::{Connection, Target},
     members::{self, LoadNode},
     proof,
-    report::{Errors, Latencies},
+    report::{Errors, Latencies, Summary},
 };
 
 /// How far the answers may disagree about the end of a round.
@@ -56,6 +57,10 @@ pub(crate) struct Args {
     /// Wait for the proof of the round, verify it and look for each member in it
     #[arg(long)]
     await_proof: bool,
+
+    /// Print JSON, one object, at the end
+    #[arg(long)]
+    json: bool,
 }
 
 fn parse_rate(text: &str) -> Result<f64, &'static str> {
@@ -145,24 +150,106 @@ pub(super) async fn run(args: Args) -> anyhow::Result<bool> {
     let seconds = load.start.elapsed().as_secs_f64();
     let load = Rc::into_inner(load).context("a connection is still there")?;
 
-    let answered = load.latencies.borrow().len();
-    println!(
-        "registered  {answered} of {count} in {seconds:.2} s, {:.0}/s, over {} connections",
-        answered as f64 / seconds,
-        args.connections
-    );
-    println!("latency     {}", load.latencies.take().summary());
-    println!("{}", load.errors.borrow());
-    for (id, round) in load.rounds.borrow().iter() {
-        println!("round       {id}: {} members", round.members.len());
+    let registered = load.latencies.borrow().len();
+    let mut report = Report {
+        members: count,
+        registered,
+        seconds,
+        per_second: registered as f64 / seconds,
+        connections: args.connections.get(),
+        latency_seconds: load.latencies.take().summary(),
+        errors: load.errors.take(),
+        rounds: Vec::new(),
+    };
+    if !args.json {
+        println!("{report}");
     }
-    let mut right = load.errors.borrow().is_empty();
-    if args.await_proof {
-        for (id, round) in load.rounds.take() {
-            right &= check_proof(&load.target, &load.members, &id, &round).await?;
+    for (id, round) in load.rounds.take() {
+        if !args.json {
+            println!("round       {id}: {} members", round.members.len());
+        }
+        report.rounds.push(RoundReport {
+            members: round.members.len(),
+            proof: None,
+            round: id,
+        });
+        if args.await_proof
+            && let Some(told) = report.rounds.last_mut()
+        {
+            let proof = check_proof(&load.target, &load.members, &told.round, &round).await?;
+            if !args.json {
+                println!("{proof}");
+            }
+            told.proof = Some(proof);
         }
     }
-    Ok(right)
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
+    }
+    Ok(report.is_right())
+}
+
+/// What came of it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    members: usize,
+    registered: usize,
+    seconds: f64,
+    per_second: f64,
+    connections: usize,
+    latency_seconds: Summary,
+    errors: Errors,
+    rounds: Vec<RoundReport>,
+}
+
+#[derive(Serialize)]
+struct RoundReport {
+    round: String,
+    members: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proof: Option<ProofReport>,
+}
+
+/// A proof in which the members were looked for.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ProofReport {
+    #[serde(flatten)]
+    ready: When,
+    leaves: u64,
+    members: usize,
+    missing: usize,
+}
+
+impl Report {
+    /// Whether every answer was.
+    fn is_right(&self) -> bool {
+        let proofs = self.rounds.iter().filter_map(|round| round.proof.as_ref());
+        self.errors.is_empty() && proofs.map(|proof| proof.missing).sum::<usize>() == 0
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "registered  {} of {} in {:.2} s, {:.0}/s, over {} connections",
+            self.registered, self.members, self.seconds, self.per_second, self.connections
+        )?;
+        writeln!(f, "latency     {}", self.latency_seconds)?;
+        self.errors.fmt(f)
+    }
+}
+
+impl fmt::Display for ProofReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "proof       {}; valid: {} leaves, {} members, {} of ours missing",
+            self.ready, self.leaves, self.members, self.missing
+        )
+    }
 }
 
 async fn pow_params(target: &Target) -> anyhow::Result<PowParams> {
@@ -259,7 +346,7 @@ async fn check_proof(
     members: &[LoadNode],
     id: &str,
     round: &Round,
-) -> anyhow::Result<bool> {
+) -> anyhow::Result<ProofReport> {
     let left = round.end.saturating_duration_since(Instant::now());
     eprintln!(
         "waiting for the proof of round {id}, due in {} s",
@@ -276,11 +363,10 @@ async fn check_proof(
             verified.members.binary_search(challenge).is_err()
         })
         .count();
-    println!(
-        "proof       {}; valid: {} leaves, {} members, {missing} of ours missing",
-        ready.when(),
-        verified.leaves,
-        verified.members.len()
-    );
-    Ok(missing == 0)
+    Ok(ProofReport {
+        ready: ready.when(),
+        leaves: verified.leaves,
+        members: verified.members.len(),
+        missing,
+    })
 }

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
+use serde::{Serialize, Serializer};
+
 /// Kinds of errors that are told apart; further ones are counted together.
 const KINDS: usize = 20;
 /// How much of an error is told.
@@ -41,13 +43,21 @@ impl Latencies {
     }
 }
 
-/// The percentiles of durations.
-#[derive(Debug, PartialEq, Eq)]
+/// The percentiles of durations; in JSON, in seconds.
+#[derive(Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Summary {
+    #[serde(serialize_with = "seconds")]
     p50: Duration,
+    #[serde(serialize_with = "seconds")]
     p90: Duration,
+    #[serde(serialize_with = "seconds")]
     p99: Duration,
+    #[serde(serialize_with = "seconds")]
     max: Duration,
+}
+
+fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(duration.as_secs_f64())
 }
 
 impl fmt::Display for Summary {
@@ -65,7 +75,7 @@ impl fmt::Display for Summary {
 }
 
 /// What went wrong, and how often.
-#[derive(Default)]
+#[derive(Default, Serialize)]
 pub(super) struct Errors(BTreeMap<String, usize>);
 
 impl Errors {

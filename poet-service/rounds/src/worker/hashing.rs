@@ -10,6 +10,7 @@ use std::{
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        mpsc::Receiver,
     },
     thread,
     time::Duration,
@@ -18,7 +19,7 @@ use std::{
 #[cfg(not(feature = "fault-injection"))]
 use poet_engine::run;
 use poet_engine::{
-    LogRead, MAX_THREADS, ProveError, RoundWork, Tree,
+    LogRead, MAX_THREADS, Node, ProveError, RoundWork, Tree,
     audit::AuditError,
     file::{FileLog, LogMonitor, LogView, LogWriter},
 };
@@ -84,6 +85,20 @@ pub trait Hashing: Send + Sync + 'static {
     /// # Errors
     /// When the system has no thread to give.
     fn start(&self, job: &Job, tree: Tree, log: Self::Log) -> Result<Self::Running, WorkError>;
+
+    /// As [`Hashing::start`], with entries that another server has made instead of hashing: each is
+    /// appended as it comes, and audited. It has stopped when there is nobody any more who could send
+    /// some. `tree` must have no leaves that the log does not stand for.
+    ///
+    /// # Errors
+    /// As [`Hashing::start`].
+    fn follow(
+        &self,
+        job: &Job,
+        tree: Tree,
+        log: Self::Log,
+        entries: Receiver<Vec<Node>>,
+    ) -> Result<Self::Running, WorkError>;
 
     /// Makes a call while the work goes on, on other cores, with the number of threads that it may use
     /// there. It may block. Calls are made one after the other.
@@ -209,6 +224,53 @@ impl HashingThread {
     fn folder(&self, round: u64) -> PathBuf {
         self.rounds_dir.join(round.to_string())
     }
+
+    /// Has `add` add leaves to `tree`, count them and push the roots of finished subtrees to the writer,
+    /// until there are as many as the target says.
+    fn run(
+        &self,
+        job: &Job,
+        mut tree: Tree,
+        log: FileLog,
+        follows: bool,
+        add: impl FnOnce(&mut Tree, &AtomicU64, &AtomicU64, &mut LogWriter) + Send + 'static,
+    ) -> Result<RunningThread, WorkError> {
+        let leaves = Arc::new(AtomicU64::new(tree.leaves()));
+        let target = Arc::new(AtomicU64::new(u64::MAX));
+        let (view, work) = (log.view(), *tree.work());
+        let (mut writer, write) = LogWriter::new(log)?;
+        // It ends with the writer.
+        drop(self.log_thread.run(write));
+        let monitor = writer.monitor();
+        let log = view.clone();
+        let thread = self.thread.run({
+            let (leaves, target) = (Arc::clone(&leaves), Arc::clone(&target));
+            move || {
+                // The writer must outlive a panic: what it has is then in the log.
+                let added = panic::catch_unwind(AssertUnwindSafe(|| {
+                    add(&mut tree, &target, &leaves, &mut writer);
+                    tree
+                }));
+                (added.ok(), writer)
+            }
+        });
+        let auditors = Auditors::start(
+            &self.audit_threads,
+            &self.audits,
+            job,
+            &work,
+            view,
+            &self.folder(job.round),
+        );
+        Ok(RunningThread {
+            leaves,
+            log,
+            target: Target(target, monitor),
+            thread,
+            auditors,
+            follows,
+        })
+    }
 }
 
 impl Hashing for HashingThread {
@@ -249,46 +311,39 @@ impl Hashing for HashingThread {
         remove_folder(&self.folder(round));
     }
 
-    fn start(&self, job: &Job, mut tree: Tree, log: FileLog) -> Result<RunningThread, WorkError> {
-        let leaves = Arc::new(AtomicU64::new(tree.leaves()));
-        let target = Arc::new(AtomicU64::new(u64::MAX));
+    fn start(&self, job: &Job, tree: Tree, log: FileLog) -> Result<RunningThread, WorkError> {
         let subtree_height = job.execution.subtree_height;
-        let (view, work) = (log.view(), *tree.work());
-        let (mut writer, write) = LogWriter::new(log)?;
-        // It ends with the writer.
-        drop(self.log_thread.run(write));
-        let monitor = writer.monitor();
-        let log = view.clone();
-        let thread = self.thread.run({
-            let (leaves, target) = (Arc::clone(&leaves), Arc::clone(&target));
-            let (id_file, place) = (self.id_file.clone(), self.place.clone());
-            move || {
+        let (id_file, place) = (self.id_file.clone(), self.place.clone());
+        self.run(
+            job,
+            tree,
+            log,
+            false,
+            move |tree, target, leaves, writer| {
                 let _core = place.enter();
                 let _id = ThreadId::write(&id_file);
-                // The writer must outlive a panic: what it has is then in the log.
-                let hashed = panic::catch_unwind(AssertUnwindSafe(|| {
-                    run(&mut tree, subtree_height, &target, &leaves, |root| {
-                        writer.push(root);
-                    });
-                    tree
-                }));
-                (hashed.ok(), writer)
+                run(tree, subtree_height, target, leaves, |root| {
+                    writer.push(root);
+                });
+            },
+        )
+    }
+
+    fn follow(
+        &self,
+        job: &Job,
+        tree: Tree,
+        log: FileLog,
+        entries: Receiver<Vec<Node>>,
+    ) -> Result<RunningThread, WorkError> {
+        let (execution, work) = (job.execution.clone(), *tree.work());
+        self.run(job, tree, log, true, move |tree, _, leaves, writer| {
+            let round = execution.round_work(&work);
+            for entry in entries.into_iter().flatten() {
+                round.add_entry(tree, entry);
+                leaves.store(tree.leaves(), Relaxed);
+                writer.push(entry);
             }
-        });
-        let auditors = Auditors::start(
-            &self.audit_threads,
-            &self.audits,
-            job,
-            &work,
-            view,
-            &self.folder(job.round),
-        );
-        Ok(RunningThread {
-            leaves,
-            log,
-            target: Target(target, monitor),
-            thread,
-            auditors,
         })
     }
 
@@ -410,6 +465,8 @@ pub struct RunningThread {
     target: Target,
     thread: Task<(Option<Tree>, LogWriter)>,
     auditors: Option<Auditors>,
+    /// The entries are another server's.
+    follows: bool,
 }
 
 impl Running for RunningThread {
@@ -447,7 +504,10 @@ impl Running for RunningThread {
         let audit = (self.auditors).and_then(|auditors| auditors.stop(DISK_PATIENCE));
         let (mut log, tree) = (log?, tree.ok_or(WorkError::Hashing)?);
         let tree = match audit {
-            Some(mut audit) => audit.settle(tree, &mut log)?,
+            Some(mut audit) => {
+                audit.set_follows(self.follows);
+                audit.settle(tree, &mut log)?
+            }
             None => tree,
         };
         Ok((tree, log))

@@ -46,7 +46,7 @@ use super::{error::ApiError, poet::Poet, proof_frame::FRAME_PREFIX_BYTES, read_w
     reason = "generated; the .proto file says what they mean"
 )]
 pub mod proto {
-    tonic::include_proto!("rpc.api.v1");
+    include!("generated/rpc.api.v1.rs");
 }
 
 /// The name of the service for nodes.
@@ -55,7 +55,7 @@ pub const POET_SERVICE: &str = "rpc.api.v1.PoetService";
 pub const CONFIGURATION_SERVICE: &str = "rpc.api.v1.ConfigurationService";
 
 /// The interface as reflection shows it.
-const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+const DESCRIPTORS: &[u8] = include_bytes!("generated/descriptors.bin");
 /// The longest message to reflection and health. A client may have many of those streams open, and
 /// a message that is half there is kept.
 const MAX_STREAM_MESSAGE_BYTES: usize = 4 * 1024;

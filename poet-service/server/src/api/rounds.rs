@@ -23,7 +23,7 @@ use poet_rounds::{
     clock::Clock,
     cycle_gaps::CycleGap,
     storage::{EarlyProofRecord, RoundRecord, Storage, StorageError},
-    worker::AuditReport,
+    worker::{AuditReport, Standing},
 };
 use serde::Serialize;
 use tokio::sync::{Mutex, watch};
@@ -139,6 +139,36 @@ struct Round {
     early: Vec<EarlyEnd>,
     /// What auditors have found; `None` for a round of which they know nothing.
     audit: Option<Audit>,
+    /// The servers that share the work, while it goes on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    servers: Option<Vec<RoundServer>>,
+}
+
+/// A server that works on a round, or follows.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RoundServer {
+    name: String,
+    works: bool,
+    standby: bool,
+    leaves: String,
+    /// What it does not have of the shared log, and how long the one that works takes for that.
+    behind_leaves: String,
+    behind_seconds: u64,
+}
+
+impl RoundServer {
+    fn of(standing: &Standing) -> Vec<Self> {
+        let servers = standing.servers().map(|server| Self {
+            name: server.name.clone(),
+            works: server.works,
+            standby: server.standby,
+            leaves: (server.entries << standing.subtree_height).to_string(),
+            behind_leaves: standing.behind_leaves(server).to_string(),
+            behind_seconds: standing.behind(server).as_secs(),
+        });
+        servers.collect()
+    }
 }
 
 /// The end of a round for nodes with a longer cycle gap.
@@ -248,7 +278,11 @@ impl Rounds {
             proof_ready: false,
             early: ends.iter().map(early_end).collect(),
             audit: self.status.audits().round(round).map(Audit::from),
+            servers: None,
         };
+        let standing = self.status.standing();
+        let standing = standing.filter(|standing| standing.round == round && published.is_none());
+        described.servers = standing.as_ref().map(RoundServer::of);
         let executing = status
             .executing
             .filter(|executing| executing.round == round);
@@ -279,6 +313,13 @@ impl Rounds {
                 described.expected_leaves = Some(expected.to_string());
                 described.expected_ticks = Some((expected / TICK_LEAVES).to_string());
                 executing.members
+            }
+            (None, None) if standing.is_some() && status.open.round != round => {
+                // Others do.
+                described.state = "executing";
+                let leaves = standing.map(|standing| standing.leaves());
+                described.leaves = leaves.map(|leaves| leaves.to_string());
+                self.storage.member_count(round)?
             }
             (None, None) if status.open.round == round => {
                 described.state = "open";

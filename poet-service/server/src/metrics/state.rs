@@ -4,12 +4,17 @@ use std::{
     fmt, fs,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
 };
 
 use jiff::Timestamp;
 use poet_engine::TICK_LEAVES;
 use poet_host::{limits::throttling, process::Process};
-use poet_rounds::{clock::Clock, storage::Storage, worker::AuditMode};
+use poet_rounds::{
+    clock::Clock,
+    storage::Storage,
+    worker::{AuditMode, Standing},
+};
 use poet_storage::directory;
 use prometheus_client::{
     collector::Collector,
@@ -156,6 +161,7 @@ impl Collector for ServerState {
             "How far the clock of this machine is ahead of the database's",
             offset.as_secs_f64(),
         ));
+        self.encode_shared_work(&mut encoder)?;
         for (name, help, value) in gauges {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             ConstGauge::new(value).encode(metric)?;
@@ -165,6 +171,40 @@ impl Collector for ServerState {
 }
 
 impl ServerState {
+    /// How the work stands that is shared with other servers; zero where it is not.
+    fn encode_shared_work(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let standing = self.status.standing();
+        let own = standing.as_ref().and_then(Standing::own);
+        let works = own.is_some_and(|own| own.works);
+        let behind = own.zip(standing.as_ref());
+        let behind = behind.map_or(Duration::ZERO, |(own, standing)| standing.behind(own));
+        let quiet = standing.as_ref().map(|standing| standing.seen.quiet);
+        for (name, help, value) in [
+            (
+                "poet_cluster_works",
+                "1 while this server works on a round that it shares with others",
+                f64::from(u8::from(works)),
+            ),
+            (
+                "poet_cluster_behind_seconds",
+                "How long the server that works takes for what this one has not copied",
+                behind.as_secs_f64(),
+            ),
+            (
+                "poet_cluster_quiet_seconds",
+                "Since the shared log has grown, when it was looked at last",
+                quiet.unwrap_or_default().as_secs_f64(),
+            ),
+        ] {
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(value).encode(metric)?;
+        }
+        let name = "poet_cluster_disagreements";
+        let help = "How often entries of this server and of the shared log differed";
+        let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        ConstCounter::new(self.status.disagreements()).encode(metric)
+    }
+
     /// Whether no round has closed yet that was opened here.
     fn waits_for_first_round(&self, open: u64) -> bool {
         let rounds = self.storage.newest_rounds(2);

@@ -269,6 +269,7 @@ impl Operator {
                     self.registrations(&status, &minutes, now),
                     self.answers(),
                     self.machine(&facts, &minutes),
+                    self.machines(),
                     self.clock(now),
                 ]
                 .concat(),
@@ -296,7 +297,7 @@ impl Operator {
         // A while after the start of a round, work on it has begun.
         let idle = status.open.round.checked_sub(1).filter(|round| {
             let begun = time_until(schedule.start(*round), now) > OLD_ENTRY;
-            let works = self.identity.works == WorkerMode::On && executing.is_none();
+            let works = self.identity.works.may_work() && executing.is_none();
             works && begun && now < schedule.end(*round)
         });
         let free = |path: &Path| free_bytes(path).map(|free| free as u64);
@@ -524,9 +525,44 @@ impl Operator {
     fn role(&self) -> &'static str {
         match (self.storage.shared(), self.identity.works) {
             (false, _) => "all of it: there is no other one",
-            (true, WorkerMode::On) => "works on rounds, as others may",
+            (true, WorkerMode::On) => "works on rounds, or follows another one that does",
+            (true, WorkerMode::Standby) => "follows, and works while no other one does",
             (true, _) => "registers and serves; another one works",
         }
+    }
+
+    /// The machines that share the work on a round, while it goes on.
+    fn machines(&self) -> String {
+        let Some(standing) = self.status.standing() else {
+            return String::new();
+        };
+        let rows: Vec<_> = standing
+            .servers()
+            .map(|server| {
+                let own = standing.own.as_ref() == Some(&server.name);
+                let name = match own {
+                    true => format!("{} (this one)", server.name),
+                    false => server.name.clone(),
+                };
+                let does = match server.works {
+                    true => format!(
+                        "works, {} leaves a second",
+                        grouped(server.leaves_per_second as u64)
+                    ),
+                    false => format!(
+                        "follows, {:.1} s behind",
+                        standing.behind(server).as_secs_f64()
+                    ),
+                };
+                let standby = if server.standby { ", standby" } else { "" };
+                (name, does + standby)
+            })
+            .collect();
+        let rows: Vec<_> = rows
+            .iter()
+            .map(|(name, does)| (name.as_str(), does.clone()))
+            .collect();
+        card(&format!("Machines: round {}", standing.round), "", &rows)
     }
 
     fn clock(&self, now: Timestamp) -> String {

@@ -222,7 +222,8 @@ impl Public {
              <dt>proof expected</dt><dd>{end} <strong>{left}</strong></dd>\
              <dt>members</dt><dd>{members}</dd>\
              <dt>leaves</dt><dd>{leaves} ({rate} a second)</dd>\
-             <dt>ticks expected</dt><dd>{ticks}</dd></dl></section>",
+             <dt>ticks expected</dt><dd>{ticks}</dd>{machines}</dl></section>",
+            machines = self.machines(),
             bar = progress(
                 part(start, now, executing.end),
                 &format!("Round {round}, time of work that has passed")
@@ -233,6 +234,19 @@ impl Public {
             rate = grouped(executing.leaves_per_second(&*self.clock) as u64),
             ticks = ticks(expected_leaves(executing, &*self.clock)),
         )
+    }
+
+    /// How many machines share the work, if they do.
+    fn machines(&self) -> String {
+        self.status.standing().map_or(String::new(), |standing| {
+            let works = standing.servers().filter(|server| server.works).count();
+            let follow = standing.servers().count() - works;
+            let behind = standing.servers().map(|server| standing.behind(server)).max();
+            format!(
+                "<dt>machines</dt><dd>{works} at work, {follow} following, at most {:.1} s behind</dd>",
+                behind.unwrap_or_default().as_secs_f64()
+            )
+        })
     }
 
     /// Why no round is worked on.

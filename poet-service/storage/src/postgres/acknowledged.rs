@@ -21,13 +21,13 @@ const REMEMBERED: Duration = Duration::from_secs(10 * 60);
 /// Its timeline is in the name of the file that it writes its log to.
 const POSITION: &str = "
     SELECT ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int,
-           (pg_current_wal_lsn() - '0/0')::bigint";
+           (pg_current_wal_flush_lsn() - '0/0')::bigint";
 
 /// Where a database is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Position {
     timeline: i32,
-    /// Bytes in its log.
+    /// Bytes in its log that survive a crash: logs of work are handed in by commits that are not waited for.
     end: i64,
 }
 

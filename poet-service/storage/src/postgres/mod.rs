@@ -6,7 +6,8 @@
 //! a commit may be lost with its connection.
 //!
 //! One thread has the connection for registrations and openings, which go in their order; another one
-//! that for everything else. A caller that waits for an answer blocks no runtime but its own.
+//! that for the shared logs, and a third one that for everything else. A caller that waits for an answer
+//! blocks no runtime but its own.
 
 mod acknowledged;
 mod error;
@@ -15,6 +16,7 @@ mod link;
 mod opening;
 mod schema;
 mod settings;
+mod shared_log;
 mod storage;
 mod tls;
 mod url;
@@ -49,6 +51,7 @@ use self::{
     error::Fault,
     link::{Link, Place},
     settings::read_setting,
+    shared_log::PostgresLog,
     writer::{Command, PATIENCE, Writer},
 };
 pub use self::{error::PostgresError, url::DatabaseUrl};
@@ -60,7 +63,8 @@ const QUEUED_COMMANDS: usize = 16_384;
 /// Storage in a PostgreSQL database.
 pub struct PostgresStorage {
     commands: mpsc::Sender<Command>,
-    calls: mpsc::UnboundedSender<Call>,
+    calls: Calls,
+    log: Arc<PostgresLog>,
     clock_offset: Arc<ClockOffset>,
 }
 
@@ -69,6 +73,9 @@ impl fmt::Debug for PostgresStorage {
         f.debug_struct("PostgresStorage").finish_non_exhaustive()
     }
 }
+
+/// Has things done with a connection, one after the other.
+struct Calls(mpsc::UnboundedSender<Call>);
 
 /// Something that is done with a connection.
 type Call = Box<dyn for<'a> FnOnce(&'a mut Link) -> Pin<Box<dyn Future<Output = ()> + 'a>> + Send>;
@@ -158,20 +165,37 @@ impl PostgresStorage {
             };
             writer.run(queue).await;
         })?;
-        let (calls, mut queue) = mpsc::unbounded_channel::<Call>();
-        with_link("storage-reads", place, false, async move |mut link| {
-            while let Some(call) = queue.recv().await {
-                call(&mut link).await;
-            }
-        })?;
         Ok(Self {
             commands,
-            calls,
+            calls: Calls::start("storage-reads", Arc::clone(&place))?,
+            log: Arc::new(PostgresLog(Calls::start("storage-log", place)?)),
             clock_offset,
         })
     }
 
-    /// Does something with the connection that is not the writer's, and waits for it.
+    /// Does something with the connection for everything else, and waits for it.
+    fn call<T: Send + 'static>(
+        &self,
+        patience: Duration,
+        operation: impl AsyncFn(&mut Client) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, DatabaseError> {
+        self.calls.call(patience, operation)
+    }
+}
+
+impl Calls {
+    /// Makes a connection, and a thread for it.
+    fn start(name: &str, place: Arc<Place>) -> Result<Self, DatabaseError> {
+        let (calls, mut queue) = mpsc::unbounded_channel::<Call>();
+        with_link(name, place, false, async move |mut link| {
+            while let Some(call) = queue.recv().await {
+                call(&mut link).await;
+            }
+        })?;
+        Ok(Self(calls))
+    }
+
+    /// Does something with the connection, and waits for it.
     fn call<T: Send + 'static>(
         &self,
         patience: Duration,
@@ -185,7 +209,7 @@ impl PostgresStorage {
                 drop(reply.send(done));
             })
         });
-        self.calls.send(call).map_err(|_| PostgresError::Stopped)?;
+        self.0.send(call).map_err(|_| PostgresError::Stopped)?;
         answer.recv().map_err(|_| PostgresError::Stopped)?
     }
 }

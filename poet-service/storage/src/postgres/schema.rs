@@ -10,7 +10,11 @@ use super::{
 };
 
 /// What leads from each version of the schema to the next one. Only ever added to.
-const MIGRATIONS: [&str; 2] = [include_str!("schema.sql"), include_str!("early_proofs.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("schema.sql"),
+    include_str!("early_proofs.sql"),
+    include_str!("shared_log.sql"),
+];
 /// Held while the schema is made, so that servers may start at once.
 const LOCK: i64 = 0x706f_6574;
 /// How long another server may take for that.

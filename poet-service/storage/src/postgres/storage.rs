@@ -8,7 +8,7 @@ use poet_proto::messages::PublishedProof;
 use poet_rounds::storage::{
     Challenge, EarlyProofRecord, Ended, Execution, Member, NodeId, PowChallenges, PublishedRecord,
     Registered, Removed, RoundRecord, Setting, Storage, StorageError, StorageFuture,
-    UnfinishedRound,
+    UnfinishedRound, shared_log::SharedLog,
 };
 use tokio::sync::oneshot;
 use tokio_postgres::{Client, Row, types::Type};
@@ -192,11 +192,13 @@ impl Storage for PostgresStorage {
     }
 
     fn ended(&self) -> Ended {
-        let (commands, calls) = (self.commands.clone(), self.calls.clone());
+        let commands = self.commands.clone();
+        let [calls, log] = [&self.calls, &self.log.0].map(|calls| calls.0.clone());
         Box::pin(async move {
             tokio::select! {
                 () = commands.closed() => {}
                 () = calls.closed() => {}
+                () = log.closed() => {}
             }
         })
     }
@@ -334,6 +336,10 @@ impl Storage for PostgresStorage {
                 },
             };
             write_pow_challenges(transaction.client(), &challenges).await?;
+            // The log of its work is not needed any more.
+            transaction
+                .query_typed_one("SELECT poet.drop_log($1)", &[(&number, Type::INT8)])
+                .await?;
             transaction.commit().await?;
             Ok(challenges)
         })?)
@@ -509,6 +515,10 @@ impl Storage for PostgresStorage {
         true
     }
 
+    fn shared_log(&self) -> Option<Arc<dyn SharedLog>> {
+        Some(Arc::clone(&self.log) as Arc<dyn SharedLog>)
+    }
+
     fn clock_offset(&self) -> Option<SignedDuration> {
         self.clock_offset.get()
     }
@@ -564,7 +574,7 @@ fn read_record(row: &Row) -> Result<RoundRecord, Fault> {
     })
 }
 
-fn list(bytes: &[u8]) -> Result<Vec<Node>, Fault> {
+pub(super) fn list(bytes: &[u8]) -> Result<Vec<Node>, Fault> {
     match bytes.as_chunks() {
         (nodes, []) => Ok(nodes.to_vec()),
         _ => Err(Fault::Damaged("a proof")),

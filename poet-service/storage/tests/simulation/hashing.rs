@@ -8,6 +8,7 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        mpsc::Receiver,
     },
     time::Duration,
 };
@@ -180,6 +181,16 @@ impl Hashing for SimulatedHashing {
             log: DurableLog::new(log, BACKLOG)?,
             open,
         })
+    }
+
+    fn follow(
+        &self,
+        _job: &Job,
+        _tree: Tree,
+        _log: SimulatedLog,
+        _entries: Receiver<Vec<Node>>,
+    ) -> Result<SimulatedRun, WorkError> {
+        unreachable!("a simulated server shares its log with no other")
     }
 
     fn aside(&self, call: Box<dyn FnOnce(usize) + Send>) {

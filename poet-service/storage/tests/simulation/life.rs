@@ -18,7 +18,7 @@ use poet_proto::{
     pow::{self, PowParams},
 };
 use poet_rounds::{
-    config::{RoundsConfig, WorkerMode},
+    config::{ClusterConfig, RoundsConfig, WorkerMode},
     life::{Parts, Rounds},
     publish::{ProofId, Publish},
     registration::{Registration, RegistrationError, Rules},
@@ -136,6 +136,10 @@ impl Plan {
                 private_key: Some(PrivateKey::from_bytes(&key).unwrap()),
                 clock_leap_patience,
                 worker: WorkerMode::On,
+                cluster: ClusterConfig {
+                    name: "alone".to_owned(),
+                    takeover_after: Duration::from_secs(2),
+                },
             },
         }
     }

@@ -9,6 +9,8 @@ mod faults;
 mod server;
 #[cfg(unix)]
 mod shared;
+#[cfg(unix)]
+mod shared_log;
 
 use std::{path::PathBuf, sync::Arc};
 

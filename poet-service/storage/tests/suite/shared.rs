@@ -489,7 +489,7 @@ fn a_certificate_is_verified_as_asked_for() {
         let storage = open(url);
         let connections = "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)
                            WHERE datname = 'poet' AND application_name = 'poet-service' AND ssl";
-        assert_eq!(server.sql("postgres", connections), "2", "{url}");
+        assert_eq!(server.sql("postgres", connections), "3", "{url}");
         drop(storage);
         await_no_connection(&server);
     };

@@ -46,6 +46,8 @@ pub struct RoundAudit {
     read_back: u64,
     /// What the work has to go back for.
     pub(super) wrong: Option<Finding>,
+    /// The work is another server's.
+    follows: bool,
 }
 
 impl RoundAudit {
@@ -90,7 +92,13 @@ impl RoundAudit {
             log,
             kept,
             wrong: None,
+            follows: false,
         }
+    }
+
+    /// Says whether the work is another server's.
+    pub(in crate::worker) fn set_follows(&mut self, follows: bool) {
+        self.follows = follows;
     }
 
     /// The audit of a round, with its roots in the round's folder; `None` if there is to be none.
@@ -429,6 +437,18 @@ impl RoundAudit {
         log.sync()?;
         let (round, first_leaf) = (self.round, entry * self.subtree_height.leaves());
         let lost = tree.leaves().saturating_sub(self.auditor.tree().leaves());
+        if self.follows {
+            tracing::error!(
+                round,
+                entry,
+                first_leaf,
+                "ALARM: the work that this server follows went wrong; the copy of it is right again"
+            );
+            let event = format!("the work of another server was wrong from entry {entry} on");
+            self.found(&event, |_| {});
+            self.wrong = None;
+            return Ok(self.auditor.tree().clone());
+        }
         tracing::error!(
             round,
             entry,

@@ -1,0 +1,291 @@
+//! Stretches of a round that is shared with other servers: whether to work or to follow, what to do about
+//! entries that differ, and who makes the proof.
+
+use std::{
+    sync::{
+        atomic::AtomicU64,
+        mpsc::{Receiver, sync_channel},
+    },
+    time::Duration,
+};
+
+use poet_engine::{LogError, LogRead as _, Node, Tree, file::LogView, run};
+
+use super::{
+    Hashing, Job, LOG_INTERVAL, WorkError, Worker,
+    shared::{AtEnd, DifferenceError, Feed, Part, Role},
+};
+use crate::blocking::blocking;
+
+/// How long the start of the work waits for the shared log.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
+/// Pieces that are copied and wait for the disk.
+const QUEUED_PIECES: usize = 4;
+
+/// What a server does until something changes.
+pub(super) enum Stretch<'a> {
+    /// It works, and there is no other.
+    Alone,
+    /// It works, and hands in what it makes.
+    Works(&'a Part),
+    /// It copies what another one makes.
+    Follows(&'a Part, Feed),
+}
+
+impl Stretch<'_> {
+    pub(super) fn follows(&self) -> bool {
+        matches!(self, Self::Follows(..))
+    }
+
+    /// Where entries come from, if they are another server's.
+    pub(super) fn take_entries(&mut self) -> Option<Receiver<Vec<Node>>> {
+        match self {
+            Self::Follows(_, feed) => feed.receiver.take(),
+            _ => None,
+        }
+    }
+
+    /// How fast the server works that this one follows, if it follows one.
+    pub(super) fn followed_rate(&self) -> Option<f64> {
+        let Self::Follows(part, _) = self else {
+            return None;
+        };
+        let seen = part.seen();
+        let mut working = seen
+            .iter()
+            .flat_map(|seen| &seen.servers)
+            .filter(|server| server.works);
+        Some(
+            working
+                .next()
+                .map_or(0.0, |server| server.leaves_per_second),
+        )
+    }
+
+    pub(super) fn begin(&self, view: LogView) {
+        match self {
+            Self::Alone => {}
+            Self::Works(part) => part.begin(Role::Works, view),
+            Self::Follows(part, _) => part.begin(Role::Follows, view),
+        }
+    }
+
+    /// The log may be cut from now on.
+    pub(super) fn pause(&self) {
+        if let Self::Works(part) | Self::Follows(part, _) = self {
+            part.pause();
+        }
+    }
+
+    /// Does what is due while the round lasts. Says why the stretch has to end, if it has: `entries` are
+    /// durable, at this rate, and it has lasted for `since`.
+    pub(super) fn step(
+        &mut self,
+        entries: u64,
+        leaves_per_second: f64,
+        since: Duration,
+    ) -> Option<&'static str> {
+        match self {
+            Self::Alone => None,
+            Self::Works(part) => {
+                part.set_rate(leaves_per_second);
+                if part.is_published() {
+                    return Some("the proof is published");
+                }
+                if part.differs() {
+                    return Some("an entry differs from the shared log");
+                }
+                part.yields(entries, since)
+            }
+            Self::Follows(part, feed) => {
+                if part.is_published() {
+                    return Some("the proof is published");
+                }
+                blocking(|| part.copy(feed));
+                if part.differs() {
+                    return Some("an entry differs from the shared log");
+                }
+                (part.role(feed.entries, Role::Follows) == Role::Works)
+                    .then_some("nobody else works")
+            }
+        }
+    }
+
+    /// Does what is due when the round is over. Says whether the stretch goes on: for what is still missing
+    /// of the others' entries.
+    pub(super) fn step_at_end(&mut self, waited: Duration) -> bool {
+        let Self::Follows(part, feed) = self else {
+            return false;
+        };
+        blocking(|| part.copy(feed));
+        !part.differs() && part.at_end(None, waited) == AtEnd::Wait
+    }
+}
+
+impl<H: Hashing> Worker<H> {
+    /// Waits for the first look at the shared log, but not for long.
+    pub(super) async fn await_first_look(&self, part: &Part) {
+        let start = self.clock.monotonic();
+        while !part.has_looked() && self.clock.monotonic().saturating_sub(start) < FIRST_LOOK {
+            if self.handle.wait_for_stop(LOG_INTERVAL).await {
+                return;
+            }
+        }
+    }
+
+    /// What this server, which was `role` before, does next. If it follows, the tree has no leaves any more
+    /// that the log does not stand for.
+    pub(super) fn next_stretch<'a>(
+        &self,
+        job: &Job,
+        part: &'a Part,
+        role: &mut Role,
+        tree: &mut Tree,
+        log: &mut H::Log,
+    ) -> Result<Stretch<'a>, WorkError> {
+        let (entries, before) = (log.entries(), *role);
+        *role = part.role(entries, before);
+        let others = part.seen().unwrap_or_default();
+        let worker = others.worker.as_deref().unwrap_or("nobody");
+        let shared = others.entries;
+        if *role == Role::Works {
+            tracing::info!(
+                round = job.round,
+                entries,
+                shared,
+                worker,
+                "this server works"
+            );
+            return Ok(Stretch::Works(part));
+        }
+        tracing::info!(
+            round = job.round,
+            entries,
+            shared,
+            worker,
+            "this server follows"
+        );
+        if tree.leaves() != entries << job.execution.subtree_height.get() {
+            *tree = job.execution.round_work(&self.work).resume(log)?;
+        }
+        let (sender, receiver) = sync_channel(QUEUED_PIECES);
+        let last = match entries.checked_sub(1) {
+            Some(last) => {
+                let mut entry = [Node::default()];
+                log.read(last, &mut entry)?;
+                Some(entry[0])
+            }
+            None => None,
+        };
+        let feed = Feed {
+            sender,
+            receiver: Some(receiver),
+            entries,
+            last,
+        };
+        Ok(Stretch::Follows(part, feed))
+    }
+
+    /// After an entry of the shared log was not this server's: makes it once more. Whichever was wrong goes
+    /// back. Returns the tree that the log stands for then.
+    pub(super) fn settle_difference(
+        &self,
+        job: &Job,
+        part: &Part,
+        tree: Tree,
+        log: &mut H::Log,
+    ) -> Result<Tree, WorkError> {
+        part.agree();
+        let (entry, theirs) = match part.first_difference(log) {
+            Ok(Some(difference)) => difference,
+            Ok(None) => return Ok(tree),
+            Err(DifferenceError::Log(error)) => return Err(error.into()),
+            Err(DifferenceError::Storage(error)) => {
+                tracing::warn!(round = job.round, %error, "cannot compare with the shared log");
+                return Ok(tree);
+            }
+        };
+        self.handle.state().disagreements += 1;
+        let round = job.round;
+        let work = job.execution.round_work(&self.work);
+        let mut own = [Node::default()];
+        log.read(entry, &mut own)?;
+        let right = work.recompute_entry(log, entry)?;
+        if right == own[0] && part.may_replace() {
+            let worker = part.seen().and_then(|seen| seen.worker);
+            let worker = worker.as_deref().unwrap_or("unknown");
+            tracing::error!(
+                round,
+                entry,
+                worker,
+                "ALARM: the shared log is wrong from this entry on: memory or CPU of the server that handed it \
+                 in are unreliable; it is replaced"
+            );
+            match part.replace(entry, &theirs, log) {
+                Err(DifferenceError::Log(error)) => return Err(error.into()),
+                Err(DifferenceError::Storage(error)) => {
+                    tracing::warn!(round, %error, "cannot replace the wrong entries");
+                }
+                Ok(()) => {}
+            }
+            return Ok(tree);
+        }
+        let first_leaf = entry << job.execution.subtree_height.get();
+        if part.has_made(entry) {
+            tracing::error!(
+                round,
+                entry,
+                first_leaf,
+                "ALARM: this server's work went wrong, and goes on from the shared log: its memory or CPU are \
+                 unreliable"
+            );
+        } else {
+            tracing::error!(
+                round,
+                entry,
+                first_leaf,
+                "ALARM: entries that were copied from the shared log are wrong, and are copied again"
+            );
+        }
+        self.hashing.cut_log(log, entry)?;
+        Ok(work.resume(log)?)
+    }
+
+    /// Waits for what is due at the end of a round. `leaves` are those of a server that has worked.
+    pub(super) async fn await_end(
+        &self,
+        part: &Part,
+        leaves: Option<u64>,
+        waited: Duration,
+    ) -> AtEnd {
+        let start = self.clock.monotonic();
+        loop {
+            let waited = waited + self.clock.monotonic().saturating_sub(start);
+            let due = part.at_end(leaves, waited);
+            if due != AtEnd::Wait || self.handle.wait_for_stop(LOG_INTERVAL).await {
+                return due;
+            }
+        }
+    }
+
+    /// The tree of so many leaves, if the log stands for all but the last incomplete subtree of them;
+    /// otherwise `tree`.
+    pub(super) fn tree_of(
+        &self,
+        job: &Job,
+        leaves: u64,
+        tree: Tree,
+        log: &mut H::Log,
+    ) -> Result<Tree, LogError> {
+        let subtree_height = job.execution.subtree_height;
+        let entries = leaves >> subtree_height.get();
+        if entries > log.entries() {
+            return Ok(tree);
+        }
+        let work = job.execution.round_work(&self.work);
+        let mut tree = work.resume_at(log, entries)?;
+        let (target, progress) = (AtomicU64::new(leaves), AtomicU64::new(0));
+        run(&mut tree, subtree_height, &target, &progress, |_| {});
+        Ok(tree)
+    }
+}

@@ -1,0 +1,785 @@
+//! This server's part in a round that several servers share: it says how it stands, hands in its entries,
+//! and knows how the others stand. A thread does that beside the hashing, which never waits for it: while
+//! the storage is away, the local log is the queue of what has to be handed in.
+//!
+//! Who works is decided here, too, by each server for itself (see [`Part::role`]): the log is the
+//! election.
+
+use std::{
+    cmp::Reverse,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+        mpsc::{Receiver, SyncSender, TrySendError},
+    },
+    thread,
+    time::Duration,
+};
+
+use poet_engine::{LogError, LogRead, Node, file::LogView};
+
+use super::{Job, Standing, WorkerHandle};
+use crate::{
+    clock::Clock,
+    config::{ClusterConfig, WorkerMode},
+    rate::EXPECTED_LEAVES_PER_SECOND,
+    standby::Standby,
+    storage::{
+        StorageError,
+        shared_log::{Appended, Server, SharedLog, SharedRound},
+    },
+};
+
+/// How often entries are handed in, and how the others stand is looked at.
+const INTERVAL: Duration = Duration::from_millis(200);
+/// Entries that are handed in or copied at once: 256 KiB.
+const PIECE: u64 = 8192;
+/// How long a turn of copying may take.
+const COPY_TIME: Duration = Duration::from_millis(500);
+/// How long ago a server may have been seen that counts as working.
+const ALIVE: Duration = Duration::from_secs(2);
+/// How long a storage may be silent that answers.
+const GAP: Duration = Duration::from_secs(1);
+/// How much longer than others one waits that works only when nobody else does.
+const STANDBY_MARGIN: Duration = Duration::from_secs(2);
+/// How long two servers that are equally fast work side by side.
+const TIE: Duration = Duration::from_secs(30);
+/// How long a server that makes the proof may be silent, and how long it may take at most.
+const SILENCE: Duration = Duration::from_secs(5);
+const PROOF_PATIENCE: Duration = Duration::from_secs(120);
+/// How long the storage may be away at the end of a round before later rounds have their turn.
+const AWAY_AT_END: Duration = Duration::from_secs(30);
+/// How often this server may prove in a round that the shared log is wrong. One that does so more often
+/// is likely to be what is wrong.
+const MAX_REPLACEMENTS: u32 = 8;
+
+/// What a server does with a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// It hashes.
+    Works,
+    /// It copies and audits what another one makes.
+    Follows,
+}
+
+/// What is due at the end of a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AtEnd {
+    /// Another server may be about to publish.
+    Wait,
+    /// The proof is published.
+    Published,
+    /// This server makes the proof: for this many leaves, or those that it has.
+    Prove(Option<u64>),
+    /// The storage has been away for long.
+    Away,
+}
+
+/// Where rounds are shared with other servers.
+pub(crate) struct Cluster {
+    log: Arc<dyn SharedLog>,
+    config: ClusterConfig,
+    standby: bool,
+    clock: Arc<dyn Clock>,
+    thread: Standby,
+}
+
+impl Cluster {
+    /// # Errors
+    /// Fails if the system has no thread to give.
+    pub(crate) fn start(
+        log: Arc<dyn SharedLog>,
+        config: ClusterConfig,
+        mode: WorkerMode,
+        clock: Arc<dyn Clock>,
+    ) -> std::io::Result<Self> {
+        Ok(Self {
+            log,
+            config,
+            standby: mode == WorkerMode::Standby,
+            clock,
+            thread: Standby::start("shared-log", || {})?,
+        })
+    }
+
+    /// Takes part in a round until what this returns is dropped.
+    pub(super) fn join(&self, job: &Job, handle: &WorkerHandle) -> Part {
+        let part = Part(Arc::new(Inner {
+            log: Arc::clone(&self.log),
+            config: self.config.clone(),
+            standby: self.standby,
+            clock: Arc::clone(&self.clock),
+            round: job.round,
+            subtree_height: job.execution.subtree_height.get(),
+            handle: handle.clone(),
+            stop: AtomicBool::new(false),
+            state: Mutex::default(),
+        }));
+        let inner = Arc::clone(&part.0);
+        // It ends with the part.
+        drop(self.thread.run(move || inner.keep()));
+        part
+    }
+}
+
+/// This server's part in a round.
+pub(super) struct Part(Arc<Inner>);
+
+struct Inner {
+    log: Arc<dyn SharedLog>,
+    config: ClusterConfig,
+    standby: bool,
+    clock: Arc<dyn Clock>,
+    round: u64,
+    subtree_height: u32,
+    /// Gets how the round stands, for those who show it.
+    handle: WorkerHandle,
+    stop: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    works: bool,
+    /// The local log: its durable entries are handed in, if they are this server's.
+    view: Option<LogView>,
+    /// The log may be cut at the moment.
+    paused: bool,
+    rate: f64,
+    /// How many leaves this server has at the end, if it worked.
+    leaves: Option<u64>,
+    /// Entries of the local log that are in the shared one.
+    handed_in: u64,
+    /// How the round stood a moment ago; `None` while the storage does not answer. The log counts as quiet
+    /// only for as long as this server could have seen it grow: after a stall of the storage, all others
+    /// need a moment to hand in.
+    seen: Option<SharedRound>,
+    /// When the storage answered last, and since when without a gap.
+    answered: Option<(Duration, Duration)>,
+    looked: bool,
+    /// An entry of the shared log is not this server's.
+    differs: bool,
+    /// The first entry that this process has made, and not copied.
+    made_from: Option<u64>,
+    /// This server has just proven that the shared log was wrong: so it goes on.
+    proven: bool,
+    replacements: u32,
+}
+
+/// What follows a shared log.
+pub(super) struct Feed {
+    pub(super) sender: SyncSender<Vec<Node>>,
+    /// For the one who appends them, until it has it.
+    pub(super) receiver: Option<Receiver<Vec<Node>>>,
+    /// Entries that are copied, and the last of them.
+    pub(super) entries: u64,
+    pub(super) last: Option<Node>,
+}
+
+impl Part {
+    /// Whether the shared log was looked at, successfully or not.
+    pub(super) fn has_looked(&self) -> bool {
+        self.0.state().looked
+    }
+
+    /// Whether the proof of the round is published.
+    pub(super) fn is_published(&self) -> bool {
+        (self.0.state().seen.as_ref()).is_some_and(|seen| seen.published)
+    }
+
+    /// How the round stands, as this server has seen it last.
+    pub(super) fn seen(&self) -> Option<SharedRound> {
+        self.0.state().seen.clone()
+    }
+
+    /// What this server called `before` has to do next, with a log of so many entries.
+    pub(super) fn role(&self, entries: u64, before: Role) -> Role {
+        let mut state = self.0.state();
+        let proven = std::mem::take(&mut state.proven);
+        match &state.seen {
+            // Whoever cannot reach the storage takes nothing over, and stops nothing.
+            None => before,
+            Some(_) if proven => Role::Works,
+            Some(seen) => self.0.role(seen, entries),
+        }
+    }
+
+    /// The role before anything is known.
+    pub(super) fn first_role(&self) -> Role {
+        match self.0.standby {
+            true => Role::Follows,
+            false => Role::Works,
+        }
+    }
+
+    /// From now on the entries of a log become more.
+    pub(super) fn begin(&self, role: Role, view: LogView) {
+        let mut state = self.0.state();
+        let entries = view.entries();
+        if role == Role::Works {
+            let first = state.made_from.unwrap_or(entries).min(entries);
+            state.made_from = Some(first);
+        }
+        let there = state.seen.as_ref().map_or(0, |seen| seen.entries);
+        state.handed_in = there.min(entries);
+        state.works = role == Role::Works;
+        state.rate = 0.0;
+        state.view = Some(view);
+        state.paused = false;
+    }
+
+    /// The log does not grow for now, and may be cut. For others, this server does what it did before: at the
+    /// end of a round they wait for the rest.
+    pub(super) fn pause(&self) {
+        self.0.state().paused = true;
+    }
+
+    /// Takes note of how fast this server works.
+    pub(super) fn set_rate(&self, leaves_per_second: f64) {
+        self.0.state().rate = leaves_per_second;
+    }
+
+    /// The round is over: this server has worked, and has so many leaves.
+    pub(super) fn end(&self, leaves: u64) {
+        let mut state = self.0.state();
+        state.works = false;
+        state.leaves = Some(leaves);
+        state.paused = false;
+    }
+
+    /// Whether an entry of the shared log is not this server's.
+    pub(super) fn differs(&self) -> bool {
+        self.0.state().differs
+    }
+
+    /// Why this server, which has worked for `since`, has to stop and follow, if it has.
+    pub(super) fn yields(&self, entries: u64, since: Duration) -> Option<&'static str> {
+        let state = self.0.state();
+        let seen = state.seen.as_ref()?;
+        let per_second = state.rate as u64 >> self.0.subtree_height;
+        self.0.yields(seen, entries, per_second.max(1), since)
+    }
+
+    /// Copies what is new in the shared log, for a moment.
+    pub(super) fn copy(&self, feed: &mut Feed) {
+        let Inner {
+            log, round, clock, ..
+        } = &*self.0;
+        let end = clock.monotonic() + COPY_TIME;
+        while clock.monotonic() < end && !self.differs() {
+            let there = self.0.state().seen.as_ref().map_or(0, |seen| seen.entries);
+            if there <= feed.entries {
+                return;
+            }
+            // With the last one that is there: what differs before it differs there, too.
+            let first = feed.entries.saturating_sub(1);
+            let Ok(mut entries) = log.read(*round, first, PIECE) else {
+                // The thread that looks says why.
+                return;
+            };
+            if let Some(last) = &feed.last {
+                match entries.first() {
+                    // It was cut meanwhile.
+                    None => return,
+                    Some(entry) if entry != last => {
+                        self.0.state().differs = true;
+                        return;
+                    }
+                    Some(_) => drop(entries.remove(0)),
+                }
+            }
+            let (Some(last), count) = (entries.last().copied(), entries.len() as u64) else {
+                return;
+            };
+            match feed.sender.try_send(entries) {
+                Ok(()) => {}
+                // The disk is slower.
+                Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => return,
+            }
+            feed.entries += count;
+            feed.last = Some(last);
+        }
+    }
+
+    /// What is due at the end of a round, which was `waited` ago. `leaves` are those of a server that has
+    /// worked.
+    pub(super) fn at_end(&self, leaves: Option<u64>, waited: Duration) -> AtEnd {
+        match &self.0.state().seen {
+            // It is published when the storage is back.
+            None if leaves.is_some() => AtEnd::Prove(None),
+            None if waited < AWAY_AT_END => AtEnd::Wait,
+            None => AtEnd::Away,
+            Some(seen) => self.0.at_end(seen, leaves.is_some(), waited),
+        }
+    }
+
+    /// The first entry that is not the same in the local log and in the shared one, and the shared one.
+    /// Behind it, all differ.
+    ///
+    /// # Errors
+    /// Fails if one of them cannot be read.
+    pub(super) fn first_difference(
+        &self,
+        own: &mut dyn LogRead,
+    ) -> Result<Option<(u64, Node)>, DifferenceError> {
+        let Inner { log, round, .. } = &*self.0;
+        let there = log.look(*round, None)?.entries;
+        let mut differing = None;
+        let (mut low, mut high) = (0, there.min(own.entries()));
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let mut entry = [Node::default()];
+            own.read(middle, &mut entry)?;
+            match log.read(*round, middle, 1)?.first() {
+                Some(shared) if *shared != entry[0] => {
+                    differing = Some((middle, *shared));
+                    high = middle;
+                }
+                Some(_) => low = middle + 1,
+                // It was cut meanwhile.
+                None => high = middle,
+            }
+        }
+        Ok(differing)
+    }
+
+    /// Nothing differs any more, as far as is known.
+    pub(super) fn agree(&self) {
+        self.0.state().differs = false;
+    }
+
+    /// Whether this process has made this entry, and not copied it.
+    pub(super) fn has_made(&self, entry: u64) -> bool {
+        (self.0.state().made_from).is_some_and(|first| entry >= first)
+    }
+
+    /// Whether this server may prove once more that the shared log is wrong.
+    pub(super) fn may_replace(&self) -> bool {
+        self.0.state().replacements < MAX_REPLACEMENTS
+    }
+
+    /// Replaces the shared log from an entry on, which was proven to be wrong, and goes on with the work.
+    ///
+    /// # Errors
+    /// Fails if the storage does.
+    pub(super) fn replace(
+        &self,
+        entry: u64,
+        wrong: &Node,
+        own: &mut dyn LogRead,
+    ) -> Result<(), DifferenceError> {
+        let count = (own.entries() - entry).min(PIECE);
+        let mut right = vec![Node::default(); count as usize];
+        own.read(entry, &mut right)?;
+        let Inner {
+            log, round, config, ..
+        } = &*self.0;
+        log.replace(*round, &config.name, entry, wrong, &right)?;
+        let mut state = self.0.state();
+        state.replacements += 1;
+        state.proven = true;
+        state.handed_in = entry + count;
+        Ok(())
+    }
+}
+
+/// Why it could not be found out what differs.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DifferenceError {
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.0.stop.store(true, Relaxed);
+        // The log may be opened again.
+        self.0.state().view = None;
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands in and looks until it is told to stop.
+    fn keep(&self) {
+        let mut failed = false;
+        while !self.stop.load(Relaxed) {
+            let result = self.hand_in().and_then(|()| self.look());
+            if let Err(error) = &result
+                && !failed
+            {
+                tracing::warn!(
+                    round = self.round,
+                    %error,
+                    "the log cannot be shared; the work goes on, and is handed in later"
+                );
+            } else if result.is_ok() && failed {
+                tracing::info!(round = self.round, "the log is shared again");
+            }
+            failed = result.is_err();
+            {
+                let mut state = self.state();
+                state.looked = true;
+                if failed {
+                    state.seen = None;
+                    state.answered = None;
+                }
+            }
+            thread::sleep(INTERVAL);
+        }
+        self.handle.set_standing(None);
+    }
+
+    /// Hands in what is durable.
+    fn hand_in(&self) -> Result<(), StorageError> {
+        while !self.stop.load(Relaxed) {
+            let (first, entries) = {
+                let state = self.state();
+                let Some(view) = &state.view else {
+                    return Ok(());
+                };
+                let hands_in = state.works || state.leaves.is_some();
+                if state.differs || state.paused || !hands_in {
+                    return Ok(());
+                }
+                let durable = view.durable_entries();
+                if durable <= state.handed_in {
+                    return Ok(());
+                }
+                // With the last one that was handed in: what differs before it differs there, too.
+                let first = state.handed_in.saturating_sub(1);
+                let mut entries = vec![Node::default(); (durable - first).min(PIECE) as usize];
+                let mut view = view.clone();
+                if view.read(first, &mut entries).is_err() {
+                    // It was cut just now; or the disk fails, which others say.
+                    return Ok(());
+                }
+                (first, entries)
+            };
+            let appended = self
+                .log
+                .append(self.round, &self.config.name, first, &entries)?;
+            let mut state = self.state();
+            match appended {
+                Appended::Done(_) => state.handed_in = first + entries.len() as u64,
+                Appended::Gap(there) => state.handed_in = there,
+                Appended::Differs(_) => state.differs = true,
+                Appended::Published => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Says how this server stands, and looks how the others do.
+    fn look(&self) -> Result<(), StorageError> {
+        let own = {
+            let state = self.state();
+            let durable = state.view.as_ref().map_or(0, LogView::durable_entries);
+            // A number of leaves counts when whoever makes the proof can have them.
+            let leaves =
+                (state.leaves).filter(|leaves| state.handed_in >= leaves >> self.subtree_height);
+            Server {
+                name: self.config.name.clone(),
+                seen: Duration::ZERO,
+                works: state.works,
+                standby: self.standby,
+                entries: durable,
+                leaves_per_second: state.rate,
+                leaves,
+            }
+        };
+        let seen = self.log.look(self.round, Some(&own))?;
+        self.handle.set_standing(Some(Standing {
+            round: self.round,
+            subtree_height: self.subtree_height,
+            own: Some(self.config.name.clone()),
+            seen: seen.clone(),
+        }));
+        let mut seen = seen;
+        let now = self.clock.monotonic();
+        let mut state = self.state();
+        let since = match state.answered {
+            Some((last, since)) if now.saturating_sub(last) < GAP => since,
+            _ => now,
+        };
+        state.answered = Some((now, since));
+        seen.quiet = seen.quiet.min(now.saturating_sub(since));
+        state.seen = Some(seen);
+        Ok(())
+    }
+
+    fn others<'a>(&self, seen: &'a SharedRound) -> impl Iterator<Item = &'a Server> {
+        let own = self.config.name.clone();
+        seen.servers.iter().filter(move |server| server.name != own)
+    }
+
+    /// Whether another server works before which this one steps back.
+    fn steps_back_for(&self, server: &Server) -> bool {
+        server.works && server.seen < ALIVE && (!server.standby || self.standby)
+    }
+
+    /// Whether the newest entry is from a server that works only when nobody else does, as this one may.
+    fn made_by_standby(&self, seen: &SharedRound) -> bool {
+        let by = |server: &&Server| seen.worker.as_ref() == Some(&server.name);
+        !self.standby
+            && self
+                .others(seen)
+                .find(by)
+                .is_some_and(|server| server.standby)
+    }
+
+    fn role(&self, seen: &SharedRound, entries: u64) -> Role {
+        let second = (EXPECTED_LEAVES_PER_SECOND >> self.subtree_height).max(1);
+        if entries > seen.entries + second {
+            // Others see that, and follow.
+            return Role::Works;
+        }
+        let mut patience = self.config.takeover_after;
+        if self.standby {
+            patience += STANDBY_MARGIN;
+        }
+        let by_another = match &seen.worker {
+            // At the start of a round; whoever works only if nobody else does waits.
+            None => self.standby,
+            Some(name) => *name != self.config.name && !self.made_by_standby(seen),
+        };
+        let busy = by_another || self.others(seen).any(|server| self.steps_back_for(server));
+        match busy && seen.quiet < patience || entries < seen.entries {
+            true => Role::Follows,
+            false => Role::Works,
+        }
+    }
+
+    fn yields(
+        &self,
+        seen: &SharedRound,
+        entries: u64,
+        per_second: u64,
+        since: Duration,
+    ) -> Option<&'static str> {
+        let own = &self.config.name;
+        let by_another = seen.worker.as_ref().is_some_and(|name| name != own);
+        if by_another && seen.entries > entries + per_second && !self.made_by_standby(seen) {
+            return Some("the shared log is ahead");
+        }
+        let rivals = || {
+            self.others(seen)
+                .filter(|server| self.steps_back_for(server))
+        };
+        if self.standby && rivals().any(|server| !server.standby) {
+            return Some("a server works that is not a standby");
+        }
+        let before = |server: &Server| server.name < *own && server.standby == self.standby;
+        (since > TIE && rivals().any(before)).then_some("another server is as fast")
+    }
+
+    fn at_end(&self, seen: &SharedRound, worked: bool, waited: Duration) -> AtEnd {
+        let own = &self.config.name;
+        let finishing = (self.others(seen))
+            .any(|server| server.works && server.leaves.is_none() && server.seen < ALIVE);
+        let counted = seen.servers.iter().filter(|server| server.leaves.is_some());
+        let most = counted.max_by_key(|server| (server.leaves, Reverse(&server.name)));
+        let wait = match most {
+            _ if seen.published => return AtEnd::Published,
+            Some(most) if most.name == *own => finishing && waited < ALIVE,
+            Some(most) => {
+                if most.seen >= SILENCE || waited >= PROOF_PATIENCE {
+                    return AtEnd::Prove(most.leaves);
+                }
+                true
+            }
+            None if worked => waited < ALIVE,
+            None => finishing && waited < 2 * SILENCE || waited < self.config.takeover_after,
+        };
+        match wait {
+            true => AtEnd::Wait,
+            false => AtEnd::Prove(None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Nobody;
+
+    impl SharedLog for Nobody {
+        fn look(&self, _: u64, _: Option<&Server>) -> Result<SharedRound, StorageError> {
+            Err(StorageError::new("away"))
+        }
+
+        fn append(&self, _: u64, _: &str, _: u64, _: &[Node]) -> Result<Appended, StorageError> {
+            Err(StorageError::new("away"))
+        }
+
+        fn read(&self, _: u64, _: u64, _: u64) -> Result<Vec<Node>, StorageError> {
+            Err(StorageError::new("away"))
+        }
+
+        fn replace(
+            &self,
+            _: u64,
+            _: &str,
+            _: u64,
+            _: &Node,
+            _: &[Node],
+        ) -> Result<(), StorageError> {
+            Err(StorageError::new("away"))
+        }
+    }
+
+    /// The server `m`.
+    fn inner(standby: bool) -> Inner {
+        Inner {
+            log: Arc::new(Nobody),
+            config: ClusterConfig {
+                name: "m".to_owned(),
+                takeover_after: Duration::from_secs(2),
+            },
+            standby,
+            clock: Arc::new(crate::clock::SystemClock),
+            round: 0,
+            subtree_height: 12,
+            handle: WorkerHandle::default(),
+            stop: AtomicBool::new(false),
+            state: Mutex::default(),
+        }
+    }
+
+    fn server(name: &str, works: bool, standby: bool) -> Server {
+        Server {
+            name: name.to_owned(),
+            seen: Duration::from_millis(100),
+            works,
+            standby,
+            entries: 1000,
+            leaves_per_second: 1e5,
+            leaves: None,
+        }
+    }
+
+    fn seen(worker: Option<&str>, quiet: u64, servers: Vec<Server>) -> SharedRound {
+        SharedRound {
+            published: false,
+            entries: if worker.is_some() { 1000 } else { 0 },
+            quiet: Duration::from_millis(quiet),
+            worker: worker.map(str::to_owned),
+            servers,
+        }
+    }
+
+    #[test]
+    fn the_log_is_the_election() {
+        use Role::{Follows, Works};
+        let (on, standby) = (inner(false), inner(true));
+        let z = |works, standby| vec![server("z", works, standby)];
+        for (worker, quiet, servers, entries, of_on, of_standby) in [
+            // The start of a round, and somebody else has just begun.
+            (None, 0, vec![], 0, Works, Follows),
+            (None, 3900, vec![], 0, Works, Follows),
+            (None, 4100, vec![], 0, Works, Works),
+            (None, 100, z(true, false), 0, Follows, Follows),
+            // Another one works; then it no longer does.
+            (Some("z"), 100, z(true, false), 1000, Follows, Follows),
+            (Some("z"), 1900, z(true, false), 1000, Follows, Follows),
+            (Some("z"), 2100, z(true, false), 1000, Works, Follows),
+            (Some("z"), 4100, z(true, false), 1000, Works, Works),
+            // Not before everything is copied.
+            (Some("z"), 9000, vec![], 999, Follows, Follows),
+            // It was restarted itself.
+            (Some("m"), 100, vec![], 1000, Works, Works),
+            (Some("m"), 100, z(true, false), 1000, Follows, Follows),
+            // It was cut off, and has more.
+            (Some("z"), 100, z(true, false), 1030, Works, Works),
+            (Some("z"), 100, z(true, false), 1010, Follows, Follows),
+            // A standby works.
+            (Some("z"), 100, z(true, true), 1000, Works, Follows),
+            (Some("z"), 100, z(true, true), 900, Follows, Follows),
+        ] {
+            let seen = seen(worker, quiet, servers);
+            assert_eq!(on.role(&seen, entries), of_on, "{seen:?} {entries}");
+            assert_eq!(
+                standby.role(&seen, entries),
+                of_standby,
+                "{seen:?} {entries}"
+            );
+        }
+    }
+
+    #[test]
+    fn whoever_is_behind_yields_and_of_two_equals_one() {
+        let (on, standby) = (inner(false), inner(true));
+        let both = |name| seen(Some(name), 100, vec![server(name, true, false)]);
+        let second = Duration::from_secs(1);
+        assert!(on.yields(&both("z"), 970, 24, second).is_some());
+        assert!(on.yields(&both("z"), 980, 24, second).is_none());
+        assert!(standby.yields(&both("z"), 2000, 24, second).is_some());
+        // One of two.
+        assert!(on.yields(&both("z"), 1000, 24, 40 * second).is_none());
+        assert!(on.yields(&both("a"), 1000, 24, 40 * second).is_some());
+        // Not to a standby, which yields itself; nor to one that was not seen for a while.
+        let by_standby = seen(Some("a"), 100, vec![server("a", true, true)]);
+        assert!(on.yields(&by_standby, 900, 24, 40 * second).is_none());
+        let mut gone = both("a");
+        gone.servers[0].seen = 3 * second;
+        assert!(on.yields(&gone, 1000, 24, 40 * second).is_none());
+        assert!(standby.yields(&gone, 1000, 24, second).is_none());
+    }
+
+    #[test]
+    fn the_most_leaves_are_proven() {
+        let on = inner(false);
+        let second = Duration::from_secs(1);
+        let with = |own: Option<u64>, other: Option<u64>, age: u64| {
+            let mut servers = vec![
+                server("m", false, false),
+                server("z", other.is_none(), false),
+            ];
+            servers[0].leaves = own;
+            servers[1].leaves = other;
+            servers[1].seen = Duration::from_secs(age);
+            seen(Some("z"), 100, servers)
+        };
+        for (own, other, age, waited, expected) in [
+            (Some(7), Some(6), 0, 0, AtEnd::Prove(None)),
+            (Some(7), Some(7), 0, 0, AtEnd::Prove(None)),
+            (Some(7), Some(8), 0, 0, AtEnd::Wait),
+            (Some(7), Some(8), 6, 0, AtEnd::Prove(Some(8))),
+            (Some(7), Some(8), 0, 121, AtEnd::Prove(Some(8))),
+            // The other one is still at it; or has gone.
+            (Some(7), None, 0, 1, AtEnd::Wait),
+            (Some(7), None, 0, 3, AtEnd::Prove(None)),
+            (Some(7), None, 3, 1, AtEnd::Prove(None)),
+            // A follower.
+            (None, Some(8), 0, 3, AtEnd::Wait),
+            (None, Some(8), 6, 3, AtEnd::Prove(Some(8))),
+            (None, None, 0, 3, AtEnd::Wait),
+            (None, None, 3, 1, AtEnd::Wait),
+            (None, None, 3, 3, AtEnd::Prove(None)),
+        ] {
+            let (seen, waited) = (with(own, other, age), waited * second);
+            let found = on.at_end(&seen, own.is_some(), waited);
+            assert_eq!(found, expected, "{seen:?} {waited:?}");
+            let published = SharedRound {
+                published: true,
+                ..seen
+            };
+            assert_eq!(
+                on.at_end(&published, own.is_some(), waited),
+                AtEnd::Published
+            );
+        }
+        let on = Part(Arc::new(on));
+        assert_eq!(on.at_end(Some(7), second), AtEnd::Prove(None));
+        assert_eq!(on.at_end(None, second), AtEnd::Wait);
+        assert_eq!(on.at_end(None, 40 * second), AtEnd::Away);
+        assert_eq!(on.role(5, Role::Works), Role::Works);
+        assert_eq!(on.role(5, Role::Follows), Role::Follows);
+    }
+}

@@ -1,0 +1,102 @@
+//! How a round stands that servers share, for those who show it.
+
+use std::time::Duration;
+
+use crate::storage::shared_log::{Server, SharedRound};
+
+/// How long ago a server may have been seen that is shown.
+const SHOWN: Duration = Duration::from_secs(10);
+
+/// How the round stands that servers share, as this one has seen it last.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Standing {
+    /// The round.
+    pub round: u64,
+    /// Of the subtrees whose roots are the entries of its log.
+    pub subtree_height: u32,
+    /// What this server is called there; `None` if it does no work.
+    pub own: Option<String>,
+    /// How the log and the servers stand.
+    pub seen: SharedRound,
+}
+
+impl Standing {
+    /// Leaves that the shared log stands for.
+    pub fn leaves(&self) -> u64 {
+        self.seen.entries << self.subtree_height
+    }
+
+    /// The servers that were seen lately, by name.
+    pub fn servers(&self) -> impl Iterator<Item = &Server> {
+        (self.seen.servers.iter()).filter(|server| server.seen < SHOWN)
+    }
+
+    /// This server, if it takes part.
+    pub fn own(&self) -> Option<&Server> {
+        let own = self.own.as_ref()?;
+        self.servers().find(|server| server.name == *own)
+    }
+
+    /// The server that works: of several, the one that was first with the newest entry.
+    pub fn worker(&self) -> Option<&Server> {
+        let newest = |server: &&Server| self.seen.worker.as_ref() == Some(&server.name);
+        let mut working = self.servers().filter(|server| server.works);
+        let first = self.servers().filter(|server| server.works).find(newest);
+        first.or_else(|| working.next())
+    }
+
+    /// Leaves of the shared log that a server does not have.
+    pub fn behind_leaves(&self, server: &Server) -> u64 {
+        self.seen.entries.saturating_sub(server.entries) << self.subtree_height
+    }
+
+    /// How long the server that works takes for those.
+    pub fn behind(&self, server: &Server) -> Duration {
+        let rate = self.worker().map_or(0.0, |worker| worker.leaves_per_second);
+        let seconds = self.behind_leaves(server) as f64 / rate.max(1.0);
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_was_first_with_the_newest_entry_works() {
+        let server = |name: &str, works, entries, seen| Server {
+            name: name.to_owned(),
+            seen: Duration::from_secs(seen),
+            works,
+            standby: false,
+            entries,
+            leaves_per_second: if works { 1000.0 } else { 0.0 },
+            leaves: None,
+        };
+        let mut standing = Standing {
+            round: 1,
+            subtree_height: 3,
+            own: Some("b".to_owned()),
+            seen: SharedRound {
+                published: false,
+                entries: 1000,
+                quiet: Duration::ZERO,
+                worker: Some("c".to_owned()),
+                servers: vec![
+                    server("a", true, 900, 0),
+                    server("b", false, 500, 0),
+                    server("c", true, 1000, 0),
+                    server("d", false, 10, 11),
+                ],
+            },
+        };
+        assert_eq!(standing.leaves(), 8000);
+        assert_eq!(standing.servers().count(), 3);
+        assert_eq!(standing.worker().unwrap().name, "c");
+        let own = standing.own().unwrap();
+        assert_eq!(standing.behind_leaves(own), 4000);
+        assert_eq!(standing.behind(own), Duration::from_secs(4));
+        standing.seen.worker = Some("d".to_owned());
+        assert_eq!(standing.worker().unwrap().name, "a");
+    }
+}

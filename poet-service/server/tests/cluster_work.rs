@@ -1,0 +1,327 @@
+//! Several servers share the work on a round: one works, the others follow it, and go on when it fails.
+//! Each is a process, on a real PostgreSQL.
+#![allow(clippy::unwrap_used)]
+#![cfg(unix)]
+
+mod common;
+#[path = "../../storage/tests/suite/server.rs"]
+mod database;
+#[path = "common/program.rs"]
+mod program;
+
+use std::{
+    fs::{self, OpenOptions},
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use common::{TestNode, await_some, members_of, verify_fetched};
+use database::PostgresServer;
+use jiff::Timestamp;
+use program::ServerProcess;
+use tempfile::TempDir;
+
+/// The header of a tree log.
+const HEADER_BYTES: u64 = 96;
+
+/// A PoET of several machines, whose round 0 starts a while after its genesis.
+struct Poet {
+    database: PostgresServer,
+    schedule: Vec<String>,
+    nodes: Vec<TestNode>,
+}
+
+impl Poet {
+    /// `None` where there is no PostgreSQL. The work on a round takes `work` seconds.
+    fn new(work: u64) -> Option<Self> {
+        let database = PostgresServer::start()?;
+        let url = database.database("poet");
+        let genesis = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ");
+        let schedule = vec![
+            format!("--genesis-time={genesis}"),
+            // The next round is far away.
+            format!("--epoch-duration={}s", work + 600),
+            "--phase-shift=12s".to_owned(),
+            "--cycle-gap=600s".to_owned(),
+            "--audit=full".to_owned(),
+            format!("--database={url}"),
+        ];
+        Some(Self {
+            database,
+            schedule,
+            nodes: (1..=3).map(TestNode::new).collect(),
+        })
+    }
+
+    fn start(&self, folder: &TempDir, more: &[&str]) -> ServerProcess {
+        self.start_with(folder, more, &[])
+    }
+
+    fn start_with(
+        &self,
+        folder: &TempDir,
+        more: &[&str],
+        environment: &[(&str, &str)],
+    ) -> ServerProcess {
+        let mut options: Vec<&str> = self.schedule.iter().map(String::as_str).collect();
+        options.extend(more);
+        ServerProcess::start_with(folder.path(), &options, environment)
+    }
+
+    fn register(&self, server: &ServerProcess) {
+        for node in &self.nodes {
+            assert_eq!(server.client.register(node), 0);
+        }
+    }
+
+    /// Entries of the shared log of round 0.
+    fn entries(&self) -> u64 {
+        let entries = "SELECT coalesce(max(entries), 0) FROM poet.logs WHERE round = 0";
+        self.database.sql("poet", entries).parse().unwrap()
+    }
+
+    /// Waits until the shared log has grown by some entries. Returns how many it has.
+    fn await_growth(&self) -> u64 {
+        let before = self.entries();
+        await_some("growth of the shared log", || {
+            let entries = self.entries();
+            (entries > before + 1000).then_some(entries)
+        })
+    }
+
+    /// The proof of round 0, which all these servers serve, and its leaves.
+    fn proven(&self, servers: &[&ServerProcess]) -> u64 {
+        let proof = servers[0].client.await_proof(0);
+        for server in servers {
+            let theirs = await_some("the proof of the other", || {
+                let answer = server.client.get("/v1/proofs/0");
+                (answer.status == 200).then_some(answer)
+            });
+            assert_eq!(theirs.body, proof.body);
+        }
+        let fetched = verify_fetched(&proof);
+        assert_eq!(fetched.members, members_of(&self.nodes));
+        // The log is gone with it.
+        let logs =
+            "SELECT count(*) FROM pg_tables WHERE schemaname = 'poet' AND tablename = 'log_0'";
+        assert_eq!(self.database.sql("poet", logs), "0");
+        let leaves = "SELECT leaves FROM poet.proofs WHERE round = 0";
+        self.database.sql("poet", leaves).parse().unwrap()
+    }
+}
+
+fn machines<const N: usize>() -> [TempDir; N] {
+    std::array::from_fn(|_| tempfile::tempdir().unwrap())
+}
+
+fn await_log(server: &ServerProcess, what: &str) {
+    await_some(what, || server.log().contains(what).then_some(()));
+}
+
+/// How often a server has said this.
+fn times(server: &ServerProcess, what: &str) -> usize {
+    server.log().matches(what).count()
+}
+
+fn tree_log(folder: &Path) -> PathBuf {
+    let files = fs::read_dir(folder).unwrap().flatten();
+    for entry in files {
+        let path = entry.path();
+        if path.is_dir() {
+            let found = tree_log(&path);
+            if found.exists() {
+                return found;
+            }
+        } else if path.ends_with("rounds/0/tree.log") {
+            return path;
+        }
+    }
+    folder.join("none")
+}
+
+const WORKS: &str = "this server works";
+const FOLLOWS: &str = "this server follows";
+const ALARM: &str = "ALARM";
+
+#[test]
+fn when_the_worker_is_killed_the_follower_goes_on_from_its_end() {
+    let Some(poet) = Poet::new(25) else { return };
+    let [first, second, third] = machines();
+    let worker = poet.start(&first, &[]);
+    poet.register(&worker);
+    await_log(&worker, WORKS);
+    // It comes in the middle of the round with nothing, and copies what there is.
+    poet.await_growth();
+    let follower = poet.start(&second, &["--worker=standby"]);
+    await_log(&follower, FOLLOWS);
+    poet.await_growth();
+    assert_eq!(times(&follower, WORKS), 0);
+    // Both say who does what; and so does one that does nothing of it.
+    let idle = poet.start(&third, &["--worker=off"]);
+    for server in [&worker, &follower, &idle] {
+        await_some("who works", || {
+            let round = server.client.get("/v1/rounds/0").json();
+            let servers = round["servers"].as_array()?;
+            let works: Vec<_> = servers
+                .iter()
+                .map(|server| server["works"].as_bool())
+                .collect();
+            let both = works.contains(&Some(true)) && works.contains(&Some(false));
+            let leaves: u64 = round["leaves"].as_str()?.parse().unwrap();
+            (round["state"] == "executing" && both && leaves > 0).then_some(())
+        });
+    }
+    let page = worker.client.get("/").body;
+    assert!(page.contains("1 at work, 1 following"), "{page}");
+    worker.kill();
+    let killed = Instant::now();
+    let before = poet.entries();
+    await_log(&follower, WORKS);
+    poet.await_growth();
+    println!("taken over after {:?}", killed.elapsed());
+    let leaves = poet.proven(&[&follower, &idle]);
+    assert!(
+        leaves > before,
+        "{leaves} leaves, {before} of which the first had made"
+    );
+    assert!(!follower.log().contains(ALARM), "{}", follower.log());
+}
+
+#[test]
+fn a_worker_that_was_paused_follows_and_one_whose_disk_is_lost_copies() {
+    let Some(poet) = Poet::new(45) else { return };
+    let [first, second, third] = machines();
+    let one = poet.start(&first, &[]);
+    poet.register(&one);
+    await_log(&one, WORKS);
+    poet.await_growth();
+    let other = poet.start(&second, &[]);
+    await_log(&other, FOLLOWS);
+    poet.await_growth();
+    one.send_signal("STOP");
+    await_log(&other, WORKS);
+    poet.await_growth();
+    thread::sleep(Duration::from_secs(3));
+    one.send_signal("CONT");
+    await_log(&one, FOLLOWS);
+    poet.await_growth();
+    // Its disk is lost: it begins with nothing, and follows.
+    one.kill();
+    let one = poet.start(&third, &[]);
+    await_log(&one, FOLLOWS);
+    let before = poet.await_growth();
+    assert_eq!(times(&one, WORKS), 0, "{}", one.log());
+    let leaves = poet.proven(&[&other, &one]);
+    assert!(leaves > before);
+    assert_eq!(times(&other, WORKS), 1, "{}", other.log());
+    for server in [&one, &other] {
+        assert!(!server.log().contains(ALARM), "{}", server.log());
+    }
+}
+
+#[test]
+fn a_standby_works_only_while_no_other_does() {
+    let Some(poet) = Poet::new(35) else { return };
+    let [first, second] = machines();
+    let standby = poet.start(&first, &["--worker=standby", "--takeover-after=500ms"]);
+    poet.register(&standby);
+    // Nobody else is there.
+    await_log(&standby, WORKS);
+    poet.await_growth();
+    let on = poet.start(&second, &[]);
+    await_log(&on, WORKS);
+    await_log(&standby, FOLLOWS);
+    let before = poet.await_growth();
+    let worker = "SELECT count(*) FROM poet.servers WHERE works";
+    await_some("one worker", || {
+        (poet.database.sql("poet", worker) == "1").then_some(())
+    });
+    let leaves = poet.proven(&[&on, &standby]);
+    assert!(leaves > before);
+    assert_eq!(times(&standby, WORKS), 1, "{}", standby.log());
+}
+
+#[test]
+fn the_work_goes_on_while_the_database_is_away() {
+    let Some(mut poet) = Poet::new(40) else {
+        return;
+    };
+    let [first, second] = machines();
+    let one = poet.start(&first, &[]);
+    poet.register(&one);
+    await_log(&one, WORKS);
+    poet.await_growth();
+    let other = poet.start(&second, &["--takeover-after=5s"]);
+    await_log(&other, FOLLOWS);
+    let before = poet.await_growth();
+    poet.database.kill();
+    // Longer than what would be a takeover.
+    thread::sleep(Duration::from_secs(7));
+    poet.database.run();
+    await_some("what was made meanwhile", || {
+        (poet.entries() > before + 1000).then_some(())
+    });
+    let leaves = poet.proven(&[&one, &other]);
+    assert!(leaves > before);
+    assert_eq!(times(&other, WORKS), 0, "{}", other.log());
+    assert_eq!(times(&one, WORKS), 1, "{}", one.log());
+}
+
+#[test]
+fn a_follower_with_a_flipped_bit_repairs_it() {
+    let Some(poet) = Poet::new(30) else { return };
+    let [first, second] = machines();
+    let one = poet.start(&first, &[]);
+    poet.register(&one);
+    await_log(&one, WORKS);
+    poet.await_growth();
+    let other = poet.start(&second, &[]);
+    await_log(&other, FOLLOWS);
+    poet.await_growth();
+    let log = tree_log(second.path());
+    await_some("entries on the disk of the follower", || {
+        let length = fs::metadata(&log).map_or(0, |log| log.len());
+        (length > HEADER_BYTES + 32 * 100).then_some(())
+    });
+    assert_eq!(other.signal("TERM").code(), Some(0));
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&log)
+        .unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, HEADER_BYTES + 32 * 50)
+        .unwrap();
+    file.write_all_at(&[byte[0] ^ 4], HEADER_BYTES + 32 * 50)
+        .unwrap();
+    drop(file);
+    let other = poet.start(&second, &[]);
+    await_log(&other, "entries of the log were damaged");
+    await_log(&other, FOLLOWS);
+    one.kill();
+    await_log(&other, WORKS);
+    let before = poet.await_growth();
+    assert!(poet.proven(&[&other]) > before);
+}
+
+/// A worker whose auditors do not see its mistake: the follower's do.
+#[cfg(feature = "fault-injection")]
+#[test]
+fn a_machine_that_computes_wrong_is_the_one_that_goes_back() {
+    let Some(poet) = Poet::new(40) else { return };
+    let [first, second] = machines();
+    let fault = [("POET_FAULT", "label@200000")];
+    let wrong = poet.start_with(&first, &["--audit=off"], &fault);
+    poet.register(&wrong);
+    let sound = poet.start(&second, &["--worker=standby"]);
+    await_log(&wrong, WORKS);
+    await_log(&sound, FOLLOWS);
+    await_log(&sound, "the work that this server follows went wrong");
+    await_log(&sound, "the shared log is wrong from this entry on");
+    await_log(&wrong, "this server's work went wrong");
+    let before = poet.await_growth();
+    assert!(poet.proven(&[&sound, &wrong]) > before);
+    assert_eq!(times(&sound, "this server's work went wrong"), 0);
+}
