@@ -380,3 +380,16 @@ fn links_lead_somewhere() {
         }
     }
 }
+
+/// What the unit allows is what the manual asks for.
+#[test]
+fn the_unit_has_the_limits_of_the_manual() {
+    let unit = read("files/poet-service.service");
+    for line in ["MemoryMax=2G", "LimitCORE=0"] {
+        assert!(unit.lines().any(|other| other == line), "{line}");
+    }
+    let running = read("RUNNING.md");
+    assert!(running.contains("| memory | 2 GiB: "));
+    assert!(running.contains("- `MemoryMax`: 2 GiB"));
+    assert!(read("LOAD.md").contains("`MemoryMax` of the unit is 2 GiB"));
+}

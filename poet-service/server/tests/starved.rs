@@ -119,6 +119,34 @@ fn busy_programs_keep_no_proof_waiting() {
     }
 }
 
+/// A core of this process.
+fn a_core() -> String {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let mut lines = status.lines();
+    let cores = lines.find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let cores = cores.unwrap().trim();
+    cores.split([',', '-']).next().unwrap().to_owned()
+}
+
+/// Auditors, hashing and busy programs share it.
+#[test]
+fn one_core_keeps_no_proof_waiting() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = command(folder.path());
+    let mut command = Command::new("taskset");
+    command
+        .args(["--cpu-list", &a_core()])
+        .arg(server.get_program())
+        .args(server.get_args())
+        .args(ROUND)
+        .args(["--restlisten=127.0.0.1:0", "--audit=full"])
+        .env_remove("POET_PRIVATE_KEY")
+        .stdin(Stdio::null());
+    let server = ServerProcess::start_command(folder.path(), command);
+    let _hogs = Others::hogs();
+    assert_proof_first(&server, 0);
+}
+
 /// Leaves of the round that is worked on.
 fn leaves(server: &ServerProcess) -> u64 {
     let round = server.client.get("/v1/rounds/0").json();
