@@ -63,7 +63,8 @@ pub struct SubmitResponse {
     #[prost(message, optional, tag = "100")]
     pub receipt: ::core::option::Option<Receipt>,
 }
-/// The server's word that a node is a member of a round. What is signed is in section 10 of PROTOCOL.md.
+/// The server's acknowledgement that a node is a member of a round. Section 10 of PROTOCOL.md
+/// specifies what is signed.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Receipt {
     #[prost(string, tag = "1")]
@@ -140,7 +141,7 @@ pub struct ProofResponse {
     #[prost(bytes = "vec", tag = "2")]
     pub pubkey: ::prost::alloc::vec::Vec<u8>,
 }
-/// That a challenge is a member of a round.
+/// Shows that a challenge is a member of a round.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MembershipProof {
     #[prost(int32, tag = "1")]
