@@ -1,12 +1,12 @@
-//! Auditors beside the hashing thread: do they keep up with it, what do they cost it, and how soon do
-//! they find a flipped bit?
+//! Auditors next to the hashing thread: do they keep up with it, what do they cost it, and how soon
+//! do they find a flipped bit?
 //!
 //! ```sh
 //! cargo bench -p poet-bench --bench audit
 //! ```
 //!
-//! takes about five minutes, and two cores that have nothing else to do: one for the hashing thread
-//! and one for the auditor. With a number behind `--`, so many bits are flipped at each subtree height.
+//! takes about five minutes, and two idle cores: one for the hashing thread and one for the
+//! auditor. A number after `--` sets how many bits are flipped at each subtree height.
 
 use std::error::Error;
 use std::fs::read_to_string;
@@ -29,7 +29,7 @@ use poet_host::affinity;
 const WINDOW: Duration = Duration::from_secs(2);
 const WINDOWS: usize = 9;
 const FLIPS: u64 = 20;
-/// How the server's auditors wait for entries.
+/// How often the server's auditors look for entries.
 const POLL: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -60,12 +60,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Runs `work` on a thread of its own on `core`; the benchmark ends where that is not permitted.
+/// Runs `work` on a new thread on `core`; the benchmark ends if that is not permitted.
 fn on_core<T: Send>(core: usize, work: impl FnOnce() -> T + Send) -> T {
     pinning::on_core(core, work).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// The entries of a long log from one on: nobody asks for those before.
+/// The entries of a long log from a given one on: earlier ones are never read.
 struct Tail<'a> {
     start: u64,
     entries: &'a [Node],
@@ -81,7 +81,7 @@ impl LogRead for Tail<'_> {
     }
 }
 
-/// The speed of both, with and without each other, late in a mainnet round.
+/// The speed of both, alone and together, late in a mainnet round.
 fn rates(
     work: &Work,
     k: SubtreeHeight,
@@ -103,7 +103,7 @@ fn rates(
     let stop = AtomicBool::new(false);
     let (mut alone, mut together, mut audits) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..windows {
-        // The entries of this window are what is audited in the next one.
+        // The entries of this window are audited in the next one.
         let mut entries = Vec::new();
         alone.push(on_core(hash_core, || {
             let start = Instant::now();
@@ -137,7 +137,7 @@ fn rates(
         });
         together.push(rate);
         audits.push(audited);
-        // The leaves that were made meanwhile are in no log: the work goes on where the auditor is.
+        // The leaves made meanwhile are in no log: the work resumes from the auditor's tree.
         tree = auditor.tree().clone();
     }
     let (alone, together, audits) = (median(alone), median(together), median(audits));
@@ -152,8 +152,8 @@ fn rates(
     Ok(())
 }
 
-/// The time that this thread has had a core, so that rates are those of a core of its own even where
-/// it has to share one; where the system does not say, the time that has passed.
+/// Returns the CPU time of this thread, so that rates are those of a core of its own even if it
+/// must share one; the elapsed time if the system does not report it.
 fn core_s() -> f64 {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     let nanoseconds = read_to_string("/proc/thread-self/schedstat")
@@ -162,7 +162,7 @@ fn core_s() -> f64 {
     nanoseconds.map_or_else(|| START.elapsed().as_secs_f64(), |time| time / 1e9)
 }
 
-/// Adds leaves for a while, and says how many in a second.
+/// Adds leaves for a while, and returns the leaves per second.
 fn hash(
     tree: &mut Tree,
     k: SubtreeHeight,
@@ -171,7 +171,7 @@ fn hash(
 ) -> f64 {
     let progress = AtomicU64::default();
     let (start, before) = (core_s(), tree.leaves());
-    // It is asked rarely enough not to matter. The entries fill the auditor's lanes.
+    // Called rarely enough not to matter. The entries fill the auditor's lanes.
     while go_on() || !tree.leaves().is_multiple_of(k.leaves() * STEP_ENTRIES) {
         let target = AtomicU64::new(tree.leaves() + k.leaves().clamp(64, 256));
         run(tree, k, &target, &progress, |root| entries.push(root));
@@ -179,7 +179,7 @@ fn hash(
     (tree.leaves() - before) as f64 / (core_s() - start)
 }
 
-/// What a bit is flipped in.
+/// Where to flip a bit.
 #[derive(Clone, Copy, Debug)]
 enum Flip {
     Label,
@@ -188,8 +188,8 @@ enum Flip {
     Queue,
 }
 
-/// The time from the flip of a bit until it is known what was wrong, through queue, file and auditor
-/// as in the server.
+/// Returns the time from the flip of a bit until its cause is known, through queue, file and
+/// auditor as in the server.
 fn detection(
     work: &Work,
     k: SubtreeHeight,
@@ -240,7 +240,7 @@ fn detection(
     Ok(())
 }
 
-/// The hashing thread, in which a bit flips at leaf `at`. Says when.
+/// The hashing thread, in which a bit flips at leaf `at`. Returns the time of the flip.
 fn disturbed(
     work: &Work,
     k: SubtreeHeight,
@@ -284,7 +284,7 @@ fn disturbed(
     flipped
 }
 
-/// The auditor of the server, until it has found something.
+/// The server's auditor, until its first finding.
 fn find(work: &Work, k: SubtreeHeight, log: &mut LogView, flip: Flip) -> Instant {
     let stop = AtomicBool::new(false);
     let with = AuditWith {

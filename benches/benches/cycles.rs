@@ -1,7 +1,7 @@
 //! Everything in CPU cycles, as a table for people: kernels and peers, the work loop, verification.
 //!
-//! All take turns, so that whatever the machine does meets all of them; see
-//! [`poet_bench::calibration`] for how a cycle is measured.
+//! All are measured in turns, so that whatever the machine does affects all of them;
+//! [`poet_bench::calibration`] explains how a cycle is measured.
 
 use poet_bench::calibration::{Samples, cycles};
 use poet_bench::synthetic::{self, MAINNET_LEAVES, MAINNET_SUBTREE_HEIGHT, STATEMENT};
@@ -14,16 +14,17 @@ use poet_engine::{
     SubtreeHeight, T, Tree, Work, WorkFunction, verify,
 };
 
-/// Turns of everything; a sample and its two calibrations take about 0.3 ms.
+/// The number of turns; a sample and its two calibrations take about 0.3 ms.
 const ROUNDS: usize = 400;
 
-/// Hashes of a sample on one chain, ...
+/// Hashes per sample on one chain, ...
 const ONE_HASHES: u32 = 2_000;
 
-/// ... and about as many on many together, of which so many fill the lanes of every kernel, ...
+/// ... and about as many on many chains together, of which this many fill the lanes of every
+/// kernel, ...
 const BOUND_CHAINS: usize = 48;
 
-/// ... with so many hashes in all, ...
+/// ... with this many hashes in all, ...
 const MANY_HASHES: u32 = 6_000;
 
 /// ... and leaves of the work loop.
@@ -35,19 +36,19 @@ const FIRST_BLOCKS: usize = 10;
 /// ... and nodes of the tree above the log, enough for about as many blocks.
 const NODES: usize = 1024;
 
-/// Entries of a sample of the pass over a log: some chunks, and a part of one.
+/// Entries per sample of the pass over a log: some chunks, and a part of one.
 const LOG_ENTRIES: u64 = 20_001;
 
 fn mainnet_height() -> SubtreeHeight {
     SubtreeHeight::new(MAINNET_SUBTREE_HEIGHT).expect("12 is a height")
 }
 
-/// Something that is measured.
+/// Something to measure.
 struct Subject {
     name: String,
-    /// Hashes of a sample.
+    /// Hashes per sample.
     hashes: u64,
-    /// Takes a sample: cycles and clock rate. Panics when the answer is wrong.
+    /// Takes a sample: cycles and clock rate. Panics if the answer is wrong.
     sample: Box<dyn FnMut() -> Option<(f64, f64)>>,
     cycles_per_hash: Samples,
 }
@@ -127,7 +128,7 @@ impl Subject {
         let mut expected = work::on(&kernels::portable(WorkFunction::Sha256), &start);
         work::add(&mut expected, LEAVES);
         Self::new(name.into(), work::compressions(&start, LEAVES), move || {
-            // What took its turn before has taken the caches, too.
+            // The previous subject has evicted the caches.
             work::add(&mut start.clone(), 1);
             let mut tree = start.clone();
             let taken = cycles(|| work::add(&mut tree, LEAVES));
@@ -318,7 +319,7 @@ fn main() {
     }
 }
 
-/// `reference`: the cycles for a hash of sha2's `compress256`.
+/// `reference`: the cycles per hash of sha2's `compress256`.
 fn table(title: &str, subjects: &[Subject], reference: f64, hz: f64) {
     println!(
         "\n{title:26} {:>11} {:>11} {:>20} {:>6} {:>7}",
@@ -336,7 +337,7 @@ fn table(title: &str, subjects: &[Subject], reference: f64, hz: f64) {
     }
 }
 
-/// Samples kept and their spread.
+/// The number of samples kept, and their spread.
 fn quality(samples: &Samples) -> String {
     format!("{:>6} {:>6.2}%", samples.count(), 100.0 * samples.spread())
 }

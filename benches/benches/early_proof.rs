@@ -1,5 +1,5 @@
-//! What a proof of the work so far costs the hashing thread: its rate while another core makes the
-//! proof of a mainnet round from a log in a file, to its rate before and after.
+//! What an early proof costs the hashing thread: its rate while another core makes the proof of a
+//! mainnet round from a log in a file, relative to its rate before and after.
 //!
 //! ```sh
 //! cargo bench -p poet-bench --bench early_proof -- 24000000
@@ -25,7 +25,7 @@ use poet_engine::{
 };
 use poet_host::affinity;
 
-/// Entries, if the command line does not say.
+/// The default number of entries.
 const ENTRIES: u64 = 240_000;
 /// How often the two rates are compared.
 const PROOFS: usize = 9;
@@ -112,7 +112,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Ends the hashing when it is dropped, whatever became of the proofs.
+/// Ends the hashing when dropped, whatever happened to the proofs.
 struct StopHashing<'a>(&'a AtomicU64);
 
 impl Drop for StopHashing<'_> {

@@ -1,4 +1,4 @@
-//! Every kernel of this CPU, beside its peers.
+//! Every kernel of this CPU, and its peers.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ fn main() {
     criterion.final_summary();
 }
 
-/// Labels on `count` chains; each candidate must compute them right.
+/// Labels on `count` chains; every candidate must compute them correctly.
 fn compare(
     criterion: &mut Criterion,
     function: WorkFunction,

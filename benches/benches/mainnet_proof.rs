@@ -5,9 +5,9 @@
 //! ```
 //!
 //! is the full size: 24 million entries at subtree height 12, for which a temporary file of 768 MB
-//! is written. Without a number it is a hundredth of that; the 150 subtrees that are recomputed are
-//! the same. See [`poet_bench::synthetic`] for why such a round can be made at all, and why it is
-//! as much work as a real one.
+//! is written. Without a number it is a hundredth of that; the 150 recomputed subtrees are the
+//! same. [`poet_bench::synthetic`] explains why such a round can be made, and why it is as much
+//! work as a real one.
 
 use std::error::Error;
 use std::fs::read_to_string;
@@ -19,7 +19,7 @@ use poet_bench::{is_measuring, kernels, pin};
 use poet_engine::file::FileLog;
 use poet_engine::{LABEL_DEPTH, Node, ProveProgress, RoundWork, SubtreeHeight, T, prove, verify};
 
-/// Entries, if the command line does not say.
+/// The default number of entries.
 const ENTRIES: u64 = 240_000;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         None => (ENTRIES / 10, 3),
     };
     let height = SubtreeHeight::new(k)?;
-    // Behind the log there is most of a subtree.
+    // After the log comes most of a subtree.
     let leaves = entries * height.leaves() + height.leaves() * 3 / 4;
     let selection = kernels::chosen();
     let kernels = *selection.work(LABEL_DEPTH)?.kernels();
@@ -73,12 +73,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Something with the time that it took.
+/// A result, and the time that it took.
 struct Taken<T> {
     result: T,
     wall_s: f64,
     core_s: f64,
-    /// Mean of before and after.
+    /// The mean of before and after.
     clock_hz: f64,
 }
 
@@ -110,7 +110,7 @@ impl<T> std::fmt::Display for Taken<T> {
     }
 }
 
-/// The time that this thread has been running. NaN where the system does not say.
+/// Returns the CPU time of this thread; NaN if the system does not report it.
 fn core_s() -> f64 {
     let nanoseconds = read_to_string("/proc/thread-self/schedstat")
         .ok()
@@ -118,7 +118,7 @@ fn core_s() -> f64 {
     nanoseconds.unwrap_or(f64::NAN) / 1e9
 }
 
-/// The most memory that this process has had so far, in kB. 0 where the system does not say.
+/// Returns the peak memory of this process in kB; 0 if the system does not report it.
 fn memory() -> u64 {
     let status = read_to_string("/proc/self/status").unwrap_or_default();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

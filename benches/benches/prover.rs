@@ -1,5 +1,5 @@
-//! The work loop, in a small tree and at the height of a mainnet round, beside a plain loop of as
-//! many compressions. The rates are leaves per second.
+//! The work loop, in a small tree and at the height of a mainnet round, and a plain loop of as many
+//! compressions. The rates are leaves per second.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use poet_bench::synthetic::{self, MAINNET_LEAVES, STATEMENT};
 use poet_bench::{kernels, peers::Sha2Compress, pin, work};
 use poet_engine::{Chain, LABEL_DEPTH, Node, Tree, WorkFunction};
 
-/// Leaves of an iteration: enough that to copy the tree does not matter.
+/// Leaves per iteration, enough that copying the tree does not matter.
 const LEAVES: u64 = 16;
 
 fn main() {

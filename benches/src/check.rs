@@ -113,7 +113,7 @@ fn interrupted_by(measured: &Measured) -> String {
     let programs: Vec<String> = programs.collect();
     text += &format!(
         "   programs    {}\n",
-        or_none(&programs.join(", "), "none that was seen")
+        or_none(&programs.join(", "), "none seen")
     );
     let interrupts = measured.interrupts.as_ref().map(|all| {
         let named = all.iter().take(NAMES);

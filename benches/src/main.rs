@@ -232,10 +232,10 @@ fn stop_at_signals() -> Result<()> {
             std::process::exit(130);
         }
         if std::io::stderr().is_terminal() {
-            eprintln!("the run ends; once more to leave at once");
+            eprintln!("ending the run; a second signal quits at once");
         }
     })
-    .context("cannot listen to signals")
+    .context("cannot handle signals")
 }
 
 fn compare(paths: &[PathBuf], outputs: &Outputs) -> Result<ExitCode> {

@@ -176,7 +176,7 @@ fn parse_kind(text: &str) -> Result<&'static KnownCore> {
     KnownCore::named(text).with_context(|| {
         let names: Vec<&str> = known::CORES.iter().map(|core| core.name).collect();
         format!(
-            "nothing is known of this kind of core, so nothing can be predicted: expected one of {}",
+            "this kind of core is unknown, so nothing can be predicted: expected one of {}",
             names.join(", ")
         )
     })

@@ -383,7 +383,7 @@ fn endurance(report: &Report) -> Option<Section> {
     ];
     let early = run.stopped_early.then(|| {
         let asked = duration(run.asked_s);
-        format!("It was to be {asked}, and was ended before, or is not at its end.")
+        format!("The requested length was {asked}: the run was stopped early, or is not complete.")
     });
     let resumed = run.resumed_s.iter().map(|seconds| {
         let seconds = duration(*seconds);

@@ -161,9 +161,9 @@ pub fn resume(
     let length = match (length, asked) {
         (Some(length), _) => length,
         (None, Some(asked)) => Duration::from_secs_f64(asked),
-        (None, None) => bail!(
-            "this report has no long run yet: expected --duration, which says how long it is to be"
-        ),
+        (None, None) => {
+            bail!("this report has no long run yet: expected --duration, the length of the run")
+        }
     };
     let done = report.endurance.as_ref().map_or(0.0, |run| run.seconds);
     ensure!(
@@ -341,7 +341,7 @@ fn selection(function: WorkFunction, forced: Option<&str>) -> Result<Selection> 
 fn allowed_core(machine: &Machine, allowed: &[usize], core: Option<usize>) -> Result<()> {
     ensure!(
         !allowed.is_empty(),
-        "this system does not show which cores may be used"
+        "this system does not report which cores may be used"
     );
     let Some(id) = core.filter(|id| !allowed.contains(id)) else {
         return Ok(());

@@ -1,4 +1,4 @@
-//! The program as its users see it, in runs of seconds. Nothing here depends on how fast it is.
+//! The program as its users see it, in runs of seconds. No test depends on its speed.
 
 use std::fs;
 use std::path::Path;
@@ -21,12 +21,12 @@ fn text(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes).expect("text")
 }
 
-/// How many files there are.
+/// Returns the number of files.
 fn files(folder: &Path) -> usize {
     fs::read_dir(folder).expect("a folder").count()
 }
 
-/// Runs that must succeed; returns what was printed.
+/// Runs that must succeed; returns the output.
 fn ok(folder: &Path, arguments: &[&str]) -> String {
     let output = run(folder, arguments);
     let error = text(output.stderr);
@@ -35,7 +35,7 @@ fn ok(folder: &Path, arguments: &[&str]) -> String {
     text(output.stdout)
 }
 
-/// Runs that must fail with exit code 2, one sentence, and nothing written.
+/// Runs that must fail with exit code 2 and one sentence, and write nothing.
 fn bad(folder: &Path, arguments: &[&str], expected: &str) {
     let before = files(folder);
     let output = run(folder, arguments);
@@ -140,14 +140,14 @@ fn everything_there_is() {
     let markdown = fs::read_to_string(folder.join("a.md")).unwrap();
     assert!(markdown.contains("\n## Machine\n\n|"), "{markdown}");
 
-    // A page can be made of the JSON later, and is the same.
+    // A page can be rendered from the JSON later, and is the same.
     ok(folder, &["render", "a.json", "--html", "later.html"]);
     assert_eq!(fs::read_to_string(folder.join("later.html")).unwrap(), page);
     let shown = ok(folder, &["render", "a.json"]);
     let (tables, _) = text.split_once("\nWritten: ").unwrap();
     assert_eq!(shown.trim_end(), tables.trim_end());
 
-    // The report of another run is replaced when that is wanted only.
+    // The report of another run is replaced only with --force.
     let again = ["--quick", "--backend", "generic", "--json", "a.json"];
     bad(
         folder,
@@ -179,7 +179,7 @@ fn outputs_are_written_to_as_what_they_are() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let quick = ["--quick", "--backend", "generic"];
-    // The JSON alone on standard output.
+    // Only the JSON on standard output.
     let json = ok(folder, &[&quick[..], &["--json", "-"]].concat());
     let report = Report::from_json(&json).unwrap();
     assert_eq!(report.prover.backend, "generic");
@@ -233,7 +233,7 @@ fn outputs_are_written_to_as_what_they_are() {
         "--json - and --csv /dev/stdout are the same",
     );
 
-    // A device of its own, since a fault would break the system's for everybody.
+    // A device of its own, since a fault would break the system's for every program.
     let full = folder.join("full");
     let node = Command::new("mknod")
         .arg(&full)
@@ -257,7 +257,7 @@ fn outputs_are_written_to_as_what_they_are() {
     ));
 }
 
-/// The report that is there while a program runs, once it satisfies `condition`.
+/// Returns the report written by a running program, once it satisfies `condition`.
 #[cfg(unix)]
 fn await_report(path: &Path, condition: impl Fn(&Report) -> bool) -> Report {
     let start = std::time::Instant::now();
@@ -287,7 +287,7 @@ fn a_long_run_that_was_killed_is_resumed() {
         .stderr(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    // The short run is there at once, the long one soon.
+    // The short run is written at once, the long one soon.
     await_report(&path, |_| true);
     let killed = await_report(&path, |report| report.endurance.is_some());
     program.kill().unwrap();
@@ -306,7 +306,7 @@ fn a_long_run_that_was_killed_is_resumed() {
         "{text}"
     );
     let resumed = Report::load(&path).unwrap();
-    // The short run is the same one, the long one goes on.
+    // The short run is unchanged; the long one continues.
     assert_eq!(resumed.prover, left.prover);
     assert_eq!(resumed.started, left.started);
     let longer = resumed.endurance.unwrap();
@@ -358,7 +358,7 @@ fn a_prediction_says_that_it_is_one() {
     );
 }
 
-/// The first signal ends a long run, and what there is is reported.
+/// The first signal ends a long run, and the results so far are reported.
 #[cfg(unix)]
 #[test]
 fn a_signal_ends_a_long_run() {
@@ -377,7 +377,7 @@ fn a_signal_ends_a_long_run() {
         .stdout(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    // By then it listens; whether the long run has begun makes no difference.
+    // It handles signals by then; whether the long run has begun makes no difference.
     std::thread::sleep(std::time::Duration::from_secs(2));
     let kill = Command::new("kill")
         .args(["-INT", &program.id().to_string()])
@@ -431,7 +431,7 @@ fn too_slow() {
     let error = text(output.stderr);
     let expected = "leaves/s with interruptions are less than 1000000000000";
     assert!(error.contains(expected), "{error}");
-    // The report tells how slow.
+    // The report shows how slow it is.
     assert!(Report::load(&folder.path().join("a")).is_ok());
 }
 
@@ -449,7 +449,7 @@ fn bad_input() {
         &["--backend", "none", "--json", "x"],
         "unknown backend \"none\"",
     );
-    // One that would leave the ticks to another is refused.
+    // A backend that would leave the ticks to another is refused.
     let report = poet_backends::survey(poet_engine::WorkFunction::Sha256);
     let wide = report
         .iter()

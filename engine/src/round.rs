@@ -89,10 +89,10 @@ impl<'a> RoundWork<'a> {
         Ok(tree)
     }
 
-    /// Adds the leaves that the next entry of the log stands for to `tree`.
+    /// Adds the leaves of the next entry of the log to `tree`.
     ///
     /// # Panics
-    /// If the tree has leaves that no whole number of entries stands for.
+    /// Panics if the leaves of `tree` are not a whole number of entries.
     pub fn add_entry(&self, tree: &mut Tree, entry: Node) {
         let begun = tree.leaves() % self.subtree_height.leaves();
         assert_eq!(begun, 0, "leaves of the entry are there already");

@@ -54,7 +54,7 @@ pub(crate) fn function(number: u32) -> Result<WorkFunction, Error> {
     match number {
         SHA256 => Ok(WorkFunction::Sha256),
         HARAKA256 => Ok(WorkFunction::Haraka256),
-        _ => Err(Error::argument(format!("{number} is no work function"))),
+        _ => Err(Error::argument(format!("{number} is not a work function"))),
     }
 }
 

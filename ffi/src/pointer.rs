@@ -101,7 +101,7 @@ pub(crate) unsafe fn versioned<T: Copy>(
         )
     };
     if bytes.iter().any(|byte| *byte != 0) {
-        let text = format!("{name} sets something that this version does not know");
+        let text = format!("{name} sets a field that this version does not know");
         return Err(Error::new(StructSize, text));
     }
     // SAFETY: not NULL, aligned; the caller guarantees a `T`.

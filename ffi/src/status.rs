@@ -62,7 +62,7 @@ pub enum poet_status {
 impl poet_status {
     const ALL: [(Self, &CStr); 22] = [
         (Self::Ok, c"ok"),
-        (Self::NullPointer, c"a pointer is NULL that must not be"),
+        (Self::NullPointer, c"a pointer is NULL but must not be"),
         (Self::InvalidArgument, c"an argument is out of range"),
         (Self::InvalidLength, c"a length is over its limit"),
         (Self::StructSize, c"a struct has an unknown size"),

@@ -172,7 +172,7 @@ fn no_room(log: &mut Log) -> Error {
 }
 
 fn out_of_memory() -> Error {
-    Error::new(OutOfResources, "there is no memory for the log")
+    Error::new(OutOfResources, "the system refused memory for the log")
 }
 
 impl Log {

@@ -1,5 +1,5 @@
-//! What is exported and declared is what `abi.txt` lists: nothing disappears or changes unnoticed.
-//! ABI.md says what may be done about a failure.
+//! The exported and declared items are those of `abi.txt`: nothing disappears or changes unnoticed.
+//! ABI.md says how to resolve a failure.
 
 #![allow(clippy::unwrap_used)]
 
@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 const HEADER: &str = include_str!("../include/poet.h");
 const COMMITTED: &str = include_str!("abi.txt");
 
-/// The declarations of the header, each in a line, and so each constant of an enum.
+/// The declarations of the header, one per line, and one for each constant of an enum.
 fn declarations() -> Vec<String> {
     let mut code = String::new();
     let mut rest = HEADER;
@@ -57,7 +57,7 @@ fn function(line: &str) -> Option<&str> {
     (name.starts_with("poet_") && !line.starts_with('#')).then_some(name)
 }
 
-/// Whether a declaration is still what it was. A struct may have got fields at its end.
+/// Whether a declaration is unchanged. A struct may have new fields at its end.
 fn is_the_same(committed: &str, now: &str) -> bool {
     let fields = committed.rsplit_once('}').map_or("", |(fields, _)| fields);
     let is_struct = committed.starts_with("typedef struct") && !fields.is_empty();
@@ -100,7 +100,7 @@ fn the_list_has_functions_structs_and_constants() {
 fn the_shared_library_exports_the_functions_and_nothing_else() {
     use std::process::Command;
 
-    // Beside this program.
+    // Next to this program.
     let mut library = std::env::current_exe().unwrap();
     library.set_file_name("libpoet.so");
     let nm = Command::new("nm")

@@ -38,7 +38,7 @@ static double median(double *values, size_t count) {
 #define SAMPLES 301
 #define LEAVES 500
 
-/* Nanoseconds for LEAVES leaves, so many in each call. */
+/* Nanoseconds for LEAVES leaves, made with this many per call. */
 static double work(poet_worker *worker, uint64_t leaves_a_call) {
     poet_advanced why;
     const double start = now();
@@ -48,8 +48,8 @@ static double work(poet_worker *worker, uint64_t leaves_a_call) {
     return (now() - start) * 1e9;
 }
 
-/* What the calls of poet_worker_advance cost, from the difference between the same work in one call
- * and in a call for each leaf. They take turns, so that what changes slowly on the machine meets both. */
+/* The cost of calls of poet_worker_advance: the difference between the same work in one call and in a
+ * call for each leaf. They take turns, so that slow changes of the machine affect both. */
 static void measure_advance(const char *name, const char *directory, uint32_t subtree_height) {
     static double calls[SAMPLES];
     poet_worker_options options;

@@ -30,7 +30,7 @@ int main(int argc, char **argv) {
     poet_worker *worker;
     check(poet_worker_open(&options, &worker), "open");
 
-    /* In slices of 50 ms, between which there is time for other things. */
+    /* In slices of 50 ms, so that the program can do other things between them. */
     uint64_t done = 0;
     while (done < leaves) {
         poet_advanced why;
@@ -57,7 +57,7 @@ int main(int argc, char **argv) {
           "verify");
     printf("\nit is valid\n");
 
-    /* Of one leaf more, it is not. */
+    /* It is not valid for one leaf more. */
     if (poet_verify(POET_WORK_FUNCTION_SHA256, POET_LABEL_DEPTH, statement, sizeof statement, done + 1,
                     POET_T, bytes, length) != POET_STATUS_INVALID_PROOF) {
         fprintf(stderr, "a wrong claim is not refused\n");

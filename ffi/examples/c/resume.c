@@ -1,5 +1,5 @@
-/* Works in a child process, kills that with SIGKILL, and goes on from its log: resume DIRECTORY [LEAVES].
- * The tree must be the one of an undisturbed worker. */
+/* Works in a child process, kills it with SIGKILL, and goes on from its log: resume DIRECTORY [LEAVES].
+ * The tree must be that of an undisturbed worker. */
 #define _POSIX_C_SOURCE 200809L
 #include <inttypes.h>
 #include <signal.h>
@@ -38,7 +38,7 @@ static poet_worker *open_worker(const char *directory) {
     return worker;
 }
 
-/* Works until there are so many leaves, and writes the root. */
+/* Works until there are this many leaves, and writes the root. */
 static void work_to(poet_worker *worker, uint64_t leaves, uint8_t *root) {
     uint64_t done;
     poet_advanced why;

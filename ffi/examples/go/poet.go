@@ -24,7 +24,7 @@ func (e *Error) Error() string { return e.Text }
 // InvalidProof is the status of a proof that is not valid.
 const InvalidProof = uint32(C.POET_STATUS_INVALID_PROOF)
 
-// call calls the library, and fetches the text of an error from the thread on which it arose.
+// call calls the library, and reads the text of an error on the thread that made the call.
 func call(f func() C.poet_status) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -38,7 +38,7 @@ func call(f func() C.poet_status) error {
 	return &Error{uint32(status), message + ": " + C.GoString(&text[0])}
 }
 
-// pointer leads to the first byte; nil if there is none.
+// pointer returns a pointer to the first byte, or nil if there is none.
 func pointer(bytes []byte) *C.uint8_t {
 	if len(bytes) == 0 {
 		return nil
@@ -46,7 +46,7 @@ func pointer(bytes []byte) *C.uint8_t {
 	return (*C.uint8_t)(unsafe.Pointer(&bytes[0]))
 }
 
-// Work is the hash functions by themselves.
+// Work is the hash functions on their own.
 type Work struct{ handle *C.poet_work }
 
 // OpenWork opens SHA-256 with the depth of the network.
@@ -63,7 +63,7 @@ func (w *Work) Close() error {
 	return call(func() C.poet_status { return C.poet_work_close(w.handle) })
 }
 
-// Label makes a label. There are 32 bytes in siblings for each bit that is set in index.
+// Label makes a label. There are 32 bytes in siblings for each set bit of index.
 func (w *Work) Label(statement []byte, index uint64, siblings []byte) (label [32]byte, err error) {
 	status := C.poet_work_label(w.handle, pointer(statement), C.size_t(len(statement)),
 		C.uint64_t(index), pointer(siblings), C.size_t(len(siblings)/32), pointer(label[:]))
@@ -78,7 +78,7 @@ type Worker struct{ handle *C.poet_worker }
 
 // OpenWorker opens one, with its log in directory or, if that is empty, in memory.
 func OpenWorker(statement []byte, directory string) (*Worker, error) {
-	// The options lead to what they describe, so that lies in memory of C.
+	// The options contain pointers, so what they point to must be in C memory.
 	text := C.CBytes(statement)
 	defer C.free(text)
 	options := (*C.poet_worker_options)(C.calloc(1, C.sizeof_poet_worker_options))
@@ -96,7 +96,7 @@ func OpenWorker(statement []byte, directory string) (*Worker, error) {
 	return w, err
 }
 
-// Advance works for some time. It says whether Stop ended it.
+// Advance works for some time. It returns whether Stop ended it.
 func (w *Worker) Advance(limit time.Duration) (stopped bool, err error) {
 	var why C.poet_advanced
 	err = call(func() C.poet_status {
@@ -110,7 +110,7 @@ func (w *Worker) Stop() error {
 	return call(func() C.poet_status { return C.poet_worker_stop(w.handle) })
 }
 
-// Leaves says how many are done, at any time.
+// Leaves returns the number of leaves done, at any time.
 func (w *Worker) Leaves() (leaves uint64, err error) {
 	err = call(func() C.poet_status {
 		return C.poet_worker_leaves(w.handle, (*C.uint64_t)(&leaves))
@@ -149,5 +149,5 @@ func Verify(statement []byte, leaves uint64, encoded []byte) error {
 	})
 }
 
-// Version is the library's.
+// Version returns the library's version.
 func Version() string { return fmt.Sprint("libpoet ", C.GoString(C.poet_version())) }

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// goLabel is what a PoET server in Go does for a label.
+// goLabel makes a label as a PoET server in Go does.
 func goLabel(statement []byte, index uint64, siblings []byte) [32]byte {
 	first := binary.BigEndian.AppendUint64(append([]byte(nil), statement...), index)
 	label := sha256.Sum256(append(first, siblings...))
@@ -48,7 +48,7 @@ func TestRound(t *testing.T) {
 	}
 }
 
-// benchmark reports, beside the mean, the best time, which does not depend on what else the machine does.
+// benchmark reports the best time in addition to the mean: other load on the machine does not affect it.
 func benchmark(b *testing.B, label func() error) {
 	best := time.Duration(math.MaxInt64)
 	b.ResetTimer()

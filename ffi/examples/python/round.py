@@ -76,7 +76,7 @@ def main():
 
     statement = b"a round in Python"
 
-    # A label beside hashlib's.
+    # A label, compared with hashlib's.
     work, label = c_void_p(), ctypes.create_string_buffer(32)
     check(poet.poet_work_open(0, DEPTH, None, byref(work)))
     check(poet.poet_work_label(work, statement, len(statement), 0, None, 0, label))

@@ -1,7 +1,7 @@
-//! Sequences of calls with whatever arguments a C program can pass: handles that are open, closed, of
-//! another type or made up, pointers that are NULL or misaligned, wrong sizes and numbers, damaged
-//! proofs. Every call returns a status that is neither PANIC nor POISONED, outputs stay as they were
-//! unless that is OK, and what is true of valid calls is asserted.
+//! Sequences of calls with any arguments that a C program can pass: handles that are open, closed,
+//! of another type or made up, pointers that are NULL or misaligned, wrong sizes and numbers,
+//! damaged proofs. Every call returns a status other than PANIC and POISONED, outputs are unchanged
+//! unless it is OK, and the results of valid calls are asserted.
 #![no_main]
 
 use std::ffi::CString;
@@ -16,7 +16,7 @@ use poet::*;
 enum Handle {
     Null,
     MadeUp(usize),
-    /// One that was made earlier, of any type, open or not.
+    /// A handle made earlier, of any type, open or not.
     Earlier(u8),
 }
 
@@ -27,7 +27,7 @@ enum Place {
     Good,
 }
 
-/// Bytes with a length that may be greater than any memory.
+/// Bytes with a length that may exceed any memory.
 #[derive(Arbitrary, Debug)]
 struct Bytes<'a> {
     bytes: &'a [u8],
@@ -89,7 +89,7 @@ enum Call<'a> {
     Assemble(Place, Bytes<'a>, Bytes<'a>, u64, Place),
     ProofParts(Handle, Place, u16, Place),
     ProofClose(Handle),
-    /// Verifies what the proof encodes, damaged or not.
+    /// Verifies the encoding of the proof, damaged or not.
     Verify(Handle, Bytes<'a>, u8, u8, Option<(u16, u8)>),
     VerifyRaw(u32, u8, Bytes<'a>, u64, u32, Bytes<'a>),
     VerifyMany(u8, u8, u8, u16, bool, Bytes<'a>, u8),
@@ -144,7 +144,7 @@ fuzz_target!(|calls: Vec<Call<'_>>| {
         };
         let mut opened = false;
         room.0 = [UNTOUCHED; 256];
-        // SAFETY: pointers lead to buffers of the lengths given, or are what must be refused: NULL,
+        // SAFETY: pointers point to buffers of the given lengths, or must be refused: NULL,
         // misaligned, or with a length over every limit.
         unsafe {
             let status = match call {
@@ -371,7 +371,7 @@ fuzz_target!(|calls: Vec<Call<'_>>| {
         }
     }
     for address in handles {
-        // Whatever it is of, and whether it is open: one of these closes it.
+        // Whatever its type, and whether it is open: one of these closes it.
         poet_work_close(without_provenance_mut(address));
         poet_worker_close(without_provenance_mut(address));
         poet_proof_close(without_provenance_mut(address));

@@ -1,5 +1,5 @@
-//! Generates `ffi/include/poet.h` from the sources of libpoet and compares it with the file that is
-//! there. With `UPDATE_HEADER=1` in the environment it replaces the file.
+//! Generates `ffi/include/poet.h` from the sources of libpoet and compares it with the existing
+//! file. With `UPDATE_HEADER=1` in the environment it replaces the file.
 #![forbid(unsafe_code)]
 
 use std::path::Path;
@@ -45,7 +45,7 @@ fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Leaves out the sections of the documentation that are for readers of the Rust source.
+/// Removes the sections of the documentation for readers of the Rust source.
 fn for_readers_of_c(header: &str) -> String {
     let section = " *\n * # Safety\n * As the header says of pointers.\n";
     header.replace(section, "")

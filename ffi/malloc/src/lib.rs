@@ -1,7 +1,8 @@
-//! Gives memory that the allocator keeps back to the system.
+//! Returns memory that the allocator keeps to the system.
 //!
-//! The allocator of glibc returns free memory only from the end of its heaps, so a process that once
-//! held many small blocks stays as large as it was then. Other allocators return it by themselves.
+//! The allocator of glibc returns free memory only from the end of its heaps, so a process that
+//! once held many small blocks stays as large as it was then. Other allocators return it by
+//! themselves.
 
 /// Returns free memory to the system. Threads that allocate meanwhile wait for some milliseconds.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -13,7 +14,7 @@ pub fn trim() {
     }
 }
 
-/// Does nothing: this system's allocator is another one.
+/// Does nothing: this system has another allocator.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn trim() {}
 

@@ -1,4 +1,5 @@
-//! Whatever a function is called with: a status with a text, no output, and the process lives.
+//! Whatever the arguments, a function returns a status with a text, writes no output, and the
+//! process lives.
 
 use std::ffi::{CString, c_char};
 use std::fs;
@@ -60,7 +61,7 @@ fn every_pointer_may_be_null() {
         proof_bytes: 32,
     };
     let size = size_of::<poet_claim>();
-    // For outputs of eight bytes; what is written there does not matter.
+    // For outputs of eight bytes; their values do not matter.
     let mut place = 0_u64;
     let p = &raw mut place;
     let refused = unsafe {
@@ -245,7 +246,7 @@ fn lengths_that_no_memory_has_are_refused() {
         unsafe { poet_work_chain(work, u32::MAX, n, o) },
         InvalidLength
     );
-    // A tree as long as may be cannot be worked to its end here, but asked for.
+    // A tree of the greatest size cannot be completed here, but requested.
     assert_eq!(advance(worker, u64::MAX, 1), poet_advanced::Time);
     assert_eq!((out, place, handle.is_null()), ([UNTOUCHED; 32], 7, true));
     ok(poet_work_close(work));
@@ -526,7 +527,7 @@ fn directories_and_logs_that_cannot_be_used_are_refused() {
     let file = at("file");
     options.log_directory = file.as_ptr();
     assert_eq!(status(&options), Io);
-    // Nobody may write there, not even the superuser.
+    // Not even the superuser may write there.
     #[cfg(target_os = "linux")]
     {
         options.log_directory = c"/proc".as_ptr();
@@ -560,7 +561,7 @@ fn a_log_that_was_changed_gives_no_proof() {
     options.subtree_height = 1;
     let worker = open(&options);
     advance(worker, 400, u64::MAX);
-    // Until then the proof is made from what is in memory.
+    // Until then the proof is made from memory.
     ok(poet_worker_sync(worker));
     let mut proof = null_mut();
     let log = directory.path().join("tree.log");

@@ -10,10 +10,10 @@ pub(crate) const STATEMENT: &[u8] = b"statement";
 
 /// A handle on its way to another thread.
 pub(crate) struct Sendable(pub(crate) *mut poet_worker);
-// SAFETY: a handle is no address, and the library checks it on every thread.
+// SAFETY: a handle is not an address, and the library checks it on every thread.
 unsafe impl Send for Sendable {}
 
-/// A worker in memory with labels of little depth.
+/// A worker in memory with labels of small depth.
 pub(crate) fn options() -> poet_worker_options {
     poet_worker_options {
         struct_size: size_of::<poet_worker_options>(),
@@ -43,10 +43,10 @@ pub(crate) fn ok(status: poet_status) {
     assert_eq!(status, poet_status::Ok, "{}", last_error());
 }
 
-/// What opening comes to; nothing stays open.
+/// Returns the status of opening a worker; no handle stays open.
 pub(crate) fn status(options: &poet_worker_options) -> poet_status {
     let mut worker = null_mut();
-    // SAFETY: everything leads to where the options say.
+    // SAFETY: all pointers are as the options say.
     let status = unsafe { poet_worker_open(options, &raw mut worker) };
     match status {
         poet_status::Ok => ok(poet_worker_close(worker)),
@@ -58,7 +58,7 @@ pub(crate) fn status(options: &poet_worker_options) -> poet_status {
 #[track_caller]
 pub(crate) fn open(options: &poet_worker_options) -> *mut poet_worker {
     let mut worker = null_mut();
-    // SAFETY: everything leads to where the options say.
+    // SAFETY: all pointers are as the options say.
     ok(unsafe { poet_worker_open(options, &raw mut worker) });
     worker
 }

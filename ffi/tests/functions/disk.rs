@@ -1,4 +1,4 @@
-//! A log on a disk that is full, or has changed.
+//! A log on a disk that is full or has changed.
 
 use std::ffi::CString;
 use std::fs;
@@ -36,7 +36,7 @@ impl Directory {
         }
     }
 
-    /// A log of so many leaves, closed.
+    /// A closed log of this many leaves.
     fn with_leaves(leaves: u64, subtree_height: u32) -> Self {
         let directory = Self::new();
         let worker = open(&directory.options(subtree_height));
@@ -52,7 +52,7 @@ impl Directory {
     }
 }
 
-/// The tree of so many leaves.
+/// The root of the tree of this many leaves.
 fn expected_root(leaves: u64) -> [u8; 32] {
     let worker = open(&options());
     advance(worker, leaves, u64::MAX);
@@ -88,7 +88,7 @@ fn assert_proves(worker: *mut poet_worker) {
     let (status, proof) = prove(worker);
     ok(status);
     let bytes = encode(proof);
-    // SAFETY: everything leads to where it should.
+    // SAFETY: all pointers are valid.
     ok(unsafe {
         poet_verify(
             0,
@@ -104,7 +104,7 @@ fn assert_proves(worker: *mut poet_worker) {
     ok(poet_proof_close(proof));
 }
 
-/// A small file system of its own, while this is there.
+/// A small file system, mounted as long as this exists.
 #[cfg(target_os = "linux")]
 struct SmallDisk(Directory);
 
@@ -166,12 +166,12 @@ fn on_a_full_disk_the_work_goes_on_until_memory_for_the_log_is_full() {
     advance(worker, 100, u64::MAX);
     ok(poet_worker_sync(worker));
     disk.fill();
-    // What is left of the last page.
+    // The rest of the last page.
     let mut written = 100;
     while try_advance(worker, 128).0 == OK {
         written = leaves(worker);
     }
-    // Said after the work, and with the reason for which it ended.
+    // Returned after the work, together with the reason for its end.
     let (status, ended) = try_advance(worker, 1_000);
     assert_eq!((status, ended), (Io, Some(poet_advanced::Leaves)));
     assert!(last_error().contains("No space left"), "{}", last_error());
@@ -180,7 +180,7 @@ fn on_a_full_disk_the_work_goes_on_until_memory_for_the_log_is_full() {
     ok(poet_worker_stop(worker));
     assert_eq!(try_advance(worker, 1), (Io, Some(poet_advanced::Stopped)));
     assert!(progress(worker).durable_leaves <= written);
-    // There is a proof all the same.
+    // A proof is possible nevertheless.
     assert_proves(worker);
 
     // 2^18 entries wait, and no more.
@@ -193,8 +193,8 @@ fn on_a_full_disk_the_work_goes_on_until_memory_for_the_log_is_full() {
     ok(poet_worker_stop(worker));
     assert_eq!(try_advance(worker, 1), (Io, Some(poet_advanced::Stopped)));
 
-    // Nothing is lost when there is room again; but for this much there is none, as long as the disk
-    // is small.
+    // Nothing is lost when there is room again; but there is no room for this much as long as the
+    // disk is small.
     disk.empty();
     assert_eq!(try_advance(worker, 0).0, Io);
     let remount = std::process::Command::new("mount")
@@ -279,7 +279,7 @@ fn an_entry_that_changes_under_a_worker_is_found_by_the_proof_and_put_right_by_a
     let worker = open(&directory.options(2));
     advance(worker, 3_000, u64::MAX);
     ok(poet_worker_sync(worker));
-    // The proof shows something of some of them.
+    // The proof shows parts of some of them.
     directory.change(|bytes| (0..75).for_each(|entry| bytes[96 + 320 * entry + 3] ^= 1));
     let (status, _) = prove(worker);
     assert_eq!(status, LogDamaged, "{}", last_error());

@@ -1,4 +1,4 @@
-//! The C functions, called as C would.
+//! The C functions, called as from C.
 
 #![allow(clippy::unwrap_used)]
 #![allow(

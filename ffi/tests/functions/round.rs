@@ -1,4 +1,4 @@
-//! What the C functions make is what the protocol says.
+//! The C functions compute what the protocol specifies.
 
 use std::ptr::{null, null_mut};
 use std::thread;
@@ -37,7 +37,7 @@ fn labels_and_nodes_are_those_of_the_go_server() {
             assert_eq!(label, *expected);
             for _ in 0..index.trailing_ones() {
                 let left = parked.remove(0);
-                // In place, which is permitted.
+                // In place, which is allowed.
                 let node = label.as_mut_ptr();
                 ok(unsafe {
                     poet_work_node(
@@ -205,7 +205,7 @@ fn a_round_is_worked_on_proven_and_verified() {
     assert_eq!(root_of_proof, root(worker));
     assert_eq!(encode(again), bytes);
 
-    // Many at once: each has its own answer.
+    // Many at once: each gets its own result.
     let claim = poet_claim {
         statement: STATEMENT.as_ptr(),
         statement_bytes: STATEMENT.len(),
@@ -325,7 +325,7 @@ fn another_thread_watches_and_stops_the_work_and_nothing_else() {
     ok(poet_worker_stop(worker));
     assert_eq!(work.join().unwrap(), poet_advanced::Stopped);
 
-    // A stop that comes first is not lost, and counts once.
+    // An earlier stop is not lost, and counts once.
     ok(poet_worker_stop(worker));
     assert_eq!(advance(worker, u64::MAX, u64::MAX), poet_advanced::Stopped);
     assert_eq!(advance(worker, 1, u64::MAX), poet_advanced::Leaves);

@@ -69,7 +69,9 @@ pub(crate) fn choose(
         .filter_map(|(core, _)| Some((*core, interrupts.of_devices(*core)?)));
     let order = order(&rates, &interrupts.collect());
     let Some((fastest, _)) = order.first().copied() else {
-        tracing::warn!("no core for the hashing thread: the system lets no thread choose one");
+        tracing::warn!(
+            "no core for the hashing thread: the system does not let threads choose one"
+        );
         return None;
     };
     for (core, rate) in order {

@@ -81,8 +81,8 @@ impl WorkPlace {
         let allowed = match sched_getaffinity(None) {
             Ok(allowed) => allowed,
             Err(error) => {
-                tracing::warn!(%error, "no core for the hashing thread: the system does not show which there are");
-                return Self::shared("the system does not show which cores there are");
+                tracing::warn!(%error, "no core for the hashing thread: the system does not report its cores");
+                return Self::shared("the system does not report its cores");
             }
         };
         let take_claim = |core| claim(core, &siblings(core));

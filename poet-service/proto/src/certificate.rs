@@ -266,7 +266,7 @@ impl TrustedKeys {
     /// Reads the folder again and returns the number of keys. May block for some seconds.
     ///
     /// # Errors
-    /// Fails if there is no folder, if it is being read already, and as [`read_trusted_keys`] does;
+    /// Fails if no folder is configured, if it is being read already, and as [`read_trusted_keys`] does;
     /// the keys are then unchanged.
     pub fn reload(&self) -> Result<usize, TrustedKeysError> {
         let folder = self.folder.clone().ok_or(TrustedKeysError::NoFolder)?;

@@ -194,13 +194,10 @@ fn publish(entries: u64) -> Duration {
         rounds.stop().await;
         published
     });
-    let audited = audits.round(0).unwrap_or_default().audited_leaves;
+    // Some may be by now: the audit goes on after the proof. Those taken on trust are not recomputed.
+    let audited = audits.round(0).unwrap_or_default().subtrees;
     assert!(proof.leaves >= entries << SUBTREE_HEIGHT);
-    assert!(
-        audited < proof.leaves / 2,
-        "{audited} of {} leaves",
-        proof.leaves
-    );
+    assert!(audited < entries / 8, "{audited} of {entries} entries");
     let statement = &execution.statement;
     verify(&work, statement, proof.leaves, T, &proof.proof).unwrap();
     assert_eq!(proof.members, [MEMBER.challenge]);
