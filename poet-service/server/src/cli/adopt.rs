@@ -12,7 +12,7 @@ use poet_service::{args::ServerArgs, config::Config};
 use super::{
     INTERRUPTED,
     import::describe,
-    progress::{Steps, interruption},
+    steps::{Steps, interruption},
 };
 
 /// Take over the members of another server's round, to work on it under this server's key
@@ -61,7 +61,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut steps = Steps::default();
     let result = adoption.run(&mut |event| {
         let (step, done, total) = describe(event);
-        steps.update(&step, done, total);
+        steps.update(step, done, total);
     });
     drop(steps);
     match result {

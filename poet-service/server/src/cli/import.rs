@@ -13,7 +13,7 @@ use poet_service::{args::ServerArgs, config::Config};
 
 use super::{
     INTERRUPTED,
-    progress::{Steps, interruption},
+    steps::{Steps, interruption},
 };
 
 /// Take over the state of a Go server (spacemeshos/poet)
@@ -74,7 +74,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         &stop,
         &mut |event| {
             let (step, done, total) = describe(event);
-            steps.update(&step, done, total);
+            steps.update(step, done, total);
         },
     );
     drop(steps);

@@ -19,6 +19,8 @@ pub(crate) mod verify;
 
 mod progress;
 mod proof_file;
+#[cfg(feature = "import")]
+mod steps;
 
 use std::time::Duration;
 

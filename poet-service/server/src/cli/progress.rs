@@ -1,15 +1,10 @@
-//! How far a command is, on a line of the terminal, and whether it is to stop.
+//! How far a command is, on a line of the terminal.
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
 use poet_proto::duration::format_go;
 
 /// How often the line is written.
@@ -56,35 +51,6 @@ impl Drop for Progress {
             drop(write!(io::stderr(), "\r\x1b[K"));
         }
     }
-}
-
-/// How far something is that is done in steps, each of which has a line of its own.
-#[derive(Default)]
-pub(super) struct Steps(Option<Progress>);
-
-impl Steps {
-    /// Now `done` of `total` of the step `what` are done.
-    pub(super) fn update(&mut self, what: &str, done: u64, total: u64) {
-        let progress = match self.0.take() {
-            Some(progress) if progress.what == what => progress,
-            earlier => {
-                drop(earlier);
-                Progress::new(what, 0)
-            }
-        };
-        self.0.insert(progress).update(done, total);
-    }
-}
-
-/// What becomes true when the user interrupts the command.
-///
-/// # Errors
-/// Fails if the system permits no handler for it.
-pub(super) fn interruption() -> anyhow::Result<Arc<AtomicBool>> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let handler = Arc::clone(&interrupted);
-    ctrlc::set_handler(move || handler.store(true, Relaxed)).context("cannot handle signals")?;
-    Ok(interrupted)
 }
 
 fn line(what: &str, before: u64, done: u64, total: u64, took: Duration) -> String {
