@@ -1,181 +1,224 @@
-//! What an early proof costs the hashing thread: its rate while another core makes the proof of a
-//! mainnet round from a log in a file, relative to its rate before and after.
+//! What a proof of the work so far costs the hashing thread: its rate while another core makes the
+//! proof of a mainnet round from a log in a file, to its rate while that core does nothing.
 //!
 //! ```sh
 //! cargo bench -p poet-bench --bench early_proof -- 24000000
 //! ```
 //!
 //! is the full size, as with `mainnet_proof`. Without a number it is a hundredth of that. The two
-//! cores share their caches, memory and power, as in a server.
+//! cores share their caches, memory and power, as in a server. The prover is a process of its own
+//! that is stopped and continued every quarter of a second, so that the slow changes of a shared
+//! machine's clock are in both rates.
 
-use std::{
-    error::Error,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-    thread,
-    time::{Duration, Instant},
-};
-
-use poet_bench::{
-    is_measuring, kernels,
-    synthetic::{self, MAINNET_SUBTREE_HEIGHT, STATEMENT},
-};
-use poet_engine::{
-    LABEL_DEPTH, Node, ProveProgress, RoundWork, SubtreeHeight, T, Tree, file::FileLog, prove, run,
-    verify,
-};
-use poet_host::affinity;
-
-/// The default number of entries.
-const ENTRIES: u64 = 240_000;
-/// How often the two rates are compared.
-const PROOFS: usize = 9;
-
-fn main() -> Result<(), Box<dyn Error>> {
-    let cores = affinity::allowed();
-    let (Some(first), Some(last)) = (cores.first(), cores.last().filter(|_| cores.len() > 1))
-    else {
-        println!("skipped: one core cannot hash and prove at the same time");
-        return Ok(());
+#[cfg(unix)]
+mod turns {
+    use std::{
+        error::Error,
+        io::{BufRead as _, BufReader, Write as _},
+        process::{Child, Command, Stdio},
+        sync::atomic::{AtomicU64, Ordering::Relaxed},
+        thread,
+        time::{Duration, Instant},
     };
-    let number = std::env::args().find_map(|argument| argument.parse().ok());
-    let (entries, k, proofs) = match number {
-        Some(entries) => (entries, MAINNET_SUBTREE_HEIGHT, PROOFS),
-        None if is_measuring() => (ENTRIES, MAINNET_SUBTREE_HEIGHT, PROOFS),
-        None => (ENTRIES / 10, 3, 1),
+
+    use poet_bench::{
+        is_measuring, kernels,
+        synthetic::{self, MAINNET_SUBTREE_HEIGHT, STATEMENT},
     };
-    let height = SubtreeHeight::new(k)?;
-    let leaves = entries * height.leaves() + height.leaves() * 3 / 4;
-    let selection = kernels::chosen();
-    let hashing = selection.work(LABEL_DEPTH)?;
-    let synthetic_work = synthetic::work(hashing.kernels());
-    let round = RoundWork::new(&synthetic_work, &STATEMENT, height);
-    let mut log = FileLog::in_file(tempfile::tempfile()?, &round)?;
-    let chunk: Vec<Node> = vec![synthetic::Log::new(leaves, height).entry; 1 << 16];
-    for start in (0..entries).step_by(chunk.len()) {
-        let count = (entries - start).min(chunk.len() as u64);
-        log.append(&chunk[..count as usize])?;
+    use poet_engine::{
+        LABEL_DEPTH, Node, ProveProgress, RoundWork, SubtreeHeight, T, Tree, file::FileLog, prove,
+        run, verify,
+    };
+    use poet_host::affinity;
+    use rustix::process::{Pid, Signal, kill_process};
+
+    /// Entries, if the command line does not say.
+    const ENTRIES: u64 = 240_000;
+    /// The option with which this program makes proofs until it is killed.
+    const PROVER: &str = "--prover";
+
+    type Failure = Box<dyn Error + Send + Sync>;
+
+    pub(super) fn main() -> Result<(), Failure> {
+        let cores = affinity::allowed();
+        let (Some(first), Some(last)) = (cores.first(), cores.last().filter(|_| cores.len() > 1))
+        else {
+            println!("skipped: one core cannot hash and prove at the same time");
+            return Ok(());
+        };
+        let number = std::env::args().find_map(|argument| argument.parse().ok());
+        let (entries, k) = match number {
+            Some(entries) => (entries, MAINNET_SUBTREE_HEIGHT),
+            None if is_measuring() => (ENTRIES, MAINNET_SUBTREE_HEIGHT),
+            None => (ENTRIES / 10, 3),
+        };
+        let height = SubtreeHeight::new(k)?;
+        if std::env::args().any(|argument| argument == PROVER) {
+            let proving = affinity::on_cores(&[*first], || keep_proving(entries, height));
+            return proving.ok_or("cannot pin the proof")?;
+        }
+        println!("{entries} entries at k = {k}; hashing on core {last}, proving on core {first}");
+        let hashing = kernels::chosen().work(LABEL_DEPTH)?;
+        let (target, made) = (AtomicU64::new(u64::MAX), AtomicU64::new(0));
+        let mut prover = Prover::start()?;
+        let times = prover.times(if is_measuring() { 3 } else { 1 })?;
+        println!(
+            "the proof, made and verified on one core: {}",
+            spread(times, 3, " s")
+        );
+        let ratios = thread::scope(|scope| {
+            let hasher = scope.spawn(|| {
+                affinity::on_cores(&[*last], || {
+                    let mut tree = Tree::new(&hashing, &STATEMENT);
+                    run(&mut tree, height, &target, &made, |_| {});
+                })
+            });
+            let stop = StopHashing(&target);
+            let ratios = ratios(&mut prover, &made);
+            drop(stop);
+            let hashed = hasher.join().ok().flatten();
+            hashed.ok_or("cannot pin the hashing")?;
+            ratios
+        })?;
+        // The proofs were right, too.
+        prover.times(1)?;
+        println!(
+            "the hashing meanwhile, to without: {}",
+            spread(ratios, 5, "")
+        );
+        Ok(())
     }
-    log.sync()?;
-    println!("{entries} entries at k = {k}; hashing on core {last}, proving on core {first}");
 
-    let (target, made) = (AtomicU64::new(u64::MAX), AtomicU64::new(0));
-    let (ratios, times) = thread::scope(|scope| {
-        let hasher = scope.spawn(|| {
-            affinity::on_cores(&[*last], || {
-                let mut tree = Tree::new(&hashing, &STATEMENT);
-                run(&mut tree, height, &target, &made, |_| {});
+    /// The rate of the hashing in each turn of the prover, to that in the turns before and after.
+    fn ratios(prover: &mut Prover, made: &AtomicU64) -> Result<Vec<f64>, Failure> {
+        let (turns, turn) = match is_measuring() {
+            true => (200, Duration::from_millis(250)),
+            false => (2, Duration::from_millis(20)),
+        };
+        let rate = || {
+            let (before, start) = (made.load(Relaxed), Instant::now());
+            thread::sleep(turn);
+            (made.load(Relaxed) - before) as f64 / start.elapsed().as_secs_f64()
+        };
+        let mut ratios = Vec::new();
+        prover.signal(Signal::STOP)?;
+        let mut before = rate();
+        for _ in 0..turns {
+            prover.signal(Signal::CONT)?;
+            let meanwhile = rate();
+            prover.signal(Signal::STOP)?;
+            let after = rate();
+            ratios.push(2.0 * meanwhile / (before + after));
+            before = after;
+        }
+        prover.signal(Signal::CONT)?;
+        Ok(ratios)
+    }
+
+    /// Makes proofs and says how long each took, until nobody reads that.
+    fn keep_proving(entries: u64, height: SubtreeHeight) -> Result<(), Failure> {
+        let leaves = entries * height.leaves() + height.leaves() * 3 / 4;
+        let work = synthetic::work(kernels::chosen().work(LABEL_DEPTH)?.kernels());
+        let round = RoundWork::new(&work, &STATEMENT, height);
+        let mut log = FileLog::in_file(tempfile::tempfile()?, &round)?;
+        let chunk: Vec<Node> = vec![synthetic::Log::new(leaves, height).entry; 1 << 16];
+        for start in (0..entries).step_by(chunk.len()) {
+            let count = (entries - start).min(chunk.len() as u64);
+            log.append(&chunk[..count as usize])?;
+        }
+        log.sync()?;
+        let tree = synthetic::tree(&work, leaves);
+        loop {
+            let start = Instant::now();
+            let proof = prove(&tree, height, &mut log, T, 1, &ProveProgress::default())?;
+            verify(&work, &STATEMENT, leaves, T, &proof)?;
+            let seconds = start.elapsed().as_secs_f64();
+            writeln!(std::io::stdout(), "{seconds}")?;
+        }
+    }
+
+    /// This program once more, as a prover.
+    struct Prover {
+        child: Child,
+        said: BufReader<std::process::ChildStdout>,
+    }
+
+    impl Prover {
+        fn start() -> Result<Self, Failure> {
+            let mut child = Command::new(std::env::current_exe()?)
+                .args(std::env::args().skip(1))
+                .arg(PROVER)
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .spawn()?;
+            let said = child.stdout.take().ok_or("the prover has no output")?;
+            Ok(Self {
+                child,
+                said: BufReader::new(said),
             })
-        });
-        let stop = StopHashing(&target);
-        let measured = affinity::on_cores(&[*first], || {
-            let tree = synthetic::tree(&synthetic_work, leaves);
-            let progress = ProveProgress::default();
-            let (mut ratios, mut times) = (Vec::new(), Vec::new());
-            let alone = |time: Duration| {
-                let watch = Watch::start(&made);
-                thread::sleep(time);
-                watch.rate()
-            };
-            let time = Duration::from_millis(if is_measuring() { 3000 } else { 50 });
-            let mut before = alone(time);
+        }
+
+        /// How long so many proofs took.
+        fn times(&mut self, proofs: usize) -> Result<Vec<f64>, Failure> {
+            let mut times = Vec::new();
             for _ in 0..proofs {
-                let watch = Watch::start(&made);
-                let proof = prove(&tree, height, &mut log, T, 1, &progress)?;
-                let checked = verify(&synthetic_work, &STATEMENT, leaves, T, &proof);
-                let (rate, taken) = (watch.rate(), watch.start.elapsed());
-                checked?;
-                let after = alone(time);
-                ratios.push(2.0 * rate / (before + after));
-                times.push(taken.as_secs_f64());
-                before = after;
+                let mut line = String::new();
+                self.said.read_line(&mut line)?;
+                let time = line.trim().parse();
+                times.push(time.map_err(|_| "the prover has failed")?);
             }
-            Ok::<_, Box<dyn Error + Send + Sync>>((ratios, times))
-        });
-        drop(stop);
-        hasher
-            .join()
-            .ok()
-            .flatten()
-            .ok_or("cannot pin the hashing")?;
-        measured
-            .ok_or("cannot pin the proof")?
-            .map_err(|error| error.to_string())
-    })?;
-    println!(
-        "the proof, made and verified on one core: {}",
-        Spread::of(times, 3, " s")
-    );
-    println!(
-        "the hashing meanwhile, to before and after: {}",
-        Spread::of(ratios, 5, "")
-    );
-    Ok(())
-}
+            Ok(times)
+        }
 
-/// Ends the hashing when dropped, whatever happened to the proofs.
-struct StopHashing<'a>(&'a AtomicU64);
-
-impl Drop for StopHashing<'_> {
-    fn drop(&mut self) {
-        self.0.store(0, Relaxed);
-    }
-}
-
-/// Counts leaves over a time.
-struct Watch<'a> {
-    made: &'a AtomicU64,
-    before: u64,
-    start: Instant,
-}
-
-impl<'a> Watch<'a> {
-    fn start(made: &'a AtomicU64) -> Self {
-        Self {
-            made,
-            before: made.load(Relaxed),
-            start: Instant::now(),
+        fn signal(&self, signal: Signal) -> Result<(), Failure> {
+            let pid = i32::try_from(self.child.id())?;
+            Ok(kill_process(
+                Pid::from_raw(pid).ok_or("no process")?,
+                signal,
+            )?)
         }
     }
 
-    /// Leaves per second since the start.
-    fn rate(&self) -> f64 {
-        (self.made.load(Relaxed) - self.before) as f64 / self.start.elapsed().as_secs_f64()
+    impl Drop for Prover {
+        fn drop(&mut self) {
+            // Also one that is stopped.
+            drop(self.child.kill());
+            drop(self.child.wait());
+        }
     }
-}
 
-/// The median of some values, and their range.
-struct Spread {
-    values: Vec<f64>,
-    decimals: usize,
-    unit: &'static str,
-}
+    /// Ends the hashing when it is dropped, whatever became of the proofs.
+    struct StopHashing<'a>(&'a AtomicU64);
 
-impl Spread {
-    fn of(mut values: Vec<f64>, decimals: usize, unit: &'static str) -> Self {
+    impl Drop for StopHashing<'_> {
+        fn drop(&mut self) {
+            self.0.store(0, Relaxed);
+        }
+    }
+
+    /// The median of some values, and their quartiles.
+    fn spread(mut values: Vec<f64>, decimals: usize, unit: &str) -> String {
         values.sort_by(f64::total_cmp);
-        Self {
-            values,
-            decimals,
-            unit,
-        }
-    }
-}
-
-impl std::fmt::Display for Spread {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
-            values,
-            decimals,
-            unit,
-        } = self;
-        let at = |place: usize| values.get(place).copied().unwrap_or(f64::NAN);
-        write!(
-            f,
-            "{:.decimals$}{unit} (median of {}; {:.decimals$} to {:.decimals$})",
-            at(values.len() / 2),
+        let at = |part: usize| {
+            let place = (values.len() * part / 4).min(values.len().saturating_sub(1));
+            values.get(place).copied().unwrap_or(f64::NAN)
+        };
+        format!(
+            "{:.decimals$}{unit} (median of {}, quartiles {:.decimals$} and {:.decimals$})",
+            at(2),
             values.len(),
-            at(0),
-            at(values.len().saturating_sub(1)),
+            at(1),
+            at(3),
         )
     }
+}
+
+#[cfg(unix)]
+fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    turns::main()
+}
+
+#[cfg(not(unix))]
+fn main() {
+    println!("skipped: this system cannot stop and continue a process");
 }
