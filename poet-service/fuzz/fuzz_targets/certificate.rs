@@ -12,6 +12,7 @@ use parity_scale_codec::{Compact, Decode as _, Encode as _};
 use poet_proto::{
     certificate::{Certificate, Certifier, SignedCertificate},
     identity::PublicKey,
+    member::NodeId,
 };
 
 #[derive(Arbitrary, Debug)]
@@ -140,6 +141,6 @@ fuzz_target!(|input: Input| {
         data,
         signature: signature.to_vec(),
     };
-    let verified = CERTIFIER.verify(&signed, hint, &node, now);
+    let verified = CERTIFIER.verify(&signed, hint, NodeId(node), now);
     assert_eq!(verified.is_ok(), valid, "{verified:?}");
 });
