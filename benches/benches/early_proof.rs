@@ -26,8 +26,7 @@ mod turns {
         synthetic::{self, MAINNET_SUBTREE_HEIGHT, STATEMENT},
     };
     use poet_engine::{
-        LABEL_DEPTH, Node, ProveProgress, RoundWork, SubtreeHeight, T, Tree, file::FileLog, prove,
-        run, verify,
+        LABEL_DEPTH, ProveProgress, RoundWork, SubtreeHeight, T, Tree, prove, run, verify,
     };
     use poet_host::affinity;
     use rustix::process::{Pid, Signal, kill_process};
@@ -120,13 +119,7 @@ mod turns {
         let leaves = entries * height.leaves() + height.leaves() * 3 / 4;
         let work = synthetic::work(kernels::chosen().work(LABEL_DEPTH)?.kernels());
         let round = RoundWork::new(&work, &STATEMENT, height);
-        let mut log = FileLog::in_file(tempfile::tempfile()?, &round)?;
-        let chunk: Vec<Node> = vec![synthetic::Log::new(leaves, height).entry; 1 << 16];
-        for start in (0..entries).step_by(chunk.len()) {
-            let count = (entries - start).min(chunk.len() as u64);
-            log.append(&chunk[..count as usize])?;
-        }
-        log.sync()?;
+        let mut log = synthetic::file_log(tempfile::tempfile()?, &round, entries)?;
         let tree = synthetic::tree(&work, leaves);
         loop {
             let start = Instant::now();

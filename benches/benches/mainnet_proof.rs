@@ -16,8 +16,7 @@ use std::time::Instant;
 use poet_bench::calibration::clock_hz;
 use poet_bench::synthetic::{self, MAINNET_SUBTREE_HEIGHT, STATEMENT};
 use poet_bench::{is_measuring, kernels, pin};
-use poet_engine::file::FileLog;
-use poet_engine::{LABEL_DEPTH, Node, ProveProgress, RoundWork, SubtreeHeight, T, prove, verify};
+use poet_engine::{LABEL_DEPTH, ProveProgress, RoundWork, SubtreeHeight, T, prove, verify};
 
 /// The default number of entries.
 const ENTRIES: u64 = 240_000;
@@ -38,13 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let work = synthetic::work(&kernels);
 
     let round = RoundWork::new(&work, &STATEMENT, height);
-    let mut log = FileLog::in_file(tempfile::tempfile()?, &round)?;
-    let chunk: Vec<Node> = vec![synthetic::Log::new(leaves, height).entry; 1 << 16];
-    for start in (0..entries).step_by(chunk.len()) {
-        let count = (entries - start).min(chunk.len() as u64);
-        log.append(&chunk[..count as usize])?;
-    }
-    log.sync()?;
+    let mut log = synthetic::file_log(tempfile::tempfile()?, &round, entries)?;
     println!(
         "{entries} entries at k = {k}, {leaves} leaves, on {}",
         selection.throughput()

@@ -10,12 +10,12 @@
 //! it would hash in a real round, of the same length and in the same order. (No kernel's time
 //! depends on its input.)
 
-use std::hint::black_box;
+use std::{fs::File, hint::black_box};
 
 use poet_conformance::reference;
 use poet_engine::{
     Chain, Kernels, LABEL_DEPTH, LogError, LogRead, MAX_LEAVES, Node, Proof, ProveProgress,
-    SubtreeHeight, T, Tree, Work, WorkFunction, prove,
+    RoundWork, SubtreeHeight, T, Tree, Work, WorkFunction, file::FileLog, prove,
 };
 
 /// The label of every leaf.
@@ -141,6 +141,22 @@ impl LogRead for Log {
         out.fill(self.entry);
         Ok(())
     }
+}
+
+/// Writes the log of such a round, with this many entries, to a file.
+///
+/// # Errors
+/// Fails if the file cannot be written.
+pub fn file_log(file: File, round: &RoundWork<'_>, entries: u64) -> Result<FileLog, LogError> {
+    let height = round.subtree_height();
+    let piece = vec![Log::new(entries << height.get(), height).entry; 1 << 16];
+    let mut log = FileLog::in_file(file, round)?;
+    for start in (0..entries).step_by(piece.len()) {
+        let count = (entries - start).min(piece.len() as u64);
+        log.append(&piece[..count as usize])?;
+    }
+    log.sync()?;
+    Ok(log)
 }
 
 /// Makes the proof of such a round without the work of the labels.

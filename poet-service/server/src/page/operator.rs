@@ -575,7 +575,8 @@ impl Operator {
             ),
         ];
         if let Some(offset) = self.storage.clock_offset() {
-            let ahead = format!("{:+.3} s", offset.as_secs_f64());
+            // A whole number first: nothing is then shown as minus nothing.
+            let ahead = format!("{:+.3} s", offset.as_millis() as f64 / 1e3);
             rows.push(("ahead of the database's", ahead));
         }
         rows.push(("started", format!("{} ({up} ago)", time(self.started))));

@@ -545,7 +545,7 @@ fn the_log_is_the_election() {
 
 /// All together, with six million states.
 #[test]
-#[ignore = "takes half a minute"]
+#[ignore = "takes a minute and 2.4 GB of memory: --test model -- --ignored"]
 fn the_log_is_the_election_with_more_faults() {
     assert_holds([2, 1], 2);
 }
