@@ -1,8 +1,9 @@
 //! Any body of a call over gRPC: it is one message, or refused. What is read of a registration is
-//! what an independent decoder reads, and only a deadline outside of all time is no deadline.
+//! what an independent decoder reads, and its deadline is valid if protobuf allows the timestamp.
 #![no_main]
 
-use jiff::Timestamp;
+use std::ops::RangeInclusive;
+
 use libfuzzer_sys::fuzz_target;
 use poet_proto::messages;
 use poet_service::api::{
@@ -14,6 +15,9 @@ use poet_service::api::{
 };
 use poet_service_fuzz::decoded;
 use prost_reflect::prost::Message;
+
+/// `google.protobuf.Timestamp` goes from 0001-01-01T00:00:00Z to 9999-12-31T23:59:59Z.
+const SECONDS: RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
 
 fuzz_target!(|bytes: &[u8]| {
     // As it stands, and as the message of a frame.
@@ -34,11 +38,16 @@ fn body(body: &[u8]) {
     read::<ProofRequest>(body);
     let Some(request) = request else { return };
     let deadline = request.deadline;
-    let exists = deadline.is_none_or(|time| Timestamp::new(time.seconds, time.nanos).is_ok());
+    let valid = deadline.is_none_or(|time| {
+        SECONDS.contains(&time.seconds) && (0..1_000_000_000).contains(&time.nanos)
+    });
     let taken = messages::SubmitRequest::try_from(request.clone());
-    assert_eq!(taken.is_ok(), exists, "{taken:?}");
+    assert_eq!(taken.is_ok(), valid, "{taken:?}");
     if let Ok(taken) = taken {
-        assert_eq!(taken.deadline.is_some(), deadline.is_some());
+        // What Go calls the zero time is no deadline.
+        let given =
+            deadline.is_some_and(|time| (time.seconds, time.nanos) != (*SECONDS.start(), 0));
+        assert_eq!(taken.deadline.is_some(), given);
         assert_eq!(
             (taken.nonce, taken.pubkey, taken.signature),
             (request.nonce, request.pubkey, request.signature)
