@@ -23,31 +23,31 @@ pub trait Database: Storage {
     /// What is damaged in it as far as the product and the numbers of records tell, at most a few things.
     ///
     /// # Errors
-    /// When the database cannot be read at all.
+    /// Fails if the database cannot be read at all.
     fn damage(&self) -> Result<Vec<String>, StorageError>;
 
     /// All settings by their names, but for what only tries whether something can be written.
     ///
     /// # Errors
-    /// When the database fails.
+    /// Fails if the database fails.
     fn all_settings(&self) -> Result<BTreeMap<String, Vec<u8>>, StorageError>;
 
     /// All rounds in increasing order, with what their work is bound to.
     ///
     /// # Errors
-    /// When the database fails.
+    /// Fails if the database fails.
     fn all_rounds(&self) -> Result<Vec<(u64, Option<Execution>)>, StorageError>;
 
     /// The newest round of which registrations were removed because it was over long ago, if any were.
     ///
     /// # Errors
-    /// When the database fails.
+    /// Fails if the database fails.
     fn removed_through(&self) -> Result<Option<u64>, StorageError>;
 
     /// Which registrations of a round have changed since they were stored, if that can be known.
     ///
     /// # Errors
-    /// When the database fails.
+    /// Fails if the database fails.
     fn changed_registrations(&self, round: u64) -> Result<ChangedRegistrations, StorageError>;
 }
 

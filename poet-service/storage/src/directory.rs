@@ -27,7 +27,7 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 /// The public key, in base64, of the server whose work `datadir` holds, if that was ever noted.
 ///
 /// # Errors
-/// When it cannot be read; `InvalidData` if it is not a key.
+/// Fails if it cannot be read; `InvalidData` if it is not a key.
 pub fn owner(datadir: &Path) -> io::Result<Option<String>> {
     let noted = match fs::read(datadir.join(OWNER_FILE)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -47,7 +47,7 @@ pub fn owner(datadir: &Path) -> io::Result<Option<String>> {
 /// Notes whose work `datadir` holds.
 ///
 /// # Errors
-/// When it cannot be written.
+/// Fails if it cannot be written.
 pub fn set_owner(datadir: &Path, key: &PublicKey) -> io::Result<()> {
     let text = owner_text(key) + "\n";
     replace(&datadir.join(OWNER_FILE), text.as_bytes(), Access::Private)
@@ -56,7 +56,7 @@ pub fn set_owner(datadir: &Path, key: &PublicKey) -> io::Result<()> {
 /// Forgets whose work `datadir` holds.
 ///
 /// # Errors
-/// When it cannot be removed.
+/// Fails if it cannot be removed.
 pub fn remove_owner(datadir: &Path) -> io::Result<()> {
     fs::remove_file(datadir.join(OWNER_FILE))
 }
@@ -115,7 +115,7 @@ impl Directories {
     /// Locks both, and makes those that are not there.
     ///
     /// # Errors
-    /// When another server uses one of them, or one cannot be written to.
+    /// Fails if another server uses one of them, or one cannot be written to.
     pub fn lock(&self) -> Result<DirectoryLocks, DirectoryError> {
         let mut locks = vec![DirectoryLock::take("--dbdir", &self.dbdir)?];
         if !same_directory(&self.dbdir, &self.datadir) {

@@ -95,7 +95,7 @@ impl SqliteStorage {
     /// registrations, which bounds how long one takes.
     ///
     /// # Errors
-    /// When that fails, or the file is not such a database.
+    /// Fails if that is not possible, or the file is not such a database.
     pub fn open(
         path: &Path,
         max_batch: usize,
@@ -119,7 +119,7 @@ impl SqliteStorage {
     /// [`StorageError::Stopped`].
     ///
     /// # Errors
-    /// When that fails, or the file is not such a database.
+    /// Fails if that is not possible, or the file is not such a database.
     pub fn open_to_read(path: &Path) -> Result<Self, StorageError> {
         let reader = open_to_read(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         let reader = Arc::new(Mutex::new(reader));
@@ -135,7 +135,7 @@ impl SqliteStorage {
     /// that they should be.
     ///
     /// # Errors
-    /// When the database cannot be read at all.
+    /// Fails if the database cannot be read at all.
     pub fn damage(&self) -> Result<Vec<String>, StorageError> {
         let reader = self.reader();
         let mut query = reader.prepare("PRAGMA integrity_check(5)")?;
@@ -164,7 +164,7 @@ impl SqliteStorage {
     /// Whether the file gets smaller when registrations are removed.
     ///
     /// # Errors
-    /// When the database cannot be read.
+    /// Fails if the database cannot be read.
     pub fn can_shrink(&self) -> Result<bool, StorageError> {
         Ok(can_shrink(&self.reader())?)
     }
@@ -172,7 +172,7 @@ impl SqliteStorage {
     /// The newest round of which registrations were removed because it was over long ago, if any were.
     ///
     /// # Errors
-    /// When the database cannot be read.
+    /// Fails if the database cannot be read.
     pub fn removed_through(&self) -> Result<Option<u64>, StorageError> {
         read_removed_through(read_setting(&self.reader(), REMOVED_THROUGH)?)
     }
@@ -180,7 +180,7 @@ impl SqliteStorage {
     /// Which registrations of a round have changed since they were stored.
     ///
     /// # Errors
-    /// When the database cannot be read.
+    /// Fails if the database cannot be read.
     pub fn changed_registrations(&self, round: u64) -> Result<ChangedRegistrations, StorageError> {
         each_registration(&self.reader(), key(round)?, |_| {})
     }
@@ -189,7 +189,7 @@ impl SqliteStorage {
     /// must not be open, and hold nothing yet.
     ///
     /// # Errors
-    /// When that fails; then nothing is stored.
+    /// Fails if that is not possible; then nothing is stored.
     pub fn import(path: &Path, imported: &Imported) -> Result<(), StorageError> {
         let mut connection = create(path)?;
         let transaction = connection.transaction()?;
@@ -230,7 +230,7 @@ impl SqliteStorage {
     /// one transaction. The round must have no members yet.
     ///
     /// # Errors
-    /// When that fails; then nothing is stored.
+    /// Fails if that is not possible; then nothing is stored.
     pub fn adopt(path: &Path, adopted: &Adopted) -> Result<(), StorageError> {
         let mut connection = create(path)?;
         let transaction = connection.transaction()?;
@@ -299,7 +299,7 @@ impl SqliteStorage {
     /// As [`Storage::setting`](poet_rounds::storage::Storage::setting).
     ///
     /// # Errors
-    /// When the database fails.
+    /// Fails if the database fails.
     pub fn setting(&self, setting: Setting) -> Result<Option<Vec<u8>>, StorageError> {
         read_setting(&self.reader(), name(setting))
     }
@@ -312,7 +312,7 @@ impl SqliteStorage {
     /// As [`Storage::pow_challenges`](poet_rounds::storage::Storage::pow_challenges).
     ///
     /// # Errors
-    /// When the database fails.
+    /// Fails if the database fails.
     pub fn pow_challenges(&self) -> Result<Option<PowChallenges>, StorageError> {
         read_pow_challenges(&self.reader())
     }
@@ -328,7 +328,7 @@ impl SqliteStorage {
     /// As [`Storage::unfinished_rounds`](poet_rounds::storage::Storage::unfinished_rounds).
     ///
     /// # Errors
-    /// When the database fails.
+    /// Fails if the database fails.
     pub fn unfinished_rounds(&self) -> Result<Vec<UnfinishedRound>, StorageError> {
         let reader = self.reader();
         let mut query = reader.prepare(
@@ -400,7 +400,7 @@ impl SqliteStorage {
     /// As [`Storage::newest_rounds`](poet_rounds::storage::Storage::newest_rounds).
     ///
     /// # Errors
-    /// When the database fails.
+    /// Fails if the database fails.
     pub fn newest_rounds(&self, count: usize) -> Result<Vec<RoundRecord>, StorageError> {
         let reader = self.reader();
         let count = i64::try_from(count).unwrap_or(i64::MAX);
@@ -418,7 +418,7 @@ impl SqliteStorage {
     /// As [`Storage::round`](poet_rounds::storage::Storage::round).
     ///
     /// # Errors
-    /// When the database fails.
+    /// Fails if the database fails.
     pub fn round(&self, round: u64) -> Result<Option<RoundRecord>, StorageError> {
         // A number that no record can have.
         let Ok(round) = key(round) else {
@@ -434,7 +434,7 @@ impl SqliteStorage {
     /// As [`Storage::registrations`](poet_rounds::storage::Storage::registrations).
     ///
     /// # Errors
-    /// When the database fails.
+    /// Fails if the database fails.
     pub fn registrations(&self, round: u64) -> Result<Vec<Member>, StorageError> {
         sorted_registrations(&lock(&self.patient_reader), round)
     }
@@ -454,7 +454,7 @@ impl SqliteStorage {
     /// As [`Storage::members`](poet_rounds::storage::Storage::members).
     ///
     /// # Errors
-    /// When the database fails.
+    /// Fails if the database fails.
     pub fn members(&self, round: u64) -> Result<Vec<Challenge>, StorageError> {
         let registrations = sorted_registrations(&self.reader(), round)?;
         Ok(registrations
@@ -523,7 +523,7 @@ impl SqliteStorage {
     /// As [`Storage::proof`](poet_rounds::storage::Storage::proof).
     ///
     /// # Errors
-    /// When the database fails.
+    /// Fails if the database fails.
     pub fn proof(&self, round: u64) -> Result<Option<PublishedProof>, StorageError> {
         // A number that no record can have.
         let Ok(round) = key(round) else {
@@ -546,7 +546,7 @@ impl SqliteStorage {
     /// As [`Storage::early_proof`](poet_rounds::storage::Storage::early_proof).
     ///
     /// # Errors
-    /// When the database fails.
+    /// Fails if the database fails.
     pub fn early_proof(
         &self,
         round: u64,
@@ -562,7 +562,7 @@ impl SqliteStorage {
     /// As [`Storage::early_proofs`](poet_rounds::storage::Storage::early_proofs).
     ///
     /// # Errors
-    /// When the database fails.
+    /// Fails if the database fails.
     pub fn early_proofs(
         &self,
         rounds: RangeInclusive<u64>,
@@ -618,7 +618,7 @@ impl SqliteReader {
     /// Opens the database in the file `path`.
     ///
     /// # Errors
-    /// When there is none, or it is another version's.
+    /// Fails if there is none, or it is another version's.
     pub fn open(path: &Path) -> Result<Self, StorageError> {
         // For writing, because a connection that may not write leaves its companion files behind.
         let connection = open_to_read(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
@@ -628,7 +628,7 @@ impl SqliteReader {
     /// A stored setting.
     ///
     /// # Errors
-    /// When the database fails.
+    /// Fails if the database fails.
     pub fn setting(&self, setting: Setting) -> Result<Option<Vec<u8>>, StorageError> {
         read_setting(&self.0, name(setting))
     }
@@ -636,7 +636,7 @@ impl SqliteReader {
     /// Whether `round` was opened.
     ///
     /// # Errors
-    /// When the database fails.
+    /// Fails if the database fails.
     pub fn has_round(&self, round: u64) -> Result<bool, StorageError> {
         let mut query = self.0.prepare("SELECT 1 FROM rounds WHERE round = ?")?;
         Ok(query.exists([key(round)?])?)
@@ -646,7 +646,7 @@ impl SqliteReader {
     /// meanwhile.
     ///
     /// # Errors
-    /// When one of the two fails.
+    /// Fails if one of the two fails.
     pub fn copy_to(&self, path: &Path) -> Result<(), StorageError> {
         let mut copy = Connection::open(path)?;
         let backup = Backup::new(&self.0, &mut copy)?;
@@ -672,7 +672,7 @@ impl SqliteReader {
     /// The proof of `round`.
     ///
     /// # Errors
-    /// When the database fails.
+    /// Fails if the database fails.
     pub fn proof(&self, round: u64) -> Result<Option<PublishedProof>, StorageError> {
         // A number that no record can have.
         let Ok(round) = key(round) else {

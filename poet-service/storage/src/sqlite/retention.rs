@@ -32,7 +32,7 @@ pub(crate) fn can_shrink(connection: &Connection) -> rusqlite::Result<bool> {
 /// use it, and there must be room for another one beside it.
 ///
 /// # Errors
-/// When that fails; the database is then as it was.
+/// Fails if that is not possible; the database is then as it was.
 pub fn make_shrinkable(path: &Path) -> Result<(), StorageError> {
     let connection = Connection::open(path)?;
     let_shrink(&connection)?;

@@ -53,7 +53,7 @@ pub fn log_bytes(database: &Path) -> u64 {
 /// The damage in the log of a database, if there is any.
 ///
 /// # Errors
-/// When it cannot be read.
+/// Fails if it cannot be read.
 pub fn log_damage(database: &Path) -> io::Result<Option<LogDamage>> {
     match File::open(log_path(database)) {
         Ok(log) => damage(BufReader::new(log)),
@@ -66,7 +66,7 @@ pub fn log_damage(database: &Path) -> io::Result<Option<LogDamage>> {
 /// overwrites it.
 ///
 /// # Errors
-/// When that fails.
+/// Fails if that is not possible.
 pub fn keep_damaged_log(database: &Path) -> Result<Option<PathBuf>, StorageError> {
     let Some(LogDamage {
         frame,
