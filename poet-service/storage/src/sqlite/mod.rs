@@ -1,17 +1,17 @@
 //! The embedded storage: one SQLite file.
 //!
-//! All writes go through one thread. It takes whatever is queued, commits it as one transaction
-//! and only then answers, so that an answer means durable, and a busy server needs few syncs:
-//! while the disk works on one transaction, the next one gathers.
+//! All writes go through one thread. It takes whatever is queued, commits it as one transaction and
+//! only then answers. So an answer means that the data is durable, and a busy server needs few
+//! syncs: while the disk works on one transaction, the next one gathers.
 //!
-//! Registrations are stored in the order in which they arrive, so that a commit writes at the end of
-//! their table and nowhere else: by node id, each would change another page, and a million of them
-//! write 4 GB. That a node registers once is seen to by the writer, which holds the members of the
-//! open round in memory (about 130 bytes each); those who read a round sort it.
+//! Registrations are stored in order of arrival, so that a commit writes only at the end of their
+//! table: ordered by node id, each would change another page, and a million of them would write 4
+//! GB. The writer ensures that a node registers only once: it holds the members of the open round
+//! in memory (about 130 bytes each). Readers sort a round.
 //!
-//! SQLite does not notice a bit that has changed in a value. So a registration has a checksum, which also
-//! tells which bit it was, and a proof has one, so that none is served that nodes would refuse. All other
-//! things that are stored can be checked by what they are.
+//! SQLite does not notice a flipped bit in a value. So each registration has a checksum, which also
+//! shows which bit has changed, and each proof has one, so that the server never serves a proof
+//! that nodes would reject. Everything else that is stored can be checked by itself.
 
 mod early_proofs;
 mod fill;
@@ -72,30 +72,30 @@ use crate::{
     database::{REMOVED_THROUGH, read_removed_through},
 };
 
-/// Commands that may wait for the writer; further callers wait for room.
+/// Commands that may wait for the writer; more callers wait for room.
 const QUEUED_COMMANDS: usize = 16_384;
 
-/// How often a copy is begun, and how long it waits in between, while the database is locked.
+/// How often to start copying while the database is locked, and how long to wait in between.
 const COPY_ATTEMPTS: u32 = 100;
 const COPY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Storage in an SQLite file.
 #[derive(Debug)]
 pub struct SqliteStorage {
-    /// The writer replaces it when it opens the database again.
+    /// The writer replaces it when it reopens the database.
     reader: Arc<Mutex<Connection>>,
-    /// Likewise, for reads that take long and may wait: a thread of low priority that is in the middle
-    /// of one keeps nobody else from reading.
+    /// The same for long reads that may wait: a low-priority thread in the middle of one does not
+    /// keep others from reading.
     patient_reader: Arc<Mutex<Connection>>,
     commands: mpsc::Sender<Command>,
 }
 
 impl SqliteStorage {
     /// Opens or creates the database in the file `path`. A transaction holds at most `max_batch`
-    /// registrations, which bounds how long one takes.
+    /// registrations, which limits how long it takes.
     ///
     /// # Errors
-    /// Fails if that is not possible, or the file is not such a database.
+    /// Fails if the file cannot be opened or created, or is no such database.
     pub fn open(
         path: &Path,
         max_batch: usize,
@@ -115,11 +115,11 @@ impl SqliteStorage {
         })
     }
 
-    /// Opens the database in the file `path` for reading only. What would write gets
+    /// Opens the database in the file `path` for reading only. Writes fail with
     /// [`StorageError::Stopped`].
     ///
     /// # Errors
-    /// Fails if that is not possible, or the file is not such a database.
+    /// Fails if the file cannot be opened, or is no such database.
     pub fn open_to_read(path: &Path) -> Result<Self, StorageError> {
         let reader = open_to_read(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         let reader = Arc::new(Mutex::new(reader));
@@ -131,8 +131,8 @@ impl SqliteStorage {
         })
     }
 
-    /// What SQLite finds to be damaged, at most a few things, and how the tables differ from those
-    /// that they should be.
+    /// Returns what SQLite finds damaged, at most a few things, and how the tables differ from the
+    /// schema.
     ///
     /// # Errors
     /// Fails if the database cannot be read at all.
@@ -161,7 +161,7 @@ impl SqliteStorage {
         Ok(damage)
     }
 
-    /// Whether the file gets smaller when registrations are removed.
+    /// Returns whether removing registrations makes the file smaller.
     ///
     /// # Errors
     /// Fails if the database cannot be read.
@@ -169,7 +169,8 @@ impl SqliteStorage {
         Ok(can_shrink(&self.reader())?)
     }
 
-    /// The newest round of which registrations were removed because it was over long ago, if any were.
+    /// Returns the newest round whose registrations were removed because of its age, if there is
+    /// one.
     ///
     /// # Errors
     /// Fails if the database cannot be read.
@@ -177,7 +178,7 @@ impl SqliteStorage {
         read_removed_through(read_setting(&self.reader(), REMOVED_THROUGH)?)
     }
 
-    /// Which registrations of a round have changed since they were stored.
+    /// Returns which registrations of a round have changed since they were stored.
     ///
     /// # Errors
     /// Fails if the database cannot be read.
@@ -185,8 +186,8 @@ impl SqliteStorage {
         each_registration(&self.reader(), key(round)?, |_| {})
     }
 
-    /// Stores all that another server knew in the file `path`, in one transaction. The database
-    /// must not be open, and hold nothing yet.
+    /// Stores everything that another server stored in the file `path`, in one transaction. The
+    /// database must be empty, and not open.
     ///
     /// # Errors
     /// Fails if that is not possible; then nothing is stored.
@@ -226,8 +227,8 @@ impl SqliteStorage {
         connection.close().map_err(|(_, cause)| cause.into())
     }
 
-    /// Stores a round of another server in the file `path`, which may be there and must not be open, in
-    /// one transaction. The round must have no members yet.
+    /// Stores a round of another server in the file `path`, in one transaction. The database may
+    /// exist, but must not be open. The round must have no members yet.
     ///
     /// # Errors
     /// Fails if that is not possible; then nothing is stored.
@@ -258,7 +259,7 @@ impl SqliteStorage {
         lock(&self.reader)
     }
 
-    /// Hands a command to the writer and waits for its answer.
+    /// Sends a command to the writer and waits for the answer.
     fn submit<T: Send + 'static>(
         &self,
         command: impl FnOnce(Reply<T>) -> Command,
@@ -291,12 +292,12 @@ impl SqliteStorage {
 }
 
 fn lock(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
-    // A connection has no state that a panic elsewhere could have left half done.
+    // A panic elsewhere cannot have left a connection in a broken state.
     connection.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl SqliteStorage {
-    /// As [`Storage::setting`](poet_rounds::storage::Storage::setting).
+    /// See [`Storage::setting`](poet_rounds::storage::Storage::setting).
     ///
     /// # Errors
     /// Fails if the database fails.
@@ -309,7 +310,7 @@ impl SqliteStorage {
         self.write(move |transaction| write_setting(transaction, name(setting), &value))
     }
 
-    /// As [`Storage::pow_challenges`](poet_rounds::storage::Storage::pow_challenges).
+    /// See [`Storage::pow_challenges`](poet_rounds::storage::Storage::pow_challenges).
     ///
     /// # Errors
     /// Fails if the database fails.
@@ -325,7 +326,7 @@ impl SqliteStorage {
         self.write(move |transaction| write_pow_challenges(transaction, &challenges))
     }
 
-    /// As [`Storage::unfinished_rounds`](poet_rounds::storage::Storage::unfinished_rounds).
+    /// See [`Storage::unfinished_rounds`](poet_rounds::storage::Storage::unfinished_rounds).
     ///
     /// # Errors
     /// Fails if the database fails.
@@ -397,7 +398,7 @@ impl SqliteStorage {
         Box::pin(async move { commands.closed().await })
     }
 
-    /// As [`Storage::newest_rounds`](poet_rounds::storage::Storage::newest_rounds).
+    /// See [`Storage::newest_rounds`](poet_rounds::storage::Storage::newest_rounds).
     ///
     /// # Errors
     /// Fails if the database fails.
@@ -415,12 +416,12 @@ impl SqliteStorage {
         Ok(records)
     }
 
-    /// As [`Storage::round`](poet_rounds::storage::Storage::round).
+    /// See [`Storage::round`](poet_rounds::storage::Storage::round).
     ///
     /// # Errors
     /// Fails if the database fails.
     pub fn round(&self, round: u64) -> Result<Option<RoundRecord>, StorageError> {
-        // A number that no record can have.
+        // No record can have this number.
         let Ok(round) = key(round) else {
             return Ok(None);
         };
@@ -431,7 +432,7 @@ impl SqliteStorage {
         rows.next()?.map(read_record).transpose()
     }
 
-    /// As [`Storage::registrations`](poet_rounds::storage::Storage::registrations).
+    /// See [`Storage::registrations`](poet_rounds::storage::Storage::registrations).
     ///
     /// # Errors
     /// Fails if the database fails.
@@ -451,7 +452,7 @@ impl SqliteStorage {
         count_members(&self.reader(), key(round)?)
     }
 
-    /// As [`Storage::members`](poet_rounds::storage::Storage::members).
+    /// See [`Storage::members`](poet_rounds::storage::Storage::members).
     ///
     /// # Errors
     /// Fails if the database fails.
@@ -487,7 +488,7 @@ impl SqliteStorage {
         proof: Arc<PublishedProof>,
     ) -> Result<PowChallenges, StorageError> {
         let challenges = match (proof.root(), self.pow_challenges()?) {
-            // Guessed as easily as it is empty: not to be asked for.
+            // The root of an empty proof is easy to guess, so it must not become a challenge.
             (None, Some(challenges)) => challenges,
             (_, challenges) => PowChallenges {
                 current: proof.proof.root,
@@ -520,12 +521,12 @@ impl SqliteStorage {
         told.recv().map_err(|_| StorageError::Stopped)
     }
 
-    /// As [`Storage::proof`](poet_rounds::storage::Storage::proof).
+    /// See [`Storage::proof`](poet_rounds::storage::Storage::proof).
     ///
     /// # Errors
     /// Fails if the database fails.
     pub fn proof(&self, round: u64) -> Result<Option<PublishedProof>, StorageError> {
-        // A number that no record can have.
+        // No record can have this number.
         let Ok(round) = key(round) else {
             return Ok(None);
         };
@@ -543,7 +544,7 @@ impl SqliteStorage {
         })
     }
 
-    /// As [`Storage::early_proof`](poet_rounds::storage::Storage::early_proof).
+    /// See [`Storage::early_proof`](poet_rounds::storage::Storage::early_proof).
     ///
     /// # Errors
     /// Fails if the database fails.
@@ -552,14 +553,14 @@ impl SqliteStorage {
         round: u64,
         gap: Duration,
     ) -> Result<Option<PublishedProof>, StorageError> {
-        // A number that no record can have.
+        // No record can have this number.
         let Ok(round) = key(round) else {
             return Ok(None);
         };
         select_early_proof(&self.reader(), round, gap)
     }
 
-    /// As [`Storage::early_proofs`](poet_rounds::storage::Storage::early_proofs).
+    /// See [`Storage::early_proofs`](poet_rounds::storage::Storage::early_proofs).
     ///
     /// # Errors
     /// Fails if the database fails.
@@ -575,7 +576,7 @@ impl SqliteStorage {
     }
 }
 
-/// An early proof, with the statement and the members of its round.
+/// Reads an early proof, with the statement and the members of its round.
 fn select_early_proof(
     connection: &Connection,
     round: i64,
@@ -586,7 +587,7 @@ fn select_early_proof(
     };
     let query = "SELECT statement FROM rounds WHERE round = ?";
     let statement: Vec<u8> = connection.query_row(query, [round], |row| row.get(0))?;
-    // Those of a published round are with its proof.
+    // A published round has its members in the proof.
     let query = "SELECT members FROM proofs WHERE round = ?";
     let published: Option<Vec<u8>> = connection
         .query_row(query, [round], |row| row.get(0))
@@ -610,7 +611,7 @@ fn select_early_proof(
     }))
 }
 
-/// A database that a server may be using, to look at. Nothing in it is changed.
+/// A read-only view of a database that a server may be using.
 #[derive(Debug)]
 pub struct SqliteReader(Connection);
 
@@ -618,14 +619,15 @@ impl SqliteReader {
     /// Opens the database in the file `path`.
     ///
     /// # Errors
-    /// Fails if there is none, or it is another version's.
+    /// Fails if there is none, or it is of another version.
     pub fn open(path: &Path) -> Result<Self, StorageError> {
-        // For writing, because a connection that may not write leaves its companion files behind.
+        // Opened for writing, because a read-only connection would leave its companion files
+        // behind.
         let connection = open_to_read(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         Ok(Self(connection))
     }
 
-    /// A stored setting.
+    /// Returns a stored setting.
     ///
     /// # Errors
     /// Fails if the database fails.
@@ -633,7 +635,7 @@ impl SqliteReader {
         read_setting(&self.0, name(setting))
     }
 
-    /// Whether `round` was opened.
+    /// Returns whether `round` was opened.
     ///
     /// # Errors
     /// Fails if the database fails.
@@ -642,18 +644,18 @@ impl SqliteReader {
         Ok(query.exists([key(round)?])?)
     }
 
-    /// Copies the database, as it is at one moment, into the empty file `path`. Others may write
-    /// meanwhile.
+    /// Copies a snapshot of the database into the empty file `path`. Others may write meanwhile.
     ///
     /// # Errors
-    /// Fails if one of the two fails.
+    /// Fails if either database fails.
     pub fn copy_to(&self, path: &Path) -> Result<(), StorageError> {
         let mut copy = Connection::open(path)?;
         let backup = Backup::new(&self.0, &mut copy)?;
-        // All pages in one step, under one read lock: a copy in several begins anew at each write.
+        // All pages in one step, under one read lock: a copy in several steps restarts after each
+        // write.
         let mut attempts = COPY_ATTEMPTS;
         while backup.step(-1)? != StepResult::Done {
-            // It was locked by one who tidies up.
+            // Another connection had locked it for a checkpoint.
             attempts -= 1;
             if attempts == 0 {
                 let busy = ffi::Error::new(ffi::SQLITE_BUSY);
@@ -662,19 +664,19 @@ impl SqliteReader {
             thread::sleep(COPY_PAUSE);
         }
         drop(backup);
-        // One file, without companions.
+        // A single file, without companion files.
         copy.pragma_update_and_check(None, "journal_mode", "delete", |_| Ok(()))?;
         drop(copy);
         File::open(path)?.sync_all()?;
         Ok(())
     }
 
-    /// The proof of `round`.
+    /// Returns the proof of `round`.
     ///
     /// # Errors
     /// Fails if the database fails.
     pub fn proof(&self, round: u64) -> Result<Option<PublishedProof>, StorageError> {
-        // A number that no record can have.
+        // No record can have this number.
         let Ok(round) = key(round) else {
             return Ok(None);
         };
@@ -682,7 +684,7 @@ impl SqliteReader {
     }
 }
 
-/// The registrations of a round, in the byte order of their node ids.
+/// Reads the registrations of a round, in the byte order of their node ids.
 fn sorted_registrations(reader: &Connection, round: u64) -> Result<Vec<Member>, StorageError> {
     let mut members = Vec::new();
     each_registration(reader, key(round)?, |member| members.push(member))?;
