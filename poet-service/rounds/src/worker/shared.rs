@@ -17,6 +17,7 @@ use std::{
 };
 
 use poet_engine::{LogError, LogRead, Node, file::LogView};
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::{Job, Standing, WorkerHandle};
 use crate::{
@@ -116,8 +117,11 @@ impl Cluster {
             state: Mutex::default(),
         }));
         let inner = Arc::clone(&part.0);
-        // It ends when the part is dropped.
-        drop(self.thread.run(move || inner.keep()));
+        // It ends with the part. On a runtime with one thread, a simulation runs, which it shares.
+        match Handle::current().runtime_flavor() {
+            RuntimeFlavor::CurrentThread => drop(tokio::spawn(inner.keep_beside())),
+            _ => drop(self.thread.run(move || inner.keep())),
+        }
         part
     }
 }
@@ -410,30 +414,44 @@ impl Inner {
     fn keep(&self) {
         let mut failed = false;
         while !self.stop.load(Relaxed) {
-            let result = self.hand_in().and_then(|()| self.look());
-            if let Err(error) = &result
-                && !failed
-            {
-                tracing::warn!(
-                    round = self.round,
-                    %error,
-                    "the log cannot be shared; the work goes on, and is handed in later"
-                );
-            } else if result.is_ok() && failed {
-                tracing::info!(round = self.round, "the log is shared again");
-            }
-            failed = result.is_err();
-            {
-                let mut state = self.state();
-                state.looked = true;
-                if failed {
-                    state.seen = None;
-                    state.answered = None;
-                }
-            }
+            failed = self.turn(failed);
             thread::sleep(INTERVAL);
         }
         self.handle.set_standing(None);
+    }
+
+    /// As [`Self::keep`], where nothing may block.
+    async fn keep_beside(self: Arc<Self>) {
+        let mut failed = false;
+        while !self.stop.load(Relaxed) {
+            failed = self.turn(failed);
+            tokio::time::sleep(INTERVAL).await;
+        }
+        self.handle.set_standing(None);
+    }
+
+    /// Hands in and looks once, which `failed` the last time. Returns whether it fails now.
+    fn turn(&self, failed: bool) -> bool {
+        let result = self.hand_in().and_then(|()| self.look());
+        if let Err(error) = &result
+            && !failed
+        {
+            tracing::warn!(
+                round = self.round,
+                %error,
+                "the log cannot be shared; the work goes on, and is handed in later"
+            );
+        } else if result.is_ok() && failed {
+            tracing::info!(round = self.round, "the log is shared again");
+        }
+        let failed = result.is_err();
+        let mut state = self.state();
+        state.looked = true;
+        if failed {
+            state.seen = None;
+            state.answered = None;
+        }
+        failed
     }
 
     /// Hands in the durable entries.

@@ -8,18 +8,19 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-        mpsc::Receiver,
+        mpsc::{Receiver, TryRecvError},
     },
     time::Duration,
 };
 
 use poet_engine::{
-    LogError, LogRead, Node, RoundWork, SubtreeHeight, Tree,
+    LogError, LogRead, Node, RoundWork, Tree,
     file::{DurableLog, FileLog, LogView},
     run,
 };
-use poet_rounds::worker::{
-    AuditMode, Audits, Hashing, Job, RoundAudit, Running, Status, WorkError,
+use poet_rounds::{
+    storage::Execution,
+    worker::{AuditMode, Audits, Hashing, Job, RoundAudit, Running, Status, WorkError},
 };
 use tokio::time::Instant;
 
@@ -73,6 +74,55 @@ impl LogRead for SimulatedLog {
     }
 }
 
+impl SimulatedHashing {
+    /// Adds leaves, or entries that another server has made.
+    fn run(
+        &self,
+        job: &Job,
+        tree: Tree,
+        log: SimulatedLog,
+        others: Option<Receiver<Vec<Node>>>,
+    ) -> Result<SimulatedRun, WorkError> {
+        let subtree_height = job.execution.subtree_height;
+        let SimulatedLog { open, log } = log;
+        let round = open.0.round;
+        let entries = tree.leaves() >> subtree_height.get();
+        self.world.require(entries == log.entries(), || {
+            format!("round {round} starts from other leaves than its log stands for")
+        });
+        let reached = self.reached.lock().unwrap().get(&round).copied();
+        let lost = reached.is_some_and(|reached| reached >> subtree_height.get() > entries);
+        self.world.require(!lost, || {
+            format!("the work on round {round} is lost without a crash")
+        });
+        if tree.leaves() > 0 {
+            self.world.count(Event::Resumed);
+        }
+        let now = Instant::now();
+        Ok(SimulatedRun {
+            world: Arc::clone(&self.world),
+            leaves_per_second: self.leaves_per_second,
+            half_speed: false,
+            started: (now, tree.leaves()),
+            leaves: Arc::new(AtomicU64::new(tree.leaves())),
+            target: u64::MAX,
+            last_sync: now,
+            retry: now,
+            error: None,
+            audit: (self.audits.mode() == AuditMode::Full)
+                .then(|| RoundAudit::new(&self.audits, job, tree.work(), log.view(), None)),
+            last_audit: now,
+            execution: job.execution.clone(),
+            entries: others,
+            view: log.view(),
+            reached: Arc::clone(&self.reached),
+            tree,
+            log: DurableLog::new(log, BACKLOG)?,
+            open,
+        })
+    }
+}
+
 impl Hashing for SimulatedHashing {
     type Log = SimulatedLog;
     type Running = SimulatedRun;
@@ -122,6 +172,7 @@ impl Hashing for SimulatedHashing {
     }
 
     fn cut_log(&self, log: &mut SimulatedLog, entries: u64) -> Result<(), WorkError> {
+        self.reached.lock().unwrap().remove(&log.open.0.round);
         Ok(log.log.cut(entries)?)
     }
 
@@ -130,7 +181,8 @@ impl Hashing for SimulatedHashing {
     }
 
     fn remove_log(&self, round: u64) {
-        let published = self.world.all_published().contains_key(&round);
+        let published = self.world.all_published().contains_key(&round)
+            || self.world.published_elsewhere(round);
         // One that is not settled may have opened once more, with other members.
         let settled = self.world.truth().round(round).unwrap();
         let settled = settled.is_some_and(|record| record.settled);
@@ -144,53 +196,17 @@ impl Hashing for SimulatedHashing {
     }
 
     fn start(&self, job: &Job, tree: Tree, log: SimulatedLog) -> Result<SimulatedRun, WorkError> {
-        let subtree_height = job.execution.subtree_height;
-        let SimulatedLog { open, log } = log;
-        let round = open.0.round;
-        let entries = tree.leaves() >> subtree_height.get();
-        self.world.require(entries == log.entries(), || {
-            format!("round {round} starts from other leaves than its log stands for")
-        });
-        let reached = self.reached.lock().unwrap().get(&round).copied();
-        let lost = reached.is_some_and(|reached| reached >> subtree_height.get() > entries);
-        self.world.require(!lost, || {
-            format!("the work on round {round} is lost without a crash")
-        });
-        if tree.leaves() > 0 {
-            self.world.count(Event::Resumed);
-        }
-        let now = Instant::now();
-        Ok(SimulatedRun {
-            world: Arc::clone(&self.world),
-            leaves_per_second: self.leaves_per_second,
-            half_speed: false,
-            started: (now, tree.leaves()),
-            leaves: Arc::new(AtomicU64::new(tree.leaves())),
-            target: u64::MAX,
-            subtree_height,
-            last_sync: now,
-            retry: now,
-            error: None,
-            audit: (self.audits.mode() == AuditMode::Full)
-                .then(|| RoundAudit::new(&self.audits, job, tree.work(), log.view(), None)),
-            last_audit: now,
-            statement: job.execution.statement.clone(),
-            view: log.view(),
-            reached: Arc::clone(&self.reached),
-            tree,
-            log: DurableLog::new(log, BACKLOG)?,
-            open,
-        })
+        self.run(job, tree, log, None)
     }
 
     fn follow(
         &self,
-        _job: &Job,
-        _tree: Tree,
-        _log: SimulatedLog,
-        _entries: Receiver<Vec<Node>>,
+        job: &Job,
+        tree: Tree,
+        log: SimulatedLog,
+        entries: Receiver<Vec<Node>>,
     ) -> Result<SimulatedRun, WorkError> {
-        unreachable!("a simulated server shares its log with no other")
+        self.run(job, tree, log, Some(entries))
     }
 
     fn aside(&self, call: Box<dyn FnOnce(usize) + Send>) {
@@ -231,7 +247,9 @@ pub(crate) struct SimulatedRun {
     started: (Instant, u64),
     leaves: Arc<AtomicU64>,
     target: u64,
-    subtree_height: SubtreeHeight,
+    execution: Execution,
+    /// What another server makes, while this one follows it.
+    entries: Option<Receiver<Vec<Node>>>,
     tree: Tree,
     open: OpenFile,
     log: DurableLog,
@@ -240,7 +258,6 @@ pub(crate) struct SimulatedRun {
     error: Option<String>,
     audit: Option<RoundAudit>,
     last_audit: Instant,
-    statement: Vec<u8>,
     view: LogView,
     reached: Arc<Mutex<BTreeMap<u64, u64>>>,
 }
@@ -249,7 +266,7 @@ impl SimulatedRun {
     /// Adds the leaves that the time since the start is good for.
     fn advance(&mut self) {
         let mistakes = self.world.state().faults.mistakes;
-        if self.world.chance(mistakes) {
+        if self.world.chance(mistakes) && !self.follows() {
             self.go_wrong();
         }
         let (hangs, half_speed) = {
@@ -264,7 +281,10 @@ impl SimulatedRun {
         let passed = started.elapsed().as_millis() as u64;
         let leaves_per_second = u64::from(self.leaves_per_second) / (1 + u64::from(half_speed));
         let due = before + passed * leaves_per_second / 1000;
-        self.add_leaves(due.min(self.target));
+        match self.follows() {
+            true => drop(self.add_entries()),
+            false => self.add_leaves(due.min(self.target)),
+        }
         if !hangs && Instant::now() >= self.retry {
             let result = self.write();
             if result.is_err() {
@@ -299,7 +319,7 @@ impl SimulatedRun {
         let node = self.world.below(parked.len() as u32) as usize;
         parked[node][self.world.below(32) as usize] ^= 1 << self.world.below(8);
         let (work, leaves) = (*self.tree.work(), self.tree.leaves());
-        self.tree = Tree::from_parked(&work, &self.statement, leaves, &parked).unwrap();
+        self.tree = Tree::from_parked(&work, &self.execution.statement, leaves, &parked).unwrap();
         self.world.count(Event::Mistake);
         let round = self.open.0.round;
         self.world.note(format_args!(
@@ -312,13 +332,38 @@ impl SimulatedRun {
         let Self {
             tree,
             leaves,
-            subtree_height,
+            execution,
             log,
             ..
         } = self;
-        run(tree, *subtree_height, &target, leaves, |root| {
+        run(tree, execution.subtree_height, &target, leaves, |root| {
             log.push(root).expect("a backlog without end");
         });
+    }
+
+    /// Adds what has come of another server's entries. Returns whether there may be more.
+    fn add_entries(&mut self) -> bool {
+        let Some(entries) = &self.entries else {
+            return false;
+        };
+        let work = *self.tree.work();
+        let round = self.execution.round_work(&work);
+        loop {
+            match entries.try_recv() {
+                Ok(entries) => {
+                    for entry in entries {
+                        round.add_entry(&mut self.tree, entry);
+                        self.log.push(entry).expect("a backlog without end");
+                    }
+                    self.leaves.store(self.tree.leaves(), Relaxed);
+                }
+                Err(end) => return end == TryRecvError::Empty,
+            }
+        }
+    }
+
+    fn follows(&self) -> bool {
+        self.entries.is_some()
     }
 }
 
@@ -351,7 +396,10 @@ impl Running for SimulatedRun {
         Status {
             durable_entries: self.log.durable_entries(),
             log_error: self.error.clone(),
-            stopped: self.tree.leaves() >= self.target,
+            stopped: match self.follows() {
+                true => !self.add_entries(),
+                false => self.tree.leaves() >= self.target,
+            },
             wrong_entry: self.audit.as_ref().and_then(RoundAudit::wrong_entry),
             auditors_failed: false,
         }
@@ -363,7 +411,10 @@ impl Running for SimulatedRun {
 
     fn finish(mut self) -> Result<(Tree, SimulatedLog), WorkError> {
         // However long it takes.
-        self.add_leaves(self.target);
+        match self.follows() {
+            true => drop(self.add_entries()),
+            false => self.add_leaves(self.target),
+        }
         let leaves = self.leaves.load(Relaxed);
         let round = self.open.0.round;
         self.world

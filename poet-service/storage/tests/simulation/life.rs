@@ -146,14 +146,14 @@ impl Plan {
 }
 
 /// The genesis of all worlds.
-fn genesis() -> Timestamp {
+pub(crate) fn genesis() -> Timestamp {
     "2026-01-01T00:00:00Z".parse().unwrap()
 }
 
 /// The proofs as clients get them: as they were published, or else out of the storage.
-struct Served {
-    storage: Arc<dyn Storage>,
-    roots: Mutex<BTreeMap<ProofId, Node>>,
+pub(crate) struct Served {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) roots: Mutex<BTreeMap<ProofId, Node>>,
 }
 
 impl Publish for Served {
@@ -172,7 +172,7 @@ impl Publish for Served {
 
 impl Served {
     /// The root of a proof.
-    fn root(&self, id: ProofId) -> Result<Option<Node>, StorageError> {
+    pub(crate) fn root(&self, id: ProofId) -> Result<Option<Node>, StorageError> {
         if let Some(root) = self.roots.lock().unwrap().get(&id) {
             return Ok(Some(*root));
         }
@@ -190,7 +190,7 @@ struct Process {
     served: Arc<Served>,
 }
 
-fn work() -> Work {
+pub(crate) fn work() -> Work {
     static WORK: OnceLock<Work> = OnceLock::new();
     *WORK.get_or_init(|| {
         let backend = poet_backends::select(WorkFunction::Sha256, None).unwrap();
@@ -199,7 +199,7 @@ fn work() -> Work {
 }
 
 /// Nodes, by the dozen.
-fn node(number: u32) -> &'static SigningKey {
+pub(crate) fn node(number: u32) -> &'static SigningKey {
     static NODES: OnceLock<Vec<SigningKey>> = OnceLock::new();
     let nodes = NODES.get_or_init(|| {
         let key = |number: u8| SigningKey::from_bytes(&[number; 32]);
@@ -213,8 +213,13 @@ thread_local! {
     static PANICKED: Cell<bool> = const { Cell::new(false) };
 }
 
+/// Whether a task has panicked since this was asked last.
+pub(crate) fn panicked() -> bool {
+    PANICKED.take()
+}
+
 /// Has panics noticed, and told as always.
-fn notice_panics() {
+pub(crate) fn notice_panics() {
     static NOTICED: Once = Once::new();
     NOTICED.call_once(|| {
         let tell = std::panic::take_hook();
@@ -342,7 +347,7 @@ pub(crate) fn calm_round(look: impl AsyncFnOnce(&Arc<World>, &Rounds)) {
         process.rounds.stop().await;
         assert_eq!(world.violation(), None);
     });
-    assert!(!PANICKED.take());
+    assert!(!panicked());
 }
 
 struct Life {
@@ -386,7 +391,7 @@ impl Life {
         });
         // All tasks end where they are.
         drop(runtime);
-        world.require(!PANICKED.take(), || "the server panicked".to_owned());
+        world.require(!panicked(), || "the server panicked".to_owned());
         world.state().disk.close();
         if end == End::PowerCut || (end == End::Crashed && world.chance(500)) {
             world.power_cut();
@@ -754,7 +759,7 @@ impl Life {
     }
 }
 
-fn request(
+pub(crate) fn request(
     member: Member,
     params: &PowParams,
     deadline: Option<Timestamp>,

@@ -26,6 +26,8 @@ mod disk;
 mod hashing;
 mod life;
 mod memory;
+mod several;
+mod shared;
 mod sqlite;
 mod storage;
 mod world;
@@ -48,6 +50,8 @@ use world::{Event, WorldClock};
 /// Worlds, and rounds in each.
 const WORLDS: u64 = 1000;
 const ROUNDS: usize = 10;
+/// Worlds of several servers.
+const SHARED_WORLDS: u64 = 60;
 /// Worlds on the real database, which takes its time to make things durable.
 const SQLITE_WORLDS: u64 = 10;
 
@@ -73,12 +77,11 @@ fn variable(name: &str) -> Option<u64> {
     }))
 }
 
-#[test]
-fn worlds() {
-    if let Some(seed) = variable("POET_SIMULATION_SEED") {
-        println!("{:#?}", world(seed, true).counts);
-        return;
-    }
+/// Lives so many worlds, or as many as the environment says, on all cores. Returns how often what happened.
+fn worlds_side_by_side<E: Ord + Send>(
+    count: u64,
+    live: impl Fn(u64) -> BTreeMap<E, u64> + Sync,
+) -> BTreeMap<E, u64> {
     let (first, end) = match variable("POET_SIMULATION_SECONDS") {
         None => (0, None),
         Some(seconds) => {
@@ -88,8 +91,8 @@ fn worlds() {
         }
     };
     let next = AtomicU64::new(first);
-    let counts = Mutex::new(BTreeMap::<Event, u64>::new());
-    let more = |seed| end.map_or(seed < first + WORLDS, |end| Instant::now() < end);
+    let counts = Mutex::new(BTreeMap::<E, u64>::new());
+    let more = |seed| end.map_or(seed < first + count, |end| Instant::now() < end);
     thread::scope(|scope| {
         for _ in 0..thread::available_parallelism().unwrap().get() {
             scope.spawn(|| {
@@ -98,16 +101,25 @@ fn worlds() {
                     if !more(seed) {
                         return;
                     }
-                    for (event, count) in world(seed, false).counts {
-                        *counts.lock().unwrap().entry(event).or_default() += count;
+                    for (event, times) in live(seed) {
+                        *counts.lock().unwrap().entry(event).or_default() += times;
                     }
                 }
             });
         }
     });
-    let counts = counts.into_inner().unwrap();
+    counts.into_inner().unwrap()
+}
+
+#[test]
+fn worlds() {
+    if let Some(seed) = variable("POET_SIMULATION_SEED") {
+        println!("{:#?}", world(seed, true).counts);
+        return;
+    }
+    let counts = worlds_side_by_side(WORLDS, |seed| world(seed, false).counts);
     println!("{counts:#?}");
-    if end.is_some() {
+    if variable("POET_SIMULATION_SECONDS").is_some() {
         return;
     }
     for event in Event::ALL {
@@ -115,6 +127,50 @@ fn worlds() {
             counts.get(&event).is_some_and(|count| *count >= 10),
             "{event:?} is rare"
         );
+    }
+}
+
+/// Panics when something is wrong in the world of several servers with this seed.
+fn shared_world(seed: u64, print: bool) -> several::Record {
+    several::live(seed, print).unwrap_or_else(|what| {
+        panic!(
+            "{what}; to see how: POET_SIMULATION_SEED={seed} \
+             cargo test -p poet-storage --test simulation several -- --nocapture"
+        )
+    })
+}
+
+#[test]
+fn worlds_of_several_servers() {
+    if let Some(seed) = variable("POET_SIMULATION_SEED") {
+        println!("{:#?}", shared_world(seed, true).counts);
+        return;
+    }
+    let counts = worlds_side_by_side(SHARED_WORLDS, |seed| shared_world(seed, false).counts);
+    println!("{counts:#?}");
+    if variable("POET_SIMULATION_SECONDS").is_some() {
+        return;
+    }
+    for event in [
+        "answer lost",
+        "another works",
+        "crash in an operation",
+        "cut",
+        "database away",
+        "database went back",
+        "entries differ",
+        "kill",
+        "mistake",
+        "opened too early",
+        "power cut",
+        "published",
+        "registered",
+        "replaced",
+        "second to publish",
+        "stop",
+    ] {
+        let count = counts.get(event).copied().unwrap_or_default();
+        assert!(count >= 5, "{event} is rare: {count}");
     }
 }
 

@@ -15,7 +15,7 @@ use poet_rounds::storage::{
 };
 
 /// What outlives a process.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Tables {
     settings: Vec<(Setting, Vec<u8>)>,
     pow: Option<PowChallenges>,

@@ -169,6 +169,8 @@ pub(crate) struct Oracle {
     asked: BTreeMap<Challenge, NodeId>,
     published: BTreeMap<u64, Arc<PublishedProof>>,
     published_early: BTreeMap<(u64, Duration), Arc<PublishedProof>>,
+    /// Other machines publish, too.
+    pub(crate) shared: bool,
     /// The longer cycle gaps for which there are proofs.
     pub(crate) early_gaps: Vec<Duration>,
     /// In a world without trouble, the leaves per second that each round must have.
@@ -216,6 +218,7 @@ impl World {
                 asked: BTreeMap::new(),
                 published: BTreeMap::new(),
                 published_early: BTreeMap::new(),
+                shared: false,
                 early_gaps: Vec::new(),
                 pace: None,
                 jumps: false,
@@ -412,10 +415,19 @@ impl World {
         });
     }
 
+    /// Whether another machine was the first to publish a round.
+    pub(crate) fn published_elsewhere(&self, round: u64) -> bool {
+        let record = || self.truth().round(round).unwrap();
+        self.state().oracle.shared && record().is_some_and(|record| record.published.is_some())
+    }
+
     /// The log of a round is going to be used.
     pub(crate) fn opening_log(&self, round: u64, header: &LogHeader) {
         if self.crashed() {
             // What the process still believes does not matter.
+            return;
+        }
+        if self.published_elsewhere(round) {
             return;
         }
         let truth = self.truth();
