@@ -1,4 +1,4 @@
-//! A server on file systems that are full for a while.
+//! A server on file systems that are temporarily full.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
 
@@ -19,11 +19,11 @@ use common::{LocalServer, TestNode, await_some, config, members_of, verify_fetch
 use poet_storage::SqliteStorage;
 use program::ServerProcess;
 
-/// A small file system, while this is there.
+/// A small file system, which is unmounted when this is dropped.
 struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
-    /// `None`, with a message, where no file system can be mounted.
+    /// `None`, with a message, if no file system can be mounted.
     fn mount(megabytes: u32) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let size = format!("size={megabytes}m");
@@ -46,7 +46,7 @@ impl SmallDisk {
         self.0.path()
     }
 
-    /// Takes all the space that is left.
+    /// Uses up all the space that is left.
     fn fill(&self) {
         let mut bytes = 1 << 20;
         for part in 0.. {
@@ -70,7 +70,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Nobody can do anything about a failure here.
+        // A failure here cannot be handled.
         drop(Command::new("umount").arg("-l").arg(self.path()).status());
     }
 }
@@ -100,7 +100,7 @@ fn while_the_database_is_on_a_full_disk_nothing_is_promised_and_nothing_lost() {
     let server = LocalServer::start(config, 0);
     let params = server.client.pow_params();
     let mut acknowledged = Vec::new();
-    // Submits until there is an answer like this. Says how many there were before.
+    // Submits until there is a response like this. Returns how many came before.
     let mut submit_until = |status: u16| {
         for count in 0..5_000 {
             let node = TestNode::new(acknowledged.len() as u32 + 1);
@@ -118,7 +118,7 @@ fn while_the_database_is_on_a_full_disk_nothing_is_promised_and_nothing_lost() {
     };
     submit_until(200);
     disk.fill();
-    // There is some room left in the database's files.
+    // The database's files still have some room.
     submit_until(503);
     await_unready(&server, "the database cannot be written");
     disk.empty();
@@ -130,7 +130,7 @@ fn while_the_database_is_on_a_full_disk_nothing_is_promised_and_nothing_lost() {
     server.await_work(0);
     server.at(80);
     let proof = verify_fetched(&server.client.await_proof(0));
-    // A refused one may be in it, too: it was the next one that was tried, and was accepted then.
+    // A refused one may be in it, too: it was retried, and accepted later.
     assert_eq!(proof.members, members_of(&acknowledged));
 }
 
@@ -172,7 +172,7 @@ fn while_the_log_is_on_a_full_disk_the_work_goes_on() {
     assert_eq!(proof.members, members_of(&[TestNode::new(1)]));
 }
 
-/// What was acknowledged is there after a crash, although the database's files were removed meanwhile.
+/// What was acknowledged survives a crash, although the database's files were removed meanwhile.
 #[test]
 fn a_database_that_is_removed_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
@@ -199,7 +199,7 @@ fn a_database_that_is_removed_loses_nothing() {
     assert_eq!(proof.members, members_of(&nodes));
 }
 
-/// One that is replaced is not promised anything in.
+/// A server whose database was replaced acknowledges nothing.
 #[test]
 fn a_database_that_is_replaced_gets_no_registrations() {
     let folder = tempfile::tempdir().unwrap();
@@ -217,7 +217,8 @@ fn a_database_that_is_replaced_gets_no_registrations() {
     server.client.register(&TestNode::new(2));
 }
 
-/// While the disk is full, the log says so once a minute and names the directory, whatever clients do.
+/// While the disk is full, the log says so once a minute and names the directory, whatever clients
+/// do.
 #[test]
 fn a_full_disk_is_said_once() {
     let Some(disk) = SmallDisk::mount(2) else {
@@ -255,7 +256,8 @@ fn a_full_disk_is_said_once() {
     assert!(errors <= 3, "{log}");
 }
 
-/// Key and registrations are in the database after a clean end, not in its log, even if somebody reads it.
+/// After a clean shutdown, the key and the registrations are in the database, not in its log, even
+/// if another program reads it.
 #[test]
 fn after_a_clean_end_a_plain_copy_is_whole() {
     for reads in [false, true] {
@@ -267,7 +269,8 @@ fn after_a_clean_end_a_plain_copy_is_whole() {
         }
         let info = server.client.get("/v1/info").json();
         let database = folder.path().join("db/poet.sqlite");
-        // A connection that does not hold up the end, and keeps SQLite from tidying up by itself.
+        // This connection does not delay the shutdown, but keeps SQLite from checkpointing by
+        // itself.
         let reader = reads.then(|| {
             let reader = SqliteStorage::open_to_read(&database).unwrap();
             assert_eq!(reader.newest_rounds(9).unwrap().len(), 1);
@@ -286,7 +289,7 @@ fn after_a_clean_end_a_plain_copy_is_whole() {
     }
 }
 
-/// Rounds of six minutes: their log keeps every label.
+/// Rounds of six minutes: their log contains every label.
 const LONG: [&str; 4] = [
     "--epoch-duration=6m",
     "--phase-shift=500ms",
@@ -294,14 +297,14 @@ const LONG: [&str; 4] = [
     "--audit=off",
 ];
 
-/// How soon a server ends, with room for a machine that is busy: five seconds are what is promised.
+/// The promise is to end within five seconds; this allows for a busy machine.
 const SOON: Duration = Duration::from_secs(20);
 
 fn log_bytes(data: &Path) -> u64 {
     fs::metadata(data.join("rounds/0/tree.log")).map_or(0, |metadata| metadata.len())
 }
 
-/// Sends SIGTERM. Returns what the log says of the work that was interrupted.
+/// Sends SIGTERM. Returns what the log says about the interrupted work.
 #[track_caller]
 fn end(server: ServerProcess, folder: &Path) -> String {
     let start = Instant::now();
@@ -332,7 +335,7 @@ fn sigterm_ends_a_server_that_waits_for_room() {
     let said = end(server, folder.path());
     assert!(said.contains("made again after a restart"), "{said}");
 
-    // All that found room is there.
+    // Everything that found room is there.
     let entries = (log_bytes(&data) - 96) / 32;
     assert!(entries > 10_000, "{entries}");
     let grown = Command::new("mount")
@@ -346,14 +349,14 @@ fn sigterm_ends_a_server_that_waits_for_room() {
     assert!(said.contains("leaves="), "{said}");
 }
 
-/// Leaves of round 0 by now.
+/// Returns the current number of leaves of round 0.
 fn leaves(server: &ServerProcess) -> u64 {
     let round = server.client.get("/v1/rounds/0").json();
     let leaves = &round["leaves"];
     leaves.as_str().map_or(0, |leaves| leaves.parse().unwrap())
 }
 
-/// Syncs of tree logs that fail or hang, once the file SYNC_TROUBLE is there.
+/// Makes syncs of tree logs fail or hang once the file SYNC_TROUBLE exists.
 const SYNC_TROUBLE: &str = r#"
 #include <errno.h>
 #include <stdio.h>
@@ -406,7 +409,7 @@ fn sigterm_ends_a_server_whose_disk_fails_or_does_not_answer() {
         let data = folder.path().join("data");
         await_some("the work", || (log_bytes(&data) > 4096).then_some(()));
         fs::write(&marker, "").unwrap();
-        // What is made by now is in the trouble.
+        // What is computed from now on is affected.
         let before = leaves(&server);
         await_some("more", || (leaves(&server) > before + 50_000).then_some(()));
         let said = end(server, folder.path());

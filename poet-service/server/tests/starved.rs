@@ -1,5 +1,5 @@
-//! A server that gets little of the CPU, no threads, or a clock that leaps. What counts is the order in
-//! which things happen: a test knows nothing of how fast its machine is.
+//! A server that gets little CPU time, no threads, or a clock that leaps. The tests check the order
+//! of events, since they do not know how fast the machine is.
 #![allow(clippy::unwrap_used)]
 #![cfg(target_os = "linux")]
 
@@ -37,15 +37,15 @@ const ROUND: [&str; 3] = [
     "--cycle-gap=59m52s",
 ];
 const PUBLISHED: &str = "the proof is verified and published";
-/// What is said when the audit after the proof is over.
+/// Logged when the audit after the proof is over.
 const AUDITED: [&str; 2] = [
     "the round is audited",
     "the last leaves of the round are not audited",
 ];
-/// How soon a server ends, with room for a machine that is busy: five seconds are what is promised.
+/// The promise is to end within five seconds; this allows for a busy machine.
 const SOON: Duration = Duration::from_secs(20);
 
-/// Threads that do the same again and again, until this is dropped.
+/// Threads that repeat something until this is dropped.
 struct Others {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
@@ -68,7 +68,7 @@ impl Others {
         }
     }
 
-    /// Two for each core that do nothing but take it.
+    /// Two busy threads per core.
     fn hogs() -> Self {
         let cores = thread::available_parallelism().unwrap().get();
         Self::start(2 * cores, |_| {
@@ -89,7 +89,7 @@ impl Drop for Others {
     }
 }
 
-/// The proof of a round must come, and no audit before it.
+/// The proof of a round must come first, and no audit before it.
 #[track_caller]
 fn assert_proof_first(server: &ServerProcess, round: u64) {
     let proof = verify_fetched(&server.client.await_proof(round));
@@ -147,7 +147,7 @@ fn one_core_keeps_no_proof_waiting() {
     assert_proof_first(&server, 0);
 }
 
-/// Leaves of the round that is worked on.
+/// Returns the leaves of the round that is worked on.
 fn leaves(server: &ServerProcess) -> u64 {
     let round = server.client.get("/v1/rounds/0").json();
     round["leaves"]
@@ -155,7 +155,7 @@ fn leaves(server: &ServerProcess) -> u64 {
         .map_or(0, |leaves| leaves.parse().unwrap())
 }
 
-/// What was audited is lost, or never was: nobody makes up for it before the proof.
+/// What was audited is lost, or never was: nothing makes up for it before the proof.
 #[test]
 fn what_was_not_audited_keeps_no_proof_waiting() {
     for (before, lost) in [("off", false), ("full", true)] {
@@ -195,11 +195,12 @@ fn invalid_signatures_keep_no_proof_waiting() {
         })
     };
     assert_proof_first(&server, 0);
-    // They were checked all the while.
+    // They were checked all the time.
     assert!(refused.load(Relaxed) > 100);
 }
 
-/// The rounds 0 to `rounds` with many members, as another server left them: settled, and finished or not.
+/// Stores the rounds 0 to `rounds` with many members, as another server left them: settled, and
+/// finished or not.
 fn store_rounds(folder: &Path, schedule: &Schedule, rounds: u64, members: u32, finished: bool) {
     let db = folder.join("db");
     fs::create_dir_all(&db).unwrap();
@@ -216,7 +217,7 @@ fn store_rounds(folder: &Path, schedule: &Schedule, rounds: u64, members: u32, f
     let challenges: Vec<_> = members.iter().map(|member| member.challenge).collect();
     let statement: Vec<_> = challenges.iter().map(|challenge| challenge.0).collect();
     let statement = membership::root(&statement);
-    // Nobody verifies it.
+    // Nothing verifies it.
     let proof = finished.then(|| PublishedProof {
         statement: statement.clone(),
         members: challenges,
@@ -246,8 +247,8 @@ fn store_rounds(folder: &Path, schedule: &Schedule, rounds: u64, members: u32, f
     SqliteStorage::import(&db.join("poet.sqlite"), &imported).unwrap();
 }
 
-/// The end of a round with so many members, after `work`, in which everything must be ready. Returns how
-/// long after it a client has the whole proof.
+/// The end of a round with this many members, after `work`, in which everything must be ready.
+/// Returns how long after it a client has the whole proof.
 fn serve_members(members: u32, work: Duration) -> f64 {
     let folder = tempfile::tempdir().unwrap();
     let epoch = Duration::from_secs(12 * 3600);
@@ -290,7 +291,7 @@ fn a_round_with_five_million_members_is_served() {
 fn requests_for_members_of_old_rounds_keep_no_proof_waiting() {
     let folder = tempfile::tempdir().unwrap();
     let hour = Duration::from_secs(3600);
-    // Round 2 begins when those before are stored and the server is there.
+    // Round 2 begins when the earlier ones are stored and the server is running.
     let genesis = Timestamp::now() + SignedDuration::from_secs(20 - 2 * 3600);
     let genesis = Timestamp::from_second(genesis.as_second()).unwrap();
     let gap = hour - Duration::from_secs(8);
@@ -346,7 +347,7 @@ fn sigterm_ends_a_server_whose_audit_catches_up() {
     let begun = Instant::now();
     assert_eq!(server.signal("TERM").code(), Some(0));
     assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
-    // The proof is served, and the log not needed.
+    // The proof is served, and the log no longer needed.
     let server = start("full");
     verify_fetched(&server.client.await_proof(0));
     await_some("the end of the log", || {
@@ -354,10 +355,10 @@ fn sigterm_ends_a_server_whose_audit_catches_up() {
     });
 }
 
-/// A user to whom the limit on processes applies, if this one is root.
+/// A user to whom the limit on processes applies, if this user is root.
 const NOBODY: &str = "65534";
 
-/// How to run a command as such a user.
+/// Returns how to run a command as such a user.
 fn as_nobody() -> Vec<OsString> {
     let user = ["setpriv", "--reuid", NOBODY, "--regid", NOBODY];
     match rustix::process::getuid().is_root() {
@@ -370,12 +371,12 @@ fn as_nobody() -> Vec<OsString> {
     }
 }
 
-/// The command of a server, run by a user to whom limits apply.
+/// Returns the command of a server, run by a user to whom limits apply.
 fn unprivileged(folder: &Path, options: &[&str], limit: Option<u32>) -> Command {
     let server = command(folder);
     let program = folder.join("poet-service");
     if !program.exists() {
-        // Where everybody can run it.
+        // A place where every user can run it.
         fs::copy(server.get_program(), &program).unwrap();
     }
     let mut run = as_nobody();
@@ -427,8 +428,8 @@ fn a_start_without_threads_is_explained() {
     }
 }
 
-/// No thread can be made over the end of a round, over the start of one, and while clients come. What
-/// cannot do without ends the process with a last line; otherwise the round goes on.
+/// No thread can be created at the end of a round, at the start of one, and when clients connect.
+/// If that makes the server useless, it ends with a last line; otherwise the round continues.
 #[test]
 fn without_threads_rounds_go_on_or_the_process_ends() {
     let schedule = ["--phase-shift=6s", "--epoch-duration=12s", "--cycle-gap=5s"];
@@ -455,7 +456,7 @@ fn without_threads_rounds_go_on_or_the_process_ends() {
             assert!(set.unwrap().success());
         };
         limit("1");
-        // Until the proof is there, with clients all the while.
+        // Until the proof is there, with clients all the time.
         let published = await_some("the proof", || {
             drop(server.client.try_get("/readyz"));
             if server.ended().is_some() {
@@ -483,7 +484,7 @@ fn without_threads_rounds_go_on_or_the_process_ends() {
     }
 }
 
-/// The library that fakes the time of a process, if it is there.
+/// Returns the library that fakes the time of a process, if it exists.
 fn fake_time() -> Option<PathBuf> {
     let places = ["/usr/lib", "/usr/lib64", "/usr/local/lib"].map(PathBuf::from);
     let multiarch = format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH);
@@ -527,7 +528,7 @@ fn a_clock_that_leaps_for_seconds_ends_nothing() {
         rounds.iter().map(|round| round["state"].clone()).collect()
     };
     let before = rounds();
-    // Over the end of this round, and over the next one.
+    // At the end of this round, and at the end of the next one.
     set("+1h");
     await_some("the alarm", || {
         server
@@ -549,7 +550,7 @@ fn a_clock_that_leaps_for_seconds_ends_nothing() {
             .contains("the clock has leapt back")
             .then_some(())
     });
-    // It ends in its time.
+    // It ends on time.
     let proof = verify_fetched(&server.client.await_proof(0));
     assert_eq!(proof.members, members_of(&[node]));
     let late = server.log();
