@@ -5,75 +5,15 @@
 mod common;
 #[path = "common/program.rs"]
 mod program;
+#[path = "common/small_disk.rs"]
+mod small_disk;
 
-use std::{
-    fs,
-    path::Path,
-    process::Command,
-    sync::atomic::Ordering::Relaxed,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fs, sync::atomic::Ordering::Relaxed};
 
 use common::{LocalServer, TestNode, await_some, config, members_of, verify_fetched};
 use poet_storage::SqliteStorage;
 use program::ServerProcess;
-
-/// A small file system, while this is there.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    /// `None`, with a message, where no file system can be mounted.
-    fn mount(megabytes: u32) -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
-        let size = format!("size={megabytes}m");
-        let mount = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &size, "none"])
-            .arg(folder.path())
-            .output();
-        let reason = match mount {
-            Ok(mount) if mount.status.success() => return Some(Self(folder)),
-            Ok(mount) => String::from_utf8_lossy(&mount.stderr).trim().to_owned(),
-            Err(error) => error.to_string(),
-        };
-        let ci = std::env::var_os("CI").is_some_and(|ci| !ci.is_empty());
-        assert!(!ci, "CI must be able to mount a file system: {reason}");
-        eprintln!("skipped: no file system can be mounted here: {reason}");
-        None
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    /// Takes all the space that is left.
-    fn fill(&self) {
-        let mut bytes = 1 << 20;
-        for part in 0.. {
-            let filler = self.path().join(format!("filler{part}"));
-            match fs::write(&filler, vec![1; bytes]) {
-                Ok(()) => {}
-                Err(_) if bytes > 512 => bytes /= 2,
-                Err(_) => break,
-            }
-        }
-    }
-
-    fn empty(&self) {
-        for entry in fs::read_dir(self.path()).unwrap().flatten() {
-            if entry.file_name().to_str().unwrap().starts_with("filler") {
-                fs::remove_file(entry.path()).unwrap();
-            }
-        }
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Nobody can do anything about a failure here.
-        drop(Command::new("umount").arg("-l").arg(self.path()).status());
-    }
-}
+use small_disk::SmallDisk;
 
 fn await_ready(server: &LocalServer) {
     await_some("readiness", || {
@@ -283,137 +223,5 @@ fn after_a_clean_end_a_plain_copy_is_whole() {
         assert_eq!(server.client.get("/v1/info").json(), info);
         let round = server.client.get("/v1/rounds/0").json();
         assert_eq!(round["members"], "5", "{round}");
-    }
-}
-
-/// Rounds of six minutes: their log keeps every label.
-const LONG: [&str; 4] = [
-    "--epoch-duration=6m",
-    "--phase-shift=500ms",
-    "--cycle-gap=1m",
-    "--audit=off",
-];
-
-/// How soon a server ends, with room for a machine that is busy: five seconds are what is promised.
-const SOON: Duration = Duration::from_secs(20);
-
-fn log_bytes(data: &Path) -> u64 {
-    fs::metadata(data.join("rounds/0/tree.log")).map_or(0, |metadata| metadata.len())
-}
-
-/// Sends SIGTERM. Returns what the log says of the work that was interrupted.
-#[track_caller]
-fn end(server: ServerProcess, folder: &Path) -> String {
-    let start = Instant::now();
-    let status = server.signal("TERM");
-    assert!(start.elapsed() < SOON, "it took {:?}", start.elapsed());
-    let log = fs::read_to_string(folder.join("log.txt")).unwrap();
-    assert_eq!(status.code(), Some(0), "{log}");
-    let mut lines = log.lines().filter(|line| line.contains("work interrupted"));
-    lines.next().expect(&log).to_owned()
-}
-
-#[test]
-fn sigterm_ends_a_server_that_waits_for_room() {
-    let Some(disk) = SmallDisk::mount(3) else {
-        return;
-    };
-    let folder = tempfile::tempdir().unwrap();
-    let data = disk.path().join("data");
-    let option = format!("--datadir={}", data.display());
-    let options = [&LONG[..], &[option.as_str()]].concat();
-    let server = ServerProcess::start(folder.path(), &options);
-    // Until the queue is full, and the hashing thread waits.
-    let mut before = None;
-    while before.is_none_or(|before| before != leaves(&server)) {
-        before = Some(leaves(&server)).filter(|leaves| *leaves > 0);
-        thread::sleep(Duration::from_secs(1));
-    }
-    let said = end(server, folder.path());
-    assert!(said.contains("made again after a restart"), "{said}");
-
-    // All that found room is there.
-    let entries = (log_bytes(&data) - 96) / 32;
-    assert!(entries > 10_000, "{entries}");
-    let grown = Command::new("mount")
-        .args(["-o", "remount,size=200m"])
-        .arg(disk.path())
-        .status();
-    assert!(grown.unwrap().success());
-    let server = ServerProcess::start(folder.path(), &options);
-    await_some("the work", || (leaves(&server) > entries).then_some(()));
-    let said = end(server, folder.path());
-    assert!(said.contains("leaves="), "{said}");
-}
-
-/// Leaves of round 0 by now.
-fn leaves(server: &ServerProcess) -> u64 {
-    let round = server.client.get("/v1/rounds/0").json();
-    let leaves = &round["leaves"];
-    leaves.as_str().map_or(0, |leaves| leaves.parse().unwrap())
-}
-
-/// Syncs of tree logs that fail or hang, once the file SYNC_TROUBLE is there.
-const SYNC_TROUBLE: &str = r#"
-#include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
-static int sync_file(long call, int file) {
-    char link[64], path[4096] = "";
-    const char *trouble = getenv("SYNC_TROUBLE");
-    snprintf(link, sizeof link, "/proc/self/fd/%d", file);
-    if (trouble && access(trouble, F_OK) == 0 && readlink(link, path, sizeof path - 1) > 0 &&
-        strstr(path, "tree.log")) {
-        if (strstr(trouble, "fail")) {
-            errno = EIO;
-            return -1;
-        }
-        sleep(600);
-    }
-    return (int)syscall(call, file);
-}
-int fsync(int file) { return sync_file(SYS_fsync, file); }
-int fdatasync(int file) { return sync_file(SYS_fdatasync, file); }
-"#;
-
-#[test]
-fn sigterm_ends_a_server_whose_disk_fails_or_does_not_answer() {
-    let folder = tempfile::tempdir().unwrap();
-    let (source, library) = (folder.path().join("sync.c"), folder.path().join("sync.so"));
-    fs::write(&source, SYNC_TROUBLE).unwrap();
-    let compiled = Command::new("cc")
-        .args(["-shared", "-fPIC", "-O1", "-o"])
-        .args([&library, &source])
-        .output();
-    if !compiled.is_ok_and(|done| done.status.success()) {
-        let ci = std::env::var_os("CI").is_some_and(|ci| !ci.is_empty());
-        assert!(!ci, "CI must have a C compiler");
-        eprintln!("skipped: there is no C compiler here");
-        return;
-    }
-    for trouble in ["fail", "hang"] {
-        let folder = tempfile::tempdir().unwrap();
-        let marker = folder.path().join(trouble);
-        let environment = [
-            ("LD_PRELOAD", library.to_str().unwrap()),
-            ("SYNC_TROUBLE", marker.to_str().unwrap()),
-        ];
-        let server = ServerProcess::start_with(folder.path(), &LONG, &environment);
-        let data = folder.path().join("data");
-        await_some("the work", || (log_bytes(&data) > 4096).then_some(()));
-        fs::write(&marker, "").unwrap();
-        // What is made by now is in the trouble.
-        let before = leaves(&server);
-        await_some("more", || (leaves(&server) > before + 50_000).then_some(()));
-        let said = end(server, folder.path());
-        let reason = match trouble {
-            "fail" => "cannot sync the log",
-            _ => "the disk does not answer",
-        };
-        assert!(said.contains(reason), "{said}");
     }
 }
