@@ -8,11 +8,16 @@ mod program;
 #[path = "common/small_disk.rs"]
 mod small_disk;
 
-use std::{fs, sync::atomic::Ordering::Relaxed};
+use std::{
+    env, fs,
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    thread,
+};
 
 use common::{LocalServer, TestNode, await_some, config, members_of, verify_fetched};
 use poet_storage::SqliteStorage;
 use program::ServerProcess;
+use rusqlite::Connection;
 use small_disk::SmallDisk;
 
 fn await_ready(server: &LocalServer) {
@@ -224,4 +229,96 @@ fn after_a_clean_end_a_plain_copy_is_whole() {
         let round = server.client.get("/v1/rounds/0").json();
         assert_eq!(round["members"], "5", "{round}");
     }
+}
+
+/// Registrations that come while another program reads the database; all of a large network with
+/// `POET_TEST_REGISTRATIONS=320000`.
+fn registrations() -> u32 {
+    let number = env::var("POET_TEST_REGISTRATIONS").ok();
+    number.map_or(12_000, |number| number.parse().unwrap())
+}
+
+/// The most that a commit of registrations adds to the database's log: the last pages of the table and of
+/// its index, and what is written on the way to a new one.
+const COMMIT_BYTES: u64 = 8 * 4120;
+/// The most that the log keeps once nobody holds it.
+const KEPT_LOG_BYTES: u64 = 16 << 20;
+
+/// Peak of a server's resident memory.
+fn peak_bytes(server: &ServerProcess) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let mut lines = status.lines();
+    let peak = lines.find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let kilobytes: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    kilobytes << 10
+}
+
+/// The log of the database grows with what is written only, shrinks when the reader ends, and a start
+/// after a crash reads it piece by piece.
+#[test]
+fn a_reader_holds_the_databases_log_within_bounds() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("db/poet.sqlite-wal");
+    let log_bytes = || fs::metadata(&log).map_or(0, |metadata| metadata.len());
+    let options = [
+        "--epoch-duration=9h",
+        "--phase-shift=8h",
+        "--pow-difficulty=0",
+    ];
+    let server = ServerProcess::start(folder.path(), &options);
+    let reader = Connection::open(folder.path().join("db/poet.sqlite")).unwrap();
+    reader.execute_batch("BEGIN").unwrap();
+    let read = "SELECT count(*) FROM registrations";
+    reader.query_row(read, [], |_| Ok(())).unwrap();
+
+    let before = log_bytes();
+    let (registrations, next) = (registrations(), AtomicU32::new(0));
+    let params = server.client.pow_params();
+    thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Relaxed);
+                    if number >= registrations {
+                        break;
+                    }
+                    let answer = server
+                        .client
+                        .submit(&TestNode::new(number).request(&params));
+                    assert_eq!(answer.status, 200, "{}", answer.body);
+                }
+            });
+        }
+    });
+    let held = log_bytes();
+    let most = before + u64::from(registrations) * COMMIT_BYTES;
+    assert!(held > before && held < most, "{before} to {held}");
+    // Nothing is written when nobody registers: readiness is seen without.
+    for _ in 0..50 {
+        assert_eq!(server.client.get("/readyz").status, 200);
+    }
+    assert!(
+        log_bytes() <= held + COMMIT_BYTES,
+        "{held} to {}",
+        log_bytes()
+    );
+    server.kill();
+
+    // The start checks the whole log.
+    let server = ServerProcess::start(folder.path(), &options);
+    let peak = peak_bytes(&server);
+    println!("{registrations} registrations: a log of {held} bytes, a start in {peak}");
+    let members = u64::from(registrations) * 400;
+    assert!(peak < (100 << 20) + members, "{peak} bytes of memory");
+    let round = server.client.get("/v1/rounds/0").json();
+    assert_eq!(round["members"], registrations.to_string());
+
+    drop(reader);
+    // SQLite moves all of it with the next transaction, and cuts it with the one after that.
+    for number in 0..2 {
+        server
+            .client
+            .register(&TestNode::new(registrations + number));
+    }
+    assert!(log_bytes() <= KEPT_LOG_BYTES, "{}", log_bytes());
 }
