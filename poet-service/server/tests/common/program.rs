@@ -40,12 +40,18 @@ impl ServerProcess {
         Self::start_command(folder, command)
     }
 
-    /// Starts a server with a command, made for `folder`, and waits until it serves.
-    pub(crate) fn start_command(folder: &Path, mut command: Command) -> Self {
+    /// Starts a server by a command, which is one for `folder`, and waits until it serves.
+    pub(crate) fn start_command(folder: &Path, command: Command) -> Self {
         let log = folder.join("log.txt");
+        let stderr = File::create(&log).unwrap().into();
+        Self::start_with_stderr(log, command, stderr)
+    }
+
+    /// As [`Self::start_command`], with a standard error of its own; its log is also in the file `log`.
+    pub(crate) fn start_with_stderr(log: PathBuf, mut command: Command, stderr: Stdio) -> Self {
         let mut child = command
             .stdout(Stdio::piped())
-            .stderr(File::create(&log).unwrap())
+            .stderr(stderr)
             .spawn()
             .unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
