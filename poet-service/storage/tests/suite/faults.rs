@@ -141,7 +141,7 @@ fn a_connection_that_hangs_is_noticed_in_seconds() {
     assert!(acknowledged.iter().all(|member| stored.contains(member)));
 }
 
-/// Panics after a number of calls.
+/// Counters that panic once the flag is set.
 struct Panics(AtomicBool);
 
 impl Counters for Panics {
