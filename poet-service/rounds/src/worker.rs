@@ -478,7 +478,12 @@ impl<H: Hashing> Worker<H> {
                 continue;
             }
             // The work may have gone back to fewer leaves than a proof needs.
-            if leaves < T as u64 || !time_until(self.clock.now(), job.end).is_zero() {
+            let over = time_until(self.clock.now(), job.end).is_zero();
+            if leaves < T as u64 || !over {
+                if over && role == Role::Follows {
+                    // It makes the rest when it is its turn.
+                    self.handle.wait_for_stop(LOG_INTERVAL).await;
+                }
                 continue;
             }
             if let Some(part) = &part {
@@ -487,15 +492,18 @@ impl<H: Hashing> Worker<H> {
                     part.end(leaves);
                 }
                 let waited = time_until(job.end, self.clock.now());
-                match self.await_end(part, worked, waited).await {
-                    // The server ends.
-                    AtEnd::Wait => continue,
+                match self.await_end(part, worked, log.entries(), waited).await {
+                    // The server ends, or follows until it has copied the rest.
+                    AtEnd::Wait | AtEnd::Behind => {
+                        self.handle.wait_for_stop(LOG_INTERVAL).await;
+                        continue;
+                    }
                     AtEnd::Published => return self.published_elsewhere(job, tree, log),
                     AtEnd::Away => return Err(StorageError::new("the database is away").into()),
-                    AtEnd::Prove(None) => {}
-                    AtEnd::Prove(Some(leaves)) => {
+                    AtEnd::Prove(Some(leaves)) if leaves > tree.leaves() => {
                         tree = blocking(|| self.tree_of(job, leaves, tree, &mut log))?;
                     }
+                    AtEnd::Prove(_) => {}
                 }
             }
             let leaves = tree.leaves();

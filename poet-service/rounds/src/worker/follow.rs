@@ -118,7 +118,8 @@ impl Stretch<'_> {
             return false;
         };
         blocking(|| part.copy(feed));
-        !part.differs() && part.at_end(None, waited) == AtEnd::Wait
+        let due = part.at_end(None, feed.entries, waited);
+        !part.differs() && matches!(due, AtEnd::Wait | AtEnd::Behind)
     }
 }
 
@@ -251,17 +252,19 @@ impl<H: Hashing> Worker<H> {
         Ok(work.resume(log)?)
     }
 
-    /// Waits for what is due at the end of a round. `leaves` is `Some` if this server has worked.
+    /// Waits for what is due at the end of a round. `leaves` is `Some` if this server has worked; its log
+    /// has this many entries.
     pub(super) async fn await_end(
         &self,
         part: &Part,
         leaves: Option<u64>,
+        entries: u64,
         waited: Duration,
     ) -> AtEnd {
         let start = self.clock.monotonic();
         loop {
             let waited = waited + self.clock.monotonic().saturating_sub(start);
-            let due = part.at_end(leaves, waited);
+            let due = part.at_end(leaves, entries, waited);
             if due != AtEnd::Wait || self.handle.wait_for_stop(LOG_INTERVAL).await {
                 return due;
             }

@@ -68,6 +68,8 @@ pub(super) enum Role {
 pub(super) enum AtEnd {
     /// Wait: another server may be about to publish.
     Wait,
+    /// Follow: the shared log has entries that this server lacks.
+    Behind,
     /// The proof is published.
     Published,
     /// Make the proof, of this many leaves, or of all that this server has.
@@ -307,13 +309,15 @@ impl Part {
     }
 
     /// Returns what to do at the end of a round, which was `waited` ago. `leaves` is `Some` if this
-    /// server has worked.
-    pub(super) fn at_end(&self, leaves: Option<u64>, waited: Duration) -> AtEnd {
+    /// server has worked. Its log has this many entries.
+    pub(super) fn at_end(&self, leaves: Option<u64>, entries: u64, waited: Duration) -> AtEnd {
         match &self.0.state().seen {
-            // It is published once the storage is back.
-            None if leaves.is_some() => AtEnd::Prove(None),
+            // Others may have more.
             None if waited < AWAY_AT_END => AtEnd::Wait,
             None => AtEnd::Away,
+            Some(seen) if self.0.is_behind(seen, entries) && waited < PROOF_PATIENCE => {
+                AtEnd::Behind
+            }
             Some(seen) => self.0.at_end(seen, leaves.is_some(), waited),
         }
     }
@@ -554,16 +558,21 @@ impl Inner {
                 .is_some_and(|server| server.standby)
     }
 
+    /// How long the shared log may be quiet before this server works.
+    fn patience(&self) -> Duration {
+        match self.standby {
+            true => self.config.takeover_after + STANDBY_MARGIN,
+            false => self.config.takeover_after,
+        }
+    }
+
     fn role(&self, seen: &SharedRound, entries: u64) -> Role {
         let second = (EXPECTED_LEAVES_PER_SECOND >> self.subtree_height).max(1);
         if entries > seen.entries + second {
             // The others see that, and follow.
             return Role::Works;
         }
-        let mut patience = self.config.takeover_after;
-        if self.standby {
-            patience += STANDBY_MARGIN;
-        }
+        let patience = self.patience();
         let by_another = match &seen.worker {
             // At the start of a round, a standby waits.
             None => self.standby,
@@ -585,18 +594,25 @@ impl Inner {
     ) -> Option<&'static str> {
         let own = &self.config.name;
         let by_another = seen.worker.as_ref().is_some_and(|name| name != own);
-        if by_another && seen.entries > entries + per_second && !self.made_by_standby(seen) {
+        if by_another && seen.entries > entries + per_second {
             return Some("the shared log is ahead");
         }
         let rivals = || {
             self.others(seen)
                 .filter(|server| self.steps_back_for(server))
         };
-        if self.standby && rivals().any(|server| !server.standby) {
+        // If nothing of theirs comes, this server continues.
+        let comes = seen.quiet < self.patience();
+        if self.standby && comes && rivals().any(|server| !server.standby) {
             return Some("a server works that is not a standby");
         }
         let before = |server: &Server| server.name < *own && server.standby == self.standby;
         (since > TIE && rivals().any(before)).then_some("another server is as fast")
+    }
+
+    /// Returns whether a log of this many entries lacks some of the shared one, which is still needed.
+    fn is_behind(&self, seen: &SharedRound, entries: u64) -> bool {
+        !seen.published && seen.entries > entries
     }
 
     fn at_end(&self, seen: &SharedRound, worked: bool, waited: Duration) -> AtEnd {
@@ -744,9 +760,15 @@ mod tests {
         // Of two equally fast servers, one.
         assert!(on.yields(&both("z"), 1000, 24, 40 * second).is_none());
         assert!(on.yields(&both("a"), 1000, 24, 40 * second).is_some());
-        // Not to a standby, which yields itself; nor to a server that was not seen for a while.
+        // Not to a standby, which yields itself, unless that has more; nor to a server that was not seen
+        // for a while.
         let by_standby = seen(Some("a"), 100, vec![server("a", true, true)]);
-        assert!(on.yields(&by_standby, 900, 24, 40 * second).is_none());
+        assert!(on.yields(&by_standby, 990, 24, 40 * second).is_none());
+        assert!(on.yields(&by_standby, 900, 24, 40 * second).is_some());
+        // A standby works on if nothing comes from others.
+        let mut quiet = both("z");
+        quiet.quiet = 5 * second;
+        assert!(standby.yields(&quiet, 1000, 24, second).is_none());
         let mut gone = both("a");
         gone.servers[0].seen = 3 * second;
         assert!(on.yields(&gone, 1000, 24, 40 * second).is_none());
@@ -797,9 +819,17 @@ mod tests {
             );
         }
         let on = Part(Arc::new(on));
-        assert_eq!(on.at_end(Some(7), second), AtEnd::Prove(None));
-        assert_eq!(on.at_end(None, second), AtEnd::Wait);
-        assert_eq!(on.at_end(None, 40 * second), AtEnd::Away);
+        for leaves in [None, Some(7)] {
+            assert_eq!(on.at_end(leaves, 7, second), AtEnd::Wait);
+            assert_eq!(on.at_end(leaves, 7, 40 * second), AtEnd::Away);
+        }
+        // Nobody makes the proof without all that was handed in.
+        on.0.state().seen = Some(with(Some(7), None, 3));
+        for leaves in [None, Some(7)] {
+            assert_eq!(on.at_end(leaves, 999, 3 * second), AtEnd::Behind);
+            assert_eq!(on.at_end(leaves, 1000, 3 * second), AtEnd::Prove(None));
+        }
+        on.0.state().seen = None;
         assert_eq!(on.role(5, Role::Works), Role::Works);
         assert_eq!(on.role(5, Role::Follows), Role::Follows);
     }

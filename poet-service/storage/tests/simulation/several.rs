@@ -4,7 +4,7 @@
 //!
 //! What must hold is checked as it happens (`shared.rs`, and `world.rs` for each machine): what was
 //! acknowledged is stored, and a member of the round's proof; a round has one statement and one proof,
-//! valid, not before its end, with all leaves that were handed in; entries of sound machines are the
+//! valid, not before its end, with all whole subtrees that were handed in; entries of sound machines are the
 //! same; the challenge of the proof of work changes with each proof. When all trouble stops, every round
 //! is published, and every server registers for the right one.
 

@@ -33,12 +33,32 @@ use crate::{
 /// How long ago a server was seen of which others are told.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
+/// How soon a server notices what another one has handed in.
+const NOTICED: Duration = Duration::from_millis(1500);
+
 /// The log of a round.
 #[derive(Clone)]
 struct Log {
     entries: Arc<Vec<Node>>,
     grown: Instant,
     worker: Option<String>,
+    /// How many entries there were, and since when.
+    history: Vec<(Instant, u64)>,
+}
+
+impl Log {
+    fn handed_in(&mut self, name: &str) {
+        self.grown = Instant::now();
+        self.worker = Some(name.to_owned());
+        self.history.push((self.grown, self.entries.len() as u64));
+    }
+
+    /// How many entries the others had the time to notice.
+    fn known(&self) -> u64 {
+        let mut history = self.history.iter().rev();
+        let known = history.find(|(since, _)| since.elapsed() >= NOTICED);
+        known.map_or(0, |(_, entries)| *entries)
+    }
 }
 
 /// What is not in the tables of one server's storage.
@@ -249,13 +269,8 @@ impl Database {
         let durable = {
             let state = self.state();
             let (_, logs) = &state.replica;
-            let counted = logs.servers.values().filter(|(of, ..)| *of == round);
-            let counted = counted.filter_map(|(_, _, server)| server.leaves).max();
-            let entries = logs
-                .logs
-                .get(&round)
-                .map_or(0, |log| log.entries.len() as u64);
-            counted.unwrap_or_default().max(entries << height)
+            let entries = logs.logs.get(&round).map_or(0, Log::known);
+            entries << height
         };
         for (ok, what) in [
             (missing == 0, "lacks an acknowledged member"),
@@ -354,8 +369,7 @@ impl Database {
         if !new.is_empty() {
             let other = log.worker.as_ref().is_some_and(|worker| worker != name);
             Arc::make_mut(&mut log.entries).extend_from_slice(new);
-            log.grown = Instant::now();
-            log.worker = Some(name.to_owned());
+            log.handed_in(name);
             let there = log.entries.len() as u64;
             drop(state);
             if other {
@@ -375,8 +389,7 @@ impl Database {
         let entries = Arc::make_mut(&mut log.entries);
         entries.truncate(first as usize);
         entries.extend_from_slice(right);
-        log.grown = Instant::now();
-        log.worker = Some(name.to_owned());
+        log.handed_in(name);
         drop(state);
         self.count("replaced");
     }
@@ -388,6 +401,7 @@ impl Logs {
             entries: Arc::default(),
             grown: Instant::now(),
             worker: None,
+            history: Vec::new(),
         })
     }
 }
