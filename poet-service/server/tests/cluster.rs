@@ -148,8 +148,23 @@ fn a_proof_that_the_database_has_lost_is_stored_again() {
     };
     let url = database.database("poet");
     let [folder] = machines();
-    let server = start(folder.path(), &url, &schedule(), &[]);
+    let early_gap = ["--early-cycle-gap=12s"];
+    let server = start(folder.path(), &url, &schedule(), &early_gap);
     server.client.register(&TestNode::new(1));
+    // The early one, before the round has ended.
+    let early = || database.sql("poet", "SELECT root, leaves FROM poet.early_proofs");
+    await_some("the early proof", || (!early().is_empty()).then_some(()));
+    let before = early();
+    database.sql("poet", "DELETE FROM poet.early_proofs");
+    await_some("the early proof again", || {
+        (early() == before).then_some(())
+    });
+    let lost = "ALARM: the storage has lost the proof";
+    await_some("the alarm", || {
+        let log = server.log();
+        let mut lines = log.lines().filter(|line| line.contains(lost));
+        lines.any(|line| line.contains("12s")).then_some(())
+    });
     let root = verify_fetched(&server.client.await_proof(0)).root;
     let stored = || database.sql("poet", "SELECT root FROM poet.proofs WHERE round = 0");
     let before = stored();
@@ -157,11 +172,59 @@ fn a_proof_that_the_database_has_lost_is_stored_again() {
     // As another database is that had not got it yet.
     database.sql("poet", "DELETE FROM poet.proofs WHERE round = 0");
     await_some("the proof", || (stored() == before).then_some(()));
-    assert!(
-        server
-            .log()
-            .contains("ALARM: the storage has lost the proof")
+    await_some("both alarms", || {
+        (server.log().matches(lost).count() == 2).then_some(())
+    });
+}
+
+#[test]
+fn a_replica_that_may_lag_is_warned_of() {
+    let Some(database) = PostgresServer::start() else {
+        return;
+    };
+    let url = database.database("poet");
+    let warning = "expected synchronous replicas, in the setting synchronous_standby_names";
+    let schedule = schedule();
+    let warns = |url: &str| {
+        let [folder] = machines();
+        let server = start(folder.path(), url, &schedule, &[]);
+        // What is said after it.
+        await_some("the open round", || {
+            server.log().contains("open for registration").then_some(())
+        });
+        server.log().matches(warning).count()
+    };
+    assert_eq!(warns(&url), 0, "there is no replica");
+    let replica = database.replica();
+    await_some("the replica", || {
+        let count = database.sql("postgres", "SELECT count(*) FROM pg_stat_replication");
+        (count == "1").then_some(())
+    });
+    assert_eq!(warns(&url), 1);
+    database.sql(
+        "postgres",
+        "ALTER SYSTEM SET synchronous_standby_names = '*'",
     );
+    database.sql("postgres", "SELECT pg_reload_conf()");
+    await_some("the setting", || {
+        let names = database.sql("postgres", "SHOW synchronous_standby_names");
+        (names == "*").then_some(())
+    });
+    assert_eq!(warns(&url), 0, "it does not lag");
+    // One that is not connected, but may be asked.
+    database.sql("postgres", "ALTER SYSTEM RESET synchronous_standby_names");
+    database.sql("postgres", "SELECT pg_reload_conf()");
+    drop(replica);
+    await_some("the setting", || {
+        let names = database.sql("postgres", "SHOW synchronous_standby_names");
+        let count = database.sql("postgres", "SELECT count(*) FROM pg_stat_replication");
+        (names.is_empty() && count == "0").then_some(())
+    });
+    assert_eq!(warns(&url), 0);
+    let folder = database.folder().display();
+    let port = database.port();
+    let both = format!("postgres://poet@/poet?host={folder},{folder}&port={port},1");
+    assert_eq!(warns(&both), 1);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use std::{
     fs::{self, OpenOptions},
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -141,6 +142,32 @@ fn tree_log(folder: &Path) -> PathBuf {
     folder.join("none")
 }
 
+/// Has a process stand still for more than half of the time, until this is dropped.
+struct Slowed(Child);
+
+impl Slowed {
+    fn new(server: &ServerProcess) -> Self {
+        let pid = server.pid();
+        let turns = format!(
+            "while kill -STOP {pid}; do sleep 0.3; kill -CONT {pid} || exit; sleep 0.2; done"
+        );
+        let child = Command::new("sh")
+            .args(["-c", &turns])
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        Self(child.unwrap())
+    }
+}
+
+impl Drop for Slowed {
+    fn drop(&mut self) {
+        // Once the server has ended, the shell has, too.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
 const WORKS: &str = "this server works";
 const FOLLOWS: &str = "this server follows";
 const ALARM: &str = "ALARM";
@@ -241,6 +268,39 @@ fn a_standby_works_only_while_no_other_does() {
     let leaves = poet.proven(&[&on, &standby]);
     assert!(leaves > before);
     assert_eq!(times(&standby, WORKS), 1, "{}", standby.log());
+}
+
+/// As a fast machine gets its round back that was restarted.
+#[test]
+fn a_server_that_is_clearly_faster_overtakes() {
+    let Some(poet) = Poet::new(900) else { return };
+    let [first, second] = machines();
+    let slow = poet.start(&first, &["--audit=off"]);
+    poet.register(&slow);
+    await_log(&slow, WORKS);
+    poet.await_growth();
+    let slowed = Slowed::new(&slow);
+    let fast = poet.start(&second, &["--audit=off"]);
+    await_log(&fast, FOLLOWS);
+    await_log(&fast, "this server tries to overtake");
+    await_log(&fast, "this server has overtaken the other");
+    await_log(&slow, FOLLOWS);
+    poet.await_growth();
+    drop(slowed);
+    slow.send_signal("CONT");
+    assert_eq!(times(&fast, WORKS), 0, "{}", fast.log());
+    for server in [&slow, &fast] {
+        assert!(!server.log().contains(ALARM), "{}", server.log());
+    }
+    let worker = "SELECT name FROM poet.servers WHERE works";
+    let worker = poet.database.sql("poet", worker);
+    let name = await_some("who works", || {
+        let round = fast.client.get("/v1/rounds/0").json();
+        let servers = round["servers"].as_array()?.clone();
+        let works = servers.iter().find(|server| server["works"] == true)?;
+        Some(works["name"].as_str()?.to_owned())
+    });
+    assert_eq!(worker, name);
 }
 
 #[test]

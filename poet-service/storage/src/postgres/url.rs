@@ -214,6 +214,11 @@ impl DatabaseUrl {
         self.config.get_dbname().unwrap_or_default()
     }
 
+    /// Whether it names several servers, of which one takes writes.
+    pub(super) fn has_replicas(&self) -> bool {
+        (self.config.get_hosts().len()).max(self.config.get_hostaddrs().len()) > 1
+    }
+
     /// Its hosts in their order, each with the password for it.
     pub(super) fn servers(&self) -> io::Result<Vec<Server>> {
         let hosts = self.config.get_hosts();
