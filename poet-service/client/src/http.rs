@@ -106,7 +106,7 @@ impl Http {
     /// A client of `urls`.
     ///
     /// # Errors
-    /// When one of them needs TLS and the system has no certificates to trust.
+    /// Fails if one of them needs TLS and the system has no certificates to trust.
     pub(crate) fn new<'a>(urls: impl IntoIterator<Item = &'a Url>) -> anyhow::Result<Self> {
         let mut config = Agent::config_builder()
             .http_status_as_error(false)

@@ -25,7 +25,7 @@ impl NodeKey {
     /// `identities/local.key`, in base64, or as they are.
     ///
     /// # Errors
-    /// When the file cannot be read or holds something else. The key is never part of the message.
+    /// Fails if the file cannot be read or holds something else. The key is never part of the message.
     pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
         let name = path.display();
         let file = File::open(path).with_context(|| format!("cannot read --key {name}"))?;
@@ -93,7 +93,7 @@ fn decode(file: &[u8]) -> Result<NodeKey, PrivateKeyError> {
 /// A challenge in hex.
 ///
 /// # Errors
-/// When it is something else.
+/// Fails if it is something else.
 pub(crate) fn parse_challenge(text: &str) -> Result<Challenge, String> {
     parse_hex(text).map(Challenge)
 }
@@ -101,7 +101,7 @@ pub(crate) fn parse_challenge(text: &str) -> Result<Challenge, String> {
 /// A value of `N` bytes in hex.
 ///
 /// # Errors
-/// When it is something else.
+/// Fails if it is something else.
 pub(crate) fn parse_hex<const N: usize>(text: &str) -> Result<[u8; N], String> {
     let bytes = hex::decode(text).ok();
     bytes

@@ -26,7 +26,7 @@ pub(crate) enum NoProof {
 /// The work of the Spacemesh network.
 ///
 /// # Errors
-/// When this machine has no way to do it.
+/// Fails if this machine has no way to do it.
 pub(crate) fn spacemesh_work() -> anyhow::Result<Work> {
     // There is little to verify: a trial would take longer than a slow kernel does.
     let options = poet_backends::Options {

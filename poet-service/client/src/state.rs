@@ -71,7 +71,7 @@ impl State {
     /// Reads `path`; `None` when there is no such file.
     ///
     /// # Errors
-    /// When it cannot be read or is not such a file.
+    /// Fails if it cannot be read or is not such a file.
     pub(crate) fn read(path: &Path) -> anyhow::Result<Option<Self>> {
         let name = path.display();
         let cannot = || format!("cannot read --state {name}");
@@ -102,7 +102,7 @@ impl State {
     /// Replaces `path` by this state; it is durable when this returns.
     ///
     /// # Errors
-    /// When the file cannot be written; it is then as before.
+    /// Fails if the file cannot be written; it is then as before.
     pub(crate) fn write(&self, path: &Path) -> anyhow::Result<()> {
         let mut json = serde_json::to_string_pretty(self)?;
         json.push('\n');
@@ -119,7 +119,7 @@ impl Lock {
     /// is replaced.
     ///
     /// # Errors
-    /// When another program has it, or it cannot be made.
+    /// Fails if another program has it, or it cannot be made.
     pub(crate) fn take(path: &Path) -> anyhow::Result<Self> {
         let name = path.display();
         let mut beside = path.as_os_str().to_owned();

@@ -340,7 +340,7 @@ impl ServerArgs {
     /// The options of a command line of nothing else.
     ///
     /// # Errors
-    /// When they are none.
+    /// Fails if they are none.
     pub fn parse(
         arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
     ) -> Result<Self, clap::Error> {

@@ -184,7 +184,7 @@ impl Config {
     /// The configuration from a command line and the environment.
     ///
     /// # Errors
-    /// When it, or the file it names, cannot be used.
+    /// Fails if it, or the file it names, cannot be used.
     pub fn load(args: ServerArgs) -> Result<Self, ConfigError> {
         Self::explain(args).map(|(config, _)| config)
     }

@@ -21,7 +21,7 @@ impl OptionFile {
     /// Reads the file.
     ///
     /// # Errors
-    /// When it cannot be read, or a line is no option.
+    /// Fails if it cannot be read, or a line is no option.
     pub(crate) fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = fs::read_to_string(path).map_err(|cause| ConfigError::Read {
             path: path.to_owned(),

@@ -67,7 +67,7 @@ pub(crate) trait Sink: Send + 'static {
     /// Writes a portion.
     ///
     /// # Errors
-    /// When that fails; some lines may have been written.
+    /// Fails if that is not possible; some lines may have been written.
     fn write(&mut self, portion: &Portion) -> io::Result<()>;
 }
 
@@ -108,7 +108,7 @@ impl LogQueue {
     /// Starts the thread that writes to `sink`.
     ///
     /// # Errors
-    /// When the system has no thread to give.
+    /// Fails if the system has no thread to give.
     pub(crate) fn start(sink: impl Sink) -> io::Result<Self> {
         let shared = Arc::<Shared>::default();
         thread::Builder::new().name("log".to_owned()).spawn({

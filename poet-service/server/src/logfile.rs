@@ -32,7 +32,7 @@ impl LogFile {
     /// Goes on with the log in `folder`.
     ///
     /// # Errors
-    /// When the folder or the file cannot be made or written.
+    /// Fails if the folder or the file cannot be made or written.
     pub fn open(folder: &Path, max_files: usize, max_bytes: u64) -> io::Result<Self> {
         // Often the first to make the directory in which all others are, so durably.
         create_directory(folder, Access::Private)?;

@@ -11,7 +11,7 @@ pub(crate) struct UnsetVariable(String);
 /// environment, for files that no shell has seen.
 ///
 /// # Errors
-/// When such a variable is not set.
+/// Fails if such a variable is not set.
 pub(crate) fn expand(path: PathBuf) -> Result<PathBuf, UnsetVariable> {
     let path = match (path.strip_prefix("~"), env::home_dir()) {
         (Ok(rest), Some(home)) => home.join(rest),

@@ -87,7 +87,7 @@ impl Server {
     /// It serves when this returns.
     ///
     /// # Errors
-    /// When something that it needs is not there; the message says what was expected.
+    /// Fails if something that it needs is not there; the message says what was expected.
     pub async fn start(
         config: Config,
         place: WorkPlace,

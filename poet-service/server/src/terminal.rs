@@ -49,7 +49,7 @@ impl Terminal {
     /// Logs to standard error and to `file`; the newest lines are in `recent`, too.
     ///
     /// # Errors
-    /// When the system has no threads to give.
+    /// Fails if the system has no threads to give.
     pub fn new(file: LogFile, recent: RecentLines) -> io::Result<Self> {
         Ok(Self {
             screen: LogQueue::start(Screen::default())?,

@@ -187,8 +187,12 @@ fn a_replica_that_may_lag_is_warned_of() {
     let schedule = schedule();
     let warns = |url: &str| {
         let [folder] = machines();
-        let server = start(folder.path(), url, &schedule, &[]);
-        // What is said after it.
+        let database = format!("--database={url}");
+        let mut options: Vec<&str> = schedule.iter().map(String::as_str).collect();
+        options.push(&database);
+        let password = [("PGPASSWORD", PASSWORD)];
+        let server = ServerProcess::start_with(folder.path(), &options, &password);
+        // The line that comes after the warning.
         await_some("the open round", || {
             server.log().contains("open for registration").then_some(())
         });
@@ -221,9 +225,8 @@ fn a_replica_that_may_lag_is_warned_of() {
         (names.is_empty() && count == "0").then_some(())
     });
     assert_eq!(warns(&url), 0);
-    let folder = database.folder().display();
     let port = database.port();
-    let both = format!("postgres://poet@/poet?host={folder},{folder}&port={port},1");
+    let both = format!("postgres://poet@127.0.0.1:{port},127.0.0.1:1/poet");
     assert_eq!(warns(&both), 1);
 }
 

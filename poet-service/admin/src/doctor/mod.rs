@@ -132,7 +132,7 @@ pub enum DoctorError {
 /// Looks at the directories, and writes what it finds to `report` as it finds it.
 ///
 /// # Errors
-/// When that is not possible; what was found until then has been written.
+/// Fails if that is not possible; what was found until then has been written.
 pub fn examine(
     examination: &Examination,
     work: &Work,

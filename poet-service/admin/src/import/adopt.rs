@@ -283,7 +283,7 @@ impl Adoption<'_> {
     /// Adopts the round. `report` is told how far it is.
     ///
     /// # Errors
-    /// When anything is not as it should be. Then nothing is adopted, and the source is as it was.
+    /// Fails if anything is not as it should be. Then nothing is adopted, and the source is as it was.
     pub fn run(&self, report: &mut dyn FnMut(ImportProgress)) -> Result<AdoptReport, AdoptError> {
         let genesis = self.config.genesis.ok_or(AdoptError::NoGenesis)?;
         let schedule = self.config.schedule(genesis)?;

@@ -238,7 +238,7 @@ pub enum Taken {
 /// far it is; `stop` ends it.
 ///
 /// # Errors
-/// When anything is not as it should be. Then nothing is imported, and `source` is as it was.
+/// Fails if anything is not as it should be. Then nothing is imported, and `source` is as it was.
 pub fn import(
     source: &Source,
     directories: &Directories,

@@ -70,7 +70,7 @@ const WATCH_PATH: &str = "/grpc.health.v1.Health/Watch";
 /// The routes of the interface for nodes.
 ///
 /// # Errors
-/// When the description of the interface is damaged.
+/// Fails if the description of the interface is damaged.
 pub fn router(
     registration: Arc<Poet>,
     health: HealthServer<impl Health>,
@@ -96,7 +96,7 @@ pub fn router(
 /// have only `curl`, over REST; and `others` over REST.
 ///
 /// # Errors
-/// When the description of the interface is damaged.
+/// Fails if the description of the interface is damaged.
 pub fn private_router(
     registration: Arc<Poet>,
     health: HealthServer<impl Health>,
@@ -372,7 +372,7 @@ async fn proof(State(proofs): State<ProofCall>, body: Bytes) -> Response {
 /// The only message of a request's body.
 ///
 /// # Errors
-/// When there is none, more than one, or something else.
+/// Fails if there is none, more than one, or something else.
 pub fn unary_message<M: Message + Default>(body: &[u8]) -> Result<M, ApiError> {
     let malformed = |reason: String| ApiError::Malformed(reason);
     let (&[compressed, length @ ..], message) = body

@@ -44,7 +44,7 @@ impl Poet {
     /// Registers a challenge for the open round. Returns when the registration is durable.
     ///
     /// # Errors
-    /// When the request breaks a rule.
+    /// Fails if the request breaks a rule.
     pub(crate) async fn submit(
         &self,
         request: SubmitRequest,
@@ -72,7 +72,7 @@ impl Poet {
     /// Reads the directory of trusted certifier keys again.
     ///
     /// # Errors
-    /// When there is none, or something in it cannot be used; the keys then stay as they were.
+    /// Fails if there is none, or something in it cannot be used; the keys then stay as they were.
     pub(crate) async fn reload_trusted_keys(&self) -> Result<(), ApiError> {
         let registration = Arc::clone(&self.registration);
         tokio::task::spawn_blocking(move || registration.reload_trusted_keys())
