@@ -17,10 +17,11 @@
 mod common;
 #[path = "common/program.rs"]
 mod program;
+#[path = "common/storm.rs"]
+mod storm;
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    env,
+    collections::BTreeMap,
     fs::{self, File},
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
@@ -37,14 +38,12 @@ use common::{Client, TestNode, await_some, verify_json};
 use jiff::{SignedDuration, Timestamp};
 use poet_conformance::Rng;
 use poet_engine::LogHeader;
-use poet_proto::pow::PowParams;
 use program::command;
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use storm::{Registrations, agent, answer, between, millis, seed, setting, submit};
 
 /// Kills in CI: about a minute.
 const DEFAULT_KILLS: u32 = 40;
-const DEFAULT_SEED: u64 = 1;
 
 const EPOCH: Duration = Duration::from_secs(2);
 const GAP: Duration = Duration::from_millis(600);
@@ -65,6 +64,8 @@ const LONG_ROUND: [&str; 3] = [
 ];
 
 const REGISTRARS: usize = 2;
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How often the leaves of a round are asked for.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(10);
 /// How old the newest sample may be to tell how much work there was at a kill.
@@ -72,32 +73,8 @@ const MAX_SAMPLE_AGE: Duration = Duration::from_millis(300);
 /// Moments that were not hit by then are aimed at so many times more.
 const FURTHER_KILLS: u32 = 60;
 
-fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {
-    match env::var(name) {
-        Err(_) => default,
-        Ok(text) => text
-            .parse()
-            .unwrap_or_else(|_| panic!("{name}: expected a number, found {text:?}")),
-    }
-}
-
 fn kills() -> u32 {
     setting("POET_STORM_KILLS", DEFAULT_KILLS)
-}
-
-fn seed() -> u64 {
-    let seed = setting("POET_STORM_SEED", DEFAULT_SEED);
-    println!("POET_STORM_SEED={seed}");
-    seed
-}
-
-/// A number from `from` up to, but without, `to`.
-fn between(rng: &mut Rng, from: i64, to: i64) -> i64 {
-    from + i64::from(rng.below(u32::try_from(to - from).unwrap()))
-}
-
-fn millis(rng: &mut Rng, from: i64, to: i64) -> Duration {
-    Duration::from_millis(between(rng, from, to).try_into().unwrap())
 }
 
 /// What a server was doing when it was killed.
@@ -169,15 +146,6 @@ impl Event {
     }
 }
 
-/// A registration that a server has acknowledged, or not.
-#[derive(Default)]
-struct Registrations {
-    /// By the round that the server named.
-    acknowledged: BTreeMap<u64, Vec<TestNode>>,
-    /// The node id of every challenge that was ever sent.
-    sent: HashMap<[u8; 32], [u8; 32]>,
-}
-
 /// Leaves of a round, at a moment.
 #[derive(Clone, Copy)]
 struct Sample {
@@ -205,7 +173,7 @@ impl Shared {
 
     /// Registers new nodes, each until that is acknowledged.
     fn register(&self) {
-        let agent = agent();
+        let agent = agent(PATIENCE);
         while !self.ended.load(Relaxed) {
             let node = TestNode::new(self.next_node.fetch_add(1, Relaxed));
             let mut registrations = self.registrations.lock().unwrap();
@@ -227,7 +195,7 @@ impl Shared {
 
     /// Keeps asking how far the work is.
     fn sample(&self, executing: impl Fn() -> Option<u64>) {
-        let agent = agent();
+        let agent = agent(PATIENCE);
         while !self.ended.load(Relaxed) {
             let sample = || {
                 let (url, round) = (self.url()?, executing()?);
@@ -246,42 +214,6 @@ impl Shared {
             }
             thread::sleep(SAMPLE_INTERVAL);
         }
-    }
-}
-
-fn agent() -> ureq::Agent {
-    ureq::Agent::config_builder()
-        .http_status_as_error(false)
-        .timeout_global(Some(Duration::from_secs(10)))
-        .build()
-        .into()
-}
-
-/// An answer, unless the server went away in the middle of it.
-fn answer(result: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Option<(u16, Value)> {
-    let mut response = result.ok()?;
-    let text = response.body_mut().read_to_string().ok()?;
-    Some((
-        response.status().as_u16(),
-        serde_json::from_str(&text).ok()?,
-    ))
-}
-
-/// Tries to register a node; gives the round once that is acknowledged.
-fn submit(agent: &ureq::Agent, url: &str, node: &TestNode) -> Option<u64> {
-    let (_, params) = answer(agent.get(format!("{url}/v1/pow_params")).call())?;
-    let params = &params["powParams"];
-    let params = PowParams {
-        difficulty: params["difficulty"].as_u64()?.try_into().ok()?,
-        challenge: common::bytes(&params["challenge"]),
-    };
-    let request = node.request(&params).to_string();
-    let (status, json) = answer(agent.post(format!("{url}/v1/submit")).send(request))?;
-    match status {
-        200 => json["roundId"].as_str()?.parse().ok(),
-        // The parameters may have changed in between; the database may be slow.
-        400 | 503 => None,
-        _ => panic!("{status}: {json}"),
     }
 }
 
@@ -634,13 +566,7 @@ impl Storm {
             let early = verify_json(&early.json());
             assert_eq!(early.members, proof.members, "round {round}");
             assert!(early.leaves <= proof.leaves, "round {round}");
-            // Only challenges that were sent, each once, in the order of their nodes.
-            let ids: Vec<_> = proof
-                .members
-                .iter()
-                .map(|challenge| registrations.sent[challenge])
-                .collect();
-            assert!(ids.is_sorted_by(|one, other| one < other), "round {round}");
+            let ids = registrations.ids(round, &proof.members);
             for node in acknowledged.into_iter().flatten() {
                 assert!(
                     ids.binary_search(&node.id()).is_ok(),

@@ -212,7 +212,7 @@ impl HashingThread {
         Ok(Self {
             id_file,
             rounds_dir,
-            audit_threads: AuditThreads::start(clock, apart)?,
+            audit_threads: AuditThreads::start(clock, apart, audits.mode())?,
             aside: Standby::start("aside", lower)?,
             place,
             thread: Standby::start("hash", || {})?,

@@ -131,6 +131,12 @@ impl Client {
         self.post("/v1/submit", body.to_string())
     }
 
+    /// As [`Self::submit`], of a server that may end meanwhile.
+    pub(crate) fn try_submit(&self, body: &Value) -> Option<Answer> {
+        let request = self.agent.post(format!("{}/v1/submit", self.url));
+        request.send(body.to_string()).ok().map(read)
+    }
+
     pub(crate) fn pow_params(&self) -> PowParams {
         let params = self.get("/v1/pow_params").json();
         let params = &params["powParams"];

@@ -41,11 +41,17 @@ impl ServerProcess {
     }
 
     /// Starts a server by a command, which is one for `folder`, and waits until it serves.
-    pub(crate) fn start_command(folder: &Path, mut command: Command) -> Self {
+    pub(crate) fn start_command(folder: &Path, command: Command) -> Self {
         let log = folder.join("log.txt");
+        let stderr = File::create(&log).unwrap().into();
+        Self::start_with_stderr(log, command, stderr)
+    }
+
+    /// As [`Self::start_command`], with a standard error of its own; its log is also in the file `log`.
+    pub(crate) fn start_with_stderr(log: PathBuf, mut command: Command, stderr: Stdio) -> Self {
         let mut child = command
             .stdout(Stdio::piped())
-            .stderr(File::create(&log).unwrap())
+            .stderr(stderr)
             .spawn()
             .unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
@@ -122,7 +128,19 @@ impl Drop for ServerProcess {
 /// The program, with its directories in `folder`, free ports for gRPC, no core of its own (tests
 /// run side by side), and nothing from the environment.
 pub(crate) fn command(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_poet-service"));
+    in_folder(Command::new(env!("CARGO_BIN_EXE_poet-service")), folder)
+}
+
+/// As [`command`], in a network namespace.
+pub(crate) fn command_in(namespace: &Path, folder: &Path) -> Command {
+    let mut command = Command::new("nsenter");
+    command
+        .arg(format!("--net={}", namespace.display()))
+        .arg(env!("CARGO_BIN_EXE_poet-service"));
+    in_folder(command, folder)
+}
+
+fn in_folder(mut command: Command, folder: &Path) -> Command {
     command
         .arg(format!("--poetdir={}", folder.display()))
         .args(["--rpclisten=127.0.0.1:0", "--config-rpclisten=127.0.0.1:0"])

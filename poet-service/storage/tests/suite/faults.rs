@@ -11,11 +11,15 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    thread,
+    task, thread,
     time::{Duration, Instant},
 };
 
-use poet_rounds::storage::{Member, Registered, Setting, Storage};
+use poet_rounds::{
+    clock::SystemClock,
+    counters::{Counters, Published},
+    storage::{Member, Registered, Setting, Storage},
+};
 use poet_storage::PostgresStorage;
 
 use crate::{
@@ -135,6 +139,50 @@ fn a_connection_that_hangs_is_noticed_in_seconds() {
     acknowledged.push(await_register(&storage, 3));
     let stored = storage.registrations(0).unwrap();
     assert!(acknowledged.iter().all(|member| stored.contains(member)));
+}
+
+/// Counts until it is to panic.
+struct Panics(AtomicBool);
+
+impl Counters for Panics {
+    fn registration_with_certificate(&self, _valid: bool) {}
+
+    fn registration_with_pow(&self, _valid: bool) {}
+
+    fn batch_written(&self, _took: Duration) {
+        assert!(!self.0.load(Relaxed), "on purpose");
+    }
+
+    fn closed(&self, _round: u64, _members: u64) {}
+
+    fn published(&self, _proof: &Published) {}
+}
+
+/// Whatever ends its thread, everybody is told, and nobody waits for ever.
+#[test]
+fn a_writer_that_ends_is_noticed() {
+    let Some(server) = PostgresServer::start() else {
+        return;
+    };
+    let url = server.database("poet").parse().unwrap();
+    let counters = Arc::new(Panics(AtomicBool::new(false)));
+    let told = Arc::clone(&counters);
+    let storage = PostgresStorage::open(&url, 100, Arc::new(SystemClock), told).unwrap();
+    wait(storage.open_round(0)).unwrap();
+    let acknowledged = try_register(&storage, 1).unwrap();
+    let mut ended = storage.ended();
+    let mut looked = task::Context::from_waker(task::Waker::noop());
+    assert!(ended.as_mut().poll(&mut looked).is_pending());
+    counters.0.store(true, Relaxed);
+    // It is stored, and nobody is told so.
+    assert_eq!(try_register(&storage, 2), None);
+    wait(ended);
+    assert_eq!(try_register(&storage, 3), None);
+    wait(storage.probe()).unwrap_err();
+    wait(storage.open_round(1)).unwrap_err();
+    drop(storage);
+    let storage = open(&server.url("poet"));
+    assert!(storage.registrations(0).unwrap().contains(&acknowledged));
 }
 
 #[test]

@@ -4,7 +4,9 @@
 #![allow(dead_code)]
 
 use std::{
-    env, fs,
+    env,
+    fs::{self, OpenOptions},
+    io::Write as _,
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -19,8 +21,46 @@ pub(crate) const PASSWORD: &str = "a password: with\\signs";
 pub(crate) struct PostgresServer {
     programs: PathBuf,
     folder: tempfile::TempDir,
+    network: Network,
     port: u16,
     child: Option<Child>,
+}
+
+/// Where a server listens.
+#[derive(Clone)]
+pub(crate) struct Network {
+    /// The network namespace that it runs in, if that is not the test's.
+    pub(crate) namespace: Option<PathBuf>,
+    pub(crate) address: String,
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self {
+            namespace: None,
+            address: "127.0.0.1".to_owned(),
+        }
+    }
+}
+
+/// Asks a server by its socket.
+#[derive(Clone)]
+pub(crate) struct Psql {
+    programs: PathBuf,
+    folder: PathBuf,
+    port: u16,
+}
+
+impl Psql {
+    pub(crate) fn try_sql(&self, database: &str, sql: &str) -> Output {
+        Command::new(self.programs.join("psql"))
+            .arg("-h")
+            .arg(&self.folder)
+            .args(["-p", &self.port.to_string(), "-U", "poet"])
+            .args(["-X", "-A", "-t", "-d", database, "-c", sql])
+            .output()
+            .unwrap()
+    }
 }
 
 impl PostgresServer {
@@ -38,7 +78,12 @@ impl PostgresServer {
 
     /// Starts one in this folder, which may be a file system of its own.
     pub(crate) fn start_in(programs: PathBuf, folder: tempfile::TempDir) -> Self {
-        let mut server = Self::stopped(programs, folder);
+        Self::start_on(programs, folder, Network::default())
+    }
+
+    /// Starts one in this folder, on this network.
+    pub(crate) fn start_on(programs: PathBuf, folder: tempfile::TempDir, network: Network) -> Self {
+        let mut server = Self::stopped(programs, folder, network);
         let password = server.folder.path().join("password");
         fs::write(&password, PASSWORD).unwrap();
         let made = server
@@ -51,12 +96,18 @@ impl PostgresServer {
             .output()
             .unwrap();
         assert!(made.status.success(), "{made:?}");
+        if server.network.namespace.is_some() {
+            // From any other machine, as from this one.
+            let rules = server.data().join("pg_hba.conf");
+            let mut rules = OpenOptions::new().append(true).open(rules).unwrap();
+            writeln!(rules, "host all all all scram-sha-256").unwrap();
+        }
         server.run();
         server
     }
 
     /// One without a cluster of databases.
-    fn stopped(programs: PathBuf, folder: tempfile::TempDir) -> Self {
+    fn stopped(programs: PathBuf, folder: tempfile::TempDir, network: Network) -> Self {
         if is_root() {
             // PostgreSQL does not run as root.
             let chown = Command::new("chown")
@@ -71,6 +122,7 @@ impl PostgresServer {
         Self {
             programs,
             folder,
+            network,
             port,
             child: None,
         }
@@ -78,7 +130,14 @@ impl PostgresServer {
 
     /// Starts a replica of it.
     pub(crate) fn replica(&self) -> Self {
-        let mut replica = Self::stopped(self.programs.clone(), tempfile::tempdir().unwrap());
+        self.replica_on(Network::default(), None)
+    }
+
+    /// Starts a replica of it on this network, at this port or a free one.
+    pub(crate) fn replica_on(&self, network: Network, port: Option<u16>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut replica = Self::stopped(self.programs.clone(), folder, network);
+        replica.port = port.unwrap_or(replica.port);
         let copied = replica
             .as_postgres("pg_basebackup")
             .arg("-h")
@@ -109,7 +168,16 @@ impl PostgresServer {
         if !is_root() {
             return Command::new(program);
         }
-        let mut command = Command::new("setpriv");
+        let mut command = match &self.network.namespace {
+            None => Command::new("setpriv"),
+            Some(namespace) => {
+                let mut command = Command::new("nsenter");
+                command
+                    .arg(format!("--net={}", namespace.display()))
+                    .arg("setpriv");
+                command
+            }
+        };
         command
             .args(["--reuid=postgres", "--regid=postgres", "--clear-groups"])
             .arg(program)
@@ -153,6 +221,10 @@ impl PostgresServer {
         self.folder.path()
     }
 
+    pub(crate) fn network(&self) -> &Network {
+        &self.network
+    }
+
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
@@ -167,7 +239,7 @@ impl PostgresServer {
                 .arg(self.data())
                 .arg("-k")
                 .arg(self.folder.path())
-                .args(["-c", "listen_addresses=127.0.0.1"])
+                .args(["-c", &format!("listen_addresses={}", self.network.address)])
                 .args(["-c", &format!("port={}", self.port)])
                 // What is lost when the machine stops is of no interest here.
                 .args(["-c", "fsync=off"])
@@ -202,14 +274,16 @@ impl PostgresServer {
         format!("postgres://poet@/{name}?host={folder}&port={}", self.port)
     }
 
+    pub(crate) fn psql(&self) -> Psql {
+        Psql {
+            programs: self.programs.clone(),
+            folder: self.folder.path().to_owned(),
+            port: self.port,
+        }
+    }
+
     fn try_sql(&self, database: &str, sql: &str) -> Output {
-        Command::new(self.programs.join("psql"))
-            .arg("-h")
-            .arg(self.folder.path())
-            .args(["-p", &self.port.to_string(), "-U", "poet"])
-            .args(["-X", "-A", "-t", "-d", database, "-c", sql])
-            .output()
-            .unwrap()
+        self.psql().try_sql(database, sql)
     }
 
     /// What a statement gives.

@@ -20,6 +20,7 @@ use poet_host::niceness;
 
 use super::{
     super::Job,
+    AuditMode,
     report::Audits,
     round::{RoundAudit, trusted_entries},
 };
@@ -61,7 +62,19 @@ pub(in crate::worker) struct AuditThreads {
 }
 
 impl AuditThreads {
-    pub(in crate::worker) fn start(clock: Arc<dyn Clock>, apart: bool) -> io::Result<Self> {
+    /// `apart` is whether the hashing thread has a core of its own. Otherwise every share that auditors
+    /// take may be the hashing's, and they never get more than what is left.
+    pub(in crate::worker) fn start(
+        clock: Arc<dyn Clock>,
+        apart: bool,
+        mode: AuditMode,
+    ) -> io::Result<Self> {
+        if !apart && mode != AuditMode::Off {
+            tracing::info!(
+                "the audit uses only idle time, however far it is behind: the hashing thread has no \
+                 core of its own"
+            );
+        }
         let lower = || {
             if let Err(error) = niceness::set(LOW) {
                 tracing::warn!(%error, "cannot lower the priority of the auditors");
