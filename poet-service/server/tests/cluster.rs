@@ -5,13 +5,22 @@
 mod common;
 #[path = "../../storage/tests/suite/server.rs"]
 mod database;
+#[path = "common/fake_time.rs"]
+mod fake_time;
 #[path = "common/program.rs"]
 mod program;
 
-use std::{path::Path, process::Command};
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
 use common::{TestNode, await_some, members_of, verify_fetched};
 use database::{PASSWORD, PostgresServer};
+use fake_time::fake_time;
 use jiff::Timestamp;
 use program::{ServerProcess, command};
 use tempfile::TempDir;
@@ -228,6 +237,85 @@ fn a_replica_that_may_lag_is_warned_of() {
     let port = database.port();
     let both = format!("postgres://poet@127.0.0.1:{port},127.0.0.1:1/poet");
     assert_eq!(warns(&both), 1);
+}
+
+/// Registers nodes from number `first` on, at one server, until some are in round 1. Returns the challenges
+/// that are in round 0, and those in round 1.
+fn register_over_the_close(server: &ServerProcess, first: u32) -> [Vec<[u8; 32]>; 2] {
+    let mut registered = [Vec::new(), Vec::new()];
+    let start = Instant::now();
+    for number in first.. {
+        if registered[1].len() >= 10 {
+            break;
+        }
+        assert!(start.elapsed() < Duration::from_secs(120));
+        let node = TestNode::new(number);
+        let answer = (server.client).submit(&node.request(&server.client.pow_params()));
+        match answer.status {
+            200 => {
+                let round = answer.json()["roundId"].as_str().unwrap().to_owned();
+                registered[round.parse::<usize>().unwrap()].push(node.challenge);
+            }
+            503 => {}
+            _ => panic!("{}", answer.body),
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    registered
+}
+
+#[test]
+fn servers_whose_clocks_differ_close_a_round_once() {
+    let Some(library) = fake_time() else { return };
+    let Some(database) = PostgresServer::start() else {
+        return;
+    };
+    let url = format!("--database={}", database.database("poet"));
+    let [first, second] = machines();
+    let schedule = schedule();
+    let mut options: Vec<&str> = schedule.iter().map(String::as_str).collect();
+    options.push(&url);
+    let ahead = [
+        ("LD_PRELOAD", library.as_str()),
+        ("FAKETIME", "+1s"),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+        ("DONT_FAKE_MONOTONIC", "1"),
+    ];
+    let right = ServerProcess::start(first.path(), &options);
+    let ahead = ServerProcess::start_with(second.path(), &options, &ahead);
+    let registered: Vec<_> = thread::scope(|scope| {
+        let load: Vec<_> = [(&right, 1), (&ahead, 2), (&right, 3), (&ahead, 4)]
+            .into_iter()
+            .map(|(server, place)| {
+                scope.spawn(move || register_over_the_close(server, place * 1_000_000))
+            })
+            .collect();
+        load.into_iter().map(|load| load.join().unwrap()).collect()
+    });
+    await_some("the warning", || {
+        let warning = "the clock of this machine differs from the database's";
+        ahead.log().contains(warning).then_some(())
+    });
+    let acknowledged = |round: usize| -> BTreeSet<[u8; 32]> {
+        registered
+            .iter()
+            .flat_map(|one| one[round].clone())
+            .collect()
+    };
+    let members: BTreeSet<_> = verify_fetched(&right.client.await_proof(0))
+        .members
+        .into_iter()
+        .collect();
+    assert!(members.is_superset(&acknowledged(0)));
+    assert!(members.is_disjoint(&acknowledged(1)));
+    assert!(acknowledged(0).len() > 50, "{}", acknowledged(0).len());
+    let next = "SELECT encode(challenge, 'hex') FROM poet.registrations WHERE round = 1";
+    let next = database.sql("poet", next);
+    for challenge in acknowledged(1) {
+        assert!(next.contains(&hex::encode(challenge)));
+    }
+    let closes = |server: &ServerProcess| server.log().matches("closed round=0").count();
+    assert_eq!((closes(&right), closes(&ahead)), (1, 1));
 }
 
 #[test]
