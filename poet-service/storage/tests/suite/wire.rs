@@ -11,8 +11,8 @@ use std::{
     time::Duration,
 };
 
-/// Stands between a storage and its database, and can stop to pass on anything, as a cable does that is cut:
-/// connections stay, and nothing arrives.
+/// A connection to a database that can stop passing on anything, like a cut cable: connections remain open,
+/// and nothing arrives until it is mended.
 pub(crate) struct Wire {
     port: u16,
     cut: Arc<AtomicBool>,
@@ -26,7 +26,7 @@ impl Wire {
             cut: Arc::default(),
         };
         let cut = Arc::clone(&wire.cut);
-        // Ends with the test's process.
+        // It ends with the test's process.
         thread::spawn(move || {
             for near in listener.incoming().flatten() {
                 let Ok(far) = TcpStream::connect(("127.0.0.1", port)) else {
@@ -66,7 +66,7 @@ fn pass_on(mut from: TcpStream, mut to: TcpStream, cut: &AtomicBool) {
             break;
         }
     }
-    // Either may have ended before.
+    // Either may be closed already.
     drop(from.shutdown(Shutdown::Both));
     drop(to.shutdown(Shutdown::Both));
 }
