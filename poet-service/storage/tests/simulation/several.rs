@@ -477,7 +477,10 @@ impl Several {
 
     /// What happens to the database.
     async fn storms(self: Arc<Self>) {
-        while self.plan.database {
+        if !self.plan.database {
+            return;
+        }
+        loop {
             sleep(self.millis(40_000)).await;
             if self.calm.load(Relaxed) {
                 return;

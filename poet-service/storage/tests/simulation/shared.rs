@@ -239,7 +239,7 @@ impl Database {
     fn publish(
         &self,
         round: u64,
-        proof: Arc<PublishedProof>,
+        proof: &Arc<PublishedProof>,
         by_clock: Timestamp,
     ) -> Result<PowChallenges, StorageError> {
         if let Some(stored) = self.memory.proof(round)? {
@@ -249,7 +249,7 @@ impl Database {
                 false => Err(StorageError::new("the round has another proof")),
             };
         }
-        let before = self.state().proofs.insert(round, Arc::clone(&proof));
+        let before = self.state().proofs.insert(round, Arc::clone(proof));
         self.require(before.is_none(), || format!("round {round} lost its proof"));
         let members = self.memory.registrations(round)?;
         let challenges: Vec<_> = members.iter().map(|member| member.challenge).collect();
@@ -301,7 +301,7 @@ impl Database {
             .memory
             .pow_challenges()?
             .map(|challenges| challenges.current);
-        let challenges = self.memory.publish(round, Arc::clone(&proof))?;
+        let challenges = self.memory.publish(round, Arc::clone(proof))?;
         let rotated = challenges.current == proof.proof.root && challenges.previous == before;
         self.require(rotated, || {
             "the challenge of the proof of work is lost".to_owned()
@@ -583,7 +583,7 @@ impl Storage for LinkedStorage {
     ) -> Result<PowChallenges, StorageError> {
         let by_clock = WorldClock(Arc::clone(&self.world)).now();
         self.write(format_args!("publish {round}"), |database| {
-            database.publish(round, proof, by_clock)
+            database.publish(round, &proof, by_clock)
         })
     }
 
