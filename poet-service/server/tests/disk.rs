@@ -1,4 +1,4 @@
-//! A server on file systems that are full for a while.
+//! A server on file systems that are temporarily full.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
 
@@ -45,7 +45,7 @@ fn while_the_database_is_on_a_full_disk_nothing_is_promised_and_nothing_lost() {
     let server = LocalServer::start(config, 0);
     let params = server.client.pow_params();
     let mut acknowledged = Vec::new();
-    // Submits until there is an answer like this. Says how many there were before.
+    // Submits until there is a response like this. Returns how many came before.
     let mut submit_until = |status: u16| {
         for count in 0..5_000 {
             let node = TestNode::new(acknowledged.len() as u32 + 1);
@@ -63,7 +63,7 @@ fn while_the_database_is_on_a_full_disk_nothing_is_promised_and_nothing_lost() {
     };
     submit_until(200);
     disk.fill();
-    // There is some room left in the database's files.
+    // The database's files still have some room.
     submit_until(503);
     await_unready(&server, "the database cannot be written");
     disk.empty();
@@ -75,7 +75,7 @@ fn while_the_database_is_on_a_full_disk_nothing_is_promised_and_nothing_lost() {
     server.await_work(0);
     server.at(80);
     let proof = verify_fetched(&server.client.await_proof(0));
-    // A refused one may be in it, too: it was the next one that was tried, and was accepted then.
+    // A refused one may be in it, too: it was retried, and accepted later.
     assert_eq!(proof.members, members_of(&acknowledged));
 }
 
@@ -117,7 +117,7 @@ fn while_the_log_is_on_a_full_disk_the_work_goes_on() {
     assert_eq!(proof.members, members_of(&[TestNode::new(1)]));
 }
 
-/// What was acknowledged is there after a crash, although the database's files were removed meanwhile.
+/// What was acknowledged survives a crash, although the database's files were removed meanwhile.
 #[test]
 fn a_database_that_is_removed_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
@@ -144,7 +144,7 @@ fn a_database_that_is_removed_loses_nothing() {
     assert_eq!(proof.members, members_of(&nodes));
 }
 
-/// One that is replaced is not promised anything in.
+/// A server whose database was replaced acknowledges nothing.
 #[test]
 fn a_database_that_is_replaced_gets_no_registrations() {
     let folder = tempfile::tempdir().unwrap();
@@ -162,7 +162,8 @@ fn a_database_that_is_replaced_gets_no_registrations() {
     server.client.register(&TestNode::new(2));
 }
 
-/// While the disk is full, the log says so once a minute and names the directory, whatever clients do.
+/// While the disk is full, the log says so once a minute and names the directory, whatever clients
+/// do.
 #[test]
 fn a_full_disk_is_said_once() {
     let Some(disk) = SmallDisk::mount(2) else {
@@ -200,7 +201,8 @@ fn a_full_disk_is_said_once() {
     assert!(errors <= 3, "{log}");
 }
 
-/// Key and registrations are in the database after a clean end, not in its log, even if somebody reads it.
+/// After a clean shutdown, the key and the registrations are in the database, not in its log, even
+/// if another program reads it.
 #[test]
 fn after_a_clean_end_a_plain_copy_is_whole() {
     for reads in [false, true] {
@@ -212,7 +214,8 @@ fn after_a_clean_end_a_plain_copy_is_whole() {
         }
         let info = server.client.get("/v1/info").json();
         let database = folder.path().join("db/poet.sqlite");
-        // A connection that does not hold up the end, and keeps SQLite from tidying up by itself.
+        // This connection does not delay the shutdown, but keeps SQLite from checkpointing by
+        // itself.
         let reader = reads.then(|| {
             let reader = SqliteStorage::open_to_read(&database).unwrap();
             assert_eq!(reader.newest_rounds(9).unwrap().len(), 1);

@@ -1,5 +1,5 @@
-//! A server that gets little of the CPU, no threads, or a clock that leaps. What counts is the order in
-//! which things happen: a test knows nothing of how fast its machine is.
+//! A server that gets little CPU time, no threads, or a clock that leaps. The tests check the order
+//! of events, since they do not know how fast the machine is.
 #![allow(clippy::unwrap_used)]
 #![cfg(target_os = "linux")]
 
@@ -43,7 +43,7 @@ const ROUND: [&str; 3] = [
     "--cycle-gap=59m52s",
 ];
 const PUBLISHED: &str = "the proof is verified and published";
-/// What is said when the audit after the proof is over.
+/// Logged when the audit after the proof is over.
 const AUDITED: [&str; 2] = [
     "the round is audited",
     "the last leaves of the round are not audited",
@@ -217,7 +217,7 @@ fn leaves(server: &ServerProcess) -> u64 {
         .map_or(0, |leaves| leaves.parse().unwrap())
 }
 
-/// What was audited is lost, or never was: nobody makes up for it before the proof.
+/// What was audited is lost, or never was: nothing makes up for it before the proof.
 #[test]
 fn what_was_not_audited_keeps_no_proof_waiting() {
     for (before, lost) in [("off", false), ("full", true)] {
@@ -257,7 +257,7 @@ fn invalid_signatures_keep_no_proof_waiting() {
         })
     };
     assert_proof_first(&server, 0);
-    // They were checked all the while.
+    // They were checked all the time.
     assert!(refused.load(Relaxed) > 100);
 }
 
@@ -311,7 +311,7 @@ fn a_round_with_five_million_members_is_served() {
 fn requests_for_members_of_old_rounds_keep_no_proof_waiting() {
     let folder = tempfile::tempdir().unwrap();
     let hour = Duration::from_secs(3600);
-    // Round 2 begins when those before are stored and the server is there.
+    // Round 2 begins when the earlier ones are stored and the server is running.
     let genesis = Timestamp::now() + SignedDuration::from_secs(20 - 2 * 3600);
     let genesis = Timestamp::from_second(genesis.as_second()).unwrap();
     let gap = hour - Duration::from_secs(8);
@@ -351,7 +351,7 @@ fn requests_for_members_of_old_rounds_keep_no_proof_waiting() {
 /// A user to whom the limit on processes applies, if this one is root.
 const NOBODY: &str = "65534";
 
-/// How to run a command as such a user.
+/// Returns how to run a command as such a user.
 fn as_nobody() -> Vec<OsString> {
     let user = ["setpriv", "--reuid", NOBODY, "--regid", NOBODY];
     match rustix::process::getuid().is_root() {
@@ -364,12 +364,12 @@ fn as_nobody() -> Vec<OsString> {
     }
 }
 
-/// The command of a server, run by a user to whom limits apply.
+/// Returns the command of a server, run by a user to whom limits apply.
 fn unprivileged(folder: &Path, options: &[&str], limit: Option<u32>) -> Command {
     let server = command(folder);
     let program = folder.join("poet-service");
     if !program.exists() {
-        // Where everybody can run it.
+        // A place where every user can run it.
         fs::copy(server.get_program(), &program).unwrap();
     }
     let mut run = as_nobody();
@@ -540,7 +540,7 @@ fn a_clock_that_leaps_for_seconds_ends_nothing() {
         rounds.iter().map(|round| round["state"].clone()).collect()
     };
     let before = rounds();
-    // Over the end of this round, and over the next one.
+    // At the end of this round, and at the end of the next one.
     set("+1h");
     await_some("the alarm", || {
         server
@@ -562,7 +562,7 @@ fn a_clock_that_leaps_for_seconds_ends_nothing() {
             .contains("the clock has leapt back")
             .then_some(())
     });
-    // It ends in its time.
+    // It ends on time.
     let proof = verify_fetched(&server.client.await_proof(0));
     assert_eq!(proof.members, members_of(&[node]));
     let late = server.log();

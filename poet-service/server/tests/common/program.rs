@@ -1,6 +1,6 @@
-//! The server as a program of its own.
+//! The server as a separate program.
 
-// Each test binary uses its part of this.
+// Not every test binary uses all of this.
 #![allow(dead_code)]
 
 use std::{
@@ -12,7 +12,7 @@ use std::{
 
 use crate::common::Client;
 
-/// A server in a process of its own, under the real clock.
+/// A server in its own process, under the real clock.
 pub(crate) struct ServerProcess {
     child: Child,
     pub(crate) client: Client,
@@ -26,7 +26,7 @@ impl ServerProcess {
         Self::start_with(folder, options, &[])
     }
 
-    /// As [`Self::start`], with an environment.
+    /// Like [`Self::start`], with environment variables.
     pub(crate) fn start_with(
         folder: &Path,
         options: &[&str],
@@ -73,7 +73,7 @@ impl ServerProcess {
         server
     }
 
-    /// What the server says after `name` when it starts.
+    /// Returns what the server prints after `name` when it starts.
     pub(crate) fn told(&self, name: &str) -> &str {
         let mut told = self
             .greeting
@@ -90,12 +90,12 @@ impl ServerProcess {
         self.child.id()
     }
 
-    /// Whether it has ended, and how.
+    /// Returns its exit status, if it has ended.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
     }
 
-    /// Ends the process as a power cut would.
+    /// Kills the process.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -119,19 +119,19 @@ impl ServerProcess {
 
 impl Drop for ServerProcess {
     fn drop(&mut self) {
-        // A test that failed must not leave its server behind; one that ended is no error.
+        // A failed test must not leave its server running. It may have ended already.
         drop(self.child.kill());
         drop(self.child.wait());
     }
 }
 
-/// The program, with its directories in `folder`, free ports for gRPC, no core of its own (tests
-/// run side by side), and nothing from the environment.
+/// Returns a command for the program, with its directories in `folder`, free ports for gRPC, no
+/// dedicated core (tests run in parallel), and no environment variables.
 pub(crate) fn command(folder: &Path) -> Command {
     in_folder(Command::new(env!("CARGO_BIN_EXE_poet-service")), folder)
 }
 
-/// As [`command`], in a network namespace.
+/// Like [`command`], in a network namespace.
 pub(crate) fn command_in(namespace: &Path, folder: &Path) -> Command {
     let mut command = Command::new("nsenter");
     command

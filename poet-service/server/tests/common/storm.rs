@@ -1,4 +1,4 @@
-//! What storms share: chance, and nodes that register until somebody acknowledges it.
+//! Shared by the storms: random numbers, and nodes that register until a server acknowledges it.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -14,7 +14,7 @@ use crate::common::{self, TestNode};
 
 const DEFAULT_SEED: u64 = 1;
 
-/// A number from the environment.
+/// Reads a number from the environment.
 pub(crate) fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {
     match env::var(name) {
         Err(_) => default,
@@ -30,7 +30,7 @@ pub(crate) fn seed() -> u64 {
     seed
 }
 
-/// A number from `from` up to, but without, `to`.
+/// Returns a number from `from` up to, but excluding, `to`.
 pub(crate) fn between(rng: &mut Rng, from: i64, to: i64) -> i64 {
     from + i64::from(rng.below(u32::try_from(to - from).unwrap()))
 }
@@ -39,7 +39,7 @@ pub(crate) fn millis(rng: &mut Rng, from: i64, to: i64) -> Duration {
     Duration::from_millis(between(rng, from, to).try_into().unwrap())
 }
 
-/// Registrations that a server has acknowledged, or not.
+/// Registrations that a server has acknowledged or may have stored.
 #[derive(Default)]
 pub(crate) struct Registrations {
     /// By the round that the server named.
@@ -49,8 +49,8 @@ pub(crate) struct Registrations {
 }
 
 impl Registrations {
-    /// The node ids of a proof's members, which must be challenges that were sent, each once, in the order
-    /// of their nodes.
+    /// Returns the node ids of a proof's members, which must be challenges that were sent, each
+    /// once, in the order of their nodes.
     #[track_caller]
     pub(crate) fn ids(&self, round: u64, members: &[[u8; 32]]) -> Vec<[u8; 32]> {
         let ids: Vec<_> = members
@@ -70,7 +70,7 @@ pub(crate) fn agent(timeout: Duration) -> ureq::Agent {
         .into()
 }
 
-/// An answer, unless the server went away in the middle of it.
+/// Returns a response, unless the server ended in the middle of it.
 pub(crate) fn answer(
     result: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
 ) -> Option<(u16, Value)> {
@@ -82,7 +82,7 @@ pub(crate) fn answer(
     ))
 }
 
-/// Tries to register a node; gives the round once that is acknowledged.
+/// Tries to register a node. Returns the round if that is acknowledged.
 pub(crate) fn submit(agent: &ureq::Agent, url: &str, node: &TestNode) -> Option<u64> {
     let (_, params) = answer(agent.get(format!("{url}/v1/pow_params")).call())?;
     let params = &params["powParams"];

@@ -1,6 +1,6 @@
-//! A PostgreSQL server of a test's own, below a temporary folder.
+//! A PostgreSQL server for a test, in a temporary folder.
 
-// Each test binary uses its part of this.
+// Not every test binary uses all of this.
 #![allow(dead_code)]
 
 use std::{
@@ -14,10 +14,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What `--auth-host` asks for.
+/// The password that `--auth-host` requires.
 pub(crate) const PASSWORD: &str = "a password: with\\signs";
 
-/// A server that is ended when this is dropped.
+/// A server that is stopped when this is dropped.
 pub(crate) struct PostgresServer {
     programs: PathBuf,
     folder: tempfile::TempDir,
@@ -43,7 +43,7 @@ impl Default for Network {
     }
 }
 
-/// Asks a server by its socket.
+/// Runs a query over the server's socket.
 #[derive(Clone)]
 pub(crate) struct Psql {
     programs: PathBuf,
@@ -64,8 +64,8 @@ impl Psql {
 }
 
 impl PostgresServer {
-    /// Starts one; `None`, and says so, where there is no PostgreSQL. Every user `poet` may come by the
-    /// socket, and with [`PASSWORD`] from this machine.
+    /// Starts a server. Returns `None`, and says so, if PostgreSQL is not installed. Every user may
+    /// connect as `poet` through the socket, and with [`PASSWORD`] from this machine.
     pub(crate) fn start() -> Option<Self> {
         let Some(programs) = programs() else {
             let required = env::var("CI").is_ok_and(|ci| ci == "true");
@@ -76,12 +76,12 @@ impl PostgresServer {
         Some(Self::start_in(programs, tempfile::tempdir().unwrap()))
     }
 
-    /// Starts one in this folder, which may be a file system of its own.
+    /// Starts a server in this folder, which may be a separate file system.
     pub(crate) fn start_in(programs: PathBuf, folder: tempfile::TempDir) -> Self {
         Self::start_on(programs, folder, Network::default())
     }
 
-    /// Starts one in this folder, on this network.
+    /// Starts a server in this folder, on this network.
     pub(crate) fn start_on(programs: PathBuf, folder: tempfile::TempDir, network: Network) -> Self {
         let mut server = Self::stopped(programs, folder, network);
         let password = server.folder.path().join("password");
@@ -106,7 +106,7 @@ impl PostgresServer {
         server
     }
 
-    /// One without a cluster of databases.
+    /// Returns a server without a cluster of databases.
     fn stopped(programs: PathBuf, folder: tempfile::TempDir, network: Network) -> Self {
         if is_root() {
             // PostgreSQL does not run as root.
@@ -128,12 +128,12 @@ impl PostgresServer {
         }
     }
 
-    /// Starts a replica of it.
+    /// Starts a replica of the server.
     pub(crate) fn replica(&self) -> Self {
         self.replica_on(Network::default(), None)
     }
 
-    /// Starts a replica of it on this network, at this port or a free one.
+    /// Starts a replica of the server on this network, at this port or a free one.
     pub(crate) fn replica_on(&self, network: Network, port: Option<u16>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut replica = Self::stopped(self.programs.clone(), folder, network);
@@ -162,7 +162,7 @@ impl PostgresServer {
         replica
     }
 
-    /// A program of PostgreSQL, as somebody whom it runs for.
+    /// Returns a program of PostgreSQL, run as a user that it accepts.
     fn as_postgres(&self, program: &str) -> Command {
         let program = self.programs.join(program);
         if !is_root() {
@@ -185,8 +185,8 @@ impl PostgresServer {
         command
     }
 
-    /// Gives it a certificate for the name `localhost`. Returns the file of the authority that has issued
-    /// it, and that of another one.
+    /// Gives the server a certificate for the name `localhost`. Returns the file of the issuing
+    /// authority, and that of another one.
     pub(crate) fn use_tls(&self) -> (PathBuf, PathBuf) {
         let make = "
             key='-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes'
@@ -216,7 +216,7 @@ impl PostgresServer {
         self.folder.path().join("data")
     }
 
-    /// The folder of the socket.
+    /// Returns the folder of the socket.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -229,7 +229,7 @@ impl PostgresServer {
         self.port
     }
 
-    /// Starts it, or starts it again, and waits until it answers.
+    /// Starts or restarts the server, and waits until it responds.
     pub(crate) fn run(&mut self) {
         let start = Instant::now();
         loop {
@@ -241,14 +241,14 @@ impl PostgresServer {
                 .arg(self.folder.path())
                 .args(["-c", &format!("listen_addresses={}", self.network.address)])
                 .args(["-c", &format!("port={}", self.port)])
-                // What is lost when the machine stops is of no interest here.
+                // These tests do not check what survives a failure of the machine.
                 .args(["-c", "fsync=off"])
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
                 .spawn();
             let mut child = child.unwrap();
-            // After a kill, the memory of the old one must be free first.
+            // After a kill, the memory of the old process must be free first.
             while child.try_wait().unwrap().is_none() {
                 if self.try_sql("postgres", "SELECT 1").status.success() {
                     self.child = Some(child);
@@ -262,13 +262,13 @@ impl PostgresServer {
         }
     }
 
-    /// Makes a database and returns its URL, by the socket.
+    /// Creates a database and returns its URL, through the socket.
     pub(crate) fn database(&self, name: &str) -> String {
         self.sql("postgres", &format!("CREATE DATABASE {name}"));
         self.url(name)
     }
 
-    /// The URL of a database, by the socket.
+    /// Returns the URL of a database, through the socket.
     pub(crate) fn url(&self, name: &str) -> String {
         let folder = self.folder.path().display();
         format!("postgres://poet@/{name}?host={folder}&port={}", self.port)
@@ -286,7 +286,7 @@ impl PostgresServer {
         self.psql().try_sql(database, sql)
     }
 
-    /// What a statement gives.
+    /// Returns the result of a statement.
     pub(crate) fn sql(&self, database: &str, sql: &str) -> String {
         let done = self.try_sql(database, sql);
         assert!(done.status.success(), "{sql}: {done:?}");
@@ -296,7 +296,7 @@ impl PostgresServer {
     /// Sends it a signal.
     pub(crate) fn signal(&self, name: &str) {
         if let Some(child) = &self.child {
-            // Its group is the test's: the postmaster alone, and those that it has started.
+            // Its group is the test's, so this signals the postmaster and its children one by one.
             let children = Command::new("pgrep")
                 .args(["-P", &child.id().to_string()])
                 .output()
@@ -317,7 +317,7 @@ impl PostgresServer {
         }
     }
 
-    /// Ends it as a power cut would.
+    /// Kills the server.
     pub(crate) fn kill(&mut self) {
         self.signal("KILL");
         if let Some(mut child) = self.child.take() {
@@ -329,7 +329,7 @@ impl PostgresServer {
 impl Drop for PostgresServer {
     fn drop(&mut self) {
         self.signal("CONT");
-        // The end that does not wait for clients.
+        // An immediate shutdown, which does not wait for clients.
         self.signal("QUIT");
         if let Some(mut child) = self.child.take() {
             drop(child.wait());
@@ -342,7 +342,7 @@ fn is_root() -> bool {
     id.is_ok_and(|id| id.stdout.trim_ascii() == b"0")
 }
 
-/// Where the programs of the newest PostgreSQL are.
+/// Returns the folder of the newest PostgreSQL's programs.
 pub(crate) fn programs() -> Option<PathBuf> {
     let mut folders: Vec<PathBuf> = env::split_paths(&env::var_os("PATH")?).collect();
     if let Ok(versions) = fs::read_dir("/usr/lib/postgresql") {
