@@ -19,14 +19,14 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = Config::load(args.server)?;
     let told = config.notify.test();
     if told.is_empty() {
-        bail!("there is nobody to tell: expected --notify-command or --notify-url");
+        bail!("no receiver is configured: expected --notify-command or --notify-url");
     }
     let mut code = ExitCode::SUCCESS;
     for (receiver, result) in told {
         match result {
-            Ok(()) => println!("{receiver}: told"),
+            Ok(()) => println!("{receiver}: delivered"),
             Err(error) => {
-                println!("{receiver}: not told: {error}");
+                println!("{receiver}: not delivered: {error}");
                 code = ExitCode::FAILURE;
             }
         }
