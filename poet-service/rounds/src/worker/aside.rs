@@ -287,6 +287,8 @@ impl<'a> Aside<'a> {
     /// Stops the proof that is being made, since the work stops.
     pub(super) fn interrupt(&mut self) {
         self.at_end = None;
+        // When this server works again, another one may have published some.
+        self.missing = None;
         if let Some(request) = self.waiting.take() {
             request.answer(Err(RehearsalError::Interrupted));
         }
@@ -304,7 +306,7 @@ impl<'a> Aside<'a> {
             Err(RecvTimeoutError::Timeout) => {
                 tracing::warn!(
                     round = self.job.round,
-                    "a proof of the work so far waits for the disk, and is left behind"
+                    "a proof of the work so far waits for the disk, and is abandoned"
                 );
                 self.proving = None;
                 self.missing = None;
