@@ -1,10 +1,10 @@
-//! Finds out which commit is built.
+//! Finds the commit that is built.
 
 use std::{env, error::Error, process::Command};
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=build.rs");
-    // A build for tests would be made anew after each commit.
+    // A build for tests would be repeated after each commit.
     let commit = match env::var("PROFILE").as_deref() {
         Ok("release") => commit(),
         _ => None,
@@ -19,11 +19,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The commit of the repository that this is a part of, if it is one.
+/// Returns the commit of the repository that contains this crate, if there is one.
 fn commit() -> Option<String> {
-    // Not that of another repository, which this was only copied into.
+    // Not the commit of another repository into which this was copied.
     git(&["ls-files", "--error-unmatch", "build.rs"])?;
-    // Written when another commit is checked out or made.
+    // Written when another commit is checked out or created.
     let log = git(&["rev-parse", "--git-path", "logs/HEAD"])?;
     println!("cargo:rerun-if-changed={log}");
     git(&["rev-parse", "--short=12", "HEAD"])

@@ -1,13 +1,13 @@
-//! Copies of a server's state, made while it runs, and put back where it does not.
+//! Backs up a server's state, also while it runs, and restores it.
 //!
-//! A place for backups holds a folder for each: `backup-` and the time. In it are the database, as it was
-//! at one moment, the work on the rounds, and `manifest.json`, which lists both with their SHA-256 and is
-//! written last. The work is copied before the database: a log belongs to the members that its round was
-//! closed with, and a database that is newer than the log has them. Then the copy is examined as by the
-//! doctor, who cuts off the entry of a log that was being written.
+//! A directory of backups holds a folder for each: `backup-` and the time. It contains a snapshot
+//! of the database, the work on the rounds, and `manifest.json`, which lists both with their
+//! SHA-256 and is written last. The work is copied before the database: a log belongs to the
+//! members with which its round closed, and a database newer than the log contains them. Then the
+//! copy is examined like `doctor` does, which cuts off a log entry that was being written.
 //!
-//! Nothing is ever in its place by half: a copy gets its name when it is complete, and what is put back
-//! when all of it is there.
+//! Nothing incomplete ever has its final name: a backup gets its name when it is complete, and a
+//! restored state is moved into place when all of it is there.
 
 use std::{
     fs::{self, DirEntry, File, TryLockError},
@@ -28,23 +28,23 @@ use sha2::{Digest as _, Sha256};
 
 use crate::doctor::{self, DoctorError, Examination};
 
-/// In a place for backups: locked while one is made.
+/// In a directory of backups: locked while one is made.
 const LOCK: &str = "poet-backup.lock";
-/// What the names of backups begin with, and of one that is not complete.
+/// The prefixes of backups, and of incomplete ones.
 const BACKUP: &str = "backup-";
 const PARTIAL: &str = "partial-";
 const MANIFEST: &str = "manifest.json";
 const VERSION: u32 = 1;
-/// Far more than a manifest of a thousand rounds takes.
+/// Much more than a manifest of a thousand rounds takes.
 const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 const DB: &str = "db";
 const DATA: &str = "data";
-/// What a place must have room for besides the files themselves.
+/// The space that a directory needs besides the files themselves.
 const SPARE_BYTES: u64 = 8 << 20;
-/// Files of a round. What was audited of a log first: it must not be ahead of the log.
+/// The files of a round. First what was audited of the log: it must not be ahead of the log.
 const ROUND_FILES: [&str; 4] = [AUDIT_FILE, SAMPLED_FILE, FINDINGS_FILE, LOG_FILE];
 
-/// Why there is no backup, or nothing was put back. Nothing has changed then.
+/// Why there is no backup, or nothing was restored. Nothing has changed then.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum BackupError {
@@ -95,7 +95,7 @@ pub enum BackupError {
     Doctor(#[from] DoctorError),
 }
 
-/// Of an operation on a path, what its failure means.
+/// Converts the failure of an operation on a path.
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BackupError {
     move |error| BackupError::Io {
         action,
@@ -104,16 +104,16 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Backup
     }
 }
 
-/// A backup that was made or put back.
+/// A backup that was made or restored.
 #[derive(Debug)]
 pub struct Done {
-    /// Where it is.
+    /// Its path.
     pub backup: PathBuf,
-    /// How much it takes.
+    /// Its size.
     pub bytes: u64,
-    /// The rounds whose work is in it.
+    /// The rounds whose work it contains.
     pub rounds: Vec<u64>,
-    /// Older ones that were removed.
+    /// The number of older backups that were removed.
     pub removed: usize,
 }
 
@@ -149,11 +149,11 @@ impl Manifest {
     }
 }
 
-/// Copies the state of the server with these directories, which may run, into a new folder of `place`, and
-/// removes all but the newest `keep` backups there.
+/// Copies the state of the server with these directories, which may be running, into a new folder
+/// of `place`, and removes all but the newest `keep` backups there.
 ///
 /// # Errors
-/// Fails if that is not possible, or the copy is not sound; earlier backups are then as they were.
+/// Fails if that is not possible, or the copy is not sound; earlier backups are then unchanged.
 pub fn back_up(
     directories: &Directories,
     place: &Path,
@@ -194,7 +194,7 @@ pub fn back_up(
     let (backup, manifest) = match made {
         Ok(made) => made,
         Err(error) => {
-            // What is there of it is of no use, and is removed by the next one at the latest.
+            // An incomplete copy is useless. If this fails, the next backup removes it.
             drop(fs::remove_dir_all(&partial));
             return Err(error);
         }
@@ -212,11 +212,11 @@ pub fn back_up(
     })
 }
 
-/// Puts the newest backup in `place`, or the one that `place` is, where the server with these directories
-/// looks for its state. With `replace`, what is there is kept under a name with the time in it.
+/// Restores the newest backup in `place`, or the backup `place`, into these directories. With
+/// `replace`, existing files are kept under a name with the time in it.
 ///
 /// # Errors
-/// Fails if the backup is damaged, something is there, or the server runs; nothing is lost then.
+/// Fails if the backup is damaged, a state exists there, or the server runs; nothing is lost then.
 pub fn restore(
     directories: &Directories,
     place: &Path,
@@ -237,7 +237,7 @@ pub fn restore(
     if let (Some(path), false) = (present.first(), replace) {
         return Err(BackupError::Exists(path.clone()));
     }
-    // All of it next to its place, and looked at there.
+    // Copies everything next to its final place, and examines it there.
     let stamp = now.as_second();
     let fresh = Directories {
         dbdir: directories.dbdir.join(format!(".restored-{stamp}")),
@@ -250,12 +250,12 @@ pub fn restore(
                 let mut kept = path.clone().into_os_string();
                 kept.push(format!(".kept-{stamp}"));
                 match fs::rename(path, PathBuf::from(kept)) {
-                    // Whoever had the database open has tidied its log up.
+                    // The last connection to the database may have removed its log.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     moved => moved.map_err(failed("move", path))?,
                 }
             }
-            // The database last: without it, a server does not start.
+            // The database last: a server does not start without it.
             for (from, to, name) in [
                 (&fresh.datadir, &directories.datadir, ROUNDS_FOLDER),
                 (&fresh.datadir, &directories.datadir, OWNER_FILE),
@@ -282,7 +282,7 @@ pub fn restore(
     })
 }
 
-/// A place inside of what is copied would copy itself, and be lost with it.
+/// A backup inside the directories would copy itself, and be lost with them.
 fn check_outside(directories: &Directories, place: &Path) -> Result<(), BackupError> {
     let place = resolved(place)?;
     for directory in [&directories.dbdir, &directories.datadir] {
@@ -294,7 +294,7 @@ fn check_outside(directories: &Directories, place: &Path) -> Result<(), BackupEr
     Ok(())
 }
 
-/// A path without links, as far as it exists.
+/// Returns a path without links, as far as it exists.
 fn resolved(path: &Path) -> Result<PathBuf, BackupError> {
     let absolute = std::path::absolute(path).map_err(failed("use", path))?;
     let mut rest = Vec::new();
@@ -313,7 +313,7 @@ fn resolved(path: &Path) -> Result<PathBuf, BackupError> {
     }
 }
 
-/// The right to make a backup in `place`, which one program at a time has.
+/// Locks `place`, so that one backup at a time is made there.
 fn lock(place: &Path) -> Result<File, BackupError> {
     for entry in entries(place)? {
         let name = name_of(&entry);
@@ -347,7 +347,7 @@ fn name_of(entry: &DirEntry) -> String {
     entry.file_name().to_string_lossy().into_owned()
 }
 
-/// The backups in a place, the oldest first.
+/// Returns the backups in a directory, the oldest first.
 fn backups(place: &Path) -> Result<Vec<PathBuf>, BackupError> {
     let mut backups: Vec<_> = entries(place)?
         .iter()
@@ -388,7 +388,7 @@ fn check_room(_directories: &Directories, _place: &Path) -> Result<(), BackupErr
     Ok(())
 }
 
-/// The folders of the rounds that are worked on.
+/// Returns the folders of the rounds that are worked on.
 fn rounds(directories: &Directories) -> Result<Vec<PathBuf>, BackupError> {
     let folder = directories.datadir.join(ROUNDS_FOLDER);
     if !folder.exists() {
@@ -425,7 +425,7 @@ fn make(
         for file in ROUND_FILES {
             whole = copy_if_there(&round.join(file), &to.join(file))?;
         }
-        // Its proof has been published meanwhile: the database, which comes next, has it.
+        // The round was published meanwhile: the database, which comes next, contains its proof.
         if !whole {
             fs::remove_dir_all(&to).map_err(failed("remove", &to))?;
         }
@@ -473,7 +473,7 @@ fn make(
     Ok(manifest)
 }
 
-/// Copies a file, if it is there; says whether it was.
+/// Copies a file, if it exists. Returns whether it does.
 fn copy_if_there(from: &Path, to: &Path) -> Result<bool, BackupError> {
     let mut source = match File::open(from) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -487,7 +487,7 @@ fn copy_if_there(from: &Path, to: &Path) -> Result<bool, BackupError> {
     Ok(true)
 }
 
-/// Fails if the doctor finds damage that he cannot mend. `what` is examined.
+/// Fails if the doctor finds damage that it cannot repair. `what` is examined.
 fn examine(directories: &Directories, work: &Work, what: &str) -> Result<(), BackupError> {
     let examination = Examination {
         directories: directories.clone(),
@@ -511,7 +511,7 @@ fn examine(directories: &Directories, work: &Work, what: &str) -> Result<(), Bac
     })
 }
 
-/// The length of a file and its SHA-256.
+/// Returns the length of a file and its SHA-256.
 fn hash(path: &Path) -> Result<(u64, String), BackupError> {
     let mut file = File::open(path).map_err(failed("read", path))?;
     let mut hash = Sha256::new();
@@ -546,7 +546,7 @@ fn read_manifest(backup: &Path) -> Result<Manifest, BackupError> {
         )));
     }
     for file in &manifest.files {
-        // Nothing outside of the backup is read, and nothing outside of the directories written.
+        // Must not read outside of the backup, nor write outside of the directories.
         let inside = file
             .path
             .split('/')
@@ -569,7 +569,7 @@ fn read_manifest(backup: &Path) -> Result<Manifest, BackupError> {
         .ok_or_else(|| damaged(format!("{MANIFEST} lists no database")))
 }
 
-/// What of a server's state is in its directories.
+/// Returns which files of a server's state exist in its directories.
 fn present(directories: &Directories) -> Result<Vec<PathBuf>, BackupError> {
     let database = directories.database();
     let mut present = Vec::new();
@@ -613,7 +613,7 @@ fn copy_back(manifest: &Manifest, backup: &Path, fresh: &Directories) -> Result<
     Ok(())
 }
 
-/// Says what was done, in a line.
+/// Describes the backup in a line.
 impl std::fmt::Display for Done {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let rounds: Vec<_> = self.rounds.iter().map(u64::to_string).collect();

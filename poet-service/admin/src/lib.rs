@@ -1,10 +1,10 @@
-//! What operators do with the directories of a server that does not run.
+//! What operators do with the directories of a server.
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`backup`] | copies the state of one, which may run, and puts it back |
-//! | [`doctor`] | finds out what is wrong with them, and repairs it |
-//! | `import` | takes over those of a Go server (feature `import`) |
+//! | [`backup`] | backs up the state, also of a running server, and restores it |
+//! | [`doctor`] | finds and repairs damage |
+//! | `import` | imports the state of a Go server (feature `import`) |
 
 pub mod backup;
 pub mod doctor;

@@ -92,9 +92,9 @@ pub(crate) struct Args {
     timeout: Duration,
 }
 
-/// How long after the last round's end there is hope: as long as a node's.
+/// How long after the last round's end to keep trying: as long as a node does.
 const DEFAULT_PATIENCE: Duration = Duration::from_secs(20 * 60);
-/// Nodes wait 0.02 to 0.04 % of the cycle gap before they ask: mainnet's 8.64 to 17.28 s.
+/// Nodes wait 0.02 to 0.04 % of the cycle gap before they ask: on mainnet, 8.64 to 17.28 s.
 const LEAST_WAIT_PER_GAP: f64 = 0.0002;
 /// The longest file that can be a proof.
 const MAX_FILE_BYTES: u64 = 1 << 28;
@@ -109,7 +109,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         bail!("--state {name} holds no registration");
     };
     let work = Arc::new(spacemesh_work()?);
-    // Before the wait, so that no proof is lost for want of a place to put it.
+    // Checked before the wait, so that no proof is lost.
     let out = Output::open("--out", &args.out)?;
     ensure!(
         !(args.json && out.is_stdout()),
@@ -142,7 +142,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             timeout: args.timeout,
         };
         let sender = sender.clone();
-        // Not waited for: one that hangs must not hold up the rest.
+        // Not joined: a server that hangs must not delay the others.
         thread::spawn(move || job.run(&sender));
     }
     drop(sender);
@@ -248,7 +248,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// What came of it, in JSON.
+/// Returns the results in JSON.
 fn report(
     state: &State,
     outcomes: &[Outcome],
@@ -288,7 +288,7 @@ fn report(
     })
 }
 
-/// Keeps the registrations of one round.
+/// Selects the registrations of one round.
 fn choose_round(state: &mut State, args: &Args) -> anyhow::Result<()> {
     let name = args.state.display();
     let rounds: BTreeSet<u64> = state.registrations.iter().map(|it| it.round).collect();
@@ -315,7 +315,7 @@ fn choose_round(state: &mut State, args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The proof that an earlier run wrote, if there is one.
+/// Reads the proof that an earlier run wrote, if there is one.
 fn read_earlier(path: &Path, state: &State, work: &Work) -> anyhow::Result<Option<VerifiedProof>> {
     let name = path.display();
     let cannot = || format!("cannot read --out {name}");
@@ -342,7 +342,7 @@ fn read_earlier(path: &Path, state: &State, work: &Work) -> anyhow::Result<Optio
     }
 }
 
-/// What is known of a server's proof.
+/// The result for a server.
 #[derive(Debug, PartialEq)]
 enum Outcome {
     Valid {
@@ -350,7 +350,7 @@ enum Outcome {
         members: usize,
         fetched: Timestamp,
     },
-    /// Although this shows that it should not have.
+    /// The proof is valid without our challenge, although the server had acknowledged it.
     LeftOut(Box<Receipt>),
     Failed(String),
 }
@@ -398,19 +398,19 @@ fn summary(state: &State, outcomes: &[Outcome], tick_size: u64) -> String {
     table(&rows)
 }
 
-/// What became of an attempt.
+/// The result of an attempt.
 enum CollectEvent {
     Fetched(VerifiedProof),
-    /// The proof is valid and without us, and the server had acknowledged us.
+    /// The proof is valid without our challenge, although the server had acknowledged it.
     LeftOut(Box<Receipt>),
     Failed {
         reason: String,
-        /// When there will be another attempt.
+        /// The wait until the next attempt.
         again: Option<Duration>,
     },
 }
 
-/// What is to be done with a server.
+/// What to do with a server.
 struct Collecting {
     index: usize,
     poet: Poet,
@@ -424,7 +424,7 @@ struct Collecting {
 }
 
 impl Collecting {
-    /// Waits for the end of the round and tries until there is a proof, no hope, or no time.
+    /// Waits for the end of the round and tries until there is a proof, no hope, or no time left.
     fn run(&self, events: &Sender<(usize, CollectEvent)>) {
         let Registration {
             round_end,
@@ -433,7 +433,7 @@ impl Collecting {
         } = self.registration;
         let jitter = once_to_twice(cycle_gap.0.mul_f64(LEAST_WAIT_PER_GAP));
         sleep_until(after(round_end, jitter));
-        // When nobody listens any more, the program ends.
+        // If nothing receives this, the program is ending.
         let tell = |event| drop(events.send((self.index, event)));
         while !time_until(self.limit).is_zero() {
             let failure = match self.fetch() {
@@ -461,12 +461,12 @@ impl Collecting {
         match (checked, self.receipt()) {
             (Ok(proof), _) => Ok(CollectEvent::Fetched(proof)),
             (Err(NoProof::WithoutUs), Some(receipt)) => Ok(CollectEvent::LeftOut(receipt)),
-            // A node asks no second time after a proof that is not valid, either.
+            // A node does not ask again after an invalid proof, either.
             (Err(error), _) => Err(Failure::last(error)),
         }
     }
 
-    /// The server's receipt for this registration, if it gave one.
+    /// Returns the server's receipt for this registration, if it gave one.
     fn receipt(&self) -> Option<Box<Receipt>> {
         let registered = Registered {
             server: Some(self.registration.pubkey.0),

@@ -1,5 +1,5 @@
-//! Requests to servers that may be slow, broken or hostile: every answer is bounded in time and
-//! size, compressed or not, and redirects are not followed.
+//! HTTP requests to servers that may be slow, broken or hostile: every response is limited in time
+//! and size, compressed or not, and redirects are not followed.
 
 use std::{
     fmt,
@@ -21,7 +21,7 @@ use ureq::{
 
 use crate::output::printable;
 
-/// The address of a server, without a slash at its end.
+/// The address of a server, without a trailing slash.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub(crate) struct Url(String);
@@ -39,12 +39,12 @@ impl FromStr for Url {
         const EXPECTED: &str = "expected http://HOST[:PORT] or https://HOST[:PORT]";
         let uri: Uri = text.parse().map_err(|_| EXPECTED)?;
         let host = uri.authority().ok_or(EXPECTED)?;
-        // What stands before an @ is a password as often as not, and this is printed and stored.
+        // The text before an @ is often a password, and this is printed and stored.
         let plain = uri.query().is_none() && !text.contains('#') && !host.as_str().contains('@');
         if !plain || !matches!(uri.scheme_str(), Some("http" | "https")) {
             return Err(EXPECTED);
         }
-        // What follows the host, and the brackets of an address.
+        // The text after the host and after the brackets of an address.
         let port = host.as_str().rsplit(']').next().unwrap_or_default();
         if let Some((_, port)) = port.split_once(':')
             && port.parse::<u16>().ok().is_none_or(|port| port == 0)
@@ -75,7 +75,7 @@ impl fmt::Display for Url {
     }
 }
 
-/// Why there is no answer.
+/// Why there is no response.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HttpError {
     #[error("no answer within {}", format_go(*.0))]
@@ -88,25 +88,25 @@ pub(crate) enum HttpError {
     Unreachable(String),
 }
 
-/// What a server answered.
+/// The response of a server.
 pub(crate) struct Answer {
     pub(crate) status: u16,
-    /// Where a redirect points to.
+    /// The target of a redirect.
     pub(crate) location: Option<String>,
     pub(crate) body: Vec<u8>,
 }
 
-/// A client of any number of servers.
+/// A client for any number of servers.
 #[derive(Clone)]
 pub(crate) struct Http {
     agent: Agent,
 }
 
 impl Http {
-    /// A client of `urls`.
+    /// Creates a client for `urls`.
     ///
     /// # Errors
-    /// When one of them needs TLS and the system has no certificates to trust.
+    /// Fails if one of them needs TLS and the system has no trusted certificates.
     pub(crate) fn new<'a>(urls: impl IntoIterator<Item = &'a Url>) -> anyhow::Result<Self> {
         let mut config = Agent::config_builder()
             .http_status_as_error(false)
@@ -142,7 +142,7 @@ impl Http {
 /// The system's trusted certificates (as for Go's programs, `SSL_CERT_FILE` names others), and
 /// ring, which builds wherever there is a C compiler.
 fn tls_config() -> anyhow::Result<TlsConfig> {
-    // An error means that there is a provider already.
+    // An error means that a provider is installed already.
     drop(rustls::crypto::ring::default_provider().install_default());
     let found = rustls_native_certs::load_native_certs();
     if found.certs.is_empty() {
@@ -162,12 +162,12 @@ fn tls_config() -> anyhow::Result<TlsConfig> {
         .build())
 }
 
-/// What an answer may take.
+/// The limits of a response.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// From the first byte of the request to the last of the answer.
+    /// From the first byte of the request to the last of the response.
     pub(crate) time: Duration,
-    /// As sent, and again when decompressed.
+    /// Applies to the response as sent, and again to the decompressed one.
     pub(crate) bytes: u64,
 }
 
@@ -208,7 +208,7 @@ impl Limits {
         match error {
             ureq::Error::Timeout(_) => HttpError::Timeout(self.time),
             ureq::Error::BodyExceedsLimit(_) => HttpError::TooLong(self.bytes),
-            // Such as a certificate that is not trusted.
+            // For example, an untrusted certificate.
             ureq::Error::Io(error)
                 if error
                     .get_ref()

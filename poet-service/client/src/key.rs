@@ -1,4 +1,4 @@
-//! A node's identity: its ed25519 private key, in the forms in which it is found.
+//! A node's identity: its ed25519 private key, in the formats in which it occurs.
 
 use std::{
     fs::File,
@@ -14,18 +14,19 @@ use poet_proto::{
     member::{Challenge, NodeId},
 };
 
-/// No form of a key is longer, with some white space.
+/// Longer than a key in any format, even with some white space.
 const MAX_FILE_BYTES: u64 = 1024;
 
 /// A node's identity.
 pub(crate) struct NodeKey(SigningKey);
 
 impl NodeKey {
-    /// Reads the key in `path`: 64 bytes (seed, then public key) in hex, as nodes keep them in
-    /// `identities/local.key`, in base64, or as they are.
+    /// Reads the key in `path`: 64 bytes (seed, then public key) in hex, as nodes store them in
+    /// `identities/local.key`, in base64, or raw.
     ///
     /// # Errors
-    /// When the file cannot be read or holds something else. The key is never part of the message.
+    /// Fails if the file cannot be read or holds something else. The message never contains the
+    /// key.
     pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
         let name = path.display();
         let file = File::open(path).with_context(|| format!("cannot read --key {name}"))?;
@@ -43,14 +44,14 @@ impl NodeKey {
         }
     }
 
-    /// As [`NodeKey::read`], after writing a new key to `path`, unless there is a file.
+    /// Like [`NodeKey::read`], but first writes a new key to `path` if there is no file.
     ///
     /// # Errors
-    /// As [`NodeKey::read`], and when the file cannot be written.
+    /// Fails if [`NodeKey::read`] does, or the file cannot be written.
     pub(crate) fn read_or_generate(path: &Path) -> anyhow::Result<Self> {
         if !path.exists() {
             let key = PrivateKey::generate().context("the system gives no randomness")?;
-            // Without a line break: that is how nodes write it, and all that they read.
+            // Without a line break: that is how nodes write it, and the only form that they read.
             let text = hex::encode(key.to_bytes());
             match create_new(path, text.as_bytes(), Access::Private) {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
@@ -61,7 +62,7 @@ impl NodeKey {
         Self::read(path)
     }
 
-    /// The public key.
+    /// Returns the public key.
     pub(crate) fn node_id(&self) -> NodeId {
         NodeId(self.0.verifying_key().to_bytes())
     }
@@ -72,13 +73,13 @@ impl NodeKey {
 }
 
 fn decode(file: &[u8]) -> Result<NodeKey, PrivateKeyError> {
-    // 64 bytes can be 32 in hex, too; those of a key are never all text.
+    // 64 bytes can also be 32 bytes in hex; but a raw key is never all ASCII.
     let bytes = if file.len() == KEYPAIR_LENGTH && !file.is_ascii() {
         file.to_vec()
     } else {
         let text = std::str::from_utf8(file).map_err(|_| PrivateKeyError::Form)?;
         let digits = text.strip_prefix('\u{feff}').unwrap_or(text).trim();
-        // 128 digits of hex, 88 of base64: no text can be both.
+        // 128 digits of hex, or 88 of base64: no text can be both.
         hex::decode(digits)
             .ok()
             .or_else(|| decode_key_text(text))
@@ -90,18 +91,18 @@ fn decode(file: &[u8]) -> Result<NodeKey, PrivateKeyError> {
         .map_err(|_| PrivateKeyError::Mismatch)
 }
 
-/// A challenge in hex.
+/// Parses a challenge in hex.
 ///
 /// # Errors
-/// When it is something else.
+/// Fails if the text is anything else.
 pub(crate) fn parse_challenge(text: &str) -> Result<Challenge, String> {
     parse_hex(text).map(Challenge)
 }
 
-/// A value of `N` bytes in hex.
+/// Parses a value of `N` bytes in hex.
 ///
 /// # Errors
-/// When it is something else.
+/// Fails if the text is anything else.
 pub(crate) fn parse_hex<const N: usize>(text: &str) -> Result<[u8; N], String> {
     let bytes = hex::decode(text).ok();
     bytes
@@ -127,7 +128,7 @@ mod tests {
             format!("{hex}\n").into_bytes(),
             format!(" {}\r\n", poet_proto::base64::encode(pair)).into_bytes(),
             format!("\u{feff}{hex}\r\n").into_bytes(),
-            // As `base64` writes it.
+            // As the program `base64` writes it.
             format!("{}\n{}\n", &base64[..76], &base64[76..]).into_bytes(),
         ] {
             assert_eq!(decode(&form).unwrap().node_id(), NodeId(id));
@@ -137,7 +138,7 @@ mod tests {
             Vec::new(),
             b"-----BEGIN OPENSSH PRIVATE KEY-----".to_vec(),
             br#"{"Key":"CAESQAAA"}"#.to_vec(),
-            // A seed or a public key: which one, nobody knows.
+            // A seed or a public key, which cannot be distinguished.
             id.to_vec(),
             hex::encode(id).into_bytes(),
             poet_proto::base64::encode(id).into_bytes(),

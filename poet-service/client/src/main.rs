@@ -1,4 +1,4 @@
-//! `poet-client`: what a node does with several PoETs, for smeshers' tools and for monitoring.
+//! `poet-client`: the tasks of a node with several PoETs, for smeshers' tools and for monitoring.
 
 mod collect;
 mod http;

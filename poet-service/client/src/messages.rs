@@ -1,5 +1,5 @@
 //! The messages of the interface as a client reads and writes them: protobuf's JSON mapping, from
-//! servers that may send anything. Lists and byte strings are bounded; unknown fields are skipped.
+//! untrusted servers. Lists and byte strings are limited in size; unknown fields are ignored.
 
 use std::{fmt, marker::PhantomData, time::Duration};
 
@@ -20,10 +20,10 @@ use serde::{
 };
 use serde_json::Value;
 
-/// The most members of a round that are read: four times as many as are planned for.
+/// The maximum number of members to read: four times as many as are planned for.
 pub(crate) const MAX_MEMBERS: usize = 1 << 22;
 
-/// Bytes that are base64 in JSON.
+/// Bytes, in base64 in JSON.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Bytes(pub(crate) Vec<u8>);
 
@@ -59,7 +59,7 @@ impl<'de> Deserialize<'de> for Bytes {
     }
 }
 
-/// 32 bytes that are base64 in JSON.
+/// 32 bytes, in base64 in JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Bytes32(pub(crate) [u8; 32]);
 
@@ -90,7 +90,7 @@ impl<'de> Deserialize<'de> for MemberChallenge {
     }
 }
 
-/// A whole number of 64 bits, which is text in JSON.
+/// A 64-bit integer, a string in JSON.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Number(pub(crate) u64);
 
@@ -126,7 +126,7 @@ pub(crate) struct Seconds(pub(crate) Duration);
 
 impl Serialize for Seconds {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        // A duration from outside is at most Go's longest, which fits.
+        // A parsed duration is at most Go's longest, which fits.
         let duration = SignedDuration::try_from(self.0).unwrap_or(SignedDuration::MAX);
         serializer.serialize_str(&format_proto(duration))
     }
@@ -141,7 +141,7 @@ impl<'de> Deserialize<'de> for Seconds {
     }
 }
 
-/// The time that is left: a duration in seconds, which is negative when nothing is.
+/// The time that is left: a duration in seconds, negative if the time has passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TimeLeft(pub(crate) Option<Duration>);
 
@@ -201,7 +201,7 @@ pub(crate) struct Info {
     certifier: Option<CertifierInfo>,
 }
 
-/// Who certifies nodes for a server.
+/// A server's certifier.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct CertifierInfo {
     pub(crate) url: String,
@@ -209,7 +209,8 @@ pub(crate) struct CertifierInfo {
 }
 
 impl Info {
-    /// Who certifies nodes for this server, if anybody does: the Go server then leaves the key empty.
+    /// Returns this server's certifier, if it has one: otherwise the Go server leaves the key
+    /// empty.
     pub(crate) fn certifier(&self) -> Option<&CertifierInfo> {
         self.certifier
             .as_ref()
@@ -258,7 +259,7 @@ pub(crate) struct SignedChallenge {
     pub(crate) deadline: Option<String>,
 }
 
-/// Why a server should admit a node.
+/// Why a server should accept a node.
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged, rename_all_fields = "camelCase")]
 pub(crate) enum Admission {
@@ -267,7 +268,7 @@ pub(crate) enum Admission {
         pow_params: WorkParams,
         nonce: String,
     },
-    /// A certifier's word.
+    /// A certificate of the certifier.
     Certificate { certificate: CertificateMessage },
 }
 
@@ -293,7 +294,7 @@ impl From<&SignedCertificate> for CertificateMessage {
     }
 }
 
-/// A certificate as a certifier hands it out, and as it is kept in a file.
+/// A certificate as a certifier issues it, and as it is stored in a file.
 #[derive(Deserialize)]
 pub(crate) struct CertificateFile {
     certificate: Bytes,
@@ -314,9 +315,9 @@ impl From<CertificateFile> for SignedCertificate {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct SubmitResponse {
     pub(crate) round_id: Number,
-    /// Until the round ends.
+    /// The time until the round ends.
     pub(crate) round_end: TimeLeft,
-    /// Not checked, whatever it is.
+    /// Not checked here.
     #[serde(default)]
     pub(crate) receipt: Option<Value>,
 }
@@ -345,10 +346,9 @@ struct MerkleProof {
 }
 
 impl ProofResponse {
-    /// What is said to be proven, with the statement that the members give. Not verified.
+    /// Returns the claimed proof, with the statement that the members determine. Not verified.
     ///
-    /// # Errors
-    /// If nothing is said to be proven.
+    /// # Errors Fails if the proof is empty or malformed.
     pub(crate) fn into_proof(self) -> Result<PublishedProof, &'static str> {
         let nodes = |list: Vec<Bytes32>| list.into_iter().map(|Bytes32(node)| node).collect();
         let PoetProof {
@@ -381,7 +381,7 @@ impl ProofResponse {
     }
 }
 
-/// The answer of `GET /v1/rounds`.
+/// The response to `GET /v1/rounds`.
 #[derive(Deserialize)]
 pub(crate) struct RoundsResponse {
     rounds: List<Round, 1000>,
@@ -418,13 +418,13 @@ pub(crate) enum RoundState {
     Other,
 }
 
-/// What every error of the interface says.
+/// The body of every error of the interface.
 #[derive(Deserialize)]
 pub(crate) struct ErrorResponse {
     pub(crate) message: String,
 }
 
-/// The answer of `GET /readyz`.
+/// The response to `GET /readyz`.
 #[derive(Deserialize)]
 pub(crate) struct HealthResponse {
     pub(crate) reason: Option<String>,

@@ -1,9 +1,9 @@
-//! What is printed.
+//! Formats text for the terminal.
 
-/// How much of a text from a server is shown.
+/// How many characters of a server's text are shown.
 const SHOWN_CHARS: usize = 200;
 
-/// A server's text in a form that can do nothing to a terminal.
+/// Makes a server's text safe for the terminal.
 pub(crate) fn printable(text: &str) -> String {
     let shown = |c: char| match c {
         ' '..='~' => c,
@@ -17,7 +17,7 @@ pub(crate) fn printable(text: &str) -> String {
     printed
 }
 
-/// A table: the first row is the head.
+/// Formats a table. The first row is the heading.
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {

@@ -1,6 +1,6 @@
 //! A server as its clients see it: the calls of its interface, and what a failure means. The rules
-//! are those of a node: 400 is final, 401 asks for another certificate, a 404 to a GET, 429 and
-//! 5xx (but 501) pass, as does a connection that fails.
+//! are those of a node: 400 is final, 401 requires another certificate, and a 404 to a GET, 429 and
+//! 5xx (except 501) are temporary, as are failed connections.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -16,19 +16,19 @@ use crate::{
     output::printable,
 };
 
-/// The longest answer that is read, but for proofs: 1000 rounds take a quarter of it.
+/// The longest response other than a proof: 1000 rounds take a quarter of it.
 const MAX_ANSWER_BYTES: u64 = 1 << 20;
-/// The longest proof that is read. One of a round with a million members takes 44 MB.
+/// The longest proof to read. That of a round with a million members takes 44 MB.
 const MAX_PROOF_BYTES: u64 = 1 << 28;
 
-/// Whether it helps to ask again.
+/// Whether trying again can help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// It may help.
+    /// It can help.
     Passing,
-    /// It may help with another certificate, or a proof of work.
+    /// It can help with another certificate, or a proof of work.
     Unauthorized,
-    /// It does not help.
+    /// It cannot help.
     Final,
 }
 
@@ -36,7 +36,7 @@ pub(crate) enum Kind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
     pub(crate) kind: Kind,
-    /// Without the server's name.
+    /// Does not include the server's name.
     pub(crate) reason: String,
 }
 
@@ -103,18 +103,18 @@ impl Poet {
         let answer = self.http.post(&self.path("/v1/submit"), json, limits)?;
         match answer.status {
             200 => parse(&answer.body),
-            // Somebody else may be where the server should be.
+            // Something else may temporarily be in the server's place.
             404 => Err(refusal(Kind::Final, &answer)),
             _ => Err(failure(&answer)),
         }
     }
 
-    /// The proof of `round`, as the server gives it: not verified.
+    /// Returns the proof of `round` as the server sends it: not verified.
     pub(crate) fn proof(&self, round: u64, time: Duration) -> Result<ProofResponse, Failure> {
         self.get(&format!("/v1/proofs/{round}"), time, MAX_PROOF_BYTES)
     }
 
-    /// The newest rounds; `None` where the server does not tell, as the Go server does not.
+    /// Returns the newest rounds; `None` if the server does not list them, like the Go server.
     pub(crate) fn rounds(&self, time: Duration) -> Result<Option<Vec<Round>>, Failure> {
         let limits = Limits {
             time,
@@ -128,8 +128,8 @@ impl Poet {
         }
     }
 
-    /// Whether it is ready, or why it is not; `None` where the server does not tell, as the Go server
-    /// does not.
+    /// Returns whether it is ready, or why not; `None` if the server does not report that, like the
+    /// Go server.
     pub(crate) fn health(&self, time: Duration) -> Option<Result<(), String>> {
         let limits = Limits {
             time,
@@ -163,7 +163,7 @@ impl Poet {
     }
 }
 
-/// What stands in front of a server (a proxy, a page that says "maintenance") may go away.
+/// Parses a response. What is in front of a server (a proxy, a maintenance page) may go away.
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
     serde_json::from_slice(body).map_err(|error| {
         let error = printable(&error.to_string());

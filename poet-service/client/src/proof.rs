@@ -1,4 +1,4 @@
-//! Whether what a server calls its proof is one, and of our challenge.
+//! Checks a server's proof, and that it contains our challenge.
 
 use anyhow::Context as _;
 use poet_engine::{LABEL_DEPTH, Node, ProofMessage, T, Work, WorkFunction, verify};
@@ -6,15 +6,15 @@ use poet_proto::{json, member::Challenge, messages::PublishedProof};
 
 use crate::messages::ProofResponse;
 
-/// A proof that shows that our challenge was there before the work was done.
+/// A proof that our challenge existed before the work was done.
 pub(crate) struct VerifiedProof {
     proof: PublishedProof,
     pubkey: [u8; 32],
-    /// Where our challenge is among the members.
+    /// The index of our challenge among the members.
     pub(crate) index: usize,
 }
 
-/// Why an answer is of no use.
+/// Why a proof is of no use.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NoProof {
     #[error("our challenge is not among its members")]
@@ -23,12 +23,12 @@ pub(crate) enum NoProof {
     Invalid(String),
 }
 
-/// The work of the Spacemesh network.
+/// Returns the work function of the Spacemesh network.
 ///
 /// # Errors
-/// When this machine has no way to do it.
+/// Fails if no backend works on this machine.
 pub(crate) fn spacemesh_work() -> anyhow::Result<Work> {
-    // There is little to verify: a trial would take longer than a slow kernel does.
+    // There is little to verify: a trial would take longer than a slow backend does.
     let options = poet_backends::Options {
         forced: None,
         trial: false,
@@ -41,12 +41,11 @@ pub(crate) fn spacemesh_work() -> anyhow::Result<Work> {
 }
 
 impl VerifiedProof {
-    /// Checks everything: that the server is who it was when we registered, that our challenge is
-    /// a member, and that the work was done on a statement of these very members: the path of
-    /// each of the 150 labels and all of their hashes.
+    /// Checks everything: that the server's key is the one at the registration, that our challenge
+    /// is a member, and that the work was done on the statement of these members, including the
+    /// path of each of the 150 labels and all of their hashes.
     ///
-    /// # Errors
-    /// What is wrong.
+    /// # Errors Fails with what is wrong.
     pub(crate) fn check(
         work: &Work,
         response: ProofResponse,
@@ -61,7 +60,7 @@ impl VerifiedProof {
         let proof = response.into_proof().map_err(invalid)?;
         verify(work, &proof.statement, proof.leaves, T, &proof.proof)
             .map_err(|error| NoProof::Invalid(format!("the proof is not valid: {error}")))?;
-        // Last, so that whoever is said to have left us out has done the work without us.
+        // Last, so that a server that left us out has at least done the work.
         let index = proof.members.iter().position(|member| *member == challenge);
         let index = index.ok_or(NoProof::WithoutUs)?;
         Ok(Self {
@@ -79,12 +78,12 @@ impl VerifiedProof {
         self.proof.members.len()
     }
 
-    /// The name by which an ATX refers to the proof.
+    /// Returns the hash by which an ATX refers to the proof.
     pub(crate) fn reference(&self) -> Node {
         self.proof.proof.reference(self.proof.leaves)
     }
 
-    /// The message with it that nodes store.
+    /// Encodes the message that nodes store.
     pub(crate) fn to_message(&self, round: u64) -> anyhow::Result<Vec<u8>> {
         let statement = self.proof.statement[..].try_into();
         let message = ProofMessage {
@@ -98,12 +97,12 @@ impl VerifiedProof {
         Ok(message.to_scale())
     }
 
-    /// Whether it is of the server with this key.
+    /// Returns whether it was made by the server with this key.
     pub(crate) fn is_of(&self, pubkey: &[u8; 32]) -> bool {
         self.pubkey == *pubkey
     }
 
-    /// The proof as servers answer with it.
+    /// Encodes the proof as servers send it.
     pub(crate) fn to_json(&self) -> String {
         json::proof_response(&self.proof, &self.pubkey)
     }

@@ -1,4 +1,4 @@
-//! `poet-client verify-receipt`, and what is asked of a receipt elsewhere.
+//! `poet-client verify-receipt`, and checks of receipts for other commands.
 
 use std::{fs::File, io::Read as _, path::PathBuf, process::ExitCode};
 
@@ -39,7 +39,7 @@ pub(crate) struct Args {
     pubkey: Option<PublicKey>,
 }
 
-/// The longest file that can hold receipts: that of the longest state.
+/// The longest file that can hold receipts: a state file of maximum size.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
 fn parse_key(text: &str) -> Result<PublicKey, &'static str> {
@@ -106,7 +106,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// What became of a receipt, in JSON.
+/// Returns the result of checking a receipt, in JSON.
 fn report(poet: Option<&str>, checked: &Result<Receipt, String>) -> Value {
     json!({
         "poet": poet,
@@ -116,7 +116,7 @@ fn report(poet: Option<&str>, checked: &Result<Receipt, String>) -> Value {
     })
 }
 
-/// The receipt in this JSON, if it is one, by the server with this key.
+/// Returns the receipt in this JSON, if it is one and this server signed it.
 fn check(receipt: &Value, server: Option<&PublicKey>) -> Result<Receipt, String> {
     let receipt = Receipt::from_json(receipt).map_err(|error| error.to_string())?;
     match server {
@@ -129,7 +129,7 @@ fn check(receipt: &Value, server: Option<&PublicKey>) -> Result<Receipt, String>
     }
 }
 
-/// The receipt of a registration in a state file, if it is that registration's.
+/// Returns the receipt of a registration in a state file, if it is for that registration.
 fn check_kept(
     state: &Value,
     registration: &Value,
@@ -154,7 +154,7 @@ fn check_kept(
     Ok(receipt)
 }
 
-/// What a receipt must be for; `None` where that is damaged.
+/// What a receipt must be for. A field is `None` if it is damaged.
 pub(crate) struct Registered {
     pub(crate) server: Option<[u8; 32]>,
     pub(crate) node_id: Option<NodeId>,
@@ -163,10 +163,10 @@ pub(crate) struct Registered {
 }
 
 impl Registered {
-    /// Whether a receipt is for this registration.
+    /// Checks that a receipt is for this registration.
     ///
     /// # Errors
-    /// What differs.
+    /// Fails with what differs.
     pub(crate) fn check(&self, receipt: &Receipt) -> Result<(), String> {
         let acknowledged = receipt.acknowledged();
         let differs = if Some(*receipt.server().as_bytes()) != self.server {
@@ -186,7 +186,7 @@ impl Registered {
     }
 }
 
-/// What a receipt says.
+/// Describes what a receipt says.
 pub(crate) fn sentence(receipt: &Receipt) -> String {
     let Acknowledged {
         round,

@@ -117,21 +117,21 @@ pub(crate) struct Args {
     timeout: Duration,
 }
 
-/// What a node's signature of a registration is for, after the network's id.
+/// The domain byte of a node's registration signature, which follows the network's id.
 const POET_DOMAIN: u8 = 4;
-/// How long servers that do not answer are asked at least, unless something else is said.
+/// How long to retry servers that do not respond, by default.
 const DEFAULT_PATIENCE: Duration = Duration::from_secs(600);
-/// No network's round is longer: mainnet's take 13.5 days, and one may wait some days for them.
+/// The longest round: mainnet's take 13.5 days, and a node may register days before.
 const MAX_ROUND: Duration = Duration::from_secs(100 * 24 * 3600);
-/// How far clocks may be apart when a round's end is compared with the deadline.
+/// How far clocks may differ when the end of a round is compared with the deadline.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
-/// A proof of work of this many bits takes a core about 20 minutes; networks ask for less.
+/// A proof of work of this many bits takes a core about 20 minutes; networks require less.
 const MAX_POW_BITS: u32 = 32;
-/// Nonces that are tried between looks at the clock.
+/// Nonces to try between two checks of the time.
 const NONCES: u64 = 1 << 16;
-/// The size of a certificate file: what is signed has some 45 bytes.
+/// The maximum size of a certificate file. The signed part has some 45 bytes.
 const MAX_CERTIFICATE_BYTES: u64 = 16 * 1024;
-/// What is left of a request that began in time may take that long.
+/// How much longer a request may take that began in time.
 const GRACE: Duration = Duration::from_secs(2);
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -189,7 +189,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let (job, sender) = (Arc::clone(&job), sender.clone());
         let poet = Poet::new(url.clone(), http.clone());
         let url = url.clone();
-        // Not waited for: one that hangs must not hold up the rest.
+        // Not joined: a server that hangs must not delay the others.
         thread::spawn(move || job.run(&url, &poet, &sender));
     }
     drop(sender);
@@ -200,7 +200,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     {
         match event {
             RegisterEvent::RoundStart(told) => {
-                // Of several, the last one: who tells a wrong one shall not cost the others time.
+                // If they differ, the latest: a wrong one must not cost the other servers time.
                 start = start.max(Some(told));
                 job.set_limit(patience.limit(start));
             }
@@ -245,11 +245,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// The state in `path`, or a new one.
+/// Opens the state in `path`, or creates a new one.
 fn open_state(path: &Path, node_id: NodeId, challenge: Challenge) -> anyhow::Result<State> {
     let name = path.display();
     let Some(state) = State::read(path)? else {
-        // Before anybody is asked, so that no answer is lost for want of a place to put it.
+        // Before any request, so that no response is lost.
         let state = State::new(node_id, challenge);
         state.write(path)?;
         return Ok(state);
@@ -296,7 +296,7 @@ fn sign(key: &NodeKey, args: &Args) -> SignedChallenge {
     }
 }
 
-/// What came of it, in JSON.
+/// Returns the results in JSON.
 fn report(state: &State, outcomes: &BTreeMap<Url, String>) -> serde_json::Value {
     let registration = |it: &Registration| {
         json!({
@@ -316,7 +316,7 @@ fn report(state: &State, outcomes: &BTreeMap<Url, String>) -> serde_json::Value 
     })
 }
 
-/// One line for each server.
+/// Formats one line per server.
 fn summary(poets: &[Url], state: &State, outcomes: &BTreeMap<Url, String>) -> String {
     let now = now();
     let mut rows = vec![
@@ -357,19 +357,19 @@ impl State {
     }
 }
 
-/// What became of an attempt.
+/// The result of an attempt.
 enum RegisterEvent {
     Registered(Registration),
-    /// When the round starts with which we are registered.
+    /// When the round starts for which we are registered.
     RoundStart(Timestamp),
     Failed {
         reason: String,
-        /// When there will be another attempt.
+        /// The wait until the next attempt.
         again: Option<Duration>,
     },
 }
 
-/// How long servers that do not answer are asked again.
+/// How long to retry servers that do not respond.
 struct Patience {
     until: Option<Timestamp>,
     deadline: Option<Timestamp>,
@@ -377,8 +377,8 @@ struct Patience {
 }
 
 impl Patience {
-    /// The end of all attempts, when the round is known to start at `start`: the servers of a
-    /// network start their rounds at the same time.
+    /// Returns when to give up, if the round is known to start at `start`: the servers of a network
+    /// start their rounds at the same time.
     fn limit(&self, start: Option<Timestamp>) -> Timestamp {
         let deadline = self.deadline.unwrap_or(Timestamp::MAX);
         self.until.unwrap_or_else(|| match (start, self.deadline) {
@@ -389,16 +389,16 @@ impl Patience {
     }
 }
 
-/// Which round may be entered.
+/// Which round to register for.
 #[derive(Clone, Copy, Debug, Default)]
 struct Target {
-    /// What a server is told: it refuses if its round ends later.
+    /// Sent to the server, which refuses if its round ends later.
     deadline: Option<Timestamp>,
-    /// The last round, for a server that does not mind.
+    /// The last acceptable round, for a server that ignores the deadline.
     last_round: Option<u64>,
 }
 
-/// What is to be done with every server.
+/// What to do with every server.
 struct Registering {
     /// When this program was started.
     begin: Timestamp,
@@ -409,16 +409,16 @@ struct Registering {
     certificates: Vec<SignedCertificate>,
     deadline: Option<Timestamp>,
     phase_shift: Option<Duration>,
-    /// The end of all attempts, as far as is known.
+    /// When to give up, as far as is known.
     limit: Mutex<Timestamp>,
     retry_delay: Duration,
     timeout: Duration,
 }
 
 impl Registering {
-    /// Tries until it is done, there is no hope, or the time is over.
+    /// Tries until it succeeds, there is no hope, or the time is over.
     fn run(&self, url: &Url, poet: &Poet, events: &Sender<(Url, RegisterEvent)>) {
-        // When nobody listens any more, the program ends.
+        // If nothing receives this, the program is ending.
         let tell = |event| drop(events.send((url.clone(), event)));
         while !time_until(self.limit()).is_zero() {
             let failure = match self.register(url, poet) {
@@ -453,14 +453,14 @@ impl Registering {
         *self.limit.lock().unwrap_or_else(PoisonError::into_inner) = limit;
     }
 
-    /// When `round` starts, if the server tells.
+    /// Returns when `round` starts, if the server reports it.
     fn round_start(&self, poet: &Poet, round: u64) -> Option<Timestamp> {
         let rounds = poet.rounds(self.time().ok()?).ok()??;
         let mut rounds = rounds.iter().filter(|it| it.id.0 == round);
         rounds.next().map(|round| round.start)
     }
 
-    /// How long the next answer may take.
+    /// Returns how long the next response may take.
     fn time(&self) -> Result<Duration, Failure> {
         let left = time_until(self.limit());
         if left.is_zero() {
@@ -518,7 +518,8 @@ impl Registering {
             registered.check(&receipt).map(|()| Box::new(receipt))
         });
         let receipt = receipt.transpose().unwrap_or_else(|reason: String| {
-            // It has answered that we are registered: that is worth what it was worth without one.
+            // The server said that we are registered. That counts as much as it would without a
+            // receipt.
             eprintln!("WARNING: {url}: its receipt is not kept: {reason}");
             None
         });
@@ -532,7 +533,8 @@ impl Registering {
         })
     }
 
-    /// The round that was open when this program was started, unless something else was asked for.
+    /// Returns the round that was open when this program was started, unless the user asked for
+    /// another.
     fn target(&self, poet: &Poet, info: &Info) -> Result<Target, Failure> {
         if self.deadline.is_some() {
             return Ok(Target {
@@ -563,7 +565,7 @@ impl Registering {
         })
     }
 
-    /// Submits with each certificate that its certifier would accept, then with a proof of work.
+    /// Submits with each certificate that the server's certifier issued, then with a proof of work.
     fn submit(
         &self,
         poet: &Poet,
@@ -613,7 +615,7 @@ impl Registering {
         poet.submit(&request, self.time()?)
     }
 
-    /// The certificates for this node by the server's certifier.
+    /// Returns the certificates for this node by the server's certifier.
     fn certificates_for(&self, info: &Info) -> Vec<&SignedCertificate> {
         let certifier = info.certifier().and_then(|certifier| {
             let key = certifier.pubkey.0.as_slice().try_into().ok()?;
@@ -680,7 +682,7 @@ mod tests {
         assert_eq!(limit(None, None, Some(9000)), 9000);
         assert_eq!(limit(None, Some(90_000), None), 90_000);
         assert_eq!(limit(None, Some(90_000), Some(9000)), 9000);
-        // Whoever tells a wrong one.
+        // A server that reports a wrong time.
         assert_eq!(limit(None, None, Some(1)), 600);
         assert_eq!(limit(None, Some(90_000), Some(100_000)), 90_000);
         assert_eq!(limit(None, Some(300), Some(1)), 300);

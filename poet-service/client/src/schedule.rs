@@ -1,4 +1,4 @@
-//! `poet-client schedule`, and what a server tells of its schedule.
+//! `poet-client schedule`, and the schedule of a server.
 
 use std::{process::ExitCode, thread, time::Duration};
 
@@ -57,7 +57,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         thread::spawn(move || told(&poet, timeout))
     };
     let asked: Vec<_> = args.poets.iter().map(ask).collect();
-    // In the order in which the first server of each was named.
+    // In the order in which the first server of each was given.
     let mut tables: Vec<(Schedule, Vec<&Url>)> = Vec::new();
     let mut failed = Vec::new();
     for (url, asked) in args.poets.iter().zip(asked) {
@@ -126,8 +126,8 @@ fn told(poet: &Poet, timeout: Duration) -> Result<Schedule, Failure> {
     })
 }
 
-/// The schedule of a server: it follows from any of its rounds, or is that of `network` if nothing
-/// speaks against it.
+/// Returns the schedule of a server: it follows from any of its rounds, or is that of `network` if
+/// nothing contradicts it.
 pub(crate) fn schedule_of(
     info: &Info,
     rounds: Option<&[Round]>,
@@ -183,7 +183,7 @@ mod tests {
         assert_eq!(schedule_of(&info(shift), Some(&[]), mainnet), known);
         assert_eq!(schedule_of(&info(other), None, mainnet), None);
         assert_eq!(schedule_of(&info(shift), None, None), None);
-        // Nonsense.
+        // Invalid values.
         for (id, start, end) in [
             (
                 "18446744073709551615",

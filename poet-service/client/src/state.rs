@@ -1,8 +1,8 @@
-//! Where a node is registered: a file that outlives this program, the servers, and changes of the
-//! list of servers.
+//! The registrations of a node, in a file that outlives this program, the servers, and changes of
+//! the list of servers.
 //!
-//! One file holds the registrations of one node's one challenge. It is replaced as a whole, so it
-//! is always either the old one or the new one, and one program at a time changes it.
+//! One file holds the registrations of one node's one challenge. It is replaced as a whole, so that
+//! it is always either the old one or the new one, and only one program at a time changes it.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -24,14 +24,14 @@ use crate::{
     messages::{Bytes32, Seconds},
 };
 
-/// The name of the file unless another one is given.
+/// The default name of the file.
 pub(crate) const DEFAULT_FILE: &str = "poet-client.json";
-/// The form of the file that this program reads and writes.
+/// The version of the format that this program reads and writes.
 const VERSION: u32 = 1;
-/// Some thousands of registrations.
+/// Room for some thousands of registrations.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// What the file holds.
+/// The contents of the file.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct State {
@@ -48,12 +48,12 @@ pub(crate) struct State {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Registration {
     pub(crate) poet: Url,
-    /// The server's identity at the time.
+    /// The server's key at the time.
     pub(crate) pubkey: Bytes32,
     pub(crate) round: u64,
     pub(crate) round_end: Timestamp,
     pub(crate) cycle_gap: Seconds,
-    /// What the server signed; the Go server signs nothing.
+    /// The server's receipt; the Go server gives none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) receipt: Option<Box<Receipt>>,
 }
@@ -68,10 +68,10 @@ impl State {
         }
     }
 
-    /// Reads `path`; `None` when there is no such file.
+    /// Reads `path`; `None` if there is no such file.
     ///
     /// # Errors
-    /// When it cannot be read or is not such a file.
+    /// Fails if it cannot be read or is not a state file.
     pub(crate) fn read(path: &Path) -> anyhow::Result<Option<Self>> {
         let name = path.display();
         let cannot = || format!("cannot read --state {name}");
@@ -83,7 +83,7 @@ impl State {
         file.take(MAX_FILE_BYTES)
             .read_to_end(&mut json)
             .with_context(cannot)?;
-        // The version first: another one may have other fields.
+        // First only the version: another version may have other fields.
         #[derive(Deserialize)]
         struct Version {
             version: u32,
@@ -99,10 +99,10 @@ impl State {
             .with_context(foreign)
     }
 
-    /// Replaces `path` by this state; it is durable when this returns.
+    /// Replaces `path` with this state, which is durable when this returns.
     ///
     /// # Errors
-    /// When the file cannot be written; it is then as before.
+    /// Fails if the file cannot be written; it is then unchanged.
     pub(crate) fn write(&self, path: &Path) -> anyhow::Result<()> {
         let mut json = serde_json::to_string_pretty(self)?;
         json.push('\n');
@@ -111,15 +111,15 @@ impl State {
     }
 }
 
-/// The right to change a state file, which one program at a time has.
+/// The lock of a state file, which only one program at a time can hold.
 pub(crate) struct Lock(#[expect(dead_code, reason = "closing the file gives the lock up")] File);
 
 impl Lock {
-    /// Takes the lock of the state file at `path`: a file beside it, since the state file itself
-    /// is replaced.
+    /// Takes the lock of the state file at `path`. Locks a file next to it, since the state file
+    /// itself is replaced.
     ///
     /// # Errors
-    /// When another program has it, or it cannot be made.
+    /// Fails if another program has it, or the file cannot be created.
     pub(crate) fn take(path: &Path) -> anyhow::Result<Self> {
         let name = path.display();
         let mut beside = path.as_os_str().to_owned();
@@ -165,7 +165,7 @@ mod tests {
         });
         state.write(&path).unwrap();
         assert_eq!(State::read(&path).unwrap(), Some(state));
-        // Nothing is left beside it.
+        // No other file remains.
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 

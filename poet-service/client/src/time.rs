@@ -1,4 +1,4 @@
-//! Times and durations of the command line, and the random part of waiting.
+//! Times and durations of the command line, and random waits.
 
 use std::{
     sync::mpsc::{Receiver, RecvTimeoutError},
@@ -9,22 +9,22 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use poet_proto::duration::parse_go;
 
-/// How often a long wait looks at the clock: it may be set, and the machine may sleep.
+/// How often a long wait checks the clock: it may be set, and the machine may sleep.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// The shortest wait between attempts, unless shorter ones are asked for.
+/// The shortest wait between attempts, unless the user asks for shorter ones.
 const LEAST_WAIT: Duration = Duration::from_millis(500);
 
 pub(crate) fn now() -> Timestamp {
     Timestamp::try_from(SystemTime::now()).unwrap_or(Timestamp::MAX)
 }
 
-/// `time` and then `duration`, at most the last time there is.
+/// Returns `time` plus `duration`, or the last possible time.
 pub(crate) fn after(time: Timestamp, duration: Duration) -> Timestamp {
     time.checked_add(duration).unwrap_or(Timestamp::MAX)
 }
 
-/// How long it is until `then`; zero when that has passed.
+/// Returns the time until `then`; zero if it has passed.
 pub(crate) fn time_until(then: Timestamp) -> Duration {
     then.duration_since(now())
         .try_into()
@@ -42,7 +42,7 @@ pub(crate) fn sleep_until(then: Timestamp) {
     }
 }
 
-/// The next event; `None` at `limit`, or when there will be no more.
+/// Returns the next event; `None` at `limit`, or if there will be no more.
 pub(crate) fn receive<T>(events: &Receiver<T>, limit: Timestamp) -> Option<T> {
     loop {
         let left = time_until(limit);
@@ -54,32 +54,33 @@ pub(crate) fn receive<T>(events: &Receiver<T>, limit: Timestamp) -> Option<T> {
     }
 }
 
-/// A random duration from `least` up to twice that, as nodes wait before they ask again.
+/// Returns a random duration from `least` up to twice that, as nodes wait before they ask again.
 pub(crate) fn once_to_twice(least: Duration) -> Duration {
     least + least.mul_f64(random_fraction())
 }
 
-/// How long to wait before another attempt, if there is time for one: once to twice `delay`, or
-/// half of what is left until `limit`, so that the last attempts are near to it.
+/// Returns how long to wait before another attempt, if there is time for one: `delay` to twice
+/// that, or half of the time until `limit`, so that the last attempts are close to it.
 pub(crate) fn wait_again(delay: Duration, limit: Timestamp) -> Option<Duration> {
     wait_within(delay, time_until(limit))
 }
 
 fn wait_within(delay: Duration, left: Duration) -> Option<Duration> {
-    // No sooner, so that the last ones do not become a flood.
+    // At least this long, so that the last attempts do not become a flood.
     let least = delay.min(LEAST_WAIT);
     let wait = once_to_twice(delay).min(left / 2);
     (wait >= least).then_some(wait)
 }
 
-/// From 0 up to 1.
+/// Returns a random number from 0 up to 1.
 fn random_fraction() -> f64 {
-    // Without randomness all ask at the same time, which is no reason not to ask.
+    // Without random numbers, all clients ask at the same time, which is no reason not to ask.
     let random = getrandom::u32().unwrap_or(0);
     f64::from(random) / (f64::from(u32::MAX) + 1.0)
 }
 
-/// A duration for people: days and hours, hours and minutes, minutes and seconds, or milliseconds.
+/// Formats a duration for people: days and hours, hours and minutes, minutes and seconds, or
+/// milliseconds.
 pub(crate) fn rough(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
@@ -92,7 +93,7 @@ pub(crate) fn rough(duration: Duration) -> String {
     }
 }
 
-/// The time from `from` to `to`, which may lie before it, for people.
+/// Formats the time from `from` to `to`, which may be earlier, for people.
 pub(crate) fn rough_between(from: Timestamp, to: Timestamp) -> String {
     let difference: SignedDuration = to.duration_since(from);
     let sign = if difference.is_negative() { "-" } else { "" };
@@ -104,7 +105,7 @@ pub(crate) fn parse_time(text: &str) -> Result<Timestamp, String> {
         .map_err(|_| "expected a time in RFC 3339, such as 2026-01-31T12:00:00Z".to_owned())
 }
 
-/// A time, or a duration from now.
+/// Parses a time, or a duration from now.
 pub(crate) fn parse_until(text: &str) -> Result<Timestamp, String> {
     parse_go(text)
         .map(|duration| after(now(), duration))
@@ -116,7 +117,7 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     parse_go(text).map_err(|error| error.to_string())
 }
 
-/// A duration that is waited or waited for.
+/// Parses a duration to wait.
 pub(crate) fn parse_wait(text: &str) -> Result<Duration, String> {
     let duration = parse_duration(text)?;
     let day = Duration::from_secs(24 * 3600);

@@ -81,8 +81,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     drop(sender);
 
     let mut watched: Vec<Watched> = args.poets.iter().map(Watched::new).collect();
-    // The first table comes when every server has answered or failed to, and is not held up for
-    // long by one that is slow, unless it is the only one.
+    // The first table appears when every server has responded or failed. A slow server does not
+    // delay it for long, unless it is the only one.
     let mut waiting: BTreeSet<usize> = (0..watched.len()).collect();
     let patience = if args.once {
         2 * args.timeout
@@ -99,12 +99,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 }
             }
             Err(mpsc::RecvTimeoutError::Timeout) => waiting.clear(),
-            // With --once, the last server that had something to say has said it.
+            // With --once, the channel closes after the last server.
             Err(mpsc::RecvTimeoutError::Disconnected) if args.once => {}
             Err(error) => return Err(error.into()),
         }
         if show(args, &watched).is_err() {
-            // Nobody reads any more.
+            // The reader is gone.
             return Ok(ExitCode::SUCCESS);
         }
         if args.once {
@@ -135,8 +135,8 @@ fn show(args: &Args, watched: &[Watched]) -> std::io::Result<()> {
         if args.once {
             write!(out, "{text}")?;
         } else if out.is_terminal() {
-            // From the top, over what was there before, so that nothing flickers; what was longer
-            // is cleared to its end.
+            // Overwrites the previous output from the top, so that nothing flickers, and clears the
+            // rest of longer lines.
             write!(out, "\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n"))?;
         } else {
             writeln!(out, "{text}")?;
@@ -145,13 +145,13 @@ fn show(args: &Args, watched: &[Watched]) -> std::io::Result<()> {
     out.flush()
 }
 
-/// What a server tells.
+/// What a server reports.
 #[derive(Debug)]
 struct Seen {
     info: Info,
-    /// Whether it is ready, or why not; unknown of a server that does not tell.
+    /// Whether it is ready, or why not; `None` if the server does not report that.
     health: Option<Result<(), String>>,
-    /// Unknown of a server that does not tell.
+    /// `None` if the server does not list them.
     rounds: Option<Vec<Round>>,
 }
 
@@ -163,20 +163,20 @@ fn observe(poet: &Poet, timeout: Duration) -> Result<Seen, Failure> {
     })
 }
 
-/// A server and what is known of it over time.
+/// A server and what is known about it.
 #[derive(Debug)]
 struct Watched {
     poet: Url,
-    /// What it told last, and when.
+    /// Its last report, and when that was.
     known: Option<(Seen, Timestamp)>,
-    /// Why it has not answered since.
+    /// Why it has not responded since.
     error: Option<String>,
-    /// The first key, and when another one was seen first.
+    /// The first key, and when another one was first seen.
     first_key: Option<Bytes32>,
     key_changed: Option<Timestamp>,
     /// Rounds that were seen without their proof.
     without_proof: BTreeSet<u64>,
-    /// Of those, when the proof was seen first.
+    /// When the proofs of such rounds were first seen.
     proof_seen: BTreeMap<u64, Timestamp>,
 }
 
@@ -208,7 +208,7 @@ impl Watched {
                     self.proof_seen.insert(id.0, now);
                 }
             }
-            // What the server has forgotten is forgotten.
+            // Removes what the server no longer lists.
             let listed: BTreeSet<u64> = rounds.iter().map(|round| round.id.0).collect();
             self.without_proof.retain(|round| listed.contains(round));
             self.proof_seen.retain(|round, _| listed.contains(round));
@@ -222,7 +222,7 @@ impl Watched {
         }
     }
 
-    /// What it told last, however long ago that was.
+    /// Returns its last report, however old that is.
     fn seen(&self) -> Option<&Seen> {
         self.known.as_ref().map(|(seen, _)| seen)
     }
@@ -248,7 +248,7 @@ impl Watched {
         self.find(|round| round.proof_ready)
     }
 
-    /// The oldest round whose proof should be there.
+    /// Returns the oldest round whose proof is overdue.
     fn overdue(&self, now: Timestamp) -> Option<&Round> {
         let rounds = self.seen()?.rounds.as_ref()?;
         rounds
@@ -300,21 +300,21 @@ impl Watched {
         }
     }
 
-    /// How long after its round's end a proof was seen first, if it was seen to come.
+    /// Returns how long after its round's end a proof was first seen, if it was missing before.
     fn lateness(&self, round: &Round) -> Option<f64> {
         let seen = self.proof_seen.get(&round.id.0)?;
         Some(seen.duration_since(round.end).as_secs_f64())
     }
 }
 
-/// How much of a round's time has passed, in per cent.
+/// Returns how much of a round's time has passed, in percent.
 fn percent(round: &Round, now: Timestamp) -> f64 {
     let seconds = |to: Timestamp| to.duration_since(round.start).as_secs_f64();
     let all = seconds(round.end).max(f64::MIN_POSITIVE);
     (100.0 * seconds(now) / all).clamp(0.0, 100.0)
 }
 
-/// One look at all servers, in JSON.
+/// The state of all servers at one time, in JSON.
 #[derive(Serialize)]
 struct WatchReport<'a> {
     time: Timestamp,
@@ -325,10 +325,10 @@ struct WatchReport<'a> {
 #[serde(rename_all = "camelCase")]
 struct PoetReport<'a> {
     poet: &'a Url,
-    /// Why it does not answer; what follows is then what it told last.
+    /// Why it does not respond; the other fields are then from its last report.
     error: Option<&'a str>,
     last_answer: Option<Timestamp>,
-    /// Whether it is ready, and why not, if it tells.
+    /// Whether it is ready, and why not, if it reports that.
     ready: Option<bool>,
     reason: Option<&'a str>,
     pubkey: Option<Bytes32>,
@@ -370,7 +370,7 @@ struct PublishedReport {
     members: u64,
     leaves: Option<u64>,
     ticks: Option<u64>,
-    /// At most: when it was seen first. Unknown when it was there before.
+    /// An upper bound: when it was first seen. `None` if it was there before.
     late_seconds: Option<f64>,
 }
 
@@ -381,10 +381,10 @@ struct OverdueReport {
     late_seconds: f64,
 }
 
-/// The width of what people get.
+/// The width of the output for people.
 const WIDTH: usize = 80;
 
-/// One look at all servers, for people: a few lines for each.
+/// Formats the state of all servers for people: a few lines for each.
 fn text(watched: &[Watched], now: Timestamp, tick_size: u64) -> String {
     let mut text = String::new();
     for poet in watched {
@@ -396,7 +396,7 @@ fn text(watched: &[Watched], now: Timestamp, tick_size: u64) -> String {
     text
 }
 
-/// The server's address and whether it is well.
+/// Formats the server's address and its state.
 fn heading(poet: &Watched, now: Timestamp) -> String {
     let state = match (&poet.error, &poet.known) {
         (Some(_), Some((_, time))) => format!("NO ANSWER for {}", rough_between(*time, now)),
@@ -460,7 +460,7 @@ fn lines(poet: &Watched, now: Timestamp, tick_size: u64) -> Vec<String> {
     lines.into_iter().map(cut).collect()
 }
 
-/// Who it is, and what is wrong.
+/// Describes the server, and what is wrong.
 fn poet_notes(poet: &Watched, now: Timestamp) -> Vec<String> {
     let mut notes = Vec::new();
     if let Some(seen) = poet.seen() {

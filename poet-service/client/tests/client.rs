@@ -1,4 +1,4 @@
-//! `poet-client` against real servers, and against servers that lie, hang, hide and come late.
+//! `poet-client` with real servers, and with servers that lie, hang, hide proofs or are late.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../../server/tests/common/mod.rs"]
@@ -41,7 +41,7 @@ struct Node {
     node: TestNode,
 }
 
-/// What a run of the client came to.
+/// The result of running the client.
 #[derive(Debug)]
 struct Run {
     code: i32,
@@ -57,14 +57,14 @@ impl Run {
         self
     }
 
-    /// The line of the output that begins with `name`.
+    /// Returns the line of the output that begins with `name`.
     #[track_caller]
     fn line(&self, name: &str) -> &str {
         let mut lines = self.out.lines().filter(|line| line.starts_with(name));
         lines.next().unwrap_or_else(|| panic!("{name}: {self:?}"))
     }
 
-    /// The cells of the row of the table that begins with `name`.
+    /// Returns the cells of the table row that begins with `name`.
     #[track_caller]
     fn row(&self, name: &str) -> Vec<&str> {
         self.line(name).split_whitespace().collect()
@@ -72,7 +72,7 @@ impl Run {
 }
 
 impl Node {
-    /// The node with this number.
+    /// Returns the node with this number.
     fn new(number: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut seed = [0; 32];
@@ -117,7 +117,7 @@ impl Node {
         command
     }
 
-    /// Registers with `poets`, and gives up soon on those that fail.
+    /// Registers with `poets`, and soon gives up on those that fail.
     fn register(&self, poets: &[&str], more: &[&str]) -> Run {
         finish(&mut self.register_command(poets, more))
     }
@@ -130,7 +130,7 @@ impl Node {
         serde_json::from_slice(&fs::read(self.path("poet-client.json")).unwrap()).unwrap()
     }
 
-    /// The servers in the state file and their rounds.
+    /// Returns the servers in the state file and their rounds.
     fn registrations(&self) -> BTreeMap<String, u64> {
         let state = self.state();
         let list = state["registrations"].as_array().unwrap();
@@ -141,7 +141,7 @@ impl Node {
         list.iter().map(entry).collect()
     }
 
-    /// Makes all rounds in the state file end now, so that nothing has to be waited for.
+    /// Makes all rounds in the state file end now, so that the test need not wait.
     fn rounds_end_now(&self) {
         let mut state = self.state();
         for registration in state["registrations"].as_array_mut().unwrap() {
@@ -151,7 +151,7 @@ impl Node {
         fs::write(self.path("poet-client.json"), state.to_string()).unwrap();
     }
 
-    /// The proof that was written, which is valid.
+    /// Returns the proof that was written, which must be valid.
     #[track_caller]
     fn verified_proof(&self) -> Value {
         let json = fs::read(self.path("proof.json")).unwrap();
@@ -176,7 +176,7 @@ fn finish(command: &mut Command) -> Run {
     }
 }
 
-/// A client that runs while the test goes on.
+/// A client that runs concurrently with the test.
 struct Running(Child);
 
 impl Running {
@@ -205,16 +205,16 @@ impl Drop for Running {
 
 // Servers --------------------------------------------------------------------------------------
 
-/// What a server of the test says.
+/// The response of a test server.
 enum Reply {
     Json(u16, Value),
     /// Status, further header lines, body.
     Raw(u16, String, Vec<u8>),
-    /// Nothing, until the client goes away.
+    /// Nothing, until the client disconnects.
     Nothing,
-    /// A body without end, as fast as it is read.
+    /// An endless body, as fast as the client reads.
     Endless,
-    /// A body that comes byte by byte.
+    /// A body sent byte by byte.
     Drip,
 }
 
@@ -263,7 +263,7 @@ impl Reply {
     }
 }
 
-/// A server that answers as the test wants it to.
+/// A server that responds as the test specifies.
 struct FakeServer {
     url: String,
     submits: Arc<Mutex<Vec<Value>>>,
@@ -272,8 +272,8 @@ struct FakeServer {
 const FAKE_KEY: [u8; 32] = [0x66; 32];
 
 impl FakeServer {
-    /// `answer` gets the method, a space and the path. What it has nothing to say to is answered
-    /// as an honest server without a proof would.
+    /// `answer` gets the method, a space and the path. If it returns nothing, the server responds
+    /// like an honest one without a proof.
     fn start(answer: impl Fn(&str) -> Option<Reply> + Send + Sync + 'static) -> Self {
         Self::start_with(Ok, "http://127.0.0.1", answer)
     }
@@ -345,7 +345,7 @@ fn honest(request: &str) -> Reply {
     }
 }
 
-/// As the Go server says it: an empty certifier.
+/// As the Go server sends it: an empty certifier.
 fn info(key: &[u8; 32]) -> Value {
     json!({
         "servicePubkey": STANDARD.encode(key),
@@ -363,20 +363,20 @@ fn error(status: u16, message: &str) -> Reply {
     )
 }
 
-/// An address where nobody listens.
+/// An address where nothing listens.
 fn dead() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     format!("http://{}", listener.local_addr().unwrap())
 }
 
-/// A real server, 5 seconds before the start of round 0, and its address.
+/// Starts a real server, 5 seconds before the start of round 0. Returns it and its address.
 fn real_server(folder: &Path) -> (LocalServer, String) {
     let server = LocalServer::start(config(folder), 25);
     let url = format!("http://{}", server.addresses.rest);
     (server, url)
 }
 
-/// Lets `server` work on round 0 until it is over, and returns the proof.
+/// Lets `server` work on round 0 until its end, and returns the proof.
 fn work(server: &LocalServer) -> Value {
     server.at(30);
     server.await_work(0);
@@ -388,8 +388,8 @@ fn leaves(proof: &Value) -> u64 {
     proof["proof"]["leaves"].as_str().unwrap().parse().unwrap()
 }
 
-/// A proof of many leaves for the node's challenge in which all is right but the labels: each takes
-/// one hash instead of 400.
+/// Returns a proof of many leaves for the node's challenge in which only the labels are wrong: each
+/// takes one hash instead of 400.
 fn without_work(node: &Node) -> Value {
     let challenge = node.node.challenge;
     let work = poet_backends::select(WorkFunction::Sha256, Some("generic"))
@@ -422,7 +422,7 @@ fn without_work(node: &Node) -> Value {
                 "provenLeaves": list(&proof.proven_leaves),
                 "proofNodes": list(&proof.proof_nodes),
             },
-            // Of a single member, the statement is the challenge.
+            // With a single member, the statement is the challenge.
             "members": [base64(&challenge)],
             "leaves": leaves.to_string(),
         },
@@ -444,7 +444,7 @@ fn the_best_of_all_valid_proofs_is_kept_whatever_the_others_do() {
         elsewhere.client.register(&TestNode::new(other));
     }
 
-    // The proofs of those that lie and of the one that is late are made from a real one, below.
+    // The proofs of the lying servers and of the late one are derived from a real one, below.
     let proofs: Arc<Mutex<BTreeMap<&str, Value>>> = Arc::default();
     let serving = |name: &'static str, key: [u8; 32]| {
         let proofs = Arc::clone(&proofs);
@@ -481,7 +481,7 @@ fn the_best_of_all_valid_proofs_is_kept_whatever_the_others_do() {
             if request != "GET /v1/proofs/0" || asked.fetch_add(1, SeqCst) < 2 {
                 return None;
             }
-            // Compressed, as a client may be sent it.
+            // Compressed, which clients accept.
             let proof = proofs.lock().unwrap()["late"].to_string();
             let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
             encoder.write_all(proof.as_bytes()).unwrap();
@@ -501,7 +501,7 @@ fn the_best_of_all_valid_proofs_is_kept_whatever_the_others_do() {
     assert_eq!(node.registrations().len(), urls.len());
 
     let (first_proof, second_proof) = (work(&first), work(&second));
-    // More work than all others, and without us.
+    // More work than all others, but without our challenge.
     elsewhere.at(30);
     elsewhere.await_work(0);
     let enough = leaves(&first_proof).max(leaves(&second_proof));
@@ -613,7 +613,7 @@ fn the_best_of_all_valid_proofs_is_kept_whatever_the_others_do() {
         assert!(line.contains(expected), "{line}");
     }
 
-    // The winner, whoever served it first.
+    // The best proof, whichever server sent it first.
     let best = if leaves(&second_proof) > leaves(&first_proof) {
         &second_proof
     } else {
@@ -638,7 +638,7 @@ fn the_best_of_all_valid_proofs_is_kept_whatever_the_others_do() {
     let line = run.line("proof.json: ");
     assert!(line.contains(&format!("{} leaves", leaves(best))), "{line}");
 
-    // The servers are gone, and what was collected stays.
+    // The servers are gone, and what was collected remains.
     drop((first, second));
     let state = node.state();
     let run = node.collect(&["--until=100ms"]).assert_code(3);
@@ -647,12 +647,12 @@ fn the_best_of_all_valid_proofs_is_kept_whatever_the_others_do() {
     assert_eq!(node.state(), state);
 }
 
-/// The key of a server of the test.
+/// The key of a test server.
 fn server_key(seed: u8) -> PrivateKey {
     PrivateKey::from_bytes(&SigningKey::from_bytes(&[seed; 32]).to_keypair_bytes()).unwrap()
 }
 
-/// The answer to a registration with this receipt.
+/// The response to a registration with this receipt.
 fn with_receipt(receipt: &Value) -> Reply {
     Reply::Json(
         200,
@@ -687,7 +687,7 @@ fn a_receipt_shows_who_left_us_out() {
         change(&mut other);
         signed(other, 1)
     };
-    // None of these is worth anything, and none costs the registration.
+    // None of these receipts is valid, but the registrations count.
     let bad = [
         (
             with("time", json!("2026-01-01T00:00:00Z")),
@@ -715,7 +715,7 @@ fn a_receipt_shows_who_left_us_out() {
         ),
         (json!("word"), "expected a JSON object with roundId"),
     ];
-    // Each leaves us out, and only the first has signed that it would not.
+    // All of them leave us out, but only the first has signed that we are a member.
     let without_us: Arc<Mutex<Option<Value>>> = Arc::default();
     let serving = |receipt: Value| {
         let without_us = Arc::clone(&without_us);
@@ -762,7 +762,7 @@ fn a_receipt_shows_who_left_us_out() {
     assert_eq!((valid.count(), receipts.len()), (2, 2 + fakes.len()));
 
     let mut proof = work(&real);
-    // The real server has us; a proof without us is that of another one.
+    // The real server has us as a member; a proof without us comes from another server.
     assert!(verify_json(&proof).members.contains(&node.node.challenge));
     let elsewhere = tempfile::tempdir().unwrap();
     let (other, _) = real_server(elsewhere.path());
@@ -825,7 +825,7 @@ fn receipts_are_verified() {
         "{}",
         run.out
     );
-    // Put into the file of another registration.
+    // Copied into the file of another registration.
     for (field, value, expected) in [
         ("nodeId", json!("00".repeat(32)), "another node"),
         ("challenge", json!("00".repeat(32)), "another challenge"),
@@ -919,7 +919,7 @@ fn without_a_valid_proof_every_server_has_a_reason() {
             .ends_with("no server gave a valid proof: nothing was written\n")
     );
     assert!(!node.path("proof.json").exists());
-    // A round that is not over yet.
+    // The round is not over yet.
     let mut state = node.state();
     state["registrations"][0]["roundEnd"] = json!("2100-01-01T00:00:00Z");
     fs::write(node.path("poet-client.json"), state.to_string()).unwrap();
@@ -967,7 +967,7 @@ fn a_server_that_hangs_or_fails_holds_up_nobody_and_is_asked_again() {
         "{}",
         run.err
     );
-    // Killed while one still hangs: nothing is lost, and nobody is asked twice.
+    // Killed while a server hangs: nothing is lost, and no server is asked twice.
     running.kill();
     assert_eq!(node.registrations().len(), 2);
     let run = node
@@ -1013,7 +1013,7 @@ fn another_list_of_servers_loses_no_registration() {
         assert_eq!(run.row(url)[6], "yes");
     }
 
-    // A better proof replaces the one that is there, a worse one does not.
+    // A better proof replaces the existing one, a worse one does not.
     let (worse, better) = if leaves(&first_proof) < leaves(&second_proof) {
         (first_proof, second_proof)
     } else {
@@ -1048,7 +1048,7 @@ fn in_real_time_from_a_new_key_to_a_verified_proof() {
     assert_eq!(run.row(url)[6], "yes");
     let proof = node.verified_proof();
 
-    // Once more to what is no file: the proof alone, and the summary elsewhere.
+    // Written to something that is no file: the proof alone, and the summary elsewhere.
     let parse = |text: &str| -> Value { serde_json::from_str(text).unwrap() };
     let run = node.collect(&["--out=-"]).assert_code(0);
     assert_eq!(parse(&run.out), proof);
@@ -1114,7 +1114,7 @@ fn certificates_are_used_where_they_are_valid() {
     )
     .assert_code(0);
 
-    // A server that does not take the certificate gets a proof of work.
+    // A server that rejects the certificate gets a proof of work.
     let refusing = Arc::new(AtomicUsize::new(0));
     let fake = {
         let refusing = Arc::clone(&refusing);
@@ -1395,7 +1395,7 @@ fn bad_input_is_one_sentence_and_nothing_is_lost() {
     );
     assert_eq!(node.state(), good);
 
-    // What is in the way of the proof, before the end of a round is waited for.
+    // Obstacles to writing the proof are reported before waiting for the end of a round.
     refused(
         node.collect(&["--out=none/p.json"]),
         1,
@@ -1447,7 +1447,7 @@ fn https_needs_a_certificate_that_the_system_trusts() {
                 .env_remove("SSL_CERT_DIR"),
         )
     };
-    // Another authority's; the server's own certificate is no authority.
+    // Issued by another authority; the server's own certificate is no authority.
     let line = run(&data.join("server.pem")).assert_code(1);
     let reason = line.line(&fake.url);
     assert!(
@@ -1498,7 +1498,7 @@ fn everything_that_came_of_it_is_json_if_asked_for() {
     node.verified_proof();
 }
 
-/// Two servers of one network share a table; a Go server tells nothing.
+/// Two servers of one network share a table; a Go server reports no schedule.
 #[test]
 fn schedules_are_those_of_the_servers() {
     let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
@@ -1519,7 +1519,7 @@ fn schedules_are_those_of_the_servers() {
         (&json!(60.0), &json!(10.0))
     );
     assert_eq!(report["failed"][0]["poet"], go.url);
-    // In a time zone, and in one that nobody knows.
+    // In a known time zone, and in an unknown one.
     let zone =
         |name: &str| finish(node.command(&["schedule", &one]).env("TZ", name)).assert_code(0);
     assert!(zone("XYZ-3").out.contains(" XYZ ("));
@@ -1536,7 +1536,7 @@ fn schedules_are_those_of_the_servers() {
     assert!(ics.starts_with("BEGIN:VCALENDAR\r\n") && ics.ends_with("END:VCALENDAR\r\n"));
 }
 
-/// Its round has started while it was away: the next one is not what was asked for.
+/// Its round started while it was down: the next one is not the requested one.
 #[test]
 fn no_later_round_is_entered_unasked() {
     let open = |round: u64, submitted: u64| {
@@ -1560,7 +1560,7 @@ fn no_later_round_is_entered_unasked() {
     node.register(&[&fair.url], &[]).assert_code(0);
     let sent = fair.submits.lock().unwrap()[0].clone();
     assert_eq!(sent["deadline"], "2026-01-01T00:01:20Z");
-    // One that does not mind what it was asked.
+    // A server that ignores the requested deadline.
     let pushy = open(0, 1);
     let run = node.register(&[&pushy.url], &[]).assert_code(1);
     assert!(
@@ -1672,7 +1672,7 @@ fn watch_shows_what_each_server_is_doing() {
 fn watch_notices_late_proofs_and_other_keys() {
     use std::io::{BufRead as _, BufReader};
 
-    // First working on a round that should be over, then its proof, then as somebody else.
+    // First it works on a round that should be over, then has its proof, then has another key.
     let looks = Arc::new(AtomicUsize::new(0));
     let fake = {
         let looks = Arc::clone(&looks);

@@ -1,5 +1,5 @@
-//! The load generator against a server: every answer is checked, and what is wrong is noticed.
-//! Speed is not looked at here; `docs/LOAD.md` says how to measure it.
+//! The load generator with a server: it checks every response, and notices wrong ones. Speed is not
+//! tested here; `docs/LOAD.md` says how to measure it.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../../server/tests/common/mod.rs"]
@@ -28,7 +28,7 @@ fn server(folder: &Path) -> LocalServer {
     LocalServer::start_in_real_time(config)
 }
 
-/// A server whose first round stays open, for at most so many members.
+/// A server whose first round stays open, for a limited number of members.
 fn open_server(folder: &Path, members: u64) -> LocalServer {
     let mut config = config(folder);
     config.rounds.rules.max_round_members = members;
@@ -47,7 +47,7 @@ fn load(arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-/// What it printed, and whether all was right.
+/// Returns what it printed, and whether everything was right.
 #[track_caller]
 fn told(output: &Output) -> (String, bool) {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -156,7 +156,7 @@ fn what_cannot_be_done_is_one_sentence() {
             &["register", "--members=1", "--rate=0"],
             "expected a number of requests per second, at least 0.001",
         ),
-        // So few that the last one would never come.
+        // So low a rate that the last request would never be sent.
         (
             &["register", "--members=1", "--rate=1e-300"],
             "expected a number of requests per second, at least 0.001",
@@ -167,7 +167,7 @@ fn what_cannot_be_done_is_one_sentence() {
     }
 }
 
-/// Answers each connection with the next one of `answers`, the last one again and again.
+/// Responds to each connection with the next of `answers`, repeating the last one.
 fn serve(answers: Vec<Vec<u8>>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -225,7 +225,7 @@ fn a_wrong_proof_is_noticed() {
     let (text, right) = fetch(&url);
     assert!(right, "{text}");
 
-    // Only the first client gets the right one.
+    // Only the first client gets the right proof.
     let mut changed = right_answer.clone();
     *changed.last_mut().unwrap() ^= 1;
     let url = serve(vec![right_answer.clone(), changed]);

@@ -1,4 +1,4 @@
-//! Certificates: decoded as an independent SCALE decoder does, and accepted exactly when a trusted
+//! Certificates: decoded like an independent SCALE decoder does, and accepted exactly if a trusted
 //! key signed them, they name the node and have not expired.
 #![no_main]
 
@@ -20,7 +20,7 @@ enum Input<'a> {
     Bytes(&'a [u8]),
     Signed {
         certificate: Content<'a>,
-        /// What follows the certificate; it is signed, too.
+        /// The bytes after the certificate; they are signed, too.
         trailing: &'a [u8],
         signer: u8,
         flip: Option<(u8, u8)>,
@@ -82,7 +82,8 @@ fn bytes(bytes: &[u8]) {
     if let Some(reference) = reference(bytes) {
         assert_eq!(decoded.as_ref(), Ok(&reference));
     }
-    // The other one takes only the shortest form of a number; this one, like the clients', any.
+    // The other decoder accepts only the shortest encoding of a number; this one, like the
+    // clients', any.
     if let Ok(decoded) = decoded {
         assert_eq!(reference(&encode(&decoded)).as_ref(), Some(&decoded));
         assert_eq!(Certificate::decode(&encode(&decoded)), Ok(decoded));
@@ -122,7 +123,7 @@ fuzz_target!(|input: Input| {
             *key.as_bytes().first_chunk().expect("32 bytes")
         }
     });
-    // Without a hint only the main key is tried, with one those that it fits.
+    // Without a hint only the main key is tried, with a hint the keys that match it.
     let tried = match hint {
         None => signer == 0,
         Some(hint) => {

@@ -1,5 +1,5 @@
-//! Any file of options: it is read, or refused with one sentence that names the line. What counts
-//! can be written as a file again, which says the same; and of each option the last line counts.
+//! Any option file is read, or refused with one sentence that names the line. The effective values
+//! can be written to a file that gives the same values; and of each option the last line counts.
 #![no_main]
 
 use std::{fs::File, io::Write as _, os::fd::AsRawFd as _};
@@ -23,7 +23,7 @@ fn load(content: &[u8]) -> Result<Vec<Effective>, ConfigError> {
 }
 
 fuzz_target!(|content: &[u8]| {
-    // Folders of this machine are nobody's business.
+    // Must not create folders on this machine.
     let reads_folder = |line: &[u8]| line.trim_ascii_start().starts_with(b"trusted-pub-keys");
     if content.split(|byte| *byte == b'\n').any(reads_folder) {
         return;
@@ -64,7 +64,7 @@ fuzz_target!(|content: &[u8]| {
             );
             continue;
         }
-        // One that may be given several times is given on each of its lines.
+        // A repeatable option is given on each of its lines.
         for line in lines {
             again += text.lines().nth(line - 1).expect("the line");
             again.push('\n');

@@ -1,5 +1,5 @@
-//! Go's durations: any text is read or refused, and what is read is written so that it is read
-//! again; sums of parts are what exact arithmetic makes of them.
+//! Go's durations: any text is parsed or refused, formatting a parsed duration gives a text that
+//! parses to the same, and sums of parts agree with exact arithmetic.
 #![no_main]
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
@@ -16,7 +16,7 @@ enum Input<'a> {
 struct Part {
     whole: u32,
     fraction: Option<u32>,
-    /// Zeros before the fraction's digits.
+    /// Zeros before the digits of the fraction.
     zeros: u8,
     unit: u8,
 }

@@ -1,5 +1,5 @@
-//! Any body of a call over gRPC: it is one message, or refused. What is read of a registration is
-//! what an independent decoder reads, and its deadline is valid if protobuf allows the timestamp.
+//! The body of any gRPC call is one message, or refused. A registration is decoded like an
+//! independent decoder does, and its deadline is valid if protobuf allows the timestamp.
 #![no_main]
 
 use std::ops::RangeInclusive;
@@ -20,7 +20,7 @@ use prost_reflect::prost::Message;
 const SECONDS: RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
 
 fuzz_target!(|bytes: &[u8]| {
-    // As it stands, and as the message of a frame.
+    // Raw, and as the message of a frame.
     body(bytes);
     body(&frame(bytes));
 });
@@ -44,7 +44,7 @@ fn body(body: &[u8]) {
     let taken = messages::SubmitRequest::try_from(request.clone());
     assert_eq!(taken.is_ok(), valid, "{taken:?}");
     if let Ok(taken) = taken {
-        // What Go calls the zero time is no deadline.
+        // Go's zero time means no deadline.
         let given =
             deadline.is_some_and(|time| (time.seconds, time.nanos) != (*SECONDS.start(), 0));
         assert_eq!(taken.deadline.is_some(), given);

@@ -1,5 +1,5 @@
 //! Texts of keys: those of certifiers, in options and in files, and the server's own. They are
-//! taken exactly when they are base64 of a key of the right length, and refused otherwise.
+//! accepted exactly if they are base64 of a key of the right length.
 #![no_main]
 
 use std::{fs, path::PathBuf, sync::LazyLock};
@@ -20,7 +20,7 @@ static FILE: LazyLock<(tempfile::TempDir, PathBuf)> = LazyLock::new(|| {
 });
 
 fuzz_target!(|bytes: &[u8]| {
-    // As they stand, and as the bytes of a key.
+    // Raw, and as the bytes of a key.
     texts(bytes);
     texts(STANDARD.encode(bytes).as_bytes());
 });

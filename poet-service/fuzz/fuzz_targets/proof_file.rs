@@ -1,5 +1,5 @@
-//! Any file that `verify` is given: a proof, or one sentence that says what is wrong. A proof that
-//! is written is read again as the same.
+//! Any file given to `verify` is a proof, or refused with one sentence that says what is wrong.
+//! Writing a proof and reading it again gives the same proof.
 #![no_main]
 
 // The reader belongs to the program, not to the library.
@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use poet_engine::{LABEL_DEPTH, MAX_PROOF_NODES, MAX_PROVEN_LEAVES, Work, WorkFunction};
 
-/// What the reader asks of the program.
+/// What the reader needs from the program.
 fn is_spacemesh(_work: &Work) -> bool {
     true
 }

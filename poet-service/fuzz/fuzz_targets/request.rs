@@ -1,5 +1,6 @@
-//! Any body of a registration: it is decoded or refused with a short message, without a panic. What
-//! both this decoder and an independent one accept means the same to both; and what is decoded,
+//! The body of any registration is decoded, or refused with a short message, without a panic. If
+//! both this decoder and an independent one accept it, they decode it equally. Decoding its
+//! canonical form gives the same request.
 //! written canonically and decoded again, is the same.
 #![no_main]
 
@@ -25,11 +26,11 @@ fuzz_target!(|body: &[u8]| {
         assert_eq!(request, SubmitRequest::default());
         return;
     }
-    // One that goes through serde_json's own idea of a document is an object.
+    // A value that goes through serde_json's document type is an object.
     let json: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
     assert!(json.is_object() || json.is_null());
     if let Some(mut reflected) = reflected(body) {
-        // It reads numbers with a fraction or an exponent as doubles.
+        // That type reads numbers with a fraction or an exponent as doubles.
         if request.nonce > 1 << 53 {
             reflected.nonce = request.nonce;
         }

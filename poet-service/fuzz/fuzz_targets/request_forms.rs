@@ -1,6 +1,6 @@
-//! A registration in every form that clients may give it: names in either case, base64 in either
-//! alphabet, padded or not, numbers as text, fields in any order, unset, `null` or unknown. All of
-//! them decode to the same.
+//! A registration in every form that clients may use: names in either case, base64 in either
+//! alphabet, padded or not, numbers as strings, fields in any order, unset, `null` or unknown. All
+//! of them decode to the same request.
 #![no_main]
 
 use base64::{

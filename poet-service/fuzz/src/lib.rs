@@ -18,7 +18,7 @@ use serde_json::Deserializer;
 const YEAR_1: i64 = -62_135_596_800;
 const YEAR_10000: i64 = 253_402_300_800;
 
-/// The description of `SubmitRequest`, compiled anew from the interface.
+/// The description of `SubmitRequest`, compiled from the interface.
 static SUBMIT_REQUEST: LazyLock<MessageDescriptor> = LazyLock::new(|| {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../proto");
     let files = protox::compile(["rpc/api/v1/api.proto"], [folder]).expect("the interface");
@@ -28,13 +28,13 @@ static SUBMIT_REQUEST: LazyLock<MessageDescriptor> = LazyLock::new(|| {
         .expect("the request")
 });
 
-/// What the other decoder makes of a message, if it can.
+/// Decodes a message with the other decoder, if it accepts it.
 pub fn decoded(message: &[u8]) -> Option<proto::SubmitRequest> {
     let message = DynamicMessage::decode(SUBMIT_REQUEST.clone(), message).ok()?;
     Some(proto::SubmitRequest::decode(&*message.encode_to_vec()).expect("just encoded"))
 }
 
-/// What the other JSON mapping makes of a body, if it can.
+/// Decodes a body with the other JSON mapping, if it accepts it.
 pub fn reflected(body: &[u8]) -> Option<SubmitRequest> {
     let mut json = Deserializer::from_slice(body);
     let options = DeserializeOptions::new().deny_unknown_fields(false);
@@ -45,7 +45,7 @@ pub fn reflected(body: &[u8]) -> Option<SubmitRequest> {
     let request = proto::SubmitRequest::decode(&*message.encode_to_vec()).expect("just encoded");
     let deadline = match request.deadline {
         None => None,
-        // Its years are not bounded. The first moment of the year 1 is Go's way to say none.
+        // It accepts any year. The first moment of the year 1 is Go's zero time.
         Some(time) if !(YEAR_1..YEAR_10000).contains(&time.seconds) => return None,
         Some(time) if (time.seconds, time.nanos) == (YEAR_1, 0) => None,
         Some(time) => Some(Timestamp::new(time.seconds, time.nanos).unwrap_or(Timestamp::MAX)),
@@ -70,7 +70,7 @@ pub fn reflected(body: &[u8]) -> Option<SubmitRequest> {
     })
 }
 
-/// The canonical JSON of a request, by the other mapping.
+/// Returns the canonical JSON of a request, by the other mapping.
 pub fn canonical(request: &SubmitRequest) -> String {
     let message = proto::SubmitRequest {
         nonce: request.nonce,
@@ -83,7 +83,7 @@ pub fn canonical(request: &SubmitRequest) -> String {
         pubkey: request.pubkey.clone(),
         signature: request.signature.clone(),
         deadline: request.deadline.map(|deadline| {
-            // Counted from the second below, as protobuf does.
+            // Counted from the second below, as in protobuf.
             let nanos = deadline.as_nanosecond();
             prost_types::Timestamp {
                 seconds: i64::try_from(nanos.div_euclid(1_000_000_000)).expect("years are few"),

@@ -1,4 +1,4 @@
-//! Manual pages and shell completions, from the declarations that `--help` comes from.
+//! Manual pages and shell completions, generated from the same declarations as `--help`.
 
 use std::{fs, io, path::Path};
 
@@ -7,11 +7,11 @@ use clap_complete::{Shell, generate_to};
 use clap_mangen::generate_to as generate_pages;
 use poet_files::{Access, create_directory};
 
-/// The name of the command that writes them. It is for packagers, so `--help` does not show it.
+/// The name of the command that writes them. It is for packagers, so `--help` omits it.
 const COMMAND: &str = "write-pages";
 const SHELLS: [Shell; 3] = [Shell::Bash, Shell::Zsh, Shell::Fish];
 
-/// Adds the command to a program's.
+/// Adds that command to a program's.
 #[must_use]
 pub fn with_pages(command: Command) -> Command {
     command.subcommand(
@@ -26,7 +26,7 @@ pub fn with_pages(command: Command) -> Command {
     )
 }
 
-/// Does what [`with_pages`] added, if that was asked for, with the program's own `command`.
+/// Runs the command that [`with_pages`] added, if it was given. `command` is the program's own.
 ///
 /// # Errors
 /// Fails if the files cannot be written.
@@ -46,7 +46,7 @@ fn write(mut command: Command, folder: &Path) -> io::Result<()> {
         generate_to(shell, &mut command, &name, &completions)?;
     }
     generate_pages(command, &pages)?;
-    // Of `help`, which explains the commands, there is nothing to explain.
+    // `help`, which explains the commands, needs no page.
     for entry in fs::read_dir(&pages)? {
         let path = entry?.path();
         let file = path

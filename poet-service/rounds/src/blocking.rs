@@ -1,13 +1,13 @@
-//! Calls that block, out of asynchronous code.
+//! Blocking calls in asynchronous code.
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 
-/// Makes a call that blocks (on the disk, the database or a computation) in a part of the server that
-/// has a thread of its own. A runtime with one thread, on which a simulation runs, waits for it: there,
-/// nothing happens beside anything else.
+/// Makes a call that blocks (on the disk, the database or a computation) in a part of the server
+/// that has its own thread. A single-threaded runtime, as in a simulation, waits for it: there,
+/// nothing runs concurrently.
 ///
-/// On the runtime's own threads it must not be used: another one would be made to stand in, and when
-/// the system has none to give the task panics.
+/// Must not be used on the runtime's own threads: the runtime would start another thread, and if
+/// the system does not provide one, the task panics.
 ///
 /// # Panics
 /// Outside a runtime.

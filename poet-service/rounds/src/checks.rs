@@ -1,6 +1,5 @@
-//! Threads that check what strangers send. A signature takes some 50 µs of a core, and whoever sends
-//! invalid ones has not paid for them: so the threads are few, and have a lower priority than what a
-//! round needs.
+//! Threads that verify what strangers send. A signature takes some 50 µs, and an invalid one costs
+//! its sender nothing: so the threads are few, and have a lower priority than the work on a round.
 
 use std::{
     io, iter,
@@ -17,23 +16,23 @@ use tokio::{
 
 use crate::standby::Standby;
 
-/// The most threads: they check more than 100,000 signatures a second.
+/// The maximum number of threads: they verify more than 100,000 signatures a second.
 const MAX_THREADS: usize = 8;
-/// Their niceness. On a core that they share, a proof that is made, or auditors that are behind, get
-/// three quarters.
+/// Their niceness. On a shared core, making a proof, or auditors that are behind, get three
+/// quarters of the time.
 const NICENESS: i32 = 5;
 
 pub(crate) struct Checks {
-    /// None in a simulation, in which nothing happens beside anything else.
+    /// Empty in a simulation, where nothing runs concurrently.
     threads: Vec<Standby>,
     next: AtomicUsize,
 }
 
 impl Checks {
-    /// Makes the threads.
+    /// Starts the threads.
     ///
     /// # Errors
-    /// Fails if the system has none to give.
+    /// Fails if the system does not provide them.
     pub(crate) fn start() -> io::Result<Self> {
         let count = match Handle::current().runtime_flavor() {
             RuntimeFlavor::CurrentThread => 0,
@@ -56,7 +55,7 @@ impl Checks {
         })
     }
 
-    /// Makes a check, after those that came before. `None` if it has panicked.
+    /// Runs a check after all earlier ones. Returns `None` if it panicked.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         check: impl FnOnce() -> T + Send + 'static,
@@ -66,9 +65,9 @@ impl Checks {
             return Some(check());
         };
         let (reply, answer) = oneshot::channel();
-        // The answer comes by its own way.
+        // The answer comes through the channel.
         drop(thread.run(move || {
-            // Whoever has gone away is not worth it.
+            // Skips the check if the client is gone.
             if !reply.is_closed() {
                 drop(reply.send(check()));
             }
@@ -91,7 +90,7 @@ mod tests {
         assert!((1..=MAX_THREADS.min(cores)).contains(&count), "{count}");
         let panicked: Option<()> = checks.run(|| panic!("on purpose")).await;
         assert_eq!(panicked, None);
-        // All are kept busy.
+        // All threads are busy.
         let (go, wait) = mpsc::channel::<()>();
         let wait = Arc::new(Mutex::new(wait));
         let held = Arc::new(AtomicUsize::new(0));
@@ -109,7 +108,7 @@ mod tests {
         while held.load(Relaxed) < count {
             tokio::task::yield_now().await;
         }
-        // These come behind.
+        // These wait in the queue.
         let made = Arc::new(AtomicUsize::new(0));
         let waiting: Vec<_> = (0..10 * count)
             .map(|_| {
@@ -134,7 +133,7 @@ mod tests {
         for one in waiting.into_iter().take(count) {
             assert!(one.await.unwrap().is_some());
         }
-        // As many as did not go away.
+        // Those whose receiver was dropped are skipped.
         checks.run(|| {}).await;
         assert_eq!(made.load(Relaxed), count);
     }

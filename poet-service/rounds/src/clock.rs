@@ -1,5 +1,4 @@
-//! Time, injected wherever it matters, so that tests can set it: the wall clock, and one that only
-//! goes forward.
+//! Time, injected so that tests can set it: the wall clock, and a monotonic one.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -10,10 +9,10 @@ use jiff::{SignedDuration, Timestamp};
 
 /// Tells the time.
 pub trait Clock: Send + Sync + 'static {
-    /// The time on the wall. It may leap in either direction.
+    /// The wall-clock time. It may leap in either direction.
     fn now(&self) -> Timestamp;
 
-    /// The time since some moment. It never goes back, and nobody sets it.
+    /// The time since some fixed moment. It never goes back, and cannot be set.
     fn monotonic(&self) -> Duration;
 }
 
@@ -32,7 +31,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// Goes on while the machine sleeps, so that no clock has leapt when it wakes up.
+/// This clock includes the time that the machine sleeps, so that waking up is no leap.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn monotonic() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
@@ -47,19 +46,19 @@ fn monotonic() -> Duration {
     FIRST.elapsed()
 }
 
-/// A wall clock that stands still until it is set. The monotonic one goes on.
+/// A wall clock that stands still until it is set. The monotonic clock runs normally.
 #[derive(Debug)]
 pub struct ManualClock(Mutex<Shown>);
 
 #[derive(Debug)]
 struct Shown {
     wall: Timestamp,
-    /// By how much the wall clock was set forwards.
+    /// How far the wall clock was set forwards.
     skipped: Duration,
 }
 
 impl ManualClock {
-    /// A clock that shows `now`.
+    /// Creates a clock that shows `now`.
     pub fn new(now: Timestamp) -> Self {
         Self(Mutex::new(Shown {
             wall: now,
@@ -67,7 +66,7 @@ impl ManualClock {
         }))
     }
 
-    /// Time passes, or goes back, until it is `now` on the wall.
+    /// Sets the wall clock, forwards or back. The monotonic clock follows forwards.
     pub fn set(&self, now: Timestamp) {
         let mut shown = self.lock();
         let passed = time_until(shown.wall, now);
@@ -90,7 +89,7 @@ impl Clock for ManualClock {
     }
 }
 
-/// The time from `now` until `then`; zero when it has passed.
+/// Returns the time from `now` until `then`; zero if `then` has passed.
 pub fn time_until(now: Timestamp, then: Timestamp) -> Duration {
     let left: SignedDuration = then.duration_since(now);
     left.try_into().unwrap_or(Duration::ZERO)

@@ -1,4 +1,4 @@
-//! What rounds follow.
+//! The configuration of rounds.
 
 use std::time::Duration;
 
@@ -10,45 +10,45 @@ use poet_proto::{
 
 use crate::registration::Rules;
 
-/// What rounds follow.
+/// The configuration of rounds.
 #[derive(Clone, Debug)]
 pub struct RoundsConfig {
-    /// The network's genesis; without one, the server's first start.
+    /// The network's genesis. If `None`, the server's first start.
     pub genesis: Option<Timestamp>,
     /// The length of an epoch.
     pub epoch_duration: Duration,
-    /// From genesis to the start of round 0.
+    /// The time from genesis to the start of round 0.
     pub phase_shift: Duration,
-    /// From a round's end to the next one's start.
+    /// The time from a round's end to the start of the next one.
     pub cycle_gap: Duration,
-    /// Longer gaps, for each of which a proof is made before the end of a round.
+    /// Longer gaps. For each, a proof is made before the end of a round.
     pub early_cycle_gaps: Vec<Duration>,
     /// The rules of registration.
     pub rules: Rules,
-    /// The server's key, if it was given.
+    /// The server's key, if one is configured.
     pub private_key: Option<PrivateKey>,
     /// How long a leap of the clock must last before it is believed.
     pub clock_leap_patience: Duration,
     /// Who works on rounds.
     pub worker: WorkerMode,
-    /// What counts where servers share the storage.
+    /// What matters if servers share the storage.
     pub cluster: ClusterConfig,
 }
 
-/// What counts where servers share the storage.
+/// What matters if servers share the storage.
 #[derive(Clone, Debug)]
 pub struct ClusterConfig {
-    /// What others call this server.
+    /// The name under which other servers know this one.
     pub name: String,
-    /// How long the shared log of a round must not have grown before another server works.
+    /// How long the shared log of a round must stand still before another server takes over.
     pub takeover_after: Duration,
 }
 
 impl RoundsConfig {
-    /// The schedule of the rounds, with this genesis.
+    /// Returns the schedule of the rounds, with this genesis.
     ///
     /// # Errors
-    /// Fails if its parts do not go together.
+    /// Fails if the parts of the schedule contradict each other.
     pub fn schedule(&self, genesis: Timestamp) -> Result<Schedule, ScheduleError> {
         Schedule::new(
             genesis,
@@ -62,9 +62,9 @@ impl RoundsConfig {
 /// Who works on rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WorkerMode {
-    /// This server, or another one of the same storage that is faster.
+    /// This server, or a faster one of the same storage.
     On,
-    /// This server, while no other one of the same storage does.
+    /// This server, while no other one of the same storage works.
     Standby,
     /// Another server of the same storage.
     Off,
@@ -73,7 +73,7 @@ pub enum WorkerMode {
 }
 
 impl WorkerMode {
-    /// Whether this server may work.
+    /// Returns whether this server may work.
     pub fn may_work(self) -> bool {
         matches!(self, Self::On | Self::Standby)
     }

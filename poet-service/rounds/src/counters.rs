@@ -1,4 +1,4 @@
-//! What happens while rounds live, for those who count it.
+//! Events in the life of rounds, for monitoring.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ pub struct Published {
     pub leaves: u64,
     /// The members of its round.
     pub members: u64,
-    /// How long after the end of the round that was.
+    /// How long after the end of the round it was published.
     pub late: Duration,
 }
 
@@ -26,7 +26,7 @@ pub trait Counters: Send + Sync + 'static {
     /// Registrations were stored in one transaction, which took this long.
     fn batch_written(&self, took: Duration);
 
-    /// A round was closed, with so many members.
+    /// A round closed with this many members.
     fn closed(&self, round: u64, members: u64);
 
     /// A proof was published.

@@ -1,9 +1,8 @@
-//! The cycle gaps that a server makes proofs for.
+//! The cycle gaps for which a server makes proofs.
 //!
-//! Rounds start at the same moment whatever the gap, so that all nodes of a round share its members,
-//! its statement and its chain. For each gap longer than the schedule's a proof is made before the end
-//! of the round, and the server is one more PoET to nodes: under a path of its own, with a key of its
-//! own.
+//! Rounds start at the same time for every gap, so that all nodes of a round share its members, its
+//! statement and its chain. For each gap longer than the schedule's, a proof is made before the end
+//! of the round. Nodes with that gap see another PoET: under its own path, with its own key.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +13,7 @@ use poet_proto::{
 
 use crate::receipts::ReceiptSigner;
 
-/// What a server is to nodes with one cycle gap.
+/// The server as nodes with one cycle gap see it.
 #[derive(Clone, Debug)]
 pub struct CycleGap {
     duration: Duration,
@@ -43,17 +42,17 @@ impl CycleGap {
         self.early.then_some(self.duration)
     }
 
-    /// What signs receipts for these nodes.
+    /// Signs receipts for these nodes.
     pub(crate) fn signer(&self) -> &ReceiptSigner {
         &self.signer
     }
 
-    /// The public half.
+    /// The public key.
     pub fn public_key(&self) -> &PublicKey {
         &self.public_key
     }
 
-    /// What nodes append to the server's address: nothing, or such as `/gap/24h`.
+    /// What nodes append to the server's address: nothing, or for example `/gap/24h`.
     pub fn path(&self) -> String {
         match self.early {
             true => early_path(self.duration),
@@ -62,10 +61,10 @@ impl CycleGap {
     }
 }
 
-/// The path for nodes with a gap longer than the schedule's.
+/// Returns the path for nodes with a gap longer than the schedule's.
 fn early_path(gap: Duration) -> String {
     let text = format_go(gap);
-    // Go writes 24h0m0s.
+    // Go would write 24h0m0s.
     let mut short = text.as_str();
     for (zero, unit) in [("0s", 'm'), ("0m", 'h')] {
         match short.strip_suffix(zero) {
@@ -84,7 +83,7 @@ pub struct CycleGaps {
 }
 
 impl CycleGaps {
-    /// The schedule's gap with the server's key, and longer ones with keys that follow from it.
+    /// Creates the schedule's gap with the server's key, and longer ones with keys derived from it.
     pub fn new(own: Duration, key: PrivateKey, early: &[Duration]) -> Self {
         let mut early: Vec<_> = early
             .iter()
@@ -97,17 +96,17 @@ impl CycleGaps {
         }
     }
 
-    /// The schedule's.
+    /// The schedule's gap.
     pub fn own(&self) -> &CycleGap {
         &self.own
     }
 
-    /// The longer ones, in the order in which their proofs are made.
+    /// The longer gaps, in the order in which their proofs are made.
     pub fn early(&self) -> &[CycleGap] {
         &self.early
     }
 
-    /// All of them, the schedule's first.
+    /// All gaps, the schedule's first.
     pub fn all(&self) -> impl Iterator<Item = &CycleGap> {
         [&self.own].into_iter().chain(&self.early)
     }

@@ -7,13 +7,14 @@
 //!     are stored     is open          survives a restart                   challenge stored
 //! ```
 //!
-//! What a round is in follows from the storage (see [`storage`](crate::storage)) and the time, so
-//! a start after a crash is an ordinary start: rounds that were opened here, are past their start
-//! and have no proof are settled if they are not, worked on if there is time left, and proven. A
-//! round that was never opened here is not worked on.
+//! What state a round is in follows from the storage (see [`storage`](crate::storage)) and the
+//! time, so a start after a crash is an ordinary start: rounds that were opened here, are past
+//! their start and have no proof are settled if necessary, worked on if there is time left, and
+//! proven. Rounds that were never opened here are not worked on.
 //!
-//! Clock, storage and hashing are given to it, and it waits for nothing but them and tokio's time.
-//! On a runtime with one thread and paused time, with simulated ones, a run is a function of what
+//! Clock, storage and hashing are injected, and rounds wait for nothing but them and tokio's
+//! timers. On a single-threaded runtime with paused time, simulated ones determine a run
+//! completely.
 //! they do.
 
 use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
@@ -43,37 +44,37 @@ use crate::{
     worker::{Cluster, Hashing, Job, Standing, Worker, WorkerHandle},
 };
 
-/// What no clock shows that was ever set, and times that no schedule can go beyond.
+/// Earlier times are refused: a clock shows them if it was never set.
 const EARLIEST: Timestamp = Timestamp::constant(1_577_836_800, 0);
 const LATEST: Timestamp = Timestamp::MAX;
-/// How often the clock is read, which may have been set in the meantime.
+/// How often to read the clock, since somebody may set it.
 const CLOCK_INTERVAL: Duration = Duration::from_millis(100);
 /// The shortest wait for the clock.
 const CLOCK_RESOLUTION: Duration = Duration::from_millis(1);
-/// How often it is looked what other servers of the same storage have done.
+/// How often to check what other servers of the same storage have done.
 const OTHERS_INTERVAL: Duration = Duration::from_millis(500);
-/// How long to wait before a storage that failed is tried again.
+/// How long to wait before retrying a storage that failed.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a [`Rounds`] runs on.
 pub struct Parts<H> {
-    /// Tells the time.
+    /// The time.
     pub clock: Arc<dyn Clock>,
-    /// What must survive; nobody else may use it.
+    /// What must survive a crash. Nothing else may use it.
     pub storage: Arc<dyn Storage>,
-    /// What the leaves are made with.
+    /// What the leaves are made of.
     pub work: Work,
-    /// What makes them.
+    /// What makes the leaves.
     pub hashing: H,
-    /// How many it may make; sets the size of a round's tree log.
+    /// How many leaves a second to expect; sets the size of a round's tree log.
     pub expected_leaves_per_second: u64,
     /// Gets the proofs.
     pub publish: Arc<dyn Publish>,
-    /// Counts what happens.
+    /// Counts events.
     pub counters: Arc<dyn Counters>,
 }
 
-/// Why rounds cannot go on where the storage says that they ended.
+/// Why rounds cannot continue from what is stored.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum RecoveryError {
@@ -112,11 +113,10 @@ pub struct Rounds {
 }
 
 impl Rounds {
-    /// Goes on where the storage says that an earlier one ended. Takes registrations when this
-    /// returns.
+    /// Continues from what the storage holds. Accepts registrations when this returns.
     ///
     /// # Errors
-    /// When the storage fails, or holds the state of another server than `config` describes.
+    /// Fails if the storage fails, or holds the state of a server with another `config`.
     pub async fn start<H: Hashing>(
         config: &RoundsConfig,
         parts: Parts<H>,
@@ -203,7 +203,7 @@ impl Rounds {
         };
         let parts = Supervisor::new();
         if shared {
-            // Whoever takes part in the work sees how it stands by itself.
+            // A server that takes part in the work updates this itself.
             let watched = (config.worker == WorkerMode::Off).then(|| handle.clone());
             let others = look_at_others(Arc::clone(&registration), log_storage, watched, stopped);
             parts
@@ -223,28 +223,28 @@ impl Rounds {
         })
     }
 
-    /// The clock that rounds follow: a leap of the one that was given is not believed at once.
+    /// The clock that rounds follow: the injected one, except that sudden leaps are not believed.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
     }
 
-    /// Registration, and everything else that clients ask for.
+    /// Registration, and everything else that clients request.
     pub fn registration(&self) -> &Arc<Registration> {
         &self.registration
     }
 
-    /// What it is working on.
+    /// The state of the work.
     pub fn worker(&self) -> &WorkerHandle {
         &self.worker
     }
 
-    /// Waits for a part of it to end although nobody stopped it; returns its name. Without it, the
-    /// machine does not do its work.
+    /// Waits until a part ends that nobody stopped; returns its name. Without that part, the server
+    /// does not do its work.
     pub async fn part_ended(&mut self) -> &'static str {
         self.parts.ended().await
     }
 
-    /// Ends it: the work done so far is in the log.
+    /// Stops. The work done so far is in the log.
     pub async fn stop(self) {
         self.stop.send_replace(true);
         self.worker.stop();
@@ -252,7 +252,7 @@ impl Rounds {
     }
 }
 
-/// What the storage says about how to go on.
+/// What the storage says about how to continue.
 struct Recovered {
     private_key: PrivateKey,
     schedule: Schedule,
@@ -282,7 +282,7 @@ fn recover(
         }
     };
     let unfinished = storage.unfinished_rounds()?;
-    // A round whose membership is settled never opens again, even if the clock was set back.
+    // A settled round never opens again, even if the clock was set back.
     let round = storage.first_unsettled_round(schedule.open_round(now))?;
     Ok(Recovered {
         private_key,
@@ -314,9 +314,9 @@ fn private_key(config: &RoundsConfig, storage: &dyn Storage) -> Result<PrivateKe
     }
 }
 
-/// The configured schedule, which must be the one that the stored rounds follow. A genesis that
-/// was not configured is the first start's: otherwise the rounds of two runs would not line up,
-/// and no round would survive a restart.
+/// Returns the configured schedule, which must be the one that the stored rounds follow. If no
+/// genesis is configured, the time of the first start is used and stored: otherwise every start
+/// would have other rounds, and none would survive a restart.
 fn schedule(
     config: &RoundsConfig,
     storage: &dyn Storage,
@@ -354,7 +354,7 @@ fn schedule(
     }
 }
 
-/// Fails if the stored rounds are counted in other ticks than this program's: nodes would weigh them
+/// Fails if the stored rounds count other ticks than this program does: nodes would weigh them
 /// differently.
 fn check_tick(storage: &dyn Storage) -> Result<(), RecoveryError> {
     let stored = match storage.setting(Setting::TickLeaves)? {
@@ -368,22 +368,23 @@ fn check_tick(storage: &dyn Storage) -> Result<(), RecoveryError> {
     }
 }
 
-/// The height of the subtrees whose roots are in a round's log, at this rate.
+/// Returns the height of the subtrees whose roots are in a round's log, at this rate.
 pub fn subtree_height(schedule: &Schedule, leaves_per_second: u64) -> SubtreeHeight {
     let leaves = (schedule.work_duration().as_secs()).saturating_mul(leaves_per_second);
     SubtreeHeight::for_round(leaves).min(max_subtree_height(leaves_per_second))
 }
 
-/// The height of the highest subtree that is made in a quarter of a second. A process that is killed
-/// loses the subtree that is not finished, and what waits for its sync, which is a quarter of a second,
-/// too. So it stays less than a second where the work is half as fast, and however long a round is.
+/// Returns the height of the highest subtree that takes at most a quarter of a second. A killed
+/// process loses the unfinished subtree and what waits for the next sync, which takes another
+/// quarter of a second. The loss thus stays below a second even on a machine half as fast, however
+/// long the round is.
 fn max_subtree_height(leaves_per_second: u64) -> SubtreeHeight {
     let height = (leaves_per_second / 4).max(1).ilog2();
     SubtreeHeight::new(height).unwrap_or(SubtreeHeight::MAX)
 }
 
-/// Removes the logs of rounds whose proof is published. One is left behind when the server ends
-/// between the publication and the removal.
+/// Removes the logs of rounds whose proof is published. One is left if the server ends between the
+/// publication and the removal.
 fn remove_old_logs(hashing: &impl Hashing, storage: &dyn Storage) -> Result<(), StorageError> {
     for round in hashing.logs() {
         let record = storage.round(round)?;
@@ -394,7 +395,7 @@ fn remove_old_logs(hashing: &impl Hashing, storage: &dyn Storage) -> Result<(), 
     Ok(())
 }
 
-/// Keeps up with what other servers of the same storage do, until the server ends.
+/// Follows what other servers of the same storage do, until the server ends.
 async fn look_at_others(
     registration: Arc<Registration>,
     storage: Arc<dyn Storage>,
@@ -405,7 +406,7 @@ async fn look_at_others(
         .await
         .is_err()
     {
-        // The storage logs why it fails.
+        // The storage logs the reason.
         let looked = blocking(|| {
             registration.look_at_storage()?;
             if let Some(handle) = &watched {
@@ -419,7 +420,7 @@ async fn look_at_others(
     }
 }
 
-/// How the round stands that other servers work on, if there is one.
+/// Returns the state of the round that other servers work on, if there is one.
 fn standing(
     registration: &Registration,
     storage: &dyn Storage,
@@ -447,11 +448,11 @@ struct Keeper {
     registration: Arc<Registration>,
     storage: Arc<dyn Storage>,
     clock: Arc<dyn Clock>,
-    /// Absent where no work is done: every round that closes gets an empty proof, unless it is worked
-    /// on elsewhere.
+    /// `None` if this server does no work: every round that closes gets an empty proof, unless
+    /// another server works on it.
     worker: Option<WorkerHandle>,
     elsewhere: bool,
-    /// Rounds on which work had begun before the start.
+    /// Rounds on which work had begun before this start.
     with_work: Vec<u64>,
     /// Closed rounds that the worker has, or that need none.
     seen_to: BTreeSet<u64>,
@@ -463,8 +464,8 @@ impl Keeper {
     async fn keep(mut self, unfinished: Vec<UnfinishedRound>) {
         let open = self.registration.open_round().round;
         for UnfinishedRound { round, execution } in unfinished {
-            // The open one is among them, and later ones if the clock was ahead once: those that are
-            // settled already are worked on, the others open once more.
+            // Includes the open round, and later ones if the clock was ahead once: the settled ones
+            // are worked on, the others open again.
             if round < open || execution.is_some() {
                 tracing::info!(round, "found an unfinished round");
                 if self.work_on(round, execution).await.is_none() {
@@ -472,11 +473,11 @@ impl Keeper {
                 }
             }
         }
-        // Ends when the server does.
+        // Ends with the server.
         while self.next_round().await.is_some() {}
     }
 
-    /// Waits for the start of the open round and sees it on its way. `None` when the server ends.
+    /// Waits for the start of the open round and processes it. Returns `None` when the server ends.
     async fn next_round(&mut self) -> Option<()> {
         let schedule = self.registration.schedule().clone();
         let round = self.registration.open_round().round;
@@ -502,8 +503,8 @@ impl Keeper {
                 .await?;
         }
         loop {
-            // Another one than the one that closes, even if the clock is set back right now; and
-            // anew each time: while the storage fails, more rounds may start.
+            // Must differ from the one that closes, even if the clock is set back right now.
+            // Computed in each attempt: while the storage fails, more rounds may start.
             let due = schedule.open_round(self.clock.now()).max(round + 1);
             match self.open(due).await {
                 Ok(()) => break,
@@ -514,8 +515,8 @@ impl Keeper {
         self.settle_closed().await
     }
 
-    /// After the clock was set back to the time of round `due`: if it was ahead before, rounds were
-    /// passed over that are still to come. Opens the first of them, if there is one.
+    /// Opens the first round that was skipped and is still to come, if there is one: the clock was
+    /// ahead, and was set back to the time of round `due`.
     async fn open_earlier(&self, due: u64) -> Result<bool, StorageError> {
         let open = self.registration.open_round().round;
         let earlier = blocking(|| self.storage.first_unsettled_round(due))? < open;
@@ -526,7 +527,7 @@ impl Keeper {
         Ok(earlier)
     }
 
-    /// Opens the first round from `due` on that may open, instead of the one that is open.
+    /// Closes the open round and opens the first round from `due` on that may open.
     async fn open(&self, due: u64) -> Result<(), StorageError> {
         let round = blocking(|| self.storage.first_unsettled_round(due))?;
         self.registration.open_next(round).await?;
@@ -535,9 +536,9 @@ impl Keeper {
         Ok(())
     }
 
-    /// Settles the rounds before the open one and hands them to the worker: the one that has just
-    /// closed, and any that was open when the clock was ahead and has been passed over since. Each is
-    /// handed over once. `None` when the server ends.
+    /// Settles the rounds before the open one and hands each to the worker once: the one that has
+    /// just closed, and those that were skipped because the clock was ahead. Returns `None` when
+    /// the server ends.
     async fn settle_closed(&mut self) -> Option<()> {
         let open = self.registration.open_round().round;
         let unfinished = loop {
@@ -548,7 +549,7 @@ impl Keeper {
             self.sleep(RETRY_INTERVAL).await?;
         };
         for UnfinishedRound { round, execution } in unfinished {
-            // One that is settled and was not seen to was settled by another server.
+            // Settled, but not by this server: another one did it.
             if round < open && !self.seen_to.contains(&round) {
                 self.work_on(round, execution).await?;
             }
@@ -556,11 +557,11 @@ impl Keeper {
         Some(())
     }
 
-    /// Hands a closed round to the worker, if there is one, and settles it, if that is not done yet.
+    /// Hands a closed round to the worker, if there is one, and settles it if necessary. Returns
     /// `None` when the server ends.
     ///
-    /// The work does not wait for the record of what it is bound to: a process that ends before that is
-    /// durable finds the same again in the registrations, which are.
+    /// The work does not wait until the statement is stored: after a crash, the next process
+    /// computes the same one from the registrations, which are durable.
     async fn work_on(&mut self, round: u64, settled: Option<Execution>) -> Option<()> {
         let is_settled = settled.is_some();
         let execution = match settled {
@@ -608,7 +609,7 @@ impl Keeper {
         Some(())
     }
 
-    /// Publishes who the members of a round are, without a proof of work.
+    /// Publishes the members of a round, without a proof of work.
     fn publish_empty(&self, round: u64, execution: &Execution) -> Result<(), StorageError> {
         let members = self.storage.members(round)?;
         let proof = PublishedProof::empty(execution.statement.clone(), members);
@@ -617,7 +618,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// What the work on a closed round is bound to.
+    /// Returns what the work on a closed round is bound to.
     fn membership(&self, round: u64) -> Result<Execution, StorageError> {
         let members = self.storage.members(round)?;
         let schedule = self.registration.schedule();
@@ -629,9 +630,9 @@ impl Keeper {
         })
     }
 
-    /// Sleeps; `None` when the server ends meanwhile.
+    /// Sleeps. Returns `None` if the server ends meanwhile.
     async fn sleep(&mut self, duration: Duration) -> Option<()> {
-        // Either way out other than the time's means that the server ends.
+        // Anything but a timeout means that the server ends.
         tokio::time::timeout(duration, self.stopped.wait_for(|stop| *stop))
             .await
             .err()

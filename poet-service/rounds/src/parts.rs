@@ -1,5 +1,5 @@
-//! The parts of a server that run from its start to its end, such as the one that opens rounds. None may
-//! end before: a server without one of them looks healthy and is not.
+//! The parts of a server that run as long as it does, such as the one that opens rounds. None may
+//! end early: a server without one of them looks healthy and is not.
 
 use std::{future::Future, io, thread};
 
@@ -8,14 +8,14 @@ use tokio::{
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
 };
 
-/// Starts parts, and knows which have ended.
+/// Starts parts and observes which have ended.
 #[derive(Debug)]
 pub struct Supervisor {
     parts: UnboundedSender<&'static str>,
     ended: UnboundedReceiver<&'static str>,
 }
 
-/// Says that a part has ended, in order or by a panic.
+/// Reports that a part has ended, normally or by a panic.
 struct Guard {
     name: &'static str,
     parts: UnboundedSender<&'static str>,
@@ -23,19 +23,19 @@ struct Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // Nobody listens any more when the server has ended.
+        // Nobody receives this after the server has ended.
         let _ = self.parts.send(self.name);
     }
 }
 
 impl Supervisor {
-    /// Has started none yet.
+    /// Creates a supervisor without parts.
     pub fn new() -> Self {
         let (parts, ended) = unbounded_channel();
         Self { parts, ended }
     }
 
-    /// Starts a part on the threads of the runtime.
+    /// Starts a part on the runtime's threads.
     pub fn spawn(&self, name: &'static str, part: impl Future<Output = ()> + Send + 'static) {
         let guard = self.guard(name);
         tokio::spawn(async move {
@@ -44,12 +44,12 @@ impl Supervisor {
         });
     }
 
-    /// Starts a part on a thread of its own, which it may block (see
-    /// [`blocking`](crate::blocking())) without another one being made. On a runtime with one
-    /// thread, on which a simulation runs, it shares that one.
+    /// Starts a part on its own thread, which it may block (see [`blocking`](crate::blocking()))
+    /// without the runtime starting another one. A single-threaded runtime, as in a simulation,
+    /// runs it on its one thread.
     ///
     /// # Errors
-    /// Fails if the system has no thread to give.
+    /// Fails if the system does not provide a thread.
     pub fn spawn_thread(
         &self,
         name: &'static str,

@@ -1,10 +1,10 @@
-//! Where proofs go when they are finished.
+//! Where finished proofs go.
 
 use std::time::Duration;
 
 use poet_proto::{identity::PublicKey, messages::PublishedProof};
 
-/// Which proof: one of a round for each cycle gap.
+/// Identifies a proof: each round has one per cycle gap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ProofId {
     /// The round.
@@ -15,8 +15,8 @@ pub struct ProofId {
 
 /// Serves proofs to clients.
 pub trait Publish: Send + Sync + 'static {
-    /// Prepares a proof by the server with this key. Clients must not have it yet: it is not stored.
-    /// They may once the returned function is called. May block.
+    /// Prepares a proof by the server with this key for being served. Clients may get it only once
+    /// the returned function is called, since it is not stored before. May block.
     fn prepare(
         &self,
         id: ProofId,

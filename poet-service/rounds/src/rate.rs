@@ -1,23 +1,23 @@
-//! Whether the work has become slow: a watch over its rate.
+//! Watches the rate of the work to notice when it becomes slow.
 //!
 //! A core that gets too hot, a neighbour on the same machine or a power setting cost ticks without
-//! stopping anything. The watch compares the rate with that of the first minutes. One slow minute
-//! is nothing; several in a row are reported, and so is the end of that.
+//! stopping anything. The watch compares the rate with that of the first minutes. It ignores one
+//! slow minute, but reports several in a row, and the end of such a drop.
 
 use std::time::Duration;
 
-/// What the fastest of today's machines make in a second; sets the size of a round's tree log.
+/// What today's fastest machines make in a second; sets the size of a round's tree log.
 pub const EXPECTED_LEAVES_PER_SECOND: u64 = 100_000;
 
-/// The rate is taken over windows of this length.
+/// The length of the windows over which the rate is measured.
 const WINDOW: Duration = Duration::from_secs(60);
-/// Windows that set what is expected.
+/// The number of windows that determine the expected rate.
 const FIRST_WINDOWS: u32 = 3;
-/// Slow windows in a row that are a sustained drop, and others in a row that end it.
+/// This many slow windows in a row are a sustained drop, and as many others end it.
 const SUSTAINED_WINDOWS: u32 = 3;
-/// A window below this part of what is expected is slow.
+/// A window below this fraction of the expected rate is slow.
 const SLOW: f64 = 0.95;
-/// In a drop, a window from this part on is not slow.
+/// During a drop, a window is no longer slow from this fraction on.
 const RECOVERED: f64 = 0.97;
 
 /// The rate of the work, as far as it is known.
@@ -27,25 +27,25 @@ pub struct Rate {
     pub newest: Option<f64>,
     /// Leaves per second in the first minutes.
     pub first: Option<f64>,
-    /// Whether there is a sustained drop.
+    /// Whether the rate has dropped for a sustained time.
     pub slow: bool,
 }
 
-/// Watches the rate of the work. It is fed with the count of leaves at increasing times.
+/// Watches the rate of the work, given the count of leaves at increasing times.
 #[derive(Clone, Debug)]
 pub struct RateWatch {
     rate: Rate,
-    /// When the first window began, and with how many leaves.
+    /// When the first window began, and the count of leaves then.
     begin: (Duration, u64),
-    /// When this window began, and with how many leaves.
+    /// When this window began, and the count of leaves then.
     window: (Duration, u64),
     windows: u32,
-    /// Windows in a row that speak against [`Rate::slow`].
+    /// The number of windows in a row that contradict [`Rate::slow`].
     contrary: u32,
 }
 
 impl RateWatch {
-    /// Begins at a time with a count of leaves.
+    /// Starts at a time with a count of leaves.
     pub fn new(now: Duration, leaves: u64) -> Self {
         Self {
             rate: Rate::default(),
@@ -61,7 +61,7 @@ impl RateWatch {
         self.rate
     }
 
-    /// Takes the count of leaves at a later time. Says whether [`Rate::slow`] has changed.
+    /// Adds the count of leaves at a later time. Returns whether [`Rate::slow`] has changed.
     pub fn update(&mut self, now: Duration, leaves: u64) -> bool {
         if now.saturating_sub(self.window.0) < WINDOW {
             return false;
@@ -101,7 +101,7 @@ mod tests {
 
     const NEVER: [u32; 0] = [];
 
-    /// A watch that is fed twice a second.
+    /// A watch that is updated twice a second.
     struct Machine {
         watch: RateWatch,
         half_seconds: u32,
@@ -117,7 +117,8 @@ mod tests {
             }
         }
 
-        /// Runs at a rate for some minutes; gives the minutes after which the watch spoke.
+        /// Runs at a rate for some minutes. Returns the minutes after which the watch reported a
+        /// change.
         fn run(&mut self, leaves_per_second: u64, minutes: u32) -> Vec<u32> {
             let mut spoke = Vec::new();
             for step in 1..=minutes * 120 {
@@ -143,7 +144,7 @@ mod tests {
             slow: false,
         };
         assert_eq!(machine.watch.rate(), steady);
-        // Once, however long it lasts.
+        // Only once, however long it lasts.
         assert_eq!(machine.run(60_000, 60), [3]);
         assert!(machine.watch.rate().slow);
         assert_eq!(machine.watch.rate().newest, Some(60_000.0));
@@ -174,7 +175,7 @@ mod tests {
         let mut machine = Machine::new();
         machine.run(70_000, 5);
         assert_eq!(machine.run(0, 5), [3]);
-        // A process that was stopped for an hour: one slow window.
+        // A process that was suspended for an hour: one slow window.
         let mut machine = Machine::new();
         machine.run(70_000, 5);
         machine.half_seconds += 7200;

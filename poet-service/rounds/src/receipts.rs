@@ -1,5 +1,5 @@
-//! Signs receipts: those that become due at the same moment, as registrations do that were stored in one
-//! commit, with one signature.
+//! Signs receipts. Receipts that become due together, because one commit stored their
+//! registrations, share one signature.
 
 use std::{
     fmt,
@@ -43,9 +43,9 @@ impl ReceiptSigner {
             waiting.len() == 1
         };
         if first {
-            // Signs for all, also if this future is dropped: those that came after rely on it.
+            // Signs for all, even if this future is dropped: later requests rely on it.
             let _leader = Leader(self);
-            // Whoever was woken by the same commit comes now.
+            // Other requests that the same commit has woken run now.
             tokio::task::yield_now().await;
         }
         receipt.await.ok()
@@ -56,7 +56,7 @@ impl ReceiptSigner {
     }
 }
 
-/// The first of those that wait. When it is dropped, it signs for all of them.
+/// The first request in the queue. When it is dropped, it signs for all of them.
 struct Leader<'a>(&'a ReceiptSigner);
 
 impl Drop for Leader<'_> {
@@ -65,7 +65,7 @@ impl Drop for Leader<'_> {
         let acknowledged: Vec<_> = waiting.iter().map(|one| one.acknowledged).collect();
         let receipts = Receipt::sign(&acknowledged, &self.0.key);
         for (one, receipt) in waiting.into_iter().zip(receipts) {
-            // Whoever does not wait any more needs none.
+            // The receiver may be gone.
             drop(one.reply.send(receipt));
         }
     }
@@ -116,7 +116,7 @@ mod tests {
         }
         signatures.dedup();
         assert_eq!(signatures.len(), 1);
-        // One that comes alone is signed alone.
+        // A single request is signed alone.
         let alone = signer.sign(acknowledged(7)).await.unwrap();
         assert!(alone.path().is_empty());
     }
@@ -133,7 +133,7 @@ mod tests {
         drop(first);
         let receipt = second.await.unwrap();
         assert_eq!(receipt.acknowledged().round, 2);
-        // The next one leads again.
+        // The next request leads again.
         assert!(signer.sign(acknowledged(3)).await.is_some());
     }
 }

@@ -1,5 +1,5 @@
-//! Registration, whatever the transport: who may register for which round, and what the server tells
-//! about itself.
+//! Registration, independent of the transport: who may register for which round, and what the
+//! server reports about itself.
 
 use std::{
     pin::pin,
@@ -27,9 +27,9 @@ use crate::{
     storage::{Challenge, Member, NodeId, PowChallenges, Registered, Storage, StorageError},
 };
 
-/// How long a registration that met the closing of a round waits for the next one to open.
+/// How long a registration that arrived as a round closed waits for the next one to open.
 const NEXT_ROUND_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a shared storage may lose a proof: no database lags behind another one more and takes over.
+/// How long a shared storage may lose a proof: a database that takes over lags behind by less.
 const MAY_BE_LOST: Duration = Duration::from_secs(10 * 60);
 
 /// Why a registration was refused. The texts are part of the API.
@@ -59,7 +59,7 @@ pub enum RegistrationError {
     RoundFull,
     #[error("conflicting registration")]
     Conflict,
-    /// It could not be stored, or no round opened in time. The cause has been logged.
+    /// It could not be stored, or no round opened in time. The cause is in the log.
     #[error("temporarily unavailable, try again later")]
     Unavailable,
 }
@@ -76,17 +76,17 @@ pub struct OpenRound {
 /// The rules of registration.
 #[derive(Clone, Debug)]
 pub struct Rules {
-    /// Whether a proof of work is enough.
+    /// Whether a proof of work suffices.
     pub pow: bool,
-    /// Leading zero bits that a proof of work must have.
+    /// Leading zero bits that a proof of work needs.
     pub pow_difficulty: u32,
-    /// The most members of a round.
+    /// The maximum number of members in a round.
     pub max_round_members: u64,
-    /// Who may certify nodes; without one, only proofs of work are looked at.
+    /// Who may certify nodes. `None` accepts proofs of work only.
     pub certifier: Option<Certifier>,
 }
 
-/// Registration and everything else that clients ask for.
+/// Registration, and everything else that clients request.
 pub struct Registration {
     schedule: Schedule,
     rules: Rules,
@@ -95,13 +95,13 @@ pub struct Registration {
     storage: Arc<dyn Storage>,
     pow: RwLock<PowChallenges>,
     open: Mutex<OpenRound>,
-    /// Another round is open. Those who wait go on in the order in which they came, which a
-    /// `watch` channel would not keep.
+    /// Signals that another round is open. Wakes waiters in the order of arrival, which a `watch`
+    /// channel does not.
     opened: Notify,
     publish: Arc<dyn Publish>,
     counters: Arc<dyn Counters>,
     checks: Checks,
-    /// The last proof that this server has published, for as long as a shared storage may lose it.
+    /// The last proof that this server published, kept while a shared storage may lose it.
     newest: Mutex<Option<Newest>>,
 }
 
@@ -110,12 +110,12 @@ pub struct Registration {
 struct Newest {
     round: u64,
     proof: Arc<PublishedProof>,
-    /// When, by the monotonic clock.
+    /// When it was published, on the monotonic clock.
     at: Duration,
 }
 
 impl Registration {
-    /// Registration for `open`, which the storage has opened.
+    /// Creates the registration for `open`, which the storage has opened.
     #[expect(
         clippy::too_many_arguments,
         reason = "each is another thing, and named once"
@@ -153,7 +153,7 @@ impl Registration {
         &self.schedule
     }
 
-    /// The cycle gaps that there are proofs for.
+    /// The cycle gaps that get proofs.
     pub fn gaps(&self) -> &CycleGaps {
         &self.gaps
     }
@@ -167,11 +167,11 @@ impl Registration {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Closes the open round and opens `round`. When this returns, all that was registered for
-    /// the closed round is stored, and nothing will be added to it.
+    /// Closes the open round and opens `round`. When this returns, every registration for the
+    /// closed round is stored, and there will be no more.
     ///
     /// # Errors
-    /// When the storage fails; the open round then stays open.
+    /// Fails if the storage does; the open round then stays open.
     pub async fn open_next(&self, round: u64) -> Result<(), StorageError> {
         let members = self.storage.open_round(round).await?;
         *self.open() = OpenRound { round, members };
@@ -194,7 +194,7 @@ impl Registration {
             .clone()
     }
 
-    /// What the server tells nodes with this cycle gap about itself.
+    /// What the server reports about itself to nodes with this cycle gap.
     pub fn info<'a>(&'a self, gap: &'a CycleGap) -> Info<'a> {
         Info {
             public_key: gap.public_key(),
@@ -204,11 +204,11 @@ impl Registration {
         }
     }
 
-    /// Registers a challenge of a node with this cycle gap for the open round. Returns when the
+    /// Registers the challenge of a node with this cycle gap for the open round. Returns when the
     /// registration is durable.
     ///
     /// # Errors
-    /// When the request breaks a rule; the rules are checked in the order of the API.
+    /// Fails if the request breaks a rule. The rules are checked in the order of the protocol.
     pub async fn submit(
         self: &Arc<Self>,
         gap: &CycleGap,
@@ -220,7 +220,7 @@ impl Registration {
         self.enter_round(gap, member, deadline).await
     }
 
-    /// Who a request would register, if it keeps the rules that cost a computation.
+    /// Returns whom a request would register, if it keeps the rules that are expensive to check.
     fn check(&self, request: &SubmitRequest) -> Result<Member, RegistrationError> {
         let node_id: NodeId = request
             .pubkey
@@ -233,8 +233,8 @@ impl Registration {
         if !signed {
             return Err(RegistrationError::Signature);
         }
-        // A node cuts or pads every member of a proof to 32 bytes when it rebuilds the statement,
-        // so a single challenge of another length would spoil the proof for all members.
+        // A node cuts or pads every member of a proof to 32 bytes when it rebuilds the statement: a
+        // single challenge of another length would invalidate the proof for all members.
         let challenge: Challenge = request
             .challenge
             .as_slice()
@@ -260,7 +260,7 @@ impl Registration {
                 self.counters.registration_with_pow(checked.is_ok());
                 checked?;
             }
-            // Not the error of a bad certificate: nodes expect that one only if they sent one.
+            // Not the error for a bad certificate: nodes expect that one only if they sent one.
             _ => return Err(RegistrationError::PowOff),
         }
         Ok(Member { node_id, challenge })
@@ -299,8 +299,8 @@ impl Registration {
             if deadline.is_some_and(|deadline| deadline < end) {
                 return Err(RegistrationError::TooLate);
             }
-            // Its start has passed, and it closes: this is for the next one. Where that does not open,
-            // nobody is told that he is a member of a round that may be over.
+            // The round has started and is about to close: this is for the next one. If that does
+            // not open, the request fails rather than name a round that may be over.
             if self.clock.now() >= self.schedule.start(round) {
                 self.await_opening_after(round).await?;
                 continue;
@@ -315,10 +315,10 @@ impl Registration {
                 }
                 Ok(Registered::Conflict) => return Err(RegistrationError::Conflict),
                 Ok(Registered::Full) => return Err(RegistrationError::RoundFull),
-                // The round closed on the way: this is for the next one, whose end is later.
+                // The round closed meanwhile: this is for the next one, which ends later.
                 Ok(Registered::Closed) => self.await_opening_after(round).await?,
                 Err(error) => {
-                    // The storage logs why, once a minute and not for each.
+                    // The storage logs the reason, once a minute rather than once a request.
                     tracing::debug!(%error, round, "cannot store a registration");
                     return Err(RegistrationError::Unavailable);
                 }
@@ -326,8 +326,8 @@ impl Registration {
         }
     }
 
-    /// The answer for a member of `round` that is stored, signed with the key that nodes with its gap
-    /// know.
+    /// Returns the answer for a stored member of `round`, signed with the key that nodes with its
+    /// gap know.
     async fn acknowledge(
         &self,
         gap: &CycleGap,
@@ -347,15 +347,15 @@ impl Registration {
         Ok(Submitted {
             round,
             time_to_end: end.duration_since(now),
-            // It is stored; to ask again gives another receipt.
+            // The registration is stored; a repeated request gets another receipt.
             receipt: receipt.ok_or(RegistrationError::Unavailable)?,
         })
     }
 
-    /// Waits for a round other than `round` to be open.
+    /// Waits until the open round is not `round`.
     async fn await_opening_after(&self, round: u64) -> Result<(), RegistrationError> {
         let mut opened = pin!(self.opened.notified());
-        // From here on no opening is missed.
+        // From here on, no opening is missed.
         opened.as_mut().enable();
         if self.open_round().round != round {
             return Ok(());
@@ -372,10 +372,11 @@ impl Registration {
         }
     }
 
-    /// Takes over what other servers of the same storage have changed: members and challenges. May block.
+    /// Reads what other servers of the same storage have changed: members and challenges. May
+    /// block.
     ///
     /// # Errors
-    /// When the storage fails.
+    /// Fails if the storage does.
     pub fn look_at_storage(&self) -> Result<(), StorageError> {
         self.look_at_newest()?;
         if let Some(challenges) = self.storage.pow_challenges()? {
@@ -394,8 +395,8 @@ impl Registration {
         self.newest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Publishes a proof again that a shared storage has lost, because a database has taken over that had not
-    /// got it yet. May block.
+    /// Publishes a proof again if the shared storage has lost it, because a database took over that
+    /// did not have it yet. May block.
     fn look_at_newest(&self) -> Result<(), StorageError> {
         let Some(Newest { round, proof, at }) = self.newest().clone() else {
             return Ok(());
@@ -432,7 +433,7 @@ impl Registration {
     /// Reads the directory of trusted certifier keys again. May block.
     ///
     /// # Errors
-    /// When there is none, or something in it cannot be used; the keys then stay as they were.
+    /// Fails if there is none, or something in it cannot be used; the keys are then unchanged.
     pub fn reload_trusted_keys(&self) -> Result<(), TrustedKeysError> {
         let reloaded = match &self.rules.certifier {
             Some(certifier) => certifier.trusted.reload(),
@@ -445,16 +446,16 @@ impl Registration {
         reloaded.map(drop)
     }
 
-    /// Counts that a round was closed, with so many members.
+    /// Counts that a round closed with this many members.
     pub(crate) fn count_closed(&self, round: u64, members: u64) {
         self.counters.closed(round, members);
     }
 
-    /// Publishes the proof of a round and rotates the challenge of the proof of work. Nodes with a
-    /// longer cycle gap for which there is no proof yet get the same one. May block.
+    /// Publishes the proof of a round and replaces the challenge of the proof of work. Nodes with a
+    /// longer cycle gap that have no proof yet get the same one. May block.
     ///
     /// # Errors
-    /// When the storage fails; this proof is not published then.
+    /// Fails if the storage does; the proof is then not published.
     pub fn publish(&self, round: u64, proof: Arc<PublishedProof>) -> Result<(), StorageError> {
         let published = proof
             .root()
@@ -462,7 +463,7 @@ impl Registration {
             .then_some((proof.leaves, proof.members.len()));
         for gap in self.gaps_without_proof(round)? {
             if let Err(error) = self.publish_early(round, gap, Arc::clone(&proof)) {
-                // Another server may have been first, here too.
+                // Another server may have been first here as well.
                 let missing = self.gaps_without_proof(round)?;
                 if missing.iter().any(|missing| missing.early() == gap.early()) {
                     return Err(error);
@@ -470,12 +471,12 @@ impl Registration {
             }
         }
         let own = self.gaps.own();
-        // Prepared before anybody can ask for it.
+        // Prepared before any client can request it.
         let serve = self.prepare(round, own, &proof);
         let challenges = match self.storage.publish(round, Arc::clone(&proof)) {
             Ok(challenges) => challenges,
             Err(error) => {
-                // Another server may have been first: then its proof is the one that counts.
+                // Another server may have been first: its proof counts.
                 let theirs = self.storage.shared()
                     && (self.storage.round(round)?).is_some_and(|round| round.published.is_some());
                 if !theirs {
@@ -502,7 +503,8 @@ impl Registration {
         Ok(())
     }
 
-    /// The longer cycle gaps for which a round has no proof yet, in the order of their ends. May block.
+    /// Returns the longer cycle gaps that have no proof of a round yet, ordered by their ends. May
+    /// block.
     pub(crate) fn gaps_without_proof(&self, round: u64) -> Result<Vec<&CycleGap>, StorageError> {
         if self.gaps.early().is_empty() {
             return Ok(Vec::new());
@@ -526,7 +528,7 @@ impl Registration {
         Ok(())
     }
 
-    /// Prepares a proof; it is published when what this returns is called.
+    /// Prepares a proof. Calling the returned function publishes it.
     pub(crate) fn prepare(
         &self,
         round: u64,

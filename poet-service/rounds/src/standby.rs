@@ -1,4 +1,4 @@
-//! Threads that are made at the start: when a round needs one, the system may have none to give.
+//! Threads that are created at the start: when a round needs one, the system may have none left.
 
 use std::{
     io,
@@ -12,15 +12,15 @@ use std::{
     time::Duration,
 };
 
-/// A thread that waits for something to do, and does one thing after the other.
+/// A thread that runs calls one after the other.
 #[derive(Debug)]
 pub(crate) struct Standby(Sender<Box<dyn FnOnce() + Send>>);
 
 impl Standby {
-    /// Makes the thread, which calls `prepare` first.
+    /// Starts the thread, which first calls `prepare`.
     ///
     /// # Errors
-    /// Fails if the system has no thread to give.
+    /// Fails if the system does not provide a thread.
     pub(crate) fn start(name: &str, prepare: impl FnOnce() + Send + 'static) -> io::Result<Self> {
         let (calls, queue) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
         thread::Builder::new()
@@ -34,7 +34,7 @@ impl Standby {
         Ok(Self(calls))
     }
 
-    /// Makes a call on the thread, when it has made those before.
+    /// Queues a call for the thread.
     pub(crate) fn run<T: Send + 'static>(
         &self,
         call: impl FnOnce() -> T + Send + 'static,
@@ -45,8 +45,8 @@ impl Standby {
             result,
             finished: Arc::clone(&finished),
         };
-        // The thread outlives a panic. Whoever does not wait for the result does not need it; and if
-        // the thread were gone, `Task::join` would say so.
+        // The thread survives a panic of the call. Nobody may be waiting for the result; and if the
+        // thread were gone, `Task::join` would report it.
         drop(self.0.send(Box::new(move || {
             let result = panic::catch_unwind(AssertUnwindSafe(call));
             drop(sender.send(result));
@@ -56,7 +56,7 @@ impl Standby {
     }
 }
 
-/// What a [`Standby`] is doing.
+/// A call that a [`Standby`] runs.
 #[derive(Debug)]
 pub(crate) struct Task<T> {
     result: Receiver<thread::Result<T>>,
@@ -64,17 +64,17 @@ pub(crate) struct Task<T> {
 }
 
 impl<T> Task<T> {
-    /// Whether it is done.
+    /// Returns whether the call has finished.
     pub(crate) fn is_finished(&self) -> bool {
         self.finished.load(Acquire)
     }
 
-    /// Waits until it is done. `None` if it has panicked.
+    /// Waits for the call to finish. Returns `None` if it panicked.
     pub(crate) fn join(self) -> Option<T> {
         self.result.recv().ok()?.ok()
     }
 
-    /// Waits until it is done, not longer than `patience`. `None` if it has panicked, too.
+    /// Waits for at most `patience`. Returns `None` if the call panicked or has not finished.
     pub(crate) fn join_within(self, patience: Duration) -> Option<T> {
         self.result.recv_timeout(patience).ok()?.ok()
     }

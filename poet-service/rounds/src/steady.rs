@@ -1,9 +1,9 @@
 //! A wall clock that does not believe a leap at once.
 //!
-//! A server whose clock runs an hour ahead for three seconds would end the round that is worked on, and
-//! close the next one, for ever. So where the wall clock leaps against the monotonic one over a start or
-//! an end of a round, the time goes on as before, and what the clock shows is believed only when that
-//! has lasted. A leap over neither changes nothing, and is only logged.
+//! A server whose clock runs an hour ahead for three seconds would end the round that is worked on
+//! and close the next one, for ever. So if the wall clock leaps over the start or the end of a
+//! round, compared with the monotonic clock, the time continues as before until the leap has lasted
+//! for a while. Other leaps do no harm, and are only logged.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -14,28 +14,28 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{clock::Clock, cycle_gaps::CycleGaps, schedule::Schedule};
 
-/// By how much the clocks may differ between two looks: that is an adjustment, not a leap.
+/// How far the clocks may diverge between two reads: that much is an adjustment, not a leap.
 const TOLERANCE: SignedDuration = SignedDuration::from_secs(1);
 
 /// A [`Clock`] that believes a leap over a start or an end of a round only after a while.
 pub(crate) struct SteadyClock {
     clock: Arc<dyn Clock>,
     schedule: Schedule,
-    /// The times of work from the start of a round to each of its ends.
+    /// The durations from the start of a round to each of its ends.
     works: Vec<SignedDuration>,
     patience: Duration,
     state: Mutex<State>,
 }
 
 struct State {
-    /// What was believed last, and when that was on the monotonic clock.
+    /// The last believed time, and the monotonic time then.
     believed: (Timestamp, Duration),
-    /// A leap that is not believed: when it was seen, and how far it is.
+    /// A leap that is not believed yet: when it was seen, and how far it goes.
     leap: Option<(Duration, SignedDuration)>,
 }
 
 impl SteadyClock {
-    /// Believes what `clock` shows now, and leaps when they have lasted for `patience`.
+    /// Believes what `clock` shows now, and leaps once they have lasted for `patience`.
     pub(crate) fn new(
         clock: Arc<dyn Clock>,
         schedule: Schedule,
@@ -61,7 +61,7 @@ impl SteadyClock {
         }
     }
 
-    /// Whether a round starts or ends between these times.
+    /// Returns whether a round starts or ends between these times.
     fn crosses(&self, one: Timestamp, other: Timestamp) -> bool {
         let started = |time| self.schedule.open_round(time);
         let ended = |time: Timestamp, work: SignedDuration| {
@@ -127,7 +127,7 @@ mod tests {
 
     use super::*;
 
-    /// Both clocks, as they are set.
+    /// Both clocks, as the test sets them.
     struct Both(Mutex<(Timestamp, Duration)>);
 
     impl Clock for Both {
@@ -170,7 +170,7 @@ mod tests {
             }
         }
 
-        /// Time passes.
+        /// Time passes on both clocks.
         fn pass(&self, seconds: i64) -> &Self {
             let mut both = self.both.0.lock().unwrap();
             both.0 += SignedDuration::from_secs(seconds);
@@ -178,7 +178,7 @@ mod tests {
             self
         }
 
-        /// The wall clock is set.
+        /// Somebody sets the wall clock.
         fn leap(&self, seconds: i64) -> &Self {
             self.both.0.lock().unwrap().0 += SignedDuration::from_secs(seconds);
             self
@@ -209,7 +209,7 @@ mod tests {
             .pass(299)
             .assert_shows(349);
         world.pass(1).assert_shows(3950).pass(1).assert_shows(3951);
-        // One that becomes another one begins to last again.
+        // A leap that changes has to last again.
         world.leap(3600).assert_shows(3951).pass(200).leap(500);
         world.assert_shows(4151).pass(299).assert_shows(4450);
         world.pass(1).assert_shows(4451 + 4100);
@@ -219,7 +219,7 @@ mod tests {
     fn a_leap_over_no_start_and_no_end_is_believed_at_once() {
         let world = World::new();
         world.leap(30).assert_shows(80).leap(-60).assert_shows(20);
-        // Over the end, and as the end passes meanwhile, over nothing.
+        // A leap over the end; after the end has passed, a leap over nothing.
         world.leap(75).assert_shows(20).pass(69).assert_shows(89);
         world.pass(1).leap(-69).assert_shows(96);
     }

@@ -1,15 +1,15 @@
-//! What the service remembers: its key, the registrations, the rounds and their proofs.
+//! What the service stores: its key, the registrations, the rounds and their proofs.
 //!
-//! A round has a record here from the moment it opens. Its life is told by what the record holds:
+//! A round has a record from the moment it opens. The record tells its state:
 //!
 //! | record | the round is |
 //! |---|---|
-//! | there | open, or closed and not yet started |
+//! | exists | open, or closed and not yet started |
 //! | with [`Execution`] | being worked on |
 //! | with a proof | published |
 //!
-//! so that whatever the moment at which a process ends, the next one knows how to go on. The
-//! early proofs of a round, for nodes with longer cycle gaps, change nothing of that.
+//! So whenever a process ends, the next one knows how to continue. The early proofs of a round, for
+//! nodes with longer cycle gaps, do not affect its state.
 
 pub mod shared_log;
 
@@ -30,38 +30,38 @@ use poet_proto::messages::PublishedProof;
 
 use self::shared_log::SharedLog;
 
-/// A storage operation that is waited for without blocking a thread.
+/// A storage operation that can be awaited without blocking a thread.
 pub type StorageFuture<T> = Pin<Box<dyn Future<Output = Result<T, StorageError>> + Send>>;
 
-/// The end of a storage, which is waited for.
+/// Resolves when a storage has ended.
 pub type Ended = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// What became of a registration.
+/// The result of a registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Registered {
-    /// It is a new member.
+    /// The node is a new member.
     New,
-    /// The same registration was there already.
+    /// The same registration is stored already.
     Already,
     /// The node has registered another challenge.
     Conflict,
-    /// The round has no room.
+    /// The round is full.
     Full,
-    /// The round does not take registrations (any more).
+    /// The round does not, or no longer, take registrations.
     Closed,
 }
 
-/// What was removed.
+/// What [`Storage::remove_registrations`] removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Removed {
     /// Registrations of a round.
     Registrations {
-        /// Which round.
+        /// The round.
         round: u64,
         /// How many.
         count: u64,
     },
-    /// Space that what was removed before had left.
+    /// Space that earlier removals had freed.
     Space,
     /// There was nothing to remove.
     Nothing,
@@ -77,7 +77,7 @@ pub struct Execution {
 }
 
 impl Execution {
-    /// The round as the engine knows it, by its `work` function.
+    /// Returns the round as the engine describes it, with its `work` function.
     pub fn round_work<'a>(&'a self, work: &'a Work) -> RoundWork<'a> {
         RoundWork::new(work, &self.statement, self.subtree_height)
     }
@@ -92,7 +92,7 @@ pub struct UnfinishedRound {
     pub execution: Option<Execution>,
 }
 
-/// What is known of a round without reading its proof.
+/// What is known about a round without reading its proof.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RoundRecord {
     /// Its number.
@@ -103,21 +103,21 @@ pub struct RoundRecord {
     pub published: Option<PublishedRecord>,
 }
 
-/// What is known of a published round without reading its proof.
+/// What is known about a published round without reading its proof.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PublishedRecord {
     /// Leaves of the tree.
     pub leaves: u64,
-    /// How many members it has.
+    /// The number of members.
     pub members: u64,
 }
 
-/// What is known of an early proof without reading it.
+/// What is known about an early proof without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EarlyProofRecord {
     /// Its round.
     pub round: u64,
-    /// The cycle gap for which it was made.
+    /// The cycle gap that it was made for.
     pub gap: Duration,
     /// Leaves of the tree.
     pub leaves: u64,
@@ -126,13 +126,13 @@ pub struct EarlyProofRecord {
 /// The challenges of the proof of work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PowChallenges {
-    /// What clients are told to use.
+    /// The one that clients should use.
     pub current: Node,
-    /// What they were told before; still accepted.
+    /// The one before it, still accepted.
     pub previous: Option<Node>,
 }
 
-/// Things that are stored once, by name.
+/// Values that are stored once, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Setting {
     /// The server's private key, 64 bytes.
@@ -143,17 +143,17 @@ pub enum Setting {
     TickLeaves,
 }
 
-/// Why the storage failed. The text says it; the rounds do not tell causes apart.
+/// Why the storage failed, as a text: rounds treat all causes alike.
 #[derive(Debug)]
 pub struct StorageError(Box<dyn Error + Send + Sync>);
 
 impl StorageError {
-    /// A failure for this reason.
+    /// Creates an error with this cause.
     pub fn new(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self(cause.into())
     }
 
-    /// The reason, as the storage knows it.
+    /// The cause, as the storage reports it.
     pub fn cause(&self) -> &(dyn Error + Send + Sync + 'static) {
         &*self.0
     }
@@ -168,27 +168,27 @@ impl fmt::Display for StorageError {
 impl Error for StorageError {}
 
 /// The storage that registration and rounds need. When a method returns, or its future resolves,
-/// what it wrote is durable.
+/// its writes are durable.
 ///
 /// Methods that return no future may block.
 pub trait Storage: Send + Sync + 'static {
-    /// A stored setting.
+    /// Returns a stored setting.
     ///
     /// # Errors
-    /// When the storage fails.
+    /// Fails if the storage does.
     fn setting(&self, setting: Setting) -> Result<Option<Vec<u8>>, StorageError>;
 
     /// Stores a setting.
     ///
     /// # Errors
-    /// When the storage fails.
+    /// Fails if the storage does.
     fn store_setting(&self, setting: Setting, value: &[u8]) -> Result<(), StorageError>;
 
-    /// Stores a setting unless there is one. Returns the one that is stored then: of several servers
-    /// that share the storage, the first one's.
+    /// Stores a setting unless there is one. Returns the stored one: if servers share the storage,
+    /// that of the first.
     ///
     /// # Errors
-    /// When the storage fails.
+    /// Fails if the storage does.
     fn claim_setting(&self, setting: Setting, value: &[u8]) -> Result<Vec<u8>, StorageError> {
         if let Some(stored) = self.setting(setting)? {
             return Ok(stored);
@@ -197,23 +197,22 @@ pub trait Storage: Send + Sync + 'static {
         Ok(value.to_vec())
     }
 
-    /// The challenges of the proof of work, if there are any yet.
+    /// Returns the challenges of the proof of work, if there are any yet.
     ///
     /// # Errors
-    /// When the storage fails.
+    /// Fails if the storage does.
     fn pow_challenges(&self) -> Result<Option<PowChallenges>, StorageError>;
 
     /// Stores the challenges of the proof of work.
     ///
     /// # Errors
-    /// When the storage fails.
+    /// Fails if the storage does.
     fn store_pow_challenges(&self, challenges: &PowChallenges) -> Result<(), StorageError>;
 
-    /// Stores the challenges of the proof of work unless there are some. Returns those that are stored
-    /// then.
+    /// Stores the challenges of the proof of work unless there are some. Returns the stored ones.
     ///
     /// # Errors
-    /// When the storage fails.
+    /// Fails if the storage does.
     fn claim_pow_challenges(
         &self,
         challenges: &PowChallenges,
@@ -225,116 +224,117 @@ pub trait Storage: Send + Sync + 'static {
         Ok(challenges.clone())
     }
 
-    /// Rounds that were opened and have no proof, in increasing order.
+    /// Returns the rounds that were opened and have no proof, in increasing order.
     ///
     /// # Errors
-    /// When the storage fails.
+    /// Fails if the storage does.
     fn unfinished_rounds(&self) -> Result<Vec<UnfinishedRound>, StorageError>;
 
-    /// The first round, from number `from` on, whose membership is not settled.
+    /// Returns the first unsettled round whose number is at least `from`.
     ///
     /// # Errors
-    /// When the storage fails.
+    /// Fails if the storage does.
     fn first_unsettled_round(&self, from: u64) -> Result<u64, StorageError>;
 
-    /// Opens `round` for registration and closes whichever was open: registrations that were
-    /// handed over before are in, later ones for another round get [`Registered::Closed`].
+    /// Opens `round` for registration and closes the open one: earlier calls of
+    /// [`Storage::register`] are stored, later ones for another round get [`Registered::Closed`].
     /// Resolves to the number of members that `round` has already.
     fn open_round(&self, round: u64) -> StorageFuture<u64>;
 
     /// Registers `member` for `round`, unless the round has `max_members` already.
     fn register(&self, round: u64, member: Member, max_members: u64) -> StorageFuture<Registered>;
 
-    /// Operations that wait to be written.
+    /// Returns the number of operations that wait to be written.
     fn queued(&self) -> usize;
 
-    /// How many members a round has.
+    /// Returns the number of members of a round.
     ///
     /// # Errors
-    /// When the storage fails.
+    /// Fails if the storage does.
     fn member_count(&self, round: u64) -> Result<u64, StorageError>;
 
-    /// Finds out whether something can be read and written, without writing if that has succeeded a
-    /// short while ago.
+    /// Checks that the storage can be read and written. Writes nothing if a write has succeeded
+    /// recently.
     fn probe(&self) -> StorageFuture<()>;
 
-    /// Ends the storage: what can be tidied up is, and nothing is written any more.
+    /// Ends the storage: tidies up, and accepts no more writes.
     fn close(&self) -> StorageFuture<()> {
         Box::pin(async { Ok(()) })
     }
 
-    /// Waits until the storage can do nothing any more, because a part of it has ended. Of one without
-    /// parts of its own, that never happens.
+    /// Waits until the storage stops working because a part of it has ended. Never resolves for a
+    /// storage without such parts.
     fn ended(&self) -> Ended {
         Box::pin(future::pending())
     }
 
-    /// The newest rounds that were opened, at most `count`, the newest one first.
+    /// Returns the newest `count` rounds that were opened, the newest first.
     ///
     /// # Errors
-    /// When the storage fails.
+    /// Fails if the storage does.
     fn newest_rounds(&self, count: usize) -> Result<Vec<RoundRecord>, StorageError>;
 
-    /// A round, if it was opened.
+    /// Returns a round, if it was opened.
     ///
     /// # Errors
-    /// When the storage fails.
+    /// Fails if the storage does.
     fn round(&self, round: u64) -> Result<Option<RoundRecord>, StorageError>;
 
-    /// The registrations of a round, in the byte order of their node ids.
+    /// Returns the registrations of a round, in the byte order of their node ids.
     ///
     /// # Errors
-    /// When the storage fails.
+    /// Fails if the storage does.
     fn registrations(&self, round: u64) -> Result<Vec<Member>, StorageError>;
 
-    /// Whether a node has registered for `round`. Takes as long as reading all registrations, but no
-    /// memory.
+    /// Returns whether a node has registered for `round`. Takes as long as reading all
+    /// registrations, but constant memory.
     ///
     /// # Errors
-    /// When the storage fails.
+    /// Fails if the storage does.
     fn is_member(&self, round: u64, node_id: NodeId) -> Result<bool, StorageError>;
 
-    /// The challenges of a round, in the byte order of their node ids.
+    /// Returns the challenges of a round, in the byte order of their node ids.
     ///
     /// # Errors
-    /// When the storage fails.
+    /// Fails if the storage does.
     fn members(&self, round: u64) -> Result<Vec<Challenge>, StorageError>;
 
-    /// Records what the work of `round` is bound to.
+    /// Stores what the work of `round` is bound to.
     ///
     /// # Errors
-    /// When the storage fails.
+    /// Fails if the storage does.
     fn settle_round(&self, round: u64, execution: &Execution) -> Result<(), StorageError>;
 
-    /// Stores the proof of `round` and makes its root the new challenge of the proof of work, unless
-    /// the proof is empty, in one transaction. Returns the challenges, which exist already.
+    /// Stores the proof of `round` and makes its root the new challenge of the proof of work,
+    /// unless the proof is empty, in one transaction. Returns the challenges. They must exist
+    /// already.
     ///
     /// # Errors
-    /// When the storage fails, or the round has another proof.
+    /// Fails if the storage fails, or the round has another proof.
     fn publish(
         &self,
         round: u64,
         proof: Arc<PublishedProof>,
     ) -> Result<PowChallenges, StorageError>;
 
-    /// Removes at most `count` registrations of the oldest published round below `before` that has some.
-    /// Where none has, gives some space back to the file system.
+    /// Removes at most `count` registrations of the oldest published round below `before` that has
+    /// any. If no round has any, returns some space to the file system.
     ///
     /// # Errors
-    /// When the storage fails.
+    /// Fails if the storage does.
     fn remove_registrations(&self, before: u64, count: u32) -> Result<Removed, StorageError>;
 
-    /// The proof of `round`.
+    /// Returns the proof of `round`.
     ///
     /// # Errors
-    /// When the storage fails.
+    /// Fails if the storage does.
     fn proof(&self, round: u64) -> Result<Option<PublishedProof>, StorageError>;
 
-    /// Stores a proof of `round` that was made before its end, for nodes whose cycle gap is `gap`. Its
-    /// members are the round's.
+    /// Stores a proof of `round` that was made before its end, for nodes whose cycle gap is `gap`.
+    /// Its members are those of the round.
     ///
     /// # Errors
-    /// When the storage fails, or there is one.
+    /// Fails if the storage fails, or has such a proof already.
     fn store_early_proof(
         &self,
         round: u64,
@@ -342,36 +342,38 @@ pub trait Storage: Send + Sync + 'static {
         proof: Arc<PublishedProof>,
     ) -> Result<(), StorageError>;
 
-    /// The proof of `round` that was made before its end for nodes whose cycle gap is `gap`.
+    /// Returns the proof of `round` that was made before its end for nodes whose cycle gap is
+    /// `gap`.
     ///
     /// # Errors
-    /// When the storage fails.
+    /// Fails if the storage does.
     fn early_proof(
         &self,
         round: u64,
         gap: Duration,
     ) -> Result<Option<PublishedProof>, StorageError>;
 
-    /// The early proofs of these rounds, in the order of rounds and gaps.
+    /// Returns the early proofs of these rounds, ordered by round and gap.
     ///
     /// # Errors
-    /// When the storage fails.
+    /// Fails if the storage does.
     fn early_proofs(
         &self,
         rounds: RangeInclusive<u64>,
     ) -> Result<Vec<EarlyProofRecord>, StorageError>;
 
-    /// Whether other servers may use it at the same time.
+    /// Returns whether other servers may use this storage at the same time.
     fn shared(&self) -> bool {
         false
     }
 
-    /// The logs of rounds that servers share, where they share the storage.
+    /// Returns the logs that servers share, if they share the storage.
     fn shared_log(&self) -> Option<Arc<dyn SharedLog>> {
         None
     }
 
-    /// How far the clock of this machine is ahead of the storage's, if that has one and was asked.
+    /// Returns how far this machine's clock is ahead of the storage's, if that has a clock and was
+    /// asked.
     fn clock_offset(&self) -> Option<SignedDuration> {
         None
     }

@@ -1,22 +1,24 @@
 //! The work: rounds are executed one after the other, proven, verified and published.
 //!
-//! The hashing (see [`Hashing`]) does nothing but add leaves, and the roots of finished subtrees to
-//! a tree log, from which the work goes on after a restart. The [`Worker`] watches the clock for it
-//! and tells it when to stop: at the round's end, but not before there are enough leaves for a
-//! proof, or when the server ends.
+//! The hashing (see [`Hashing`]) only adds leaves, and appends the roots of finished subtrees to a
+//! tree log, from which the work continues after a restart. The [`Worker`] watches the clock and
+//! stops the hashing: at the round's end, but not before there are enough leaves for a proof, or
+//! when the server ends.
 //!
-//! Auditors (see [`Audits`]) recompute the log behind the hashing. When they find that the work was
-//! wrong, it is stopped, taken back to the last right entry of the log, and started again. Nobody waits
-//! for them: the proof is made at the round's end, whatever is audited by then. One that is not valid
-//! is never published, and made again when what is wrong in the log was looked for.
+//! Auditors (see [`Audits`]) recompute the log behind the hashing. If they find an error in the
+//! work, it stops, goes back to the last right entry of the log, and starts again. Nothing waits
+//! for them: the proof is made at the round's end, however much is audited by then. A proof that is
+//! not valid is never published; the worker looks for the error in the log, repairs it, and makes
+//! the proof again.
 //!
-//! Proofs for nodes with a longer cycle gap are made while the work goes on (`worker/aside.rs`). One that is not
-//! valid is never published either: it stops the work for a moment, and what is wrong is looked for then.
+//! Proofs for nodes with a longer cycle gap are made during the work (`worker/aside.rs`). One that
+//! is not valid is never published either: it stops the work while the error is looked for.
 //!
-//! Where servers share the storage, one works and the others follow (`worker/follow.rs`, `worker/shared.rs`).
+//! If servers share the storage, one works and the others follow (`worker/follow.rs`,
+//! `worker/shared.rs`).
 //!
 //! The worker is one asynchronous task. It waits only for time to pass and for [`WorkerHandle`], so
-//! that it runs under a simulated clock as well.
+//! it also runs under a simulated clock.
 
 mod aside;
 mod audit;
@@ -68,15 +70,15 @@ use crate::{
     storage::{Execution, Storage, StorageError},
 };
 
-/// How often the clock is read, which may have been set in the meantime.
+/// How often to read the clock, since somebody may set it.
 const CLOCK_INTERVAL: Duration = Duration::from_millis(100);
-/// How often it is looked whether the rest of the log is durable.
+/// How often to check whether the rest of the log is durable.
 const LOG_INTERVAL: Duration = Duration::from_millis(20);
-/// How long entries may wait for the disk before something is wrong with it.
+/// How long entries may wait for the disk before the log counts as failing.
 const MAX_LOG_DELAY: Duration = Duration::from_secs(10);
-/// How long to wait before a round that failed is tried again.
+/// How long to wait before retrying a round that failed.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
-/// How often a log is repaired, before its round is put behind others.
+/// How often to repair a log before other rounds get a turn.
 const MAX_REPAIRS: u32 = 4;
 
 /// A round to execute.
@@ -86,8 +88,8 @@ pub struct Job {
     pub round: u64,
     /// What the work is bound to.
     pub execution: Execution,
-    /// Whether that was recorded before. If not, a log that is bound to something else is of members
-    /// that have changed since: the clock was set back, and the round opened once more.
+    /// Whether that was stored before. If not, and a log is bound to something else, then the
+    /// members have changed since: the clock was set back, and the round opened again.
     pub settled: bool,
     /// When the work starts.
     pub start: Timestamp,
@@ -104,20 +106,21 @@ pub struct Executing {
     pub end: Timestamp,
     /// Its members.
     pub members: u64,
-    /// Leaves so far; goes on counting.
+    /// Leaves so far. The count keeps growing.
     pub leaves: Arc<AtomicU64>,
-    /// When this process began to work on it, on the monotonic clock, and with how many leaves.
+    /// When this process began to work on it, on the monotonic clock, and the number of leaves
+    /// then.
     pub started: (Duration, u64),
     /// When the newest entry of the log became durable, on that clock.
     pub durable: Arc<Mutex<Duration>>,
-    /// How fast it goes.
+    /// How fast the work is.
     pub rate: Arc<Mutex<Rate>>,
-    /// How fast the server works that this one follows, if it follows one.
+    /// The speed of the server that this one follows, if it follows one.
     pub followed: Arc<Mutex<Option<f64>>>,
 }
 
 impl Executing {
-    /// The speed of the work since it was begun.
+    /// The speed of the work since this process began.
     pub fn leaves_per_second(&self, clock: &dyn Clock) -> f64 {
         let followed = self.followed.lock();
         if let Some(rate) = *followed.unwrap_or_else(PoisonError::into_inner) {
@@ -132,7 +135,7 @@ impl Executing {
         made as f64 / passed.as_secs_f64()
     }
 
-    /// How long the work takes for the leaves that are not audited.
+    /// How long the work takes for as many leaves as are not audited yet.
     pub fn audit_lag(&self, clock: &dyn Clock, report: &AuditReport) -> Duration {
         let leaves = self.leaves.load(Relaxed);
         let behind = leaves.saturating_sub(report.audited_leaves) as f64;
@@ -146,7 +149,7 @@ impl Executing {
         clock.monotonic().saturating_sub(*durable)
     }
 
-    /// How fast the work goes, and whether it has become slow.
+    /// The speed of the work, and whether it has become slow.
     pub fn rate(&self) -> Rate {
         *self.rate.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -192,12 +195,12 @@ impl From<AuditError> for WorkError {
 }
 
 impl WorkError {
-    /// Whether it is that a proof was told to stop.
+    /// Returns whether this means that a proof was told to stop.
     fn is_stop(&self) -> bool {
         matches!(self, Self::Prove(ProveError::Stopped))
     }
 
-    /// Whether a proof, or what it was made from, is wrong.
+    /// Returns whether a proof, or what it was made from, is wrong.
     fn is_wrong_proof(&self) -> bool {
         matches!(
             self,
@@ -206,16 +209,16 @@ impl WorkError {
     }
 }
 
-/// What the rest of the service needs of the worker.
+/// What the rest of the service needs from the worker.
 #[derive(Clone, Default)]
 pub struct WorkerHandle(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
-    /// As in the state, for those who may not wait for it.
+    /// The same as in the state, for code that must not wait for its lock.
     stop: AtomicBool,
-    /// A round was queued, or the worker is to stop. Only the worker waits for it.
+    /// A round was queued, or the worker must stop. Only the worker waits for it.
     changed: Notify,
 }
 
@@ -224,7 +227,7 @@ struct State {
     stop: bool,
     queue: VecDeque<Job>,
     executing: Option<Executing>,
-    /// Whether the newest attempt at something failed.
+    /// Whether the newest attempt to work or to write the log failed.
     failing: bool,
     rehearsals: Rehearsals,
     standing: Option<Standing>,
@@ -232,19 +235,19 @@ struct State {
 }
 
 impl WorkerHandle {
-    /// Queues a round. Rounds are executed in the order in which they are queued, once their start has
+    /// Queues a round. Rounds are executed in the order of their queueing, once their start has
     /// come.
     pub fn execute(&self, job: Job) {
         self.state().queue.push_back(job);
         self.0.changed.notify_one();
     }
 
-    /// Whether the work, or writing its log, fails.
+    /// Returns whether the work, or writing its log, fails.
     pub fn failing(&self) -> bool {
         self.state().failing
     }
 
-    /// How many rounds wait to be worked on.
+    /// The number of rounds that wait to be worked on.
     pub fn queued(&self) -> usize {
         self.state().queue.len()
     }
@@ -254,7 +257,7 @@ impl WorkerHandle {
         self.state().executing.clone()
     }
 
-    /// How the round stands that is worked on, if servers share it.
+    /// The state of the round that is worked on, if servers share it.
     pub fn standing(&self) -> Option<Standing> {
         self.state().standing.clone()
     }
@@ -263,7 +266,7 @@ impl WorkerHandle {
         self.state().standing = standing;
     }
 
-    /// How often entries of this server and of others differed.
+    /// How often entries of this server differed from those of others.
     pub fn disagreements(&self) -> u64 {
         self.state().disagreements
     }
@@ -275,23 +278,23 @@ impl WorkerHandle {
     /// Makes and verifies a proof of the leaves so far, without publishing it.
     ///
     /// # Errors
-    /// Says why there is none.
+    /// Fails if there is none, with the reason.
     pub async fn rehearse(&self) -> Result<Rehearsal, RehearsalError> {
         let answer = self.state().rehearsals.ask()?;
         answer.await.unwrap_or(Err(RehearsalError::Interrupted))
     }
 
-    /// Has the worker stop, and with it the work, all of which is then in the log.
+    /// Stops the worker, and with it the work, all of which is then in the log.
     pub fn stop(&self) {
         self.state().stop = true;
         self.0.stop.store(true, Relaxed);
         self.0.changed.notify_one();
     }
 
-    /// Waits for a round; `None` when the worker is to stop.
+    /// Waits for a round. Returns `None` when the worker must stop.
     ///
-    /// A round that was closed while the clock was ahead waits for its time: it must not keep those
-    /// that come before it from theirs.
+    /// A round that was closed while the clock was ahead waits for its time: it must not delay the
+    /// rounds before it.
     async fn next(&self, clock: &dyn Clock) -> Option<Job> {
         loop {
             let wait = {
@@ -310,7 +313,7 @@ impl WorkerHandle {
                     CLOCK_INTERVAL
                 }
             };
-            // Whether it was woken or not, it looks again.
+            // Woken or not, the loop checks again.
             drop(tokio::time::timeout(wait, self.0.changed.notified()).await);
         }
     }
@@ -319,14 +322,15 @@ impl WorkerHandle {
         self.state().stop
     }
 
-    /// Whether a round after `round` waits whose start has come.
+    /// Returns whether a round after `round` is queued and due.
     fn is_next_due(&self, round: u64, clock: &dyn Clock) -> bool {
         let now = clock.now();
         let is_due = |job: &Job| job.round > round && job.start <= now;
         self.state().queue.iter().any(is_due)
     }
 
-    /// Sets `stop` when the worker is to stop, or a round after `round` is due. Does not end before.
+    /// Sets `stop` when the worker must stop, or a round after `round` is due. Does not return
+    /// before.
     async fn interrupt(self, round: u64, clock: Arc<dyn Clock>, stop: Arc<AtomicBool>) {
         while !self.stopping() && !self.is_next_due(round, &*clock) {
             tokio::time::sleep(CLOCK_INTERVAL).await;
@@ -334,7 +338,7 @@ impl WorkerHandle {
         stop.store(true, Relaxed);
     }
 
-    /// Waits until the worker is to stop, at most for `timeout`. Says whether it is to stop.
+    /// Waits until the worker must stop, at most for `timeout`. Returns whether it must.
     async fn wait_for_stop(&self, timeout: Duration) -> bool {
         let stop = async {
             while !self.stopping() {
@@ -345,7 +349,7 @@ impl WorkerHandle {
     }
 }
 
-/// Works on the rounds that it is given.
+/// Works on the queued rounds.
 pub struct Worker<H> {
     work: Work,
     hashing: H,
@@ -358,7 +362,7 @@ pub struct Worker<H> {
 }
 
 impl<H: Hashing> Worker<H> {
-    /// A worker that has nothing to do yet.
+    /// Creates a worker without rounds.
     pub fn new(
         work: Work,
         hashing: H,
@@ -377,7 +381,7 @@ impl<H: Hashing> Worker<H> {
         }
     }
 
-    /// The same, with other servers.
+    /// Lets other servers work on the same rounds.
     pub(crate) fn in_cluster(self, cluster: Cluster) -> Self {
         Self {
             cluster: Some(cluster),
@@ -385,7 +389,7 @@ impl<H: Hashing> Worker<H> {
         }
     }
 
-    /// A handle for others.
+    /// The handle to this worker.
     pub fn handle(&self) -> &WorkerHandle {
         &self.handle
     }
@@ -411,7 +415,7 @@ impl<H: Hashing> Worker<H> {
                 if !matches!(error, WorkError::NextRound) {
                     self.handle.wait_for_stop(RETRY_INTERVAL).await;
                 }
-                // Behind rounds that are due by now: one that fails for ever must not stop them.
+                // Rounds that are due get a turn first: one that always fails must not block them.
                 self.handle.execute(job);
             }
         }
@@ -420,7 +424,7 @@ impl<H: Hashing> Worker<H> {
     /// Works on a round until its end and publishes it, or until the worker is to stop.
     async fn execute(&self, job: &Job) -> Result<(), WorkError> {
         let (mut tree, mut log) = blocking(|| self.resume(job))?;
-        // Whatever failed before, now the work goes on.
+        // Whatever failed before, the work continues now.
         self.handle.state().failing = false;
         tracing::info!(round = job.round, leaves = tree.leaves(), until = %job.end, "working");
         let mut aside = Aside::new(
@@ -473,7 +477,7 @@ impl<H: Hashing> Worker<H> {
                 tree = self.repair(job, &error, tree, &mut log).await?;
                 continue;
             }
-            // The work may have been taken back, further than there are leaves for a proof.
+            // The work may have gone back to fewer leaves than a proof needs.
             if leaves < T as u64 || !time_until(self.clock.now(), job.end).is_zero() {
                 continue;
             }
@@ -516,8 +520,8 @@ impl<H: Hashing> Worker<H> {
         }
     }
 
-    /// After a proof that is not valid: looks for what is wrong and repairs it. That may take days: when
-    /// the next round is due it is interrupted, and goes on after that one.
+    /// After an invalid proof: looks for the error in the log and repairs it. That may take days:
+    /// it is interrupted when the next round is due, and continues after that round.
     async fn repair(
         &self,
         job: &Job,
@@ -537,7 +541,7 @@ impl<H: Hashing> Worker<H> {
         }
     }
 
-    /// Another server was first: what there is of the work is not needed any more.
+    /// Another server published the proof first: this server's work is no longer needed.
     fn published_elsewhere(&self, job: &Job, tree: Tree, log: H::Log) -> Result<(), WorkError> {
         tracing::info!(round = job.round, "another server has published the proof");
         blocking(|| {
@@ -554,7 +558,7 @@ impl<H: Hashing> Worker<H> {
         }
     }
 
-    /// The log of a round and the tree it stands for.
+    /// Returns the log of a round and the tree that it represents.
     fn resume(&self, job: &Job) -> Result<(Tree, H::Log), WorkError> {
         let work = job.execution.round_work(&self.work);
         let mut log = match self.hashing.open_log(job.round, &work) {
@@ -582,8 +586,8 @@ impl<H: Hashing> Worker<H> {
         Ok((tree, log))
     }
 
-    /// Adds leaves until the end of the round, until the worker is to stop, or until it is another
-    /// server's turn; or adds what another server makes.
+    /// Adds leaves until the end of the round, until the worker must stop, or until it is another
+    /// server's turn; or copies another server's.
     async fn hash(
         &self,
         job: &Job,
@@ -620,7 +624,7 @@ impl<H: Hashing> Worker<H> {
         self.prepare_open_round();
         let watched = (self.watch(job, &mut running, &executing, aside, &mut stretch)).await;
         stretch.pause();
-        // Who follows ends without somebody who sends.
+        // A follower ends when its sender is dropped.
         drop(stretch);
         self.handle.state().rehearsals.set_open(false);
         aside.interrupt();
@@ -630,8 +634,8 @@ impl<H: Hashing> Worker<H> {
         watched.and(finished)
     }
 
-    /// Waits until all that was done is durable, however long the disk is full, or until the worker
-    /// is to stop.
+    /// Waits until the log is durable, however long the disk is full, or until the worker must
+    /// stop.
     async fn await_log(&self, job: &Job, running: &mut H::Running) {
         let (leaves, k) = (running.leaves(), job.execution.subtree_height.get());
         loop {
@@ -644,8 +648,8 @@ impl<H: Hashing> Worker<H> {
         }
     }
 
-    /// Sets the target when it is time to stop, or the work has to be taken back. Until then, has made
-    /// what is due aside.
+    /// Sets the target when it is time to stop, or the work must go back. Until then, makes the
+    /// proofs that are due.
     async fn watch(
         &self,
         job: &Job,
@@ -680,7 +684,7 @@ impl<H: Hashing> Worker<H> {
             }
             now = self.clock.monotonic();
             *followed.lock().unwrap_or_else(PoisonError::into_inner) = stretch.followed_rate();
-            // How fast entries are copied says nothing about this machine.
+            // How fast entries are copied does not tell how fast this machine is.
             if !stretch.follows() {
                 if rate_watch.update(now, leaves.load(Relaxed)) {
                     report(job.round, rate_watch.rate());
@@ -711,7 +715,7 @@ impl<H: Hashing> Worker<H> {
                 return Ok(());
             }
             let request = || self.handle.state().rehearsals.take();
-            // Whoever works makes those.
+            // The server that works makes these.
             if !stretch.follows()
                 && aside.step(
                     &self.hashing,
@@ -754,7 +758,7 @@ impl<H: Hashing> Worker<H> {
         Ok(())
     }
 
-    /// The proof of a finished tree, verified.
+    /// Makes and verifies the proof of a finished tree.
     fn prove(&self, job: &Job, tree: &Tree, log: &mut H::Log) -> Result<Proof, WorkError> {
         let threads = thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS));
         let proof = make_proof(job, tree, log, threads, &ProveProgress::default())?;
@@ -779,7 +783,7 @@ impl<H: Hashing> Worker<H> {
     }
 }
 
-/// Says that the work has become slow, or is no longer.
+/// Logs that the work has become slow, or is fast again.
 fn report(round: u64, rate: Rate) {
     let (newest, first) = (
         rate.newest.unwrap_or_default(),

@@ -1,5 +1,5 @@
-//! The options of the server: each is declared once, here. Its name, its help, its default, what a file
-//! may say, what `check-config` prints and what the manual must list follow from that.
+//! The options of the server. Each is declared once, here: its name, help and default, its use in
+//! files, the output of `check-config` and the manual's list follow from that.
 
 use std::{ffi::OsString, fmt, net::SocketAddr, num::NonZero, path::PathBuf, time::Duration};
 
@@ -26,7 +26,7 @@ use poet_storage::DatabaseUrl;
 
 use crate::{api::client::TrustedProxies, notify::WebhookUrl, paths};
 
-/// Declares options: a field for each, whose name, help, value and default clap takes from it.
+/// Declares options: each field is one, and clap derives its name, help, value and default.
 macro_rules! options {
     (
         $(#[$meta:meta])*
@@ -40,7 +40,7 @@ macro_rules! options {
         }
 
         impl $Options {
-            /// The value of each option as a text, by the id that clap knows it by.
+            /// Returns the value of each option as text, with clap's id of the option.
             pub(crate) fn texts(&self) -> Vec<(&'static str, String)> {
                 vec![$((stringify!($field), self.$field.text())),*]
             }
@@ -49,7 +49,7 @@ macro_rules! options {
 }
 
 options! {
-/// The options of the server, with the values that count.
+/// The options of the server, with their effective values.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
     /// The network whose schedule counts: mainnet. It sets the genesis, the epoch, the phase shift and
@@ -327,20 +327,20 @@ pub struct Options {
 }
 }
 
-/// Options of the original server that there is nothing to do for.
+/// Options of the original server that have no effect here.
 pub(crate) const WITHOUT_EFFECT: [&str; 5] =
     ["lps", "memory", "tree_file_buffer", "cpuprofile", "profile"];
 
-/// The options of the server that a command line gives. More can stand in a file, so that they have
-/// values only together with that: see [`Config`](crate::config::Config).
+/// The options on a command line. A file may add more, so that they have values only together with
+/// it: see [`Config`](crate::config::Config).
 #[derive(Clone, Debug, Default)]
 pub struct ServerArgs(pub(crate) Vec<OsString>);
 
 impl ServerArgs {
-    /// The options of a command line of nothing else.
+    /// Parses a command line that consists of options only.
     ///
     /// # Errors
-    /// When they are none.
+    /// Fails if it contains anything else.
     pub fn parse(
         arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
     ) -> Result<Self, clap::Error> {
@@ -351,8 +351,8 @@ impl ServerArgs {
 
 impl Args for ServerArgs {
     fn augment_args(command: Command) -> Command {
-        // As for the original server, of an option that is given twice the last one counts; not of those
-        // that may be.
+        // As with the original server, the last value of a repeated option counts, unless it may be
+        // repeated.
         Options::augment_args(command).args_override_self(true)
     }
 
@@ -369,7 +369,7 @@ impl FromArgMatches for ServerArgs {
             if matches.value_source(id) == Some(ValueSource::CommandLine)
                 && let Some(name) = option.get_long()
             {
-                // Of an option that has one value, only the last one is left.
+                // Only the last value of a single-valued option remains.
                 for value in matches.get_raw(id).into_iter().flatten() {
                     let mut argument = OsString::from(format!("--{name}="));
                     argument.push(value);
@@ -386,7 +386,7 @@ impl FromArgMatches for ServerArgs {
     }
 }
 
-/// Options without the rest of the command line.
+/// A command with only the options.
 pub(crate) fn options_only() -> Command {
     let command = Command::new("")
         .no_binary_name(true)
@@ -396,7 +396,7 @@ pub(crate) fn options_only() -> Command {
 
 /// A value as it is written in a file.
 trait Text {
-    /// The text; empty for a value that is not set.
+    /// Returns the text; empty for a value that is not set.
     fn text(&self) -> String;
 }
 
@@ -467,12 +467,12 @@ impl Text for PublicKey {
     }
 }
 
-/// Whether something is allowed.
+/// Whether something is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Switch {
-    /// It is.
+    /// On.
     On,
-    /// It is not.
+    /// Off.
     Off,
 }
 
@@ -488,11 +488,11 @@ impl fmt::Display for Switch {
 /// Whether a server works on rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Worker {
-    /// It does, or follows another one.
+    /// It works, or follows another server that does.
     On,
-    /// It does while no other one does.
+    /// It works while no other server does.
     Standby,
-    /// It does not.
+    /// It does not work.
     Off,
 }
 
@@ -506,7 +506,7 @@ impl fmt::Display for Worker {
     }
 }
 
-/// A path, which no shell may have seen.
+/// Parses a path that no shell may have expanded.
 fn path() -> impl TypedValueParser<Value = PathBuf> {
     PathBufValueParser::new().try_map(paths::expand)
 }
@@ -542,7 +542,7 @@ fn parse_members(text: &str) -> Result<u64, &'static str> {
     text.parse().map_err(|_| "expected a number of members")
 }
 
-/// The spellings that Go's flags know.
+/// Accepts the spellings of Go's flags.
 fn parse_bool(text: &str) -> Result<bool, &'static str> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
@@ -679,7 +679,7 @@ mod tests {
     fn bad_values_name_the_option_and_what_is_expected() {
         for (argument, expected) in [
             ("--genesis-time=yesterday", "a time in RFC 3339"),
-            // As the Go server, which is strict.
+            // The Go server is as strict.
             ("--genesis-time=2023-07-14 08:00:00Z", "a time in RFC 3339"),
             ("--genesis-time=2023-07-14t08:00:00z", "a time in RFC 3339"),
             ("--genesis-time=2023-07-14T08:00Z", "a time in RFC 3339"),
@@ -751,7 +751,7 @@ mod tests {
         }
     }
 
-    /// Those without effect are in the manual only.
+    /// Options without effect are in the manual only.
     #[test]
     fn help_is_grouped_and_shows_what_has_an_effect() {
         let command = options_only();

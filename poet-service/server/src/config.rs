@@ -1,4 +1,4 @@
-//! The server's configuration: command line over file over defaults, in the parts that its users need.
+//! The server's configuration: the command line overrides the file, which overrides the defaults.
 
 use std::{env, fmt, num::NonZero, path::PathBuf, sync::Arc};
 
@@ -27,42 +27,42 @@ use crate::{
     paths::default_poetdir,
 };
 
-/// The environment variable that may name the backend.
+/// The environment variable that may name a backend.
 const BACKEND_VARIABLE: &str = "POET_BACKEND";
-/// The burst of an address, unless configured, in seconds of its rate.
+/// The default burst of an address, in seconds of its rate.
 const BURST_SECONDS: f64 = 10.0;
 const MEGABYTE: u64 = 1_000_000;
 
-/// All that the server needs to know.
+/// The whole configuration of the server.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// What rounds follow.
+    /// The configuration of the rounds.
     pub rounds: RoundsConfig,
-    /// Where the server keeps what must survive.
+    /// The directories of what must survive.
     pub directories: Directories,
-    /// The database that is shared with other servers, instead of the one in the directory.
+    /// The database shared with other servers, used instead of the embedded one.
     pub database: Option<DatabaseUrl>,
     /// The most registrations in one commit.
     pub max_submit_batch: usize,
-    /// How long registrations are kept after the end of their round; for ever, if unset.
+    /// How long registrations are kept after the end of their round; for ever if `None`.
     pub keep_registrations: Option<std::time::Duration>,
-    /// Where it listens, and to whom.
+    /// Where the server listens, and the limits of its clients.
     pub listeners: ListenersConfig,
     /// How the work is done.
     pub work: WorkConfig,
-    /// What it tells people.
+    /// What the server's pages say.
     pub page: PageConfig,
-    /// How it logs.
+    /// How the server logs.
     pub log: LogConfig,
-    /// Who is told what happens.
+    /// Who is notified of events.
     pub notify: NotifyConfig,
     /// Options that were given and have no effect.
     pub ignored: Vec<String>,
-    /// Every option with its value and where that comes from.
+    /// Every option with its value and its source.
     pub effective: Vec<Effective>,
 }
 
-/// Where the server listens, and what clients may cost.
+/// Where the server listens, and the limits of its clients.
 #[derive(Clone, Debug)]
 pub struct ListenersConfig {
     /// `host:port` for REST.
@@ -71,85 +71,85 @@ pub struct ListenersConfig {
     pub grpc: String,
     /// `host:port` for the operator's gRPC.
     pub private: String,
-    /// Where metrics are served, if they are.
+    /// Where metrics are served, if anywhere.
     pub metrics: Option<MetricsAddress>,
-    /// The longest message that is sent over gRPC.
+    /// The longest message to send over gRPC.
     pub max_grpc_response_bytes: usize,
-    /// What clients may cost.
+    /// The limits of clients.
     pub limits: ClientLimits,
 }
 
 /// Where metrics are served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MetricsAddress {
-    /// The option that says it.
+    /// The option that sets it.
     pub option: &'static str,
     /// `host:port`, or `:port` for every interface.
     pub address: String,
 }
 
-/// What the server tells people.
+/// What the server's pages say.
 #[derive(Clone, Debug)]
 pub struct PageConfig {
-    /// What it is called.
+    /// The server's name.
     pub name: Option<String>,
-    /// Where nodes reach it.
+    /// The address at which nodes reach it.
     pub public_url: Option<String>,
-    /// Whether there is a page for everybody.
+    /// Whether there is a public page.
     pub public: bool,
 }
 
 /// How the work is done.
 #[derive(Clone, Debug)]
 pub struct WorkConfig {
-    /// The backend to use, if it was named.
+    /// The backend to use, if one is configured.
     pub backend: Option<String>,
-    /// Whether backends are timed against each other.
+    /// Whether to choose the backend by a timing trial.
     pub trial: bool,
-    /// The core that the hashing thread asks for.
+    /// The core for the hashing thread.
     pub core: WorkCore,
-    /// The priority that the hashing thread asks for.
+    /// The priority of the hashing thread.
     pub priority: WorkPriority,
-    /// How much of the work is audited.
+    /// How much of the work to audit.
     pub audit: AuditMode,
-    /// Threads that audit.
+    /// The number of auditing threads.
     pub audit_threads: usize,
 }
 
 /// How the server logs.
 #[derive(Clone, Debug)]
 pub struct LogConfig {
-    /// Where the log's files are kept.
+    /// The folder of the log files.
     pub folder: PathBuf,
-    /// How many full log files are kept; 0 for one without limit.
+    /// How many full log files to keep; 0 for one file without limit.
     pub max_files: usize,
-    /// How large a log file becomes.
+    /// The size of a full log file.
     pub max_file_bytes: u64,
     /// Whether to log details.
     pub debug: bool,
     /// Whether to log in JSON.
     pub json: bool,
-    /// The newest lines.
+    /// The newest lines of the log.
     pub recent: RecentLines,
 }
 
-/// Where the value of an option comes from.
+/// The source of an option's value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// Given on the command line.
     CommandLine,
     /// Given in the file.
     File {
-        /// Which one.
+        /// Its path.
         path: PathBuf,
         /// The numbers of its lines, from 1.
         lines: Vec<usize>,
     },
     /// Given in the environment.
     Environment,
-    /// That of the network of this name.
+    /// The default of the network with this name.
     Network(&'static str),
-    /// Given nowhere.
+    /// Not given.
     Default,
 }
 
@@ -169,32 +169,32 @@ impl fmt::Display for Source {
     }
 }
 
-/// The value that counts of an option.
+/// The effective value of an option.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Effective {
     /// The option, or the environment variable.
     pub name: String,
     /// Its value; empty for an option that is not set.
     pub value: String,
-    /// Where the value comes from.
+    /// The source of the value.
     pub source: Source,
 }
 
 impl Config {
-    /// The configuration from a command line and the environment.
+    /// Loads the configuration from a command line and the environment.
     ///
     /// # Errors
-    /// When it, or the file it names, cannot be used.
+    /// Fails if it, or the file it names, cannot be used.
     pub fn load(args: ServerArgs) -> Result<Self, ConfigError> {
         Self::explain(args).map(|(config, _)| config)
     }
 
-    /// As [`Self::load`], with where each value comes from.
+    /// Like [`Self::load`], and returns the source of each value.
     ///
     /// # Errors
-    /// As [`Self::load`].
+    /// Fails if [`Self::load`] does.
     pub fn explain(ServerArgs(given): ServerArgs) -> Result<(Self, Vec<Effective>), ConfigError> {
-        // As for the original server, an empty one is none.
+        // As with the original server, an empty variable counts as unset.
         let given_key = env::var_os(PRIVATE_KEY_VARIABLE).filter(|text| !text.is_empty());
         let private_key = given_key
             .map(|text| PrivateKey::from_base64(&text.to_string_lossy()))
@@ -210,8 +210,8 @@ impl Config {
             on_command_line.value_source(id) == Some(clap::parser::ValueSource::CommandLine)
         };
         let mut command = options_only();
-        // The command line overrides the file, also where an option may be given several times. Within
-        // each, of another option that is given twice the last one counts.
+        // The command line overrides the file, even for options that may be repeated. Within
+        // either, the last value of any other option counts.
         let overridden: Vec<_> = command
             .get_arguments()
             .filter(|option| is_on_command_line(option.get_id().as_str()))
@@ -262,7 +262,7 @@ impl Config {
                 source,
             });
         }
-        // Never the key itself.
+        // The key itself must never be shown.
         let key = private_key.as_ref().map(|key| {
             let public = base64::encode(key.public().as_bytes());
             format!("the private key of {public}")
@@ -393,7 +393,7 @@ fn metrics_address(address: Option<String>, port: Option<u16>) -> Option<Metrics
         option: "--metrics-listen",
         address,
     });
-    // All interfaces, like the original server.
+    // On all interfaces, like the original server.
     let every = |port| MetricsAddress {
         option: "--metrics-port",
         address: format!(":{port}"),
@@ -402,7 +402,7 @@ fn metrics_address(address: Option<String>, port: Option<u16>) -> Option<Metrics
 }
 
 impl Options {
-    /// Gives those their value that the network sets and nobody else; returns which.
+    /// Sets the options that the network determines and nothing else sets. Returns which.
     fn follow_network(&mut self, is_given: impl Fn(&str) -> bool) -> Vec<&'static str> {
         let Some(network) = self.network else {
             return Vec::new();
@@ -431,7 +431,7 @@ impl Options {
         set
     }
 
-    /// Gives those their value whose default depends on others, or on the machine.
+    /// Sets the options whose default depends on other options, or on the machine.
     fn complete(&mut self) -> Result<(), ConfigError> {
         self.poetdir = self.poetdir.take().or_else(default_poetdir);
         for (directory, name) in [
@@ -454,7 +454,7 @@ impl Options {
     }
 }
 
-/// The burst of an address at this rate, unless it is configured.
+/// Returns the default burst of an address with this rate.
 fn burst(per_second: f64) -> NonZero<u32> {
     let requests = (per_second * BURST_SECONDS).ceil() as u32;
     NonZero::new(requests).unwrap_or(NonZero::<u32>::MIN)
@@ -663,7 +663,7 @@ mod tests {
         let config = load(file, &["--poetdir=/p", "--jsonlog=0"]).unwrap();
         assert_eq!(config.directories.datadir, Path::new("/a \"b\""));
         assert!(config.log.debug && !config.log.json && config.rounds.worker == WorkerMode::Nobody);
-        // A switch without a value is on, other options need one.
+        // A switch without a value is on; other options need a value.
         let config = load("debuglog=\n disable-worker =\n", &["--poetdir=/p"]).unwrap();
         assert!(config.log.debug && !config.log.json && config.rounds.worker == WorkerMode::Nobody);
         for line in ["datadir=", "pow=", "epoch-duration=", "certifier-url="] {
@@ -683,7 +683,7 @@ mod tests {
         let file = "early-cycle-gap=24h\ncycle-gap=12h\nearly-cycle-gap=36h\n";
         assert_eq!(gaps("", &[]), []);
         assert_eq!(gaps(file, &[]), [hours(24), hours(36)]);
-        // The command line overrides the file as a whole.
+        // The command line replaces all values of the file.
         let line = ["--early-cycle-gap=48h", "--early-cycle-gap", "13h"];
         assert_eq!(gaps(file, &line), [hours(48), hours(13)]);
 
@@ -738,7 +738,7 @@ mod tests {
             (&*of("logdir").value, &of("logdir").source),
             ("/p/logs", &Source::Default)
         );
-        // The names of both lists are those of the command line.
+        // Both lists name the options as the command line does.
         let command = options_only();
         let mut known: Vec<_> = command
             .get_arguments()
@@ -769,7 +769,7 @@ mod tests {
         let genesis = Some("2023-07-14T08:00:00Z".to_owned());
         let config = load("network=mainnet", &["--poetdir=/p"]).unwrap();
         assert_eq!(schedule(&config), (genesis.clone(), 336, 240, 12));
-        // From both places, in either order; also where it is the default of the option itself.
+        // From both sources, in either order; also the option's own default.
         let options = ["--poetdir=/p", "--cycle-gap=2h", "--network=mainnet"];
         let config = load("phase-shift=5h", &options).unwrap();
         assert_eq!(schedule(&config), (genesis, 336, 5, 2));

@@ -1,4 +1,4 @@
-//! Why there is no usable configuration.
+//! Why the configuration cannot be used.
 
 use std::{io, path::PathBuf};
 
@@ -9,19 +9,18 @@ use poet_proto::{
 
 use crate::args::Worker;
 
-/// Why there is no usable configuration. Each message tells all there is to tell: causes are in
-/// it, not behind it.
+/// Why the configuration cannot be used. The messages contain the causes, so there is no `source`.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
     #[error("cannot read --configfile {path}: {cause}: expected a text of name=value lines")]
     Read {
-        /// Which one.
+        /// Its path.
         path: PathBuf,
         /// Why.
         cause: io::Error,
     },
-    /// A line of the file means nothing.
+    /// A line of the file is invalid.
     #[error("{path}, line {line}: {reason}")]
     Line {
         /// The file.
@@ -31,7 +30,7 @@ pub enum ConfigError {
         /// What is wrong.
         reason: String,
     },
-    /// There is no place for the default directories.
+    /// The default directories cannot be determined.
     #[error("the user's cache directory is unknown: expected --poetdir, or --datadir and --dbdir")]
     NoCacheDirectory,
     /// A certifier without a key.
@@ -43,25 +42,25 @@ pub enum ConfigError {
         /// Why.
         cause: TrustedKeysError,
     },
-    /// No way to register is left.
+    /// No node could register.
     #[error(
         "with --pow=off and without certificates nobody could register: expected --pow=on, or \
          --certifier-pubkey or --trusted-pub-keys-dir-path with --certificates=on"
     )]
     NoRegistration,
-    /// A burst of a rate that is not limited.
+    /// A burst without a rate.
     #[error("--rate-limit-burst is given without --rate-limit: expected both")]
     BurstWithoutRate,
-    /// Nobody would work.
+    /// No server would work.
     #[error(
         "--worker={0} is given without --database, and no other server would work: expected --worker=on, or \
          --disable-worker, which publishes empty proofs"
     )]
     NobodyWorks(Worker),
-    /// The options contradict what they are declared to be.
+    /// The options are invalid.
     #[error(transparent)]
     Options(#[from] clap::Error),
-    /// The key in the environment is none.
+    /// The key in the environment is invalid.
     #[error("{PRIVATE_KEY_VARIABLE}: {cause}")]
     PrivateKey {
         /// Why.

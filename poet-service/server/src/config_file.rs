@@ -1,19 +1,19 @@
-//! The file of options: one `name=value` in a line, with the names of the command line's long options.
+//! The option file: one `name=value` per line, with the names of the command line's long options.
 //!
-//! Values may stand in double quotes, with the escapes of JSON in them; a switch without a value is on;
-//! lines that begin with `;` or `#` are comments; section headers in brackets are passed over.
+//! A value may be in double quotes, with JSON's escapes; a switch without a value is on; lines that
+//! begin with `;` or `#` are comments; section headers in brackets are ignored.
 
 use std::{collections::HashMap, ffi::OsString, fs, path::Path};
 
 use crate::{args::options_only, config_error::ConfigError};
 
-/// What stands in a file.
+/// The contents of a file.
 #[derive(Default)]
 pub(crate) struct OptionFile {
-    /// Its lines as arguments of a command line, with the names of the options.
+    /// The lines as arguments of a command line, with the names of their options.
     pub(crate) arguments: Vec<(String, OsString)>,
-    /// The lines of each option that count, by its name: the last one, of an option that may be given
-    /// several times all.
+    /// The numbers of the effective lines of each option, by its name: all lines of an option that
+    /// may be repeated, otherwise the last one.
     pub(crate) lines: HashMap<String, Vec<usize>>,
 }
 
@@ -21,7 +21,7 @@ impl OptionFile {
     /// Reads the file.
     ///
     /// # Errors
-    /// When it cannot be read, or a line is no option.
+    /// Fails if it cannot be read, or a line is invalid.
     pub(crate) fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = fs::read_to_string(path).map_err(|cause| ConfigError::Read {
             path: path.to_owned(),
@@ -40,7 +40,7 @@ impl OptionFile {
                 file.arguments.push((name.clone(), argument.into()));
                 let repeatable = find_option(&name).is_some_and(|option| is_repeatable(&option));
                 let lines = file.lines.entry(name).or_default();
-                // As on the command line of the original server, the last one counts.
+                // As on the command line of the original server, the last value counts.
                 if !repeatable {
                     lines.clear();
                 }
@@ -51,7 +51,8 @@ impl OptionFile {
     }
 }
 
-/// The option in a line, if there is one: its name, and the argument that it is on a command line.
+/// Parses a line. Returns the name of the option in it and the equivalent argument, if there is
+/// one.
 fn parse_line(line: &str) -> Result<Option<(String, String)>, String> {
     if line.is_empty() || line.starts_with([';', '#', '[']) {
         return Ok(None);
@@ -62,7 +63,7 @@ fn parse_line(line: &str) -> Result<Option<(String, String)>, String> {
     let (name, value) = (name.trim(), value.trim());
     let option = find_option(name).ok_or_else(|| format!("unknown option {name:?}"))?;
     let value = if value.starts_with('"') {
-        // The same escapes as in JSON.
+        // The escapes are JSON's.
         serde_json::from_str(value).map_err(|_| {
             format!("expected a value in double quotes, with \\ before quotes in it, found {value}")
         })?
@@ -87,7 +88,7 @@ fn parse_line(line: &str) -> Result<Option<(String, String)>, String> {
     Ok(Some((name.to_owned(), argument)))
 }
 
-/// An option that a file may have: any of the command line but that for the file.
+/// Finds an option that a file may contain: any but the one that names the file.
 fn find_option(name: &str) -> Option<clap::Arg> {
     options_only()
         .get_arguments()
@@ -95,14 +96,14 @@ fn find_option(name: &str) -> Option<clap::Arg> {
         .cloned()
 }
 
-/// Whether an option may stand without a value.
+/// Returns whether an option needs no value.
 fn is_switch(option: &clap::Arg) -> bool {
     option
         .get_num_args()
         .is_some_and(|values| values.min_values() == 0)
 }
 
-/// Whether an option may be given several times.
+/// Returns whether an option may be repeated.
 fn is_repeatable(option: &clap::Arg) -> bool {
     matches!(option.get_action(), clap::ArgAction::Append)
 }

@@ -7,7 +7,7 @@
 //!             storage                                           tree log          proofs served
 //! ```
 //!
-//! The rounds are in [`poet_rounds`], what they keep in [`poet_storage`]. Here are
+//! The rounds are in [`poet_rounds`], and what they store in [`poet_storage`]. This crate has
 //!
 //! | module | what it does |
 //! |---|---|
@@ -15,11 +15,11 @@
 //! | [`config`] | the configuration: command line over file over defaults |
 //! | [`service`] | the server: directories, the rounds, the network around them, shutdown |
 //! | [`api`] | REST and gRPC |
-//! | `metrics` | what monitoring is told |
+//! | `metrics` | monitoring |
 //! | `record` | the history that the operator's page shows |
-//! | `page` | what people look at |
-//! | [`notify`], [`systemd`] | what the operator and the service manager are told |
-//! | [`limits`] | what clients may cost |
+//! | `page` | web pages |
+//! | [`notify`], [`systemd`] | notifications to the operator and to the service manager |
+//! | [`limits`] | limits of clients |
 //! | [`terminal`], [`logfile`] | logs and the status line |
 
 pub mod api;

@@ -1,4 +1,4 @@
-//! What clients may cost, as far as the operating system allows it.
+//! The limits of clients, as far as the operating system permits them.
 
 use crate::api::{
     client::{RequestRate, TrustedProxies},
@@ -6,15 +6,15 @@ use crate::api::{
     server::ConnectionLimits,
 };
 
-/// Connections for REST, unless configured. All nodes of a network come within minutes.
+/// The default for REST. All nodes of a network connect within minutes.
 const DEFAULT_CONNECTIONS: usize = 16_384;
-/// Files that are not for public connections: the database, logs, the tree log, the listeners, and
-/// the connections of the operator and of monitoring.
+/// Files that are not public connections: the database, logs, the tree log, the listeners, and the
+/// connections of the operator and of monitoring.
 const OTHER_FILES: usize = 512;
 /// Connections of the operator, and of monitoring.
 const PRIVATE_CONNECTIONS: usize = 64;
 
-/// What the clients of the public interfaces may cost, as it is configured.
+/// The configured limits for clients of the public interfaces.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ClientLimits {
     /// Connections for REST at a time.
@@ -25,23 +25,23 @@ pub struct ClientLimits {
     pub max_connections_per_address: Option<usize>,
     /// Requests of one address.
     pub rate: Option<RequestRate>,
-    /// Who is not a client itself.
+    /// Proxies, which are no clients themselves.
     pub proxies: TrustedProxies,
-    /// How long to wait for each.
+    /// How long to wait for each client.
     pub patience: Patience,
 }
 
-/// How many connections the interfaces may have.
+/// The number of connections that each interface may have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Connections {
     pub(crate) rest: ConnectionLimits,
     pub(crate) grpc: ConnectionLimits,
-    /// For each of the interfaces that are not public.
+    /// For each interface that is not public.
     pub(crate) private: ConnectionLimits,
 }
 
 impl ClientLimits {
-    /// The connections that are possible with so many open files.
+    /// Returns the connections that are possible with this limit on open files.
     pub(crate) fn connections(&self, open_files: Option<u64>) -> Connections {
         let wanted_rest = self.max_connections.unwrap_or(DEFAULT_CONNECTIONS);
         let wanted_grpc = self.max_grpc_connections.unwrap_or(wanted_rest.div_ceil(4));
@@ -50,7 +50,7 @@ impl ClientLimits {
             .map_or(usize::MAX, |files| files.saturating_sub(OTHER_FILES).max(2));
         let (mut rest, mut grpc) = (wanted_rest, wanted_grpc);
         if wanted_rest.saturating_add(wanted_grpc) > available {
-            // Each gets its part of what there is.
+            // The files are divided in proportion.
             let part = wanted_rest as f64 / (wanted_rest as f64 + wanted_grpc as f64);
             rest = ((available as f64 * part) as usize).clamp(1, available - 1);
             grpc = available - rest;

@@ -1,9 +1,9 @@
-//! LogQueue that makes nobody wait: lines go into a queue of bounded size, and a thread of its own
-//! takes them from there.
+//! Log output that never blocks its callers: lines go into a bounded queue, from which a separate
+//! thread takes them.
 //!
-//! Whoever reads the output may stop: Ctrl-S on the terminal, a pipe to a program that hangs, a disk
-//! that does not answer. Then lines are dropped and counted. How many is said as soon as there is room
-//! again.
+//! The reader of the output may stop: Ctrl-S on the terminal, a pipe to a program that hangs, a
+//! disk that does not answer. Then lines are dropped and counted, and their number is logged as
+//! soon as there is room again.
 
 use std::{
     collections::VecDeque,
@@ -16,29 +16,29 @@ use std::{
 
 /// Bytes that may wait: some thousands of lines.
 const QUEUE_BYTES: usize = 1 << 20;
-/// Newest lines that are kept to be looked at, and what is kept of each.
+/// The number of newest lines kept for display, and the length to which each is cut.
 const RECENT_LINES: usize = 200;
 const RECENT_LINE_BYTES: usize = 2_000;
-/// How long to wait before output that takes nothing at the moment is tried again.
+/// How long to wait before retrying output that accepts nothing at the moment.
 const RETRY: Duration = Duration::from_millis(20);
 
-/// What is to be written at once.
+/// What to write at once.
 #[derive(Debug, Default)]
 pub(crate) struct Portion {
     /// Whole lines.
     pub(crate) lines: Vec<u8>,
-    /// What is to stand below them.
+    /// The status below the lines.
     pub(crate) status: Option<String>,
-    /// Whether the output should be opened again if it was moved.
+    /// Whether to reopen the output if it was moved.
     pub(crate) reopen: bool,
 }
 
-/// The newest lines of a log, for those who look at them. Clones share them.
+/// The newest lines of a log, for display. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct RecentLines(Arc<Mutex<VecDeque<String>>>);
 
 impl RecentLines {
-    /// Adds a line, and drops the oldest one if there are too many.
+    /// Adds a line, and removes the oldest one if there are too many.
     pub fn add(&self, line: &[u8]) {
         let line = &line[..line.len().min(RECENT_LINE_BYTES)];
         let line = String::from_utf8_lossy(line.trim_ascii_end()).into_owned();
@@ -49,7 +49,7 @@ impl RecentLines {
         lines.push_back(line);
     }
 
-    /// The lines, the newest one first.
+    /// Returns the lines, the newest one first.
     pub fn newest_first(&self) -> Vec<String> {
         self.lines().iter().rev().cloned().collect()
     }
@@ -59,15 +59,15 @@ impl RecentLines {
     }
 }
 
-/// Where lines end up. Only the thread of its [`LogQueue`] calls it, so it may block.
+/// The destination of lines. Only the thread of its [`LogQueue`] calls it, so it may block.
 pub(crate) trait Sink: Send + 'static {
-    /// What an operator calls it.
+    /// Returns its name for operators.
     fn name(&self) -> String;
 
     /// Writes a portion.
     ///
     /// # Errors
-    /// When that fails; some lines may have been written.
+    /// Fails if that is not possible; some lines may have been written.
     fn write(&mut self, portion: &Portion) -> io::Result<()>;
 }
 
@@ -81,9 +81,9 @@ pub(crate) struct LogQueue {
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
-    /// There is something to write, or the output is to end.
+    /// Signals that there is something to write, or that the output must end.
     waiting: Condvar,
-    /// Everything has been written, and nothing will be any more.
+    /// Signals that everything was written, and no more will be.
     ended: Condvar,
 }
 
@@ -91,7 +91,7 @@ struct Shared {
 struct State {
     next: Portion,
     status_changed: bool,
-    /// Lines that found no room behind those in `next`.
+    /// Lines dropped because there was no room for them after those in `next`.
     dropped: u64,
     end: bool,
     ended: bool,
@@ -108,7 +108,7 @@ impl LogQueue {
     /// Starts the thread that writes to `sink`.
     ///
     /// # Errors
-    /// When the system has no thread to give.
+    /// Fails if the system does not provide a thread.
     pub(crate) fn start(sink: impl Sink) -> io::Result<Self> {
         let shared = Arc::<Shared>::default();
         thread::Builder::new().name("log".to_owned()).spawn({
@@ -121,7 +121,7 @@ impl LogQueue {
         })
     }
 
-    /// The same queue, whose newest lines are in `recent`, too.
+    /// Also keeps the newest lines in `recent`.
     pub(crate) fn keep_in(mut self, recent: RecentLines) -> Self {
         self.recent = Some(recent);
         self
@@ -133,7 +133,7 @@ impl LogQueue {
             recent.add(line);
         }
         let mut state = self.shared.state();
-        // Lines that come after one that was dropped would hide the gap.
+        // A line after a dropped one would hide the gap.
         if state.dropped > 0 || state.next.lines.len() + line.len() > QUEUE_BYTES {
             state.dropped += 1;
         } else {
@@ -142,7 +142,7 @@ impl LogQueue {
         self.shared.waiting.notify_one();
     }
 
-    /// Replaces what stands below the lines.
+    /// Replaces the status below the lines.
     pub(crate) fn status(&self, status: Option<String>) {
         let mut state = self.shared.state();
         state.next.status = status;
@@ -150,13 +150,14 @@ impl LogQueue {
         self.shared.waiting.notify_one();
     }
 
-    /// Opens the output again if it was moved.
+    /// Reopens the output if it was moved.
     pub(crate) fn reopen(&self) {
         self.shared.state().next.reopen = true;
         self.shared.waiting.notify_one();
     }
 
-    /// Ends the output; everything queued is written if that takes no longer than until `deadline`.
+    /// Ends the output, after writing everything in the queue unless that takes longer than until
+    /// `deadline`.
     pub(crate) fn end(&self, deadline: Instant) {
         let mut state = self.shared.state();
         state.end = true;
@@ -189,8 +190,8 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for something to write. Says how many lines were dropped behind it, and whether it is
-    /// the last.
+    /// Waits for something to write. Also returns how many lines after it were dropped, and whether
+    /// it is the last.
     fn take(&self) -> (Portion, u64, bool) {
         let mut state = self.state();
         while state.idle() {
@@ -206,14 +207,14 @@ impl Shared {
         (portion, mem::take(&mut state.dropped), state.end)
     }
 
-    /// The thread that writes.
+    /// The body of the thread that writes.
     fn drain(&self, mut sink: impl Sink) {
         let mut failing = false;
         let mut lost = 0;
         loop {
             let (portion, dropped, last) = self.take();
             lost += dropped;
-            // Now there is room for this line, directly behind the gap.
+            // There is room for this line directly after the gap.
             if !failing {
                 report(&sink.name(), &mut lost);
             }
@@ -239,7 +240,7 @@ impl Shared {
     }
 }
 
-/// Says how many lines were lost since this was said last.
+/// Logs how many lines were lost since the last report.
 fn report(output: &str, lost: &mut u64) {
     let lines = mem::take(lost);
     if lines > 0 {
@@ -251,7 +252,7 @@ fn report(output: &str, lost: &mut u64) {
     }
 }
 
-/// Writes everything, also to what does not block.
+/// Writes everything, even to non-blocking output.
 pub(crate) fn write_all(to: &mut impl Write, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match to.write(bytes) {
@@ -271,7 +272,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes portions when it is told to, and says what they were.
+    /// Takes each portion when the test allows it, and passes it to the test.
     struct Slow {
         go: mpsc::Receiver<bool>,
         written: mpsc::Sender<String>,
@@ -283,7 +284,7 @@ mod tests {
         }
 
         fn write(&mut self, portion: &Portion) -> io::Result<()> {
-            // Without anybody who tells, it hangs for a while.
+            // If the test does nothing, it hangs for a while.
             match self.go.recv_timeout(Duration::from_secs(60)) {
                 Ok(true) => {}
                 _ => return Err(ErrorKind::StorageFull.into()),
@@ -321,7 +322,7 @@ mod tests {
         let (output, tell, text) = slow();
         let line = [&[b'x'; 1023][..], b"\n"].concat();
         output.line(b"first\n");
-        // It is being written: the thread hangs in it.
+        // The thread is writing, and hangs in it.
         while !output.shared.state().next.lines.is_empty() {
             thread::sleep(RETRY);
         }

@@ -1,5 +1,5 @@
-//! The files of the log: `poet.log` is written until it is full and then becomes `poet.log.1`, the
-//! one before `poet.log.2`, and so on; the oldest one goes.
+//! The log files. `poet.log` is written until it is full and then becomes `poet.log.1`, the one
+//! before becomes `poet.log.2`, and so on; the oldest one is removed.
 
 use std::{
     fs::{self, File},
@@ -13,14 +13,14 @@ use poet_files::{Access, create_directory};
 use crate::log_queue::{self, Portion, Sink};
 
 const FILE_NAME: &str = "poet.log";
-/// How often it is looked whether `poet.log` is still the file that is written.
+/// How often to check whether `poet.log` is still the open file.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The log's files.
 #[derive(Debug)]
 pub struct LogFile {
     folder: PathBuf,
-    /// Full ones that are kept; 0 for a log that is never full.
+    /// The number of full files to keep; 0 if the log is never full.
     max_files: usize,
     max_bytes: u64,
     current: File,
@@ -29,12 +29,12 @@ pub struct LogFile {
 }
 
 impl LogFile {
-    /// Goes on with the log in `folder`.
+    /// Continues the log in `folder`.
     ///
     /// # Errors
-    /// When the folder or the file cannot be made or written.
+    /// Fails if the folder or the file cannot be created or written.
     pub fn open(folder: &Path, max_files: usize, max_bytes: u64) -> io::Result<Self> {
-        // Often the first to make the directory in which all others are, so durably.
+        // Durable, since this is often the first to create the common parent of all directories.
         create_directory(folder, Access::Private)?;
         let current = append(&folder.join(FILE_NAME))?;
         let bytes = current.metadata()?.len();
@@ -50,7 +50,7 @@ impl LogFile {
 
     fn line(&mut self, line: &[u8]) -> io::Result<()> {
         let full = self.bytes > 0 && self.bytes + line.len() as u64 > self.max_bytes;
-        // Logs that cannot be moved are still better in a file that is too long than nowhere.
+        // If the files cannot be renamed, a file that is too long is better than no log.
         if full && self.max_files > 0 && self.rotate().is_err() {
             self.bytes = 0;
         }
@@ -59,8 +59,8 @@ impl LogFile {
         Ok(())
     }
 
-    /// Opens `poet.log` again if it was moved or removed, and learns how long it is if others have
-    /// cut it.
+    /// Reopens `poet.log` if it was moved or removed, and updates its length if another program has
+    /// truncated it.
     fn look(&mut self) -> io::Result<()> {
         self.looked = Instant::now();
         match fs::metadata(self.path(0)) {
@@ -89,7 +89,7 @@ impl LogFile {
         Ok(())
     }
 
-    /// The file that was written `number` files ago.
+    /// Returns the path of the file written `number` files ago.
     fn path(&self, number: usize) -> PathBuf {
         self.folder.join(match number {
             0 => FILE_NAME.to_owned(),
@@ -112,7 +112,7 @@ impl Sink for LogFile {
     }
 }
 
-/// Gives a file another name, if it is there.
+/// Renames a file, if it exists.
 fn rename(from: &Path, to: &Path) -> io::Result<()> {
     match fs::rename(from, to) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
@@ -126,14 +126,14 @@ fn same_file(one: &fs::Metadata, other: &fs::Metadata) -> bool {
     (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
 
-/// Elsewhere, a file that is open can be neither moved nor removed.
+/// On other systems, an open file cannot be moved or removed.
 #[cfg(not(unix))]
 fn same_file(_one: &fs::Metadata, _other: &fs::Metadata) -> bool {
     true
 }
 
 fn append(path: &Path) -> io::Result<File> {
-    // Whatever the umask and the directory: it says who registered from where.
+    // Private, whatever the umask and the directory: the log says who registered from where.
     let mut options = Access::Private.open_options();
     options.create(true).append(true).open(path)
 }
@@ -156,7 +156,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().join("logs");
         for line in ["one\n", "two\n", "three\n", "four\n", "five\n"] {
-            // Whether it is the same process or the next one.
+            // It makes no difference whether the process is a new one.
             let mut log = LogFile::open(&folder, 2, 10).unwrap();
             log.line(line.as_bytes()).unwrap();
         }
@@ -201,7 +201,7 @@ mod tests {
         write("four\nfive\n");
         assert_eq!(read("poet.log.1"), "three\n");
         assert_eq!(read("poet.log"), "four\nfive\n");
-        // Cut by another program: there is room again.
+        // Truncated by another program, so there is room again.
         fs::write(folder.join("poet.log"), "").unwrap();
         write("six\n");
         assert_eq!(read("poet.log"), "six\n");

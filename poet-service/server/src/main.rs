@@ -32,14 +32,14 @@ use poet_service::{
     terminal::{self, LogFileHandle, Terminal},
 };
 
-/// Threads that a server has beside one for each core.
+/// The threads of a server besides one per core.
 const OTHER_THREADS: usize = 30;
-/// How long an end may take. With what comes after, it stays below five seconds.
+/// How long the shutdown may take. Including what follows, it stays below five seconds.
 const END_TIMEOUT: Duration = Duration::from_millis(4500);
-/// How often the service manager is told what the server does, unless its watchdog wants it sooner.
+/// How often to report the status to the service manager, unless its watchdog wants it sooner.
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 const MIN_STATUS_INTERVAL: Duration = Duration::from_millis(10);
-/// How long a line of the log takes at most.
+/// How long writing a log line may take.
 const LAST_LINE: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Parser)]
@@ -143,16 +143,16 @@ fn serve(args: ServerArgs) -> anyhow::Result<ExitCode> {
         .context("cannot start the threads that tell what happens")?;
     terminal.init_logs(config.log.debug, config.log.json, notices.clone());
     let result = serve_with(config, clock, &terminal, &notices);
-    // An alarm that ends the server is told, too.
+    // An alarm that ends the server must be delivered, too.
     notices.end(notify::END);
     Ok(result.unwrap_or_else(|error| {
-        // By the same way as the log, which may not be read at the moment.
+        // Through the queue of the log, since nothing may be reading it at the moment.
         terminal.say(&format!("error: {error:#}"));
         ExitCode::FAILURE
     }))
 }
 
-/// Fails if the system does not give this process as many threads as a server needs.
+/// Fails if the system does not provide as many threads as a server needs.
 fn check_threads() -> anyhow::Result<()> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let count = cores + OTHER_THREADS;
@@ -160,7 +160,7 @@ fn check_threads() -> anyhow::Result<()> {
     let held = Arc::new(Mutex::new(held));
     let start = |_| {
         let held = Arc::clone(&held);
-        // Until all are there.
+        // Waits until all are started.
         let wait = move || drop(held.lock().map(|held| held.recv()));
         thread::Builder::new().spawn(wait)
     };
@@ -173,14 +173,14 @@ fn check_threads() -> anyhow::Result<()> {
         )
     })?;
     for thread in threads {
-        // It has done nothing that could fail.
+        // The thread has done nothing that could fail.
         drop(thread.join());
     }
     Ok(())
 }
 
-/// Ends the process when it takes too long to end in order, whatever holds it up. The thread is made
-/// at the start.
+/// Ends the process if an orderly shutdown takes too long, for whatever reason. Its thread is
+/// created at the start.
 struct Deadline(mpsc::Sender<i32>);
 
 impl Deadline {
@@ -195,7 +195,7 @@ impl Deadline {
                     "ended without waiting any longer: what was not stored yet is done again after \
                      the next start"
                 );
-                // For the line to be written.
+                // Time for the line to be written.
                 thread::sleep(LAST_LINE);
                 process::exit(code);
             })
@@ -203,7 +203,7 @@ impl Deadline {
         Ok(Self(begin))
     }
 
-    /// The process has begun to end, with this exit code.
+    /// Called when the process begins to end, with its exit code.
     fn begin(&self, code: i32) {
         // The thread waits for nothing else.
         let _ = self.0.send(code);
@@ -220,7 +220,7 @@ fn serve_with(
     if !config.ignored.is_empty() {
         tracing::warn!("without effect here: {}", config.ignored.join(", "));
     }
-    // Before any thread is started: none may disturb the measurement of the cores.
+    // Before any thread is started, since none may disturb the measurement of the cores.
     let mut place = WorkPlace::default();
     if config.rounds.worker.may_work() {
         let options = Options {
@@ -253,7 +253,7 @@ async fn run(
     notices: &Notices,
     deadline: &Deadline,
 ) -> anyhow::Result<ExitCode> {
-    // Before anything else, so that a signal during the start ends the server in order, too.
+    // First, so that a signal during the start also ends the server in order.
     let end = end_signal()?;
     let hangups = Hangups::new()?;
     let manager = ServiceManager::from_environment();
@@ -269,7 +269,7 @@ async fn run(
     let mut server = Server::start(config, place, Arc::clone(&clock), notices.clone()).await?;
     manager.ready();
 
-    // Nobody needs to read it: an output that is closed or stopped is no reason to end or to wait.
+    // An output that is closed or stopped is no reason to end or to wait.
     let greeting = greeting(&server, &places);
     let greet = move || drop(std::io::stdout().write_all(greeting.as_bytes()));
     drop(thread::Builder::new().spawn(greet));
@@ -293,8 +293,8 @@ async fn run(
     deadline.begin(i32::from(part.is_some()));
     if let Some(part) = part {
         terminal.clear();
-        // Whatever else still runs, it is no server any more. What was acknowledged is stored, and a
-        // start goes on with the rest.
+        // Without that part, it is no server any more. What was acknowledged is stored, and the
+        // next start continues with the rest.
         tracing::error!(
             part,
             "ALARM: a part of the server has ended unexpectedly; the server ends"
@@ -306,7 +306,7 @@ async fn run(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Where to look, and what to try.
+/// Describes where the server listens, and what to try.
 fn greeting(server: &Server, places: &str) -> String {
     let version = env!("CARGO_PKG_VERSION");
     let addresses = server.addresses();
@@ -341,7 +341,7 @@ fn greeting(server: &Server, places: &str) -> String {
              \x20          without this server, which was not there when it closed\n"
         )
     });
-    // Where cargo runs it, the client is not installed.
+    // The client is not installed if cargo runs the server.
     let client = match std::env::var_os("CARGO") {
         Some(_) => "cargo run --release -p poet-client --",
         None => "poet-client",
@@ -369,13 +369,13 @@ fn greeting(server: &Server, places: &str) -> String {
     )
 }
 
-/// Tells the service manager what the server does, and that it lives. Never resolves.
+/// Reports the status to the service manager, and that the server is alive. Never resolves.
 async fn keep_manager_informed(
     manager: &ServiceManager,
     reader: StatusReader,
     clock: Arc<dyn Clock>,
 ) {
-    // Twice as often as the watchdog asks for.
+    // Twice as often as the watchdog requires.
     let interval = manager.watchdog().map_or(STATUS_INTERVAL, |time| {
         (time / 2).clamp(MIN_STATUS_INTERVAL, STATUS_INTERVAL)
     });
@@ -385,8 +385,8 @@ async fn keep_manager_informed(
     }
 }
 
-/// Reads the trusted keys again, and opens the log's file again, whenever the operator says so. Does
-/// not end.
+/// Reads the trusted keys again, and reopens the log file, each time the operator asks for it.
+/// Never resolves.
 async fn reload_on_signal(
     mut hangups: Hangups,
     registration: Arc<Registration>,
@@ -395,12 +395,12 @@ async fn reload_on_signal(
     loop {
         hangups.next().await;
         log_file.reopen();
-        // It has logged what became of it.
+        // It logs the result.
         drop(blocking(|| registration.reload_trusted_keys()));
     }
 }
 
-/// SIGHUPs, by which operators ask a service to read its files again.
+/// SIGHUPs, with which operators ask a service to read its files again.
 #[cfg(unix)]
 struct Hangups(tokio::signal::unix::Signal);
 
@@ -434,7 +434,7 @@ impl Hangups {
     }
 }
 
-/// Resolves when the server is asked to end: Ctrl-C, or the service manager's SIGTERM.
+/// Resolves when the server is asked to end: by Ctrl-C, or by the service manager's SIGTERM.
 #[cfg(unix)]
 fn end_signal() -> anyhow::Result<impl Future<Output = &'static str>> {
     use tokio::signal::unix::{SignalKind, signal};
@@ -452,7 +452,7 @@ fn end_signal() -> anyhow::Result<impl Future<Output = &'static str>> {
 #[cfg(not(unix))]
 fn end_signal() -> anyhow::Result<impl Future<Output = &'static str>> {
     Ok(async {
-        // Without a way to be told, the server runs until it is killed.
+        // Without a signal handler, the server runs until it is killed.
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }

@@ -1,4 +1,4 @@
-//! Opening the storage that the configuration names, and seeing that it is this server's.
+//! Opens the configured storage, and checks that it is this server's.
 
 use std::{fs, io, path::Path, sync::Arc};
 
@@ -19,7 +19,7 @@ use crate::{
     start_error::{Place, StartError},
 };
 
-/// Opens the storage, once no other server can use the directories.
+/// Opens the storage, after locking the directories.
 pub(crate) fn open(
     config: &Config,
     metrics: Metrics,
@@ -57,7 +57,7 @@ pub(crate) fn open(
         match stored_key(&*storage)?.map(|key| directory::owner_text(&key.public())) {
             Some(key) if *owner == key => {}
             Some(key) => return Err(other(format!("that of {key}"))),
-            // Where it is damaged, that is said by those who need it.
+            // A damaged key is reported by the code that needs it.
             None if storage.setting(Setting::PrivateKey)?.is_some() => {}
             None => return Err(other("none".to_owned())),
         }
@@ -65,7 +65,7 @@ pub(crate) fn open(
     Ok((locks, storage))
 }
 
-/// Opens the embedded database, or makes it, unless there should be one.
+/// Opens or creates the embedded database. Fails if a database should exist and does not.
 fn open_embedded(
     config: &Config,
     metrics: Metrics,
@@ -73,12 +73,12 @@ fn open_embedded(
     other: &dyn Fn(String) -> StartError,
 ) -> Result<SqliteStorage, StartError> {
     let database = config.directories.database();
-    // A new one would have another key, and none of the members.
+    // A new database would have another key and no members.
     let missing = fs::metadata(&database).map_or(true, |metadata| metadata.len() == 0);
     if missing && has_owner {
         return Err(other("none".to_owned()));
     }
-    // The same if it was forgotten to take over what is there.
+    // The same holds if the operator forgot to import what is there.
     for (flag, path, file) in [
         ("--datadir", &config.directories.datadir, GO_STATE_FILE),
         ("--dbdir", &config.directories.dbdir, GO_SERVER_PROOFS),
@@ -96,7 +96,7 @@ fn open_embedded(
     Ok(storage)
 }
 
-/// The history, unless there cannot be one, which is no reason not to start.
+/// Opens the history. If that is not possible, the server starts without it.
 pub(crate) fn open_history(datadir: &Path) -> Option<Arc<History>> {
     History::open(datadir)
         .inspect_err(|error| tracing::warn!(%error, "there is no history for the operator's page"))
@@ -104,13 +104,13 @@ pub(crate) fn open_history(datadir: &Path) -> Option<Arc<History>> {
         .ok()
 }
 
-/// The key that is stored, if it is one: what is not is found out by those who need it.
+/// Returns the stored key if it is valid. Code that needs it reports a damaged one.
 fn stored_key(storage: &dyn Storage) -> Result<Option<PrivateKey>, StorageError> {
     let stored = storage.setting(Setting::PrivateKey)?;
     Ok(stored.and_then(|key| PrivateKey::from_bytes(&key).ok()))
 }
 
-/// Notes in the directory of the work whose it is, unless that is done.
+/// Records in the working directory which server owns it, unless that is recorded already.
 pub(crate) fn claim(config: &Config, storage: &dyn Storage) -> Result<(), StartError> {
     let unusable = |cause| DirectoryError::Unusable {
         flag: "--datadir",

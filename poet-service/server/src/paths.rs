@@ -1,17 +1,17 @@
-//! Paths of the configuration.
+//! Expands paths of the configuration.
 
 use std::{env, ffi::OsString, path::PathBuf};
 
-/// A path with a variable that is not set.
+/// A path contains a variable that is not set.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the variable {0} is not set: expected a path with variables that are")]
 pub(crate) struct UnsetVariable(String);
 
-/// Replaces a leading `~` by the user's home and `$NAME` or `${NAME}` by that variable of the
-/// environment, for files that no shell has seen.
+/// Replaces a leading `~` with the user's home, and `$NAME` or `${NAME}` with that environment
+/// variable, for files that no shell has processed.
 ///
 /// # Errors
-/// When such a variable is not set.
+/// Fails if such a variable is not set.
 pub(crate) fn expand(path: PathBuf) -> Result<PathBuf, UnsetVariable> {
     let path = match (path.strip_prefix("~"), env::home_dir()) {
         (Ok(rest), Some(home)) => home.join(rest),
@@ -53,7 +53,7 @@ fn expand_variables(
     Ok(expanded)
 }
 
-/// Where the directories of a server are, unless configured.
+/// The default parent of a server's directories.
 pub(crate) fn default_poetdir() -> Option<PathBuf> {
     Some(cache_directory()?.join("poet"))
 }

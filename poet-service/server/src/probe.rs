@@ -1,4 +1,4 @@
-//! Whether the server is ready.
+//! Checks whether the server is ready.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,19 +15,19 @@ use crate::{
     status::StatusReader,
 };
 
-/// How often the server looks whether it is ready, and how long a write may take then.
+/// How often to check, and how long a write may take then.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long after the start of a round the next one is not open yet.
+/// How long after the start of a round the next one must be open.
 const MAX_OPENING: Duration = Duration::from_secs(5);
 /// How long after the end of a round its proof is overdue.
 const MAX_LATENESS: Duration = Duration::from_secs(60);
-/// How far the clock may be from that of a shared database, and from where on it is warned of.
+/// How far the clock may differ from that of a shared database, and from where on to warn.
 const MAX_CLOCK_OFFSET: Duration = Duration::from_secs(2);
 const LARGE_CLOCK_OFFSET: Duration = Duration::from_millis(500);
 
-/// What is late, if anything is: the open round closes at `start`, the one that is worked on ends at
-/// `end`.
+/// Returns what is late, if anything is. The open round closes at `start`, and the one that is
+/// worked on ends at `end`.
 fn late(now: Timestamp, start: Timestamp, end: Option<Timestamp>) -> Option<&'static str> {
     if time_until(start, now) > MAX_OPENING {
         return Some("the next round is not opened");
@@ -36,7 +36,7 @@ fn late(now: Timestamp, start: Timestamp, end: Option<Timestamp>) -> Option<&'st
     overdue.then_some("the proof of a round is overdue")
 }
 
-/// Finds out whether the server is ready, and says so wherever it is asked.
+/// Checks whether the server is ready, and reports it on all interfaces.
 pub(crate) struct Probe {
     pub(crate) status: StatusReader,
     pub(crate) clock: Arc<dyn Clock>,
@@ -49,7 +49,7 @@ pub(crate) struct Probe {
 impl Probe {
     pub(crate) async fn keep(self, mut stopped: watch::Receiver<bool>) {
         let mut warned = false;
-        // Ends when the server does.
+        // Ends with the server.
         while tokio::time::timeout(PROBE_INTERVAL, stopped.wait_for(|stop| *stop))
             .await
             .is_err()
@@ -83,7 +83,7 @@ impl Probe {
         }
     }
 
-    /// Why the server is not ready, if it is not.
+    /// Returns why the server is not ready, if it is not.
     async fn reason(&self) -> Option<&'static str> {
         let written = tokio::time::timeout(PROBE_TIMEOUT, self.storage.probe()).await;
         if !matches!(written, Ok(Ok(()))) {
@@ -111,7 +111,7 @@ impl Probe {
             Some(_) => ServingStatus::NotServing,
         };
         for (reporter, service) in &self.reporters {
-            // The empty name is the server's as a whole.
+            // The empty name stands for the whole server.
             for name in ["", service] {
                 reporter.set_service_status(name, status).await;
             }

@@ -1,4 +1,4 @@
-//! Proofs ready to be sent: each is encoded and compressed once, and all who ask are sent from the
+//! Proofs ready to send: each is encoded and compressed once, and all responses are sent from the
 //! same buffers.
 
 use std::{
@@ -22,26 +22,25 @@ use poet_rounds::{
 
 use crate::api::proof_frame::proof_frame;
 
-/// What encoded proofs may take of the memory; that of the newest round is kept whatever it takes:
-/// it is what nodes ask for. That of a round with a million members takes 115 MB.
+/// How much memory cached proofs may use. The proof of the newest round is always cached, since it
+/// is the one that nodes request. With a million members it takes 115 MB.
 const KEPT_BYTES: usize = 256 << 20;
-/// What they may take together with those that are not kept any more and still being sent. Then no
-/// further one is read: clients that ask for many old proofs and do not read them must not fill the
-/// memory.
+/// The limit for cached proofs and those still being sent. Beyond it, no more are read: clients
+/// that request many old proofs and do not read them must not fill the memory.
 const ALIVE_BYTES: usize = 1 << 30;
 
-/// A proof as it goes over the wire.
+/// An encoded proof.
 #[derive(Clone, Debug)]
 pub(crate) struct EncodedProof {
-    /// The JSON answer.
+    /// The JSON response.
     pub json: Bytes,
-    /// The JSON answer, compressed.
+    /// The compressed JSON response.
     pub json_gzip: Bytes,
-    /// The gRPC answer with what stands before it on the wire.
+    /// The gRPC response with its prefix.
     pub grpc: Bytes,
-    /// Names its content: the root, which binds the statement and with it the members.
+    /// Identifies the content: the root, which binds the statement and so the members.
     pub etag: String,
-    /// The same for the compressed answer.
+    /// The same for the compressed response.
     pub etag_gzip: String,
 }
 
@@ -51,7 +50,7 @@ impl EncodedProof {
     }
 }
 
-/// A buffer that is counted until the last one who sends from it has finished.
+/// A buffer that is counted until the last response with it is sent.
 struct Counted {
     buffer: Vec<u8>,
     alive: Arc<AtomicUsize>,
@@ -77,7 +76,7 @@ impl Drop for Counted {
     }
 }
 
-/// Why a proof cannot be had right now.
+/// Why a proof is not available right now.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProofsError {
     #[error(transparent)]
@@ -91,9 +90,9 @@ pub(crate) struct Proofs {
     storage: Arc<dyn Storage>,
     /// The most recently used one is last.
     kept: Mutex<VecDeque<(ProofId, EncodedProof)>>,
-    /// The bytes of all encoded proofs, kept or still being sent.
+    /// The total size of all encoded proofs, cached or still being sent.
     alive: Arc<AtomicUsize>,
-    /// Held while a proof is read, so that a crowd that asks for the same one costs one reading.
+    /// Locked while a proof is read, so that concurrent requests for it read it once.
     reading: tokio::sync::Mutex<()>,
 }
 
@@ -114,7 +113,7 @@ impl Proofs {
     fn insert(&self, id: ProofId, encoded: EncodedProof) {
         let mut kept = self.kept();
         kept.push_back((id, encoded));
-        // Of a round, that for the shortest gap is made last.
+        // Of a round's proofs, that for the shortest gap is made last.
         let newest = kept.iter().map(|(id, _)| *id);
         let newest = newest.max_by_key(|id| (id.round, Reverse(id.early)));
         let mut bytes: usize = kept.iter().map(|(_, encoded)| encoded.bytes()).sum();
@@ -126,7 +125,7 @@ impl Proofs {
         }
     }
 
-    /// A proof by the server with this key.
+    /// Returns a proof by the server with this key.
     pub(crate) async fn get(
         &self,
         id: ProofId,
@@ -136,7 +135,7 @@ impl Proofs {
             return Ok(Some(encoded));
         }
         let _reading = self.reading.lock().await;
-        // Whoever had the lock before may have read this very proof.
+        // The last holder of the lock may have read this very proof.
         if let Some(encoded) = self.find(id) {
             return Ok(Some(encoded));
         }
@@ -200,9 +199,9 @@ fn encode(proof: &PublishedProof, public_key: &[u8; 32], alive: &Arc<AtomicUsize
 }
 
 fn gzip(json: &[u8]) -> Vec<u8> {
-    // Hashes in base64: all that can be won is what base64 loses, and the fastest level wins it.
+    // The content is hashes in base64: only the overhead of base64 can be compressed, at any level.
     let mut encoder = GzEncoder::new(Vec::with_capacity(json.len()), Compression::fast());
-    // Nothing that is written to memory fails; were it so, an empty answer would tell.
+    // Writing to memory cannot fail; if it did, the response would be empty.
     drop(encoder.write_all(json));
     let mut compressed = encoder.finish().unwrap_or_default();
     compressed.shrink_to_fit();
@@ -276,20 +275,20 @@ mod tests {
         proofs.find(id(1));
         proofs.insert(id(4), entry(1000));
         assert_eq!(kept(), [3, 1, 4]);
-        // The newest round stays, however often others are asked for.
+        // The newest round stays cached, however often others are requested.
         proofs.insert(id(2), entry(KEPT_BYTES));
         assert_eq!(kept(), [4]);
         proofs.insert(id(5), entry(KEPT_BYTES + 1));
         assert_eq!(kept(), [5]);
         proofs.insert(id(0), entry(1000));
         assert_eq!(kept(), [5]);
-        // Of one round, that of its end.
+        // Of the newest round, the proof at its end.
         let early = Some(Duration::from_secs(1));
         proofs.insert(ProofId { round: 5, early }, entry(1000));
         assert_eq!(proofs.kept()[0].0, id(5));
         assert_eq!(kept(), [5]);
 
-        // What is still being sent is counted, too, and then no other one is read.
+        // What is still being sent counts, too, and blocks further reads.
         let sent = Counted::bytes(vec![0; ALIVE_BYTES - KEPT_BYTES], &proofs.alive);
         let part = sent.slice(5..);
         drop(sent);

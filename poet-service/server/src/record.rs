@@ -1,4 +1,4 @@
-//! Writes the history: what the server sees of itself, once a minute.
+//! Writes the history: what the server observes of itself, once a minute.
 
 use std::{
     path::PathBuf,
@@ -16,11 +16,11 @@ use crate::{
     status::StatusReader,
 };
 
-/// How often it is looked whether a minute is over.
+/// How often to check whether a minute has passed.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Epochs that are kept, with the round in each.
+/// The number of epochs to keep, each with its round.
 const KEPT_EPOCHS: u64 = 3;
-/// What is kept however short epochs are.
+/// What is kept even if epochs are short.
 const LEAST_MINUTES: i64 = 24 * 60;
 
 /// Writes the history.
@@ -38,7 +38,7 @@ impl Recorder {
         let mut minute = self.minute();
         let mut registrations = self.metrics.registrations();
         let mut failing = false;
-        // Ends when the server does.
+        // Ends with the server.
         while tokio::time::timeout(INTERVAL, stopped.wait_for(|stop| *stop))
             .await
             .is_err()
@@ -79,7 +79,7 @@ impl Recorder {
         self.clock.now().as_second().div_euclid(60)
     }
 
-    /// Writes what is true at the end of a minute.
+    /// Writes the state at the end of a minute.
     fn write(&self, minute: i64, registrations: u64) -> Result<(), DatabaseError> {
         let executing = self.status.status().executing;
         let seen = Minute {
@@ -96,7 +96,7 @@ impl Recorder {
     }
 }
 
-/// For how many minutes a history is kept.
+/// Returns for how many minutes the history is kept.
 pub(crate) fn kept_minutes(epoch: Duration) -> i64 {
     let minutes = i64::try_from((epoch.as_secs() / 60).saturating_mul(KEPT_EPOCHS));
     minutes

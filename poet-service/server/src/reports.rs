@@ -1,4 +1,4 @@
-//! What is said about a round while it is worked on: a line an hour, and that it has become slow.
+//! Reports on the round that is worked on: one log line an hour, and when the work becomes slow.
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -18,12 +18,12 @@ use crate::{
     status::{StatusReader, expected_leaves},
 };
 
-/// How often it is looked what there is to say.
+/// How often to check whether there is something to report.
 const LOOK: Duration = Duration::from_secs(1);
-/// How often a round says how far it is.
+/// How often to log the progress of a round.
 const LINE_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// Says how rounds go on.
+/// Reports the progress of rounds.
 pub(crate) struct Reports {
     pub(crate) status: StatusReader,
     pub(crate) clock: Arc<dyn Clock>,
@@ -31,7 +31,7 @@ pub(crate) struct Reports {
 }
 
 impl Reports {
-    /// Until the server ends.
+    /// Runs until the server ends.
     pub(crate) async fn keep(self, mut stopped: watch::Receiver<bool>) {
         let mut hourly = Hourly::default();
         let mut slow = Slow::default();
@@ -72,7 +72,7 @@ impl Reports {
     }
 }
 
-/// How much of the time from `start` to `end` has passed, in per cent.
+/// Returns how much of the time from `start` to `end` has passed, in percent.
 pub(crate) fn percent(start: Timestamp, end: Timestamp, now: Timestamp) -> f64 {
     let (passed, all) = (time_until(start, now), time_until(start, end));
     if all.is_zero() {
@@ -103,7 +103,7 @@ impl Hourly {
     }
 }
 
-/// The round that was slow when it was last looked at.
+/// The round that was slow at the last check.
 #[derive(Default)]
 struct Slow(Option<u64>);
 
@@ -143,7 +143,7 @@ mod tests {
         let mut due = |round, second| hourly.is_due(round, Duration::from_secs(second));
         assert!(!due(None, 0) && !due(Some(3), 10) && !due(Some(3), 3609));
         assert!(due(Some(3), 3610) && !due(Some(3), 3611) && due(Some(3), 7210));
-        // Another one begins anew.
+        // Another round starts again.
         assert!(!due(Some(4), 20_000) && !due(None, 20_001) && !due(Some(4), 23_700));
         assert!(due(Some(4), 27_300));
     }
@@ -180,7 +180,7 @@ mod tests {
         };
         assert_eq!(watch.event(Some(&executing(3, false))), Some(fast));
         assert_eq!(watch.event(Some(&executing(3, true))), Some(slow(3)));
-        // The next one has its own first minutes.
+        // The next round has its own first minutes.
         assert_eq!(watch.event(Some(&executing(4, false))), None);
         assert_eq!(watch.event(None), None);
     }

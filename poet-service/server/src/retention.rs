@@ -1,7 +1,6 @@
-//! Removes registrations of rounds that were over long ago (`--keep-registrations`). Their proofs stay.
+//! Removes old registrations (`--keep-registrations`). Proofs stay.
 //!
-//! It goes in small steps, with pauses in between, so that registrations that come meanwhile do not
-//! notice it.
+//! It works in small steps with pauses, so that new registrations are not delayed.
 
 use std::{
     sync::{
@@ -22,11 +21,11 @@ use tokio::sync::watch;
 
 use crate::metrics::Metrics;
 
-/// Registrations that are removed in one transaction: that takes some milliseconds.
+/// Registrations to remove in one transaction, which then takes some milliseconds.
 const STEP: u32 = 2000;
-/// Between two steps. A round with a million members is gone in half a minute.
+/// The pause between two steps. A round with a million members is removed in half a minute.
 const PAUSE: Duration = Duration::from_millis(50);
-/// How often it is looked whether there is something to remove, and after a failure.
+/// How often to check whether there is something to remove, and how long to wait after a failure.
 const INTERVAL: Duration = Duration::from_secs(60);
 const SHORT_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -37,14 +36,14 @@ pub(crate) struct Retention {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) metrics: Metrics,
-    /// The first round of which nothing is removed, for those who have registrations in memory.
+    /// The first round of which nothing is removed, for caches of registrations.
     pub(crate) first_kept: Arc<AtomicU64>,
 }
 
 impl Retention {
-    /// Ends when the server does.
+    /// Ends with the server.
     pub(crate) async fn run(self, mut stopped: watch::Receiver<bool>) {
-        // Rounds of seconds, as tests have them, are not to wait for a minute.
+        // Rounds of seconds, as in tests, must not wait for a minute.
         let interval = self.keep.clamp(SHORT_INTERVAL, INTERVAL);
         let mut begun = None;
         loop {
@@ -61,7 +60,8 @@ impl Retention {
         }
     }
 
-    /// Removes something. Says whether there may be more; `begun` is the round of which some is gone.
+    /// Removes some registrations. Returns whether there may be more. `begun` is the round that is
+    /// partly removed.
     fn step(&self, begun: &mut Option<u64>) -> bool {
         let before = first_kept(&self.schedule, self.clock.now(), self.keep);
         self.first_kept.store(before, Relaxed);
@@ -91,12 +91,13 @@ impl Retention {
     }
 }
 
-/// The first round whose registrations are kept: all before it ended at least `keep` ago.
+/// Returns the first round whose registrations are kept: all earlier ones ended at least `keep`
+/// ago.
 fn first_kept(schedule: &Schedule, now: Timestamp, keep: Duration) -> u64 {
     let Ok(limit) = now.checked_sub(keep) else {
         return 0;
     };
-    // The one that is open then has not begun, and the one before may not be over.
+    // The round that was open then had not begun, and the one before may not be over.
     let open = schedule.open_round(limit);
     match open.checked_sub(1) {
         Some(last) if schedule.end(last) > limit => last,

@@ -1,4 +1,4 @@
-//! The whole server: its directories, the [`Rounds`], the network around it, readiness, shutdown.
+//! The whole server: its directories, the [`Rounds`], the network, readiness, shutdown.
 
 use std::{fs, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
@@ -52,7 +52,7 @@ use crate::{
     status::StatusReader,
 };
 
-/// How long the end of the server waits for the database to be closed.
+/// How long the shutdown waits for the database to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 const THREAD_ID_FILE: &str = "round.tid";
 
@@ -83,11 +83,11 @@ pub struct Addresses {
 }
 
 impl Server {
-    /// Starts a server, whose hashing thread runs at `place`, and which tells `notices` what happens.
-    /// It serves when this returns.
+    /// Starts a server, whose hashing thread runs at `place`, and which sends its events to
+    /// `notices`. It serves requests when this returns.
     ///
     /// # Errors
-    /// When something that it needs is not there; the message says what was expected.
+    /// Fails if something that it needs is missing; the message says what was expected.
     pub async fn start(
         config: Config,
         place: WorkPlace,
@@ -108,7 +108,7 @@ impl Server {
             tracing::error!("{warning}");
         }
         let work = backend.work(LABEL_DEPTH)?;
-        // Before anything is stored: a port that is taken leaves no trace.
+        // Before anything is stored, so that a taken port leaves no trace.
         let rest = Listener::bind("--restlisten", &config.listeners.rest).await?;
         let grpc = Listener::bind("--rpclisten", &config.listeners.grpc).await?;
         let started = clock.now();
@@ -157,7 +157,7 @@ impl Server {
             .await
             .map_err(|error| StartError::recovery(Place::of(&config), error))?;
         blocking(|| claim(&config, &*storage))?;
-        // What is late and what is open is told by the clock that rounds follow.
+        // The clock that rounds follow decides what is late and what is open.
         let clock = Arc::clone(rounds.clock());
         let registration = rounds.registration();
         let gaps = registration.gaps();
@@ -345,7 +345,7 @@ impl Server {
         parts.spawn("database", async move {
             tokio::select! {
                 () = ended => {}
-                // Its end is that of the server.
+                // This part ends with the server.
                 _ = stop_database.wait_for(|stop| *stop) => {}
             }
         });
@@ -380,32 +380,32 @@ impl Server {
         })
     }
 
-    /// Where it listens.
+    /// The addresses on which it listens.
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
     }
 
-    /// Registration, to ask it without a network.
+    /// Registration, for use without a network.
     pub fn registration(&self) -> &Arc<Registration> {
         self.rounds.registration()
     }
 
-    /// The kernels it works with.
+    /// The selected backends.
     pub fn backend(&self) -> &Selection {
         &self.backend
     }
 
-    /// Its schedule.
+    /// The schedule of the rounds.
     pub fn schedule(&self) -> &Schedule {
         self.registration().schedule()
     }
 
-    /// The round that the network worked on without this server when it was started.
+    /// The round that the network was working on without this server at its start.
     pub fn missed_round(&self) -> Option<u64> {
         self.missed
     }
 
-    /// A handle that tells what the server is doing.
+    /// A handle to read what the server is doing.
     pub fn status_reader(&self) -> StatusReader {
         StatusReader::new(
             Arc::clone(self.registration()),
@@ -414,7 +414,7 @@ impl Server {
         )
     }
 
-    /// Ends the server: requests under way are answered, the work done so far is in the log.
+    /// Shuts the server down: requests are answered, and the work done so far is in the log.
     pub async fn shutdown(self) {
         self.stop.send_replace(true);
         self.rounds.stop().await;
@@ -425,8 +425,8 @@ impl Server {
         }
     }
 
-    /// Waits for a part of the server to end although nobody has ended it; returns its name. The
-    /// server is of no use then.
+    /// Waits for a part of the server to end that nobody stopped; returns its name. The server is
+    /// then of no use.
     pub async fn part_ended(&mut self) -> &'static str {
         tokio::select! {
             name = self.rounds.part_ended() => name,
@@ -435,7 +435,7 @@ impl Server {
     }
 }
 
-/// Counts what happens while rounds live, and tells it.
+/// Counts events of rounds, and sends notifications of some.
 struct Told {
     metrics: Metrics,
     notices: Notices,
@@ -468,7 +468,7 @@ impl Counters for Told {
     }
 }
 
-/// What other servers of the same database call this one.
+/// Returns the name under which other servers of the same database know this one.
 fn server_name(rest: SocketAddr) -> String {
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host = match host.trim() {
@@ -478,10 +478,10 @@ fn server_name(rest: SocketAddr) -> String {
     format!("{host}:{}", rest.port())
 }
 
-/// The sockets of an interface that is going to be served.
+/// The sockets of an interface before it is served.
 struct Listener {
     sockets: Vec<TcpListener>,
-    /// The first one's.
+    /// The address of the first socket.
     address: SocketAddr,
 }
 
@@ -517,15 +517,15 @@ impl Listener {
     }
 }
 
-/// What is served on which listener.
+/// The routes of each listener.
 struct Routers {
     rest: Router,
     grpc: Router,
     private: Router,
 }
 
-/// The round that is worked on at `now`, if it was never open here: nobody registered for it, and
-/// this server does not work on it.
+/// Returns the round that is worked on at `now`, if it was never open here: nobody registered for
+/// it here, and this server does not work on it.
 fn missed_round(
     schedule: &Schedule,
     storage: &dyn Storage,

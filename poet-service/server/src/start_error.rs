@@ -14,8 +14,7 @@ use poet_storage::{
 
 use crate::config::Config;
 
-/// Why the server does not start. Each message tells all there is to tell: causes are in it, not
-/// behind it.
+/// Why the server does not start. The messages contain the causes, so there is no `source`.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum StartError {
@@ -110,12 +109,12 @@ pub enum StartError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-/// Where a server's database is.
+/// The location of a server's database.
 #[derive(Clone, Debug)]
 pub enum Place {
-    /// The directory of the embedded one.
+    /// The directory of an embedded database.
     Directory(PathBuf),
-    /// The URL of a shared one.
+    /// The URL of a shared database.
     Url(String),
 }
 
@@ -127,7 +126,7 @@ impl Place {
         }
     }
 
-    /// The option that another one is named with.
+    /// The option that names another one.
     fn other(&self) -> &'static str {
         match self {
             Self::Directory(_) => "--poetdir",

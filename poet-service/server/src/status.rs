@@ -1,4 +1,4 @@
-//! What the server is doing, for those who tell it.
+//! What the server is doing, for display.
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -23,11 +23,11 @@ pub struct ServerStatus {
     pub start: Timestamp,
     /// The round that is being worked on.
     pub executing: Option<Executing>,
-    /// Rounds that wait for it to be finished.
+    /// Rounds that wait for that one to finish.
     pub queued: usize,
 }
 
-/// Tells what a server is doing, while it runs.
+/// Reads what a running server is doing.
 #[derive(Clone)]
 pub struct StatusReader {
     registration: Arc<Registration>,
@@ -48,27 +48,28 @@ impl StatusReader {
         }
     }
 
-    /// Whether the work, or writing its log, fails.
+    /// Returns whether the work, or writing its log, fails.
     pub(crate) fn work_fails(&self) -> bool {
         self.worker.failing()
     }
 
-    /// How the round stands that is worked on, if servers share it.
+    /// Returns the state of the round that is worked on, if servers share it.
     pub(crate) fn standing(&self) -> Option<Standing> {
         self.worker.standing()
     }
 
-    /// How often entries of this server and of others differed.
+    /// Returns how often entries of this server differed from those of others.
     pub(crate) fn disagreements(&self) -> u64 {
         self.worker.disagreements()
     }
 
-    /// What audits have found.
+    /// Returns what audits have found.
     pub fn audits(&self) -> &Audits {
         &self.audits
     }
 
-    /// How far auditors are behind the work, in time; `None` where there is no work, or none.
+    /// Returns how far the audit is behind the work, in time; `None` without work or without
+    /// auditors.
     pub fn audit_lag(&self, clock: &dyn Clock) -> Option<Duration> {
         let executing = self.worker.executing()?;
         let report = self.audits.round(executing.round)?;
@@ -80,12 +81,12 @@ impl StatusReader {
         self.registration.schedule()
     }
 
-    /// The cycle gaps that there are proofs for.
+    /// The cycle gaps that get proofs.
     pub fn gaps(&self) -> &CycleGaps {
         self.registration.gaps()
     }
 
-    /// What the server is doing now.
+    /// Returns what the server is doing now.
     pub fn status(&self) -> ServerStatus {
         let open = self.registration.open_round();
         ServerStatus {
@@ -97,12 +98,12 @@ impl StatusReader {
     }
 }
 
-/// How many leaves there will be at the end of a round, if the work goes on as fast as it has.
+/// Returns the expected number of leaves at the end of a round, if the speed stays the same.
 pub(crate) fn expected_leaves(executing: &Executing, clock: &dyn Clock) -> u64 {
     expected_leaves_at(executing.end, executing, clock)
 }
 
-/// How many leaves there will be at this time.
+/// Returns the expected number of leaves at this time.
 pub(crate) fn expected_leaves_at(end: Timestamp, executing: &Executing, clock: &dyn Clock) -> u64 {
     let left = time_until(clock.now(), end).as_secs_f64();
     let more = (executing.leaves_per_second(clock) * left) as u64;

@@ -1,9 +1,9 @@
-//! What the service manager is told (`sd_notify`), and what the journal reads of each line. Without
+//! Notifies the service manager (`sd_notify`), and formats log lines for the journal. Without
 //! systemd, all of this does nothing.
 
 use std::{env, ffi::OsString, time::Duration};
 
-/// Says how a server is doing, in a message to the socket in `NOTIFY_SOCKET`.
+/// Sends the server's state to the socket in `NOTIFY_SOCKET`.
 #[derive(Debug)]
 pub struct ServiceManager {
     #[cfg(unix)]
@@ -19,7 +19,7 @@ struct Socket {
 }
 
 impl ServiceManager {
-    /// The one that the environment names, if there is one.
+    /// Connects to the service manager named in the environment, if there is one.
     pub fn from_environment() -> Self {
         Self::from_variables(|name| env::var_os(name))
     }
@@ -35,22 +35,22 @@ impl ServiceManager {
         }
     }
 
-    /// The longest time that it waits for a sign of life before it kills the server.
+    /// Returns how long it waits for a sign of life before it kills the server.
     pub fn watchdog(&self) -> Option<Duration> {
         self.watchdog
     }
 
-    /// The server has started.
+    /// Reports that the server has started.
     pub fn ready(&self) {
         self.tell("READY=1");
     }
 
-    /// The server has begun to end.
+    /// Reports that the server has begun to end.
     pub fn stopping(&self) {
         self.tell("STOPPING=1");
     }
 
-    /// What the server does, in a line, and that it lives.
+    /// Reports what the server does, in a line, and that it is alive.
     pub fn status(&self, status: &str) {
         self.tell(&format!("STATUS={}\nWATCHDOG=1", status.replace('\n', " ")));
     }
@@ -58,7 +58,7 @@ impl ServiceManager {
     #[cfg(unix)]
     fn tell(&self, state: &str) {
         if let Some(Socket { socket, address }) = &self.socket {
-            // Without it, nothing is worse than before; and nobody waits for it.
+            // If this fails, nothing is lost; and nobody waits for it.
             drop(socket.send_to_addr(state.as_bytes(), address));
         }
     }
@@ -81,7 +81,7 @@ impl Socket {
     }
 }
 
-/// The name of an abstract socket, which begins with `@`.
+/// Returns the name of an abstract socket, which begins with `@`.
 #[cfg(unix)]
 fn abstract_name(name: &OsString) -> Option<&[u8]> {
     std::os::unix::ffi::OsStrExt::as_bytes(&**name).strip_prefix(b"@")
@@ -98,13 +98,13 @@ fn abstract_address(_name: &[u8]) -> Option<std::os::unix::net::SocketAddr> {
     None
 }
 
-/// Whether standard error is the journal, which takes the priority of a line from its beginning
-/// (`<3>` for an error).
+/// Returns whether standard error is the journal, which reads the priority of a line from its
+/// prefix (`<3>` for an error).
 pub(crate) fn stderr_is_journal() -> bool {
     env::var("JOURNAL_STREAM").is_ok_and(|stream| is_stderr(&stream))
 }
 
-/// Whether standard error is this device and file (`device:inode`).
+/// Returns whether standard error is this device and file (`device:inode`).
 #[cfg(unix)]
 fn is_stderr(stream: &str) -> bool {
     let Ok(status) = rustix::fs::fstat(std::io::stderr()) else {

@@ -1,5 +1,5 @@
-//! What the operator sees: logs on standard error, and, if that is a terminal, a status line
-//! below them; and the log's files. Nobody waits for any of them (see `LogQueue`).
+//! What the operator sees: logs on standard error, with a status line below them if that is a
+//! terminal, and the log files. None of them ever blocks the server (see `LogQueue`).
 
 use std::{
     env,
@@ -26,18 +26,17 @@ use crate::{
     systemd,
 };
 
-/// How often the status line is written.
+/// How often to write the status line.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
-/// How far the audit must be behind for the status line to say so.
+/// The status line mentions the audit if it is further behind than this.
 const AUDIT_LAG_SHOWN: Duration = Duration::from_secs(5);
 
-/// The width of a terminal that does not tell its own.
+/// The width of a terminal that does not report its own.
 const USUAL_WIDTH: usize = 80;
-/// How long an end waits for lines that are still to be written.
+/// How long the shutdown waits for lines to be written.
 const END: Duration = Duration::from_secs(1);
 
-/// The logs of this process. When this is dropped, what was logged is written, if that takes no more
-/// than a moment.
+/// The logs of this process. Dropping this writes what was logged, if that takes only a moment.
 #[derive(Debug)]
 pub struct Terminal {
     screen: LogQueue,
@@ -46,10 +45,10 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// Logs to standard error and to `file`; the newest lines are in `recent`, too.
+    /// Logs to standard error and to `file`, and keeps the newest lines in `recent`.
     ///
     /// # Errors
-    /// When the system has no threads to give.
+    /// Fails if the system does not provide threads.
     pub fn new(file: LogFile, recent: RecentLines) -> io::Result<Self> {
         Ok(Self {
             screen: LogQueue::start(Screen::default())?,
@@ -58,7 +57,7 @@ impl Terminal {
         })
     }
 
-    /// Sends the logs of this process here, and the reasons of panics; alarms to `notices`, too.
+    /// Sends the logs and panic messages of this process here, and alarms also to `notices`.
     pub fn init_logs(&self, debug: bool, json: bool, notices: Notices) {
         let level = if debug {
             LevelFilter::DEBUG
@@ -77,7 +76,7 @@ impl Terminal {
             .with_ansi(false)
             .with_writer(move || file.clone());
         let (here, there) = if json {
-            // The only span is that of a request: no list of them is needed.
+            // The only span is the request, so no list of spans is needed.
             let (here, there) = (here.json(), there.json());
             let (here, there) = (here.flatten_event(true), there.flatten_event(true));
             (
@@ -90,16 +89,16 @@ impl Terminal {
                 there.with_target(false).with_filter(level).boxed(),
             )
         };
-        // Its filter keeps everything below from being made for it alone.
+        // The filter avoids formatting other events for it.
         let alarms = Alarms(notices).with_filter(LevelFilter::ERROR).boxed();
         let layers = vec![here, there, alarms];
         let subscriber = tracing_subscriber::registry().with(layers);
-        // Whoever embeds this may have a subscriber of its own: then that one counts.
+        // A program that embeds this may have its own subscriber, which then stays.
         drop(tracing::subscriber::set_global_default(subscriber));
         panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
     }
 
-    /// Keeps the status line, if there is a terminal. Never resolves.
+    /// Keeps the status line up to date, if there is a terminal. Never resolves.
     pub async fn keep_status_line(&self, reader: StatusReader, clock: Arc<dyn Clock>) {
         if !self.interactive {
             std::future::pending::<()>().await;
@@ -114,17 +113,17 @@ impl Terminal {
         }
     }
 
-    /// Takes the status line away.
+    /// Removes the status line.
     pub fn clear(&self) {
         self.screen.status(None);
     }
 
-    /// Writes a line that is no log to standard error.
+    /// Writes a line to standard error that is not part of the log.
     pub fn say(&self, line: &str) {
         self.screen.line(format!("{line}\n").as_bytes());
     }
 
-    /// Handles for those who move the log's file.
+    /// Returns a handle for reopening the log file.
     pub fn log_file(&self) -> LogFileHandle {
         LogFileHandle(self.file.clone())
     }
@@ -132,16 +131,16 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        // The file first, with time of its own: what nobody reads is mostly standard error.
+        // First the file, with its own time limit: usually it is standard error that nobody reads.
         self.file.end(std::time::Instant::now() + END);
         self.screen.end(std::time::Instant::now() + END);
     }
 }
 
-/// The lines of the log, for standard error.
+/// The log lines for standard error.
 struct Lines {
     queue: LogQueue,
-    /// Whether each begins with its priority, as the journal reads it.
+    /// Whether each line begins with its priority, as the journal reads it.
     with_priority: bool,
 }
 
@@ -177,7 +176,7 @@ impl<'a> MakeWriter<'a> for Lines {
 }
 
 impl io::Write for Line {
-    /// `tracing` writes each event with one call; that of a panic may have several lines.
+    /// `tracing` writes each event with one call. That of a panic may have several lines.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         let lines = event.split_inclusive(|byte| *byte == b'\n');
         let parts: Vec<_> = lines.flat_map(|line| [self.priority, line]).collect();
@@ -190,12 +189,12 @@ impl io::Write for Line {
     }
 }
 
-/// The file of the log, while it is written.
+/// A handle to the log file.
 #[derive(Clone, Debug)]
 pub struct LogFileHandle(LogQueue);
 
 impl LogFileHandle {
-    /// Opens the file again, if it was moved.
+    /// Reopens the file, if it was moved.
     pub fn reopen(&self) {
         self.0.reopen();
     }
@@ -204,7 +203,7 @@ impl LogFileHandle {
 /// Standard error.
 #[derive(Debug, Default)]
 struct Screen {
-    /// Whether a status line stands where the next line would go.
+    /// Whether the status line is where the next line will go.
     status_shown: bool,
 }
 
@@ -226,7 +225,7 @@ impl Sink for Screen {
     }
 }
 
-/// The speed of the work between two looks at it.
+/// The speed of the work between two updates.
 #[derive(Default)]
 struct ShownSpeed(Option<(u64, u64, Duration)>);
 
@@ -243,19 +242,19 @@ impl ShownSpeed {
     }
 }
 
-/// Whether the user wants colours (see no-color.org).
+/// Returns whether the user wants colours (see no-color.org).
 fn colours_wanted() -> bool {
     env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// How many characters fit a line of the terminal. In the last column, a cursor that follows would begin
-/// another line.
+/// Returns how many characters fit on a line of the terminal. The last column stays free, since a
+/// cursor after it would start another line.
 fn width() -> usize {
     let size = terminal_size::terminal_size_of(io::stderr());
     size.map_or(USUAL_WIDTH, |(width, _)| usize::from(width.0).max(2)) - 1
 }
 
-/// What a server does, in a line of any length.
+/// Describes what a server does, in a line of any length.
 pub fn status_text(reader: &StatusReader, clock: &dyn Clock) -> String {
     let status = reader.status();
     let rate = status.executing.as_ref();
@@ -310,14 +309,14 @@ impl StatusLine {
         }
     }
 
-    /// The longest form that fits `width` characters; of the shortest one its beginning.
+    /// Returns the longest form that fits `width` characters, or the beginning of the shortest.
     fn within(&self, width: usize) -> String {
         let mut forms = (0..4).map(|form| self.form(form));
         let fits = forms.find(|line| line.chars().count() <= width);
         fits.unwrap_or_else(|| self.form(3).chars().take(width).collect())
     }
 
-    /// The line: 0 is the longest form, 3 the shortest.
+    /// Formats the line: 0 is the longest form, 3 the shortest.
     fn form(&self, form: u32) -> String {
         let Self {
             open,

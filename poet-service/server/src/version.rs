@@ -1,8 +1,8 @@
-//! Which version of the server this is.
+//! The version of the server.
 
-/// Its number.
+/// The version number.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// The commit that it was built from; empty where that is not known, as in builds for tests.
+/// The commit that it was built from; empty if unknown, as in builds for tests.
 pub const COMMIT: &str = env!("POET_COMMIT");
-/// The version, and the commit where it is known.
+/// The version, with the commit if it is known.
 pub const WITH_COMMIT: &str = env!("POET_VERSION");

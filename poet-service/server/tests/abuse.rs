@@ -1,5 +1,5 @@
-//! Clients that cost more than they should. In each test, the service stays up and another client,
-//! which behaves well, is served meanwhile.
+//! Clients that misuse the server. In each test, the service stays up and a well-behaved client is
+//! served meanwhile.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -28,7 +28,7 @@ use poet_service::{
 use poet_storage::SqliteStorage;
 use program::ServerProcess;
 
-/// Much longer than anything takes that is not to last for ever.
+/// Much longer than anything takes that ends.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 fn connect(address: SocketAddr) -> TcpStream {
@@ -38,19 +38,19 @@ fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// What the server sends until it closes the connection, which it must do.
+/// Returns what the server sends until it closes the connection, which it must do.
 fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
     let mut received = Vec::new();
     match stream.read_to_end(&mut received) {
         Ok(_) => {}
-        // With something of ours unread.
+        // Some of our data may be unread.
         Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
         Err(error) => panic!("the connection is not closed: {error}"),
     }
     received
 }
 
-/// A well-behaved client registers and looks around, over a connection of its own.
+/// A well-behaved client registers and makes requests, over a new connection.
 #[track_caller]
 fn assert_serves(rest: SocketAddr, node: u32) {
     let client = Client::new(&format!("http://{rest}"));
@@ -58,7 +58,7 @@ fn assert_serves(rest: SocketAddr, node: u32) {
     client.register(&TestNode::new(node));
 }
 
-/// As above, over gRPC.
+/// The same over gRPC.
 #[track_caller]
 fn assert_serves_grpc(grpc: SocketAddr) {
     let mut stream = connect(grpc);
@@ -72,7 +72,7 @@ fn assert_serves_grpc(grpc: SocketAddr) {
     assert!(found, "{received:?}");
 }
 
-/// A server in this process that waits for clients as long as it is told to.
+/// Starts a server in this process with this patience for clients.
 fn start_with(folder: &Path, patience: Patience) -> LocalServer {
     let mut config = config(folder);
     config.listeners.max_grpc_response_bytes = 100_000_000;
@@ -80,7 +80,7 @@ fn start_with(folder: &Path, patience: Patience) -> LocalServer {
     LocalServer::start(config, 0)
 }
 
-/// Connections that were dropped for a reason.
+/// Returns the number of connections that were dropped for a reason.
 fn dropped(server: &LocalServer, interface: &str, reason: &str) -> u64 {
     let sample =
         format!("poet_connections_dropped_total{{interface=\"{interface}\",reason=\"{reason}\"}} ");
@@ -89,7 +89,7 @@ fn dropped(server: &LocalServer, interface: &str, reason: &str) -> u64 {
     counts.next().unwrap().parse().unwrap()
 }
 
-/// A server in a process of its own, which works on nothing.
+/// A server in its own process, which does no work.
 struct Victim {
     server: ServerProcess,
     rest: SocketAddr,
@@ -134,14 +134,14 @@ impl Victim {
         kb / 1024
     }
 
-    /// Where it cannot be asked for.
+    /// `None` if the system does not report it.
     #[cfg(not(target_os = "linux"))]
     fn memory_mb(&self) -> u64 {
         0
     }
 }
 
-/// As much of HTTP/2 as it takes to misuse it.
+/// As much of HTTP/2 as misusing it requires.
 mod h2 {
     use std::{
         io::{ErrorKind, Read},
@@ -166,7 +166,7 @@ mod h2 {
         frame
     }
 
-    /// What a client begins with.
+    /// Sends what a client begins with.
     pub(crate) fn preface() -> Vec<u8> {
         [
             b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
@@ -175,7 +175,7 @@ mod h2 {
         .concat()
     }
 
-    /// The same of one that takes so many bytes of each answer, until it says that it takes more.
+    /// The same for a client with a window of this size for each response.
     pub(crate) fn preface_with_window(bytes: u32) -> Vec<u8> {
         let setting = [&[0, 4][..], &bytes.to_be_bytes()].concat();
         [
@@ -186,7 +186,7 @@ mod h2 {
     }
 
     fn text(bytes: &mut Vec<u8>, text: &str) {
-        // HPACK: seven bits, and what is over them in parts of seven bits.
+        // HPACK: seven bits, and larger values in parts of seven bits.
         match u8::try_from(text.len()).ok().filter(|length| *length < 127) {
             Some(length) => bytes.push(length),
             None => {
@@ -202,7 +202,7 @@ mod h2 {
         bytes.extend(text.as_bytes());
     }
 
-    /// The headers of a gRPC request: names from HPACK's static table, values as they are.
+    /// The headers of a gRPC request: names from HPACK's static table, literal values.
     pub(crate) fn headers(path: &str) -> Vec<u8> {
         // POST, http
         let mut block = vec![0x83, 0x86, 0x04];
@@ -217,7 +217,7 @@ mod h2 {
         block
     }
 
-    /// The same with a large one.
+    /// The same with a large header.
     pub(crate) fn large_headers(path: &str, bytes: usize) -> Vec<u8> {
         let mut block = headers(path);
         block.push(0x00);
@@ -234,7 +234,7 @@ mod h2 {
         .concat()
     }
 
-    /// The next frame: kind, flags, stream and payload. `None` when the connection has ended.
+    /// Returns the next frame: kind, flags, stream and payload; `None` if the connection has ended.
     pub(crate) fn read_frame(stream: &mut TcpStream) -> Option<(u8, u8, u32, Vec<u8>)> {
         let mut read = |bytes: &mut [u8]| match stream.read_exact(bytes) {
             Ok(()) => Some(()),
@@ -255,7 +255,7 @@ mod h2 {
         Some((head[3], head[4], id, payload))
     }
 
-    /// The data of an answer.
+    /// Returns the data of a response.
     pub(crate) fn read_answer(stream: &mut TcpStream, id: u32) -> Vec<u8> {
         let mut data = Vec::new();
         while let Some((kind, flags, of, payload)) = read_frame(stream) {
@@ -275,7 +275,7 @@ mod h2 {
     }
 }
 
-/// Stores a proof with so many members, which nobody verifies.
+/// Stores a proof with this many members, which nothing verifies.
 fn store_proof(folder: &Path, round: u64, members: u32) {
     let db = folder.join("db");
     fs::create_dir_all(&db).unwrap();
@@ -283,7 +283,7 @@ fn store_proof(folder: &Path, round: u64, members: u32) {
     let storage = SqliteStorage::open(&path, 1, Arc::new(())).unwrap();
     let member = |number: u32| {
         let mut challenge = [0x5a; 32];
-        // Not to be compressed too well.
+        // Must not compress too well.
         for (index, part) in challenge.chunks_exact_mut(4).enumerate() {
             let mixed = number
                 .wrapping_mul(0x9e37_79b9)
@@ -308,7 +308,7 @@ fn store_proof(folder: &Path, round: u64, members: u32) {
 
 const ASK_PROOF: &[u8] = b"GET /v1/proofs/0 HTTP/1.1\r\nhost: x\r\n\r\n";
 
-/// How long the answer is that everybody asks for here.
+/// The length of the response that these tests request.
 fn whole_answer(rest: SocketAddr) -> usize {
     let answer = Client::new(&format!("http://{rest}")).get("/v1/proofs/0");
     assert_eq!(answer.status, 200);
@@ -323,7 +323,7 @@ fn clients_that_do_not_read_hold_no_memory() {
     let mut readers: Vec<_> = (0..100).map(|_| connect(victim.rest)).collect();
     for reader in &mut readers {
         reader.write_all(ASK_PROOF).unwrap();
-        // Its answer has begun.
+        // The response has begun.
         let mut first = [0; 1000];
         reader.read_exact(&mut first).unwrap();
         assert!(first.starts_with(b"HTTP/1.1 200 OK\r\n"));
@@ -351,11 +351,11 @@ fn clients_that_do_not_read_are_cut_off() {
     for reader in &mut readers {
         reader.write_all(ASK_PROOF).unwrap();
     }
-    // One that reads, all the time.
+    // A client that reads all the time.
     let whole = whole_answer(rest);
     assert!(whole > 14_000_000);
-    // Over HTTP/2, where the window is what is not opened: not beyond the first 64 KiB, or not at all.
-    // Pings, which are answered, are no progress.
+    // Over HTTP/2, clients that do not open the window: after the first 64 KiB, or at all.
+    // Answering pings is no progress.
     let path = "/rpc.api.v1.PoetService/Proof";
     let ask_grpc = h2::request(1, path, &[0, 0, 0, 0, 3, 10, 1, b'0']);
     let over_grpc = [h2::preface(), h2::preface_with_window(0)].map(|preface| {
@@ -377,7 +377,7 @@ fn clients_that_do_not_read_are_cut_off() {
             }
         })
     });
-    // Slow ones that are fast enough, though their systems take it in steps.
+    // Slow clients that are fast enough, though their systems read in steps.
     let slow = [40_000, 400_000].map(|bytes_per_second| {
         let mut stream = connect(rest);
         stream.write_all(ASK_PROOF).unwrap();
@@ -389,7 +389,7 @@ fn clients_that_do_not_read_are_cut_off() {
             }
             let mut read = 20 * bytes_per_second;
             let mut part = vec![0; 1 << 20];
-            // With its headers, it is longer.
+            // The headers add to it.
             while read <= whole {
                 match stream.read(&mut part).unwrap() {
                     0 => break,
@@ -399,7 +399,7 @@ fn clients_that_do_not_read_are_cut_off() {
             read
         })
     });
-    // And one that stops in the middle.
+    // And a client that stops in the middle.
     let mut first = [0; 1000];
     readers[0].read_exact(&mut first).unwrap();
     assert!(first.starts_with(b"HTTP/1.1 200 OK\r\n"));
@@ -420,7 +420,7 @@ fn clients_that_do_not_read_are_cut_off() {
         assert!(read > whole, "cut off after {read} bytes");
     }
     assert_serves(rest, 2);
-    // Nobody else was taken for one of them.
+    // No other client was dropped.
     assert_eq!(dropped(&server, "rest", "slow"), 20);
     assert_eq!(dropped(&server, "grpc", "slow"), 2);
 }
@@ -448,7 +448,7 @@ fn slow_senders_are_cut_off() {
         start(grpc, b""),
         start(grpc, b"PRI * HTTP/2.0\r\n"),
         start(grpc, &h2::preface()),
-        // Headers that are never complete.
+        // Headers that never end.
         start(
             grpc,
             &[
@@ -458,7 +458,7 @@ fn slow_senders_are_cut_off() {
             .concat(),
         ),
     ];
-    // A client that has asked for something and then does not answer pings any more.
+    // A client that has made a request and then stops answering pings.
     let info = h2::request(1, "/rpc.api.v1.PoetService/Info", &[0; 5]);
     let mut deaf = start(grpc, &[h2::preface(), info].concat());
     let mut bodies = vec![
@@ -471,7 +471,7 @@ fn slow_senders_are_cut_off() {
             b"POST /v1/submit HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1\r\n{\r\n",
         ),
     ];
-    // Header by header, for ever.
+    // Endless headers, one by one.
     let mut dripping = start(rest, b"GET /v1/info HTTP/1.1\r\n");
     let drip = thread::spawn(move || {
         let begun = Instant::now();
@@ -511,21 +511,21 @@ fn many_large_bodies_do_not_fill_the_memory() {
     let before = victim.memory_mb();
     let head = b"POST /v1/submit HTTP/1.1\r\nhost: x\r\ncontent-length: 65536\r\n\r\n";
     let spaces = vec![b' '; 60_000];
-    // Of one address, and the victim's clients have another: it is that address that is refused more.
+    // Sent from one address, while the victim's clients have another: only that address is refused.
     let mut senders: Vec<_> = (0..4000)
         .filter_map(|_| connect_from("127.0.0.2", victim.rest))
         .collect();
     assert_eq!(senders.len(), 4000);
     for sender in &mut senders {
         sender.set_nonblocking(true).unwrap();
-        // As much as the sockets take.
+        // As much as the sockets accept.
         drop(sender.write(head));
         drop(sender.write(&spaces));
     }
     victim.assert_serves();
     victim.assert_serves_grpc();
     let after = victim.memory_mb();
-    // All of them would take 240 MB, and the connections some 40 KB each besides.
+    // All of them would take 240 MB, and each connection some 40 KB besides.
     assert!(after < before + 256, "{before} MB, then {after} MB");
 }
 
@@ -540,7 +540,7 @@ fn pipelined_garbage_and_answers_that_nobody_reads() {
         b"POST /v1/submit HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
     ] {
         let mut stream = connect(victim.rest);
-        // It may be closed before all of it is sent.
+        // The server may close it before all of it is sent.
         drop(stream.write_all(&garbage.repeat(1000)));
         let received = read_to_end(&mut stream);
         let text = String::from_utf8_lossy(&received);
@@ -603,7 +603,7 @@ fn connect_from(source: &str, server: SocketAddr) -> Option<TcpStream> {
     Some(stream)
 }
 
-/// The status line of an answer to a request, or nothing where the connection is closed.
+/// Returns the status line of the response to a request, or nothing if the connection is closed.
 fn status(stream: &mut TcpStream) -> Option<String> {
     stream
         .write_all(b"GET /v1/info HTTP/1.1\r\nhost: x\r\n\r\n")
@@ -624,12 +624,12 @@ fn an_address_has_a_share_of_the_connections() {
     let mut streams: Vec<_> = (0..100).map(|_| connect(victim.rest)).collect();
     let served: Vec<_> = streams.iter_mut().filter_map(status).collect();
     assert_eq!(served, vec!["HTTP/1.1 200"; 20]);
-    // Others have theirs.
+    // Other addresses have their own share.
     for source in ["127.0.0.2", "127.0.0.3"] {
         let answer = status_from(source, victim.rest);
         assert_eq!(answer.as_deref(), Some("HTTP/1.1 200"));
     }
-    // One that ends makes room.
+    // When a connection ends, another one may take its place.
     drop(streams);
     await_some("room", || status(&mut connect(victim.rest)));
 }
@@ -680,7 +680,8 @@ fn clients_that_send_no_bodies_make_room() {
     }
 }
 
-/// More clients than there may be connections fetch a proof at once: all get it whole.
+/// More clients than the maximum number of connections fetch a proof at once: all get the whole
+/// proof.
 fn fetch_at_once(clients: usize, connections: usize, members: u32) {
     let folder = tempfile::tempdir().unwrap();
     store_proof(folder.path(), 0, members);
@@ -696,14 +697,14 @@ fn fetch_at_once(clients: usize, connections: usize, members: u32) {
                 let mut stream = connect(rest);
                 let ask = b"GET /v1/proofs/0 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
                 stream.write_all(ask).unwrap();
-                // Half of them will never send anything again, and say so.
+                // Half of them announce that they will send nothing more.
                 if number % 2 == 1 {
                     stream.shutdown(Shutdown::Write).unwrap();
                 }
                 let mut length = 0;
                 let mut head: Vec<u8> = Vec::new();
                 let mut part = vec![0; 65_536];
-                // Not as fast as it can be, so that all are there at a time.
+                // Slowed down, so that all are connected at the same time.
                 loop {
                     match stream.read(&mut part).unwrap() {
                         0 => break,
@@ -732,8 +733,8 @@ fn answers_under_way_are_not_cut_off_to_make_room() {
     fetch_at_once(60, 20, 100_000);
 }
 
-/// Three addresses, each below its share and all together above the limit, keep connections that wait for
-/// a body and open them again when they are closed. One that behaves well gets its answers.
+/// Three addresses, each below its share and together above the limit, keep connections that wait
+/// for a body, and reopen closed ones. A well-behaved client gets its responses.
 #[cfg(target_os = "linux")]
 fn hold_all_connections(limit: usize, requests: usize) {
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -797,7 +798,7 @@ fn what_is_closed_and_refused_is_counted() {
     let server = LocalServer::start(config, 0);
     let counted = |interface, reason| dropped(&server, interface, reason);
     assert_eq!((counted("rest", "room"), counted("grpc", "room")), (0, 0));
-    // Idle ones, which make room after a while.
+    // Idle connections, which make room after a while.
     let mut idle: Vec<_> = (0..2).map(|_| connect(server.addresses.rest)).collect();
     for stream in &mut idle {
         assert_eq!(status(stream).as_deref(), Some("HTTP/1.1 200"));
@@ -805,7 +806,7 @@ fn what_is_closed_and_refused_is_counted() {
     let answer = status(&mut connect(server.addresses.rest));
     assert_eq!(answer.as_deref(), Some("HTTP/1.1 200"));
     assert_eq!(counted("rest", "room"), 1);
-    // gRPC has as many as its own option says.
+    // gRPC has its own limit.
     let mut grpc: Vec<_> = (0..4)
         .map(|_| {
             let mut stream = connect(server.addresses.grpc);
@@ -827,7 +828,7 @@ fn idle_connections_make_room() {
     let folder = tempfile::tempdir().unwrap();
     let options = ["--max-connections=20", "--max-connections-per-address=1000"];
     let mut victim = Victim::start(folder.path(), &options);
-    // Far more than there may be, and they stay open.
+    // Many more than allowed, and they stay open.
     let streams: Vec<_> = (0..200).map(|_| connect(victim.rest)).collect();
     for _ in 0..5 {
         victim.assert_serves();
@@ -850,7 +851,7 @@ fn streams_on_which_nothing_comes_make_room() {
         stream.write_all(&h2::request(1, path, &[0; 5])).unwrap();
         watching.push(stream);
     }
-    // What a watcher is told at once, however many have come before it.
+    // What a watcher is sent at once, however many came before it.
     let last = watching.last_mut().unwrap();
     while let Some((kind, _, id, _)) = h2::read_frame(last) {
         if id == 1 && kind == h2::DATA {
@@ -870,7 +871,7 @@ fn an_address_has_a_rate() {
     let mut config = config(folder.path());
     config.listeners.limits = ClientLimits {
         rate: Some(RequestRate {
-            // Nothing comes back in the time that this takes.
+            // Nothing is answered in this time.
             per_second: 0.0001,
             burst: 5.try_into().unwrap(),
         }),
@@ -888,24 +889,24 @@ fn an_address_has_a_rate() {
     assert_eq!(refused.json()["code"], 8);
     let after: u64 = refused.header("retry-after").unwrap().parse().unwrap();
     assert!((1..=10_001).contains(&after), "{after}");
-    // What the client itself puts there does not help; others are served.
+    // Addresses that the client itself adds do not help; other clients are served.
     assert_eq!(ask("203.0.113.5, 192.0.2.1").status, 429);
     assert_eq!(ask("192.0.2.2").status, 200);
-    // A /64 of IPv6 is one client.
+    // An IPv6 /64 is one client.
     for number in 1..=5 {
         assert_eq!(ask(&format!("2001:db8::{number}")).status, 200);
     }
     assert_eq!(ask("2001:db8::6").status, 429);
     assert_eq!(ask("2001:db8:0:1::6").status, 200);
 
-    // Over gRPC: the proxy's own address.
+    // Over gRPC, the proxy's own address counts.
     let statuses: Vec<_> = (0..6)
         .map(|_| {
             let mut stream = connect(server.addresses.grpc);
             stream.write_all(&h2::preface()).unwrap();
             let path = "/rpc.api.v1.PoetService/Info";
             stream.write_all(&h2::request(1, path, &[0; 5])).unwrap();
-            // An answer that is refused has no data.
+            // A refusal has no data.
             !h2::read_answer(&mut stream, 1).is_empty()
         })
         .collect();
@@ -928,7 +929,7 @@ fn rapid_resets_end_the_connection() {
             flood.extend(h2::frame(h2::HEADERS, h2::END_HEADERS, id, &headers));
             flood.extend(h2::frame(h2::RST_STREAM, 0, id, &8_u32.to_be_bytes()));
         }
-        // It is closed before all of it is sent.
+        // The server closes it before all of it is sent.
         drop(stream.write_all(&flood));
         h2::read_to_end(&mut stream);
         victim.assert_serves_grpc();
@@ -943,7 +944,7 @@ fn floods_of_frames_cost_little() {
     let folder = tempfile::tempdir().unwrap();
     let mut victim = Victim::start(folder.path(), &[]);
     let before = victim.memory_mb();
-    // Frames that must be answered, and answers that nobody reads.
+    // Frames that require answers which nothing reads.
     let floods = [
         h2::frame(h2::PING, 0, 0, &[0; 8]),
         h2::frame(h2::SETTINGS, 0, 0, &[]),
@@ -962,7 +963,7 @@ fn floods_of_frames_cost_little() {
         victim.assert_serves_grpc();
         streams.push(stream);
     }
-    // Headers without end.
+    // Endless headers.
     let mut stream = connect(victim.grpc);
     stream.write_all(&h2::preface()).unwrap();
     let mut headers = h2::frame(h2::HEADERS, 0, 1, &h2::headers("/"));
@@ -985,7 +986,7 @@ fn grpc_streams_and_messages_are_bounded() {
     let folder = tempfile::tempdir().unwrap();
     let mut victim = Victim::start(folder.path(), &[]);
     let before = victim.memory_mb();
-    // A message that says it has a gigabyte.
+    // A message that claims to have a gigabyte.
     for path in [
         "/rpc.api.v1.PoetService/Submit",
         "/rpc.api.v1.PoetService/Proof",
@@ -1001,7 +1002,7 @@ fn grpc_streams_and_messages_are_bounded() {
             flood.extend(h2::frame(h2::DATA, 0, 1, &[7; 10_000]));
         }
         drop(stream.write_all(&flood));
-        // Refused in whatever way, and not waited for.
+        // Refused in any way, and without waiting for them.
         loop {
             match h2::read_frame(&mut stream) {
                 Some((kind, flags, 1, _))
@@ -1015,7 +1016,7 @@ fn grpc_streams_and_messages_are_bounded() {
         }
         victim.assert_serves_grpc();
     }
-    // Thousands of requests that are never complete.
+    // Thousands of requests that never end.
     let mut streams = Vec::new();
     for _ in 0..20 {
         let mut stream = connect(victim.grpc);
@@ -1040,7 +1041,8 @@ fn grpc_streams_and_messages_are_bounded() {
     assert!(after < before + 128, "{before} MB, then {after} MB");
 }
 
-/// What a client holds on many connections, and what becomes of the memory when they are closed.
+/// Measures how much memory a client can use through many connections, and whether it is freed when
+/// they are closed.
 #[cfg(target_os = "linux")]
 fn hold(
     victim: &mut Victim,
@@ -1052,7 +1054,7 @@ fn hold(
 ) {
     let mut streams: Vec<_> = (0..connections)
         .map(|_| {
-            // What an address may not take any more, others may.
+            // Memory that one address may not use is left for others.
             let stream = connect_from("127.0.0.2", victim.grpc).unwrap();
             stream.set_nonblocking(true).unwrap();
             (stream, 0)
@@ -1084,13 +1086,13 @@ fn hold(
     println!("{what}: {rest_mb} MB, then {highest} MB, then {after} MB");
 }
 
-/// Each flood of requests that are never complete, over so many connections.
+/// Every kind of flood of endless requests, over this many connections.
 #[cfg(target_os = "linux")]
 fn flood_grpc(connections: usize, time: Duration, most_mb: u64, left_mb: u64) {
     poet_host::open_files::raise_limit();
     let folder = tempfile::tempdir().unwrap();
     let mut victim = Victim::start(folder.path(), &[]);
-    // What one client takes is there at rest, too.
+    // The memory that a single client uses belongs to the baseline.
     victim.assert_serves_grpc();
     let rest_mb = victim.memory_mb();
     let many = |headers: &dyn Fn(u32) -> Vec<u8>, data: &[u8]| {
@@ -1104,7 +1106,7 @@ fn flood_grpc(connections: usize, time: Duration, most_mb: u64, left_mb: u64) {
     };
     let half_a_message = [&[0, 0, 0, 0x0f, 0xa0][..], &[b'z'; 900]].concat();
     for (what, path, header_bytes, data) in [
-        // Nothing of this passes: the headers are too long.
+        // All of this is refused: the headers are too long.
         ("watch", "/grpc.health.v1.Health/Watch", 11_000, &[0; 5][..]),
         ("watch", "/grpc.health.v1.Health/Watch", 7_000, &[0; 5]),
         (
@@ -1144,7 +1146,7 @@ fn grpc_requests_that_are_never_complete_hold_little_memory() {
     flood_grpc(400, Duration::from_secs(3), 150, 30);
 }
 
-/// Floods of the size at which they once brought the server down; it takes some five minutes.
+/// Floods of the size that once brought the server down. Takes some five minutes.
 #[cfg(target_os = "linux")]
 #[test]
 #[ignore = "takes five minutes and the whole machine: --ignored --nocapture --test-threads=1"]
@@ -1189,7 +1191,7 @@ fn read_slowly() {
     }
 }
 
-/// Reads until the server has ended so many streams of a connection.
+/// Reads until the server has ended this many streams of a connection.
 fn await_ended_streams(stream: &mut TcpStream, ended: &mut BTreeSet<u32>, wanted: usize) {
     while ended.len() < wanted {
         let (kind, flags, id, _) = h2::read_frame(stream).unwrap();
@@ -1246,17 +1248,17 @@ fn announced_bodies_do_not_make_others_wait() {
     let mut tries = 0..5;
     loop {
         let mut holders: Vec<_> = (0..300).map(|_| start(head(65_536, ""))).collect();
-        // As long as is allowed, and refused for what is in it.
+        // Of the maximum length, and refused for its content.
         let body = format!("{{{}}}", " ".repeat(60_000));
         assert_eq!(client.post("/v1/submit", body).status, 400);
-        // On a very busy machine the first of them may have had their time.
+        // On a very busy machine the first of them may have timed out.
         holders[0].set_nonblocking(true).unwrap();
         match holders[0].read(&mut [0; 12]) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => break,
             _ => assert!(tries.next().is_some(), "waited for others"),
         }
     }
-    // One that is too long is not asked for.
+    // A request that is too long is refused before its body is sent.
     for more in ["", "expect: 100-continue\r\n"] {
         let mut stream = start(head(100_000, more));
         let mut answer = [0; 12];

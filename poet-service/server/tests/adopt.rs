@@ -1,4 +1,4 @@
-//! The members of another server's round, worked on under this server's own key.
+//! `poet-service adopt`: working on another server's round under this server's own key.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -62,8 +62,8 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// What a server of this kind leaves that is lost while it works on round 0, and takes registrations
-/// for round 1.
+/// What a server of this kind leaves that was lost while it worked on round 0 and took
+/// registrations for round 1.
 struct Lost {
     folder: tempfile::TempDir,
     key: Value,
@@ -91,7 +91,7 @@ impl Lost {
         let entries = || (fs::metadata(&log).unwrap().len() - LogHeader::BYTES as u64) / 32;
         await_some("the log", || (entries() > 2000).then_some(()));
 
-        // While it runs, its members can be had over the network, and are the same.
+        // While it runs, its members are the same over the network.
         let near = config(&folder.path().join("near"));
         let report = adopt(server.url(), 0, &near, at(35)).unwrap();
         assert_eq!((report.members, report.leaves), (5, 0));
@@ -124,13 +124,13 @@ impl Lost {
         config(&self.path(name))
     }
 
-    /// A server with what was adopted finishes the round under its own key.
+    /// A server with the adopted round finishes it under its own key.
     fn finish(&self, name: &str, at_least: u64) {
         let server = LocalServer::start(self.config(name), 40);
         server.await_work(0);
         let listed = server.client.get("/v1/rounds/0/members").json();
         assert_eq!(listed["total"], "5");
-        // It goes on with its own rounds.
+        // It continues with its own rounds.
         assert_eq!(server.client.register(&TestNode::new(8)), 1);
         server.at(80);
         let answer = server.client.await_proof(0);
@@ -147,7 +147,7 @@ impl Lost {
 fn a_round_of_a_lost_server_is_finished_under_another_key() {
     let lost = Lost::new();
     lost.finish("near", 0);
-    // With its work, and from a backup of it: a folder of backups, of which the newest counts.
+    // With its work, and from a backup of it: a folder of backups, the newest of which is used.
     let backup = Command::new(env!("CARGO_BIN_EXE_poet-service"))
         .args(["backup", "--no-trial", "--poetdir"])
         .args([lost.path("lost"), lost.path("place")])
@@ -165,7 +165,7 @@ fn a_round_of_a_lost_server_is_finished_under_another_key() {
         assert!(again.already);
         lost.finish(to, lost.leaves);
     }
-    // Of the database alone, into a server that had no members in the round and works on it for nobody.
+    // From the database alone, into a server that had a work log but no members in the round.
     let server = LocalServer::start(lost.config("idle"), 10);
     server.at(30);
     server.await_work(0);
@@ -206,7 +206,7 @@ fn what_cannot_be_adopted_is_named_in_one_sentence() {
     refused(&nothing, 0, &new, at(40), "holds no server's state");
     let same = adopt(&from, 0, &lost.config("lost"), at(40)).unwrap_err();
     assert!(matches!(same, AdoptError::SameKey(_)), "{same}");
-    // Of the database alone there is no work, and when the round is over no time for it.
+    // The database alone has no work, and when the round is over there is no time for it.
     let database = lost.from("lost/db/poet.sqlite");
     refused(&database, 0, &new, at(80), "was over at");
 
@@ -216,7 +216,7 @@ fn what_cannot_be_adopted_is_named_in_one_sentence() {
     server.client.register(&TestNode::new(1));
     drop(server);
     refused(&from, 0, &own, at(40), "has 1 members of its own");
-    // Directories of somebody else's work.
+    // The work of another server.
     let foreign = lost.config("foreign");
     fs::create_dir_all(&foreign.directories.datadir).unwrap();
     let owner = foreign.directories.datadir.join("poet-service.owner");
@@ -249,7 +249,7 @@ fn what_cannot_be_adopted_is_named_in_one_sentence() {
     );
     assert!(!lost.path("new/db/poet.sqlite").exists());
 
-    // Published, by this server and by the other one.
+    // Published by this server, and by the other one.
     let server = LocalServer::start(lost.config("lost"), 40);
     server.at(80);
     server.client.await_proof(0);

@@ -1,4 +1,4 @@
-//! The REST interface beyond what was recorded: bad input, limits, caching, certificates.
+//! The REST interface beyond the recorded responses: bad input, limits, caching, certificates.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -25,7 +25,7 @@ fn server() -> (LocalServer, tempfile::TempDir) {
     (LocalServer::start(config(folder.path()), 10), folder)
 }
 
-/// Sends `request` as it stands and returns all that comes back until the server closes.
+/// Sends `request` unchanged and returns everything that the server sends until it closes.
 fn raw(server: &LocalServer, request: &[u8]) -> String {
     String::from_utf8_lossy(&raw_bytes(server, request)).into_owned()
 }
@@ -82,7 +82,7 @@ fn registrations_follow_the_rules_in_order() {
     let answer = with(&[("pubkey", json!(STANDARD.encode(nowhere)))]);
     answer.assert_error(400, 3, "invalid signature");
 
-    // The round ends 80 s after genesis: a deadline just then is met.
+    // The round ends 80 s after genesis: a deadline at that very time is met.
     let answer = with(&[("deadline", json!("2026-01-01T00:01:19.999999999Z"))]);
     answer.assert_error(400, 9, "too late to register for the desired round");
     let answer = with(&[("deadline", json!("2026-01-01T00:01:20Z"))]);
@@ -185,7 +185,7 @@ fn methods_of_registration_can_be_switched_off() {
     config.rounds.rules.certifier = Some(certifier());
     let server = LocalServer::start(config, 10);
     let mut request = TestNode::new(1).request(&server.client.pow_params());
-    // Not a 401, which only those expect who sent a certificate.
+    // Not a 401: only nodes that sent a certificate expect that.
     let message = "registration by proof of work is switched off: expected a certificate";
     server.client.submit(&request).assert_error(400, 9, message);
     let (data, signature, _) = TestNode::new(1).certificate(7);
@@ -289,7 +289,7 @@ fn proofs_are_compressed_for_those_who_take_it() {
         .read_to_string(&mut body)
         .unwrap();
     assert_eq!(body, plain.body);
-    // Another representation has another tag, and either of them will do.
+    // Each representation has its own tag, and either tag matches.
     let etag = plain.header("etag").unwrap();
     let gzip_etag = etag.replace("\"", "") + "-gzip";
     assert!(head.contains(&gzip_etag), "{head}");
@@ -339,13 +339,13 @@ fn bodies_are_bounded() {
     client
         .post("/v1/submit", format!("{largest} "))
         .assert_error(413, 8, too_large);
-    // A GET with a body is no way around.
+    // A GET with a body does not bypass the limit.
     let request = format!(
         "GET /v1/info HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{largest} ",
         1 << 20
     );
     assert!(raw(&server, request.as_bytes()).starts_with("HTTP/1.1 413 "));
-    // Nor is a length that is not announced.
+    // Nor does a length that is not announced.
     let mut chunked =
         "POST /v1/submit HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n".to_owned();
     for _ in 0..20 {
@@ -365,10 +365,10 @@ fn compressed_bodies_are_refused() {
     for (more, body) in [
         ("content-encoding: gzip\r\n", "{}"),
         ("content-encoding: br\r\n", "{}"),
-        // Without a word, too.
+        // Even without a response.
         ("", "\u{1f}\u{8b}\u{8}\0"),
     ] {
-        // Not text: one byte for each character.
+        // Not UTF-8: one byte per character.
         let body: Vec<u8> = body.chars().map(|c| c as u8).collect();
         let length = format!("content-length: {}\r\n\r\n", body.len());
         let answer = raw(
@@ -430,7 +430,7 @@ fn garbage_gets_no_further_than_its_connection() {
     assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
     let long = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(100_000));
     assert!(!raw(&server, long.as_bytes()).contains(" 200 "));
-    // A client that goes away in the middle of its body.
+    // A client that disconnects in the middle of its body.
     let mut stream = TcpStream::connect(server.addresses.rest).unwrap();
     stream
         .write_all(b"POST /v1/submit HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{\"nonce\"")
@@ -495,7 +495,7 @@ fn a_broken_download_of_a_proof_goes_on() {
             7,
             length,
         ),
-        // Of the proof as it is, even for those who take it compressed.
+        // Ranges of the uncompressed proof, even for clients that accept gzip.
         (
             "accept-encoding: gzip\r\nrange: bytes=5-9\r\n".to_owned(),
             5,

@@ -1,4 +1,4 @@
-//! Faults on purpose in a whole server: each is found and reported, and the proof is valid.
+//! Deliberate faults in a whole server: each is found and reported, and the proof is valid.
 //!
 //! ```sh
 //! cargo test -p poet-service --features fault-injection --test audit
@@ -30,8 +30,8 @@ const SCHEDULE: [&str; 4] = [
     "--cycle-gap=59m57s",
     "--metrics-port=0",
 ];
-/// A round that does not end in a test, with subtrees of 64 leaves: auditors, whose priority is the
-/// lowest, take a step of them even where other programs leave them little of a core.
+/// A round that does not end in a test, with subtrees of 64 leaves: auditors, which have the lowest
+/// priority, finish a step of them even on a busy machine.
 const LONG_ROUND: [&str; 4] = [
     "--phase-shift=3s",
     "--epoch-duration=4h",
@@ -40,8 +40,8 @@ const LONG_ROUND: [&str; 4] = [
 ];
 const FAULT: &str = "POET_FAULT";
 
-/// Work that does not end leaves auditors only the other cores: they would starve where a second server
-/// works. So a test of such work (which writes) runs alone.
+/// Endless work leaves auditors only the other cores: they would starve next to a second working
+/// server. So a test of such work (which writes) runs alone.
 static CORES: RwLock<()> = RwLock::new(());
 
 fn beside_others() -> RwLockReadGuard<'static, ()> {
@@ -52,7 +52,7 @@ fn alone() -> RwLockWriteGuard<'static, ()> {
     CORES.write().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A server in which there will be this fault.
+/// Starts a server with this fault.
 fn server(folder: &Path, fault: &str, options: &[&str]) -> ServerProcess {
     let options = [&SCHEDULE[..], options].concat();
     ServerProcess::start_with(folder, &options, &[(FAULT, fault)])
@@ -66,7 +66,7 @@ fn number(value: &Value) -> u64 {
     value.as_str().unwrap().parse().unwrap()
 }
 
-/// A metric, without labels or with them as they are written.
+/// Returns a metric, with its labels as they are written.
 fn metric(server: &ServerProcess, name: &str) -> u64 {
     let metrics = Client::new(server.told("metrics").strip_suffix("/metrics").unwrap());
     let text = metrics.get("/metrics").body;
@@ -76,7 +76,7 @@ fn metric(server: &ServerProcess, name: &str) -> u64 {
     line.trim().parse().unwrap()
 }
 
-/// Runs a round with a fault to its end: the server, and what it says of the round's audit.
+/// Runs a round with a fault to its end. Returns the server, and its report of the round's audit.
 fn round_with(folder: &Path, fault: &str, disturb: impl FnOnce(&Path)) -> (ServerProcess, Value) {
     audited_round_with("full", folder, fault, disturb)
 }
@@ -95,7 +95,7 @@ fn audited_round_with(
     disturb(folder);
     let proof = verify_fetched(&server.client.await_proof(0));
     assert_eq!(proof.members, members_of(&nodes()), "{fault}");
-    // Nobody has waited for the audit, which goes on until it knows.
+    // Nothing waited for the audit, which continues until it knows.
     let round = await_some("the audit", || {
         let round = server.client.get("/v1/rounds/0").json();
         let audit = &round["audit"];
@@ -106,14 +106,14 @@ fn audited_round_with(
     (server, round["audit"].clone())
 }
 
-/// A fault of the work: it goes back, once; or, where the proof has nothing of it and auditors got too
-/// little of the CPU before the end, it is reported after it.
+/// A fault of the work: the work goes back, once. If the proof does not contain the fault and
+/// auditors got too little CPU time before the end, the fault is reported after it.
 #[track_caller]
 fn assert_rolled_back(fault: &str) {
     assert_audit_rolled_back("full", fault);
 }
 
-/// The same in another mode. Gives the server's log.
+/// The same in another mode. Returns the server's log.
 #[track_caller]
 fn assert_audit_rolled_back(mode: &str, fault: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
@@ -214,7 +214,7 @@ fn an_entry_on_its_way_to_the_disk() {
     assert_repaired("queue@5000", |_| {});
 }
 
-/// Flips a bit of an entry, once there are so many of them.
+/// Flips a bit of an entry, once there are enough of them.
 fn flip_on_disk(folder: &Path, entry: u64, entries: u64) {
     let log = folder.join("data/rounds/0/tree.log");
     await_some("entries", || {
@@ -230,7 +230,7 @@ fn flip_on_disk(folder: &Path, entry: u64, entries: u64) {
     file.write_all(&[byte[0] ^ 4]).unwrap();
 }
 
-/// A fault that never happens, where another one is all there is.
+/// A fault that never happens, for tests that need none of these.
 const NO_FAULT: &str = "label@99999999999";
 
 #[test]
@@ -238,8 +238,8 @@ fn the_log_on_the_disk() {
     assert_repaired(NO_FAULT, |folder| flip_on_disk(folder, 100, 4_000));
 }
 
-/// A fault in a round that does not end, so that nothing but the auditors beside the work can find it:
-/// they do, the work goes on from what is right, and its end is audited, too.
+/// A fault in a round that does not end, so that only the auditors can find it during the work:
+/// they do, the work continues from what is right, and the end of the log is audited, too.
 #[track_caller]
 fn assert_found_at_work(fault: &str, culprit: &str, disturb: impl FnOnce(&Path)) {
     let _turn = alone();
@@ -258,7 +258,8 @@ fn assert_found_at_work(fault: &str, culprit: &str, disturb: impl FnOnce(&Path))
     let lost = number(&found["audit"]["lostLeaves"]);
     println!("{fault}: {lost} leaves were lost");
     assert_eq!(culprit == "workErrors", lost > 0, "{fault}: {found}");
-    // Faults are at 15,000 leaves at most, and a log may be audited far beyond them when it changes.
+    // Faults are at 15,000 leaves at most, and a log may be audited far beyond them when it
+    // changes.
     let before = number(&found["audit"]["auditedLeaves"]).max(15_000);
     await_some("the audit of what came after", || {
         let round = round();
@@ -274,7 +275,7 @@ fn assert_found_at_work(fault: &str, culprit: &str, disturb: impl FnOnce(&Path))
         .sum();
     assert_eq!(count, 1, "{fault}: {audit}");
 
-    // The next process tells of it, too.
+    // The next process reports it, too.
     server.kill();
     let server = ServerProcess::start(folder.path(), &LONG_ROUND);
     let after = await_some("the work", || {
@@ -318,7 +319,7 @@ fn an_old_entry_on_the_disk_at_work() {
     });
 }
 
-/// A proof for nodes with a longer cycle gap is one more check of the work: it stops the work for a
+/// A proof for nodes with a longer cycle gap also checks the work: a wrong one stops the work for a
 /// moment, and is made again.
 #[test]
 fn an_early_proof_that_is_spoilt_is_made_again() {
@@ -376,7 +377,7 @@ fn a_proof_that_is_spoilt_is_made_again() {
 fn without_auditors_a_wrong_label_is_found_by_the_proof() {
     let _turn = beside_others();
     let folder = tempfile::tempdir().unwrap();
-    // Most leaves come after it, so that some of them are proven.
+    // Most leaves come after the fault, so that some of them are proven.
     let server = server(folder.path(), "statement@300", &["--audit=off"]);
     server.client.register(&nodes()[0]);
     let proof = verify_fetched(&server.client.await_proof(0));
@@ -397,8 +398,8 @@ fn a_proof_that_nothing_explains_leads_to_ever_more_thorough_audits() {
     let (server, audit) = round_with(folder.path(), "proof@3", |_| {});
     assert_eq!(audit["badProofs"], 3, "{audit}");
     assert_eq!(audit["lostLeaves"], "0");
-    // The proof is made again, then after an audit, then after one that relies on nothing: each
-    // subtree, which is a leaf here, is recomputed once more.
+    // The proof is made again, then after an audit, then after one that relies on nothing: it
+    // recomputes each subtree, which is a leaf here, once more.
     let audits = server.log().matches("auditing the whole log").count();
     assert_eq!(audits, 2, "{}", server.log());
     let leaves = number(&server.client.get("/v1/rounds/0").json()["leaves"]);
@@ -410,7 +411,7 @@ fn a_proof_that_nothing_explains_leads_to_ever_more_thorough_audits() {
 fn the_proof_does_not_wait_for_the_audit() {
     let _turn = beside_others();
     let folder = tempfile::tempdir().unwrap();
-    // A round of some length that nobody audits, until just before its end.
+    // A round of some length that is not audited until just before its end.
     let schedule = [
         "--phase-shift=3s",
         "--epoch-duration=1h",
@@ -441,13 +442,13 @@ fn the_proof_does_not_wait_for_the_audit() {
     assert!(at("the proof is verified and published") < at("the round is audited"));
     let audit = server.client.get("/v1/rounds/0").json()["audit"].clone();
     assert_eq!(number(&audit["auditedLeaves"]), proof.leaves);
-    // Then its log is not needed any more.
+    // Then its log is no longer needed.
     await_some("the end of the log", || {
         (!folder.path().join("data/rounds/0").exists()).then_some(())
     });
 }
 
-/// Nothing keeps a round waiting, not even one before it of which the whole log is audited.
+/// Nothing delays a round, not even an earlier one whose whole log is being audited.
 #[test]
 fn a_long_audit_makes_way_for_the_next_round() {
     let _turn = beside_others();
@@ -458,11 +459,11 @@ fn a_long_audit_makes_way_for_the_next_round() {
         "--cycle-gap=9s",
         "--metrics-port=0",
     ];
-    // Two of round 0, then one of round 1.
+    // Two proofs of round 0, then one of round 1.
     let faults = [(FAULT, "long-audit@3")];
     let server = ServerProcess::start_with(folder.path(), &schedule, &faults);
     assert_eq!(server.client.register(&nodes()[0]), 0);
-    // Then round 0 has its turn again.
+    // Then round 0 gets another turn.
     let proof = verify_fetched(&server.client.await_proof(0));
     assert_eq!(proof.members, members_of(&nodes()[..1]));
     verify_fetched(&server.client.await_proof(1));

@@ -1,4 +1,4 @@
-//! Backups of a running server, put back and worked on; and what is refused.
+//! Backs up a running server, restores the backup and continues its work; and what is refused.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -29,7 +29,7 @@ fn at(second: i64) -> Timestamp {
     common::genesis() + SignedDuration::from_secs(second)
 }
 
-/// A backup of the server in `folder` at a second, of which three are kept.
+/// Makes a backup of the server in `folder` at a second. Three are kept.
 fn backup(folder: &Path, place: &Path, second: i64) -> Result<Done, BackupError> {
     back_up(&directories(folder), place, 3, &work(), at(second))
 }
@@ -51,13 +51,13 @@ fn names(folder: &Path) -> Vec<String> {
 fn refused(result: Result<Done, BackupError>, part: &str) {
     let message = result.unwrap_err().to_string();
     assert!(message.contains(part), "{message}");
-    // One sentence, without Rust's words.
+    // One sentence, without Rust's error texts.
     for word in ["os error", "Os {", "\n"] {
         assert!(!message.contains(word), "{message}");
     }
 }
 
-/// A server that works on round 0 with three members, and takes registrations for round 1.
+/// Starts a server that works on round 0 with three members, and takes registrations for round 1.
 struct Running {
     folder: tempfile::TempDir,
     server: LocalServer,
@@ -102,7 +102,7 @@ fn a_backup_of_a_running_server_goes_on_elsewhere() {
         done.backup,
         place.path().join("backup-2026-01-01T00-00-31Z")
     );
-    // Again and again into the same place, also within the same second.
+    // Repeatedly into the same directory, even within one second.
     for (second, removed) in [(32, 0), (32, 0), (33, 1), (34, 1)] {
         let done = backup(running.path(), place.path(), second).unwrap();
         assert_eq!(done.removed, removed, "{second}");
@@ -114,7 +114,7 @@ fn a_backup_of_a_running_server_goes_on_elsewhere() {
         "poet-backup.lock",
     ];
     assert_eq!(names(place.path()), kept);
-    // The running server is as it was.
+    // The running server is unchanged.
     assert_eq!(running.server.client.get("/readyz").status, 200);
     let Running {
         folder,
@@ -146,7 +146,7 @@ fn a_backup_of_a_running_server_goes_on_elsewhere() {
     let proof = verify_fetched(&server.client.await_proof(1));
     assert_eq!(proof.members, members_of(&nodes[..1]));
     drop(server);
-    // Over what is there only if that is asked for, and then it is kept.
+    // Replaces what is there only on request, and then keeps it.
     refused(
         put_back(place.path(), elsewhere.path(), false),
         "poet.sqlite is there already",
@@ -169,7 +169,7 @@ fn a_place_that_cannot_hold_backups_is_refused() {
     for inside in ["db", "data/backups", "data/rounds/new/one", "."] {
         refused(backup(path, &path.join(inside), 31), "is inside");
     }
-    // The round that is worked on, and room for the next one.
+    // The round that is worked on, and an empty folder for the next one.
     assert_eq!(names(&path.join("data/rounds")), ["0", "1"]);
     #[cfg(unix)]
     {
@@ -263,7 +263,7 @@ fn a_damaged_backup_is_refused_and_nothing_is_lost() {
             fs::write(&path, &sound).unwrap();
         }
     }
-    // It names nothing outside of it.
+    // It must not name anything outside of it.
     let manifest = made.join("manifest.json");
     let sound = fs::read_to_string(&manifest).unwrap();
     for path in [
@@ -301,7 +301,7 @@ fn health_says_whether_the_server_is_ready() {
     let own = address.to_string();
     assert_eq!(health(&own), (Some(0), "ready\n".to_owned()));
     assert_eq!(health(&format!("0.0.0.0:{}", address.port())).0, Some(0));
-    // Its proof is a minute late, because the file system of the work cannot be written to.
+    // Its proof is a minute late, because the working directory's file system is not writable.
     let next = running.path().join("data/rounds/1");
     drop(fs::remove_dir(&next));
     fs::write(&next, "").unwrap();

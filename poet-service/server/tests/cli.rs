@@ -1,4 +1,4 @@
-//! The operator commands, run as a user runs them.
+//! The operator commands, as a user runs them.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
@@ -147,7 +147,7 @@ fn start(log: &str, leaves: &str) -> Child {
 fn an_interrupted_run_goes_on_where_it_stopped() {
     let directory = Directory::new();
     let log = directory.path("log");
-    // More leaves than can be made before the signals come.
+    // More leaves than can be made before the signals arrive.
     let mut killed = start(&log, "100000000");
     killed.kill().unwrap();
     killed.wait().unwrap();
@@ -234,7 +234,7 @@ fn a_wrong_log_entry_makes_no_proof() {
     bytes[96 + 32 * 77] ^= 1;
     fs::write(&log, bytes).unwrap();
     let output = run(&args);
-    // The tree is made from the log, so the labels are what tells.
+    // The tree is made from the log, so only the labels show the damage.
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     assert!(!Path::new(&out).exists());
 }
@@ -311,7 +311,7 @@ fn a_backend_for_many_chains_does_not_hash_one() {
     command.args(prove).env("POET_BACKEND", many.name);
     let output = command.output().unwrap();
     assert!(stderr(&output).contains("(forced by POET_BACKEND)"));
-    // Verifying has many chains.
+    // Verification uses many chains.
     assert!(run(&prove).status.success());
     assert!(run(&["verify", &backend, &file]).status.success());
 }
@@ -409,10 +409,10 @@ fn the_output_of_prove_stays_what_it_is() {
     assert!(prove(&link).status.success());
     assert!(Path::new(&link).is_symlink());
     assert_eq!(fs::read(directory.path("target")).unwrap(), proof);
-    // Nothing is left over but what was asked for.
+    // Nothing remains except what was requested.
     assert_eq!(fs::read_dir(directory.0.path()).unwrap().count(), 3);
 
-    // Not the machine's own device: a fault here would break it for everybody.
+    // Not the machine's own device: a bug here would break it for everyone.
     let full = directory.path("full");
     let node = Command::new("mknod").args([&full, "c", "1", "7"]).output();
     if !node.is_ok_and(|made| made.status.success()) {
@@ -570,8 +570,8 @@ fn verify_says_what_is_wrong_and_where() {
     );
 }
 
-/// What a node stores of the golden proof of 4,097 leaves, made up by PROTOCOL.md section 5 from its
-/// golden bytes.
+/// What a node stores of the golden proof of 4,097 leaves, encoded by PROTOCOL.md section 5 from
+/// its golden bytes.
 fn stored_message(service_key: &[u8; 32], round_id: &str, statement: &[u8]) -> Vec<u8> {
     let vectors = vectors::scale_proofs();
     let mut bytes = vectors.last().unwrap().scale_bytes.clone();

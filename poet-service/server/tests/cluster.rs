@@ -1,4 +1,4 @@
-//! Several servers, each a process, on one PostgreSQL database.
+//! Several servers, each in its own process, on one PostgreSQL database.
 #![allow(clippy::unwrap_used)]
 #![cfg(unix)]
 
@@ -16,12 +16,12 @@ use jiff::Timestamp;
 use program::{ServerProcess, command};
 use tempfile::TempDir;
 
-/// The directories of so many machines.
+/// The directories of several machines.
 fn machines<const N: usize>() -> [TempDir; N] {
     std::array::from_fn(|_| tempfile::tempdir().unwrap())
 }
 
-/// A schedule that leaves time for what a test does before the start of round 0.
+/// A schedule that leaves time for the test before the start of round 0.
 fn schedule() -> [String; 5] {
     let genesis = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ");
     [
@@ -54,7 +54,7 @@ fn two_servers_are_one_poet() {
     let info = works.client.get("/v1/info").json();
     assert_eq!(serves.client.get("/v1/info").json(), info);
 
-    // Each takes registrations, and one node may register at both.
+    // Each takes registrations, and a node may register with both.
     let nodes: Vec<_> = (1..=6).map(TestNode::new).collect();
     for (place, node) in nodes.iter().enumerate() {
         let server = if place % 2 == 0 { &works } else { &serves };
@@ -65,7 +65,7 @@ fn two_servers_are_one_poet() {
     let answer = (works.client).submit(&conflicting.request(&works.client.pow_params()));
     answer.assert_error(409, 6, "conflicting registration");
 
-    // The database ends and comes back while the round is worked on.
+    // The database stops and comes back while the round is worked on.
     await_some("the work", || {
         works.log().contains(" working ").then_some(())
     });
@@ -93,7 +93,7 @@ fn two_servers_are_one_poet() {
         });
     }
 
-    // What one publishes both serve.
+    // Both serve what either publishes.
     let proof = works.client.await_proof(0);
     assert_eq!(serves.client.get("/v1/proofs/0").body, proof.body);
     let fetched = verify_fetched(&proof);
@@ -103,7 +103,7 @@ fn two_servers_are_one_poet() {
         // The next round may have ended by now.
         (challenge == fetched.root || works.client.get("/v1/proofs/1").status == 200).then_some(())
     });
-    // A proof of work for what the one says is good for the other.
+    // Both accept a proof of work for the parameters of either.
     let answer = (serves.client).submit(&nodes[3].request(&works.client.pow_params()));
     assert_eq!(answer.status, 200, "{}", answer.body);
     assert_eq!(serves.signal("TERM").code(), Some(0));
@@ -132,7 +132,7 @@ fn when_one_machine_fails_the_other_has_the_round() {
     one.kill();
     let proof = other.client.await_proof(0);
     assert_eq!(verify_fetched(&proof).members, members_of(&nodes));
-    // It comes back, and serves what it has not made.
+    // It comes back, and serves a proof that it has not made.
     let one = start(first.path(), &url, &schedule, &[]);
     assert_eq!(one.client.get("/v1/proofs/0").body, proof.body);
     assert_eq!(
@@ -154,7 +154,7 @@ fn a_proof_that_the_database_has_lost_is_stored_again() {
     let stored = || database.sql("poet", "SELECT root FROM poet.proofs WHERE round = 0");
     let before = stored();
     assert_eq!(before, format!("\\x{}", hex::encode(root)));
-    // As another database is that had not got it yet.
+    // Like a database that did not have it yet when it took over.
     database.sql("poet", "DELETE FROM poet.proofs WHERE round = 0");
     await_some("the proof", || (stored() == before).then_some(()));
     assert!(
@@ -251,7 +251,7 @@ fn what_differs_is_named_and_nothing_is_written() {
     );
     let written = "SELECT count(*) FROM poet.settings WHERE name <> 'probe'";
     assert_eq!(database.sql("other", written), "0");
-    // By the environment, and with the right password, it starts.
+    // With the right password from the environment, it starts.
     let server = ServerProcess::start_with(
         third.path(),
         &[
@@ -265,7 +265,7 @@ fn what_differs_is_named_and_nothing_is_written() {
     );
     assert!(!server.log().contains(PASSWORD));
 
-    // Without a shared database nobody else works.
+    // Without a shared database no other server works.
     let done = Command::new(env!("CARGO_BIN_EXE_poet-service"))
         .args(["check-config", "--worker=off"])
         .output()

@@ -1,5 +1,5 @@
-//! Several servers share the work on a round: one works, the others follow it, and go on when it fails.
-//! Each is a process, on a real PostgreSQL.
+//! Several servers share the work on a round: one works, and the others follow and take over if it
+//! fails. Each is a process, on a real PostgreSQL.
 #![allow(clippy::unwrap_used)]
 #![cfg(unix)]
 
@@ -26,7 +26,7 @@ use tempfile::TempDir;
 /// The header of a tree log.
 const HEADER_BYTES: u64 = 96;
 
-/// A PoET of several machines, whose round 0 starts a while after its genesis.
+/// A PoET of several machines, whose round 0 starts some time after its genesis.
 struct Poet {
     database: PostgresServer,
     schedule: Vec<String>,
@@ -34,7 +34,7 @@ struct Poet {
 }
 
 impl Poet {
-    /// `None` where there is no PostgreSQL. The work on a round takes `work` seconds.
+    /// `None` if there is no PostgreSQL. The work on a round takes `work` seconds.
     fn new(work: u64) -> Option<Self> {
         let database = PostgresServer::start()?;
         let url = database.database("poet");
@@ -82,7 +82,7 @@ impl Poet {
         self.database.sql("poet", entries).parse().unwrap()
     }
 
-    /// Waits until the shared log has grown by some entries. Returns how many it has.
+    /// Waits until the shared log has grown by some entries. Returns its length.
     fn await_growth(&self) -> u64 {
         let before = self.entries();
         await_some("growth of the shared log", || {
@@ -91,7 +91,7 @@ impl Poet {
         })
     }
 
-    /// The proof of round 0, which all these servers serve, and its leaves.
+    /// Returns the proof of round 0, which all these servers serve, and its leaves.
     fn proven(&self, servers: &[&ServerProcess]) -> u64 {
         let proof = servers[0].client.await_proof(0);
         for server in servers {
@@ -103,7 +103,7 @@ impl Poet {
         }
         let fetched = verify_fetched(&proof);
         assert_eq!(fetched.members, members_of(&self.nodes));
-        // The log is gone with it.
+        // The log is dropped with its publication.
         let logs =
             "SELECT count(*) FROM pg_tables WHERE schemaname = 'poet' AND tablename = 'log_0'";
         assert_eq!(self.database.sql("poet", logs), "0");
@@ -120,7 +120,7 @@ fn await_log(server: &ServerProcess, what: &str) {
     await_some(what, || server.log().contains(what).then_some(()));
 }
 
-/// How often a server has said this.
+/// Returns how often a server has logged this.
 fn times(server: &ServerProcess, what: &str) -> usize {
     server.log().matches(what).count()
 }
@@ -152,13 +152,13 @@ fn when_the_worker_is_killed_the_follower_goes_on_from_its_end() {
     let worker = poet.start(&first, &[]);
     poet.register(&worker);
     await_log(&worker, WORKS);
-    // It comes in the middle of the round with nothing, and copies what there is.
+    // It joins in the middle of the round with nothing, and copies what there is.
     poet.await_growth();
     let follower = poet.start(&second, &["--worker=standby"]);
     await_log(&follower, FOLLOWS);
     poet.await_growth();
     assert_eq!(times(&follower, WORKS), 0);
-    // Both say who does what; and so does one that does nothing of it.
+    // Both report which server does what, and so does one that does no work.
     let idle = poet.start(&third, &["--worker=off"]);
     for server in [&worker, &follower, &idle] {
         await_some("who works", || {
@@ -207,7 +207,7 @@ fn a_worker_that_was_paused_follows_and_one_whose_disk_is_lost_copies() {
     one.send_signal("CONT");
     await_log(&one, FOLLOWS);
     poet.await_growth();
-    // Its disk is lost: it begins with nothing, and follows.
+    // Its disk is lost: it starts with nothing, and follows.
     one.kill();
     let one = poet.start(&third, &[]);
     await_log(&one, FOLLOWS);
@@ -227,7 +227,7 @@ fn a_standby_works_only_while_no_other_does() {
     let [first, second] = machines();
     let standby = poet.start(&first, &["--worker=standby", "--takeover-after=500ms"]);
     poet.register(&standby);
-    // Nobody else is there.
+    // No other server is there.
     await_log(&standby, WORKS);
     poet.await_growth();
     let on = poet.start(&second, &[]);
@@ -257,7 +257,7 @@ fn the_work_goes_on_while_the_database_is_away() {
     await_log(&other, FOLLOWS);
     let before = poet.await_growth();
     poet.database.kill();
-    // Longer than what would be a takeover.
+    // Longer than a takeover takes.
     thread::sleep(Duration::from_secs(7));
     poet.database.run();
     await_some("what was made meanwhile", || {
@@ -306,7 +306,7 @@ fn a_follower_with_a_flipped_bit_repairs_it() {
     assert!(poet.proven(&[&other]) > before);
 }
 
-/// A worker whose auditors do not see its mistake: the follower's do.
+/// A worker whose auditors miss its error: the follower's auditors find it.
 #[cfg(feature = "fault-injection")]
 #[test]
 fn a_machine_that_computes_wrong_is_the_one_that_goes_back() {

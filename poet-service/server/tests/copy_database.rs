@@ -1,5 +1,5 @@
-//! `poet-service copy-database`, with servers that go on after it, and what other commands do on a shared
-//! database.
+//! `poet-service copy-database`, with servers that continue after it, and other commands on a
+//! shared database.
 #![allow(clippy::unwrap_used)]
 #![cfg(unix)]
 
@@ -26,7 +26,7 @@ use poet_storage::{Imported, ImportedRound, SqliteReader, SqliteStorage};
 use program::{ServerProcess, command};
 use rusqlite::Connection;
 
-/// Rounds in the database whose copy is interrupted.
+/// Rounds in the database whose copying is interrupted.
 const ROUNDS: u64 = 400;
 
 fn copy_command(from: &str, to: &str) -> Command {
@@ -46,7 +46,7 @@ fn said(done: &Output) -> String {
     String::from_utf8(done.stdout.clone()).unwrap()
 }
 
-/// The one sentence with which something was refused.
+/// Returns the one-sentence refusal.
 fn refusal(done: &Output) -> String {
     assert_eq!(done.status.code(), Some(1), "{done:?}");
     let error = String::from_utf8(done.stderr.clone()).unwrap();
@@ -166,7 +166,7 @@ fn a_round_in_progress_goes_on_after_the_move_and_back() {
     examines_both_kinds(&database, &url, folder, &back);
 }
 
-/// The doctor finds the same in a database of each kind, and says so.
+/// The doctor finds the same in either kind of database, and says which kind it is.
 fn examines_both_kinds(database: &PostgresServer, url: &str, folder: &Path, dbdir: &str) {
     let doctor = |option: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_poet-service"));
@@ -277,7 +277,7 @@ fn filled(dbdir: &Path) {
     SqliteStorage::import(&dbdir.join("poet.sqlite"), &imported).unwrap();
 }
 
-/// Kills a copy when `copied` rounds say that it is in the middle. Whether it was.
+/// Kills a copy when `copied` rounds show that it is incomplete. Returns whether it was.
 fn kill_in_the_middle(mut child: Child, copied: impl Fn() -> u64) -> bool {
     let start = Instant::now();
     while copied() < 10 {
@@ -322,7 +322,7 @@ fn a_copy_that_is_killed_goes_on() {
         .unwrap();
     let error = String::from_utf8(refused.stderr).unwrap();
     assert!(error.contains("holds an unfinished copy"), "{error}");
-    // Its proofs are made up, so that the copy is as damaged as the original.
+    // Its proofs are made up, so the copy is as damaged as the original.
     let done = copy(&from, &url);
     let complaint = String::from_utf8(done.stderr).unwrap();
     assert!(

@@ -1,4 +1,4 @@
-//! The hashing thread has a core of its own, and nobody else is on it.
+//! The hashing thread has a dedicated core, on which no other thread runs.
 #![allow(clippy::unwrap_used)]
 #![cfg(target_os = "linux")]
 
@@ -16,7 +16,7 @@ fn allowed_here() -> Vec<usize> {
     parse(&allowed("/proc/self/status".as_ref()).unwrap())
 }
 
-/// Where a thread may run. `None` when it is gone.
+/// Returns where a thread may run; `None` if it has ended.
 fn allowed(status: &Path) -> Option<String> {
     let status = fs::read_to_string(status).ok()?;
     let line = status
@@ -33,13 +33,13 @@ fn parse(list: &str) -> Vec<usize> {
     ranges.flatten().collect()
 }
 
-/// The id of the hashing thread of a server, while there is one.
+/// Returns the id of a server's hashing thread, while there is one.
 fn hashing_thread(folder: &Path) -> Option<String> {
     let id = fs::read_to_string(folder.join("data/round.tid"));
     id.ok().filter(|id| !id.is_empty())
 }
 
-/// Where each thread of a server may run.
+/// Returns where each thread of a server may run.
 fn places(folder: &Path) -> BTreeMap<String, Vec<usize>> {
     let process = fs::read_to_string(folder.join("db/poet-service.lock")).unwrap();
     let tasks = Path::new("/proc").join(process).join("task");
@@ -52,10 +52,10 @@ fn places(folder: &Path) -> BTreeMap<String, Vec<usize>> {
     .collect()
 }
 
-/// Where each thread of a server may run while a round is worked on, and which of them hashes.
+/// Returns where each thread of a server may run while a round is worked on, and which one hashes.
 fn threads(folder: &Path) -> (BTreeMap<String, Vec<usize>>, String) {
     let hashing = await_some("the hashing thread", || hashing_thread(folder));
-    // It writes its id once it is where it belongs, and the others, too.
+    // The hashing thread writes its id once all threads are placed.
     (places(folder), hashing)
 }
 
@@ -121,7 +121,7 @@ fn between_rounds_all_threads_may_use_all_cores() {
     }
 }
 
-/// The names by which servers on this machine claim cores.
+/// Returns the names by which servers on this machine claim cores.
 fn claims() -> usize {
     let sockets = fs::read_to_string("/proc/net/unix").unwrap();
     let names = sockets.lines().filter_map(|line| line.rsplit_once('@'));
@@ -152,7 +152,7 @@ fn servers_started_together_take_different_cores_or_say_who_has_it() {
         .iter()
         .map(|server| server.log().contains("is also the work core of process "))
         .collect();
-    // Those that say nothing have a core for themselves.
+    // Servers that log no conflict have a core for themselves.
     let cores: Vec<usize> = folders
         .iter()
         .zip(&shared)
@@ -164,14 +164,14 @@ fn servers_started_together_take_different_cores_or_say_who_has_it() {
         .collect();
     let different: std::collections::BTreeSet<_> = cores.iter().collect();
     assert_eq!(different.len(), cores.len(), "{cores:?}");
-    // Other servers on this machine may have some of its cores, so not all that is claimed is ours.
+    // Other servers on this machine may have claimed some of its cores.
     let alone = before == 0 && claims() <= 2 * here.len();
     if alone {
         let claimed = shared.iter().filter(|shared| !**shared).count();
         assert!(claimed >= 1, "nobody claimed a core");
     }
     if here.len() < 3 {
-        // Some of them must share, and the message names one that is there.
+        // Some of them must share a core, and the message names a running server.
         let index = shared.iter().position(|shared| *shared).unwrap();
         let log = servers[index].log();
         let (_, rest) = log.split_once("is also the work core of process ").unwrap();
@@ -213,7 +213,7 @@ fn a_raised_priority_is_the_hashing_threads_alone() {
     let server = ServerProcess::start(folder.path(), &options);
     let (threads, hashing) = threads(folder.path());
     let process = fs::read_to_string(folder.path().join("db/poet-service.lock")).unwrap();
-    // Where it is not permitted, or there is one core only, that is said.
+    // If that is not permitted, or there is only one core, the server says so.
     let raised = server.log().contains("priority=nice");
     assert!(
         raised
@@ -225,7 +225,7 @@ fn a_raised_priority_is_the_hashing_threads_alone() {
         server.log()
     );
     for id in threads.keys() {
-        // The 19th field; the second one, in parentheses, may have spaces.
+        // The 19th field. The second one, in parentheses, may contain spaces.
         let Ok(stat) = fs::read_to_string(format!("/proc/{process}/task/{id}/stat")) else {
             continue;
         };
@@ -253,14 +253,14 @@ fn what_can_wait_has_a_lower_priority() {
             comm.is_ok_and(|comm| comm.trim() == name)
         });
         let stat = fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
-        // Behind the name, which is in brackets, this is the 17th.
+        // After the name, which is in brackets, this is the 17th.
         let (_, rest) = stat.rsplit_once(") ").unwrap();
         rest.split(' ').nth(16).unwrap().parse::<i32>().unwrap()
     };
     let here = niceness("hash");
     assert_eq!(niceness("audit"), 19);
-    // It takes over when other programs leave that one nothing.
+    // It takes over if other programs leave the low-priority thread no CPU time.
     assert_eq!(niceness("audit-behind"), here);
-    // Signatures of strangers, too, leave auditors and proofs their share.
+    // Verifying strangers' signatures also leaves auditors and proofs their share.
     assert!(niceness("check") > here);
 }

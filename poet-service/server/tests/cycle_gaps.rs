@@ -1,4 +1,4 @@
-//! Nodes with different cycle gaps: one chain of work, a proof for each, one more PoET for each.
+//! Nodes with different cycle gaps: one chain of work, and a proof and a PoET for each gap.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -32,7 +32,7 @@ fn config(folder: &Path) -> Config {
     config
 }
 
-/// What a node knows of a PoET: its address, to which it appends its paths, and its key.
+/// What a node knows of a PoET: the address to which it appends paths, and the key.
 struct Poet {
     client: Client,
     path: &'static str,
@@ -56,7 +56,7 @@ impl Poet {
         }
     }
 
-    /// Registers a node for round 0, and says in how many seconds it ends.
+    /// Registers a node for round 0, and returns in how many seconds it ends.
     fn register(&self, node: &TestNode) -> f64 {
         let answer = self.submit(&node.request(&self.pow_params()));
         assert_eq!(answer.status, 200, "{}", answer.body);
@@ -97,12 +97,12 @@ fn one_member_set_and_one_chain_for_all() {
     });
     assert!(keys[0] != keys[1] && keys[1] != keys[2] && keys[0] != keys[2]);
 
-    // Each is told the end for its gap, and all are members.
+    // Each node gets the end for its gap, and all are members.
     let nodes = [1, 2, 3].map(TestNode::new);
     assert_eq!(own.register(&nodes[0]), 80.0);
     assert_eq!(day.register(&nodes[1]), 70.0);
     assert_eq!(long.register(&nodes[2]), 60.0);
-    // The same registration by another way is the same.
+    // The same registration under another path is the same one.
     assert_eq!(day.register(&nodes[0]), 70.0);
     let mut late = TestNode::new(4).request(&own.pow_params());
     late["deadline"] = json!((genesis() + seconds(65)).to_string());
@@ -123,7 +123,7 @@ fn one_member_set_and_one_chain_for_all() {
     }
     assert_eq!(own.round()["early"][0]["proofReady"], false);
 
-    // The longest gap begins first; the work goes on.
+    // The longest gap begins first; the work continues.
     server.at(60);
     let answer = long.await_proof();
     assert_eq!(answer.json()["pubkey"], keys[2]);
@@ -144,7 +144,7 @@ fn one_member_set_and_one_chain_for_all() {
     assert_eq!(answer.json()["pubkey"], keys[1]);
     let middle = verify_fetched(&answer);
     more(middle.leaves);
-    // What is served goes through the same rules as the other proof.
+    // Early proofs are served by the same rules as the others.
     let etag = answer.header("etag").unwrap();
     let path = "/gap/20s/v1/proofs/0";
     let again = server.client.get_with(path, "if-none-match", etag);
@@ -175,7 +175,7 @@ fn one_member_set_and_one_chain_for_all() {
     assert_eq!(round["end"], (genesis() + seconds(70)).to_string());
     assert_eq!(round["members"], "4");
 
-    // Both are proofs of the leaves that are in the log, from the first one on.
+    // Both cover the leaves in the log, from the first one on.
     let log = fs::read(folder.path().join("data/rounds/0/tree.log")).unwrap();
     let entries: &[[u8; 32]] = log[LogHeader::BYTES..].as_chunks().0;
     let backend = poet_backends::select(WorkFunction::Sha256, None).unwrap();
@@ -189,7 +189,7 @@ fn one_member_set_and_one_chain_for_all() {
         assert_eq!(tree.root(), Some(proof.root));
     }
 
-    // The challenge of the proof of work is rotated once, with the last proof.
+    // The challenge of the proof of work changes once, with the last proof.
     assert_eq!(own.pow_params(), first_params);
     server.at(80);
     let answer = own.await_proof();
@@ -232,7 +232,7 @@ fn paths_are_read_as_durations() {
     }
     let answer = server.client.post("/gap/40s/v1/info", "{}");
     answer.assert_error(501, 12, "Method Not Allowed");
-    // Its list of rounds and its members are there, too.
+    // Its list of rounds and its members are served there, too.
     server.client.register(&TestNode::new(1));
     let rounds = server.client.get("/gap/40s/v1/rounds").json();
     assert_eq!(rounds["rounds"][0]["state"], "open");
@@ -246,7 +246,7 @@ fn paths_are_read_as_durations() {
     assert_eq!(member.json()["index"], 0);
 }
 
-/// What is due follows from the storage and the time, whatever process is there.
+/// What is due follows from the storage and the time, whichever process runs then.
 #[test]
 fn an_early_end_may_come_while_nothing_runs() {
     let node = TestNode::new(1);
@@ -285,8 +285,8 @@ fn an_early_end_may_come_while_nothing_runs() {
     }
 }
 
-/// A gap that is new has proofs from now on, and one that is no longer configured is gone; neither
-/// touches the other proofs.
+/// A new gap gets proofs from now on, and one that is no longer configured disappears; neither
+/// affects other proofs.
 #[test]
 fn gaps_may_be_changed() {
     let folder = tempfile::tempdir().unwrap();
@@ -320,7 +320,7 @@ const SHORT_ROUND: [&str; 5] = [
     "--early-cycle-gap=59m52s",
 ];
 
-/// Killed before an early end, as soon as it comes, and when its proof is published.
+/// Killed before an early end, at that moment, and when its proof is published.
 #[test]
 fn early_proofs_survive_kills() {
     let folder = tempfile::tempdir().unwrap();
@@ -399,7 +399,7 @@ fn impossible_gaps_are_refused_in_one_sentence() {
         let errors = String::from_utf8(output.stderr).unwrap();
         assert_eq!(errors, format!("error: {expected}\n"));
         assert_eq!(output.status.code(), Some(1));
-        // The server says the same.
+        // The server reports the same.
         let output = command(folder.path()).args(&options).output().unwrap();
         let errors = String::from_utf8(output.stderr).unwrap();
         assert!(errors.contains(expected), "{errors}");
@@ -431,7 +431,7 @@ fn check_config_prints_what_nodes_need() {
         assert_eq!(lines[0], format!("cycle gap {gap}"));
         let poet: Value = serde_json::from_str(lines[1]).unwrap();
         assert_eq!(poet["address"], format!("http://{address}{path}"));
-        // As a node would: the address with a path behind it.
+        // Like a node: the address with a path appended.
         let client = Client::new(poet["address"].as_str().unwrap());
         assert_eq!(
             client.get("/v1/info").json()["servicePubkey"],
@@ -454,7 +454,7 @@ fn the_end_of_a_round_can_be_rehearsed() {
     server.client.register(&TestNode::new(1));
     server.at(30);
     server.await_work(0);
-    // Several at a time: one after the other, or refused.
+    // Concurrent requests run one after the other, or are refused.
     let answers: Vec<_> = thread::scope(|scope| {
         let asked: Vec<_> = (0..4).map(|_| scope.spawn(rehearse)).collect();
         asked
@@ -479,13 +479,13 @@ fn the_end_of_a_round_can_be_rehearsed() {
     assert_eq!(rehearsed["end"], (genesis() + seconds(80)).to_string());
     let served: jiff::Timestamp = rehearsed["served"].as_str().unwrap().parse().unwrap();
     assert!(served > genesis() + seconds(80));
-    // Nothing is published, and the round ends as always.
+    // Nothing is published, and the round ends as usual.
     assert_eq!(server.client.get("/v1/proofs/0").status, 404);
     server.at(80);
     let proof = verify_fetched(&server.client.await_proof(0));
     assert!(proof.leaves >= leaves);
     rehearse().assert_error(400, 9, no_work);
-    // It is not for everybody.
+    // It is not public.
     assert_eq!(server.client.post("/v1/rehearse", "").status, 404);
 }
 

@@ -1,5 +1,5 @@
-//! The deliberate differences from the Go server, and what is added to its interface: a test for
-//! each. Where one stands elsewhere, [`ROWS`] says where.
+//! The deliberate differences from the Go server, and the additions to its interface: a test for
+//! each. If another file has the test, [`ROWS`] names it.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -11,7 +11,7 @@ use std::{fs, thread, time::Duration};
 use common::{LocalServer, TestNode, await_some, config, members_of, verify_fetched};
 use program::ServerProcess;
 
-/// Every row, and the tests that hold it: `file::name`.
+/// Every row, and the tests for it: `file::name`.
 const ROWS: &[(&str, &[&str])] = &[
     (
         "challenges have exactly 32 bytes",
@@ -231,7 +231,7 @@ fn no_registration_waits_for_an_interval() {
     let folder = tempfile::tempdir().unwrap();
     let options = ["--submit-flush-interval=1h", "--max-submit-batch-size=1000"];
     let server = ServerProcess::start(folder.path(), &options);
-    // One alone, far fewer than a batch: the client gives up long before an hour has passed.
+    // A single one, far fewer than a batch: the client gives up long before an hour has passed.
     server.client.register(&TestNode::new(1));
 }
 
@@ -245,7 +245,7 @@ fn a_duplicate_is_answered_when_the_first_is_durable() {
         let query = "SELECT count(*) FROM registrations";
         other.query_row(query, [], |row| row.get(0)).unwrap()
     };
-    // Nothing can be written, for less time than the server waits for it.
+    // Nothing can be written, for less time than the server waits.
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     thread::scope(|scope| {
         let submit = || scope.spawn(|| server.client.submit(&request));
@@ -256,7 +256,7 @@ fn a_duplicate_is_answered_when_the_first_is_durable() {
         other.execute_batch("ROLLBACK").unwrap();
         for answer in submitted {
             let answer = answer.join().unwrap();
-            // Where the machine is so busy that the server gave up waiting, it says so.
+            // On a very busy machine, the server may give up waiting, and says so.
             assert!([200, 503].contains(&answer.status), "{}", answer.body);
             if answer.status == 200 {
                 assert_eq!(stored(), 1);
@@ -297,7 +297,7 @@ fn the_rotated_challenge_survives_a_restart() {
     let server = LocalServer::start(config(folder.path()), 85);
     let rotated = server.client.pow_params();
     assert_eq!(rotated.challenge, root);
-    // The one before is still taken; an empty one is not, then or ever.
+    // The previous one is still accepted; an empty one never is.
     let submit = |number, params| {
         let request = TestNode::new(number).request(params);
         server.client.submit(&request)
@@ -315,7 +315,7 @@ fn the_rotated_challenge_survives_a_restart() {
 #[test]
 fn no_signal_loses_a_registration() {
     let folder = tempfile::tempdir().unwrap();
-    // Long enough a round that it is open until the end.
+    // The round must stay open until the end of the test.
     let options = ["--phase-shift=1h", "--epoch-duration=1h"];
     let mut nodes = Vec::new();
     for signal in ["INT", "TERM", "KILL"] {
@@ -344,7 +344,7 @@ fn it_starts_again_on_every_beginning_of_a_log() {
     server.at(30);
     server.await_work(0);
     drop(server);
-    // What a kill or a power cut can leave of the first moments: no folder, an empty one, and
+    // What a kill or a power failure can leave of the first moments: no folder, an empty one, and
     // every length of the file up to some entries.
     let round = folder.path().join("data/rounds/0");
     let log = round.join("tree.log");
@@ -380,12 +380,12 @@ fn killed_at_the_start_of_the_work_it_starts_again() {
     let server = ServerProcess::start(folder.path(), &schedule);
     let node = TestNode::new(1);
     assert_eq!(server.client.register(&node), 0);
-    // As soon as the round's folder is there, before anything is in its log.
+    // As soon as the round's folder exists, before its log has any content.
     let rounds = folder.path().join("data/rounds/0");
     let started = || rounds.exists().then_some(());
     await_some("the start of the work", started);
     server.kill();
-    // And a few times more, the sooner the better.
+    // And a few more times, as early as possible.
     for _ in 0..3 {
         ServerProcess::start(folder.path(), &schedule).kill();
     }
@@ -397,7 +397,7 @@ fn killed_at_the_start_of_the_work_it_starts_again() {
 #[test]
 fn of_the_tree_only_subtree_roots_are_stored() {
     let folder = tempfile::tempdir().unwrap();
-    // As many leaves are expected of it as of a round of the main network.
+    // As many leaves are expected as in a round of the main network.
     let mut config = config(folder.path());
     config.rounds.epoch_duration = Duration::from_secs(336 * 3600);
     config.rounds.cycle_gap = Duration::from_secs(12 * 3600);
@@ -419,13 +419,13 @@ fn of_the_tree_only_subtree_roots_are_stored() {
     );
     for file in fs::read_dir(log.parent().unwrap()).unwrap() {
         let file = file.unwrap();
-        // Beside them stand those that have been audited.
+        // The audited ones are stored next to them.
         let known =
             ["tree.log", "audit.log", "sampled.log"].contains(&file.file_name().to_str().unwrap());
         let length = file.metadata().unwrap().len();
         assert!(known && length <= 96 + bytes, "{file:?}: {length}");
     }
-    // They are enough to go on from.
+    // They suffice to continue from.
     let server = LocalServer::start(config, 35);
     let resumed = await_some("work", || leaves(&server));
     assert!(resumed >= entries * 4096, "{resumed} of {entries} entries");
@@ -436,7 +436,7 @@ fn a_proof_is_published_at_the_moment_the_round_ends() {
     let (server, _folder) = server();
     server.at(30);
     server.await_work(0);
-    // From here on the clock stands still: nothing waits for a later time.
+    // From here on the clock stands still: nothing may wait for a later time.
     server.at(80);
     server.client.await_proof(0);
     let monitoring = server.monitoring();
@@ -451,7 +451,7 @@ fn a_proof_is_published_at_the_moment_the_round_ends() {
 fn requests_are_read_as_the_go_server_reads_them() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path());
-    // Every nonce will do.
+    // Every nonce is valid.
     config.rounds.rules.pow_difficulty = 0;
     let server = LocalServer::start(config, 10);
     let request = TestNode::new(1).request(&server.client.pow_params());
@@ -517,7 +517,7 @@ fn requests_are_read_as_the_go_server_reads_them() {
         assert_eq!(answer.status, 400, "{before:?}");
     }
 
-    // Addresses are read without their escapes.
+    // Addresses are read with their escapes decoded.
     let info = server.client.get("/v1/info").body;
     for path in [
         "/v1/%69nfo",
@@ -596,7 +596,7 @@ fn without_a_worker_a_round_that_closes_gets_an_empty_proof() {
         "pubkey": server.client.get("/v1/info").json()["servicePubkey"],
     });
     assert_eq!(rest, empty);
-    // Nobody can foresee what an empty root is followed by, so it is no challenge.
+    // The root of an empty proof is predictable, so it must not become a challenge.
     assert_eq!(server.client.pow_params(), params);
     let round = server.client.get("/v1/rounds/0").json();
     assert_eq!(
@@ -608,11 +608,12 @@ fn without_a_worker_a_round_that_closes_gets_an_empty_proof() {
         .client
         .get(&format!("/v1/rounds/0/members/{node_id}"));
     assert_eq!(membership.status, 200, "{}", membership.body);
-    // The next round is as any.
+    // The next round is an ordinary one.
     assert_eq!(server.client.register(&TestNode::new(4)), 1);
     drop(server);
 
-    // What closes while no server runs is published by the next one; what is published stays.
+    // A round that closes while no server runs is published by the next server; what is published
+    // stays.
     let server = LocalServer::start(idle(folder.path()), 95);
     let next = server.client.await_proof(1).json();
     assert_eq!(next["proof"]["members"].as_array().unwrap().len(), 1);
@@ -634,7 +635,7 @@ fn work_that_has_begun_is_left_for_a_worker() {
     server.await_work(0);
     drop(server);
     let server = LocalServer::start(idle(folder.path()), 40);
-    // A later round has its empty proof, this one has none.
+    // A later round gets an empty proof, this one none.
     server.at(90);
     server.client.await_proof(1);
     let answer = server.client.get("/v1/proofs/0");
@@ -676,7 +677,7 @@ fn trusted_keys_need_no_main_key() {
     request["certificatePubkeyHint"] = base64(&key[..4]).into();
     let answer = server.client.submit(&request);
     assert_eq!(answer.status, 200, "{}", answer.body);
-    // Without a certificate, a proof of work does.
+    // Without a certificate, a proof of work suffices.
     assert_eq!(server.client.register(&TestNode::new(2)), 0);
 }
 
@@ -686,7 +687,7 @@ fn configurations_that_cannot_work_are_refused() {
     let neutral = "--certifier-pubkey=AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
     let key = "--certifier-pubkey=V2j2EMp26MjC55ZVa9p/PpRBIgoM94JlHVSDR1LN+Ys=";
     for (options, expected) in [
-        // The Go server serves such a key in /v1/info, and dies of the first certificate.
+        // The Go server serves such a key in /v1/info, and crashes on the first certificate.
         (
             &["--certifier-pubkey=cHVia2V5"][..],
             "base64 form of a 32-byte",
@@ -725,7 +726,7 @@ fn a_body_that_is_cut_off_is_an_error() {
     stream.shutdown(Shutdown::Write).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
-    // A server that is told that nobody listens may say nothing.
+    // A server may send nothing to a client that has closed its side.
     assert!(
         answer.is_empty() || answer.starts_with("HTTP/1.1 400 "),
         "{answer}"

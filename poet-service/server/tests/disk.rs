@@ -1,79 +1,24 @@
-//! A server on file systems that are full for a while.
+//! A server on file systems that are temporarily full.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
 
 mod common;
 #[path = "common/program.rs"]
 mod program;
+#[path = "common/small_disk.rs"]
+mod small_disk;
 
 use std::{
-    fs,
-    path::Path,
-    process::Command,
-    sync::atomic::Ordering::Relaxed,
+    env, fs,
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
     thread,
-    time::{Duration, Instant},
 };
 
 use common::{LocalServer, TestNode, await_some, config, members_of, verify_fetched};
 use poet_storage::SqliteStorage;
 use program::ServerProcess;
-
-/// A small file system, while this is there.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    /// `None`, with a message, where no file system can be mounted.
-    fn mount(megabytes: u32) -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
-        let size = format!("size={megabytes}m");
-        let mount = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &size, "none"])
-            .arg(folder.path())
-            .output();
-        let reason = match mount {
-            Ok(mount) if mount.status.success() => return Some(Self(folder)),
-            Ok(mount) => String::from_utf8_lossy(&mount.stderr).trim().to_owned(),
-            Err(error) => error.to_string(),
-        };
-        let ci = std::env::var_os("CI").is_some_and(|ci| !ci.is_empty());
-        assert!(!ci, "CI must be able to mount a file system: {reason}");
-        eprintln!("skipped: no file system can be mounted here: {reason}");
-        None
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    /// Takes all the space that is left.
-    fn fill(&self) {
-        let mut bytes = 1 << 20;
-        for part in 0.. {
-            let filler = self.path().join(format!("filler{part}"));
-            match fs::write(&filler, vec![1; bytes]) {
-                Ok(()) => {}
-                Err(_) if bytes > 512 => bytes /= 2,
-                Err(_) => break,
-            }
-        }
-    }
-
-    fn empty(&self) {
-        for entry in fs::read_dir(self.path()).unwrap().flatten() {
-            if entry.file_name().to_str().unwrap().starts_with("filler") {
-                fs::remove_file(entry.path()).unwrap();
-            }
-        }
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Nobody can do anything about a failure here.
-        drop(Command::new("umount").arg("-l").arg(self.path()).status());
-    }
-}
+use rusqlite::Connection;
+use small_disk::SmallDisk;
 
 fn await_ready(server: &LocalServer) {
     await_some("readiness", || {
@@ -100,7 +45,7 @@ fn while_the_database_is_on_a_full_disk_nothing_is_promised_and_nothing_lost() {
     let server = LocalServer::start(config, 0);
     let params = server.client.pow_params();
     let mut acknowledged = Vec::new();
-    // Submits until there is an answer like this. Says how many there were before.
+    // Submits until there is a response like this. Returns how many came before.
     let mut submit_until = |status: u16| {
         for count in 0..5_000 {
             let node = TestNode::new(acknowledged.len() as u32 + 1);
@@ -118,7 +63,7 @@ fn while_the_database_is_on_a_full_disk_nothing_is_promised_and_nothing_lost() {
     };
     submit_until(200);
     disk.fill();
-    // There is some room left in the database's files.
+    // The database's files still have some room.
     submit_until(503);
     await_unready(&server, "the database cannot be written");
     disk.empty();
@@ -130,7 +75,7 @@ fn while_the_database_is_on_a_full_disk_nothing_is_promised_and_nothing_lost() {
     server.await_work(0);
     server.at(80);
     let proof = verify_fetched(&server.client.await_proof(0));
-    // A refused one may be in it, too: it was the next one that was tried, and was accepted then.
+    // A refused one may be in it, too: it was retried, and accepted later.
     assert_eq!(proof.members, members_of(&acknowledged));
 }
 
@@ -172,7 +117,7 @@ fn while_the_log_is_on_a_full_disk_the_work_goes_on() {
     assert_eq!(proof.members, members_of(&[TestNode::new(1)]));
 }
 
-/// What was acknowledged is there after a crash, although the database's files were removed meanwhile.
+/// What was acknowledged survives a crash, although the database's files were removed meanwhile.
 #[test]
 fn a_database_that_is_removed_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
@@ -199,7 +144,7 @@ fn a_database_that_is_removed_loses_nothing() {
     assert_eq!(proof.members, members_of(&nodes));
 }
 
-/// One that is replaced is not promised anything in.
+/// A server whose database was replaced acknowledges nothing.
 #[test]
 fn a_database_that_is_replaced_gets_no_registrations() {
     let folder = tempfile::tempdir().unwrap();
@@ -217,7 +162,8 @@ fn a_database_that_is_replaced_gets_no_registrations() {
     server.client.register(&TestNode::new(2));
 }
 
-/// While the disk is full, the log says so once a minute and names the directory, whatever clients do.
+/// While the disk is full, the log says so once a minute and names the directory, whatever clients
+/// do.
 #[test]
 fn a_full_disk_is_said_once() {
     let Some(disk) = SmallDisk::mount(2) else {
@@ -255,7 +201,8 @@ fn a_full_disk_is_said_once() {
     assert!(errors <= 3, "{log}");
 }
 
-/// Key and registrations are in the database after a clean end, not in its log, even if somebody reads it.
+/// After a clean shutdown, the key and the registrations are in the database, not in its log, even
+/// if another program reads it.
 #[test]
 fn after_a_clean_end_a_plain_copy_is_whole() {
     for reads in [false, true] {
@@ -267,7 +214,8 @@ fn after_a_clean_end_a_plain_copy_is_whole() {
         }
         let info = server.client.get("/v1/info").json();
         let database = folder.path().join("db/poet.sqlite");
-        // A connection that does not hold up the end, and keeps SQLite from tidying up by itself.
+        // This connection does not delay the shutdown, but keeps SQLite from checkpointing by
+        // itself.
         let reader = reads.then(|| {
             let reader = SqliteStorage::open_to_read(&database).unwrap();
             assert_eq!(reader.newest_rounds(9).unwrap().len(), 1);
@@ -286,134 +234,94 @@ fn after_a_clean_end_a_plain_copy_is_whole() {
     }
 }
 
-/// Rounds of six minutes: their log keeps every label.
-const LONG: [&str; 4] = [
-    "--epoch-duration=6m",
-    "--phase-shift=500ms",
-    "--cycle-gap=1m",
-    "--audit=off",
-];
-
-/// How soon a server ends, with room for a machine that is busy: five seconds are what is promised.
-const SOON: Duration = Duration::from_secs(20);
-
-fn log_bytes(data: &Path) -> u64 {
-    fs::metadata(data.join("rounds/0/tree.log")).map_or(0, |metadata| metadata.len())
+/// Registrations that come while another program reads the database; all of a large network with
+/// `POET_TEST_REGISTRATIONS=320000`.
+fn registrations() -> u32 {
+    let number = env::var("POET_TEST_REGISTRATIONS").ok();
+    number.map_or(12_000, |number| number.parse().unwrap())
 }
 
-/// Sends SIGTERM. Returns what the log says of the work that was interrupted.
-#[track_caller]
-fn end(server: ServerProcess, folder: &Path) -> String {
-    let start = Instant::now();
-    let status = server.signal("TERM");
-    assert!(start.elapsed() < SOON, "it took {:?}", start.elapsed());
-    let log = fs::read_to_string(folder.join("log.txt")).unwrap();
-    assert_eq!(status.code(), Some(0), "{log}");
-    let mut lines = log.lines().filter(|line| line.contains("work interrupted"));
-    lines.next().expect(&log).to_owned()
+/// The most that a commit of registrations adds to the database's log: the last pages of the table and of
+/// its index, and what is written on the way to a new one.
+const COMMIT_BYTES: u64 = 8 * 4120;
+/// The most that the log keeps once nobody holds it.
+const KEPT_LOG_BYTES: u64 = 16 << 20;
+
+/// Peak of a server's resident memory.
+fn peak_bytes(server: &ServerProcess) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let mut lines = status.lines();
+    let peak = lines.find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let kilobytes: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    kilobytes << 10
 }
 
+/// The log of the database grows with what is written only, shrinks when the reader ends, and a start
+/// after a crash reads it piece by piece.
 #[test]
-fn sigterm_ends_a_server_that_waits_for_room() {
-    let Some(disk) = SmallDisk::mount(3) else {
-        return;
-    };
+fn a_reader_holds_the_databases_log_within_bounds() {
     let folder = tempfile::tempdir().unwrap();
-    let data = disk.path().join("data");
-    let option = format!("--datadir={}", data.display());
-    let options = [&LONG[..], &[option.as_str()]].concat();
+    let log = folder.path().join("db/poet.sqlite-wal");
+    let log_bytes = || fs::metadata(&log).map_or(0, |metadata| metadata.len());
+    let options = [
+        "--epoch-duration=9h",
+        "--phase-shift=8h",
+        "--pow-difficulty=0",
+    ];
     let server = ServerProcess::start(folder.path(), &options);
-    // Until the queue is full, and the hashing thread waits.
-    let mut before = None;
-    while before.is_none_or(|before| before != leaves(&server)) {
-        before = Some(leaves(&server)).filter(|leaves| *leaves > 0);
-        thread::sleep(Duration::from_secs(1));
-    }
-    let said = end(server, folder.path());
-    assert!(said.contains("made again after a restart"), "{said}");
+    let reader = Connection::open(folder.path().join("db/poet.sqlite")).unwrap();
+    reader.execute_batch("BEGIN").unwrap();
+    let read = "SELECT count(*) FROM registrations";
+    reader.query_row(read, [], |_| Ok(())).unwrap();
 
-    // All that found room is there.
-    let entries = (log_bytes(&data) - 96) / 32;
-    assert!(entries > 10_000, "{entries}");
-    let grown = Command::new("mount")
-        .args(["-o", "remount,size=200m"])
-        .arg(disk.path())
-        .status();
-    assert!(grown.unwrap().success());
-    let server = ServerProcess::start(folder.path(), &options);
-    await_some("the work", || (leaves(&server) > entries).then_some(()));
-    let said = end(server, folder.path());
-    assert!(said.contains("leaves="), "{said}");
-}
-
-/// Leaves of round 0 by now.
-fn leaves(server: &ServerProcess) -> u64 {
-    let round = server.client.get("/v1/rounds/0").json();
-    let leaves = &round["leaves"];
-    leaves.as_str().map_or(0, |leaves| leaves.parse().unwrap())
-}
-
-/// Syncs of tree logs that fail or hang, once the file SYNC_TROUBLE is there.
-const SYNC_TROUBLE: &str = r#"
-#include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
-static int sync_file(long call, int file) {
-    char link[64], path[4096] = "";
-    const char *trouble = getenv("SYNC_TROUBLE");
-    snprintf(link, sizeof link, "/proc/self/fd/%d", file);
-    if (trouble && access(trouble, F_OK) == 0 && readlink(link, path, sizeof path - 1) > 0 &&
-        strstr(path, "tree.log")) {
-        if (strstr(trouble, "fail")) {
-            errno = EIO;
-            return -1;
+    let before = log_bytes();
+    let (registrations, next) = (registrations(), AtomicU32::new(0));
+    let params = server.client.pow_params();
+    thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Relaxed);
+                    if number >= registrations {
+                        break;
+                    }
+                    let answer = server
+                        .client
+                        .submit(&TestNode::new(number).request(&params));
+                    assert_eq!(answer.status, 200, "{}", answer.body);
+                }
+            });
         }
-        sleep(600);
+    });
+    let held = log_bytes();
+    let most = before + u64::from(registrations) * COMMIT_BYTES;
+    assert!(held > before && held < most, "{before} to {held}");
+    // Nothing is written when nobody registers: readiness is seen without.
+    for _ in 0..50 {
+        assert_eq!(server.client.get("/readyz").status, 200);
     }
-    return (int)syscall(call, file);
-}
-int fsync(int file) { return sync_file(SYS_fsync, file); }
-int fdatasync(int file) { return sync_file(SYS_fdatasync, file); }
-"#;
+    assert!(
+        log_bytes() <= held + COMMIT_BYTES,
+        "{held} to {}",
+        log_bytes()
+    );
+    server.kill();
 
-#[test]
-fn sigterm_ends_a_server_whose_disk_fails_or_does_not_answer() {
-    let folder = tempfile::tempdir().unwrap();
-    let (source, library) = (folder.path().join("sync.c"), folder.path().join("sync.so"));
-    fs::write(&source, SYNC_TROUBLE).unwrap();
-    let compiled = Command::new("cc")
-        .args(["-shared", "-fPIC", "-O1", "-o"])
-        .args([&library, &source])
-        .output();
-    if !compiled.is_ok_and(|done| done.status.success()) {
-        let ci = std::env::var_os("CI").is_some_and(|ci| !ci.is_empty());
-        assert!(!ci, "CI must have a C compiler");
-        eprintln!("skipped: there is no C compiler here");
-        return;
+    // The start checks the whole log.
+    let server = ServerProcess::start(folder.path(), &options);
+    let peak = peak_bytes(&server);
+    println!("{registrations} registrations: a log of {held} bytes, a start in {peak}");
+    let members = u64::from(registrations) * 400;
+    assert!(peak < (100 << 20) + members, "{peak} bytes of memory");
+    let round = server.client.get("/v1/rounds/0").json();
+    assert_eq!(round["members"], registrations.to_string());
+
+    drop(reader);
+    // SQLite moves all of it with the next transaction, and cuts it with the one after that.
+    for number in 0..2 {
+        server
+            .client
+            .register(&TestNode::new(registrations + number));
     }
-    for trouble in ["fail", "hang"] {
-        let folder = tempfile::tempdir().unwrap();
-        let marker = folder.path().join(trouble);
-        let environment = [
-            ("LD_PRELOAD", library.to_str().unwrap()),
-            ("SYNC_TROUBLE", marker.to_str().unwrap()),
-        ];
-        let server = ServerProcess::start_with(folder.path(), &LONG, &environment);
-        let data = folder.path().join("data");
-        await_some("the work", || (log_bytes(&data) > 4096).then_some(()));
-        fs::write(&marker, "").unwrap();
-        // What is made by now is in the trouble.
-        let before = leaves(&server);
-        await_some("more", || (leaves(&server) > before + 50_000).then_some(()));
-        let said = end(server, folder.path());
-        let reason = match trouble {
-            "fail" => "cannot sync the log",
-            _ => "the disk does not answer",
-        };
-        assert!(said.contains(reason), "{said}");
-    }
+    assert!(log_bytes() <= KEPT_LOG_BYTES, "{}", log_bytes());
 }

@@ -1,5 +1,5 @@
-//! The operator's manual against the program: options, metrics, sample configurations, dashboards,
-//! alerts and links.
+//! Checks the operator's manual against the program: options, metrics, sample configurations,
+//! dashboards, alerts and links.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -25,7 +25,7 @@ fn read(name: &str) -> String {
     fs::read_to_string(docs().join(name)).unwrap()
 }
 
-/// The cells of the rows of tables whose first cell is code.
+/// Returns the cells of the rows of tables whose first cell is code.
 fn rows(text: &str) -> Vec<Vec<String>> {
     text.lines()
         .filter(|line| line.starts_with("| `"))
@@ -36,14 +36,14 @@ fn rows(text: &str) -> Vec<Vec<String>> {
         .collect()
 }
 
-/// What stands between a heading and the next one.
+/// Returns the text between a heading and the next one.
 fn section(page: &str, heading: &str) -> String {
     let text = read(page);
     let (_, after) = text.split_once(&format!("\n## {heading}\n")).unwrap();
     after.split("\n## ").next().unwrap().to_owned()
 }
 
-/// What `check-config` says: each option's value and where it comes from.
+/// Returns the output of `check-config`: each option's value and its source.
 fn check_config(options: &[&str]) -> BTreeMap<String, (String, String)> {
     let output = Command::new(env!("CARGO_BIN_EXE_poet-service"))
         .arg("check-config")
@@ -145,7 +145,7 @@ fn the_sample_configurations_are_what_they_say() {
     let unit = read("files/poet-service.service");
     assert!(unit.contains("StateDirectory=poet\n") && unit.contains("LogsDirectory=poet\n"));
     assert_eq!(mainnet["logdir"].0, "/var/log/poet");
-    // The proxy talks to where the server listens, the monitoring as well, the world does not.
+    // The proxy and the monitoring use the server's addresses; the public cannot reach them.
     let proxy = read("files/nginx.conf");
     for name in ["restlisten", "rpclisten"] {
         let (address, _) = &mainnet[name];
@@ -161,8 +161,8 @@ fn the_sample_configurations_are_what_they_say() {
     assert_eq!(local["epoch-duration"].0, "10m0s");
 }
 
-/// The metrics of a server that works on a round and has published another one: the names with
-/// their types, and the names of the samples.
+/// Returns the metrics of a server that works on a round and has published another one: the names
+/// with their types, and the names of the samples.
 fn scrape() -> (BTreeMap<String, String>, BTreeSet<String>) {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path());
@@ -181,7 +181,7 @@ fn scrape() -> (BTreeMap<String, String>, BTreeSet<String>) {
     server.at(90);
     server.await_work(1);
     let monitoring = server.monitoring();
-    // The last one to come: when the auditors have begun with the round.
+    // The last series to appear: when the auditors have begun with the round.
     let text = await_some("all metrics", || {
         let text = monitoring.get("/metrics").body;
         text.contains("poet_audit_lag_leaves").then_some(text)
@@ -200,7 +200,7 @@ fn scrape() -> (BTreeMap<String, String>, BTreeSet<String>) {
     (types, samples)
 }
 
-/// The names of metrics in an expression.
+/// Returns the names of metrics in an expression.
 fn metrics_in(expression: &str) -> impl Iterator<Item = &str> {
     let name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     expression.split(move |c| !name(c)).filter(|word| {
@@ -239,7 +239,7 @@ fn every_metric_is_documented_and_nothing_asks_for_others() {
     for name in &names {
         assert!(samples.contains(*name), "{name} is not in a scrape");
     }
-    // And the other way round: each metric is shown somewhere.
+    // And the reverse: each metric is shown somewhere.
     for (metric, kind) in &types {
         let sample = match kind.as_str() {
             "histogram" => format!("{metric}_bucket"),
@@ -249,11 +249,12 @@ fn every_metric_is_documented_and_nothing_asks_for_others() {
     }
 }
 
-/// What Grafana wants of a dashboard that it imports.
+/// What Grafana requires of an imported dashboard.
 #[test]
 fn the_dashboard_imports_cleanly() {
     let dashboard: Value = serde_json::from_str(&read("monitoring/dashboard.json")).unwrap();
-    // Another one with this id may be there: then Grafana asks. A number would be another database's.
+    // If another one has this id, Grafana asks. A number would be the id in another Grafana's
+    // database.
     assert_eq!(dashboard["id"], json!(null));
     assert!(dashboard["uid"].as_str().is_some_and(|uid| uid.len() <= 40));
     assert!(dashboard["schemaVersion"].as_u64().unwrap() >= 36);
@@ -323,7 +324,7 @@ fn every_alert_is_tested_and_explained() {
     assert_eq!(names("MONITORING.md", "### "), alerts);
 }
 
-/// The anchor that readers of Markdown give a heading.
+/// Returns the anchor that Markdown readers give a heading.
 fn anchor_of(heading: &str) -> String {
     let letters = heading.chars().filter_map(|letter| match letter {
         ' ' => Some('-'),
@@ -381,7 +382,7 @@ fn links_lead_somewhere() {
     }
 }
 
-/// What the unit allows is what the manual asks for.
+/// The unit permits what the manual requires.
 #[test]
 fn the_unit_has_the_limits_of_the_manual() {
     let unit = read("files/poet-service.service");

@@ -1,4 +1,4 @@
-//! `poet-service doctor`, and the server, on directories that are damaged in every way.
+//! `poet-service doctor`, and the server, on directories with all kinds of damage.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -49,7 +49,7 @@ impl Left {
             (fs::metadata(&log).ok()?.len() > 3000 * 32).then_some(())
         });
         drop(server);
-        // The database is closed by a thread of its own.
+        // A separate thread closes the database.
         let wal = folder.path().join("original/db/poet.sqlite-wal");
         common::await_some("the database", || (!wal.exists()).then_some(()));
         Self {
@@ -58,7 +58,7 @@ impl Left {
         }
     }
 
-    /// A copy to damage.
+    /// Makes a copy to damage.
     fn copy(&self) -> PathBuf {
         self.copies.set(self.copies.get() + 1);
         let copy = self.folder.path().join(self.copies.get().to_string());
@@ -108,7 +108,7 @@ fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     files
 }
 
-/// Runs the doctor; gives its exit code and all it says.
+/// Runs the doctor. Returns its exit code and its output.
 fn doctor(folder: &Path, options: &[&str]) -> (i32, String) {
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_poet-service"))
         .arg("doctor")
@@ -134,8 +134,8 @@ fn expect(folder: &Path, options: &[&str], code: i32, says: &[&str]) -> String {
     text
 }
 
-/// Damage that is found, that nothing is done about without being asked, and that is then repaired
-/// so that the server finishes the round. Gives the log after the repair.
+/// Checks that damage is found, is left alone without --repair, and is then repaired so that the
+/// server finishes the round. Returns the log after the repair.
 #[track_caller]
 fn expect_repair(folder: &Path, options: &[&str], says: &[&str]) -> Vec<u8> {
     let before = contents(folder);
@@ -146,7 +146,7 @@ fn expect_repair(folder: &Path, options: &[&str], says: &[&str]) -> Vec<u8> {
     assert_eq!(contents(folder), before);
     let with_repair = [options, &["--repair"]].concat();
     expect(folder, &with_repair, 0, &["repaired  "]);
-    // The original is still there.
+    // The original still exists.
     let after = contents(folder);
     for (path, bytes) in before {
         let kept = after.iter().any(|(kept, now)| {
@@ -161,7 +161,7 @@ fn expect_repair(folder: &Path, options: &[&str], says: &[&str]) -> Vec<u8> {
     repaired
 }
 
-/// The server finishes round 1 with a valid proof, and round 0 is still there.
+/// The server finishes round 1 with a valid proof, and round 0 still has its proof.
 #[track_caller]
 fn expect_finished(folder: &Path) {
     let server = LocalServer::start(config(folder), 141);
@@ -197,7 +197,7 @@ fn what_is_sound_is_left_alone() {
         );
         assert_eq!(contents(&folder), before);
     }
-    // The same by the names of the directories, and with all the options of a server.
+    // The same with the names of the directories, and with all the options of a server.
     let (db, data) = (folder.join("db"), folder.join("data"));
     let options = [
         format!("--dbdir={}", db.display()),
@@ -236,7 +236,7 @@ fn what_cannot_be_checked_is_said() {
     expect(folder, &["--nonsense"], 2, &["--nonsense"]);
 }
 
-/// The server does not start, and says why in one sentence.
+/// The server does not start, and gives the reason in one sentence.
 #[track_caller]
 fn refused(folder: &Path, says: &[&str]) {
     let output = command(folder)
@@ -279,7 +279,7 @@ fn damaged_logs_are_repaired() {
     });
     assert_eq!(expect_repair(&folder, &[], &["entry 5 of"]), right);
 
-    // A whole sector: too much to guess, the work is cut there.
+    // A whole sector: too much to restore, so the work is cut there.
     let sector = |log: &mut Vec<u8>| log[HEADER + 900 * 32..HEADER + 1800 * 32].fill(7);
     let folder = damaged(&sector);
     let repaired = expect_repair(
@@ -293,7 +293,7 @@ fn damaged_logs_are_repaired() {
     let repaired = expect_repair(&folder, &["--full"], &["entry 900 of"]);
     assert!(repaired.len() >= HEADER + 900 * 32 && right.starts_with(&repaired));
 
-    // A header of which the rest can tell what it was.
+    // A header whose remaining bytes identify it.
     for place in [0, 9, 20, 40, 70] {
         let folder = damaged(&|log| log[place] ^= 1);
         let repaired = expect_repair(&folder, &[], &["but its entries are the round's"]);
@@ -317,8 +317,8 @@ fn damaged_logs_are_repaired() {
     expect_finished(&folder);
 }
 
-/// A log whose end is missing is right as far as it goes. That there was more is told by what was
-/// audited.
+/// A log whose end is missing is right as far as it goes. The audited roots show that there was
+/// more.
 #[test]
 fn a_log_that_was_longer_is_noticed() {
     let left = Left::new();
@@ -328,7 +328,7 @@ fn a_log_that_was_longer_is_noticed() {
     let height = RoundWork::new(&work, &statement, height)
         .auditor()
         .root_height();
-    // Some minutes' more.
+    // Some minutes' worth more.
     let roots = (10 << 20) / height.leaves();
     let mut audit = audit_log(&folder);
     audit.resize(HEADER + roots as usize * 32, 7);
@@ -339,7 +339,7 @@ fn a_log_that_was_longer_is_noticed() {
         expect(&folder, options, 1, &["the log is right", says]);
         assert_eq!(contents(&folder), before);
     }
-    // The server says so, too, and makes them again.
+    // The server reports it, too, and makes them again.
     let server = LocalServer::start(config(&folder), 100);
     let event = common::await_some("the event", || {
         let round = server.client.get("/v1/rounds/1").json();
@@ -354,7 +354,7 @@ fn a_log_that_was_longer_is_noticed() {
     expect_finished(&folder);
 }
 
-/// What auditors that have caught up with the log of round 1 have next to it.
+/// What auditors that have caught up store next to the log of round 1.
 fn audit_log(folder: &Path) -> Vec<u8> {
     let log = fs::read(tree_log(folder, 1)).unwrap();
     let mut entries: &[Node] = log[HEADER..].as_chunks().0;
@@ -386,7 +386,7 @@ fn every_file_that_the_server_reads_is_checked() {
     expect(&folder, &[], 0, &["round 1: audit.log fits the log"]);
     assert_eq!(fs::read(path).unwrap(), right);
 
-    // Zeros, as a power failure leaves them; something else; and a bit.
+    // Zeros, as a power failure leaves them; other values; and a flipped bit.
     let half = roots / 2;
     let damages: [(Damage<'_>, usize, &str); 4] = [
         (
@@ -453,7 +453,7 @@ fn every_file_that_the_server_reads_is_checked() {
         ],
     );
 
-    // A database of which the server has kept a copy.
+    // The server has kept a copy of the database.
     let folder = left.copy();
     let copy = folder.join("db/poet.sqlite.kept-20260101T000000Z");
     fs::rename(database(&folder), &copy).unwrap();
@@ -472,11 +472,11 @@ fn every_file_that_the_server_reads_is_checked() {
     expect(&folder, &[], 0, &["sound"]);
 }
 
-/// What something does to the bytes of a file.
+/// Changes the bytes of a file.
 type Damage<'a> = &'a dyn Fn(&mut [u8]);
 
-/// What the end of a log is after a power failure costs the work that was not synced, and nobody is
-/// blamed for it.
+/// What a power failure does to the end of a log costs only the work that was not synced, and is
+/// not reported as a fault.
 #[test]
 fn zeros_at_the_end_of_the_logs_are_cut_and_made_again() {
     let left = Left::new();
@@ -516,7 +516,7 @@ fn zeros_at_the_end_of_the_logs_are_cut_and_made_again() {
     }
 }
 
-/// The same by the log of the program: one line for each file, and none with an alarm.
+/// The same by the log of the program: one line for each file, and no alarm.
 #[test]
 fn a_power_failure_is_called_that() {
     let folder = tempfile::tempdir().unwrap();
@@ -552,7 +552,7 @@ fn a_power_failure_is_called_that() {
     }
 }
 
-/// Neither the work nor the auditors did anything wrong.
+/// Neither the work nor the auditors made an error.
 #[test]
 fn a_bit_that_changes_in_the_record_of_the_audit_is_damage_of_the_disk() {
     let left = Left::new();
@@ -575,7 +575,7 @@ fn a_bit_that_changes_in_the_record_of_the_audit_is_damage_of_the_disk() {
     }
 }
 
-/// However long the database's own log is, little memory is needed to check it.
+/// However long the database's own log is, checking it needs little memory.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_long_log_of_the_database_is_not_read_into_memory() {
@@ -615,7 +615,7 @@ fn logs_in_wrong_places_are_put_back() {
         assert_eq!(fs::read(tree_log(&folder, 1)).unwrap(), right);
         expect_finished(&folder);
     }
-    // The log of another round, and this one's is nowhere: the server refuses to use it.
+    // The log of another round, while this round's is nowhere: the server refuses to use it.
     let folder = left.copy();
     let work = work();
     let other = RoundWork::new(&work, b"another", SubtreeHeight::new(0).unwrap());
@@ -639,7 +639,7 @@ fn mistakes_of_the_work_itself_are_found_by_recomputing_all() {
     let path = tree_log(&folder, 1);
     let right = fs::read(&path).unwrap();
     let entries: &[Node] = right[HEADER..].as_chunks().0;
-    // The hashing got entry 1000 wrong, and went on from it.
+    // The hashing got entry 1000 wrong, and continued from it.
     let mut made = entries[..1000].to_vec();
     made.push([9; 32]);
     let statement = membership::root(&members_of(&nodes()));
@@ -655,7 +655,7 @@ fn mistakes_of_the_work_itself_are_found_by_recomputing_all() {
 
     let says = ["entry 1000 of 2500 is wrong", "leaves are made again"];
     let repaired = expect_repair(&folder, &["--full"], &says);
-    // What was recomputed to tell who was wrong is not lost.
+    // What was recomputed to find the cause is not lost.
     assert!(repaired.len() > HEADER + 1000 * 32 && right.starts_with(&repaired));
 }
 
@@ -678,12 +678,12 @@ fn damaged_databases_are_explained() {
         for options in [&[][..], &["--repair"]] {
             let before = contents(folder);
             expect(folder, options, 1, says);
-            // Nothing is made up for it.
+            // Nothing is invented to replace it.
             assert_eq!(contents(folder), before);
         }
     };
 
-    // Gone: it is not replaced by a new one, with another key.
+    // Missing: it is not replaced by a new one with another key.
     for gone in [true, false] {
         let folder = with(&[]);
         if gone {
@@ -717,7 +717,7 @@ fn damaged_databases_are_explained() {
         }
     }
 
-    // Values that were changed behind SQLite's back, as a flipped bit would.
+    // Values that were changed behind SQLite's back, as by a flipped bit.
     let other = "x'00000000000000000000000000000000000000000000000000000000000000ff'";
     damaged(
         &changed(&format!(
@@ -726,7 +726,7 @@ fn damaged_databases_are_explained() {
         )),
         &["its 6 registrations do not give the statement"],
     );
-    // One bit, of a round that is still open: it is known what it was.
+    // One bit of a round that is still open: the original is known.
     let mut flipped = TestNode::new(9).challenge;
     flipped[5] ^= 0x20;
     let folder = changed(&format!(
@@ -757,7 +757,7 @@ fn damaged_databases_are_explained() {
         &changed("DELETE FROM registrations WHERE round = 0"),
         &["the registrations are not the members of the proof, which is valid"],
     );
-    // Unless they were removed because the round was over long ago.
+    // Unless they were removed because of the round's age.
     let folder = changed(
         "DELETE FROM registrations WHERE round = 0;
          INSERT INTO settings VALUES ('registrations_removed_through', x'0000000000000000')",
@@ -860,7 +860,7 @@ fn a_damaged_database_log_is_kept_and_what_is_right_in_it_used() {
     assert_eq!(fs::read(&found[0]).unwrap(), bytes);
     expect(folder, &[], 0, &["sound"]);
 
-    // The server goes on, too, with an alarm.
+    // The server also continues, with an alarm.
     let server = ServerProcess::start(copy.path(), &schedule);
     assert_eq!(kept(copy.path()).len(), 1);
     let log = server.log();

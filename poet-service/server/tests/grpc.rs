@@ -1,4 +1,4 @@
-//! The gRPC interface, by a client that knows of it only what reflection tells.
+//! The gRPC interface, used by a client that knows only what reflection describes.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -32,7 +32,7 @@ const POET: &str = "rpc.api.v1.PoetService";
 const CONFIGURATION: &str = "rpc.api.v1.ConfigurationService";
 const HEALTH: &str = "grpc.health.v1.Health";
 
-/// Messages of types that are known at run time only.
+/// Messages whose types are known only at run time.
 #[derive(Clone)]
 struct DynamicCodec(MethodDescriptor);
 
@@ -78,7 +78,7 @@ impl Decoder for DynamicCodec {
     }
 }
 
-/// A client of one listener, and what reflection told it.
+/// A client of one listener, and what reflection described to it.
 struct Client {
     runtime: tokio::runtime::Runtime,
     channel: Channel,
@@ -112,7 +112,7 @@ impl Client {
         }
     }
 
-    /// Calls a method with a request in the JSON mapping, and gives the answer in it.
+    /// Calls a method with a request in the JSON mapping, and returns the response in it.
     fn call(&self, service: &str, method: &str, request: &Value) -> Result<Value, Status> {
         let method = self.method(service, method);
         let message = DynamicMessage::deserialize(method.input(), request).unwrap();
@@ -159,7 +159,7 @@ impl Client {
     }
 }
 
-/// The services of a listener and the files that describe them.
+/// Returns the services of a listener and the files that describe them.
 async fn reflect(channel: Channel) -> (Vec<String>, Vec<FileDescriptorProto>) {
     use v1::{
         ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
@@ -377,7 +377,7 @@ fn every_method_answers_as_over_rest() {
     let params = client.poet("PowParams", &json!({})).unwrap();
     assert_eq!(params, server.client.get("/v1/pow_params").json());
     let info = client.poet("Info", &json!({})).unwrap();
-    // A message that is not there is `null` over REST and absent here.
+    // A missing message is `null` over REST and absent here.
     let mut over_rest = server.client.get("/v1/info").json();
     let certifier = over_rest.as_object_mut().unwrap().remove("certifier");
     assert_eq!(certifier, Some(json!(null)));
@@ -454,7 +454,7 @@ fn every_error_has_its_code_and_message() {
         assert_eq!(status.code(), Code::NotFound, "{id}");
         assert_eq!(status.message(), "proof not found", "{id}");
     }
-    // The body's limit is that of REST.
+    // The limit of the body is that of REST.
     let long = with(&[("prefix", json!(STANDARD.encode(vec![0; 65_536])))]);
     client.submit_fails(
         &long,
@@ -473,7 +473,7 @@ fn deadlines_are_those_of_rest() {
         client.poet("Submit", &request).unwrap();
         assert_eq!(server.client.submit(&request).status, 200, "{deadline}");
     }
-    // What JSON cannot carry is refused here, too.
+    // What JSON cannot represent is refused here, too.
     let submit = client.method(POET, "Submit");
     let valid = DynamicMessage::deserialize(submit.input(), &request).unwrap();
     for (seconds, nanos) in [
@@ -499,13 +499,13 @@ fn deadlines_are_those_of_rest() {
 fn what_is_no_message_is_the_clients_error() {
     let (server, _folder) = server();
     let client = Client::new(server.addresses.grpc);
-    // Another message, in which the same fields are of other kinds.
+    // Another message, in which the same fields have other types.
     let other = client.pool.get_message_by_name("rpc.api.v1.PoetProof");
     let message = DynamicMessage::deserialize(other.unwrap(), json!({"leaves": "5"})).unwrap();
     let service = client.pool.get_service_by_name(POET).unwrap();
     for (method, expected) in [
         ("Submit", Code::InvalidArgument),
-        // Fields that are not known are passed over.
+        // Unknown fields are ignored.
         ("Proof", Code::NotFound),
         ("Info", Code::Ok),
     ] {
@@ -581,7 +581,7 @@ fn certificates_are_checked_and_trusted_keys_reloaded() {
     let message = "invalid certificate\nno matching cert public keys";
     client.submit_fails(&request, Code::Unauthenticated, message);
 
-    // With a bad file beside the good one nothing changes, and the file is named.
+    // With a bad file next to the good one nothing changes, and the error names the file.
     let keys = folder.path().join("keys");
     fs::write(keys.join("a.key"), STANDARD.encode(key)).unwrap();
     fs::write(keys.join("b.key"), "nonsense").unwrap();
@@ -609,7 +609,7 @@ fn only_the_private_listener_reloads_keys() {
         .assert_error(404, 5, "Not Found");
     let private = common::Client::new(&format!("http://{}", server.addresses.private));
     assert_eq!(private.post(reload, "{}").json(), json!({}));
-    // Nor does the public gRPC listener know of it.
+    // The public gRPC listener does not offer it, either.
     let client = Client::new(server.addresses.grpc);
     assert!(client.services.iter().all(|name| name != CONFIGURATION));
     let operator = Client::new(server.addresses.private);
@@ -660,7 +660,7 @@ fn web_pages_do_not_reach_the_private_listener() {
         assert!(answer.starts_with("HTTP/1.1 200 "), "{headers}: {answer}");
     }
     for (headers, message) in [
-        // A name that leads here, as DNS rebinding makes it.
+        // A name that resolves to this address, as with DNS rebinding.
         (
             format!("host: evil.example:{port}\r\n"),
             "this host is not served",
@@ -686,7 +686,7 @@ fn web_pages_do_not_reach_the_private_listener() {
             "{answer}"
         );
     }
-    // Over gRPC, where the name is the authority.
+    // Over gRPC, where the authority is the name.
     let operator = Client::new(address);
     let call = |name: &str| {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
@@ -796,12 +796,12 @@ fn health_follows_readiness() {
         }
     };
     await_health("SERVING");
-    // Somebody else holds the database.
+    // Another program locks the database.
     let database = folder.path().join("db/poet.sqlite");
     let other = rusqlite::Connection::open(database).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     await_health("NOT_SERVING");
-    // What is not stored is not acknowledged, with the code that says to come again.
+    // What is not stored is not acknowledged, and the code says to try again.
     let request = TestNode::new(1).request(&server.client.pow_params());
     let message = "temporarily unavailable, try again later";
     client.submit_fails(&request, Code::Unavailable, message);
@@ -855,7 +855,7 @@ fn requests_are_named() {
         let id = metadata.get("x-request-id").unwrap();
         id.to_str().unwrap().to_owned()
     };
-    // An answer, and an error: nothing is registered, nothing is there.
+    // A success and an error: nothing is registered, nothing is there.
     for method in ["Info", "Submit", "Proof"] {
         assert_eq!(named(Some("trace-7"), method), "trace-7");
         assert_ne!(named(None, method), named(None, method));

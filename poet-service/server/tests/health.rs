@@ -1,4 +1,4 @@
-//! What is not in the original interface: health, rounds, membership proofs.
+//! What the original interface lacks: health, rounds, membership proofs.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -25,7 +25,7 @@ fn alive_and_ready() {
     assert_eq!(server.client.get("/readyz").status, 200);
     assert_eq!(answer.header("cache-control"), Some("no-store"));
 
-    // Somebody else holds the database.
+    // Another program locks the database.
     let database = folder.path().join("db/poet.sqlite");
     let other = rusqlite::Connection::open(database).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -54,7 +54,7 @@ fn work_that_fails_is_told_and_forgotten_when_it_goes_on() {
     let (server, folder) = server();
     let node = TestNode::new(1);
     server.client.register(&node);
-    // Where the log's folder should be, there is a file.
+    // A file is in the place of the log's folder.
     let rounds = folder.path().join("data/rounds");
     std::fs::remove_dir_all(&rounds).unwrap();
     std::fs::write(&rounds, "in the way").unwrap();
@@ -65,7 +65,7 @@ fn work_that_fails_is_told_and_forgotten_when_it_goes_on() {
     let reason = json!({"ok": false, "reason": "the work on a round fails"});
     assert_eq!(unready.json(), reason);
     assert_eq!(server.client.get("/healthz").status, 200);
-    // Registration goes on meanwhile, and so does the work afterwards.
+    // Registration continues meanwhile, and the work continues afterwards.
     assert_eq!(server.client.register(&node), 1);
     std::fs::remove_file(&rounds).unwrap();
     server.await_work(0);
@@ -197,7 +197,7 @@ fn members_get_a_proof_once_the_round_is_closed() {
 fn the_members_of_a_round_are_listed_once_it_is_closed() {
     let (server, _folder) = server();
     let client = &server.client;
-    // More than go in one piece of the answer.
+    // More than one piece of the response can hold.
     let mut nodes: Vec<_> = (1..=1100).map(TestNode::new).collect();
     let params = client.pow_params();
     for node in &nodes {
@@ -290,7 +290,7 @@ fn registrations_that_are_gone_are_said_to_be() {
         metrics.contains("\npoet_registrations_removed_total 1\n")
     };
     assert!(!removed());
-    // From now on they are in memory, too.
+    // From now on they are cached, too.
     for path in &paths {
         assert_eq!(server.client.get(path).status, 200);
     }

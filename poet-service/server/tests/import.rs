@@ -1,4 +1,4 @@
-//! Taking over from the Go server: everything it left behind, in whatever state.
+//! Importing from the Go server: everything it may leave behind, in any state.
 //!
 //! `data/go-server` has directories that it made; `data/README.md` says how.
 #![allow(clippy::unwrap_used)]
@@ -24,7 +24,7 @@ use serde_json::Value;
 
 const NODE_BYTES: u64 = 32;
 
-/// A copy of what the Go server left, and a place for the import.
+/// A copy of what the Go server left, and a destination for the import.
 struct Takeover {
     folder: tempfile::TempDir,
     name: &'static str,
@@ -70,7 +70,7 @@ impl Takeover {
         config
     }
 
-    /// Imports at a time when round 0 is being worked on.
+    /// Imports at a time when round 0 is worked on.
     fn import(&self) -> Result<ImportReport, ImportError> {
         self.import_with(&self.config(), during_round_0(), false)
     }
@@ -93,7 +93,8 @@ impl Takeover {
         )
     }
 
-    /// The import fails with one sentence that has these parts. It leaves nothing but locks.
+    /// Checks that the import fails with one sentence that contains these parts, and leaves nothing
+    /// but locks.
     #[track_caller]
     fn refused(&self, parts: &[&str]) {
         let before = snapshot(&self.path("go"));
@@ -122,7 +123,7 @@ impl Takeover {
         self.path("new/data/rounds/0/tree.log")
     }
 
-    /// Replaces a database by that of another directory.
+    /// Replaces a database with that of another directory.
     fn replace(&self, database: &str, other: &str) {
         let path = self.path("go/db").join(database);
         drop(fs::remove_dir_all(&path));
@@ -144,7 +145,7 @@ fn about(name: &str) -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
-/// The challenges of the members of round 0, in order.
+/// Returns the challenges of the members of round 0, in order.
 fn members(name: &str) -> Vec<[u8; 32]> {
     let about = about(name);
     let hex = |value: &Value| -> [u8; 32] {
@@ -159,7 +160,7 @@ fn members(name: &str) -> Vec<[u8; 32]> {
     members.into_values().collect()
 }
 
-/// What the Go server answered when asked for the proof in `finished`.
+/// Returns the Go server's response to a request for the proof in `finished`.
 fn recorded(case: &str) -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/rest.json");
     let cases: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
@@ -291,7 +292,7 @@ fn a_round_in_progress_goes_on_from_its_last_leaf() {
     assert_eq!(server.client.pow_params().challenge, proof.root);
     drop(server);
 
-    // There is nothing to import any more.
+    // There is nothing left to import.
     assert!(takeover.import().unwrap().already);
     assert!(!takeover.log().exists());
 }
@@ -328,7 +329,7 @@ fn an_old_proof_is_served_as_it_was() {
             taken
         }]
     );
-    // Some challenges have other lengths, so it was never worth anything: nodes cut or pad them.
+    // Some challenges have other lengths, so the proof was never valid: nodes cut or pad them.
     let [warning] = &report.warnings[..] else {
         panic!("{:?}", report.warnings);
     };
@@ -357,7 +358,7 @@ fn an_old_proof_is_served_as_it_was() {
     let current = recorded("pow_params_after_round")["powParams"]["challenge"].clone();
     let params = server.client.get("/v1/pow_params").json();
     assert_eq!(params["powParams"]["challenge"], current);
-    // What nodes were told before is still accepted.
+    // The challenge that nodes were given before is still accepted.
     let node = common::TestNode::new(1);
     let mut before = server.client.pow_params();
     before.challenge = bytes(&recorded("pow_params")["powParams"]["challenge"]);
@@ -390,7 +391,7 @@ fn lower_layers_give_the_same_log() {
 
 #[test]
 fn layers_are_cut_where_they_are_not_intact_but_not_below_the_record() {
-    // Garbage beyond what is recorded.
+    // Garbage after what is recorded.
     let takeover = Takeover::of("stopped-cleanly");
     change(&takeover.layer(4), |nodes| nodes.extend([7; 32 * 100 + 5]));
     let report = takeover.import().unwrap();
@@ -411,7 +412,7 @@ fn layers_are_cut_where_they_are_not_intact_but_not_below_the_record() {
     };
     assert_eq!(takeover.import().unwrap().rounds[0].taken, taken);
 
-    // Damage in what was.
+    // Damage in what was recorded.
     for node in [0, 1000, 2537] {
         let takeover = Takeover::of("stopped-cleanly");
         change(&takeover.layer(4), |nodes| nodes[32 * node + 3] ^= 1);
@@ -431,12 +432,12 @@ fn layers_are_cut_where_they_are_not_intact_but_not_below_the_record() {
         .unwrap();
     layer.set_len(2537 * NODE_BYTES + 31).unwrap();
     takeover.refused(&["layercache_4.bin is cut: it has 2537 nodes, 2538 are recorded"]);
-    // What it says helps.
+    // The advice in the message works.
     fs::remove_file(takeover.layer(4)).unwrap();
     takeover.import().unwrap();
 }
 
-/// As where a server was killed, which writes the end of a higher layer later.
+/// As after a kill: the server writes the end of a higher layer later.
 #[test]
 fn where_a_layer_ends_lower_ones_go_on() {
     let reference = Takeover::of("stopped-cleanly");
@@ -472,7 +473,7 @@ fn where_a_layer_ends_lower_ones_go_on() {
     takeover.import().unwrap();
     assert!(fs::read(takeover.log()).unwrap() == whole);
 
-    // Damage in the lower one is beyond the record; in the higher one it is named as its.
+    // Damage in the lower layer is after what is recorded; in the higher one it is reported.
     let takeover = shorter(1001);
     change(&takeover.layer(3), |layer| layer[32 * 4000] ^= 1);
     let taken = Taken::Work {
@@ -517,7 +518,7 @@ fn an_interrupted_import_goes_on() {
     takeover.import().unwrap();
     assert!(fs::read(takeover.log()).unwrap() == log);
 
-    // By a power cut, which left something else in the file.
+    // By a power failure, which left other bytes in the file.
     let takeover = Takeover::of("stopped-cleanly");
     fs::create_dir_all(part_folder(&takeover)).unwrap();
     let zeros = [&log[..LogHeader::BYTES], &[0; 32 * 50]].concat();
@@ -525,7 +526,7 @@ fn an_interrupted_import_goes_on() {
     takeover.import().unwrap();
     assert!(fs::read(takeover.log()).unwrap() == log);
 
-    // With another schedule, so that it was of another height.
+    // With another schedule, and so another height.
     let takeover = Takeover::of("stopped-cleanly");
     let mut other = takeover.config();
     other.rounds.epoch_duration = std::time::Duration::from_secs(3600 * 24);
@@ -558,7 +559,7 @@ fn a_second_import_changes_nothing() {
 fn a_server_that_runs_is_left_alone() {
     for database in ["proofs", "rounds/1"] {
         let takeover = Takeover::of("stopped-cleanly");
-        // As goleveldb holds it: with flock.
+        // As goleveldb locks it: with flock.
         let lock = File::open(takeover.path("go/db").join(database).join("LOCK")).unwrap();
         lock.lock().unwrap();
         takeover.refused(&["is in use: expected the Go server to be stopped", database]);
@@ -591,7 +592,7 @@ fn a_destination_in_use_or_with_another_state_is_left_alone() {
     );
     assert!(!takeover.log().exists());
 
-    // The same server, with more to it than was imported before.
+    // The same server, with more than what was imported before.
     let takeover = Takeover::of("stopped-cleanly");
     let rounds = takeover.path("go/data/rounds");
     fs::rename(&rounds, takeover.path("rounds")).unwrap();
@@ -625,12 +626,12 @@ fn a_destination_in_use_or_with_another_state_is_left_alone() {
     let expected = format!("holds the work of the server with public key {another}");
     assert!(message.contains(&expected), "{message}");
     assert_eq!(fs::read(takeover.log()).unwrap(), b"precious");
-    // Its own.
+    // Its own work.
     let about = about("stopped-cleanly");
     fs::write(&owner, about["service_pubkey"].as_str().unwrap()).unwrap();
     takeover.import().unwrap();
 
-    // With another schedule, rounds would not be the same.
+    // With another schedule, the rounds would differ.
     let takeover = Takeover::of("finished");
     takeover.import().unwrap();
     let mut other = takeover.config();
@@ -643,7 +644,7 @@ fn a_destination_in_use_or_with_another_state_is_left_alone() {
     );
 }
 
-/// It would serve under a new key, and register nodes that have no proof from it.
+/// It would serve under a new key, and register nodes that get no proof under the old one.
 #[test]
 fn a_server_does_not_start_where_an_import_is_to_be_made_or_ended() {
     let takeover = Takeover::of("stopped-cleanly");
@@ -660,7 +661,7 @@ fn a_server_does_not_start_where_an_import_is_to_be_made_or_ended() {
     config.directories.datadir = takeover.path("go/data");
     expect_refusal(config, "expected `poet-service import` first");
     takeover.import().unwrap();
-    // As after a kill right before the database was there.
+    // As after a kill just before the database was there.
     let database = takeover.config().directories.dbdir.join("poet.sqlite");
     fs::remove_file(&database).unwrap();
     expect_refusal(
@@ -856,7 +857,7 @@ fn members_of_a_round_that_is_not_begun() {
     let proof = verify_fetched(&server.client.await_proof(1));
     assert_eq!(proof.members, usable_members());
 
-    // Too late: the Go server would not begin it either.
+    // Too late: the Go server would not begin it, either.
     let takeover = Takeover::of("stopped-cleanly");
     takeover.replace("rounds/1", "finished/db/rounds/0");
     let report = takeover.import_with(&takeover.config(), at("2026-11-20T15:00:00Z"), false);
@@ -875,7 +876,7 @@ fn usable_members() -> Vec<[u8; 32]> {
         .collect()
 }
 
-/// The Go server passes over an empty challenge where a left sibling would be.
+/// The Go server ignores an empty challenge in the place of a left sibling.
 fn statement_of_finished() -> Vec<u8> {
     let proof = recorded("proof_wait");
     let members = proof["proof"]["members"].as_array().unwrap();
@@ -951,7 +952,7 @@ fn the_same_directories_can_be_used() {
     }
     // Two locks, the owner, the database and the log.
     assert_eq!(after.len(), before.len() + 5);
-    // A failure leaves the layers alone, too.
+    // A failure leaves the layers unchanged, too.
     let takeover = Takeover::of("stopped-cleanly");
     change(&takeover.layer(4), |nodes| nodes[0] ^= 1);
     let before = snapshot(&takeover.path("go"));
@@ -1005,7 +1006,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// The command fails with one line that has this in it.
+/// The command fails with one line that contains this.
 #[track_caller]
 fn fails(arguments: &[&str], code: i32, part: &str) {
     let output = run(arguments);
@@ -1019,7 +1020,7 @@ fn fails(arguments: &[&str], code: i32, part: &str) {
 #[test]
 fn a_signal_interrupts_the_command() {
     let takeover = Takeover::of("killed");
-    // Zeros that take no room on the disk, and hours to read.
+    // Zeros that take no space on the disk, and hours to read.
     fs::remove_file(takeover.layer(4)).unwrap();
     let layer = File::create(takeover.layer(0)).unwrap();
     layer.set_len(1 << 36).unwrap();
@@ -1155,7 +1156,7 @@ fn the_commands_import_and_export() {
     let output = run(&["verify", &out]);
     assert_eq!(output.status.code(), Some(1));
 
-    // For the statement that the work is bound to it is valid.
+    // It is valid for the statement that the work is bound to.
     let output = run(&[&export[..], &["0", "--out", &out, "--format=bytes"]].concat());
     let told = text(&output.stderr);
     let statement = hex::encode(statement_of_finished());
@@ -1177,7 +1178,7 @@ fn the_commands_import_and_export() {
         2,
         "the bytes end at",
     );
-    // What nodes store, where they have verified it.
+    // What nodes store after verifying it.
     let format = ["0", "--out", &out, "--format=message"];
     assert!(run(&[&export[..], &format].concat()).status.success());
     let key = serde_json::from_str::<serde_json::Value>(&body).unwrap()["pubkey"].clone();

@@ -1,11 +1,11 @@
-//! A storm: the program as it is run, killed again and again at random moments while members
-//! register and short rounds come and go. In the end every round must have a valid proof with every
-//! member in it that was told so.
+//! A storm: the program is killed again and again at random moments while nodes register and short
+//! rounds start and end. In the end every round must have a valid proof that contains every
+//! acknowledged member.
 //!
 //! Moments are random and aimed: around the start and the end of rounds, and right after the server
-//! has logged that it closes, proves or publishes one, so that each of them is hit.
+//! has logged that it closes, proves or publishes one, so that each kind is hit.
 //!
-//! How long the storm is, and which one, is set by the environment:
+//! The environment sets the length of the storm and its seed:
 //!
 //! ```sh
 //! POET_STORM_KILLS=400 POET_STORM_SEED=7 \
@@ -17,10 +17,11 @@
 mod common;
 #[path = "common/program.rs"]
 mod program;
+#[path = "common/storm.rs"]
+mod storm;
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    env,
+    collections::BTreeMap,
     fs::{self, File},
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
@@ -37,14 +38,12 @@ use common::{Client, TestNode, await_some, verify_json};
 use jiff::{SignedDuration, Timestamp};
 use poet_conformance::Rng;
 use poet_engine::LogHeader;
-use poet_proto::pow::PowParams;
 use program::command;
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use storm::{Registrations, agent, answer, between, millis, seed, setting, submit};
 
 /// Kills in CI: about a minute.
 const DEFAULT_KILLS: u32 = 40;
-const DEFAULT_SEED: u64 = 1;
 
 const EPOCH: Duration = Duration::from_secs(2);
 const GAP: Duration = Duration::from_millis(600);
@@ -55,9 +54,9 @@ const SHORT_ROUNDS: [&str; 4] = [
     "--cycle-gap=600ms",
     "--early-cycle-gap=1s",
 ];
-/// Where the proofs for the longer cycle gap are.
+/// The path of the proofs for the longer cycle gap.
 const EARLY_PATH: &str = "/gap/1s";
-/// One round that does not end: its log keeps the subtrees of a mainnet round.
+/// A round that does not end: its log contains the subtrees of a mainnet round.
 const LONG_ROUND: [&str; 3] = [
     "--epoch-duration=336h",
     "--phase-shift=500ms",
@@ -65,39 +64,17 @@ const LONG_ROUND: [&str; 3] = [
 ];
 
 const REGISTRARS: usize = 2;
-/// How often the leaves of a round are asked for.
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often to request the leaves of a round.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(10);
-/// How old the newest sample may be to tell how much work there was at a kill.
+/// How old the newest sample may be to show how much work there was at a kill.
 const MAX_SAMPLE_AGE: Duration = Duration::from_millis(300);
-/// Moments that were not hit by then are aimed at so many times more.
+/// How many more kills to aim at the kinds of moments that were not hit by then.
 const FURTHER_KILLS: u32 = 60;
-
-fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {
-    match env::var(name) {
-        Err(_) => default,
-        Ok(text) => text
-            .parse()
-            .unwrap_or_else(|_| panic!("{name}: expected a number, found {text:?}")),
-    }
-}
 
 fn kills() -> u32 {
     setting("POET_STORM_KILLS", DEFAULT_KILLS)
-}
-
-fn seed() -> u64 {
-    let seed = setting("POET_STORM_SEED", DEFAULT_SEED);
-    println!("POET_STORM_SEED={seed}");
-    seed
-}
-
-/// A number from `from` up to, but without, `to`.
-fn between(rng: &mut Rng, from: i64, to: i64) -> i64 {
-    from + i64::from(rng.below(u32::try_from(to - from).unwrap()))
-}
-
-fn millis(rng: &mut Rng, from: i64, to: i64) -> Duration {
-    Duration::from_millis(between(rng, from, to).try_into().unwrap())
 }
 
 /// What a server was doing when it was killed.
@@ -169,16 +146,7 @@ impl Event {
     }
 }
 
-/// A registration that a server has acknowledged, or not.
-#[derive(Default)]
-struct Registrations {
-    /// By the round that the server named.
-    acknowledged: BTreeMap<u64, Vec<TestNode>>,
-    /// The node id of every challenge that was ever sent.
-    sent: HashMap<[u8; 32], [u8; 32]>,
-}
-
-/// Leaves of a round, at a moment.
+/// The leaves of a round at a moment.
 #[derive(Clone, Copy)]
 struct Sample {
     round: u64,
@@ -190,7 +158,7 @@ struct Sample {
 /// What the threads of a storm share.
 #[derive(Default)]
 struct Shared {
-    /// Where the server is, while there is one.
+    /// The address of the server, while there is one.
     url: Mutex<Option<String>>,
     ended: AtomicBool,
     next_node: AtomicU32,
@@ -203,9 +171,9 @@ impl Shared {
         self.url.lock().unwrap().clone()
     }
 
-    /// Registers new nodes, each until that is acknowledged.
+    /// Registers new nodes, each until a server acknowledges it.
     fn register(&self) {
-        let agent = agent();
+        let agent = agent(PATIENCE);
         while !self.ended.load(Relaxed) {
             let node = TestNode::new(self.next_node.fetch_add(1, Relaxed));
             let mut registrations = self.registrations.lock().unwrap();
@@ -225,9 +193,9 @@ impl Shared {
         }
     }
 
-    /// Keeps asking how far the work is.
+    /// Keeps requesting the progress of the work.
     fn sample(&self, executing: impl Fn() -> Option<u64>) {
-        let agent = agent();
+        let agent = agent(PATIENCE);
         while !self.ended.load(Relaxed) {
             let sample = || {
                 let (url, round) = (self.url()?, executing()?);
@@ -246,42 +214,6 @@ impl Shared {
             }
             thread::sleep(SAMPLE_INTERVAL);
         }
-    }
-}
-
-fn agent() -> ureq::Agent {
-    ureq::Agent::config_builder()
-        .http_status_as_error(false)
-        .timeout_global(Some(Duration::from_secs(10)))
-        .build()
-        .into()
-}
-
-/// An answer, unless the server went away in the middle of it.
-fn answer(result: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Option<(u16, Value)> {
-    let mut response = result.ok()?;
-    let text = response.body_mut().read_to_string().ok()?;
-    Some((
-        response.status().as_u16(),
-        serde_json::from_str(&text).ok()?,
-    ))
-}
-
-/// Tries to register a node; gives the round once that is acknowledged.
-fn submit(agent: &ureq::Agent, url: &str, node: &TestNode) -> Option<u64> {
-    let (_, params) = answer(agent.get(format!("{url}/v1/pow_params")).call())?;
-    let params = &params["powParams"];
-    let params = PowParams {
-        difficulty: params["difficulty"].as_u64()?.try_into().ok()?,
-        challenge: common::bytes(&params["challenge"]),
-    };
-    let request = node.request(&params).to_string();
-    let (status, json) = answer(agent.post(format!("{url}/v1/submit")).send(request))?;
-    match status {
-        200 => json["roundId"].as_str()?.parse().ok(),
-        // The parameters may have changed in between; the database may be slow.
-        400 | 503 => None,
-        _ => panic!("{status}: {json}"),
     }
 }
 
@@ -332,7 +264,7 @@ impl Victim {
         self.log().lines().filter_map(Event::parse).collect()
     }
 
-    /// The leaves from which the work on `round` went on, once it did.
+    /// Returns the leaves from which the work on `round` continued, if it did.
     fn resumed(&self, round: u64) -> Option<u64> {
         self.events().iter().find_map(|event| match event {
             Event::Working { round: on, leaves } if *on == round => Some(*leaves),
@@ -360,13 +292,13 @@ impl Victim {
         self.child.wait().unwrap()
     }
 
-    /// What it was doing when it was killed.
+    /// Returns what it was doing when it was killed.
     fn moment(&self, past_start: bool) -> Moment {
         if !self.serves.load(Relaxed) {
             return Moment::Starting;
         }
         let mut moment = Moment::Open;
-        // The first round is opened by the start.
+        // The start opens the first round.
         for event in self.events().iter().skip(1) {
             moment = match event {
                 Event::Opened | Event::Closed => Moment::Closing,
@@ -389,7 +321,7 @@ impl Victim {
 
 impl Drop for Victim {
     fn drop(&mut self) {
-        // A storm that failed must not leave its server behind; one that ended is no error.
+        // A failed storm must not leave its server running. It may have ended already.
         drop(self.child.kill());
         drop(self.child.wait());
     }
@@ -399,18 +331,18 @@ fn tree_log(folder: &Path, round: u64) -> PathBuf {
     folder.join(format!("data/rounds/{round}/tree.log"))
 }
 
-/// How a kill is aimed.
+/// The moment of a kill.
 #[derive(Clone, Copy, Debug)]
 enum Aim {
-    /// So long after the process was started, whether it serves by then or not.
+    /// This long after the process was started, whether or not it serves by then.
     AtStart(Duration),
-    /// So long after it serves.
+    /// This long after it serves.
     Random(Duration),
-    /// So many milliseconds after the start of the next round, or before.
+    /// This many milliseconds after, or before, the start of the next round.
     RoundStart(i64),
-    /// So many milliseconds after the end of the next round, or before.
+    /// This many milliseconds after, or before, the end of the next round.
     RoundEnd(i64),
-    /// So long after it says that it is doing this.
+    /// This long after it logs that it is doing this.
     Saying(Moment, Duration),
 }
 
@@ -428,7 +360,7 @@ impl Aim {
         }
     }
 
-    /// Aims at a moment.
+    /// Chooses a moment.
     fn at(moment: Moment, rng: &mut Rng) -> Self {
         match moment {
             Moment::Starting => Self::AtStart(millis(rng, 0, 20)),
@@ -449,7 +381,7 @@ enum Blow {
     Kill,
     /// By SIGTERM, as a service manager does.
     Terminate,
-    /// By SIGKILL, after it stood still and went on for a while.
+    /// By SIGKILL, after it was suspended and resumed.
     Stall(Duration, Duration),
 }
 
@@ -463,23 +395,23 @@ impl Blow {
     }
 }
 
-/// Work that there was when a server was killed.
+/// The work done when a server was killed.
 struct Interrupted {
     round: u64,
     leaves: f64,
     leaves_per_second: f64,
 }
 
-/// A storm, and what came of it.
+/// A storm and its results.
 struct Storm {
     folder: PathBuf,
     genesis: Timestamp,
     options: Vec<String>,
     shared: Arc<Shared>,
     processes: u32,
-    /// The work that has yet to be resumed.
+    /// The work that was not resumed yet.
     interrupted: Option<Interrupted>,
-    /// Milliseconds of work that were lost by each SIGKILL.
+    /// Milliseconds of work that each SIGKILL lost.
     lost_ms: Vec<f64>,
     hits: BTreeMap<Moment, u32>,
 }
@@ -507,7 +439,7 @@ impl Storm {
         Victim::spawn(&self.folder, &self.options, log, &self.shared)
     }
 
-    /// The next start of a round, moved by `offset_ms`, that is still to come.
+    /// Returns the next future start of a round, moved by `offset_ms`.
     fn next_start(&self, offset_ms: i64) -> Timestamp {
         let first = self.genesis + SignedDuration::from_millis(1000 + offset_ms);
         let passed = Timestamp::now().duration_since(first).as_secs_f64();
@@ -515,7 +447,7 @@ impl Storm {
         first + SignedDuration::try_from(EPOCH.mul_f64(epochs)).unwrap()
     }
 
-    /// Waits for the moment that is aimed at.
+    /// Waits for the chosen moment.
     fn wait(&mut self, victim: &mut Victim, aim: Aim) {
         let wait_until = |time: Timestamp| {
             if let Ok(left) = Duration::try_from(time.duration_since(Timestamp::now())) {
@@ -550,7 +482,7 @@ impl Storm {
                 };
                 let before = said(victim);
                 let start = Instant::now();
-                // Two epochs are enough for everything; if not, another moment is as good.
+                // Two epochs suffice for everything; if not, another moment is as good.
                 while said(victim) == before && start.elapsed() < EPOCH * 2 {
                     thread::sleep(Duration::from_micros(200));
                 }
@@ -559,7 +491,7 @@ impl Storm {
         }
     }
 
-    /// Ends a server, and notes what was done by then.
+    /// Ends a server, and records the work done by then.
     fn strike(&mut self, mut victim: Victim, blow: Blow) {
         let starting = !victim.serves.load(Relaxed);
         if let Blow::Stall(still, going) = blow {
@@ -601,7 +533,7 @@ impl Storm {
         }
     }
 
-    /// Notes how much of the interrupted work a later server had to do again.
+    /// Records how much of the interrupted work a later server had to repeat.
     fn measure(&mut self, victim: &Victim) {
         if let Some(Interrupted {
             round,
@@ -634,13 +566,7 @@ impl Storm {
             let early = verify_json(&early.json());
             assert_eq!(early.members, proof.members, "round {round}");
             assert!(early.leaves <= proof.leaves, "round {round}");
-            // Only challenges that were sent, each once, in the order of their nodes.
-            let ids: Vec<_> = proof
-                .members
-                .iter()
-                .map(|challenge| registrations.sent[challenge])
-                .collect();
-            assert!(ids.is_sorted_by(|one, other| one < other), "round {round}");
+            let ids = registrations.ids(round, &proof.members);
             for node in acknowledged.into_iter().flatten() {
                 assert!(
                     ids.binary_search(&node.id()).is_ok(),
@@ -670,7 +596,8 @@ impl Storm {
                 "work lost by a SIGKILL: median {median:.0} ms, worst {worst:.0} ms ({} measured)",
                 self.lost_ms.len()
             );
-            // The promise. Its worst case depends on how long the machine keeps the writer from running.
+            // The promise. The worst case depends on how long the machine keeps the writer from
+            // running.
             assert!(
                 *median < 1000.0,
                 "a SIGKILL costs more than a second of work"
@@ -727,7 +654,7 @@ fn every_round_survives_a_storm_of_kills() {
     assert_sound(folder.path());
 }
 
-/// The doctor finds nothing that is damaged, having recomputed all of the work.
+/// The doctor recomputes all of the work and finds no damage.
 fn assert_sound(folder: &Path) {
     let output = Command::new(env!("CARGO_BIN_EXE_poet-service"))
         .args(["doctor", "--full", "--no-trial"])
@@ -762,17 +689,17 @@ fn kills_cost_a_long_round_little_work() {
     storm.report();
     let entries =
         (fs::metadata(tree_log(folder.path(), 0)).unwrap().len() - LogHeader::BYTES as u64) / 32;
-    // The log of a mainnet round keeps subtrees of 2^12 leaves.
+    // The log of a mainnet round contains subtrees of 2^12 leaves.
     assert_eq!(resumed % 4096, 0);
     assert!(0 < resumed && resumed <= entries * 4096);
     survivor.end(Signal::KILL);
     assert_sound(folder.path());
 }
 
-/// What SIGKILL cannot show: what was written and not synced is still there then. So the
-/// directories are copied twice while the server stands still, and in a third copy everything that
-/// was written in between is there or not, sector by sector, and the tree logs end anywhere. It
-/// must hold all that was acknowledged before the first copy.
+/// Simulates a power failure, which SIGKILL does not: written data that was not synced survives it.
+/// The directories are copied twice while the server is suspended. In a third copy, everything
+/// written in between is there or not, sector by sector, and the tree logs end anywhere. It must
+/// contain everything that was acknowledged before the first copy.
 #[test]
 fn a_power_cut_loses_nothing_that_was_acknowledged() {
     let (cuts, mut rng) = (kills().div_ceil(8), Rng::new(seed()));
@@ -831,8 +758,7 @@ fn copy(from: &Path, to: &Path) {
 /// The unit in which disks write.
 const SECTOR: usize = 512;
 
-/// Makes the third of three copies from the two others. Gives the number of whole entries in each
-/// tree log.
+/// Makes the third copy from the two others. Returns the number of whole entries in each tree log.
 fn tear([before, after, torn]: &[PathBuf; 3], rng: &mut Rng) -> BTreeMap<u64, u64> {
     let read = |folder: &Path, name: &str| fs::read(folder.join("db").join(name)).unwrap();
     fs::create_dir_all(torn.join("db")).unwrap();
@@ -840,7 +766,7 @@ fn tear([before, after, torn]: &[PathBuf; 3], rng: &mut Rng) -> BTreeMap<u64, u6
     let (log, database) = ("poet.sqlite-wal", "poet.sqlite");
     let (log_before, log_after) = (read(before, log), read(after, log));
     write(log, &mix(&log_before, &log_after, rng));
-    // The log begins again, with another header, only after the database is synced.
+    // The log restarts, with another header, only after the database is synced.
     let synced = log_before.get(..32) != log_after.get(..32);
     let database_after = read(after, database);
     if synced {
@@ -851,7 +777,7 @@ fn tear([before, after, torn]: &[PathBuf; 3], rng: &mut Rng) -> BTreeMap<u64, u6
             &mix(&read(before, database), &database_after, rng),
         );
     }
-    // An index of the log that is right for neither.
+    // An index that matches neither version of the log.
     write("poet.sqlite-shm", &read(before, "poet.sqlite-shm"));
 
     let mut entries = BTreeMap::new();
@@ -877,7 +803,7 @@ fn tear([before, after, torn]: &[PathBuf; 3], rng: &mut Rng) -> BTreeMap<u64, u6
     entries
 }
 
-/// Each sector from one of two versions of a file.
+/// Takes each sector from one of two versions of a file.
 fn mix(before: &[u8], after: &[u8], rng: &mut Rng) -> Vec<u8> {
     let shorter = before.len().min(after.len());
     let longer = before.len().max(after.len());
@@ -915,13 +841,13 @@ fn assert_nothing_is_lost(
         for node in nodes {
             assert!(ids.contains(&node.id()), "round {round}: {}", server.log());
         }
-        // It went on from what was left of the log.
+        // It continued from what remained of the log.
         if let (Some(resumed), Some(entries)) = (server.resumed(*round), tree_logs.get(round)) {
             assert_eq!(resumed, *entries, "round {round}: {}", server.log());
         }
     }
     let log = server.log();
-    // Here several transactions are torn, as if the disk had not kept its word: that is noticed.
+    // Here several transactions are torn, as if the disk had ignored syncs: that must be noticed.
     let alarm = |line: &str| line.contains("ALARM") && !line.contains("the database's log");
     assert!(
         !log.contains("panicked") && !log.lines().any(alarm),
@@ -930,7 +856,7 @@ fn assert_nothing_is_lost(
     server.end(Signal::KILL);
 }
 
-/// Ends the threads of a storm, even one that failed.
+/// Stops the threads of a storm, even if it failed.
 struct EndOnDrop<'a>(&'a Shared);
 
 impl Drop for EndOnDrop<'_> {

@@ -1,5 +1,4 @@
-//! Where a server listens, with names of its own: in a mount namespace, whose `/etc/hosts` is the
-//! test's.
+//! The names on which a server listens: in a mount namespace with the test's own `/etc/hosts`.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
 
@@ -15,7 +14,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-/// Whether namespaces can be made here; says so where they cannot.
+/// Returns whether namespaces can be created here; if not, says so.
 fn may_unshare(namespaces: &str) -> bool {
     let made = Command::new("unshare")
         .args([namespaces, "mount", "--bind", "/etc/hosts", "/etc/hosts"])
@@ -30,7 +29,7 @@ fn may_unshare(namespaces: &str) -> bool {
     false
 }
 
-/// A server where `/etc/hosts` says what `hosts` says.
+/// Starts a server with `hosts` as `/etc/hosts`.
 struct Named(Child);
 
 impl Named {
@@ -73,7 +72,7 @@ impl Named {
 
 impl Drop for Named {
     fn drop(&mut self) {
-        // One that ended is no error.
+        // It may have ended already.
         drop(self.0.kill());
         drop(self.0.wait());
     }
@@ -81,7 +80,7 @@ impl Drop for Named {
 
 const BOTH: &str = "127.0.0.1 localhost\n::1 localhost\n";
 
-/// A port that is free in both families.
+/// Returns a port that is free in both families.
 fn free_port() -> u16 {
     loop {
         let one = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();

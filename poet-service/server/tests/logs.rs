@@ -1,4 +1,4 @@
-//! A log that nobody reads, and one whose file is taken away.
+//! Log output that nothing reads, and a log file that is moved away.
 #![allow(clippy::unwrap_used)]
 #![cfg(target_os = "linux")]
 
@@ -24,7 +24,7 @@ use rustix::{
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
 };
 
-/// What a pipe holds.
+/// The capacity of a pipe.
 const PIPE_BYTES: usize = 1 << 16;
 
 /// A server with rounds of seconds.
@@ -43,14 +43,14 @@ impl Server {
         Self(child.unwrap())
     }
 
-    /// Ends it in order.
+    /// Shuts it down.
     #[track_caller]
     fn end(&mut self) {
         let (pid, begun) = (Pid::from_child(&self.0), Instant::now());
         kill_process(pid, Signal::TERM).unwrap();
         let status = await_some("the end", || self.0.try_wait().unwrap());
         assert!(status.success(), "{status}");
-        // Five seconds are what is promised; this machine may be busy.
+        // The promise is five seconds; this machine may be busy.
         assert!(
             begun.elapsed() < Duration::from_secs(20),
             "{:?}",
@@ -67,21 +67,21 @@ impl Drop for Server {
     }
 }
 
-/// A client, by what the server says when it starts.
+/// Returns a client for the address that the server prints when it starts.
 fn client(greeting: impl std::io::Read) -> Client {
     let mut lines = BufReader::new(greeting).lines().map_while(Result::ok);
     let rest = lines.find_map(|line| Some(line.strip_prefix("REST")?.trim().to_owned()));
     Client::new(&rest.unwrap())
 }
 
-/// A pipe that is full.
+/// A full pipe.
 fn full_pipe() -> (PipeReader, Stdio) {
     let (reader, mut writer) = pipe().unwrap();
     writer.write_all(&vec![b'x'; PIPE_BYTES]).unwrap();
     (reader, writer.into())
 }
 
-/// Takes the server through a round, whatever becomes of its log.
+/// Takes the server through a round, whatever happens to its log.
 fn a_round(client: &Client) {
     let round = client.register(&TestNode::new(1));
     for _ in 0..600 {
@@ -99,7 +99,7 @@ fn a_pipe_that_nobody_reads_stops_nothing() {
         let mut server = Server::start(folder.path(), options, Stdio::piped(), stderr);
         a_round(&client(server.0.stdout.take().unwrap()));
         server.end();
-        // The file has everything.
+        // The file contains everything.
         let log = fs::read_to_string(folder.path().join("logs/poet.log")).unwrap();
         assert!(log.contains("the proof is verified and published"), "{log}");
         assert!(log.trim_end().ends_with("ended"), "{log}");
@@ -135,7 +135,7 @@ fn a_terminal_that_was_stopped_stops_nothing() {
     assert!(log.trim_end().ends_with("ended"), "{log}");
 }
 
-/// A start that fails while its reason cannot be read must not hang, either.
+/// A start that fails while nothing reads its error message must not hang, either.
 #[test]
 fn an_error_that_nobody_reads_stops_nothing() {
     let folder = tempfile::tempdir().unwrap();
@@ -157,7 +157,7 @@ fn lines_that_found_no_room_are_counted() {
     let (mut reader, stderr) = full_pipe();
     let mut server = Server::start(folder.path(), &["--debuglog"], Stdio::piped(), stderr);
     let client = client(server.0.stdout.take().unwrap());
-    // Long lines: two megabytes of them, of which the queue holds one.
+    // Two megabytes of long lines, of which the queue holds one.
     for number in 0..400 {
         let path = format!("/{number}-{}", "x".repeat(5000));
         assert_eq!(client.get(&path).status, 404);
@@ -212,13 +212,13 @@ fn a_log_file_that_was_moved_is_made_again() {
     );
     let client = client(server.0.stdout.take().unwrap());
     let log = folder.path().join("logs/poet.log");
-    // As a tool does that rotates logs.
+    // As a tool that rotates logs does.
     let moved = folder.path().join("logs/moved");
     fs::rename(&log, &moved).unwrap();
     kill_process(Pid::from_child(&server.0), Signal::HUP).unwrap();
     await_some("another file", || log.exists().then_some(()));
     let before = fs::metadata(&moved).unwrap().len();
-    // And without a word.
+    // And without notifying the server.
     fs::remove_file(&log).unwrap();
     await_some("another file", || {
         client.get("/v1/info");

@@ -1,4 +1,4 @@
-//! What a monitoring system is told.
+//! The metrics for monitoring.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -7,7 +7,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use common::{Client, LocalServer, TestNode, await_some, certifier, config};
 use serde_json::json;
 
-/// The value of the sample that is written so.
+/// Returns the value of the sample with this name and labels.
 fn value(text: &str, sample: &str) -> Option<f64> {
     let mut lines = text.lines().filter_map(|line| line.rsplit_once(' '));
     let (_, value) = lines.find(|(name, _)| *name == sample)?;
@@ -22,7 +22,7 @@ fn the_names_of_existing_dashboards_and_new_ones() {
     let scrape = || {
         let answer = monitoring.get("/metrics");
         assert_eq!(answer.status, 200);
-        // As the original server: a reader of this format knows counters by their names.
+        // Like the original server: a reader of this format knows counters by their names.
         let kind = answer.header("content-type").unwrap();
         assert_eq!(kind, "text/plain; version=0.0.4; charset=utf-8");
         answer.body
@@ -35,7 +35,7 @@ fn the_names_of_existing_dashboards_and_new_ones() {
     bad["powParams"] = json!(null);
     assert_eq!(server.client.submit(&bad).status, 400);
     assert_eq!(server.client.get("/v1/proofs/0").status, 404);
-    // Paths without a meaning make no new series.
+    // Unknown paths create no new series.
     assert_eq!(server.client.get("/v1/anything").status, 404);
 
     let text = scrape();
@@ -137,7 +137,7 @@ fn the_names_of_existing_dashboards_and_new_ones() {
         Some(0.0)
     );
 
-    // The clock goes on to 7 seconds after the round's end.
+    // The clock advances to 7 seconds after the round's end.
     server.at(87);
     server.client.await_proof(0);
     await_some("the lateness", || {
@@ -151,7 +151,7 @@ fn open_metrics_is_for_those_who_ask_for_it() {
     let folder = tempfile::tempdir().unwrap();
     let server = LocalServer::start(config(folder.path()), 10);
     let monitoring = server.monitoring();
-    // As Prometheus asks.
+    // As Prometheus requests it.
     let accept = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.4";
     let answer = monitoring.get_with("/metrics", "accept", accept);
     let kind = answer.header("content-type").unwrap();
@@ -201,7 +201,7 @@ fn certificates_and_the_operators_calls_are_counted() {
     ] {
         assert_eq!(value(&text, sample), Some(expected), "{sample}: {text}");
     }
-    // Where there are none, there is no series: monitoring can tell it from zero.
+    // Without any, there is no series: monitoring can distinguish that from zero.
     assert!(
         !text.contains("poet_registration_with_pow_total{"),
         "{text}"

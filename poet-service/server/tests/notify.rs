@@ -1,5 +1,5 @@
-//! Who is told what happens: webhooks, programs and the service manager; and that those who do not
-//! listen cost nothing.
+//! Notifications: webhooks, programs and the service manager; receivers that do not respond cost
+//! nothing.
 #![allow(clippy::unwrap_used)]
 #![cfg(target_os = "linux")]
 
@@ -23,13 +23,13 @@ use poet_service::notify::NotifyConfig;
 use program::ServerProcess;
 use serde_json::Value;
 
-/// Takes webhooks; what it got comes out of the channel.
+/// Receives webhooks and sends the requests to the channel.
 struct Hook {
     url: String,
     got: mpsc::Receiver<Value>,
 }
 
-/// What a connection becomes.
+/// Accepts a connection, with or without TLS.
 trait Stream: Read + Write {}
 impl<T: Read + Write> Stream for T {}
 
@@ -52,7 +52,7 @@ impl Hook {
             for stream in listener.incoming() {
                 let status = statuses.next().unwrap_or(&200);
                 let body = answer(&mut *wrap(stream.unwrap()), *status);
-                // The test may have ended; a client that did not trust it has sent nothing.
+                // The test may have ended; a client that did not trust the server has sent nothing.
                 if let (200, Some(body)) = (status, body)
                     && told.send(serde_json::from_str(&body).unwrap()).is_err()
                 {
@@ -82,7 +82,7 @@ impl Hook {
     }
 }
 
-/// Reads a request and answers it; returns its body.
+/// Reads a request and responds; returns its body.
 fn answer(stream: &mut dyn Stream, status: u16) -> Option<String> {
     let mut reader = BufReader::new(&mut *stream);
     let mut length = 0;
@@ -146,7 +146,7 @@ fn a_round_and_what_goes_wrong_are_told() {
         "{text}"
     );
     server.await_work(0);
-    // The next round cannot be worked on: a file is where its folder is to be.
+    // The next round cannot be worked on: a file is in the place of its folder.
     drop(fs::remove_dir(rounds.join("1")));
     fs::write(rounds.join("1"), "").unwrap();
     server.at(80);
@@ -183,7 +183,7 @@ fn a_receiver_that_fails_is_asked_again_and_one_that_refuses_is_not() {
     hook.event("test");
     let (_, told) = test(&Hook::start(&[404, 200]));
     assert_eq!(told, Err("it answered 404".to_owned()));
-    // Over the command line, with everybody.
+    // On the command line, with all receivers.
     let hook = Hook::start(&[]);
     let file = folder.path().join("event");
     let program = script(folder.path(), &format!("cat >{}", file.display()));
@@ -253,8 +253,8 @@ fn https_trusts_the_systems_certificates_and_no_others() {
     assert_eq!(output.status.code(), Some(1));
 }
 
-/// A webhook that takes connections and says nothing, and a program that writes for ever and does not
-/// end: rounds go on as without, and the server ends in time.
+/// A webhook that accepts connections and does not respond, and a program that writes for ever:
+/// rounds are not affected, and the server ends in time.
 #[test]
 fn receivers_that_hang_cost_nothing() {
     let folder = tempfile::tempdir().unwrap();
@@ -299,7 +299,7 @@ fn the_service_manager_and_the_journal_are_told() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
-    // The file that standard error will be: it is cut, not replaced.
+    // The file that becomes standard error: it is truncated, not replaced.
     let log = folder.path().join("log.txt");
     fs::write(&log, "").unwrap();
     let stderr = fs::metadata(&log).unwrap();

@@ -1,5 +1,5 @@
-//! The pages for people, in a browser without a screen: over a whole round, on a phone and on a desktop,
-//! in light and in dark. The pictures stay in `target/page`.
+//! The web pages in a headless browser: over a whole round, on a phone and on a desktop, in light
+//! and in dark. The pictures stay in `target/page`.
 #![allow(clippy::unwrap_used)]
 
 #[path = "common/browser.rs"]
@@ -13,7 +13,7 @@ use common::{Client, LocalServer, TestNode, await_some, config, verify_fetched};
 use poet_service::config::Config;
 use serde_json::{Value, json};
 
-/// A name and a line of the log that would do harm where they were markup.
+/// A name and a log line that would do harm if they were not escaped.
 const NAME: &str = "<img src=x onerror=alert(1)> \"A\" & 'B' {{cards}}";
 const LINE: &str = "</pre><script>document.title = 'taken'</script><b>& more";
 
@@ -21,7 +21,7 @@ fn pictures() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("../page")
 }
 
-/// Rounds of twenty minutes, with a quarter of an hour of work each, the first one after a minute.
+/// Rounds of twenty minutes with a quarter of an hour of work each, starting after a minute.
 fn quarters(folder: &Path) -> Config {
     let mut config = config(folder);
     let minutes = |minutes: u64| std::time::Duration::from_secs(60 * minutes);
@@ -57,7 +57,7 @@ fn check(browser: &mut Browser, url: &str, name: &str) {
             browser.save_picture(&pictures().join(format!("{name}-{width}-{scheme}.png")));
         }
     }
-    // One heading of the first level, none left out, and a name for everything that has a focus.
+    // One first-level heading, no level skipped, and a name for everything that can have the focus.
     let levels = browser
         .value("[...document.querySelectorAll('h1, h2, h3')].map(part => Number(part.tagName[1]))");
     let levels: Vec<_> = levels
@@ -127,7 +127,7 @@ fn a_whole_round_on_the_page_for_everybody() {
     );
     assert!(browser.text("#dates").contains("Proof of round 0 expected"));
     assert_eq!(browser.text("#rounds"), "No proof has been published yet.");
-    // What a node has to configure, with the address that the browser came by.
+    // What a node must configure, with the address that the browser used.
     let node = browser.value("JSON.parse(document.getElementById('node').textContent)");
     let key = server.client.get("/v1/info").json()["servicePubkey"].clone();
     let expected = json!({"main": {"poet-servers": [{"address": server.url(), "pubkey": key}]}});
@@ -137,7 +137,7 @@ fn a_whole_round_on_the_page_for_everybody() {
         format!("{}/calendar.ics", server.url())
     );
 
-    // Everything that follows comes without loading the page again.
+    // Everything that follows appears without reloading the page.
     browser.value("window.same = true");
     for number in 1..=3 {
         server.client.register(&TestNode::new(number));
@@ -177,7 +177,7 @@ fn a_whole_round_on_the_page_for_everybody() {
     assert_eq!(browser.value("window.same"), true);
     check(&mut browser, &url, "published");
 
-    // Somewhere else: both times are there.
+    // In another time zone, both times are shown.
     let zone = json!({"timezoneId": "Asia/Kathmandu"});
     browser.call("Emulation.setTimezoneOverride", &zone);
     browser.value("location.reload()");
@@ -187,7 +187,7 @@ fn a_whole_round_on_the_page_for_everybody() {
     );
     browser.wait_for_text("#dates", "GMT+5:45");
 
-    // Without scripts, what is true at the moment is there.
+    // Without scripts, the page shows the current state.
     let off = json!({"value": true});
     browser.call("Emulation.setScriptExecutionDisabled", &off);
     browser.open(&url);
@@ -217,7 +217,7 @@ fn a_round_and_a_restart_on_the_page_of_the_operator() {
     };
     let points = "[...document.querySelectorAll('svg.plot')].map(plot =>
         [Number(plot.dataset.points), Number(plot.dataset.interruptions)])";
-    // A minute is over when there is a row of it.
+    // A minute is over when it has a row.
     let pass = |server: &LocalServer, minute: i64| {
         server.at(60 * minute);
         let path = folder.path().join("data/history.sqlite");
@@ -243,7 +243,7 @@ fn a_round_and_a_restart_on_the_page_of_the_operator() {
     for minute in 2..=7 {
         pass(&server, minute);
     }
-    // The work began in minute 1; minutes 2 to 6 have one of work before them.
+    // The work began in minute 1; minutes 2 to 6 have a minute of work before them.
     browser.wait(&format!("{points}[0]?.[0] === 5"));
     let plots = browser.value(points);
     // The hour, the day in parts of five minutes, the round, and seven minutes of registrations.
@@ -311,12 +311,12 @@ fn pages_are_for_those_whom_they_are_for() {
         Some("text/calendar; charset=utf-8")
     );
     assert!(calendar.body.starts_with("BEGIN:VCALENDAR\r\n"));
-    // Many look, one is rendered: all see the same.
+    // Many readers get the same page, which is rendered once.
     let looks: std::collections::BTreeSet<_> =
         (0..50).map(|_| server.client.get("/").body).collect();
     assert!(looks.len() < 25, "{}", looks.len());
 
-    // A page of somebody else sees nothing of the operator's, by whatever name it comes.
+    // A foreign page cannot read the operator's page, whatever name it uses.
     let operator = Client::new(&format!("http://{}", server.addresses.private));
     assert_eq!(operator.get_with("/", "accept", "text/html").status, 200);
     for (header, value) in [

@@ -1,6 +1,6 @@
-//! What a power cut would leave, by what the server asks of the system: strace tells each of its
-//! writes, syncs and answers, in their order. A write is durable when a sync of its file has begun
-//! after it and succeeded, and the name of a file when the same is true of its directory.
+//! What a power failure would leave, derived from the server's system calls: strace records its
+//! writes, syncs and responses in order. A write is durable if a sync of its file began after it
+//! and succeeded, and the name of a file if the same is true of its directory.
 #![allow(clippy::unwrap_used)]
 #![cfg(target_os = "linux")]
 
@@ -20,7 +20,7 @@ use common::{Client, TestNode, await_some};
 use program::command;
 use rustix::process::{Pid, Signal, kill_process};
 
-/// The calls that change files, make that durable, or talk to clients.
+/// The calls that change files, make changes durable, or send to clients.
 const CALLS: &str = "trace=openat,mkdir,rename,renameat,renameat2,unlink,unlinkat,pwrite64,write,\
                      writev,ftruncate,fsync,fdatasync,recvfrom,read,sendto,sendmsg";
 const NODES: u32 = 5;
@@ -32,9 +32,9 @@ const LOG_SYNCS: usize = 3;
 struct Call<'a> {
     thread: &'a str,
     name: &'a str,
-    /// All that stands in the parentheses, as far as it is known by then.
+    /// The text in the parentheses, as far as it is known by then.
     arguments: &'a str,
-    /// Absent when it begins; an error when it failed.
+    /// Absent when it begins; an error if it failed.
     result: Option<Result<(), ()>>,
 }
 
@@ -63,20 +63,20 @@ impl<'a> Call<'a> {
         })
     }
 
-    /// What the descriptor in the first argument stands for.
+    /// Returns what the descriptor in the first argument refers to.
     fn file(&self) -> Option<&'a str> {
         let (number, rest) = self.arguments.split_once('<')?;
         number.parse::<u32>().ok()?;
         Some(rest.split_once('>')?.0)
     }
 
-    /// The path in quotes.
+    /// Returns the path in quotes.
     fn path(&self) -> Option<&'a str> {
         Some(self.arguments.split_once('"')?.1.split_once('"')?.0)
     }
 }
 
-/// How durable something is: counts of calls.
+/// The durability of something, as counts of calls.
 #[derive(Clone, Copy, Default)]
 struct Durable {
     changes: usize,
@@ -91,18 +91,18 @@ impl Durable {
     }
 }
 
-/// What is durable, as far as the calls tell.
+/// What is durable, according to the calls.
 #[derive(Default)]
 struct Disk {
-    /// Files, with what was written to them, and directories, with the names in them.
+    /// Files with what was written to them, and directories with the names in them.
     things: BTreeMap<PathBuf, Durable>,
-    /// Names, and the changes of their directories that brought them.
+    /// Names, and the changes of their directories that created them.
     names: BTreeMap<PathBuf, usize>,
     /// Syncs that have begun, by thread: of what, and how many changes they cover.
     syncing: HashMap<String, (PathBuf, usize)>,
-    /// The calls of which only the beginning is known, by thread: what a path is for.
+    /// Calls of which only the beginning is known, by thread: the purpose of a path.
     opening: HashMap<String, (PathBuf, bool)>,
-    /// Likewise, from where to where a file is moved.
+    /// The same for renames: the old and the new path.
     renaming: HashMap<String, (PathBuf, PathBuf)>,
 }
 
@@ -115,7 +115,7 @@ impl Disk {
         self.things.entry(path.to_owned()).or_default().changes += 1;
     }
 
-    /// There is a name, or is no longer.
+    /// A name appears or disappears.
     fn name(&mut self, path: &Path, there: bool) {
         if there == self.names.contains_key(path) {
             return;
@@ -129,7 +129,7 @@ impl Disk {
         }
     }
 
-    /// A file takes the place of another.
+    /// A file replaces another.
     fn rename(&mut self, from: &Path, to: &Path) {
         let moved = self.things.remove(from).unwrap_or_default();
         assert!(
@@ -145,7 +145,7 @@ impl Disk {
     fn add(&mut self, call: &Call<'_>) {
         match call.name {
             "pwrite64" | "write" | "writev" | "ftruncate" => {
-                // Where it ends on another line, the file is only in the first.
+                // If the end is on another line, only the first one names the file.
                 if let Some(path) = call.file() {
                     self.change(Path::new(path));
                 }
@@ -197,7 +197,7 @@ impl Disk {
         }
     }
 
-    /// The name of a file, and of each directory above it up to `top`.
+    /// Checks the name of a file, and of each directory above it up to `top`.
     fn assert_named(&self, path: &Path, top: &Path) {
         for path in path.ancestors().take_while(|path| *path != top) {
             let synced = self.of(path.parent().unwrap()).synced;
@@ -210,7 +210,7 @@ impl Disk {
     }
 }
 
-/// Ends the server of a test that failed. The tracer ends with it.
+/// Ends the server of a failed test. The tracer ends with it.
 struct Server(Pid);
 
 impl Drop for Server {
@@ -220,7 +220,7 @@ impl Drop for Server {
     }
 }
 
-/// Why processes cannot be traced here, if they cannot.
+/// Returns why processes cannot be traced here, if they cannot.
 fn cannot_trace() -> Option<String> {
     match Command::new("strace").args(["-qq", "true"]).output() {
         Ok(traced) if traced.status.success() => None,
@@ -229,8 +229,8 @@ fn cannot_trace() -> Option<String> {
     }
 }
 
-/// Runs a server to its end, with clients and a round, and gives what it did. `None`, with a message,
-/// where processes cannot be traced.
+/// Runs a server to its end, with clients and a round, and returns its calls. `None`, with a
+/// message, if processes cannot be traced.
 fn trace(folder: &Path) -> Option<String> {
     if let Some(reason) = cannot_trace() {
         eprintln!("skipped: strace cannot be used here: {reason}");
@@ -298,7 +298,7 @@ fn what_was_promised_has_been_synced() {
     let database_log = top.join("poet/db/poet.sqlite-wal");
     let tree_log = top.join("poet/data/rounds/0/tree.log");
     let mut disk = Disk::default();
-    // Changes and syncs of the database's log when the request came that is not answered yet.
+    // Changes and syncs of the database's log at the time of the unanswered request.
     let mut asked = None;
     let (mut answers, mut entries) = (0, 0);
     let mut emptied = false;
@@ -322,7 +322,7 @@ fn what_was_promised_has_been_synced() {
         }
         let file = call.file().map(Path::new);
         if call.name == "ftruncate" && file == Some(&database_log) {
-            // What was in it must be durable in the database by then.
+            // Its contents must be durable in the database by then.
             let database = disk.of(&top.join("poet/db/poet.sqlite"));
             assert!(!database.lacks() && database.syncs > 0, "{line}");
             emptied = true;
@@ -330,7 +330,7 @@ fn what_was_promised_has_been_synced() {
         if call.name == "pwrite64" && file == Some(&tree_log) {
             entries += 1;
         }
-        // The first sync makes durable that the log is there, with its header.
+        // The first sync makes the log durable, with its header.
         if call.name == "fdatasync" && file == Some(&tree_log) && disk.of(&tree_log).syncs > 0 {
             disk.assert_named(&tree_log, &top);
         }
@@ -343,7 +343,7 @@ fn what_was_promised_has_been_synced() {
     assert!(emptied, "the database's log is not emptied at the end");
 }
 
-/// As on network file systems without locks or shared memory: the system refuses the calls for them.
+/// As on network file systems without locks or shared memory: the system refuses these calls.
 #[test]
 fn a_file_system_without_locks_is_called_that() {
     if let Some(reason) = cannot_trace() {

@@ -1,4 +1,4 @@
-//! The program as it is run: real time, real signals, killed at bad moments.
+//! The program as users run it: real time, real signals, killed at bad moments.
 #![allow(clippy::unwrap_used)]
 #![cfg(unix)]
 
@@ -24,7 +24,7 @@ fn await_log(folder: &Path, round: u64, bytes: u64) -> u64 {
     })
 }
 
-/// The leaves from which the work on a round went on, as the log says it.
+/// Returns the leaves from which the work on a round continued, according to the log.
 fn resumed_leaves(server: &ServerProcess) -> u64 {
     await_some("the start of the work", || {
         let log = server.log();
@@ -49,7 +49,7 @@ fn a_round_survives_sigkill_and_its_proof_verifies() {
     for node in &nodes {
         assert_eq!(server.client.register(node), 0);
     }
-    // Killed with the round still open, right after an answer.
+    // Killed with the round still open, right after a response.
     server.kill();
 
     let server = ServerProcess::start(folder, &schedule);
@@ -78,7 +78,7 @@ fn a_round_survives_sigkill_and_its_proof_verifies() {
     // Killed right after the publication.
     let server = ServerProcess::start(folder, &schedule);
     assert_eq!(server.client.get("/v1/proofs/0").body, proof.body);
-    // The challenge is rotated, unless the next round has ended by now.
+    // The challenge has changed, unless the next round has ended by now.
     let challenge = server.client.pow_params().challenge;
     if server.client.get("/v1/proofs/1").status == 404 {
         assert_eq!(challenge, fetched.root);
@@ -97,7 +97,7 @@ fn signals_end_the_server_in_order() {
         await_log(folder.path(), 0, log_bytes(folder.path(), 0) + 4096);
         let status = server.signal(signal);
         assert_eq!(status.code(), Some(0), "SIG{signal}");
-        // Not a leaf that was reported is missing.
+        // No reported leaf is missing.
         let log = fs::read_to_string(folder.path().join("log.txt")).unwrap();
         let interrupted = log
             .lines()
@@ -105,14 +105,14 @@ fn signals_end_the_server_in_order() {
             .unwrap();
         let (_, reported) = interrupted.split_once("leaves=").unwrap();
         leaves = reported.trim().parse().unwrap();
-        // An hour's log keeps subtrees of 2^k leaves; the last, incomplete one is redone.
+        // An hour's log contains subtrees of 2^k leaves; the last, incomplete one is recomputed.
         let entries = (log_bytes(folder.path(), 0) - 96) / 32;
         let subtree_leaves = leaves.checked_div(entries).unwrap().next_power_of_two();
         leaves -= leaves % subtree_leaves;
     }
 }
 
-/// Runs the program and expects it to fail at the start with `code` and one clear message.
+/// Runs the program. It must fail at the start with `code` and one clear message.
 #[track_caller]
 fn assert_refused(folder: &Path, options: &[&str], code: i32, expected: &[&str]) {
     assert_command_refused(command(folder).args(options), code, expected);
@@ -173,7 +173,7 @@ fn mistakes_are_explained() {
     );
     let listen = "--restlisten=127.0.0.1:0";
 
-    // The options, the exit code, and what the one sentence must say: the flag and what is expected.
+    // The options, the exit code, and parts of the one sentence: the option and what is expected.
     let cases: &[(&[&str], i32, &[&str])] = &[
         (&["--no-such-option"], 2, &["--no-such-option"]),
         (&["serve"], 2, &["serve"]),
@@ -330,7 +330,7 @@ fn mistakes_are_explained() {
             1,
             &["--restlisten no.such.host.invalid:80", "expected addresses"],
         ),
-        // An address for documentation: no machine has it.
+        // A documentation address, which no machine has.
         (
             &["--restlisten=192.0.2.1:80"],
             1,
@@ -369,7 +369,7 @@ fn mistakes_are_explained() {
     for (options, code, expected) in cases {
         assert_refused(folder, options, *code, expected);
     }
-    // None of them left anything behind that stops a right start.
+    // None of them left anything that prevents a proper start.
     drop(ServerProcess::start(folder, &[]));
 }
 
@@ -447,7 +447,7 @@ fn directories_of_a_go_server_are_not_used_before_they_are_taken_over() {
         let option = format!("{flag}={directory}");
         assert_refused(&own, &[&option, "--restlisten=127.0.0.1:0"], 1, &expected);
     }
-    // With a database beside it, it has been taken over, or is not to be.
+    // With a database next to it, it has been imported, or must not be.
     let database = ServerProcess::start(&own, &[]);
     database.signal("TERM");
     let option = format!("--datadir={}", folder.path().join("data").display());
@@ -483,7 +483,7 @@ fn missing_permissions_are_explained() {
             .arg("--config-rpclisten=127.0.0.1:0")
             .args(options)
             .env_remove("POET_PRIVATE_KEY");
-        // Nothing is forbidden to root, so root asks in somebody else's name.
+        // Root may do everything, so this runs as another user.
         if rustix::process::geteuid().is_root() {
             command.uid(65_534).gid(65_534);
         }
@@ -530,7 +530,7 @@ fn trusted_keys_are_read_again_on_sighup() {
     });
     assert_eq!(server.client.get("/v1/info").status, 200);
 
-    // A pipe into which nobody writes holds up neither the reload nor the end.
+    // A pipe without a writer delays neither the reload nor the end.
     let made = std::process::Command::new("mkfifo")
         .arg(keys.join("x.key"))
         .status();
@@ -603,7 +603,7 @@ fn options_without_effect_are_named_in_one_warning_and_logs_are_kept() {
             "--pow-difficulty=2",
         ],
     );
-    // Of an option that is given twice, the last one counts.
+    // The last value of a repeated option counts.
     assert_eq!(server.client.pow_params().difficulty, 2);
     let warning = "without effect here: --lps, --memory, --tree-file-buffer";
     assert_eq!(server.log().matches(warning).count(), 1, "{}", server.log());
@@ -661,7 +661,7 @@ fn check_config_says_what_counts_and_why() {
     assert_eq!(line("certifier-url"), "(unset) default");
     assert!(line("POET_PRIVATE_KEY").ends_with("= environment"));
     assert_eq!(warnings, "WARNING: without effect here: --lps\n");
-    // Nothing was made.
+    // Nothing was created.
     assert!(!folder.path().join("db").exists() && !folder.path().join("logs").exists());
 
     // What the server would refuse.
@@ -690,14 +690,14 @@ fn check_config_says_what_counts_and_why() {
     }
 }
 
-/// Cores are looked at on Linux only.
+/// Cores are checked only on Linux.
 #[cfg(target_os = "linux")]
 #[test]
 fn check_config_finds_a_core_that_is_not_there() {
     let folder = tempfile::tempdir().unwrap();
     let check = |core: &str| {
         let mut command = command(folder.path());
-        // The command comes first, and of an option that is given twice the last one counts.
+        // The command comes first, and the last value of a repeated option counts.
         let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
         command = std::process::Command::new(command.get_program());
         command.arg("check-config").args(arguments);
@@ -718,7 +718,7 @@ fn directories_logs_and_locks_are_private_whatever_the_umask() {
     use std::os::unix::fs::PermissionsExt as _;
     let folder = tempfile::tempdir().unwrap();
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    // One that the server makes, and one that is there and open to all.
+    // A folder that the server creates, and an existing one that is open to all.
     for (name, open) in [("new", false), ("open", true)] {
         let poetdir = folder.path().join(name);
         for directory in ["data", "db", "logs"].map(|name| poetdir.join(name)) {
@@ -791,7 +791,7 @@ fn log_files_are_rotated_as_configured() {
         fs::write(logs.join("poet.log"), vec![name.as_bytes()[0]; 999_999]).unwrap();
     };
     let first_byte = |file: &str| fs::read(logs.join(file)).unwrap()[0];
-    // A line more does not fit into 1 MB: three starts, each on a log that is full.
+    // Another line does not fit into 1 MB: three starts, each on a full log.
     for name in ["a", "b", "c"] {
         fill(name);
         let options = ["--maxlogfiles=2", "--maxlogfilesize=1"];
@@ -818,13 +818,13 @@ fn requests_are_named_in_answers_and_logs() {
         let options = ["--debuglog", &format!("--jsonlog={json}")];
         let server = ServerProcess::start(folder.path(), &options);
         let header = "x-request-id";
-        // One that a proxy gave is kept, one that could break a line of the log is not.
+        // An id from a proxy is kept, one that could break a log line is not.
         let given = server.client.get_with("/v1/info", header, "proxy-1");
         assert_eq!(given.header(header), Some("proxy-1"));
         let broken = server.client.get_with("/v1/info", header, "a \"b\"");
         let made = broken.header(header).unwrap().to_owned();
         assert!(!made.contains(' ') && made.len() > 8, "{made}");
-        // Errors have one, too, and so have paths that lead nowhere.
+        // Errors have one, too, and so have unknown paths.
         let refused = server.client.post("/v1/submit", "{");
         let refused_id = refused.header(header).unwrap().to_owned();
         assert_ne!(refused_id, made);
@@ -842,7 +842,7 @@ fn requests_are_named_in_answers_and_logs() {
         for id in ["proxy-1", "proxy-2", &made] {
             await_some("the line about a request", || lines(id).pop());
         }
-        // All that is said about a request bears its name.
+        // Every log line about a request contains its name.
         let about = await_some("both lines about a request", || {
             Some(lines(&refused_id)).filter(|about| about.len() == 2)
         });
@@ -861,7 +861,7 @@ fn requests_are_named_in_answers_and_logs() {
             let named = format!("request{{id=\"{refused_id}\"}}");
             assert!(about.iter().all(|line| line.contains(&named)), "{about:?}");
         }
-        // What a client sends begins no line.
+        // Text from a client never begins a line.
         let forged = "{\"pubkey\":[\n\"2026-01-01 ERROR forged\"]}";
         assert_eq!(server.client.post("/v1/submit", forged).status, 400);
         let line = await_some("the line that quotes it", || lines("ERROR forged").pop());

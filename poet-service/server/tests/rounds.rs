@@ -39,7 +39,7 @@ fn a_round_from_registration_to_proof() {
         verify_fetched(&server.client.await_proof(0)).root,
         first.root
     );
-    // Nothing is left of the work but the proofs; the open round has an empty folder.
+    // Only the proofs remain of the work; the open round has an empty folder.
     let rounds = folder.path().join("data/rounds");
     await_some("the logs' removal", || {
         let mut left = std::fs::read_dir(&rounds).unwrap();
@@ -79,11 +79,11 @@ fn the_clock_may_jump() {
     server.client.register(&TestNode::new(1));
     server.at(30);
     server.await_work(0);
-    // Back to before genesis: the round goes on, and the one that is open stays open.
+    // Back to before genesis: the round continues, and the open round stays open.
     server.at(-1_000_000);
     assert_eq!(server.client.register(&TestNode::new(1)), 1);
     assert_eq!(server.open_round(), 1);
-    // Forwards by several rounds: the open one is closed, those in between never opened.
+    // Forwards by several rounds: the open one closes, those in between were never opened.
     server.at(30 + 60 * 5 + 1);
     server.await_open_round(6);
     verify_fetched(&server.client.await_proof(0));
@@ -95,12 +95,12 @@ fn the_clock_may_jump() {
             404
         );
     }
-    // To the ends of time, in both directions.
+    // To the limits of time, in both directions.
     server.set_clock(jiff::Timestamp::MAX);
     verify_fetched(&server.client.await_proof(6));
     server.set_clock(jiff::Timestamp::MIN);
     assert_eq!(server.client.get("/v1/info").status, 200);
-    // When the clock is right again, so are the rounds.
+    // Once the clock is right again, so are the rounds.
     server.at(30 + 60 * 6 + 1);
     server.await_open_round(7);
     assert_eq!(server.client.register(&TestNode::new(2)), 7);
@@ -115,11 +115,11 @@ fn the_clock_may_jump() {
 fn a_round_that_is_passed_over_is_worked_on() {
     let folder = tempfile::tempdir().unwrap();
     let server = LocalServer::start(config(folder.path()), 0);
-    // The clock is ahead, and nodes register for a round that is far away.
+    // The clock is ahead, and nodes register for a round far in the future.
     server.at(30 + 60 * 5 + 1);
     server.await_open_round(6);
     assert_eq!(server.client.register(&TestNode::new(1)), 6);
-    // It is set right, and then jumps over that round while another one is open.
+    // It is corrected, and then jumps over that round while another one is open.
     server.at(30 + 60 + 1);
     server.await_open_round(2);
     server.at(30 + 60 * 8 + 1);
@@ -160,20 +160,20 @@ fn a_restart_finds_every_round_where_it_was() {
     let conflict = server.client.submit(&other.request(&first_params));
     conflict.assert_error(409, 6, "conflicting registration");
 
-    // Closed while nothing was running.
+    // Closed while no server was running.
     let server = restart(server, 40);
     assert_eq!(server.client.register(&other), 1);
     server.await_work(0);
 
-    // Working: goes on from its log.
+    // Working: continues from its log.
     let server = restart(server, 41);
     server.await_work(0);
     server.at(80);
     let first = verify_fetched(&server.client.await_proof(0));
     assert_eq!(first.members, [node.challenge]);
 
-    // Published: the proof and the rotated challenge are still there, and the one before is
-    // still accepted.
+    // Published: the proof and the new challenge are still there, and the previous one is still
+    // accepted.
     let server = restart(server, 85);
     assert_eq!(
         verify_fetched(&server.client.get("/v1/proofs/0")).root,
@@ -251,7 +251,7 @@ fn registrations_at_the_closing_moment_are_in_the_round_they_were_told() {
 }
 
 /// Works on round 0, ends the server, lets `damage` change the entries of the log and starts again
-/// when the round is over. Gives the server, and how many entries there were.
+/// when the round is over. Returns the server, and the number of entries.
 fn with_damaged_log(
     folder: &std::path::Path,
     audit: AuditMode,
@@ -289,7 +289,7 @@ fn a_log_that_was_damaged_while_nothing_ran_is_repaired() {
         });
         let proof = verify_fetched(&server.client.await_proof(0));
         assert_eq!(proof.members, members_of(&[TestNode::new(1)]));
-        // What was made since on top of the damage is lost, and nothing else.
+        // What was computed after the damage is lost, and nothing else.
         assert!(proof.leaves >= entries, "{audit}: {}", proof.leaves);
         let round = server.client.get("/v1/rounds/0").json();
         assert!(
@@ -310,9 +310,9 @@ fn a_log_in_which_everything_is_wrong_costs_leaves_and_no_proof() {
         });
         let proof = verify_fetched(&server.client.await_proof(0));
         assert_eq!(proof.members, members_of(&[TestNode::new(1)]));
-        // The round is over: there are as many leaves as a proof needs, and a few.
+        // The round is over: there are as many leaves as a proof needs, and a few more.
         assert!(proof.leaves < entries, "{audit}: {}", proof.leaves);
-        // The file was damaged. Nobody has computed anything wrong, or there was no audit.
+        // The file was damaged. Nothing was computed wrong, or there was no audit.
         let round = server.client.get("/v1/rounds/0").json();
         let blamed = |name: &str| round["audit"][name].as_u64().unwrap_or_default();
         for name in ["workErrors", "auditorErrors", "badProofs"] {
@@ -328,7 +328,7 @@ fn while_the_database_is_stuck_nothing_is_promised_and_nothing_lost() {
     let params = server.client.pow_params();
     assert_eq!(server.client.register(&TestNode::new(1)), 0);
 
-    // Somebody else holds the database, for longer than the server waits for it.
+    // Another program locks the database for longer than the server waits.
     let database = folder.path().join("db/poet.sqlite");
     let other = rusqlite::Connection::open(database).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();

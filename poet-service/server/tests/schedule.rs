@@ -1,5 +1,5 @@
-//! Rounds at the times of the main network, under a clock that the test sets: late starts, downtime,
-//! and clocks that jump.
+//! Rounds at the times of the main network, under a clock that the test sets: late starts,
+//! downtime, and clocks that jump.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -37,7 +37,7 @@ fn set(server: &LocalServer, time: &str) {
     server.set_clock(at(time));
 }
 
-/// What the server tells of a round it knows.
+/// Returns what the server reports about a round that it knows.
 fn round(server: &LocalServer, round: u64) -> Option<Value> {
     let answer = server.client.get(&format!("/v1/rounds/{round}"));
     match answer.status {
@@ -57,15 +57,15 @@ fn await_members(server: &LocalServer, round: u64, nodes: &[TestNode]) {
     assert_eq!(proof.members, members_of(nodes), "round {round}");
 }
 
-/// Lets every part of the server look at the clock a few times.
+/// Lets every part of the server read the clock a few times.
 fn settle() {
     std::thread::sleep(Duration::from_millis(400));
 }
 
 #[test]
 fn mainnet_rounds_have_mainnets_numbers_and_times() {
-    // When the server first starts, the round that then opens, its times, and what a node that
-    // registers is told about the time to its end.
+    // For each time of a first start: the round that opens, its times, and the time to its end that
+    // a registering node is given.
     for (now, open, starts, ends, left) in [
         // Long before genesis, at genesis, and on the border of round 0.
         (
@@ -104,7 +104,7 @@ fn mainnet_rounds_have_mainnets_numbers_and_times() {
             "2023-08-20T20:00:00Z",
             "1202400s",
         ),
-        // On leap days, and where one is missing.
+        // On leap days, and in a year without one.
         (
             "2024-02-29T12:00:00Z",
             16,
@@ -150,10 +150,10 @@ fn mainnet_rounds_have_mainnets_numbers_and_times() {
         let answer = answer.json();
         assert_eq!(answer["roundId"], open.to_string(), "{now}");
         assert_eq!(answer["roundEnd"], left, "{now}");
-        // No other round is known, nor worked on, whatever is executed elsewhere at this time.
+        // No other round is known, nor worked on, although the network works on one at this time.
         let known = server.client.get("/v1/rounds").json();
         assert_eq!(known["rounds"].as_array().unwrap().len(), 1, "{now}");
-        // Only room for the work on the open one is there.
+        // Only a folder for the work on the open one exists.
         for entry in std::fs::read_dir(folder.path().join("data/rounds"))
             .into_iter()
             .flatten()
@@ -194,7 +194,7 @@ fn two_rounds_of_mainnet_from_before_genesis_on() {
     set(&server, "2023-08-06T20:00:00Z");
     await_members(&server, 0, &nodes);
 
-    // In the cycle gap nothing is executed, and nodes register for the next round.
+    // In the cycle gap no round is worked on, and nodes register for the next one.
     set(&server, "2023-08-07T07:59:59Z");
     settle();
     assert_eq!(server.client.register(&nodes[1]), 1);
@@ -243,7 +243,7 @@ fn a_round_without_members_is_executed_with_the_empty_statement() {
     set(&server, "2026-11-23T08:00:00Z");
     server.await_work(87);
     set(&server, "2026-12-06T20:00:00Z");
-    // Verified against the statement of no members.
+    // Verified for the statement of no members.
     await_members(&server, 87, &[]);
     drop(server);
     let database = rusqlite::Connection::open(folder.path().join("db/poet.sqlite")).unwrap();
@@ -268,7 +268,7 @@ fn after_being_down_for_several_rounds_what_was_begun_is_finished() {
     await_some("work", || (leaves() > 3 << 12).then_some(()));
     drop(server);
 
-    // Half a year later: 87 was being worked on, 88 was open, and 89 to 99 were never seen.
+    // Half a year later: 87 was being worked on, 88 was open, and 89 to 99 never existed.
     let server = start(folder.path(), "2027-05-20T00:00:00Z");
     assert_eq!(server.open_round(), 100);
     await_members(&server, 87, &[TestNode::new(1)]);
@@ -306,7 +306,7 @@ fn a_clock_that_jumps_within_a_round_changes_nothing() {
         assert_eq!(state(&server, 87).as_deref(), Some("executing"), "{time}");
         assert_eq!(server.client.get("/v1/proofs/87").status, 404, "{time}");
     }
-    // Those who register meanwhile are in the round that they are told, and it is not this one.
+    // Nodes that register meanwhile get the round that they are told, which is not this one.
     set(&server, "2026-11-23T07:00:00Z");
     settle();
     let told = server.client.register(&TestNode::new(2));
@@ -332,12 +332,12 @@ fn a_clock_that_jumps_over_the_end_of_a_round_ends_it() {
     await_members(&server, 87, &[TestNode::new(1)]);
     await_members(&server, 88, &[TestNode::new(2)]);
     assert_eq!(server.client.register(&TestNode::new(3)), 91);
-    // Back again. Published is published, and nobody registers for those two any more.
+    // Back again. Published rounds stay published, and no node registers for those two again.
     set(&server, "2026-11-25T00:00:00Z");
     server.await_open_round(89);
     assert_eq!(server.client.register(&TestNode::new(4)), 89);
     await_members(&server, 87, &[TestNode::new(1)]);
-    // In time, everybody's round comes.
+    // In time, every round gets its proof.
     for (starts, number, ends, member) in [
         (
             "2026-12-21T08:00:00Z",
@@ -360,7 +360,7 @@ fn a_clock_that_jumps_over_the_end_of_a_round_ends_it() {
     }
 }
 
-/// A round that took registrations while the clock was ahead, and was passed over later.
+/// A round that took registrations while the clock was ahead, and was skipped later.
 #[test]
 fn members_of_a_round_that_the_clock_passed_over_are_not_forgotten() {
     let folder = tempfile::tempdir().unwrap();
@@ -378,7 +378,8 @@ fn members_of_a_round_that_the_clock_passed_over_are_not_forgotten() {
     await_members(&server, 91, &[TestNode::new(1)]);
 }
 
-/// As above, but the round was closed while the clock was ahead, and a restart was between.
+/// As above, but the round was closed while the clock was ahead, and the server restarted in
+/// between.
 #[test]
 fn a_round_that_was_closed_too_early_is_worked_on_in_time() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,34 +1,40 @@
-//! A server that gets little of the CPU, no threads, or a clock that leaps. What counts is the order in
-//! which things happen: a test knows nothing of how fast its machine is.
+//! A server that gets little CPU time, no threads, or a clock that leaps. The tests check the order
+//! of events, since they do not know how fast the machine is.
 #![allow(clippy::unwrap_used)]
 #![cfg(target_os = "linux")]
 
 mod common;
+#[path = "common/others.rs"]
+mod others;
 #[path = "common/program.rs"]
 mod program;
+#[path = "common/stored.rs"]
+mod stored;
+#[path = "common/thread_limit.rs"]
+mod thread_limit;
 
 use std::{
+    collections::BTreeMap,
     ffi::OsString,
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
-    thread::{self, JoinHandle},
+    thread,
     time::{Duration, Instant},
 };
 
 use common::{TestNode, await_some, members_of, verify_fetched};
-use ed25519_dalek::SigningKey;
 use jiff::{SignedDuration, Timestamp};
-use poet_engine::{Proof, SubtreeHeight, membership};
-use poet_proto::{messages::PublishedProof, schedule::Schedule};
-use poet_rounds::storage::{Challenge, Execution, Member, NodeId};
-use poet_storage::{Imported, ImportedRound, SqliteStorage};
+use others::Others;
+use poet_proto::schedule::Schedule;
 use program::{ServerProcess, command};
 use serde_json::Value;
+use stored::store_rounds;
+use thread_limit::ThreadLimit;
 
 /// Eight seconds of work, and then none for a long time.
 const ROUND: [&str; 3] = [
@@ -37,58 +43,11 @@ const ROUND: [&str; 3] = [
     "--cycle-gap=59m52s",
 ];
 const PUBLISHED: &str = "the proof is verified and published";
-/// What is said when the audit after the proof is over.
+/// Logged when the audit after the proof is over.
 const AUDITED: [&str; 2] = [
     "the round is audited",
     "the last leaves of the round are not audited",
 ];
-/// How soon a server ends, with room for a machine that is busy: five seconds are what is promised.
-const SOON: Duration = Duration::from_secs(20);
-
-/// Threads that do the same again and again, until this is dropped.
-struct Others {
-    stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Others {
-    fn start(count: usize, work: impl Fn(usize) + Clone + Send + 'static) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let threads = (0..count).map(|number| {
-            let (stop, work) = (Arc::clone(&stop), work.clone());
-            thread::spawn(move || {
-                while !stop.load(Relaxed) {
-                    work(number);
-                }
-            })
-        });
-        Self {
-            threads: threads.collect(),
-            stop,
-        }
-    }
-
-    /// Two for each core that do nothing but take it.
-    fn hogs() -> Self {
-        let cores = thread::available_parallelism().unwrap().get();
-        Self::start(2 * cores, |_| {
-            for _ in 0..100_000 {
-                std::hint::spin_loop();
-            }
-        })
-    }
-}
-
-impl Drop for Others {
-    fn drop(&mut self) {
-        self.stop.store(true, Relaxed);
-        for thread in self.threads.drain(..) {
-            // If it has panicked, the test fails for that reason.
-            drop(thread.join());
-        }
-    }
-}
-
 /// The proof of a round must come, and no audit before it.
 #[track_caller]
 fn assert_proof_first(server: &ServerProcess, round: u64) {
@@ -147,6 +106,109 @@ fn one_core_keeps_no_proof_waiting() {
     assert_proof_first(&server, 0);
 }
 
+/// The niceness of the server's threads and the ticks of CPU time that they have used, by name.
+fn threads(server: &ServerProcess) -> BTreeMap<String, (i32, u64)> {
+    let threads = fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap();
+    let stats = threads.flatten().filter_map(|thread| {
+        // One that has ended has none.
+        let stat = fs::read_to_string(thread.path().join("stat")).ok()?;
+        let (name, rest) = stat.split_once('(')?.1.rsplit_once(") ")?;
+        let fields: Vec<_> = rest.split(' ').collect();
+        // The first is the third field of all, time in user mode the 14th, and niceness the 19th.
+        let (ticks, nice) = (fields[11].parse().ok()?, fields[16].parse().ok()?);
+        Some((name.to_owned(), (nice, ticks)))
+    });
+    stats.collect()
+}
+
+const BEHIND: &str = "the audit is behind";
+const ONLY_IDLE_TIME: &str = "the audit uses only idle time";
+
+/// An hour of work, on a core that the hashing thread has to itself or not.
+fn start_with_busy_programs(folder: &Path, core: &str, cores: Option<&str>) -> ServerProcess {
+    let server = command(folder);
+    let mut command = match cores {
+        Some(cores) => {
+            let mut command = Command::new("taskset");
+            command
+                .args(["--cpu-list", cores])
+                .arg(server.get_program());
+            command
+        }
+        None => Command::new(server.get_program()),
+    };
+    let options = server
+        .get_args()
+        .filter(|option| *option != "--work-core=off");
+    command
+        .args(options)
+        .args(["--phase-shift=1s", "--epoch-duration=1h"])
+        .args(["--restlisten=127.0.0.1:0", "--audit=full", core])
+        .env_remove("POET_PRIVATE_KEY")
+        .stdin(Stdio::null());
+    ServerProcess::start_command(folder, command)
+}
+
+/// Auditors that fall behind get priority over ordinary programs where that takes nothing from the hashing:
+/// where it has a core of its own.
+#[test]
+fn auditors_that_are_behind_get_priority_off_the_core_of_the_hashing() {
+    if thread::available_parallelism().unwrap().get() < 2 {
+        let ci = std::env::var_os("CI").is_some_and(|ci| !ci.is_empty());
+        assert!(!ci, "CI must have two cores");
+        return eprintln!("skipped: this machine has one core");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let server = start_with_busy_programs(folder.path(), "--work-core=auto", None);
+    let before = threads(&server);
+    assert_eq!(before["audit"].0, 19);
+    assert_eq!(before["audit-behind"].0, before["hash"].0);
+    let hogs = Others::hogs();
+    await_some("the auditors that are behind", || {
+        server.log().contains(BEHIND).then_some(())
+    });
+    // They do not wait for idle time any more: another thread does the work.
+    let ticks = threads(&server)["audit-behind"].1;
+    await_some("its work", || {
+        let now = threads(&server);
+        assert!(now["audit-behind"].0 <= now["hash"].0, "{now:?}");
+        (now["audit-behind"].1 > ticks + 50).then_some(())
+    });
+    drop(hogs);
+    await_some("the end of the delay", || {
+        let log = server.log();
+        log.contains("the audit is not behind any more")
+            .then_some(())
+    });
+    assert!(!server.log().contains(ONLY_IDLE_TIME));
+}
+
+/// Where the hashing shares its core, every share that the auditors took would be the hashing's: they have
+/// what it and others leave, however far they are behind.
+#[test]
+fn auditors_that_are_behind_take_nothing_from_a_hashing_that_shares_its_core() {
+    for (core, cores) in [
+        ("--work-core=auto", Some(a_core())),
+        ("--work-core=off", None),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let server = start_with_busy_programs(folder.path(), core, cores.as_deref());
+        let _hogs = Others::hogs();
+        let lag = || {
+            let round = server.client.get("/v1/rounds/0").json();
+            round["audit"]["lagSeconds"].as_f64().unwrap_or(0.0)
+        };
+        // Where the others of this process would have priority for long.
+        await_some("a delay", || (lag() > 8.0).then_some(()));
+        let log = server.log();
+        assert!(!log.contains(BEHIND), "{log}");
+        assert!(log.contains(ONLY_IDLE_TIME), "{log}");
+        let threads = threads(&server);
+        assert_eq!(threads["audit"].0, 19, "{threads:?}");
+        assert_eq!(threads["audit-behind"].1, 0, "{threads:?}");
+    }
+}
+
 /// Leaves of the round that is worked on.
 fn leaves(server: &ServerProcess) -> u64 {
     let round = server.client.get("/v1/rounds/0").json();
@@ -155,7 +217,7 @@ fn leaves(server: &ServerProcess) -> u64 {
         .map_or(0, |leaves| leaves.parse().unwrap())
 }
 
-/// What was audited is lost, or never was: nobody makes up for it before the proof.
+/// What was audited is lost, or never was: nothing makes up for it before the proof.
 #[test]
 fn what_was_not_audited_keeps_no_proof_waiting() {
     for (before, lost) in [("off", false), ("full", true)] {
@@ -195,55 +257,8 @@ fn invalid_signatures_keep_no_proof_waiting() {
         })
     };
     assert_proof_first(&server, 0);
-    // They were checked all the while.
+    // They were checked all the time.
     assert!(refused.load(Relaxed) > 100);
-}
-
-/// The rounds 0 to `rounds` with many members, as another server left them: settled, and finished or not.
-fn store_rounds(folder: &Path, schedule: &Schedule, rounds: u64, members: u32, finished: bool) {
-    let db = folder.join("db");
-    fs::create_dir_all(&db).unwrap();
-    let members: Vec<_> = (0..members)
-        .map(|number| {
-            let mut bytes = [7; 32];
-            bytes[..4].copy_from_slice(&number.to_be_bytes());
-            Member {
-                node_id: NodeId(bytes),
-                challenge: Challenge(bytes),
-            }
-        })
-        .collect();
-    let challenges: Vec<_> = members.iter().map(|member| member.challenge).collect();
-    let statement: Vec<_> = challenges.iter().map(|challenge| challenge.0).collect();
-    let statement = membership::root(&statement);
-    // Nobody verifies it.
-    let proof = finished.then(|| PublishedProof {
-        statement: statement.clone(),
-        members: challenges,
-        odd_members: Vec::new(),
-        leaves: 1000,
-        proof: Proof {
-            root: [2; 32],
-            proven_leaves: vec![[3; 32]; 150],
-            proof_nodes: vec![[4; 32]; 100],
-        },
-    });
-    let rounds = (0..rounds).map(|round| ImportedRound {
-        round,
-        execution: Some(Execution {
-            statement: statement.clone(),
-            subtree_height: SubtreeHeight::new(0).unwrap(),
-        }),
-        members: members.clone(),
-        proof: proof.clone(),
-    });
-    let imported = Imported {
-        private_key: SigningKey::from_bytes(&[5; 32]).to_keypair_bytes().to_vec(),
-        schedule: schedule.to_string(),
-        pow: None,
-        rounds: rounds.collect(),
-    };
-    SqliteStorage::import(&db.join("poet.sqlite"), &imported).unwrap();
 }
 
 /// The end of a round with so many members, after `work`, in which everything must be ready. Returns how
@@ -253,7 +268,7 @@ fn serve_members(members: u32, work: Duration) -> f64 {
     let epoch = Duration::from_secs(12 * 3600);
     let genesis = Timestamp::from_second(Timestamp::now().as_second()).unwrap();
     let schedule = Schedule::new(genesis, epoch, Duration::ZERO, epoch - work).unwrap();
-    store_rounds(folder.path(), &schedule, 1, members, false);
+    store_rounds(folder.path(), &schedule, 1, members, false, 0);
     let server = ServerProcess::start(
         folder.path(),
         &[
@@ -290,12 +305,12 @@ fn a_round_with_five_million_members_is_served() {
 fn requests_for_members_of_old_rounds_keep_no_proof_waiting() {
     let folder = tempfile::tempdir().unwrap();
     let hour = Duration::from_secs(3600);
-    // Round 2 begins when those before are stored and the server is there.
+    // Round 2 begins when the earlier ones are stored and the server is running.
     let genesis = Timestamp::now() + SignedDuration::from_secs(20 - 2 * 3600);
     let genesis = Timestamp::from_second(genesis.as_second()).unwrap();
     let gap = hour - Duration::from_secs(8);
     let schedule = Schedule::new(genesis, hour, Duration::ZERO, gap).unwrap();
-    store_rounds(folder.path(), &schedule, 2, 100_000, true);
+    store_rounds(folder.path(), &schedule, 2, 100_000, true, 0);
     let genesis = format!("--genesis-time={genesis}");
     let options = [
         &genesis,
@@ -327,37 +342,10 @@ fn requests_for_members_of_old_rounds_keep_no_proof_waiting() {
     assert!(answered.load(Relaxed) > 0);
 }
 
-/// SIGTERM while an audit catches up, which would take very long.
-#[test]
-fn sigterm_ends_a_server_whose_audit_catches_up() {
-    let folder = tempfile::tempdir().unwrap();
-    let start = |audit: &str| {
-        let audit = format!("--audit={audit}");
-        ServerProcess::start(folder.path(), &[&ROUND[..], &[&audit]].concat())
-    };
-    let server = start("off");
-    await_some("leaves", || (leaves(&server) > 20_000).then_some(()));
-    server.kill();
-    let _hogs = Others::hogs();
-    let server = start("full");
-    await_some("the proof", || {
-        server.log().contains(PUBLISHED).then_some(())
-    });
-    let begun = Instant::now();
-    assert_eq!(server.signal("TERM").code(), Some(0));
-    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
-    // The proof is served, and the log not needed.
-    let server = start("full");
-    verify_fetched(&server.client.await_proof(0));
-    await_some("the end of the log", || {
-        (!folder.path().join("data/rounds/0").exists()).then_some(())
-    });
-}
-
 /// A user to whom the limit on processes applies, if this one is root.
 const NOBODY: &str = "65534";
 
-/// How to run a command as such a user.
+/// Returns how to run a command as such a user.
 fn as_nobody() -> Vec<OsString> {
     let user = ["setpriv", "--reuid", NOBODY, "--regid", NOBODY];
     match rustix::process::getuid().is_root() {
@@ -370,12 +358,12 @@ fn as_nobody() -> Vec<OsString> {
     }
 }
 
-/// The command of a server, run by a user to whom limits apply.
+/// Returns the command of a server, run by a user to whom limits apply.
 fn unprivileged(folder: &Path, options: &[&str], limit: Option<u32>) -> Command {
     let server = command(folder);
     let program = folder.join("poet-service");
     if !program.exists() {
-        // Where everybody can run it.
+        // A place where every user can run it.
         fs::copy(server.get_program(), &program).unwrap();
     }
     let mut run = as_nobody();
@@ -427,10 +415,12 @@ fn a_start_without_threads_is_explained() {
     }
 }
 
+/// Lets a server have no further thread, or as many as it wants.
+type Limit = Box<dyn Fn(bool)>;
+
 /// No thread can be made over the end of a round, over the start of one, and while clients come. What
 /// cannot do without ends the process with a last line; otherwise the round goes on.
-#[test]
-fn without_threads_rounds_go_on_or_the_process_ends() {
+fn do_without_threads(limit: impl Fn(&ServerProcess) -> Option<Limit>) {
     let schedule = ["--phase-shift=6s", "--epoch-duration=12s", "--cycle-gap=5s"];
     for (what, before) in [
         ("an end", "working round=0"),
@@ -439,22 +429,11 @@ fn without_threads_rounds_go_on_or_the_process_ends() {
         let folder = tempfile::tempdir().unwrap();
         let command = unprivileged(folder.path(), &schedule, None);
         let mut server = ServerProcess::start_command(folder.path(), command);
+        let Some(limit) = limit(&server) else { return };
         let node = TestNode::new(1);
         assert_eq!(server.client.register(&node), 0);
         await_some(what, || server.log().contains(before).then_some(()));
-        let process = format!("--pid={}", server.pid());
-        let limit = |most: &str| {
-            let mut run = as_nobody();
-            let process = &process;
-            run.extend([
-                "prlimit".into(),
-                process.into(),
-                format!("--nproc={most}:").into(),
-            ]);
-            let set = Command::new(&run[0]).args(&run[1..]).status();
-            assert!(set.unwrap().success());
-        };
-        limit("1");
+        limit(true);
         // Until the proof is there, with clients all the while.
         let published = await_some("the proof", || {
             drop(server.client.try_get("/readyz"));
@@ -466,7 +445,7 @@ fn without_threads_rounds_go_on_or_the_process_ends() {
         });
         let log = server.log();
         if published {
-            limit("1000");
+            limit(false);
             let proof = verify_fetched(&server.client.await_proof(0));
             assert_eq!(proof.members, members_of(&[node]));
             assert_eq!(server.client.get("/readyz").status, 200);
@@ -481,6 +460,34 @@ fn without_threads_rounds_go_on_or_the_process_ends() {
         }
         assert!(!log.contains("panicked") || !published, "{what}: {log}");
     }
+}
+
+#[test]
+fn without_threads_for_their_user_rounds_go_on_or_the_process_ends() {
+    do_without_threads(|server| {
+        let process = format!("--pid={}", server.pid());
+        Some(Box::new(move |none| {
+            let most = if none { "1" } else { "1000" };
+            let mut run = as_nobody();
+            run.extend([
+                "prlimit".into(),
+                (&process).into(),
+                format!("--nproc={most}:").into(),
+            ]);
+            let set = Command::new(&run[0]).args(&run[1..]).status();
+            assert!(set.unwrap().success());
+        }))
+    });
+}
+
+#[test]
+fn without_threads_for_their_control_group_rounds_go_on_or_the_process_ends() {
+    do_without_threads(|server| {
+        let group = ThreadLimit::of(server.pid())?;
+        Some(Box::new(move |none| {
+            group.allow(if none { "1" } else { "max" });
+        }))
+    });
 }
 
 /// The library that fakes the time of a process, if it is there.
@@ -527,7 +534,7 @@ fn a_clock_that_leaps_for_seconds_ends_nothing() {
         rounds.iter().map(|round| round["state"].clone()).collect()
     };
     let before = rounds();
-    // Over the end of this round, and over the next one.
+    // At the end of this round, and at the end of the next one.
     set("+1h");
     await_some("the alarm", || {
         server
@@ -549,7 +556,7 @@ fn a_clock_that_leaps_for_seconds_ends_nothing() {
             .contains("the clock has leapt back")
             .then_some(())
     });
-    // It ends in its time.
+    // It ends on time.
     let proof = verify_fetched(&server.client.await_proof(0));
     assert_eq!(proof.members, members_of(&[node]));
     let late = server.log();

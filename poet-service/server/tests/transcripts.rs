@@ -1,4 +1,4 @@
-//! The recorded answers of the Go server, case by case (see `data/README.md`).
+//! The recorded responses of the Go server, case by case (see `data/README.md`).
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -48,7 +48,7 @@ fn lenient(text: &Value) -> Vec<u8> {
         .unwrap()
 }
 
-/// Puts the running server's challenge in the place of the recorded one, with a nonce for it.
+/// Replaces the recorded challenge with the running server's, with a nonce for it.
 fn with_current_pow(case: &str, mut body: Value, recorded: &Value, current: &PowParams) -> Value {
     for name in ["powParams", "pow_params"] {
         if body[name]["challenge"] != *recorded {
@@ -56,7 +56,7 @@ fn with_current_pow(case: &str, mut body: Value, recorded: &Value, current: &Pow
         }
         body[name]["challenge"] = STANDARD.encode(&current.challenge).into();
         let challenge = lenient(&body["challenge"]);
-        // Nobody looks at the proof of work of a key of another length.
+        // With a key of another length, the proof of work is not checked.
         let node_id = NodeId::try_from(&lenient(&body["pubkey"])[..]).unwrap_or(NodeId([0; 32]));
         let nonce = if case == "submit_bad_nonce" {
             (0..).find(|nonce| !pow::is_valid(current, node_id, &challenge, *nonce))
@@ -64,7 +64,7 @@ fn with_current_pow(case: &str, mut body: Value, recorded: &Value, current: &Pow
             pow::solve(current, node_id, &challenge)
         };
         let nonce = nonce.unwrap();
-        // As a number where it was recorded as one.
+        // As a number if it was recorded as one.
         body["nonce"] = if body["nonce"].is_number() {
             nonce.into()
         } else {
@@ -94,7 +94,7 @@ fn send(client: &Client, case: &Case, recorded: &Value, current: &PowParams) -> 
     (answer, parsed)
 }
 
-/// Whether both have the same fields, and values of the same form.
+/// Returns whether both have the same fields, and values of the same form.
 fn assert_same_shape(case: &str, answer: &Value, recorded: &Value) {
     match (answer, recorded) {
         (Value::Object(answer), Value::Object(recorded)) => {
@@ -153,7 +153,7 @@ fn the_recorded_answers_are_reproduced() {
     config.rounds.epoch_duration = std::time::Duration::from_secs(30);
     config.rounds.phase_shift = std::time::Duration::from_secs(16);
     config.rounds.cycle_gap = std::time::Duration::from_secs(8);
-    // Where the original server has nothing.
+    // If the original server has nothing.
     config.page.public = false;
     let server = LocalServer::start(config, 2);
     let client = &server.client;
@@ -202,7 +202,7 @@ fn the_recorded_answers_are_reproduced() {
         }
         match case.request.path.as_str() {
             "/v1/submit" => {
-                // A deliberate addition, which nodes skip. All else is as it was recorded.
+                // A deliberate addition, which nodes ignore. Everything else is as it was recorded.
                 let receipt = response.as_object_mut().unwrap().remove("receipt");
                 let receipt = Receipt::from_json(&receipt.unwrap()).unwrap();
                 let acknowledged = receipt.acknowledged();
@@ -241,7 +241,7 @@ fn the_recorded_answers_are_reproduced() {
                 }
             }
             "/v1/proofs/0" => {
-                // Among the recorded members are those that are refused here.
+                // The recorded members include those that are refused here.
                 let mut recorded = case.response.clone();
                 recorded["proof"]["members"] = response["proof"]["members"].clone();
                 assert_same_shape(name, &response, &recorded);

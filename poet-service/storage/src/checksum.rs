@@ -1,4 +1,4 @@
-//! The checksums of proofs, by which one that has changed since it was stored is known.
+//! Checksums of proofs, which show whether a stored proof has changed.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ pub(crate) fn proof_checksum(round: i64, proof: &PublishedProof) -> u32 {
         &Challenge::concat(&proof.members),
     ];
     for value in values {
-        // With its length, so that nothing can change from one value to the next.
+        // Includes the length, so that no byte can move from one value to the next.
         crc = crc32c::crc32c_append(crc, &(value.len() as u64).to_be_bytes());
         crc = crc32c::crc32c_append(crc, value);
     }
@@ -34,7 +34,7 @@ pub(crate) fn proof_checksum(round: i64, proof: &PublishedProof) -> u32 {
     crc
 }
 
-/// The same of one for a longer cycle gap, given in nanoseconds; statement and members are the round's.
+/// The same for an early proof, with its gap in nanoseconds; statement and members are the round's.
 pub(crate) fn early_proof_checksum(round: i64, gap: i64, leaves: u64, proof: &Proof) -> u32 {
     let mut crc = crc32c::crc32c(&round.to_be_bytes());
     crc = crc32c::crc32c_append(crc, &gap.to_be_bytes());
@@ -48,8 +48,8 @@ pub(crate) fn early_proof_checksum(round: i64, gap: i64, leaves: u64, proof: &Pr
     crc
 }
 
-/// A cycle gap in nanoseconds, as it is stored.
+/// Converts a cycle gap to nanoseconds, as it is stored.
 pub(crate) fn gap_nanos(gap: Duration) -> Result<i64, DatabaseError> {
-    // At most what Go can hold: 63 bits.
+    // Go's durations, of 63 bits, always fit.
     i64::try_from(gap.as_nanos()).map_err(|_| DatabaseError::Damaged("a cycle gap"))
 }

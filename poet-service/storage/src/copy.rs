@@ -1,8 +1,8 @@
-//! Copies all that a server keeps from one database to another.
+//! Copies everything that a server stores from one database to another.
 //!
-//! The copy is made round by round, each in a transaction, and goes on after an interruption: what is there
-//! is compared, not trusted. Until it is complete no server starts on it. A file has another name until
-//! then, and a PostgreSQL database a setting that says so.
+//! The copy proceeds round by round, each in a transaction, and continues after an interruption:
+//! what is there already is compared, not trusted. No server starts on an incomplete copy: a file
+//! has another name until then, and a PostgreSQL database a setting.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -16,23 +16,23 @@ use crate::{
     sqlite::{SqliteFill, log_damage},
 };
 
-/// Where a database is.
+/// The location of a database.
 #[derive(Clone, Debug)]
 pub enum Location {
-    /// The file of an embedded one.
+    /// The file of an embedded database.
     File(PathBuf),
-    /// A shared one.
+    /// The URL of a shared database.
     Url(Box<DatabaseUrl>),
 }
 
-/// What is in a copy.
+/// What a copy contains.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Copied {
     /// Rounds.
     pub rounds: u64,
-    /// How many of them were there already.
+    /// How many of the rounds were there already.
     pub already: u64,
-    /// Registrations in them.
+    /// Registrations in all rounds.
     pub registrations: u64,
     /// Proofs, early ones included.
     pub proofs: u64,
@@ -77,7 +77,7 @@ impl std::fmt::Display for Location {
 }
 
 impl Location {
-    /// Opens it to read, as an operator, whoever else uses it.
+    /// Opens the database for reading, as an operator, even if others use it.
     ///
     /// # Errors
     /// Fails if there is no database of this version.
@@ -88,7 +88,8 @@ impl Location {
         })
     }
 
-    /// Fails if a server uses it, as far as that can be seen here: a file is locked by its directory.
+    /// Fails if a server uses the database, as far as that is visible here: a file is locked
+    /// through its directory.
     fn check_unused(&self) -> Result<(), DatabaseError> {
         match self {
             Self::File(_) => Ok(()),
@@ -97,12 +98,12 @@ impl Location {
     }
 }
 
-/// Copies all that a server keeps to a database that holds nothing, or a part of the same copy, and compares
-/// both. No server may use either of them meanwhile: the caller holds the locks of the directories. Tells
-/// `progress` how many rounds of how many are done.
+/// Copies everything that a server stores to a database that is empty or holds a part of the same
+/// copy, and compares both. No server may use either of them meanwhile: the caller holds the locks
+/// of the directories. Reports to `progress` how many rounds of how many are done.
 ///
 /// # Errors
-/// Fails if a database cannot be used, or the other one holds something else. What was copied until
+/// Fails if a database cannot be used, or the target holds something else. What was copied until
 /// then stays, and no server starts on it.
 pub fn copy_database(
     from: &Location,
@@ -129,7 +130,7 @@ pub fn copy_database(
     };
     let fill = match find_target(to)? {
         Found::Complete(target) => {
-            // Perhaps by this copy, which was interrupted before it could say so.
+            // Perhaps this copy completed it, and was interrupted before it could say so.
             return match compare(&*source, &*target, progress) {
                 Ok(copied) => Ok(Copied {
                     already: copied.rounds,
@@ -157,7 +158,7 @@ pub fn copy_database(
         let closed = newer || execution.is_some();
         let read = read_round(&*source, *round, execution.clone(), closed)?;
         let same = match there.remove(round) {
-            // One that cannot be read is not the same.
+            // An unreadable round counts as different.
             Some(execution) => {
                 read_round(&*target, *round, execution, closed).is_ok_and(|found| found == read)
             }
@@ -181,10 +182,10 @@ pub fn copy_database(
     Ok(Copied { already, ..copied })
 }
 
-/// The name of the setting that every server has.
+/// The name of a setting that every server has.
 const PRIVATE_KEY: &str = "private_key";
 
-/// What is where a copy is to be made.
+/// What the target of a copy holds.
 enum Found {
     /// Nothing, or a part of a copy.
     Fill(Box<dyn Fill>),
@@ -252,7 +253,7 @@ fn read_round(
     })
 }
 
-/// Fails unless both hold the same.
+/// Fails unless both databases hold the same.
 fn compare(
     one: &dyn Database,
     other: &dyn Database,

@@ -1,4 +1,4 @@
-//! A database as its operator sees it: all that is in it, and whether it is whole.
+//! A database as its operator sees it: everything in it, and whether it is intact.
 
 use std::collections::BTreeMap;
 
@@ -6,59 +6,63 @@ use poet_rounds::storage::{Execution, Storage, StorageError};
 
 use crate::DatabaseError;
 
-/// Registrations that are not as they were stored.
+/// Registrations that have changed since they were stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ChangedRegistrations {
     /// How many.
     pub count: u64,
-    /// Of how many it is known what they were.
+    /// For how many of them the original is known.
     pub known: u64,
 }
 
-/// A storage of which all can be read, whichever kind of database it is.
+/// A storage that can be read completely, whatever kind of database it is.
 pub trait Database: Storage {
-    /// What finds it whole, or damaged.
+    /// The name of the software that checks it.
     fn product(&self) -> &'static str;
 
-    /// What is damaged in it as far as the product and the numbers of records tell, at most a few things.
+    /// Returns what is damaged, at most a few things, as far as the software and the numbers of
+    /// records show.
     ///
     /// # Errors
-    /// When the database cannot be read at all.
+    /// Fails if the database cannot be read at all.
     fn damage(&self) -> Result<Vec<String>, StorageError>;
 
-    /// All settings by their names, but for what only tries whether something can be written.
+    /// Returns all settings by name, except the one that only tests whether the database can be
+    /// written.
     ///
     /// # Errors
-    /// When the database fails.
+    /// Fails if the database fails.
     fn all_settings(&self) -> Result<BTreeMap<String, Vec<u8>>, StorageError>;
 
-    /// All rounds in increasing order, with what their work is bound to.
+    /// Returns all rounds in increasing order, with what their work is bound to.
     ///
     /// # Errors
-    /// When the database fails.
+    /// Fails if the database fails.
     fn all_rounds(&self) -> Result<Vec<(u64, Option<Execution>)>, StorageError>;
 
-    /// The newest round of which registrations were removed because it was over long ago, if any were.
+    /// Returns the newest round whose registrations were removed because of its age, if there is
+    /// one.
     ///
     /// # Errors
-    /// When the database fails.
+    /// Fails if the database fails.
     fn removed_through(&self) -> Result<Option<u64>, StorageError>;
 
-    /// Which registrations of a round have changed since they were stored, if that can be known.
+    /// Returns which registrations of a round have changed since they were stored, if that can be
+    /// known.
     ///
     /// # Errors
-    /// When the database fails.
+    /// Fails if the database fails.
     fn changed_registrations(&self, round: u64) -> Result<ChangedRegistrations, StorageError>;
 }
 
-/// The setting by which the newest round is stored of which registrations were removed.
+/// The setting that holds the newest round whose registrations were removed.
 pub(crate) const REMOVED_THROUGH: &str = "registrations_removed_through";
-/// The setting that is there while a database is filled with a copy.
+/// The setting that exists while a copy is being made.
 pub(crate) const COPYING: &str = "copying";
-/// The setting that is written to try whether something can be written.
+/// The setting that is written to test whether the database can be written.
 pub(crate) const PROBE: &str = "probe";
 
-/// Whether a proof has changed since it was stored.
+/// Returns whether the error says that a proof has changed since it was stored.
 pub fn is_changed_proof(error: &StorageError) -> bool {
     let cause = error.cause().downcast_ref();
     matches!(cause, Some(DatabaseError::ProofChanged(_)))

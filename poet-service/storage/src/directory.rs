@@ -1,4 +1,4 @@
-//! The server's directories: what is where, and whose they are.
+//! The server's directories: what they contain, and who owns them.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -13,21 +13,21 @@ use poet_proto::{base64, identity::PublicKey};
 
 /// In the directory of the database: the database.
 pub const DATABASE_FILE: &str = "poet.sqlite";
-/// In the directory of the work of a Go server: its key.
+/// In a Go server's working directory: its key.
 pub const GO_STATE_FILE: &str = "state.bin";
-/// In the directory of the database of a Go server: a file of its proofs.
+/// In a Go server's database directory: a file of its proofs.
 pub const GO_SERVER_PROOFS: &str = "proofs/CURRENT";
-/// In the directory of the work: the public key of the server whose work it is.
+/// In the working directory: the public key of the server that owns it.
 pub const OWNER_FILE: &str = "poet-service.owner";
 /// In both directories: locked while a server runs, and holds its process id.
 const LOCK_FILE: &str = "poet-service.lock";
-/// How long to wait for another server that holds a lock and ends.
+/// How long to wait for a lock whose holder is ending.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
-/// The public key, in base64, of the server whose work `datadir` holds, if that was ever noted.
+/// Returns the public key, in base64, of the server that owns `datadir`, if one was recorded.
 ///
 /// # Errors
-/// When it cannot be read; `InvalidData` if it is not a key.
+/// Fails if it cannot be read; `InvalidData` if it is not a key.
 pub fn owner(datadir: &Path) -> io::Result<Option<String>> {
     let noted = match fs::read(datadir.join(OWNER_FILE)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -44,39 +44,39 @@ pub fn owner(datadir: &Path) -> io::Result<Option<String>> {
     }
 }
 
-/// Notes whose work `datadir` holds.
+/// Records which server owns `datadir`.
 ///
 /// # Errors
-/// When it cannot be written.
+/// Fails if it cannot be written.
 pub fn set_owner(datadir: &Path, key: &PublicKey) -> io::Result<()> {
     let text = owner_text(key) + "\n";
     replace(&datadir.join(OWNER_FILE), text.as_bytes(), Access::Private)
 }
 
-/// Forgets whose work `datadir` holds.
+/// Removes the record of the owner of `datadir`.
 ///
 /// # Errors
-/// When it cannot be removed.
+/// Fails if it cannot be removed.
 pub fn remove_owner(datadir: &Path) -> io::Result<()> {
     fs::remove_file(datadir.join(OWNER_FILE))
 }
 
-/// A public key as [`owner`] gives it.
+/// Formats a public key as [`owner`] returns it.
 pub fn owner_text(key: &PublicKey) -> String {
     base64::encode(key.as_bytes())
 }
 
-/// Where a server keeps what must survive.
+/// The directories in which a server stores what must survive.
 #[derive(Clone, Debug)]
 pub struct Directories {
     /// The database.
     pub dbdir: PathBuf,
-    /// The work in progress. May be the same.
+    /// The work in progress. May be the same directory.
     pub datadir: PathBuf,
 }
 
-/// Directories that no other server may use. The system releases them when the process ends,
-/// however it ends.
+/// Directories that no other server may use. The system unlocks them when the process ends, for
+/// whatever reason.
 #[derive(Debug)]
 pub struct DirectoryLocks {
     _locks: Vec<DirectoryLock>,
@@ -112,10 +112,10 @@ pub enum DirectoryError {
 }
 
 impl Directories {
-    /// Locks both, and makes those that are not there.
+    /// Locks both directories, after creating missing ones.
     ///
     /// # Errors
-    /// When another server uses one of them, or one cannot be written to.
+    /// Fails if another server uses one of them, or one cannot be written to.
     pub fn lock(&self) -> Result<DirectoryLocks, DirectoryError> {
         let mut locks = vec![DirectoryLock::take("--dbdir", &self.dbdir)?];
         if !same_directory(&self.dbdir, &self.datadir) {
@@ -124,21 +124,20 @@ impl Directories {
         Ok(DirectoryLocks { _locks: locks })
     }
 
-    /// Locks the directory of the work, which is made if it is not there: that of the database is not
-    /// used.
+    /// Locks only the working directory, after creating it if it is missing.
     ///
     /// # Errors
-    /// As [`Self::lock`].
+    /// Fails if [`Self::lock`] does.
     pub fn lock_work(&self) -> Result<DirectoryLocks, DirectoryError> {
         Ok(DirectoryLocks {
             _locks: vec![DirectoryLock::take("--datadir", &self.datadir)?],
         })
     }
 
-    /// As [`Self::lock`], but a directory of the work that is not there is not made.
+    /// Like [`Self::lock`], but does not create a missing working directory.
     ///
     /// # Errors
-    /// As [`Self::lock`].
+    /// Fails if [`Self::lock`] does.
     pub fn lock_existing(&self) -> Result<DirectoryLocks, DirectoryError> {
         if self.datadir.is_dir() {
             return self.lock();
@@ -149,13 +148,13 @@ impl Directories {
         })
     }
 
-    /// The file of the database.
+    /// Returns the path of the database.
     pub fn database(&self) -> PathBuf {
         self.dbdir.join(DATABASE_FILE)
     }
 }
 
-/// Whether two paths lead to one directory.
+/// Returns whether two paths name the same directory.
 fn same_directory(one: &Path, other: &Path) -> bool {
     match (one.canonicalize(), other.canonicalize()) {
         (Ok(one), Ok(other)) => one == other,
@@ -170,7 +169,7 @@ struct DirectoryLock {
 }
 
 impl DirectoryLock {
-    /// Takes it, and makes the directory if there is none.
+    /// Takes the lock, after creating the directory if it is missing.
     fn take(flag: &'static str, path: &Path) -> Result<Self, DirectoryError> {
         let failed = |cause| DirectoryError::Unusable {
             flag,
@@ -215,8 +214,8 @@ impl DirectoryLock {
     }
 }
 
-/// Takes the lock of a file. Waits a moment for a holder that is ending: a program that it has just
-/// started shares its files until that program's own code runs.
+/// Locks a file. Waits a moment for a holder that is ending: a program that it has just started
+/// shares its open files until that program's own code runs.
 fn try_lock(file: &File) -> Result<(), TryLockError> {
     let start = Instant::now();
     loop {

@@ -6,7 +6,7 @@ use poet_rounds::storage::StorageError;
 
 use crate::postgres::PostgresError;
 
-/// Why the database failed. Causes are in the messages, not behind them.
+/// Why the database failed. The messages contain the causes, so there is no `source`.
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
     /// The database cannot be used.
@@ -17,7 +17,7 @@ pub enum DatabaseError {
         /// Why.
         cause: rusqlite::Error,
     },
-    /// The database's file cannot be made or written.
+    /// The database's file cannot be created or written.
     #[error("cannot write the database {path} in --dbdir: {cause}: expected a file of its own")]
     File {
         /// Which one.
@@ -36,7 +36,7 @@ pub enum DatabaseError {
         /// What SQLite says.
         cause: String,
     },
-    /// The file of the database is not what it was.
+    /// The file of the database was removed, replaced or cut.
     #[error("the database {path} in --dbdir {what}")]
     Lost {
         /// Its file.
@@ -58,23 +58,23 @@ pub enum DatabaseError {
     Schema {
         /// Its file.
         path: PathBuf,
-        /// What it says.
+        /// The schema found.
         found: i64,
-        /// What is understood.
+        /// The schema that this version knows.
         known: i64,
     },
     /// The database failed.
     #[error("database: {0}")]
     Sqlite(rusqlite::Error),
-    /// The database holds something that was never put there.
+    /// The database holds something that no server stored.
     #[error("database: damaged record of {0}")]
     Damaged(&'static str),
-    /// A proof is not what was published.
+    /// A proof differs from what was published.
     #[error(
         "database: the proof of round {0} has changed since it was stored: memory or disk are unreliable"
     )]
     ProofChanged(i64),
-    /// The transaction that this operation was part of failed; the cause has been logged.
+    /// The transaction of this operation failed. The cause is in the log.
     #[error("database: the transaction failed")]
     Transaction,
     /// The storage has been shut down.

@@ -1,4 +1,4 @@
-//! What a database must do that a copy is made in.
+//! What a database must provide to be the target of a copy.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -8,37 +8,37 @@ use poet_rounds::storage::{Execution, Member};
 
 use crate::{DatabaseError, database::Database};
 
-/// A database that a copy is made in.
+/// The target of a copy.
 pub(crate) trait Fill {
-    /// What is in it already.
+    /// Opens what is copied already.
     fn copied(&self) -> Result<Box<dyn Database>, DatabaseError>;
 
-    /// Stores settings, with [`COPYING`](crate::database::COPYING) among them until it is finished.
+    /// Stores settings, including [`COPYING`](crate::database::COPYING) until the copy is complete.
     fn store_settings(&self, settings: &BTreeMap<String, Vec<u8>>) -> Result<(), DatabaseError>;
 
-    /// Stores a round in place of the one that is there.
+    /// Stores a round, replacing an earlier copy of it.
     fn store_round(&self, round: StoredRound) -> Result<(), DatabaseError>;
 
     /// Removes a round.
     fn remove_round(&self, round: u64) -> Result<(), DatabaseError>;
 
-    /// Makes it a database that a server may use.
+    /// Lets servers use the database.
     fn finish(self: Box<Self>) -> Result<(), DatabaseError>;
 }
 
-/// All that is stored of a round.
+/// Everything stored about a round.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StoredRound {
     pub(crate) round: u64,
     pub(crate) execution: Option<Execution>,
-    /// Whether it takes no registrations any more.
+    /// Whether it no longer takes registrations.
     pub(crate) closed: bool,
     pub(crate) members: Vec<Member>,
     pub(crate) proof: Option<PublishedProof>,
     pub(crate) early: Vec<EarlyProof>,
 }
 
-/// A proof for a longer cycle gap; its statement and members are the round's.
+/// A proof for a longer cycle gap. Its statement and members are the round's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct EarlyProof {
     pub(crate) gap: Duration,

@@ -1,7 +1,7 @@
-//! What a server has seen of itself, minute by minute, for the page of its operator.
+//! What a server has observed of itself, minute by minute, for the operator's page.
 //!
-//! It has an SQLite file of its own: nothing in it was promised to anybody, so it costs registrations no
-//! sync, and a file that is damaged is made anew.
+//! It has its own SQLite file: nobody relies on it, so it costs registrations no sync, and a
+//! damaged file is created again.
 
 use std::{
     collections::BTreeMap,
@@ -16,12 +16,12 @@ use rusqlite::{Connection, OpenFlags, Row, params};
 
 use crate::{DatabaseError as StorageError, sqlite::log_path};
 
-/// Its file, in the directory of the work.
+/// The file, in the working directory.
 pub const HISTORY_FILE: &str = "history.sqlite";
 
-/// Minutes that are kept at most: ten weeks.
+/// The maximum number of minutes: ten weeks.
 pub const MAX_MINUTES: usize = 100_800;
-/// Rounds whose lateness is kept.
+/// The number of rounds whose lateness is stored.
 const KEPT_ROUNDS: i64 = 1_000;
 
 const SCHEMA_VERSION: i64 = 1;
@@ -42,22 +42,22 @@ const SCHEMA: &str = "
     ) STRICT;
 ";
 
-/// What was seen at the end of a minute.
+/// What was observed at the end of a minute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Minute {
-    /// Its number since 1970.
+    /// Minutes since 1970.
     pub minute: i64,
     /// The round that was worked on.
     pub round: Option<u64>,
-    /// Its leaves.
+    /// Leaves of that round.
     pub leaves: u64,
     /// Registrations in this minute.
     pub registrations: u64,
     /// Whether the server was ready.
     pub ready: bool,
-    /// Memory that the server had, in bytes.
+    /// Memory used by the server, in bytes.
     pub memory: u64,
-    /// What was free on the disk, in bytes.
+    /// Free space on the disk, in bytes.
     pub free: u64,
 }
 
@@ -68,10 +68,10 @@ pub struct History {
 }
 
 impl History {
-    /// Opens or makes the file in `folder`. One that is damaged is made anew.
+    /// Opens or creates the file in `folder`. Replaces a damaged file.
     ///
     /// # Errors
-    /// Fails if there cannot be one.
+    /// Fails if the file cannot be opened or created.
     pub fn open(folder: &Path) -> Result<Self, StorageError> {
         let path = folder.join(HISTORY_FILE);
         let connection = match connect(&path) {
@@ -100,7 +100,8 @@ impl History {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a minute, or replaces it, and removes those before `oldest`, and those that are too many.
+    /// Adds or replaces a minute. Removes minutes before `oldest`, and those beyond
+    /// [`MAX_MINUTES`].
     ///
     /// # Errors
     /// Fails if it cannot be written.
@@ -122,7 +123,7 @@ impl History {
                 signed(minute.free),
             ],
         )?;
-        // A clock that was ahead once leaves minutes that are still to come.
+        // If the clock was ahead once, there are minutes in the future.
         transaction.execute(
             "DELETE FROM minutes WHERE minute < ? OR minute > ?",
             params![oldest.max(limit), minute.minute],
@@ -130,7 +131,7 @@ impl History {
         Ok(transaction.commit()?)
     }
 
-    /// The minutes from one on, in their order.
+    /// Returns the minutes from `from` on, in order.
     ///
     /// # Errors
     /// Fails if they cannot be read.
@@ -144,7 +145,7 @@ impl History {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// Notes how long after the end of its round a proof was published.
+    /// Records how long after the end of its round a proof was published.
     ///
     /// # Errors
     /// Fails if it cannot be written.
@@ -163,7 +164,8 @@ impl History {
         Ok(())
     }
 
-    /// How long after the end of their rounds proofs were published, as far as that is known.
+    /// Returns how long after the end of their rounds proofs were published, as far as that is
+    /// known.
     pub fn lateness(&self) -> BTreeMap<u64, Duration> {
         let connection = self.connection();
         let read = || -> rusqlite::Result<BTreeMap<u64, Duration>> {
@@ -198,7 +200,7 @@ fn minute(row: &Row<'_>) -> rusqlite::Result<Minute> {
     })
 }
 
-/// The file and what SQLite keeps beside it.
+/// Returns the file and the companion files that SQLite creates.
 fn files(path: &Path) -> [PathBuf; 3] {
     let log = log_path(path);
     let shared = log.with_extension("sqlite-shm");
@@ -211,12 +213,12 @@ fn connect(path: &Path) -> Result<Connection, StorageError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags)?;
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
-    // A power cut may cost the last minutes.
+    // A power failure may cost the last minutes.
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     match version {
         SCHEMA_VERSION => {
-            // All of it was there once.
+            // All tables must be there.
             connection.query_row("SELECT count(*) FROM minutes", [], |_| Ok(()))?;
             connection.query_row("SELECT count(*) FROM published", [], |_| Ok(()))?;
         }
@@ -260,7 +262,7 @@ mod tests {
         for minute in 100..110 {
             history.add(&at(minute), 0).unwrap();
         }
-        // One that is there already, and one after a pause.
+        // A minute that exists already, and one after a pause.
         history.add(&at(109), 0).unwrap();
         let idle = Minute {
             round: None,
@@ -275,11 +277,11 @@ mod tests {
         expected.push(idle);
         assert_eq!(minutes, expected);
         assert_eq!(history.minutes(150).unwrap(), [idle]);
-        // Nobody asked for fewer, and there are not more than the limit.
+        // Nothing asks for fewer minutes, and the limit holds.
         let last = 200 + MAX_MINUTES as i64;
         history.add(&at(last), 0).unwrap();
         assert_eq!(history.minutes(0).unwrap(), [at(last)]);
-        // A clock that is set back.
+        // A clock that was set back.
         history.add(&at(150), 0).unwrap();
         assert_eq!(history.minutes(0).unwrap(), [at(150)]);
     }
@@ -313,14 +315,14 @@ mod tests {
                 .unwrap()
                 .add(&at(1), 0)
                 .unwrap();
-            // Another version's.
+            // A file of another version.
             let connection = Connection::open(&path).unwrap();
             connection.pragma_update(None, "user_version", 77).unwrap();
             drop(connection);
             let history = History::open(folder.path()).unwrap();
             assert_eq!(history.minutes(0).unwrap(), []);
         }
-        // Where there can be none, there is none.
+        // Fails if no file can be created.
         assert!(History::open(Path::new("/nowhere/at/all")).is_err());
     }
 }

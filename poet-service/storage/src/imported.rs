@@ -1,14 +1,14 @@
-//! What is stored at once when the state of another server is taken over.
+//! What is stored in one transaction to take over the state of another server.
 
 use poet_proto::messages::PublishedProof;
 use poet_rounds::storage::{Execution, Member, PowChallenges};
 
-/// All that another server knew.
+/// Everything that another server stored.
 #[derive(Clone, Debug)]
 pub struct Imported {
     /// Its private key, 64 bytes.
     pub private_key: Vec<u8>,
-    /// The schedule that its rounds belong to, as text.
+    /// The schedule of its rounds, as text.
     pub schedule: String,
     /// Its challenges of the proof of work, if it had any.
     pub pow: Option<PowChallenges>,
@@ -16,16 +16,16 @@ pub struct Imported {
     pub rounds: Vec<ImportedRound>,
 }
 
-/// The settled round of another server that this one works on as well.
+/// A settled round of another server on which this one also works.
 #[derive(Clone, Debug)]
 pub struct Adopted {
-    /// The schedule that the rounds of both belong to, as text.
+    /// The schedule of the rounds of both, as text.
     pub schedule: String,
     /// Its number.
     pub round: u64,
     /// What its work is bound to.
     pub execution: Execution,
-    /// Who registered.
+    /// The registrations.
     pub members: Vec<Member>,
 }
 
@@ -36,8 +36,8 @@ pub struct ImportedRound {
     pub round: u64,
     /// Present once its membership is settled.
     pub execution: Option<Execution>,
-    /// Who registered.
+    /// The registrations.
     pub members: Vec<Member>,
-    /// Present once it is finished.
+    /// Present once the round is finished.
     pub proof: Option<PublishedProof>,
 }

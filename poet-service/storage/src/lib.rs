@@ -1,5 +1,5 @@
-//! What must survive, behind [`Storage`](poet_rounds::storage::Storage): in an embedded SQLite database,
-//! or in a PostgreSQL database that several servers share. And the server's directories.
+//! The database of a server behind [`Storage`](poet_rounds::storage::Storage): an embedded SQLite
+//! database, or a PostgreSQL database that several servers share. Also the server's directories.
 
 mod checksum;
 mod copy;

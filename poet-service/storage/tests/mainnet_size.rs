@@ -1,15 +1,14 @@
-//! The end of a round of mainnet's size of which nothing is audited: its proof comes at once.
+//! The end of a round as large as mainnet's, with nothing audited: its proof must come at once.
 //!
-//! A log of random entries has no proof, and one that is right takes two weeks. So the chain is to blame:
-//! it does all the work of a label and then returns the same one, whatever came out. All nodes of a height
-//! are equal then, and the whole log is known; whoever makes the proof does the work of a real one.
-//!
+//! A log of random entries has no proof, and a right one takes two weeks to make. So this test's
+//! chain does all the work of a label and then returns a constant. All nodes of a height are then
+//! equal and the whole log is known, while making the proof takes as long as for a real one.
 //! ```sh
 //! cargo test -p poet-storage --test mainnet_size -- --ignored --nocapture
 //! ```
 //!
-//! is the full size, 24 million entries (a file of 768 MB), and tells how long it takes; in front of it,
-//! `taskset -c 1` leaves it one core.
+//! runs the full size, 24 million entries (a file of 768 MB), and prints how long it takes;
+//! `taskset -c 1` before it leaves it one core.
 #![allow(clippy::unwrap_used)]
 
 use std::{
@@ -43,7 +42,7 @@ use poet_storage::{Imported, ImportedRound, SqliteStorage};
 
 /// The label of every leaf.
 const LABEL: Node = [0x5a; 32];
-/// The round's only member, whose challenge is the statement.
+/// The round's only member. Its challenge is the statement.
 const MEMBER: Member = Member {
     node_id: NodeId([1; 32]),
     challenge: Challenge([7; 32]),
@@ -52,7 +51,7 @@ const SUBTREE_HEIGHT: u32 = 12;
 /// Entries of the log of a round of two weeks.
 const MAINNET_ENTRIES: u64 = 24_000_000;
 
-/// A chain that does all its work in vain.
+/// A chain that does all its work and discards the result.
 struct ConstantLabel(Kernels);
 
 impl Chain for ConstantLabel {
@@ -81,7 +80,7 @@ fn work() -> Work {
     Work::new(WorkFunction::Sha256, LABEL_DEPTH, kernels).unwrap()
 }
 
-/// Gets proofs, and when.
+/// Receives proofs, with the time.
 #[derive(Default)]
 struct Proofs(Mutex<Option<(Instant, PublishedProof)>>);
 
@@ -97,7 +96,7 @@ impl Publish for Proofs {
     }
 }
 
-/// Starts a server at the end of a round with so many entries in its log, of which none is audited.
+/// Starts a server at the end of a round with this many entries in its log, none of them audited.
 /// Returns how long it takes until the proof is published.
 fn publish(entries: u64) -> Duration {
     let folder = tempfile::tempdir().unwrap();
@@ -187,14 +186,15 @@ fn publish(entries: u64) -> Duration {
             if let Some(published) = proofs.0.lock().unwrap().take() {
                 break published;
             }
-            // An audit of all this takes a quarter of an hour, of a round of two weeks a day.
+            // An audit of all this takes a quarter of an hour; of a round of two weeks, a day.
             assert!(begun.elapsed() < Duration::from_secs(300), "no proof");
             tokio::time::sleep(Duration::from_millis(10)).await;
         };
         rounds.stop().await;
         published
     });
-    // Some may be by now: the audit goes on after the proof. Those taken on trust are not recomputed.
+    // The audit continues after the proof and may have begun. What is taken on trust is not
+    // recomputed.
     let audited = audits.round(0).unwrap_or_default().subtrees;
     assert!(proof.leaves >= entries << SUBTREE_HEIGHT);
     assert!(audited < entries / 8, "{audited} of {entries} entries");

@@ -1,4 +1,4 @@
-//! The database as a file, and what it says of its server.
+//! Examines the database as a file, and what it says about its server.
 
 use std::{fmt, fs, path::PathBuf};
 
@@ -14,7 +14,7 @@ use rusqlite::Connection;
 use super::{Doctor, DoctorError, Owner, tree_log::set_aside, unwritable};
 
 impl Doctor<'_> {
-    /// Whether the file gets smaller where registrations are removed.
+    /// Checks whether removing registrations makes the file smaller.
     pub(super) fn size(&mut self, storage: &SqliteStorage) -> Result<(), DoctorError> {
         let read = || Ok::<_, DatabaseError>((storage.removed_through()?, storage.can_shrink()?));
         match read() {
@@ -55,7 +55,7 @@ impl Doctor<'_> {
         self.damaged(&format!("it is gone, or empty; {whose}"), &advice)
     }
 
-    /// What a server has kept of a database that was removed or replaced while it ran.
+    /// Returns the copy that a server made of a database that was removed or replaced while it ran.
     pub(super) fn newest_copy(&self) -> Option<PathBuf> {
         let is_copy = |entry: &fs::DirEntry| {
             let name = entry.file_name().into_string().unwrap_or_default();
@@ -70,7 +70,7 @@ impl Doctor<'_> {
         newest.map(|entry| entry.path())
     }
 
-    /// Which directory holds the state of a Go server, if one does.
+    /// Returns the directory that holds the state of a Go server, if one does.
     pub(super) fn go_server(&self) -> Option<(&'static str, PathBuf)> {
         let examination = self.examination;
         [
@@ -165,7 +165,7 @@ impl Doctor<'_> {
         }
     }
 
-    /// The server's key, and whether the work is that of its server.
+    /// Checks the server's key, and whether the work belongs to it.
     pub(super) fn key(&mut self, public: &PublicKey, owner: Owner) -> Result<(), DoctorError> {
         let key = directory::owner_text(public);
         let datadir = &self.examination.directories.datadir;

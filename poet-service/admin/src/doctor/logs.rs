@@ -1,4 +1,4 @@
-//! The logs of rounds, and what is kept next to them.
+//! Examines the logs of rounds, and the files next to them.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +21,7 @@ use super::{
 };
 
 impl Doctor<'_> {
-    /// The tree logs of rounds that are being worked on, and all others.
+    /// Examines the tree logs of rounds that are worked on, and all others.
     pub(super) fn logs(
         &mut self,
         unfinished: &mut BTreeMap<u64, Unfinished>,
@@ -49,7 +49,7 @@ impl Doctor<'_> {
                 None => self.log_without_round(round, unfinished, &mut aside)?,
             }
         }
-        // One that was in the wrong place may be another's.
+        // A log in the wrong place may belong to another round.
         for kept in aside {
             let Some(round) = self.belongs_to(&kept, unfinished) else {
                 continue;
@@ -77,7 +77,7 @@ impl Doctor<'_> {
         Ok(())
     }
 
-    /// The log in the folder of a round that is being worked on. Says whether there is one now.
+    /// Examines the log in the folder of a round that is worked on. Returns whether it then exists.
     pub(super) fn log(
         &mut self,
         round: u64,
@@ -163,7 +163,7 @@ impl Doctor<'_> {
         Ok(true)
     }
 
-    /// Looks again at a log that was repaired.
+    /// Examines a repaired log again.
     pub(super) fn again(&mut self, log: &TreeLog<'_>, round: u64) -> Result<bool, DoctorError> {
         if self.examination.repair {
             let thoroughness = Thoroughness {
@@ -187,7 +187,7 @@ impl Doctor<'_> {
         Ok(true)
     }
 
-    /// What auditors keep next to a log that is right, of so many leaves.
+    /// Examines the auditors' files next to a sound log with this many leaves.
     pub(super) fn next_to(
         &mut self,
         log: &TreeLog<'_>,
@@ -256,7 +256,7 @@ impl Doctor<'_> {
         }
     }
 
-    /// A damaged file that is not needed.
+    /// Sets aside a damaged file that is not needed.
     pub(super) fn set_aside(
         &mut self,
         text: &str,
@@ -269,7 +269,7 @@ impl Doctor<'_> {
         })
     }
 
-    /// A folder for a round that nothing is known to be done for.
+    /// Examines a folder of a round for which no work is known.
     pub(super) fn log_without_round(
         &mut self,
         round: u64,
@@ -305,7 +305,7 @@ impl Doctor<'_> {
         )
     }
 
-    /// The round that a log belongs to, by its header.
+    /// Returns the round that a log belongs to, by its header.
     pub(super) fn belongs_to(
         &self,
         path: &Path,
@@ -327,7 +327,7 @@ impl Doctor<'_> {
     }
 }
 
-/// What is wrong with entries, and what a repair does about it.
+/// Describes what is wrong with entries, and what a repair does about it.
 fn describe(wrong: &Wrong, execution: &Execution) -> (String, String) {
     let Wrong {
         entries,

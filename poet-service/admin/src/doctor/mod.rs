@@ -1,11 +1,12 @@
-//! What is wrong with the directories of a server that does not run, and what can be put right.
+//! Finds what is wrong with the directories of a stopped server, and repairs what it can.
 //!
-//! The database is looked at first: whether SQLite finds it whole, whose it is, and what it says of
-//! each round. All else follows from it. The members of a round give the statement that its work is
-//! bound to; the statement tells whether a tree log is the round's; the entries of a log are
-//! recomputed from those before them; and a published proof is verified.
+//! The database comes first: whether SQLite finds it intact, which server owns it, and what it says
+//! about each round. Everything else follows from it. The members of a round determine the
+//! statement that its work is bound to; the statement shows whether a tree log belongs to the
+//! round; the entries of a log are recomputed from earlier ones; and published proofs are verified.
 //!
-//! Repairing never destroys: what is replaced is kept under a name with the time in it. What only a
+//! A repair never destroys anything: it keeps the original under a name with the time in it. If
+//! only a backup can restore something, the report says so.
 //! backup can give back is said, not guessed.
 
 mod database;
@@ -27,34 +28,34 @@ use poet_storage::{
     directory::{self, Directories, DirectoryError, OWNER_FILE},
 };
 
-/// What to look at, and how.
+/// What to examine, and how.
 #[derive(Clone, Debug)]
 pub struct Examination {
-    /// What is examined.
+    /// The directories to examine.
     pub directories: Directories,
-    /// The shared database that is examined instead of the one in the directories.
+    /// The shared database to examine, instead of the one in the directories.
     pub database: Option<DatabaseUrl>,
-    /// Whether all entries of tree logs are recomputed, or a sample.
+    /// Whether to recompute all entries of tree logs, or a sample.
     pub full: bool,
-    /// Whether to put right what can be.
+    /// Whether to repair what can be repaired.
     pub repair: bool,
     /// Threads that recompute.
     pub threads: usize,
 }
 
-/// What was found.
+/// The result of an examination.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Diagnosis {
-    /// Things that are damaged.
+    /// The number of damaged things.
     pub damaged: u32,
-    /// How many of them a repair can put right.
+    /// How many of them a repair can fix.
     pub repairable: u32,
-    /// How many of them were put right.
+    /// How many of them were repaired.
     pub repaired: u32,
 }
 
 impl Diagnosis {
-    /// Whether nothing is damaged any more.
+    /// Returns whether nothing is damaged, or everything was repaired.
     pub fn sound(&self) -> bool {
         self.damaged == self.repaired
     }
@@ -79,10 +80,10 @@ impl fmt::Display for Diagnosis {
     }
 }
 
-/// Why nothing could be found out.
+/// Why the examination failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DoctorError {
-    /// There is nothing to look at.
+    /// There is no database.
     #[error("--dbdir {0} holds no database: expected the directory of a server")]
     NoDatabase(PathBuf),
     /// A server runs, or the directories cannot be used.
@@ -99,29 +100,29 @@ pub enum DoctorError {
     Io {
         /// What was tried.
         action: &'static str,
-        /// With what.
+        /// On which path.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         cause: io::Error,
     },
     /// A tree log cannot be read.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// A thread has panicked, and has said why on standard error.
+    /// A thread has panicked. The reason is on standard error.
     #[error(
         "a thread that recomputes entries has failed, so nothing is known of the log: try again, and \
          on another machine if it fails again"
     )]
     Check,
-    /// A Go server's directory.
+    /// The directory belongs to a Go server.
     #[error(
         "{flag} {path} holds the state of a Go server, and --dbdir no database: expected `poet-service \
          import` first, which takes it over"
     )]
     NotTakenOver {
-        /// Which directory.
+        /// The option that names it.
         flag: &'static str,
-        /// Where.
+        /// The directory.
         path: PathBuf,
     },
     /// The report cannot be written.
@@ -129,10 +130,10 @@ pub enum DoctorError {
     Report(io::Error),
 }
 
-/// Looks at the directories, and writes what it finds to `report` as it finds it.
+/// Examines the directories, and writes each finding to `report` immediately.
 ///
 /// # Errors
-/// When that is not possible; what was found until then has been written.
+/// Fails if that is not possible; earlier findings have been written.
 pub fn examine(
     examination: &Examination,
     work: &Work,
@@ -157,10 +158,10 @@ pub fn examine(
     Ok(diagnosis)
 }
 
-/// Looks at a database alone, as [`examine`] does, whichever kind it is and whoever uses it.
+/// Examines only a database, like [`examine`], of either kind and even if others use it.
 ///
 /// # Errors
-/// Fails if that is not possible; what was found until then has been written.
+/// Fails if that is not possible; earlier findings have been written.
 pub fn examine_database(
     database: &dyn Database,
     work: &Work,
@@ -189,21 +190,21 @@ struct Doctor<'a> {
     database: PathBuf,
     report: &'a mut dyn Write,
     diagnosis: Diagnosis,
-    /// What helps if the database is damaged.
+    /// What to do if the database is damaged.
     restore: &'static str,
-    /// Rounds that have their proofs.
+    /// The rounds that have proofs.
     published: BTreeSet<u64>,
 }
 
-/// Whose work the directory of the work holds.
+/// The server that owns the working directory.
 enum Owner {
     None,
     Key(String),
-    /// The file that says so is damaged.
+    /// The file that names it is damaged.
     Damaged,
 }
 
-/// A round that is not published.
+/// A round without a proof.
 struct Unfinished {
     execution: Execution,
     /// Whether it has a log.
@@ -223,7 +224,7 @@ impl<'a> Doctor<'a> {
         }
     }
 
-    /// Writes what all came to.
+    /// Writes the summary.
     fn end(&mut self) -> Result<Diagnosis, DoctorError> {
         let diagnosis = self.diagnosis;
         self.line(&diagnosis.to_string())?;
@@ -244,14 +245,14 @@ impl Doctor<'_> {
         self.line(&format!("  note      {text}"))
     }
 
-    /// Something is damaged, and there is nothing to repair it from.
+    /// Reports damage that cannot be repaired.
     fn damaged(&mut self, text: &str, advice: &str) -> Result<(), DoctorError> {
         self.diagnosis.damaged += 1;
         self.line(&format!("  DAMAGED   {text}"))?;
         self.line(&format!("            {advice}"))
     }
 
-    /// Something is damaged that can be put right: by `repair`, which says what it did.
+    /// Reports damage that `repair` can fix. It returns what it did.
     fn repairable(
         &mut self,
         text: &str,
@@ -297,7 +298,7 @@ impl Doctor<'_> {
         self.size(&storage)
     }
 
-    /// Looks at a shared database, which other servers may use, and at the work of this machine.
+    /// Examines a shared database, which other servers may use, and the work of this machine.
     fn examine_shared(&mut self, url: &DatabaseUrl) -> Result<(), DoctorError> {
         self.restore = RESTORE_SHARED;
         let storage = PostgresStorage::open_to_read(url)?;
@@ -318,7 +319,7 @@ impl Doctor<'_> {
         }
     }
 
-    /// Whose work the directory of the work holds.
+    /// Returns the server that owns the working directory.
     fn owner(&self) -> Result<Owner, DoctorError> {
         match directory::owner(&self.examination.directories.datadir) {
             Ok(None) => Ok(Owner::None),
@@ -331,7 +332,7 @@ impl Doctor<'_> {
         }
     }
 
-    /// What the database's own product says of it. Says whether it could be read.
+    /// Reports what the database's own software finds. Returns whether the database is readable.
     fn whole(&mut self, storage: &dyn Database) -> Result<bool, DoctorError> {
         let product = storage.product();
         match storage.damage() {

@@ -1,4 +1,4 @@
-//! What the database holds of each round.
+//! Examines what the database holds of each round.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use poet_storage::{Database, is_changed_proof};
 use super::{Doctor, DoctorError, Unfinished};
 
 impl Doctor<'_> {
-    /// Looks at all rounds. Returns those that are worked on, unless they cannot be read.
+    /// Examines all rounds. Returns those that are worked on, unless they cannot be read.
     pub(super) fn rounds(
         &mut self,
         storage: &dyn Database,
@@ -57,7 +57,7 @@ impl Doctor<'_> {
         Ok(Some(unfinished))
     }
 
-    /// The members of a round, and what follows from them.
+    /// Examines the members of a round, and what follows from them.
     pub(super) fn members(
         &mut self,
         storage: &dyn Database,
@@ -101,8 +101,8 @@ impl Doctor<'_> {
                             "{count} members and an empty proof: it closed under --disable-worker"
                         ));
                     }
-                    // With challenges of other lengths only the original server knows how it came
-                    // to the statement.
+                    // With challenges of other lengths, only the original server knows how it
+                    // computed the statement.
                     let odd = !published.odd_members.is_empty();
                     let statement = if odd {
                         published.statement
@@ -155,7 +155,7 @@ impl Doctor<'_> {
         }
     }
 
-    /// The proofs of a round for nodes with longer cycle gaps.
+    /// Examines the proofs of a round for nodes with longer cycle gaps.
     pub(super) fn early_proofs(
         &mut self,
         storage: &dyn Database,
@@ -193,7 +193,7 @@ impl Doctor<'_> {
     }
 }
 
-/// Whether `part` is what is left of `all` when some are removed.
+/// Returns whether `part` is what remains of `all` after removing some.
 fn is_part(part: &[Challenge], all: &[Challenge]) -> bool {
     let mut all = all.iter();
     part.iter().all(|member| all.any(|other| other == member))

@@ -1,11 +1,11 @@
-//! The tree log of a round: whether it is right, and how to put it right.
+//! Examines the tree log of a round, and repairs it.
 //!
-//! The state from which an entry was made follows from all entries before it. So recomputing the last
-//! entry tells whether any entry has changed since it was written; and because everything behind a
-//! changed entry looks wrong, and nothing before it, the first one is found by bisection. What the
-//! hashing itself got wrong is different, and so is what had changed when the work went on from it
-//! after a restart: all behind it follows from it, and only recomputing that very entry shows it. A
-//! sample of entries may miss that, a full audit does not.
+//! The state from which an entry was made follows from all earlier entries. So recomputing the last
+//! entry shows whether any entry has changed since it was written; and since everything after a
+//! changed entry looks wrong and nothing before it does, bisection finds the first one. Errors of
+//! the hashing itself are different, and so are changes from which the work continued after a
+//! restart: everything later follows from them, and only recomputing that very entry shows them. A
+//! sample of entries may miss them, a full audit does not.
 
 use std::{
     collections::BTreeMap,
@@ -30,39 +30,39 @@ use poet_rounds::{
 
 use super::DoctorError;
 
-/// Entries that are recomputed of a log, besides the first and the last one, without `--full`.
+/// How many entries of a log to recompute without `--full`, besides the first and the last one.
 const SAMPLES: usize = 16;
-/// So many entries are put right; if more are wrong, the work itself went wrong at the first.
+/// The maximum number of entries to replace. If more are wrong, the work itself went wrong.
 const MAX_REPLACED: usize = 8;
 
-/// How thoroughly to look.
+/// How thoroughly to examine a log.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Thoroughness {
-    /// Whether all entries are recomputed.
+    /// Whether to recompute all entries.
     pub(super) full: bool,
-    /// On how many threads.
+    /// The number of threads.
     pub(super) threads: usize,
 }
 
-/// What a log is found to be.
+/// The state of a log.
 #[derive(Debug, PartialEq)]
 pub(super) enum State {
-    /// There is none.
+    /// There is no log.
     Missing,
-    /// Its creation was interrupted; it is made anew.
+    /// Its creation was interrupted; the server creates it again.
     New,
-    /// Nothing is wrong with it.
+    /// It is sound.
     Sound {
         /// Entries in it.
         entries: u64,
         /// How many of them were recomputed.
         recomputed: u64,
-        /// Bytes behind the last whole entry.
+        /// Bytes after the last whole entry.
         rest: u64,
     },
-    /// It belongs to something else, or is no log.
+    /// It belongs to other work, or is no log.
     Foreign(HeaderError),
-    /// Its header is damaged, its entries are not.
+    /// Its header is damaged, but its entries are not.
     Header(HeaderError),
     /// Some entries are wrong.
     Wrong(Wrong),
@@ -73,41 +73,41 @@ pub(super) enum State {
 pub(super) struct Wrong {
     /// Entries in the log.
     pub(super) entries: u64,
-    /// What entries should be, by their numbers.
+    /// The right entries, by their numbers.
     pub(super) right: BTreeMap<u64, Node>,
-    /// How many entries can be kept, with those put right.
+    /// How many entries can be kept, including the corrected ones.
     pub(super) kept: u64,
 }
 
-/// What a file is found to be in which auditors keep the roots of chunks of a log.
+/// The state of a file with the roots of a log's audited chunks.
 #[derive(Debug, PartialEq)]
 pub(super) enum Roots {
-    /// There is none, or its creation was interrupted; it is made anew.
+    /// There is none, or its creation was interrupted; the server creates it again.
     Missing,
-    /// It is of other work: the server replaces it.
+    /// It belongs to other work: the server replaces it.
     Foreign,
     /// Its header is damaged.
     Header,
-    /// All are those of the log, as far as that goes.
+    /// All roots match the log, as far as the log goes.
     Right {
-        /// Leaves of the log that had been audited.
+        /// The number of leaves of the log that were audited.
         leaves: u64,
     },
-    /// Some are not those of the log.
+    /// Some roots do not match the log.
     Wrong {
-        /// The number of the first.
+        /// The number of the first wrong one.
         first: u64,
-        /// How many roots there are.
+        /// The number of roots.
         roots: u64,
-        /// Whether those from the first wrong one on are zeros.
+        /// Whether all roots from the first wrong one on are zeros.
         zeros: bool,
     },
 }
 
-/// The entries of a log in a file, some of them replaced.
+/// The entries of a log file, some of them replaced.
 struct Entries {
     log: ReadOnlyLog,
-    /// As many as there were at first: a server may go on.
+    /// The number of entries at the start, since a server may append more.
     entries: u64,
     replaced: BTreeMap<u64, Node>,
 }
@@ -136,7 +136,7 @@ impl LogRead for Entries {
     }
 }
 
-/// A log to look at; `None` if there is none.
+/// Opens a log; `None` if there is none.
 fn open(path: &Path) -> Result<Option<ReadOnlyLog>, LogError> {
     match FileLog::open_read_only(path) {
         Err(LogError::Io { cause, .. }) if cause.kind() == ErrorKind::NotFound => Ok(None),
@@ -144,7 +144,7 @@ fn open(path: &Path) -> Result<Option<ReadOnlyLog>, LogError> {
     }
 }
 
-/// The log of a round whose work is bound to something.
+/// The log of a round, and what the round's work is bound to.
 pub(super) struct TreeLog<'a> {
     pub(super) work: &'a Work,
     pub(super) execution: &'a Execution,
@@ -152,7 +152,7 @@ pub(super) struct TreeLog<'a> {
 }
 
 impl TreeLog<'_> {
-    /// The header that it should have.
+    /// Returns the header that the log should have.
     pub(super) fn header(&self) -> [u8; LogHeader::BYTES] {
         self.round_work().header_bytes()
     }
@@ -161,7 +161,7 @@ impl TreeLog<'_> {
         self.execution.round_work(self.work)
     }
 
-    /// Compares the roots that auditors keep in the file `name` next to it with its entries.
+    /// Compares the audited roots in the file `name` next to the log with the log's entries.
     pub(super) fn roots(&self, name: &str) -> Result<Roots, LogError> {
         let round = self.round_work();
         let auditor = round.auditor();
@@ -188,7 +188,7 @@ impl TreeLog<'_> {
             let mut root = [Node::default()];
             file.read(chunk, &mut root)?;
             let [root] = root;
-            // What the log does not reach cannot be compared; but no root is zero.
+            // A root beyond the end of the log cannot be compared; but no root is zero.
             let reached = (chunk + 1) * auditor.chunk_entries() <= entries;
             if root == Node::default() || reached && root != auditor.chunk_root(&mut log, chunk)? {
                 first.get_or_insert(chunk);
@@ -207,7 +207,7 @@ impl TreeLog<'_> {
         })
     }
 
-    /// Cuts a file of roots to the first `roots`; the original is kept, as by [`TreeLog::repair`].
+    /// Cuts a file of roots to the first `roots`. Keeps the original like [`TreeLog::repair`].
     pub(super) fn cut_roots(&self, name: &str, roots: u64) -> io::Result<PathBuf> {
         let path = self.path.with_file_name(name);
         let mut source =
@@ -215,7 +215,7 @@ impl TreeLog<'_> {
         replace_log(&path, |target| io::copy(&mut source, target).map(drop))
     }
 
-    /// Looks at it.
+    /// Examines the log.
     pub(super) fn examine(&self, thoroughness: Thoroughness) -> Result<State, DoctorError> {
         let Some(log) = open(&self.path)? else {
             return Ok(State::Missing);
@@ -247,7 +247,7 @@ impl TreeLog<'_> {
         ))
     }
 
-    /// What a log is whose header is not what it should be.
+    /// Returns the state of a log with an unexpected header.
     fn other_header(&self, header: &[u8], entries: u64) -> Result<State, LogError> {
         let sha256 = self.work.kernels().sha256;
         let damaged = match LogHeader::read(sha256, header) {
@@ -268,7 +268,7 @@ impl TreeLog<'_> {
         Ok(State::Foreign(damaged))
     }
 
-    /// Recomputes an entry from those before it.
+    /// Recomputes an entry from the earlier ones.
     fn recompute(
         &self,
         entry: u64,
@@ -294,13 +294,13 @@ impl TreeLog<'_> {
         Ok(stored == root)
     }
 
-    /// Recomputes some entries. Says how many, and what is wrong.
+    /// Recomputes some entries. Returns how many, and what is wrong.
     fn sample(&self, entries: u64, threads: usize) -> Result<(u64, Option<Wrong>), DoctorError> {
         let Some(last) = entries.checked_sub(1) else {
             return Ok((0, None));
         };
         let mut random = [0; SAMPLES * 8];
-        // Without random numbers, it is always the same sample.
+        // If this fails, it is always the same sample.
         let _ = getrandom::fill(&mut random);
         let random = random.as_chunks().0.iter();
         let mut sample: Vec<_> = random
@@ -320,8 +320,8 @@ impl TreeLog<'_> {
                     scope.spawn(move || mine.map(check).collect::<Result<Vec<_>, LogError>>())
                 })
                 .collect();
-            // All of them, before one of them matters: a panic of a thread that nobody has joined is
-            // that of the scope.
+            // Joins all threads before it uses a result: the scope panics if a thread that was not
+            // joined has panicked.
             let results: Vec<_> = checks.into_iter().map(|check| check.join()).collect();
             let mut checked = BTreeMap::new();
             for result in results {
@@ -371,7 +371,7 @@ impl TreeLog<'_> {
         }
     }
 
-    /// The first wrong entry behind `low`, which is right, up to `high`, which is wrong.
+    /// Returns the first wrong entry after `low`, which is right, and up to `high`, which is wrong.
     fn first_wrong(
         &self,
         low: Option<u64>,
@@ -379,7 +379,7 @@ impl TreeLog<'_> {
         entries: u64,
         replaced: &BTreeMap<u64, Node>,
     ) -> Result<u64, LogError> {
-        // The first one that is not known to be right.
+        // The first entry that is not known to be right.
         let mut first = low.map_or(0, |low| low + 1);
         while first < high {
             let middle = first + (high - first) / 2;
@@ -408,12 +408,13 @@ impl TreeLog<'_> {
             let mut findings = match auditor.step(&mut log, with) {
                 Ok(findings) => findings,
                 Err(AuditError::Log(error)) => return Err(error),
-                // Nobody stops it.
+                // Nothing stops this audit.
                 Err(AuditError::Stopped) => break,
             };
             let finished = findings.is_empty() && auditor.entries() == before;
             if finished {
-                // What follows from them was not made: they are put right, whoever was wrong.
+                // Later entries do not follow from these, so these are replaced, whatever the
+                // cause.
                 findings.extend(auditor.decide(Culprit::Work));
             }
             for finding in findings {
@@ -438,10 +439,10 @@ impl TreeLog<'_> {
         }))
     }
 
-    /// Puts wrong entries right, or cuts the log; the original is kept under another name, which
-    /// this gives.
+    /// Corrects wrong entries, or cuts the log. Keeps the original under another name, and returns
+    /// that name.
     pub(super) fn repair(&self, wrong: &Wrong) -> io::Result<PathBuf> {
-        // Of a log that is cut, more had been audited than there is.
+        // If the log is cut, its audited roots go beyond its end.
         let audit_log = self.path.with_file_name(AUDIT_FILE);
         if wrong.kept < wrong.entries && audit_log.exists() {
             set_aside(&audit_log)?;
@@ -449,7 +450,7 @@ impl TreeLog<'_> {
         self.rewrite(wrong.kept, &wrong.right)
     }
 
-    /// Gives it the header that it should have; the original is kept, as by [`TreeLog::repair`].
+    /// Writes the header that the log should have. Keeps the original like [`TreeLog::repair`].
     pub(super) fn repair_header(&self) -> io::Result<PathBuf> {
         let entries = FileLog::open_read_only(&self.path)
             .map_err(io::Error::other)?
@@ -457,7 +458,7 @@ impl TreeLog<'_> {
         self.rewrite(entries, &BTreeMap::new())
     }
 
-    /// Writes another log in place of this one, so that at every moment there is one of them.
+    /// Replaces the log, so that a log exists at every moment.
     fn rewrite(&self, entries: u64, right: &BTreeMap<u64, Node>) -> io::Result<PathBuf> {
         let mut source = BufReader::new(File::open(&self.path)?);
         source.seek(SeekFrom::Start(LogHeader::BYTES as u64))?;
@@ -473,7 +474,7 @@ impl TreeLog<'_> {
     }
 }
 
-/// Replaces a file, so that at every moment there is one of them. Returns the name of the original.
+/// Replaces a file, so that it exists at every moment. Returns the name of the original.
 fn replace_log(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
@@ -490,7 +491,7 @@ fn replace_log(
     Ok(kept)
 }
 
-/// Gives a file another name, so that it is in nobody's way. Gives that name.
+/// Renames a file so that it does no harm. Returns the new name.
 pub(super) fn set_aside(path: &Path) -> io::Result<PathBuf> {
     let kept = kept_name(path);
     rename_into_place(path, &kept)?;
@@ -505,7 +506,7 @@ pub(super) fn put_back(from: &Path, to: &Path) -> io::Result<()> {
     rename_into_place(from, to)
 }
 
-/// A name for the damaged original of a file.
+/// Returns a name for the damaged original of a file.
 fn kept_name(path: &Path) -> PathBuf {
     let time = SystemClock.now().strftime("%Y%m%dT%H%M%SZ").to_string();
     let name = |suffix: &str| {
@@ -514,7 +515,7 @@ fn kept_name(path: &Path) -> PathBuf {
         PathBuf::from(name)
     };
     let again = (2..).map(|number| name(&format!("-{number}")));
-    // More than one in a second is rare, and some number is free.
+    // Several in one second are rare, and some number is free.
     std::iter::once(name(""))
         .chain(again)
         .find(|kept| !kept.exists())
@@ -527,7 +528,7 @@ mod tests {
 
     use super::*;
 
-    /// A kernel with a fault.
+    /// A faulty kernel.
     #[derive(Debug)]
     struct Failing;
 

@@ -1,13 +1,13 @@
-//! Takes the members of another server's round, and works on them under this server's own key: for
-//! nodes whose server is lost, or slow.
+//! Takes over the members of another server's round and works on it under this server's own key,
+//! for nodes whose server is lost or slow.
 //!
-//! The other server is one of this kind (its directories, a backup, its database, or itself over the
-//! network) or a Go server (its directories). Only a settled round can be taken: its members, in their
-//! order, give the statement that the work is bound to, whoever does it. So the work done so far is
-//! good under any key, and is taken along where it is there.
+//! The other server is a server of this kind (its directories, a backup, its database, or its
+//! address) or a Go server (its directories). Only a settled round can be adopted: its members, in
+//! order, determine the statement that the work is bound to, whoever does it. So earlier work is
+//! valid under any key, and is copied if it is available.
 //!
-//! What is read is checked and not changed. The log of the work is made first, under another name until
-//! it is complete; the database is written last, in one transaction.
+//! The source is checked and not changed. First the log is copied, under another name until it is
+//! complete; the database is written last, in one transaction.
 
 use std::{
     fs::{self, File},
@@ -41,12 +41,12 @@ use super::{
     statement, usable,
 };
 
-/// What the folders of backups begin with.
+/// The prefix of the folders of backups.
 const BACKUP: &str = "backup-";
 /// The log while it is being copied.
 const PART_FILE: &str = "tree.log.part";
 
-/// Why nothing was adopted. Each message tells all there is to tell.
+/// Why nothing was adopted. The messages contain the causes, so there is no `source`.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum AdoptError {
@@ -150,12 +150,12 @@ pub enum AdoptError {
     Interrupted,
 }
 
-/// Where the round is.
+/// The source of the round.
 #[derive(Clone, Debug)]
 pub enum AdoptSource {
-    /// A server of this kind, over the network.
+    /// The address of a server of this kind.
     Url(String),
-    /// A database of a server of this kind, and the directory of its work, if that is there.
+    /// The database of a server of this kind, and its working directory, if it exists.
     Database {
         /// The file.
         database: PathBuf,
@@ -167,10 +167,10 @@ pub enum AdoptSource {
 }
 
 impl AdoptSource {
-    /// What `from` names.
+    /// Returns the source that `from` names.
     ///
     /// # Errors
-    /// If there is nothing of a server.
+    /// Fails if it holds no server's state.
     pub fn find(from: &str) -> Result<Self, AdoptError> {
         if from.starts_with("http://") || from.starts_with("https://") {
             return Ok(Self::Url(from.trim_end_matches('/').to_owned()));
@@ -194,7 +194,7 @@ impl AdoptSource {
                 return Some(Self::Database { database, datadir });
             }
         }
-        // The Go server's --poetdir, or its --datadir with the other one beside it.
+        // The Go server's --poetdir, or its --datadir with the database directory next to it.
         let beside = path.canonicalize().ok()?.with_file_name("db");
         for (datadir, dbdir) in [(&data, &db), (&path.to_owned(), &beside)] {
             if datadir.join(GO_STATE_FILE).is_file() {
@@ -214,7 +214,7 @@ impl AdoptSource {
     }
 }
 
-/// The newest of the backups in a place for them: their names have the time in them.
+/// Returns the newest backup in a directory: their names contain the time.
 fn newest_backup(place: &Path) -> Option<PathBuf> {
     let entries = fs::read_dir(place).ok()?.flatten();
     let is_backup = |name: &str| name.starts_with(BACKUP);
@@ -223,16 +223,16 @@ fn newest_backup(place: &Path) -> Option<PathBuf> {
     Some(place.join(newest))
 }
 
-/// What was adopted.
+/// The result of adopting a round.
 #[derive(Debug)]
 pub struct AdoptReport {
-    /// Whether it was all there before.
+    /// Whether everything was there before.
     pub already: bool,
     /// The other server's key.
     pub from: PublicKey,
-    /// How many members.
+    /// The number of members.
     pub members: u64,
-    /// From which leaf on this server works.
+    /// The leaf from which this server continues.
     pub leaves: u64,
     /// When the round ends.
     pub end: Timestamp,
@@ -243,7 +243,7 @@ pub struct AdoptReport {
 /// A round of another server.
 struct Foreign {
     key: PublicKey,
-    /// In the order of their ids.
+    /// Ordered by their ids.
     members: Vec<Member>,
     execution: Execution,
     work: ForeignWork,
@@ -252,38 +252,38 @@ struct Foreign {
     _locks: Vec<File>,
 }
 
-/// Work that was done on it.
+/// The work done on it so far.
 enum ForeignWork {
     None,
     /// A tree log.
     Log(PathBuf),
-    /// Layers of a Go server, and how many leaves it recorded.
+    /// Layers of a Go server, and the number of leaves that it recorded.
     Layers(PathBuf, u64),
 }
 
-/// What to adopt, and for whom.
+/// What to adopt, and for which server.
 pub struct Adoption<'a> {
-    /// Where the round is.
+    /// The source of the round.
     pub source: &'a AdoptSource,
-    /// Which round.
+    /// The number of the round.
     pub round: u64,
     /// This server's directories.
     pub directories: &'a Directories,
-    /// The schedule, among other things.
+    /// The configuration of rounds, with the schedule.
     pub config: &'a RoundsConfig,
     /// The time.
     pub now: Timestamp,
     /// The work function.
     pub work: &'a Work,
-    /// Ends it.
+    /// Interrupts the command.
     pub stop: &'a AtomicBool,
 }
 
 impl Adoption<'_> {
-    /// Adopts the round. `report` is told how far it is.
+    /// Adopts the round. Reports its progress to `report`.
     ///
     /// # Errors
-    /// When anything is not as it should be. Then nothing is adopted, and the source is as it was.
+    /// Fails if anything is not as expected. Then nothing is adopted, and the source is unchanged.
     pub fn run(&self, report: &mut dyn FnMut(ImportProgress)) -> Result<AdoptReport, AdoptError> {
         let genesis = self.config.genesis.ok_or(AdoptError::NoGenesis)?;
         let schedule = self.config.schedule(genesis)?;
@@ -325,7 +325,7 @@ impl Adoption<'_> {
         Ok(done)
     }
 
-    /// Whether a round is settled, by when it starts and what is known of it.
+    /// Explains why a round is not settled, by when it starts and what is known of it.
     fn not_settled(&self, schedule: &Schedule) -> AdoptError {
         let (from, round, start) = (self.source.name(), self.round, schedule.start(self.round));
         match self.now < start {
@@ -342,7 +342,7 @@ impl Adoption<'_> {
         }
     }
 
-    /// The height of the subtrees where there is no log that gives it.
+    /// Used if no log determines the height of the subtrees.
     fn execution(&self, statement: Vec<u8>, schedule: &Schedule) -> Execution {
         Execution {
             statement,
@@ -491,7 +491,8 @@ impl Adoption<'_> {
         })
     }
 
-    /// Whether this server has exactly that already. Anything else of the round must not be there.
+    /// Returns whether this server has adopted exactly that already. Fails if it has anything else
+    /// of the round.
     fn is_there(&self, foreign: &Foreign, schedule: &Schedule) -> Result<bool, AdoptError> {
         let round = self.round;
         let directories = self.directories;
@@ -501,7 +502,7 @@ impl Adoption<'_> {
             return Err(AdoptError::SameKey(self.source.name()));
         }
         let storage = match path.is_file().then(|| SqliteStorage::open_to_read(&path)) {
-            // A command that was interrupted got as far as making the file.
+            // An interrupted command has created only the file.
             None | Some(Err(DatabaseError::Schema { found: 0, .. })) => {
                 let owned = directory::owner(&directories.datadir).map_or(true, |it| it.is_some());
                 if owned
@@ -543,7 +544,7 @@ impl Adoption<'_> {
         }
     }
 
-    /// Brings the other server's work here. Returns the leaves from which it goes on.
+    /// Copies the other server's work. Returns the number of leaves from which it continues.
     fn take_work(
         &self,
         foreign: &Foreign,
@@ -581,7 +582,7 @@ impl Adoption<'_> {
             create_directory(&target, Access::Private)?;
             let part = target.join(PART_FILE);
             let mut copy = File::create(&part)?;
-            // Without what a server that still runs has appended since.
+            // Excludes what a running server has appended since.
             let bytes = LogHeader::BYTES as u64 + entries * NODE_SIZE as u64;
             io::copy(&mut File::open(log)?.take(bytes), &mut copy)?;
             copy.sync_all()?;
@@ -595,7 +596,7 @@ impl Adoption<'_> {
         Ok(entries * foreign.execution.subtree_height.leaves())
     }
 
-    /// Removes the log of a round that had no members; that of any other work must not be there.
+    /// Removes the log of a round that had no members. Fails if there is a log of other work.
     fn clear(&self, target: &Path, foreign: &Foreign) -> Result<(), AdoptError> {
         let path = target.join(LOG_FILE);
         let failed = |action, cause| AdoptError::Io {
@@ -630,7 +631,8 @@ impl Adoption<'_> {
         fs::remove_dir_all(target).map_err(|cause| failed("remove", cause))
     }
 
-    /// Checks a log: its last entry follows from all before it. Returns how many it has.
+    /// Checks that the last entry of a log follows from all earlier ones. Returns the number of
+    /// entries.
     fn check(&self, path: &Path, foreign: &Foreign) -> Result<u64, AdoptError> {
         let damaged = || AdoptError::Log(path.to_owned());
         let work = foreign.execution.round_work(self.work);

@@ -1,5 +1,5 @@
-//! Reads a round from a server of this kind over the network. The server may answer with anything: every
-//! answer is bounded, and checked.
+//! Reads a round from a server of this kind over the network. The server is not trusted: every
+//! response is limited in size and checked.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,12 +12,12 @@ use ureq::{
     tls::{Certificate, RootCerts, TlsConfig},
 };
 
-/// The longest time for an answer, and the longest answer.
+/// The longest time for a response, and its largest size.
 const TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_BYTES: u64 = 4 << 20;
-/// Members that are asked for at a time: 1.2 MB.
+/// Members to request at a time: 1.2 MB.
 const PAGE: usize = 10_000;
-/// The most members that are read: four times as many as are planned for.
+/// The maximum number of members to read: four times as many as are planned for.
 const MAX_MEMBERS: usize = 1 << 22;
 
 /// Why the round could not be read.
@@ -43,7 +43,7 @@ pub enum FetchError {
     Members,
 }
 
-/// What a server says of a round.
+/// A round as a server describes it.
 pub(super) struct FoundRound {
     pub(super) start: Timestamp,
     pub(super) end: Timestamp,
@@ -79,7 +79,7 @@ impl Server {
         })
     }
 
-    /// Its key.
+    /// Returns the server's key.
     pub(super) fn info(&self) -> Result<PublicKey, FetchError> {
         let path = "/v1/info";
         let info = self.get_known(path)?;
@@ -88,7 +88,7 @@ impl Server {
             .ok_or_else(|| FetchError::Form(path.to_owned()))
     }
 
-    /// What it says of a round, if it knows it.
+    /// Returns the server's description of a round, if it knows it.
     pub(super) fn round(&self, round: u64) -> Result<Option<FoundRound>, FetchError> {
         let path = format!("/v1/rounds/{round}");
         let found = match self.get(&path)? {
@@ -107,7 +107,7 @@ impl Server {
         read().map(Some).ok_or(FetchError::Form(path))
     }
 
-    /// The members of a round, page by page, if it is settled.
+    /// Reads the members of a round, page by page, if it is settled.
     pub(super) fn members(&self, round: u64) -> Result<Option<Vec<Member>>, FetchError> {
         let mut members: Vec<Member> = Vec::new();
         loop {
@@ -115,7 +115,7 @@ impl Server {
             let path = format!("/v1/rounds/{round}/members?from={from}&limit={PAGE}");
             let page = match self.get(&path)? {
                 (200, page) => page,
-                // It still takes registrations.
+                // The round still takes registrations.
                 (400, _) => return Ok(None),
                 (status, _) => return Err(FetchError::Status { path, status }),
             };
@@ -154,7 +154,7 @@ impl Server {
         }
     }
 
-    /// The status of an answer, and its JSON where it is 200.
+    /// Returns the status of a response, and its JSON if that is 200.
     fn get(&self, path: &str) -> Result<(u16, Value), FetchError> {
         let response = self.agent.get(format!("{}{path}", self.url)).call();
         let mut response = response.map_err(|error| explain(&error))?;
@@ -189,7 +189,7 @@ fn explain(error: &ureq::Error) -> FetchError {
 
 /// The system's trusted certificates (`SSL_CERT_FILE` names others).
 fn tls_config() -> Result<TlsConfig, FetchError> {
-    // An error means that there is a provider already.
+    // An error means that a provider is installed already.
     drop(rustls::crypto::ring::default_provider().install_default());
     let found = rustls_native_certs::load_native_certs().certs;
     if found.is_empty() {

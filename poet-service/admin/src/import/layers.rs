@@ -1,21 +1,22 @@
-//! The Go server's layer files become a tree log.
+//! Converts the Go server's layer files to a tree log.
 //!
-//! A layer file holds the nodes of one height, 32 bytes each, in order. The log wants those at the
-//! round's subtree height k: the highest layer at or below it is read from front to back, and
-//! hashed upwards where it lies below. A mainnet server has layers 0 to 10 on disk: layer 10 has
-//! 3 GB, layer 0 three terabytes; memory is needed for one chunk of nodes.
+//! A layer file holds the nodes of one height, 32 bytes each, in order. The log needs those at the
+//! round's subtree height k: the highest layer at or below k is read from front to back, and hashed
+//! upwards if it is below. A mainnet server has layers 0 to 10 on disk: layer 10 takes 3 GB, layer
+//! 0 three terabytes. The conversion holds one chunk of nodes in memory.
 //!
-//! A file's last nodes are written late, and the higher the layer, the more leaves they stand for.
-//! So where a server was killed, lower layers may go further than higher ones: the log is gone on
-//! with from those, which costs no more than reading their ends.
+//! A file's last nodes are written late, and in higher layers they represent more leaves. So if a
+//! server was killed, lower layers may reach further than higher ones: the log is continued from
+//! those, which requires reading only their ends.
 //!
-//! Layers are ahead of what the Go server recorded as done: it records every 2^24 leaves and when it
-//! is stopped. What is ahead is as good as the rest if it passes the check, so it is used.
+//! Layers are ahead of what the Go server recorded as done: it records every 2^24 leaves and when
+//! it stops. What is ahead is as good as the rest if it passes the check, so it is used.
 //!
-//! *The check*: subtrees are recomputed from their labels and compared with the log. A label depends
-//! on all nodes to its left, so the last subtree has its root only if every entry of the log is the
-//! one that the Go server worked with: damage to the file, wherever it is, is found there. The first
-//! one and some at random show that the Go server's own work was right.
+//! *The check*: subtrees are recomputed from their labels and compared with the log. A label
+//! depends on all nodes to its left, so the last subtree has the right root only if every entry of
+//! the log is the one that the Go server worked with: the check of that subtree finds damage
+//! anywhere in the file. The first subtree, and some at random, show that the Go server's own work
+//! was right.
 
 use std::{
     collections::BTreeSet,
@@ -35,11 +36,11 @@ use super::ImportProgress;
 
 /// The log while it is being made.
 const PART_FILE: &str = "tree.log.part";
-/// Nodes that are read between two reports of progress: 512 KiB.
+/// Nodes to read between two progress reports: 512 KiB.
 const CHUNK_NODES: u64 = 1 << 14;
-/// Chunks between two syncs: 64 MiB.
+/// Chunks to write between two syncs: 64 MiB.
 const SYNC_CHUNKS: u64 = 128;
-/// Subtrees that are recomputed besides the first and the last one.
+/// Subtrees to recompute besides the first and the last one.
 const RANDOM_CHECKS: usize = 8;
 const READ_BUFFER_BYTES: usize = 1 << 20;
 
@@ -83,7 +84,7 @@ pub enum LayerError {
     Interrupted,
 }
 
-/// A round's work, to be taken over.
+/// The work of a round to take over.
 pub(super) struct Layers<'a> {
     pub(super) work: &'a Work,
     pub(super) round: u64,
@@ -91,25 +92,26 @@ pub(super) struct Layers<'a> {
     pub(super) subtree_height: SubtreeHeight,
     /// Leaves that the Go server recorded as done.
     pub(super) recorded: u64,
-    /// Where the layer files are.
+    /// The folder of the layer files.
     pub(super) source: PathBuf,
-    /// Where the log comes to be.
+    /// The folder of the log.
     pub(super) target: PathBuf,
     pub(super) stop: &'a AtomicBool,
 }
 
-/// The layer file that is read.
+/// A layer file to read.
 struct Layer {
     path: PathBuf,
     height: u32,
-    /// Entries of the log that there are when it has been read.
+    /// The number of entries that the log has after it was read.
     entries: u64,
 }
 
 impl Layers<'_> {
-    /// Makes the log, checks it and gives it its name. Returns the leaves that it stands for.
+    /// Makes the log, checks it and gives it its name. Returns the number of leaves that it
+    /// represents.
     ///
-    /// What an interrupted run has made is gone on with. After any other failure, nothing is left.
+    /// Continues an interrupted run. After any other failure, nothing remains.
     pub(super) fn take_over(
         &self,
         report: &mut dyn FnMut(ImportProgress),
@@ -125,19 +127,19 @@ impl Layers<'_> {
         made
     }
 
-    /// Removes what was made, and the folders that were made for it.
+    /// Removes what was made, and the folders that were created for it.
     pub(super) fn remove(&self) {
         for name in [PART_FILE, LOG_FILE] {
             drop(fs::remove_file(self.target.join(name)));
         }
-        // Only those that are empty.
+        // Fails for folders that are not empty.
         for folder in self.target.ancestors().take(2) {
             drop(fs::remove_dir(folder));
         }
     }
 
-    /// The layers to read, from the highest one down, each for what those above it lack. None if
-    /// nothing is done that would be worth it.
+    /// Returns the layers to read, from the highest one down, each for what the higher ones lack.
+    /// Empty if the work done is not worth it.
     fn layers(&self) -> Result<Vec<Layer>, LayerError> {
         let k = self.subtree_height.get();
         let mut layers: Vec<Layer> = Vec::new();
@@ -150,7 +152,7 @@ impl Layers<'_> {
                 Err(cause) => return Err(failed("read", &path, cause)),
             };
             let (found, expected) = (bytes / NODE_SIZE as u64, self.recorded >> height);
-            // Of a lower one that is cut, nothing is needed.
+            // A lower layer that is cut is not needed.
             if missing && found < expected {
                 return Err(LayerError::Cut {
                     path,
@@ -186,13 +188,13 @@ impl Layers<'_> {
         fs::create_dir_all(&self.target).map_err(|e| failed("create", &self.target, e))?;
         let (part, log_file) = (self.target.join(PART_FILE), self.target.join(LOG_FILE));
         if log_file.exists() {
-            // A run got as far as this, and no further.
+            // An earlier run ended here.
             fs::rename(&log_file, &part).map_err(|e| failed("rename", &log_file, e))?;
         }
         let (mut log, resumed) = self.convert(layers, &part, report)?;
         let mut good = self.good_entries(layers, &mut log, report);
         if resumed && matches!(good, Err(LayerError::Wrong { .. })) {
-            // The run before may have ended with a power cut, and its log be at fault.
+            // The earlier run may have ended with a power failure that damaged the log.
             drop(log);
             fs::remove_file(&part).map_err(|e| failed("remove", &part, e))?;
             (log, _) = self.convert(layers, &part, report)?;
@@ -214,7 +216,7 @@ impl Layers<'_> {
         Ok(entries << self.subtree_height.get())
     }
 
-    /// Goes on with the conversion, or begins it. Says whether there was something to go on with.
+    /// Continues or begins the conversion. Returns whether it continued an earlier one.
     fn convert(
         &self,
         layers: &[Layer],
@@ -237,7 +239,7 @@ impl Layers<'_> {
         Ok((log, resumed))
     }
 
-    /// Appends what `layer` has and the log has not.
+    /// Appends what `layer` has and the log lacks.
     fn read_layer(
         &self,
         layer: &Layer,
@@ -255,7 +257,7 @@ impl Layers<'_> {
             chunk.clear();
             for _ in 0..count {
                 chunk.push(self.subtree_root(&mut nodes, levels)?);
-                // An entry may stand for many nodes.
+                // An entry may represent many nodes.
                 if self.stop.load(Relaxed) {
                     log.append(&chunk)?;
                     log.sync()?;
@@ -282,14 +284,14 @@ impl Layers<'_> {
         RoundWork::new(self.work, self.statement, self.subtree_height)
     }
 
-    /// The root over the next 2^`levels` nodes.
+    /// Returns the root over the next 2^`levels` nodes.
     fn subtree_root(&self, nodes: &mut Nodes, levels: u32) -> Result<Node, LayerError> {
         if levels == 0 {
             let mut node = [ZERO];
             nodes.next(&mut node)?;
             return Ok(node[0]);
         }
-        // Whatever their height, they are hashed as nodes of a tree that begins with them.
+        // Whatever their height, they are hashed as the leaves of a tree.
         nodes.window = 1 << levels;
         let bottom = SubtreeHeight::new(0).unwrap_or(SubtreeHeight::MAX);
         let tree = self
@@ -299,7 +301,7 @@ impl Layers<'_> {
         Ok(tree.parked().first().copied().unwrap_or(ZERO))
     }
 
-    /// How many entries can be trusted: all, or at least those that were recorded.
+    /// Returns how many entries can be trusted: all, or at least the recorded ones.
     fn good_entries(
         &self,
         layers: &[Layer],
@@ -309,7 +311,7 @@ impl Layers<'_> {
         let k = self.subtree_height.get();
         let mut good = log.entries();
         if !self.is_right(log, good - 1)? {
-            // Entries up to the first wrong one are right, and none is from there on.
+            // All entries before the first wrong one are right, and none after it.
             let mut bad = good - 1;
             good = 0;
             while good < bad {
@@ -341,7 +343,7 @@ impl Layers<'_> {
         Ok(good)
     }
 
-    /// `entry` is not what the work gives: it came from the first layer that goes that far.
+    /// Returns the error for a wrong `entry`, which came from the first layer that reaches so far.
     fn wrong(&self, layers: &[Layer], entry: u64) -> LayerError {
         let first = layers.partition_point(|layer| layer.entries <= entry);
         let layer = &layers[first.min(layers.len() - 1)];
@@ -351,7 +353,7 @@ impl Layers<'_> {
         }
     }
 
-    /// Whether an entry is the root of its subtree, recomputed from the state before it.
+    /// Returns whether an entry is the root of its subtree, recomputed from the state before it.
     fn is_right(&self, log: &mut FileLog, entry: u64) -> Result<bool, LayerError> {
         if self.stop.load(Relaxed) {
             return Err(LayerError::Interrupted);
@@ -362,7 +364,7 @@ impl Layers<'_> {
     }
 }
 
-/// The entries to check of the first `entries`.
+/// Selects which of the first `entries` entries to check.
 fn sample(entries: u64) -> Result<BTreeSet<u64>, LayerError> {
     if entries == 0 {
         return Ok(BTreeSet::new());
@@ -384,7 +386,7 @@ fn failed(action: &'static str, path: &Path, cause: io::Error) -> LayerError {
     }
 }
 
-/// A layer file, read from front to back. As a log, it is a window on the nodes that come next.
+/// A layer file, read from front to back. As a log, it is a window on the next nodes.
 struct Nodes {
     reader: BufReader<File>,
     path: PathBuf,

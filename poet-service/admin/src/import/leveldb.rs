@@ -7,17 +7,19 @@
 //! n.log        journal of batches that are not in a table yet
 //! ```
 //!
-//! An entry's key ends with a sequence number; of each key the entry with the highest one counts.
-//! Every checksum is verified, and every table that the manifest names must be there: a database is
-//! read whole or not at all. Only a record at the end of a journal that was never completed is left
-//! out, with a warning: its writer was never told that it is stored.
+//! An entry's key ends with a sequence number; the entry of a key with the highest number is the
+//! valid one. Every checksum is verified, and every table in the manifest must exist: the database
+//! is read completely or not at all. Only an incomplete record at the end of a journal is skipped,
+//! with a warning: its writer was never told that it is stored.
 //!
-//! Why not a crate: rusty-leveldb is the only maintained one without C++. That it writes to what it
-//! opens, a copy would make up for. But it does not tell damage from the end: it takes a journal,
-//! or the manifest, to end at the first record that is not intact, passes over blocks of a table
-//! that it cannot read, and panics at a damaged footer, all that with `paranoid_checks`. Of 750
-//! single bits changed in two small databases, 530 cost registrations or proofs without an error.
-//! A server that starts without some of its members makes proofs that are worth nothing to them, so
+//! Why not a crate: rusty-leveldb is the only maintained one without C++. It writes to the database
+//! that it opens, which a copy would solve. But it cannot distinguish damage from the end: it stops
+//! reading a journal, or the manifest, at the first damaged record, skips blocks of a table that it
+//! cannot read, and panics on a damaged footer, all of that with `paranoid_checks`. Of 750
+//! single-bit changes in two small databases, 530 lost registrations or proofs without an error. A
+//! server that starts without some of its members makes proofs that are worthless to them, so this
+//! is not acceptable. The crate knows the format, though, and the tests compare this reader with
+//! it.
 //! that will not do. It knows the format, though, and is what the tests compare this reader with.
 
 use std::{
@@ -41,7 +43,7 @@ pub enum LevelDbError {
     Missing { path: PathBuf },
 }
 
-/// Locks the database in `folder` against a server that would use it.
+/// Locks the database in `folder`, so that no server can use it.
 pub(super) fn lock(folder: &Path) -> Result<File, LevelDbError> {
     let path = folder.join("LOCK");
     let failed = |cause| LevelDbError::Io {
@@ -58,12 +60,12 @@ pub(super) fn lock(folder: &Path) -> Result<File, LevelDbError> {
     }
 }
 
-/// What a database holds.
+/// The content of a database.
 #[derive(Debug, Default)]
 pub(super) struct Content {
     /// All keys with their values.
     pub(super) entries: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// What was left out.
+    /// Describes what was skipped.
     pub(super) warnings: Vec<String>,
 }
 
@@ -94,7 +96,7 @@ pub(super) fn read(folder: &Path) -> Result<Content, LevelDbError> {
     })
 }
 
-/// Whether there is more in `folder` than what the Go server puts there before the database.
+/// Returns whether `folder` contains more than what the Go server creates before the database.
 fn was_begun(folder: &Path) -> Result<bool, LevelDbError> {
     for file in fs::read_dir(folder).map_err(|cause| io_error(folder, cause))? {
         let name = file.map_err(|cause| io_error(folder, cause))?.file_name();
@@ -146,14 +148,14 @@ impl Entries {
     }
 }
 
-/// What the manifest says.
+/// The contents of the manifest.
 #[derive(Debug, Default)]
 struct Live {
-    /// Tables by level and number, with their sizes. A table can go from one level to another.
+    /// Tables by level and number, with their sizes. A table can move from one level to another.
     tables: BTreeMap<(u64, u64), u64>,
-    /// Journals from this one on are not in tables yet; 0 before there is one.
+    /// Journals from this one on are not in tables yet; 0 if there is none.
     journal: Option<u64>,
-    /// Nor is this one.
+    /// This journal is not in a table yet, either.
     previous_journal: u64,
 }
 
@@ -167,7 +169,7 @@ impl Live {
         Ok(live)
     }
 
-    /// Applies a change. `None` if it cannot be understood.
+    /// Applies a change. Returns `None` if it is malformed.
     fn apply(&mut self, record: &[u8]) -> Option<()> {
         let mut reader = Reader(record);
         while !reader.0.is_empty() {
@@ -180,7 +182,7 @@ impl Live {
                 2 => self.journal = Some(reader.varint()?),
                 // The next file's number, the newest sequence number.
                 3 | 4 => drop(reader.varint()?),
-                // Where compaction goes on: level and key.
+                // Where compaction continues: level and key.
                 5 => {
                     reader.varint()?;
                     reader.slice()?;
@@ -202,10 +204,10 @@ impl Live {
         Some(())
     }
 
-    /// The journals that count, in order.
+    /// Returns the journals to read, in order.
     fn journals(&self, folder: &Path) -> Result<BTreeSet<u64>, LevelDbError> {
         let first = self.journal.unwrap_or(0);
-        // Where the server writes to must be there.
+        // The journal to which the server writes must exist.
         let mut journals: BTreeSet<u64> = (first > 0).then_some(first).into_iter().collect();
         let files = fs::read_dir(folder).map_err(|cause| io_error(folder, cause))?;
         for file in files {
@@ -224,12 +226,12 @@ impl Live {
     }
 }
 
-/// A journal is made of blocks.
+/// A journal consists of blocks.
 const BLOCK_BYTES: usize = 32 * 1024;
 /// Before each part of a record: its checksum, length and kind.
 const PART_HEADER_BYTES: usize = 7;
 
-/// Hands every record of a journal to `each`, which says whether it could be understood.
+/// Passes every record of a journal to `each`, which returns whether it is well-formed.
 fn records(
     path: &Path,
     warnings: &mut Vec<String>,
@@ -238,7 +240,7 @@ fn records(
     let bytes = read_file(path)?;
     let mut record = Vec::new();
     let mut inside = false;
-    // Where the record begins, and the part.
+    // The starts of the record and of the part.
     let (mut begin, mut at) = (0, 0);
     while at < bytes.len() {
         let left_in_block = BLOCK_BYTES - at % BLOCK_BYTES;
@@ -250,7 +252,7 @@ fn records(
             inside = true;
             break;
         };
-        // Room that a file system gave to a write that never came.
+        // Space that a file system allocated for a write that never happened.
         if *header == [0; PART_HEADER_BYTES] && rest.iter().all(|byte| *byte == 0) {
             break;
         }
@@ -268,7 +270,7 @@ fn records(
         if masked(checksum) != u32::from_le_bytes([c0, c1, c2, c3]) {
             return Err(wrong());
         }
-        // Whole, first, middle or last part.
+        // A whole record, or the first, a middle or the last part of one.
         let (begins, ends) = match kind {
             1 => (true, true),
             2 => (true, false),
@@ -304,12 +306,12 @@ fn records(
     Ok(())
 }
 
-/// How LevelDB stores a checksum.
+/// Masks a checksum as LevelDB stores it.
 fn masked(checksum: u32) -> u32 {
     checksum.rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
-/// Reads a batch of entries. `None` if it is none.
+/// Reads a batch of entries. Returns `None` if it is malformed.
 fn batch(record: &[u8], entries: &mut Entries) -> Option<()> {
     let mut reader = Reader(record);
     let sequence = u64::from_le_bytes(*reader.chunk()?);
@@ -329,9 +331,9 @@ fn batch(record: &[u8], entries: &mut Entries) -> Option<()> {
 
 const FOOTER_BYTES: usize = 48;
 const MAGIC: [u8; 8] = 0xdb47_7524_8b80_fb57_u64.to_le_bytes();
-/// Behind each block: how it is compressed, and its checksum.
+/// After each block: how it is compressed, and its checksum.
 const BLOCK_TRAILER_BYTES: usize = 5;
-/// No block gets near it: an entry is at most a proof with its members.
+/// Blocks are much smaller: an entry is at most a proof with its members.
 const MAX_BLOCK_BYTES: u64 = 1 << 30;
 
 fn read_table(
@@ -410,7 +412,7 @@ impl Table {
         Ok(bytes)
     }
 
-    /// The content of the block at an offset, with a length.
+    /// Reads the block with this offset and length.
     fn block(&self, (at, length): (u64, u64)) -> Result<Vec<u8>, LevelDbError> {
         let wrong = |what: &str| damaged(&self.path, format!("the block at byte {at} {what}"));
         let end = at
@@ -444,17 +446,17 @@ impl Table {
     }
 }
 
-/// Hands the entries of a block to `each`. `None` if the block, or what `each` was given, cannot be
-/// understood.
+/// Passes the entries of a block to `each`. Returns `None` if the block is malformed, or `each`
+/// does.
 fn each_entry(block: &[u8], mut each: impl FnMut(&[u8], &[u8]) -> Option<()>) -> Option<()> {
-    // Behind the entries: offsets of entries whose keys stand in full, and how many there are.
+    // After the entries: offsets of entries with full keys, and the number of these offsets.
     let (rest, restarts) = block.split_last_chunk::<4>()?;
     let restarts = u32::from_le_bytes(*restarts) as usize;
     let entries = rest.len().checked_sub(restarts.checked_mul(4)?)?;
     let mut reader = Reader(&rest[..entries]);
     let mut key = Vec::new();
     while !reader.0.is_empty() {
-        // A key's beginning is that of the key before.
+        // A key shares a prefix with the key before.
         let shared = usize::try_from(reader.varint()?).ok()?;
         let own = reader.varint()?;
         let value_bytes = reader.varint()?;
@@ -468,7 +470,7 @@ fn each_entry(block: &[u8], mut each: impl FnMut(&[u8], &[u8]) -> Option<()>) ->
     Some(())
 }
 
-/// What is left to read.
+/// The bytes that are left to read.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -496,13 +498,13 @@ impl<'a> Reader<'a> {
         None
     }
 
-    /// Bytes behind their length.
+    /// Reads bytes that follow their length.
     fn slice(&mut self) -> Option<&'a [u8]> {
         let length = self.varint()?;
         self.take(length)
     }
 
-    /// Where a block is, and how long.
+    /// Reads the offset and the length of a block.
     fn handle(&mut self) -> Option<(u64, u64)> {
         Some((self.varint()?, self.varint()?))
     }
@@ -529,12 +531,12 @@ mod tests {
 
         fn bytes(&mut self, bound: usize) -> Vec<u8> {
             let length = self.below(bound);
-            // Of few values, so that there is something to compress.
+            // Few distinct values, so that the data is compressible.
             (0..length).map(|_| self.below(4) as u8).collect()
         }
     }
 
-    /// Copies a database out of memory.
+    /// Copies a database from memory to a folder.
     fn dump(env: &dyn Env, name: &str, folder: &Path) {
         for child in env.children(Path::new(name)).unwrap() {
             let mut bytes = Vec::new();
@@ -594,7 +596,7 @@ mod tests {
         }
     }
 
-    /// Two journals, tables on two levels, with Snappy and without: not closed, as after a kill.
+    /// Two journals, tables on two levels, with and without Snappy; not closed, as after a kill.
     #[test]
     fn reads_what_goleveldb_writes() {
         let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/goleveldb");
@@ -675,7 +677,7 @@ mod tests {
             let mut known = content.entries.iter();
             assert!(known.all(|(key, value)| whole.entries.get(key) == Some(value)));
             counts.insert(content.entries.len());
-            // As a file system leaves it after a power cut.
+            // As a file system leaves it after a power failure.
             if content.warnings.is_empty() {
                 let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
                 file.write_all(&[0; 4096]).unwrap();
@@ -688,7 +690,7 @@ mod tests {
         assert!(counts.contains(&0) && counts.len() > 1, "{counts:?}");
     }
 
-    /// The Go server may be killed while it makes one.
+    /// The Go server may be killed while it creates one.
     #[test]
     fn a_database_that_was_not_yet_used_is_empty() {
         let folder = tempfile::tempdir().unwrap();
@@ -696,7 +698,7 @@ mod tests {
             fs::write(folder.path().join(file), "").unwrap();
             assert!(read(folder.path()).unwrap().entries.is_empty());
         }
-        // Its manifest, from the one of a database with an empty first journal.
+        // The manifest is that of a database with an empty first journal.
         let (folder, _) = fixture("finished/db/rounds/1");
         let manifest = folder.path().join("MANIFEST-000000");
         let mut edit = vec![1, 26];
@@ -711,7 +713,7 @@ mod tests {
         assert!(read(folder.path()).unwrap().entries.is_empty());
         fs::remove_file(folder.path().join("000001.log")).unwrap();
         assert!(read(folder.path()).unwrap().entries.is_empty());
-        // One that has lost its content is another thing.
+        // A manifest that has lost its content is an error.
         for content in [&[][..], &record(&edit[..28])] {
             fs::write(&manifest, content).unwrap();
             let error = read(folder.path()).unwrap_err().to_string();

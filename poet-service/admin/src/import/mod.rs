@@ -1,6 +1,6 @@
-//! Takes over the state of a Go server (spacemeshos/poet), which stays as it is.
+//! Imports the state of a Go server (spacemeshos/poet), without changing it.
 //!
-//! | of the Go server | becomes |
+//! | Go server | becomes |
 //! |---|---|
 //! | `DATADIR/state.bin` | the private key |
 //! | `DBDIR/proofs` | the proofs; the challenges of the proof of work |
@@ -8,24 +8,23 @@
 //! | `DATADIR/rounds/N/state.bin` | what the work of round N is bound to |
 //! | `DATADIR/rounds/N/layercache_*.bin` | its tree log |
 //!
-//! Everything is read and checked before anything is stored. Then logs are made, each under another
-//! name until it is complete and checked, and last of all the database is filled in one
-//! transaction: without it, there has been no import. So an interrupted import is simply started
-//! again.
+//! Everything is read and checked before anything is stored. Then the logs are written, each under
+//! another name until it is complete and checked. The database is filled last, in one transaction:
+//! without it, there has been no import. So an interrupted import is simply started again.
 //!
 //! # What becomes of a round
 //!
 //! - *With a proof*: it is served as the Go server served it. Its members are registered if they
 //!   are still known, for membership proofs.
-//! - *Being worked on*: the work goes on from its last complete subtree.
-//! - *Not begun*: its members are registered. It starts when it is time, or at once if that was
-//!   missed. A round that is over without having been begun is left out, as the Go server does.
+//! - *Being worked on*: the work continues from its last complete subtree.
+//! - *Not begun*: its members are registered. It starts on time, or at once if the time has passed. A
+//!   round that is over and was never begun is skipped, as by the Go server.
 //!
-//! The Go server takes challenges of any length. A node reads each as 32 bytes, cut or padded, and
-//! so computes another statement than the one the work is bound to: no node would ever accept the
-//! proof of such a round. Therefore in a round that is not finished, members whose challenge has
-//! another length are left out, and if it is being worked on, its work begins anew for the others.
-//! A finished one is served as it is.
+//! The Go server accepts challenges of any length. A node reads each as 32 bytes, cut or padded,
+//! and so computes another statement than the one the work is bound to: no node would accept the
+//! proof of such a round. So if a round is not finished, members with a challenge of another length
+//! are left out, and if the round is being worked on, its work starts again for the others. A
+//! finished round is served as it is.
 
 mod adopt;
 mod fetch;
@@ -67,11 +66,10 @@ use self::{
     source::{GoRound, GoState},
 };
 
-/// How far clocks may be apart that tell when the work on a round began.
+/// How much clocks may differ that determine when the work on a round began.
 const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_mins(1);
 
-/// Why nothing was imported. Each message tells all there is to tell: causes are in it, not behind
-/// it.
+/// Why nothing was imported. The messages contain the causes, so there is no `source`.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum ImportError {
@@ -161,10 +159,10 @@ pub enum ImportError {
     Interrupted,
 }
 
-/// How far an import is.
+/// The progress of an import.
 #[derive(Clone, Copy, Debug)]
 pub enum ImportProgress {
-    /// Nodes of a layer become a tree log.
+    /// Converting the nodes of a layer to a tree log.
     Converting {
         /// The round.
         round: u64,
@@ -175,7 +173,7 @@ pub enum ImportProgress {
         /// Nodes there are.
         total: u64,
     },
-    /// Subtrees are recomputed.
+    /// Recomputing subtrees.
     Checking {
         /// The round.
         round: u64,
@@ -184,19 +182,19 @@ pub enum ImportProgress {
         /// Subtrees to recompute.
         total: u64,
     },
-    /// The end of what is intact is looked for.
+    /// Looking for the end of what is intact.
     Searching {
         /// The round.
         round: u64,
     },
 }
 
-/// What an import has brought.
+/// The result of an import.
 #[derive(Debug)]
 pub struct ImportReport {
-    /// Whether it was all there before.
+    /// Whether everything was there before.
     pub already: bool,
-    /// The server's identity.
+    /// The server's public key.
     pub public_key: PublicKey,
     /// The rounds, in increasing order.
     pub rounds: Vec<RoundReport>,
@@ -204,18 +202,18 @@ pub struct ImportReport {
     pub warnings: Vec<String>,
 }
 
-/// What was taken over of a round.
+/// What was imported of a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RoundReport {
     /// Its number.
     pub round: u64,
     /// Its members.
     pub members: u64,
-    /// What is there besides them.
+    /// What was imported besides them.
     pub taken: Taken,
 }
 
-/// What was taken over of a round besides its members.
+/// What was imported of a round besides its members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
     /// Its proof.
@@ -225,20 +223,20 @@ pub enum Taken {
     },
     /// The work so far.
     Work {
-        /// Leaves from which it goes on.
+        /// The number of leaves from which it continues.
         leaves: u64,
-        /// Leaves that the Go server recorded.
+        /// The number of leaves that the Go server recorded.
         recorded: u64,
     },
-    /// Nothing: the work is still to begin.
+    /// Nothing: the work has not begun.
     Members,
 }
 
-/// Takes over what `source` holds into `directories`, for rounds as `config` has them. `report` is told how
-/// far it is; `stop` ends it.
+/// Imports the state in `source` into `directories`, for rounds as `config` describes them. Reports
+/// its progress to `report`; `stop` interrupts it.
 ///
 /// # Errors
-/// When anything is not as it should be. Then nothing is imported, and `source` is as it was.
+/// Fails if anything is not as expected. Then nothing is imported, and `source` is unchanged.
 pub fn import(
     source: &Source,
     directories: &Directories,
@@ -289,13 +287,13 @@ pub fn import(
     Ok(done)
 }
 
-/// Stores what does not stand in the logs of the work.
+/// Stores everything except the logs.
 fn store(
     directories: &Directories,
     key: &PublicKey,
     imported: &Imported,
 ) -> Result<(), ImportError> {
-    // Before there is a database: a server that is started on half of one would make a key.
+    // Before there is a database: a server started on an incomplete one would generate a key.
     directory::set_owner(&directories.datadir, key).map_err(|cause| ImportError::Write {
         path: directories.datadir.clone(),
         cause,
@@ -309,7 +307,7 @@ fn store(
     Ok(stored?)
 }
 
-/// Another server's logs must not give way to those that are made.
+/// Fails if the logs of another server would be replaced.
 fn check_owner(directories: &Directories, key: &PublicKey) -> Result<(), ImportError> {
     let path = directories.datadir.clone();
     match directory::owner(&path) {
@@ -327,7 +325,7 @@ fn check_owner(directories: &Directories, key: &PublicKey) -> Result<(), ImportE
     }
 }
 
-/// Whether all that is to be imported is there already. Anything else must not be.
+/// Returns whether everything to import is there already. Fails if anything else is there.
 fn is_there(
     directories: &Directories,
     private_key: &PrivateKey,
@@ -339,7 +337,7 @@ fn is_there(
         return Ok(false);
     }
     let database = match SqliteReader::open(&path) {
-        // An import got as far as making the file.
+        // An interrupted import has created only the file.
         Err(DatabaseError::Schema { found: 0, .. }) => return Ok(false),
         database => database?,
     };
@@ -375,8 +373,8 @@ fn is_there(
     Ok(true)
 }
 
-/// Makes the logs of all rounds that are being worked on. Returns for every round the leaves from
-/// which the work goes on.
+/// Makes the logs of all rounds that are being worked on. Returns for every round the number of
+/// leaves from which the work continues.
 fn take_over_work(
     source: &Source,
     directories: &Directories,
@@ -422,8 +420,8 @@ fn take_over_work(
     Ok(leaves)
 }
 
-/// The root of the newest proof is what nodes were told last. The Go server forgets that at a
-/// restart and goes back to what it has stored, so that is accepted as well.
+/// The root of the newest proof is the challenge that nodes were given last. The Go server forgets
+/// that on a restart and returns to the stored one, so that is accepted as well.
 fn pow_challenges(state: &GoState, rounds: &[PlannedRound]) -> Option<PowChallenges> {
     let newest = rounds
         .iter()
@@ -441,7 +439,7 @@ fn pow_challenges(state: &GoState, rounds: &[PlannedRound]) -> Option<PowChallen
     }
 }
 
-/// What is going to be imported.
+/// The plan of an import.
 struct Plan {
     rounds: Vec<PlannedRound>,
     warnings: Vec<String>,
@@ -449,7 +447,7 @@ struct Plan {
 
 struct PlannedRound {
     imported: ImportedRound,
-    /// Leaves that the Go server recorded, where its work is taken over.
+    /// The number of leaves that the Go server recorded, if its work is imported.
     recorded: Option<u64>,
 }
 
@@ -549,7 +547,7 @@ impl Planner<'_> {
             });
         }
         if let Some(proof) = state.proof.clone() {
-            // Made, but not yet handed over.
+            // Made, but not stored in the database of proofs yet.
             let proof = published(challenges, state.leaves, proof);
             return Ok(Some(self.finished(number, round, proof)));
         }
@@ -584,7 +582,7 @@ impl Planner<'_> {
         }
     }
 
-    /// The work on a round begins when the round starts.
+    /// Checks that the work on a round began when the round starts.
     fn check_schedule(&self, round: u64, started: Option<Timestamp>) -> Result<(), ImportError> {
         let (start, end) = (self.schedule.start(round), self.schedule.end(round));
         match started {
@@ -632,7 +630,7 @@ impl Planner<'_> {
         }
     }
 
-    /// A round whose work is still to begin; `None` if there is nothing to take over.
+    /// Plans a round whose work has not begun. Returns `None` if there is nothing to import.
     fn waiting(&mut self, number: u64, round: &GoRound) -> Option<PlannedRound> {
         let registered = round
             .members
@@ -667,7 +665,7 @@ impl Planner<'_> {
     }
 }
 
-/// The members whose challenge nodes can use.
+/// Returns the members with challenges that nodes can use.
 fn usable(members: &BTreeMap<Node, Vec<u8>>) -> Vec<Member> {
     let members = members.iter();
     members
@@ -680,8 +678,8 @@ fn usable(members: &BTreeMap<Node, Vec<u8>>) -> Vec<Member> {
         .collect()
 }
 
-/// What the Go server binds its work to. It takes an empty challenge for none where a left sibling
-/// would be, so that the next one takes its place.
+/// Returns the statement that the Go server binds its work to. It treats an empty challenge in the
+/// place of a left sibling as missing, so that the next one takes its place.
 fn statement(challenges: &[Vec<u8>]) -> Vec<u8> {
     let mut leaves: Vec<&[u8]> = Vec::with_capacity(challenges.len());
     for challenge in challenges {
@@ -692,7 +690,7 @@ fn statement(challenges: &[Vec<u8>]) -> Vec<u8> {
     membership::root(&leaves)
 }
 
-/// A proof with the members as nodes read them.
+/// Returns a proof with the members as nodes read them.
 fn published(challenges: Vec<Vec<u8>>, leaves: u64, proof: Proof) -> PublishedProof {
     let statement = statement(&challenges);
     let members = challenges.iter();

@@ -1,4 +1,4 @@
-//! The directories of a Go server, read and locked.
+//! Reads and locks the directories of a Go server.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,7 +22,7 @@ const PROOFS_FOLDER: &str = "proofs";
 const POW_CHALLENGE: &[u8] = b"pow_challenge";
 const POW_CHALLENGE_PREVIOUS: &[u8] = b"pow_challenge_previous";
 
-/// Where the Go server keeps its state.
+/// The directories of a Go server.
 #[derive(Clone, Debug)]
 pub struct Source {
     /// Its `--datadir`.
@@ -31,41 +31,41 @@ pub struct Source {
     pub dbdir: PathBuf,
 }
 
-/// What a Go server knows.
+/// The state of a Go server.
 pub(super) struct GoState {
     pub(super) private_key: PrivateKey,
     pub(super) pow: Option<Node>,
     pub(super) pow_previous: Option<Node>,
     pub(super) rounds: BTreeMap<u64, GoRound>,
-    /// What could not be read.
+    /// Describes what could not be read.
     pub(super) warnings: Vec<String>,
-    /// Keep the Go server from starting as long as they are held.
+    /// Keep the Go server from starting while they are held.
     pub(super) _locks: Vec<File>,
 }
 
-/// What a Go server knows of a round.
+/// The state of a round of a Go server.
 #[derive(Default)]
 pub(super) struct GoRound {
-    /// Challenges by node id, if registrations were taken.
+    /// Challenges by node id, if there were registrations.
     pub(super) members: Option<BTreeMap<Node, Vec<u8>>>,
-    /// Present if it was handed to the worker.
+    /// Present if the round was handed to the worker.
     pub(super) state: Option<RoundState>,
-    /// Present if it is finished.
+    /// Present if the round is finished.
     pub(super) proof: Option<StoredProof>,
 }
 
 impl Source {
-    /// The folder of the work on a round.
+    /// Returns the folder of the work on a round.
     pub(super) fn work(&self, round: u64) -> PathBuf {
         self.datadir.join(ROUNDS_FOLDER).join(round.to_string())
     }
 
-    /// The database of a round's members.
+    /// Returns the database of a round's members.
     pub(super) fn members(&self, round: u64) -> PathBuf {
         self.dbdir.join(ROUNDS_FOLDER).join(round.to_string())
     }
 
-    /// The database of proofs.
+    /// Returns the database of proofs.
     pub(super) fn proofs(&self) -> PathBuf {
         self.dbdir.join(PROOFS_FOLDER)
     }
@@ -84,7 +84,7 @@ impl Source {
             });
         }
         let with_members = numbered(&self.dbdir.join(ROUNDS_FOLDER))?;
-        // All of them before anything is read: a running server holds some.
+        // Locks all of them before reading anything: a running server holds some.
         let databases = with_members.iter().map(|round| self.members(*round));
         let locks = std::iter::once(proofs.clone())
             .chain(databases)
@@ -111,7 +111,7 @@ impl Source {
         }
         for round in numbered(&self.datadir.join(ROUNDS_FOLDER))? {
             let path = self.work(round).join(GO_STATE_FILE);
-            // A folder without one is where a round was about to begin.
+            // A folder without state belongs to a round that was about to begin.
             if path.exists() {
                 let state = xdr::round_state(&read_file(&path)?)
                     .map_err(|cause| ImportError::File { path, cause })?;
@@ -196,7 +196,7 @@ fn unreadable(path: &Path, cause: io::Error) -> ImportError {
     }
 }
 
-/// The folders in `folder` whose name is a number; none if it is not there.
+/// Returns the folders in `folder` whose name is a number; none if it does not exist.
 fn numbered(folder: &Path) -> Result<BTreeSet<u64>, ImportError> {
     let failed = |cause| unreadable(folder, cause);
     let entries = match fs::read_dir(folder) {
@@ -216,7 +216,7 @@ fn numbered(folder: &Path) -> Result<BTreeSet<u64>, ImportError> {
     Ok(numbers)
 }
 
-/// A round's number as the Go server writes it.
+/// Parses a round's number as the Go server writes it.
 fn parse_number(text: &str) -> Option<u64> {
     let number: u32 = text.parse().ok()?;
     (number.to_string() == text).then_some(u64::from(number))

@@ -1,10 +1,10 @@
-//! The XDR (RFC 4506) of the Go server's files: everything is a multiple of four bytes, numbers are
-//! big-endian, byte strings and lists begin with their length.
+//! Reads the XDR (RFC 4506) of the Go server's files: everything is a multiple of four bytes,
+//! numbers are big-endian, byte strings and lists begin with their length.
 
 use jiff::Timestamp;
 use poet_engine::{MAX_PROOF_NODES, MAX_PROVEN_LEAVES, Node, Proof, T};
 
-/// Why bytes are not what they should be. `at` is the offset of the offending item.
+/// Why bytes are malformed. `at` is the offset of the offending item.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum XdrError {
@@ -16,7 +16,7 @@ pub enum XdrError {
     Trailing { at: usize },
 }
 
-/// The server's state: its private key.
+/// Reads the server's state, which is its private key.
 pub(super) fn private_key(bytes: &[u8]) -> Result<Vec<u8>, XdrError> {
     Reader::whole(bytes, |reader| Ok(reader.opaque()?.to_vec()))
 }
@@ -27,7 +27,7 @@ pub(super) struct RoundState {
     /// When the work began; `None` if it has not.
     pub(super) started: Option<Timestamp>,
     pub(super) statement: Vec<u8>,
-    /// Leaves whose nodes are on disk for certain.
+    /// Leaves whose nodes are certainly on disk.
     pub(super) leaves: u64,
     pub(super) proof: Option<Proof>,
 }
@@ -37,7 +37,7 @@ pub(super) fn round_state(bytes: &[u8]) -> Result<RoundState, XdrError> {
         let started = reader.time()?;
         reader.expect_present("the state of the work")?;
         reader.expect_number(T as u64, "150 proven leaves")?;
-        // Members and parked nodes: no version that stores rounds in this way fills them.
+        // Members and parked nodes. No version that stores rounds like this fills them.
         reader.expect_number(0, "no members")?;
         let statement = reader.opaque()?.to_vec();
         reader.expect_number(0, "no parked nodes")?;
@@ -88,7 +88,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Reads something that takes all of `bytes`.
+    /// Reads a value that takes all of `bytes`.
     fn whole<T>(
         bytes: &'a [u8],
         read: impl FnOnce(&mut Self) -> Result<T, XdrError>,
@@ -173,7 +173,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// A time as text; Go's zero time stands for none.
+    /// Reads a time as text; Go's zero time means none.
     fn time(&mut self) -> Result<Option<Timestamp>, XdrError> {
         let at = self.at;
         match self.text()? {
@@ -192,7 +192,7 @@ impl<'a> Reader<'a> {
     ) -> Result<Vec<T>, XdrError> {
         let at = self.at;
         let length = self.number()? as usize;
-        // Every entry takes four bytes at least: memory only for what is there.
+        // Every entry takes at least four bytes: allocates memory only for what is there.
         if length > limit.min((self.bytes.len() - self.at) / 4) {
             return Err(XdrError::Unexpected {
                 at,
@@ -210,7 +210,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// A proof; `None` if it is one without anything in it.
+    /// Reads a proof; `None` if it is empty.
     fn proof(&mut self) -> Result<Option<Proof>, XdrError> {
         if self.bytes[self.at..].starts_with(&[0; 12]) {
             self.take(12)?;
@@ -289,7 +289,7 @@ mod tests {
             let error = round_state(&bytes).unwrap_err().to_string();
             assert!(error.starts_with(message), "{error}");
         }
-        // Lists that claim more than there is take no memory.
+        // Lists that claim more than there is allocate no memory.
         let huge = [&opaque(&[1; 32])[..], &[0xff; 4]].concat();
         assert!(stored_proof(&huge).is_err());
     }

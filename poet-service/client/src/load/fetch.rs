@@ -26,9 +26,9 @@ use super::{
 };
 use crate::time::now;
 
-/// How often a proof that is not there yet is asked for.
+/// How often to request a proof that is not there yet.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// How long after the end of a round its proof is waited for.
+/// How long after the end of a round to wait for its proof.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// How long the next part of a proof may take.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -68,7 +68,7 @@ struct Round {
 /// A proof that was fetched.
 pub(super) struct Ready {
     pub(super) compressed: Bytes,
-    /// How long after the end of the round the server began to answer with it.
+    /// How long after the end of the round the server began to send it.
     late: Option<Duration>,
 }
 
@@ -80,11 +80,11 @@ impl Ready {
     }
 }
 
-/// When a proof was there.
+/// When a proof was available.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct When {
-    /// After the end of its round; `None` for one that was there before.
+    /// After the end of its round; `None` if it was there before.
     #[serde(skip_serializing_if = "Option::is_none")]
     seconds_late: Option<f64>,
 }
@@ -98,7 +98,7 @@ impl fmt::Display for When {
     }
 }
 
-/// What came of it.
+/// The results.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Report {
@@ -107,7 +107,7 @@ struct Report {
     served: usize,
     seconds: f64,
     bytes_per_second: f64,
-    /// When the last client had it, after the end of the round.
+    /// When the last client had received it, after the end of the round.
     #[serde(skip_serializing_if = "Option::is_none")]
     last_seconds_late: Option<f64>,
     latency_seconds: Summary,
@@ -190,7 +190,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<bool> {
     let took = load.start.elapsed();
     let last = end.map(|end| end.elapsed());
 
-    // Not before: the clients were not to wait for it.
+    // Verified only now, so that the clients did not have to wait for it.
     let verified = proof::check(&ready.compressed)?;
     let served = load.latencies.borrow().len();
     let bytes = served as f64 * ready.compressed.len() as f64;
@@ -218,7 +218,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<bool> {
     Ok(report.errors.is_empty())
 }
 
-/// What the clients share. All of them are on one thread.
+/// The state that the clients share. All of them run on one thread.
 struct Load {
     target: Target,
     path: String,
@@ -257,7 +257,7 @@ fn path(id: &str) -> String {
     format!("/v1/proofs/{id}")
 }
 
-/// The end of a round, where the server tells it.
+/// Returns the end of a round, if the server reports it.
 async fn round_end(target: &Target, id: &str) -> anyhow::Result<Option<Instant>> {
     let round: Option<Round> = target.get_json(&format!("/v1/rounds/{id}")).await?;
     let Some(Round { end }) = round else {
@@ -268,12 +268,12 @@ async fn round_end(target: &Target, id: &str) -> anyhow::Result<Option<Instant>>
     let instant = Instant::now();
     Ok(Some(match Duration::try_from(left) {
         Ok(left) => instant + left,
-        // The past.
+        // The round has ended.
         Err(_) => instant.checked_sub(left.unsigned_abs()).unwrap_or(instant),
     }))
 }
 
-/// Waits for the proof of a round whose end is known or not.
+/// Waits for the proof of a round, whether or not its end is known.
 pub(super) async fn await_proof(
     target: &Target,
     id: &str,
@@ -296,7 +296,7 @@ pub(super) async fn await_proof(
     )
 }
 
-/// The compressed proof, if it is there, and when the server began to answer with it.
+/// Returns the compressed proof, if it is there, and when the server began to send it.
 async fn fetch(target: &Target, id: &str) -> anyhow::Result<Option<(Bytes, Instant)>> {
     let mut connection = target.connect().await?;
     let Some(response) = ask(&mut connection, &path(id)).await? else {
@@ -311,7 +311,7 @@ async fn fetch(target: &Target, id: &str) -> anyhow::Result<Option<(Bytes, Insta
     Ok(Some((compressed.into(), answered)))
 }
 
-/// The answer with a proof; `None` if there is none.
+/// Returns the response with a proof; `None` if there is none.
 async fn ask(
     connection: &mut Connection,
     path: &str,

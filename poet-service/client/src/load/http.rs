@@ -1,4 +1,4 @@
-//! Requests over connections that are kept.
+//! Requests over persistent connections.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -14,9 +14,10 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 
-/// What a connection reads at a time: with thousands of them, more would fill the memory.
+/// How much a connection reads at a time: with thousands of connections, more would fill the
+/// memory.
 const READ_BYTES: usize = 32 * 1024;
-/// The longest answer other than a proof.
+/// The longest response other than a proof.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
 /// How long a request may take.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -29,7 +30,7 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// The server at `http://host:port`.
+    /// Resolves the server at `http://host:port`.
     pub(super) async fn resolve(url: &str) -> anyhow::Result<Self> {
         let uri: Uri = url
             .parse()
@@ -44,7 +45,7 @@ impl Target {
         let address = tokio::net::lookup_host(place)
             .await
             .with_context(|| format!("--url {url}: cannot resolve the name"))?
-            // As the server: `localhost` is 127.0.0.1 first.
+            // Like the server, which prefers 127.0.0.1 for `localhost`.
             .min_by_key(SocketAddr::is_ipv6)
             .with_context(|| format!("--url {url}: the name has no address"))?;
         Ok(Self {
@@ -62,7 +63,7 @@ impl Target {
             .read_buf_exact_size(Some(READ_BYTES))
             .handshake(TokioIo::new(stream))
             .await?;
-        // Whatever ends it fails the request that is under way, which tells.
+        // Any failure also fails the request in progress, which reports it.
         tokio::spawn(async move { drop(connection.await) });
         Ok(Connection {
             sender,
@@ -70,7 +71,8 @@ impl Target {
         })
     }
 
-    /// The JSON answer to a GET, over a connection of its own. `None` where there is nothing (yet).
+    /// Returns the JSON response to a GET over its own connection. Returns `None` if there is
+    /// nothing (yet).
     pub(super) async fn get_json<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -109,7 +111,7 @@ impl Connection {
         self.send(request).await
     }
 
-    /// The status and the body of the answer to a POST.
+    /// Returns the status and the body of the response to a POST.
     pub(super) async fn post(
         &mut self,
         path: &'static str,

@@ -1,4 +1,4 @@
-//! Registrations that are signed before the clock starts.
+//! Registrations, signed before the clock starts.
 
 use std::thread;
 
@@ -9,12 +9,12 @@ use poet_proto::{
     pow::{self, PowParams},
 };
 
-/// What a node puts before its challenge: the genesis id of its network and a domain byte.
+/// What a node signs before its challenge: the genesis id of its network and a domain byte.
 const PREFIX: [u8; 21] = [0x5a; 21];
-/// The end of the publish epoch, as far as the server needs to know.
+/// A deadline that is later than the end of any round.
 const DEADLINE: &str = "9999-01-01T00:00:00Z";
 
-/// A node that registers: 136 bytes, so that a million of them fit the memory.
+/// A node to register. It takes 136 bytes, so that a million of them fit the memory.
 #[derive(Clone, Debug)]
 pub(super) struct LoadNode {
     node_id: NodeId,
@@ -24,14 +24,14 @@ pub(super) struct LoadNode {
 }
 
 impl LoadNode {
-    /// The node with this number among those of `seed`.
+    /// Creates node `number` of `seed`.
     fn new(seed: u64, number: u64, params: &PowParams) -> Option<Self> {
         let mut secret = [0; 32];
         secret[..8].copy_from_slice(&seed.to_le_bytes());
         secret[8..16].copy_from_slice(&number.to_le_bytes());
         let key = SigningKey::from_bytes(&secret);
         let node_id = NodeId(key.verifying_key().to_bytes());
-        // Any hash will do: challenges look random.
+        // Any hash will do, since challenges look random.
         let challenge = Challenge(pow::digest(b"challenge", node_id, &[], number));
         let signature = key.sign(&[&PREFIX[..], &challenge.0].concat()).to_bytes();
         Some(Self {
@@ -42,7 +42,7 @@ impl LoadNode {
         })
     }
 
-    /// The body of the request that registers it.
+    /// Returns the body of the request that registers it.
     pub(super) fn request(&self, params: &str) -> String {
         let mut body = String::with_capacity(512 + params.len());
         let push = |body: &mut String, name: &str, bytes: &[u8]| {
@@ -64,7 +64,7 @@ impl LoadNode {
     }
 }
 
-/// The part of a request that tells which proof of work it solves.
+/// Returns the part of a request that says which proof of work it solves.
 pub(super) fn params_text(params: &PowParams) -> String {
     format!(
         "\"powParams\":{{\"difficulty\":{},\"challenge\":\"{}\"}}",
@@ -73,7 +73,7 @@ pub(super) fn params_text(params: &PowParams) -> String {
     )
 }
 
-/// The first `count` nodes of `seed`. `None` when the proof of work has no solution.
+/// Creates the first `count` nodes of `seed`. Returns `None` if the proof of work has no solution.
 pub(super) fn prepare(seed: u64, count: usize, params: &PowParams) -> Option<Vec<LoadNode>> {
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let share = count.div_ceil(threads).max(1);
@@ -126,7 +126,7 @@ mod tests {
                 request.nonce
             ));
         }
-        // The same again, and others for another seed.
+        // The same seed gives the same nodes, and another seed others.
         let again = prepare(5, 1, &params).unwrap();
         assert_eq!(again[0].node_id, members[0].node_id);
         assert_ne!(

@@ -1,7 +1,7 @@
-//! `poet-client load`: thousands of nodes at once, to find out what a server stands.
+//! `poet-client load`: simulates thousands of nodes, to measure what a server can handle.
 //!
-//! All of it runs on one thread, so that it can be given a core of its own (`taskset`) and takes as
-//! little as possible from a server on the same machine.
+//! All of it runs on one thread, so that it can be pinned to a core (`taskset`) and takes little
+//! CPU time from a server on the same machine.
 
 mod fetch;
 mod http;
@@ -25,7 +25,7 @@ pub(crate) enum Command {
 }
 
 pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
-    // Each connection takes one.
+    // Each connection uses one.
     open_files::raise_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

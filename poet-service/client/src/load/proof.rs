@@ -11,7 +11,7 @@ use serde::{
     de::{self, Visitor},
 };
 
-/// The longest proof, decompressed: 20 million members.
+/// The size of the longest proof, decompressed: 20 million members.
 const MAX_BYTES: u64 = 1 << 30;
 
 #[derive(Deserialize)]
@@ -62,17 +62,17 @@ impl<'de> Deserialize<'de> for Base64 {
     }
 }
 
-/// A proof that is valid.
+/// A valid proof.
 #[derive(Debug)]
 pub(super) struct Verified {
     pub(super) leaves: u64,
     /// The challenges.
     pub(super) members: Vec<Node>,
-    /// The length of the answer, decompressed.
+    /// The length of the response, decompressed.
     pub(super) bytes: usize,
 }
 
-/// Verifies a compressed answer: all labels, over the statement that its members give.
+/// Verifies a compressed response: all labels, over the statement that its members determine.
 pub(super) fn check(compressed: &[u8]) -> anyhow::Result<Verified> {
     let mut json = Vec::new();
     GzDecoder::new(compressed)

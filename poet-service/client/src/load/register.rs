@@ -22,9 +22,9 @@ use super::{
     report::{Errors, Latencies, Summary},
 };
 
-/// How far the answers may disagree about the end of a round.
+/// How far the responses may differ about the end of a round.
 const END_TOLERANCE: Duration = Duration::from_secs(2);
-/// How long a connection that cannot be made is left alone.
+/// How long to wait before reconnecting after a failure.
 const RECONNECT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Register many members at once
@@ -89,18 +89,18 @@ struct Submitted<'a> {
     round_end: &'a str,
 }
 
-/// What the connections share. All of them are on one thread.
+/// The state that the connections share. All of them run on one thread.
 struct Load {
     target: Target,
     members: Vec<LoadNode>,
     params: String,
     start: Instant,
-    /// Between requests, where there is a rate.
+    /// The time between requests, if a rate is given.
     interval: Option<Duration>,
     next: Cell<usize>,
     latencies: RefCell<Latencies>,
     errors: RefCell<Errors>,
-    /// The members that are in it, and the end, of each round.
+    /// For each round: the members in it, and its end.
     rounds: RefCell<BTreeMap<String, Round>>,
 }
 
@@ -189,7 +189,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<bool> {
     Ok(report.is_right())
 }
 
-/// What came of it.
+/// The results.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Report {
@@ -223,7 +223,7 @@ struct ProofReport {
 }
 
 impl Report {
-    /// Whether every answer was.
+    /// Returns whether every response was right.
     fn is_right(&self) -> bool {
         let proofs = self.rounds.iter().filter_map(|round| round.proof.as_ref());
         self.errors.is_empty() && proofs.map(|proof| proof.missing).sum::<usize>() == 0
@@ -268,7 +268,7 @@ async fn pow_params(target: &Target) -> anyhow::Result<PowParams> {
 }
 
 impl Load {
-    /// Sends one request after the other until all members had theirs.
+    /// Sends one request after the other until all members are registered.
     async fn keep_sending(self: Rc<Self>, connection: Connection) {
         let mut connection = Some(connection);
         loop {
@@ -304,7 +304,7 @@ impl Load {
             },
         };
         let body = self.members[number].request(&self.params);
-        // A connection that failed is not used again.
+        // A connection that failed is not reused.
         let (status, answer) = connection.post("/v1/submit", body).await?;
         *kept = Some(connection);
         if status != 200 {
@@ -340,7 +340,7 @@ impl Load {
     }
 }
 
-/// Whether all members that were told that they are in a round are in its proof.
+/// Checks that the proof of a round contains all members registered for it.
 async fn check_proof(
     target: &Target,
     members: &[LoadNode],

@@ -1,15 +1,15 @@
-//! What came out: how long things took, and what went wrong.
+//! The results: how long requests took, and what went wrong.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Serialize, Serializer};
 
-/// Kinds of errors that are told apart; further ones are counted together.
+/// The maximum number of kinds of errors; all others are counted together.
 const KINDS: usize = 20;
-/// How much of an error is told.
+/// How much of an error is shown.
 const KIND_CHARS: usize = 160;
 
-/// Durations, of which percentiles are told: 4 bytes each.
+/// Durations, for percentiles: 4 bytes each.
 #[derive(Default)]
 pub(super) struct Latencies(Vec<u32>);
 
@@ -80,7 +80,7 @@ pub(super) struct Errors(BTreeMap<String, usize>);
 
 impl Errors {
     pub(super) fn add(&mut self, error: &impl fmt::Display) {
-        // With its causes, where it has any.
+        // Includes the causes of the error.
         let kind: String = format!("{error:#}").chars().take(KIND_CHARS).collect();
         let known = self.0.len() < KINDS || self.0.contains_key(&kind);
         let kind = if known { kind } else { "others".to_owned() };

@@ -1,6 +1,6 @@
-//! The log of a round that several servers share. It decides who works: the server with the longest log
-//! does, others copy its entries, and go on when the log no longer grows. What servers do at the same
-//! time cannot conflict, since all sound ones make the same entries.
+//! The log of a round that several servers share. It decides who works: the server with the longest
+//! log. Others copy its entries, and take over when the log stops growing. Concurrent appends
+//! cannot conflict, since all sound servers compute the same entries.
 
 use std::time::Duration;
 
@@ -8,18 +8,18 @@ use poet_engine::Node;
 
 use super::StorageError;
 
-/// Where servers share the logs of rounds. All methods may block, for seconds at most, and whatever they
-/// do can be done again when the answer was lost.
+/// Where servers share the logs of rounds. All methods may block, for seconds at most, and can be
+/// repeated if the answer was lost.
 pub trait SharedLog: Send + Sync + 'static {
-    /// Tells others how this server stands with a round, if it takes part in it, and returns how the
-    /// round's log and the servers stand.
+    /// Reports this server's state in a round to the others, if it takes part, and returns the
+    /// state of the round's log and of all servers.
     ///
     /// # Errors
     /// Fails if the storage does.
     fn look(&self, round: u64, own: Option<&Server>) -> Result<SharedRound, StorageError>;
 
-    /// Appends entries for the server `name`, the first of which has number `first`. Those that are
-    /// there already must be the same.
+    /// Appends entries of the server `name`, the first of which has number `first`. Entries that
+    /// are there already must be equal.
     ///
     /// # Errors
     /// Fails if the storage does.
@@ -31,14 +31,14 @@ pub trait SharedLog: Send + Sync + 'static {
         entries: &[Node],
     ) -> Result<Appended, StorageError>;
 
-    /// Entries from number `first` on: `count`, or as many as there are.
+    /// Returns up to `count` entries, from number `first` on.
     ///
     /// # Errors
     /// Fails if the storage does.
     fn read(&self, round: u64, first: u64, count: u64) -> Result<Vec<Node>, StorageError>;
 
-    /// Replaces everything from entry `first` on, which was proven to be wrong, by `right`. Nothing
-    /// changes if that entry is not `wrong` any more.
+    /// Replaces everything from entry `first` on, which was proven wrong, with `right`. Changes
+    /// nothing if that entry is no longer `wrong`.
     ///
     /// # Errors
     /// Fails if the storage does.
@@ -52,50 +52,49 @@ pub trait SharedLog: Send + Sync + 'static {
     ) -> Result<(), StorageError>;
 }
 
-/// What became of entries that were handed in.
+/// The result of appending entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Appended {
-    /// They are there. The log has so many entries.
+    /// They are stored. The log has this many entries.
     Done(u64),
-    /// The log ends before the first of them: it has only so many entries.
+    /// The log has only this many entries, and ends before the first of them.
     Gap(u64),
-    /// Another entry is there in place of this one, and nothing was appended.
+    /// This entry of the log differs; nothing was appended.
     Differs(u64),
-    /// The round's proof is stored, and its log is not needed any more.
+    /// The round's proof is stored, and its log no longer needed.
     Published,
 }
 
-/// How a round stands that servers share.
+/// The state of a round that servers share.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SharedRound {
     /// Whether its proof is stored.
     pub published: bool,
     /// Entries of the log.
     pub entries: u64,
-    /// How long ago the newest one was handed in, by the storage's clock; since the log was made if there
-    /// is none.
+    /// The age of the newest entry, by the storage's clock; of the log itself while it is empty.
     pub quiet: Duration,
-    /// Who handed it in.
+    /// The server that appended it.
     pub worker: Option<String>,
-    /// The servers that were seen in the last minute, by name.
+    /// The servers seen in the last minute, ordered by name.
     pub servers: Vec<Server>,
 }
 
-/// How a server stands with a round.
+/// The state of a server in a round.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Server {
     /// Its name.
     pub name: String,
-    /// How long ago it said so.
+    /// How long ago it reported.
     pub seen: Duration,
-    /// Whether it hashes. Otherwise it follows.
+    /// Whether it hashes rather than follows.
     pub works: bool,
-    /// Whether it works only when nobody else does.
+    /// Whether it works only while no other server does.
     pub standby: bool,
-    /// Entries of its own log that are durable.
+    /// Durable entries in its own log.
     pub entries: u64,
-    /// How fast it is, if it works.
+    /// Its speed, if it works.
     pub leaves_per_second: f64,
-    /// At the end of the round: how many leaves it has, if it worked.
+    /// At the end of the round: its number of leaves, if it worked.
     pub leaves: Option<u64>,
 }

@@ -1,13 +1,14 @@
-//! Proofs of the leaves so far, made on other cores while the work goes on: early ones, for nodes with
-//! a longer cycle gap, and rehearsals of the one at the end.
+//! Proofs of the leaves so far, made on other cores while the work continues: early ones, for nodes
+//! with a longer cycle gap, and rehearsals of the proof at the end.
 //!
-//! A proof can be made for any number of leaves. Here it is made for those under the entries of the log
-//! at that moment, as soon as these are durable: whole subtrees, which the file holds and the hashing
-//! thread is not asked for.
+//! A proof can be made for any number of leaves. These take the leaves under the entries that the
+//! log has at that moment, once they are durable: whole subtrees, which are in the file, so that
+//! the hashing thread need not be asked.
 //!
-//! What is due follows from the storage and the time: an early end has passed, and there is no proof for
-//! its gap. So it is made by whichever process is there then; in one that comes late, of the leaves that
-//! there are by then. An early proof that is still missing at the end of the round is the round's.
+//! What is due follows from the storage and the time: an early end has passed, and its gap has no
+//! proof yet. Whichever process runs then makes it; one that starts late, of all the leaves that
+//! there are by then. If an early proof is still missing at the end of the round, the round's proof
+//! replaces it.
 
 use std::{
     sync::{
@@ -35,36 +36,36 @@ use crate::{
     storage::Storage,
 };
 
-/// How long to wait before what failed is tried again.
+/// How long to wait before trying again after a failure.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// How long to wait at the end of the work for a proof that was told to stop.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
-/// Proofs of the work so far that may be wrong before none is made until the end of the round: for
-/// each the work is stopped, and what is wrong looked for.
+/// How many proofs of the work so far may be wrong before no more are made until the end of the
+/// round: each stops the work while the error is looked for.
 const MAX_WRONG_PROOFS: u32 = 2;
-/// How long after the end of a round its last entry is durable, at most, where the disk is sound.
+/// On a sound disk, the last entry of a round is durable this long after its end at the latest.
 const LAST_ENTRY: Duration = Duration::from_millis(500);
 
-/// What a rehearsal of a round's end has shown.
+/// The result of a rehearsal of a round's end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rehearsal {
     /// The round.
     pub round: u64,
-    /// Leaves that were proven.
+    /// Leaves that the proof covers.
     pub leaves: u64,
     /// Threads that made the proof.
     pub threads: usize,
-    /// How long that took.
+    /// How long making the proof took.
     pub proving: Duration,
-    /// How long its verification took.
+    /// How long verifying it took.
     pub verifying: Duration,
     /// Members of the round.
     pub members: u64,
-    /// How long it took to write the answer for clients, with all members in it.
+    /// How long encoding the response took, with all members.
     pub encoding: Duration,
     /// When the round ends.
     pub end: Timestamp,
-    /// From when on its proof is served, if the work goes on as fast and the threads are no more.
+    /// When the proof will be available, at the same speed and with the same number of threads.
     pub served: Timestamp,
 }
 
@@ -96,32 +97,32 @@ pub enum RehearsalError {
     Failed(String),
 }
 
-/// Somebody asks for a rehearsal.
+/// A request for a rehearsal.
 #[derive(Debug)]
 pub(super) struct Request {
     reply: oneshot::Sender<Result<Rehearsal, RehearsalError>>,
-    /// While it is there, there is no other.
+    /// While this exists, there is no other rehearsal.
     _under_way: Arc<()>,
 }
 
 impl Request {
     fn answer(self, answer: Result<Rehearsal, RehearsalError>) {
-        // Whoever has gone away does not need it.
+        // Nobody waits if the client is gone.
         drop(self.reply.send(answer));
     }
 }
 
-/// The one rehearsal that may be under way.
+/// At most one rehearsal at a time.
 #[derive(Debug, Default)]
 pub(super) struct Rehearsals {
-    /// Whether there is work that one can be made of.
+    /// Whether there is work to make one of.
     open: bool,
     waiting: Option<Request>,
     under_way: Weak<()>,
 }
 
 impl Rehearsals {
-    /// From now on there is work. When there is no more, whoever waits is told.
+    /// Sets whether there is work to make a rehearsal of. Closing answers the waiting request.
     pub(super) fn set_open(&mut self, open: bool) {
         self.open = open;
         if !open && let Some(request) = self.waiting.take() {
@@ -129,7 +130,7 @@ impl Rehearsals {
         }
     }
 
-    /// Asks for one.
+    /// Requests a rehearsal.
     pub(super) fn ask(
         &mut self,
     ) -> Result<oneshot::Receiver<Result<Rehearsal, RehearsalError>>, RehearsalError> {
@@ -149,17 +150,17 @@ impl Rehearsals {
         Ok(answer)
     }
 
-    /// What is asked for, once.
+    /// Takes the waiting request, if there is one.
     pub(super) fn take(&mut self) -> Option<Request> {
         self.waiting.take()
     }
 }
 
-/// What a proof is made for.
+/// What a proof is for.
 enum Purpose {
     /// To be published.
     Early(Box<CycleGap>),
-    /// To see how long it takes.
+    /// To be timed.
     Rehearsal(Request),
 }
 
@@ -169,7 +170,7 @@ struct Proving {
     result: Receiver<Result<(), WorkError>>,
 }
 
-/// What is needed to make one, on another thread.
+/// What another thread needs to make a proof.
 struct Task {
     job: Job,
     work: Work,
@@ -177,10 +178,10 @@ struct Task {
     storage: Arc<dyn Storage>,
     registration: Arc<Registration>,
     log: LogView,
-    /// Of the log.
+    /// Entries of the log.
     entries: u64,
     progress: Arc<ProveProgress>,
-    /// Leaves in a second.
+    /// Leaves per second.
     rate: f64,
 }
 
@@ -191,15 +192,15 @@ pub(super) struct Aside<'a> {
     clock: &'a Arc<dyn Clock>,
     storage: &'a Arc<dyn Storage>,
     registration: &'a Arc<Registration>,
-    /// Early proofs that the storage does not have, the earliest end first; `None` when they have to be
-    /// looked up.
+    /// Early proofs that the storage lacks, the earliest end first; `None` if they must be looked
+    /// up.
     missing: Option<Vec<CycleGap>>,
-    /// The entries of the log at the newest early end: what is to be proven as soon as it is durable.
+    /// The number of entries at the last early end that passed: they are proven once durable.
     at_end: Option<u64>,
     proving: Option<Proving>,
-    /// A rehearsal for which too little is durable yet.
+    /// A rehearsal that waits for entries to become durable.
     waiting: Option<Request>,
-    /// On the monotonic clock.
+    /// When to try again, on the monotonic clock.
     retry: Duration,
     wrong_proofs: u32,
     wrong_proof: Option<WorkError>,
@@ -229,8 +230,8 @@ impl<'a> Aside<'a> {
         }
     }
 
-    /// Begins what is due, and takes note of what is finished. Says whether the work has to be stopped,
-    /// because a proof was wrong.
+    /// Starts what is due and handles what has finished. Returns whether the work must stop because
+    /// a proof was wrong.
     pub(super) fn step<H: Hashing>(
         &mut self,
         hashing: &H,
@@ -273,7 +274,7 @@ impl<'a> Aside<'a> {
             } else if leaves < T as u64 {
                 request.answer(Err(RehearsalError::TooFewLeaves { round, leaves }));
             } else if durable < T as u64 {
-                // They are on their way to the disk.
+                // The entries are on their way to the disk.
                 self.waiting = Some(request);
             } else {
                 let purpose = Purpose::Rehearsal(request);
@@ -283,7 +284,7 @@ impl<'a> Aside<'a> {
         false
     }
 
-    /// Tells what is being made to stop: the work stops.
+    /// Stops the proof that is being made, since the work stops.
     pub(super) fn interrupt(&mut self) {
         self.at_end = None;
         if let Some(request) = self.waiting.take() {
@@ -294,7 +295,7 @@ impl<'a> Aside<'a> {
         }
     }
 
-    /// Waits until nothing is being made any more, but not for ever.
+    /// Waits until no proof is being made, but not for ever.
     pub(super) fn join(&mut self) {
         let Some(proving) = &self.proving else { return };
         match blocking(|| proving.result.recv_timeout(STOP_PATIENCE)) {
@@ -311,12 +312,12 @@ impl<'a> Aside<'a> {
         }
     }
 
-    /// Why a proof of the work so far is wrong, if one is. It is told once.
+    /// Returns why a proof of the work so far is wrong, if one is. Each error is returned once.
     pub(super) fn take_wrong_proof(&mut self) -> Option<WorkError> {
         self.wrong_proof.take()
     }
 
-    /// The gap whose end has passed without a proof.
+    /// Returns the gap whose end has passed without a proof.
     fn due(&mut self) -> Option<CycleGap> {
         let round = self.job.round;
         if self.missing.is_none() {
@@ -359,7 +360,7 @@ impl<'a> Aside<'a> {
         let (finish, result) = channel();
         hashing.aside(Box::new(move |threads| {
             let made = task.make(purpose, threads);
-            // Whoever waits for it may open the log again.
+            // Dropped first: whoever waits for it may open the log again.
             drop(task);
             drop(finish.send(made));
         }));
@@ -368,7 +369,7 @@ impl<'a> Aside<'a> {
 
     fn finished(&mut self, result: Result<(), WorkError>) {
         self.proving = None;
-        // Whatever became of it, the storage knows.
+        // Whatever the result, the storage knows.
         self.missing = None;
         let round = self.job.round;
         match result {
@@ -396,7 +397,7 @@ impl<'a> Aside<'a> {
 /// A proof that was made and verified, and how long that took.
 struct Proven {
     proof: Proof,
-    /// One pass over the log.
+    /// How long one pass over the log took.
     passing: Duration,
     proving: Duration,
     verifying: Duration,
@@ -407,7 +408,7 @@ impl Task {
         self.entries << self.job.execution.subtree_height.get()
     }
 
-    /// Makes the proof, and does with it what it is for.
+    /// Makes the proof and uses it for `purpose`.
     fn make(&self, purpose: Purpose, threads: usize) -> Result<(), WorkError> {
         match purpose {
             Purpose::Early(gap) => self.publish(&gap, threads),
@@ -467,7 +468,7 @@ impl Task {
         drop(self.registration.prepare(round, own, &published));
         let encoding = self.clock.monotonic().saturating_sub(begun);
         let end = self.job.end;
-        // At the end, the pass over the log takes longer by as much as that is longer then.
+        // The log is longer at the end, and the pass over it takes longer in proportion.
         let left = time_until(self.clock.now(), end).as_secs_f64();
         let growth = left * self.rate / leaves as f64;
         let longer = Duration::try_from_secs_f64(passing.as_secs_f64() * growth);

@@ -1,6 +1,6 @@
-//! Faults on purpose, to see that they are found. Only for tests: feature `fault-injection`.
+//! Deliberate faults, to test that they are found. Only with the feature `fault-injection`.
 //!
-//! The environment variable `POET_FAULT` names one, which happens once:
+//! The environment variable `POET_FAULT` names a fault. It happens once:
 //!
 //! | value | what is flipped |
 //! |---|---|
@@ -30,7 +30,7 @@ use poet_engine::{
 const VARIABLE: &str = "POET_FAULT";
 const LONG_AUDIT: &str = "long-audit";
 
-/// The one that has not happened yet: what, and the number behind the `@`.
+/// The fault that is still to happen: its name, and the number after the `@`.
 static PENDING: LazyLock<Mutex<Option<(String, u64)>>> = LazyLock::new(|| {
     let pending = env::var(VARIABLE).ok().map(|text| {
         let parsed = text.split_once('@');
@@ -41,7 +41,7 @@ static PENDING: LazyLock<Mutex<Option<(String, u64)>>> = LazyLock::new(|| {
     Mutex::new(pending)
 });
 
-/// As [`poet_engine::run()`].
+/// Like [`poet_engine::run()`].
 pub(super) fn run(
     tree: &mut Tree,
     subtree_height: SubtreeHeight,
@@ -79,7 +79,7 @@ pub(super) fn run(
     run_with_fault(tree, subtree_height, target, progress, log, at, fault);
 }
 
-/// The proof, if none is to be spoilt any more.
+/// Returns the proof, spoilt if the fault says so.
 pub(super) fn proof(mut proof: Proof) -> Proof {
     let mut pending = PENDING.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((what, left)) = &mut *pending
@@ -92,12 +92,12 @@ pub(super) fn proof(mut proof: Proof) -> Proof {
     proof
 }
 
-/// Whether a fault is one of proofs.
+/// Returns whether this is a fault of proofs.
 fn of_proof(what: &str) -> bool {
     what == "proof" || what == LONG_AUDIT
 }
 
-/// The audit of a whole log begins: takes its time, if it is to.
+/// Called when the audit of a whole log begins. Waits, if the fault says so.
 pub(super) fn audit(stop: &AtomicBool) {
     let is_long = {
         let pending = PENDING.lock().unwrap_or_else(PoisonError::into_inner);

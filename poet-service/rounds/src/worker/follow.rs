@@ -1,5 +1,5 @@
-//! Stretches of a round that is shared with other servers: whether to work or to follow, what to do about
-//! entries that differ, and who makes the proof.
+//! What a server does with a round that it shares with other servers: whether to work or to follow,
+//! what to do about entries that differ, and who makes the proof.
 
 use std::{
     sync::{
@@ -19,16 +19,16 @@ use crate::blocking::blocking;
 
 /// How long the start of the work waits for the shared log.
 const FIRST_LOOK: Duration = Duration::from_secs(1);
-/// Pieces that are copied and wait for the disk.
+/// Copied pieces that may wait for the disk.
 const QUEUED_PIECES: usize = 4;
 
 /// What a server does until something changes.
 pub(super) enum Stretch<'a> {
-    /// It works, and there is no other.
+    /// It works, and does not share the round.
     Alone,
-    /// It works, and hands in what it makes.
+    /// It works and hands in its entries.
     Works(&'a Part),
-    /// It copies what another one makes.
+    /// It copies the entries of another server.
     Follows(&'a Part, Feed),
 }
 
@@ -37,7 +37,7 @@ impl Stretch<'_> {
         matches!(self, Self::Follows(..))
     }
 
-    /// Where entries come from, if they are another server's.
+    /// Where another server's entries come from, if this one follows.
     pub(super) fn take_entries(&mut self) -> Option<Receiver<Vec<Node>>> {
         match self {
             Self::Follows(_, feed) => feed.receiver.take(),
@@ -45,7 +45,7 @@ impl Stretch<'_> {
         }
     }
 
-    /// How fast the server works that this one follows, if it follows one.
+    /// The speed of the server that this one follows, if it follows one.
     pub(super) fn followed_rate(&self) -> Option<f64> {
         let Self::Follows(part, _) = self else {
             return None;
@@ -70,15 +70,15 @@ impl Stretch<'_> {
         }
     }
 
-    /// The log may be cut from now on.
+    /// From now on, the log may be cut.
     pub(super) fn pause(&self) {
         if let Self::Works(part) | Self::Follows(part, _) = self {
             part.pause();
         }
     }
 
-    /// Does what is due while the round lasts. Says why the stretch has to end, if it has: `entries` are
-    /// durable, at this rate, and it has lasted for `since`.
+    /// Does what is due during the round. Returns why the stretch must end, if it must. `entries`
+    /// are durable, at this rate, and the stretch has lasted for `since`.
     pub(super) fn step(
         &mut self,
         entries: u64,
@@ -111,8 +111,8 @@ impl Stretch<'_> {
         }
     }
 
-    /// Does what is due when the round is over. Says whether the stretch goes on: for what is still missing
-    /// of the others' entries.
+    /// Does what is due after the round. Returns whether the stretch continues, because entries of
+    /// others are still missing.
     pub(super) fn step_at_end(&mut self, waited: Duration) -> bool {
         let Self::Follows(part, feed) = self else {
             return false;
@@ -133,8 +133,8 @@ impl<H: Hashing> Worker<H> {
         }
     }
 
-    /// What this server, which was `role` before, does next. If it follows, the tree has no leaves any more
-    /// that the log does not stand for.
+    /// Returns what this server, whose role was `role`, does next. A follower's tree has no leaves
+    /// beyond the log.
     pub(super) fn next_stretch<'a>(
         &self,
         job: &Job,
@@ -186,8 +186,8 @@ impl<H: Hashing> Worker<H> {
         Ok(Stretch::Follows(part, feed))
     }
 
-    /// After an entry of the shared log was not this server's: makes it once more. Whichever was wrong goes
-    /// back. Returns the tree that the log stands for then.
+    /// Called when an entry of the shared log differs from this server's. Recomputes it; whichever
+    /// log was wrong goes back. Returns the tree that the log then represents.
     pub(super) fn settle_difference(
         &self,
         job: &Job,
@@ -251,7 +251,7 @@ impl<H: Hashing> Worker<H> {
         Ok(work.resume(log)?)
     }
 
-    /// Waits for what is due at the end of a round. `leaves` are those of a server that has worked.
+    /// Waits for what is due at the end of a round. `leaves` is `Some` if this server has worked.
     pub(super) async fn await_end(
         &self,
         part: &Part,
@@ -268,8 +268,8 @@ impl<H: Hashing> Worker<H> {
         }
     }
 
-    /// The tree of so many leaves, if the log stands for all but the last incomplete subtree of them;
-    /// otherwise `tree`.
+    /// Returns the tree of this many leaves, if the log represents all of them except an incomplete
+    /// last subtree; otherwise `tree`.
     pub(super) fn tree_of(
         &self,
         job: &Job,

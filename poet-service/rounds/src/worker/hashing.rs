@@ -1,5 +1,5 @@
-//! What does the hashing and keeps the log: a thread and a file, behind traits that a simulation
-//! can stand in for.
+//! What hashes and keeps the log: a thread and a file, behind traits that a simulation can
+//! implement.
 
 use std::{
     collections::BTreeMap,
@@ -38,14 +38,14 @@ use crate::{
     standby::{Standby, Task},
 };
 
-/// How long a disk may take that does not answer, before the process ends without it.
+/// How long to wait for a disk that does not answer before the process ends without it.
 const DISK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Hashes rounds and keeps their logs.
 ///
-/// The log of a round goes from hand to hand: [`Hashing::open_log`] gives it to the worker, which
-/// resumes from it; [`Hashing::start`] takes it for as long as leaves are added; and
-/// [`Running::finish`] gives it back, for the proof.
+/// The log of a round changes hands: [`Hashing::open_log`] returns it to the worker, which resumes
+/// from it; [`Hashing::start`] takes it while leaves are added; and [`Running::finish`] returns it
+/// for the proof.
 pub trait Hashing: Send + Sync + 'static {
     /// The log of a round.
     type Log: LogRead + Send;
@@ -55,43 +55,43 @@ pub trait Hashing: Send + Sync + 'static {
     /// Opens the log of a round, or creates it. May block.
     ///
     /// # Errors
-    /// When there cannot be one, or the one that is there belongs to other work.
+    /// Fails if the log cannot be opened or created, or belongs to other work.
     fn open_log(&self, round: u64, work: &RoundWork<'_>) -> Result<Self::Log, WorkError>;
 
     /// Cuts a log to its first `entries` entries, durably. May block.
     ///
     /// # Errors
-    /// When the system cannot.
+    /// Fails if the file cannot be cut.
     fn cut_log(&self, log: &mut Self::Log, entries: u64) -> Result<(), WorkError>;
 
-    /// Makes room for the log of a round that is open, so that its start needs no sync. May block.
+    /// Makes room for the log of an open round, so that its start needs no sync. May block.
     ///
     /// # Errors
-    /// When the system cannot; opening the log tries again.
+    /// Fails if the file cannot be created; opening the log tries again.
     fn prepare(&self, round: u64) -> Result<(), WorkError> {
         let _ = round;
         Ok(())
     }
 
-    /// The rounds that have a log. May block.
+    /// Returns the rounds that have a log. May block.
     fn logs(&self) -> Vec<u64>;
 
     /// Removes the log of a round, if there is one. May block.
     fn remove_log(&self, round: u64);
 
-    /// Starts to add leaves to `tree` and the roots of finished subtrees to `log`, which stands for
-    /// all leaves of `tree`.
+    /// Starts to add leaves to `tree`, and the roots of finished subtrees to `log`, which
+    /// represents all leaves of `tree`.
     ///
     /// # Errors
-    /// When the system has no thread to give.
+    /// Fails if the system does not provide a thread.
     fn start(&self, job: &Job, tree: Tree, log: Self::Log) -> Result<Self::Running, WorkError>;
 
-    /// As [`Hashing::start`], with entries that another server has made instead of hashing: each is
-    /// appended as it comes, and audited. It has stopped when there is nobody any more who could send
-    /// some. `tree` must have no leaves that the log does not stand for.
+    /// Like [`Hashing::start`], but appends entries that another server has made instead of
+    /// hashing, and audits them. Stops when all their senders are dropped. `log` must represent all
+    /// leaves of `tree`.
     ///
     /// # Errors
-    /// As [`Hashing::start`].
+    /// Fails if [`Hashing::start`] does.
     fn follow(
         &self,
         job: &Job,
@@ -100,21 +100,21 @@ pub trait Hashing: Send + Sync + 'static {
         entries: Receiver<Vec<Node>>,
     ) -> Result<Self::Running, WorkError>;
 
-    /// Makes a call while the work goes on, on other cores, with the number of threads that it may use
-    /// there. It may block. Calls are made one after the other.
+    /// Runs a call on other cores while the work continues, and passes it the number of threads
+    /// that it may use there. It may block. Calls run one after the other.
     fn aside(&self, call: Box<dyn FnOnce(usize) + Send>);
 
-    /// Takes note that the proof of a round is not valid: `reason` says why.
+    /// Records that the proof of a round is not valid, and why.
     fn bad_proof(&self, job: &Job, reason: &WorkError) {
         tracing::error!(round = job.round, %reason, "the proof is not valid");
     }
 
-    /// After a proof that was not valid, `reason` saying why: looks for what is wrong in the `log` of a
-    /// round, and repairs it. Returns the tree that the log stands for then, which can have fewer
-    /// leaves. May block.
+    /// After a proof that was not valid because of `reason`: looks for the error in the `log` of
+    /// the round and repairs it. Returns the tree that the log then represents, which may have
+    /// fewer leaves. May block.
     ///
     /// # Errors
-    /// Fails if the log cannot be read or written, or it is stopped.
+    /// Fails if the log cannot be read or written, or if `stop` is set.
     fn repair(
         &self,
         job: &Job,
@@ -124,57 +124,58 @@ pub trait Hashing: Send + Sync + 'static {
         stop: &AtomicBool,
     ) -> Result<Tree, WorkError>;
 
-    /// The proof of a round is published, and `log` not needed any more: removes it. What was not
-    /// audited may be audited before, while others go on. May block.
+    /// Removes the `log` of a round whose proof is published. May audit the rest of it first, in
+    /// the background. May block.
     fn retire(&self, job: &Job, tree: Tree, log: Self::Log) {
         drop((tree, log));
         self.remove_log(job.round);
     }
 }
 
-/// A round that is being hashed. Without a target the work goes on for ever; when this is dropped
-/// it stops, and what was not durable may be lost.
+/// A round that is being hashed. Without a target the work never ends; dropping this stops it, and
+/// what is not durable may be lost.
 pub trait Running: Send {
     /// The log that is written.
     type Log;
 
-    /// Leaves so far; goes on counting.
+    /// Leaves so far. The count keeps growing.
     fn leaves(&self) -> Arc<AtomicU64>;
 
-    /// The log as far as it is written, for others to read.
+    /// A view of the log as far as it is written.
     fn log(&self) -> LogView;
 
-    /// How the work stands.
+    /// The state of the work.
     fn status(&mut self) -> Status;
 
-    /// Has the work stop as soon as there are `target` leaves.
+    /// Stops the work as soon as there are `target` leaves.
     fn set_target(&mut self, target: u64);
 
-    /// Waits until the work has stopped and everything is in the log and durable; not for ever, if the
-    /// disk does not answer. What auditors have found to be wrong is then taken back: the tree can
+    /// Waits until the work has stopped and everything is in the log and durable, but not for ever
+    /// if the disk does not answer. Then removes what auditors have found to be wrong: the tree may
     /// have fewer leaves. May block.
     ///
     /// # Errors
-    /// When the log could not be written, or the hashing failed.
+    /// Fails if the log could not be written, or the hashing failed.
     fn finish(self) -> Result<(Tree, Self::Log), WorkError>;
 }
 
-/// How the work on a round stands.
+/// The state of the work on a round.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     /// Entries of the log that would survive a power failure now.
     pub durable_entries: u64,
     /// Why entries cannot be written at the moment.
     pub log_error: Option<String>,
-    /// Whether no leaves are added any more.
+    /// Whether the work has stopped.
     pub stopped: bool,
-    /// The entry from which on the work was wrong: it has to be stopped, finished and started again.
+    /// The first wrong entry, if one was found: the work must be stopped, finished and started
+    /// again.
     pub wrong_entry: Option<u64>,
-    /// Whether the auditors have ended unexpectedly: the work has to be started again, with others.
+    /// Whether the auditors have ended unexpectedly: the work must be started again, with new ones.
     pub auditors_failed: bool,
 }
 
-/// Hashing in a thread that does nothing else, with logs in files and auditors behind it.
+/// Hashes on a dedicated thread, with logs in files, and audits them.
 pub struct HashingThread {
     /// See [`ThreadId`].
     id_file: PathBuf,
@@ -185,16 +186,16 @@ pub struct HashingThread {
     audits: Audits,
     audit_threads: AuditThreads,
     aside: Standby,
-    /// How often rounds were repaired without having found anything.
+    /// How many repairs of a round have found nothing.
     repairs: Mutex<BTreeMap<u64, u32>>,
 }
 
 impl HashingThread {
-    /// Keeps its logs below `rounds_dir`, and the id of the hashing thread in `id_file` while there
-    /// is work for it. The thread runs at `place`.
+    /// Keeps its logs below `rounds_dir`, and the id of the hashing thread in `id_file` during the
+    /// work. The thread runs at `place`.
     ///
     /// # Errors
-    /// Fails if the system has no threads to give.
+    /// Fails if the system does not provide threads.
     pub fn new(
         id_file: PathBuf,
         rounds_dir: PathBuf,
@@ -211,7 +212,7 @@ impl HashingThread {
         Ok(Self {
             id_file,
             rounds_dir,
-            audit_threads: AuditThreads::start(clock, apart)?,
+            audit_threads: AuditThreads::start(clock, apart, audits.mode())?,
             aside: Standby::start("aside", lower)?,
             place,
             thread: Standby::start("hash", || {})?,
@@ -225,8 +226,8 @@ impl HashingThread {
         self.rounds_dir.join(round.to_string())
     }
 
-    /// Has `add` add leaves to `tree`, count them and push the roots of finished subtrees to the writer,
-    /// until there are as many as the target says.
+    /// Runs `add` on the hashing thread: it adds leaves to `tree`, counts them and pushes the roots
+    /// of finished subtrees to the writer, until it reaches the target.
     fn run(
         &self,
         job: &Job,
@@ -246,7 +247,7 @@ impl HashingThread {
         let thread = self.thread.run({
             let (leaves, target) = (Arc::clone(&leaves), Arc::clone(&target));
             move || {
-                // The writer must outlive a panic: what it has is then in the log.
+                // The writer must outlive a panic: its entries then reach the log.
                 let added = panic::catch_unwind(AssertUnwindSafe(|| {
                     add(&mut tree, &target, &leaves, &mut writer);
                     tree
@@ -295,14 +296,14 @@ impl Hashing for HashingThread {
     }
 
     fn logs(&self) -> Vec<u64> {
-        // A folder that was prepared has none yet.
+        // A folder may be prepared for a round without a log.
         let number = |entry: fs::DirEntry| {
             let number = entry.file_name().to_str()?.parse().ok()?;
             entry.path().join(LOG_FILE).exists().then_some(number)
         };
         match fs::read_dir(&self.rounds_dir) {
             Ok(entries) => entries.flatten().filter_map(number).collect(),
-            // Without the folder, there are none.
+            // Without the folder, there are no logs.
             Err(_) => Vec::new(),
         }
     }
@@ -349,10 +350,10 @@ impl Hashing for HashingThread {
 
     fn aside(&self, call: Box<dyn FnOnce(usize) + Send>) {
         let apart = self.place.is_apart();
-        // It tells what becomes of it.
+        // The call reports its own result.
         drop(self.aside.run(move || {
             let cores = thread::available_parallelism().map_or(1, NonZero::get);
-            // Where the hashing thread has a core of its own, that is not among them.
+            // If the hashing thread has a dedicated core, `cores` does not include it.
             let others = if apart { cores } else { cores - 1 };
             call(others.clamp(1, MAX_THREADS));
         }));
@@ -388,14 +389,14 @@ impl Hashing for HashingThread {
             *count
         };
         if !(2..=3).contains(&count) {
-            // What is in the log fits as far as can be seen. Perhaps only the proof was wrong.
+            // The log looks consistent. Perhaps only the proof was wrong.
             return Ok(tree);
         }
-        // What was taken on trust may be what is wrong. If it stays there, that is noticed.
+        // The error may be in what was taken on trust. If this file remains, the audit notices.
         drop(fs::remove_file(folder.join(SAMPLED_FILE)));
         let roots = folder.join(AUDIT_FILE);
-        // First what was audited is compared and the rest recomputed: that is all, unless audits were
-        // wrong. Then, and only once, since it may take days, everything is recomputed.
+        // First, compares what was audited and recomputes the rest: that suffices, unless audits
+        // were wrong. After that, once only, since it may take days, recomputes everything.
         if count == 3 {
             match fs::remove_file(&roots) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -413,7 +414,7 @@ impl Hashing for HashingThread {
         super::fault::audit(stop);
         let audited = audit.all(stop);
         if matches!(audited, Err(AuditError::Stopped)) {
-            // It goes on from what is audited by now.
+            // The next repair continues from what is audited by now.
             let mut repairs = self.repairs.lock().unwrap_or_else(PoisonError::into_inner);
             repairs.insert(job.round, 1);
         }
@@ -435,7 +436,7 @@ impl Hashing for HashingThread {
     }
 }
 
-/// Removes the log of a round and what is kept with it.
+/// Removes the log of a round and the files next to it.
 fn remove_folder(folder: &Path) {
     for file in [
         AUDIT_FILE,
@@ -453,11 +454,11 @@ fn remove_folder(folder: &Path) {
             }
         }
     }
-    // Only if nothing else is in there.
+    // Fails if the folder holds anything else.
     drop(fs::remove_dir(folder));
 }
 
-/// The hashing thread at work on a round.
+/// The hashing thread while it works on a round.
 #[derive(Debug)]
 pub struct RunningThread {
     leaves: Arc<AtomicU64>,
@@ -465,7 +466,7 @@ pub struct RunningThread {
     target: Target,
     thread: Task<(Option<Tree>, LogWriter)>,
     auditors: Option<Auditors>,
-    /// The entries are another server's.
+    /// Whether the entries are another server's.
     follows: bool,
 }
 
@@ -496,11 +497,11 @@ impl Running for RunningThread {
 
     fn finish(self) -> Result<(Tree, FileLog), WorkError> {
         let Target(_, monitor) = &self.target;
-        // What a full disk has not taken by now is made again after a restart.
+        // What a full disk has not taken by now is recomputed after a restart.
         monitor.give_up();
         let (tree, writer) = self.thread.join().ok_or(WorkError::Hashing)?;
         let log = writer.finish_within(DISK_PATIENCE);
-        // Without them, or when they have failed, the proof tells what is wrong.
+        // Without auditors, or if they have failed, the proof shows whether something is wrong.
         let audit = (self.auditors).and_then(|auditors| auditors.stop(DISK_PATIENCE));
         let (mut log, tree) = (log?, tree.ok_or(WorkError::Hashing)?);
         let tree = match audit {
@@ -514,7 +515,8 @@ impl Running for RunningThread {
     }
 }
 
-/// The number of leaves at which the hashing thread stops, and the writer that it may wait for.
+/// The number of leaves at which the hashing thread stops, and the writer that it may be waiting
+/// for.
 #[derive(Debug)]
 struct Target(Arc<AtomicU64>, LogMonitor);
 
@@ -526,8 +528,8 @@ impl Drop for Target {
     }
 }
 
-/// The file that holds the id of the hashing thread, for tools that give it a core or watch it.
-/// It is there while the thread runs.
+/// The file with the id of the hashing thread, for tools that pin or watch it. It exists while the
+/// thread runs.
 struct ThreadId<'a>(&'a Path);
 
 impl<'a> ThreadId<'a> {
@@ -545,7 +547,7 @@ impl<'a> ThreadId<'a> {
 
 impl Drop for ThreadId<'_> {
     fn drop(&mut self) {
-        // Where it was not written, there is none to remove.
+        // If it could not be written, there is none to remove.
         drop(fs::remove_file(self.0));
     }
 }

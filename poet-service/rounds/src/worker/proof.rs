@@ -8,7 +8,7 @@ use super::fault;
 use super::{Job, WorkError};
 use crate::storage::Storage;
 
-/// The proof of the leaves of `tree`, from the log that holds them.
+/// Makes the proof of the leaves of `tree`, from the log that represents them.
 pub(super) fn make_proof(
     job: &Job,
     tree: &Tree,
@@ -23,13 +23,13 @@ pub(super) fn make_proof(
     Ok(proof)
 }
 
-/// Verifies a proof: nothing unverified is published.
+/// Verifies a proof. Only verified proofs are published.
 pub(super) fn check_proof(job: &Job, tree: &Tree, proof: &Proof) -> Result<(), WorkError> {
     let statement = &job.execution.statement;
     Ok(verify(tree.work(), statement, tree.leaves(), T, proof)?)
 }
 
-/// A proof with the members of its round.
+/// Combines a proof with the members of its round.
 pub(super) fn published_proof(
     storage: &dyn Storage,
     job: &Job,

@@ -1,8 +1,8 @@
-//! This server's part in a round that several servers share: it says how it stands, hands in its entries,
-//! and knows how the others stand. A thread does that beside the hashing, which never waits for it: while
-//! the storage is away, the local log is the queue of what has to be handed in.
+//! This server's part in a round that several servers share: it reports its state, hands in its
+//! entries, and observes the other servers. A separate thread does this, and the hashing never
+//! waits for it: while the storage is down, the local log queues what must be handed in.
 //!
-//! Who works is decided here, too, by each server for itself (see [`Part::role`]): the log is the
+//! Each server also decides for itself whether it works (see [`Part::role`]): the log is the
 //! election.
 
 use std::{
@@ -30,52 +30,52 @@ use crate::{
     },
 };
 
-/// How often entries are handed in, and how the others stand is looked at.
+/// How often to hand in entries and look at the other servers.
 const INTERVAL: Duration = Duration::from_millis(200);
-/// Entries that are handed in or copied at once: 256 KiB.
+/// Entries to hand in or copy at once: 256 KiB.
 const PIECE: u64 = 8192;
-/// How long a turn of copying may take.
+/// How long to copy before doing other things.
 const COPY_TIME: Duration = Duration::from_millis(500);
-/// How long ago a server may have been seen that counts as working.
+/// How recently a server must have been seen to count as working.
 const ALIVE: Duration = Duration::from_secs(2);
-/// How long a storage may be silent that answers.
+/// How long the storage may be silent and still count as reachable.
 const GAP: Duration = Duration::from_secs(1);
-/// How much longer than others one waits that works only when nobody else does.
+/// How much longer a standby waits than other servers.
 const STANDBY_MARGIN: Duration = Duration::from_secs(2);
-/// How long two servers that are equally fast work side by side.
+/// How long two equally fast servers may both work.
 const TIE: Duration = Duration::from_secs(30);
-/// How long a server that makes the proof may be silent, and how long it may take at most.
+/// How long the server that makes the proof may be silent, and how long it may take at most.
 const SILENCE: Duration = Duration::from_secs(5);
 const PROOF_PATIENCE: Duration = Duration::from_secs(120);
-/// How long the storage may be away at the end of a round before later rounds have their turn.
+/// How long the storage may be down at the end of a round before later rounds get their turn.
 const AWAY_AT_END: Duration = Duration::from_secs(30);
-/// How often this server may prove in a round that the shared log is wrong. One that does so more often
-/// is likely to be what is wrong.
+/// How many times per round this server may prove the shared log wrong. If it does so more often,
+/// this server is probably at fault.
 const MAX_REPLACEMENTS: u32 = 8;
 
-/// What a server does with a round.
+/// The role of a server in a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
     /// It hashes.
     Works,
-    /// It copies and audits what another one makes.
+    /// It copies and audits the entries of another server.
     Follows,
 }
 
-/// What is due at the end of a round.
+/// What to do at the end of a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AtEnd {
-    /// Another server may be about to publish.
+    /// Wait: another server may be about to publish.
     Wait,
     /// The proof is published.
     Published,
-    /// This server makes the proof: for this many leaves, or those that it has.
+    /// Make the proof, of this many leaves, or of all that this server has.
     Prove(Option<u64>),
-    /// The storage has been away for long.
+    /// Give up for now: the storage has been down for a long time.
     Away,
 }
 
-/// Where rounds are shared with other servers.
+/// The connection to the servers that share rounds with this one.
 pub(crate) struct Cluster {
     log: Arc<dyn SharedLog>,
     config: ClusterConfig,
@@ -86,7 +86,7 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     /// # Errors
-    /// Fails if the system has no thread to give.
+    /// Fails if the system does not provide a thread.
     pub(crate) fn start(
         log: Arc<dyn SharedLog>,
         config: ClusterConfig,
@@ -102,7 +102,7 @@ impl Cluster {
         })
     }
 
-    /// Takes part in a round until what this returns is dropped.
+    /// Takes part in a round until the returned value is dropped.
     pub(super) fn join(&self, job: &Job, handle: &WorkerHandle) -> Part {
         let part = Part(Arc::new(Inner {
             log: Arc::clone(&self.log),
@@ -116,7 +116,7 @@ impl Cluster {
             state: Mutex::default(),
         }));
         let inner = Arc::clone(&part.0);
-        // It ends with the part.
+        // It ends when the part is dropped.
         drop(self.thread.run(move || inner.keep()));
         part
     }
@@ -132,7 +132,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     round: u64,
     subtree_height: u32,
-    /// Gets how the round stands, for those who show it.
+    /// Receives the state of the round, for display.
     handle: WorkerHandle,
     stop: AtomicBool,
     state: Mutex<State>,
@@ -141,70 +141,71 @@ struct Inner {
 #[derive(Default)]
 struct State {
     works: bool,
-    /// The local log: its durable entries are handed in, if they are this server's.
+    /// The local log, if its durable entries are this server's and must be handed in.
     view: Option<LogView>,
-    /// The log may be cut at the moment.
+    /// Whether the log may be cut at the moment.
     paused: bool,
     rate: f64,
-    /// How many leaves this server has at the end, if it worked.
+    /// The number of leaves of this server at the end, if it worked.
     leaves: Option<u64>,
-    /// Entries of the local log that are in the shared one.
+    /// The number of local entries that are in the shared log.
     handed_in: u64,
-    /// How the round stood a moment ago; `None` while the storage does not answer. The log counts as quiet
-    /// only for as long as this server could have seen it grow: after a stall of the storage, all others
-    /// need a moment to hand in.
+    /// The latest state of the round; `None` while the storage does not answer. The log counts as
+    /// quiet only for as long as this server could have seen it grow: after an outage of the
+    /// storage, the other servers need a moment to hand in their entries.
     seen: Option<SharedRound>,
-    /// When the storage answered last, and since when without a gap.
+    /// When the storage answered last, and since when it has answered without a gap.
     answered: Option<(Duration, Duration)>,
     looked: bool,
-    /// An entry of the shared log is not this server's.
+    /// Whether an entry of the shared log differs from this server's.
     differs: bool,
-    /// The first entry that this process has made, and not copied.
+    /// The first entry that this process has computed rather than copied.
     made_from: Option<u64>,
-    /// This server has just proven that the shared log was wrong: so it goes on.
+    /// Whether this server has just proven the shared log wrong, and so works on.
     proven: bool,
     replacements: u32,
 }
 
-/// What follows a shared log.
+/// The copy of a shared log.
 pub(super) struct Feed {
     pub(super) sender: SyncSender<Vec<Node>>,
-    /// For the one who appends them, until it has it.
+    /// Moves to what appends the entries.
     pub(super) receiver: Option<Receiver<Vec<Node>>>,
-    /// Entries that are copied, and the last of them.
+    /// The number of copied entries, and the last one.
     pub(super) entries: u64,
     pub(super) last: Option<Node>,
 }
 
 impl Part {
-    /// Whether the shared log was looked at, successfully or not.
+    /// Returns whether the shared log was looked at, successfully or not.
     pub(super) fn has_looked(&self) -> bool {
         self.0.state().looked
     }
 
-    /// Whether the proof of the round is published.
+    /// Returns whether the proof of the round is published.
     pub(super) fn is_published(&self) -> bool {
         (self.0.state().seen.as_ref()).is_some_and(|seen| seen.published)
     }
 
-    /// How the round stands, as this server has seen it last.
+    /// Returns the latest known state of the round.
     pub(super) fn seen(&self) -> Option<SharedRound> {
         self.0.state().seen.clone()
     }
 
-    /// What this server called `before` has to do next, with a log of so many entries.
+    /// Returns the next role of this server, whose role was `before` and whose log has this many
+    /// entries.
     pub(super) fn role(&self, entries: u64, before: Role) -> Role {
         let mut state = self.0.state();
         let proven = std::mem::take(&mut state.proven);
         match &state.seen {
-            // Whoever cannot reach the storage takes nothing over, and stops nothing.
+            // A server that cannot reach the storage does not take over, and stops nothing.
             None => before,
             Some(_) if proven => Role::Works,
             Some(seen) => self.0.role(seen, entries),
         }
     }
 
-    /// The role before anything is known.
+    /// Returns the role before anything is known.
     pub(super) fn first_role(&self) -> Role {
         match self.0.standby {
             true => Role::Follows,
@@ -212,7 +213,7 @@ impl Part {
         }
     }
 
-    /// From now on the entries of a log become more.
+    /// Called when the log starts to grow.
     pub(super) fn begin(&self, role: Role, view: LogView) {
         let mut state = self.0.state();
         let entries = view.entries();
@@ -228,18 +229,18 @@ impl Part {
         state.paused = false;
     }
 
-    /// The log does not grow for now, and may be cut. For others, this server does what it did before: at the
-    /// end of a round they wait for the rest.
+    /// Called when the log stops growing and may be cut. The other servers still see the earlier
+    /// role: at the end of a round they wait for the rest of the entries.
     pub(super) fn pause(&self) {
         self.0.state().paused = true;
     }
 
-    /// Takes note of how fast this server works.
+    /// Sets the speed of this server's work.
     pub(super) fn set_rate(&self, leaves_per_second: f64) {
         self.0.state().rate = leaves_per_second;
     }
 
-    /// The round is over: this server has worked, and has so many leaves.
+    /// Called when the round is over and this server, which has worked, has this many leaves.
     pub(super) fn end(&self, leaves: u64) {
         let mut state = self.0.state();
         state.works = false;
@@ -247,12 +248,12 @@ impl Part {
         state.paused = false;
     }
 
-    /// Whether an entry of the shared log is not this server's.
+    /// Returns whether an entry of the shared log differs from this server's.
     pub(super) fn differs(&self) -> bool {
         self.0.state().differs
     }
 
-    /// Why this server, which has worked for `since`, has to stop and follow, if it has.
+    /// Returns why this server, which has worked for `since`, must stop and follow, if it must.
     pub(super) fn yields(&self, entries: u64, since: Duration) -> Option<&'static str> {
         let state = self.0.state();
         let seen = state.seen.as_ref()?;
@@ -260,7 +261,7 @@ impl Part {
         self.0.yields(seen, entries, per_second.max(1), since)
     }
 
-    /// Copies what is new in the shared log, for a moment.
+    /// Copies new entries of the shared log, for a limited time.
     pub(super) fn copy(&self, feed: &mut Feed) {
         let Inner {
             log, round, clock, ..
@@ -271,15 +272,15 @@ impl Part {
             if there <= feed.entries {
                 return;
             }
-            // With the last one that is there: what differs before it differs there, too.
+            // Includes the last entry that is there: if an earlier one differs, so does this one.
             let first = feed.entries.saturating_sub(1);
             let Ok(mut entries) = log.read(*round, first, PIECE) else {
-                // The thread that looks says why.
+                // The thread that looks at the shared log reports the error.
                 return;
             };
             if let Some(last) = &feed.last {
                 match entries.first() {
-                    // It was cut meanwhile.
+                    // The shared log was cut meanwhile.
                     None => return,
                     Some(entry) if entry != last => {
                         self.0.state().differs = true;
@@ -293,7 +294,7 @@ impl Part {
             };
             match feed.sender.try_send(entries) {
                 Ok(()) => {}
-                // The disk is slower.
+                // The disk is slower than the copying.
                 Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => return,
             }
             feed.entries += count;
@@ -301,11 +302,11 @@ impl Part {
         }
     }
 
-    /// What is due at the end of a round, which was `waited` ago. `leaves` are those of a server that has
-    /// worked.
+    /// Returns what to do at the end of a round, which was `waited` ago. `leaves` is `Some` if this
+    /// server has worked.
     pub(super) fn at_end(&self, leaves: Option<u64>, waited: Duration) -> AtEnd {
         match &self.0.state().seen {
-            // It is published when the storage is back.
+            // It is published once the storage is back.
             None if leaves.is_some() => AtEnd::Prove(None),
             None if waited < AWAY_AT_END => AtEnd::Wait,
             None => AtEnd::Away,
@@ -313,8 +314,8 @@ impl Part {
         }
     }
 
-    /// The first entry that is not the same in the local log and in the shared one, and the shared one.
-    /// Behind it, all differ.
+    /// Returns the first entry that differs between the local and the shared log, with its shared
+    /// value. All later ones differ too.
     ///
     /// # Errors
     /// Fails if one of them cannot be read.
@@ -336,29 +337,29 @@ impl Part {
                     high = middle;
                 }
                 Some(_) => low = middle + 1,
-                // It was cut meanwhile.
+                // The shared log was cut meanwhile.
                 None => high = middle,
             }
         }
         Ok(differing)
     }
 
-    /// Nothing differs any more, as far as is known.
+    /// Called when no difference is known any more.
     pub(super) fn agree(&self) {
         self.0.state().differs = false;
     }
 
-    /// Whether this process has made this entry, and not copied it.
+    /// Returns whether this process has computed this entry rather than copied it.
     pub(super) fn has_made(&self, entry: u64) -> bool {
         (self.0.state().made_from).is_some_and(|first| entry >= first)
     }
 
-    /// Whether this server may prove once more that the shared log is wrong.
+    /// Returns whether this server may prove the shared log wrong once more.
     pub(super) fn may_replace(&self) -> bool {
         self.0.state().replacements < MAX_REPLACEMENTS
     }
 
-    /// Replaces the shared log from an entry on, which was proven to be wrong, and goes on with the work.
+    /// Replaces the shared log from an entry on that was proven wrong, and continues the work.
     ///
     /// # Errors
     /// Fails if the storage does.
@@ -383,7 +384,7 @@ impl Part {
     }
 }
 
-/// Why it could not be found out what differs.
+/// Why the first difference could not be found.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DifferenceError {
     #[error(transparent)]
@@ -405,7 +406,7 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands in and looks until it is told to stop.
+    /// Hands in entries and looks at the other servers until it is stopped.
     fn keep(&self) {
         let mut failed = false;
         while !self.stop.load(Relaxed) {
@@ -435,7 +436,7 @@ impl Inner {
         self.handle.set_standing(None);
     }
 
-    /// Hands in what is durable.
+    /// Hands in the durable entries.
     fn hand_in(&self) -> Result<(), StorageError> {
         while !self.stop.load(Relaxed) {
             let (first, entries) = {
@@ -451,12 +452,13 @@ impl Inner {
                 if durable <= state.handed_in {
                     return Ok(());
                 }
-                // With the last one that was handed in: what differs before it differs there, too.
+                // Includes the last entry that was handed in: if an earlier one differs, so does
+                // this one.
                 let first = state.handed_in.saturating_sub(1);
                 let mut entries = vec![Node::default(); (durable - first).min(PIECE) as usize];
                 let mut view = view.clone();
                 if view.read(first, &mut entries).is_err() {
-                    // It was cut just now; or the disk fails, which others say.
+                    // The log was cut just now; or the disk fails, which is reported elsewhere.
                     return Ok(());
                 }
                 (first, entries)
@@ -475,12 +477,13 @@ impl Inner {
         Ok(())
     }
 
-    /// Says how this server stands, and looks how the others do.
+    /// Reports this server's state and reads that of the others.
     fn look(&self) -> Result<(), StorageError> {
         let own = {
             let state = self.state();
             let durable = state.view.as_ref().map_or(0, LogView::durable_entries);
-            // A number of leaves counts when whoever makes the proof can have them.
+            // A number of leaves counts only if the server that makes the proof has the entries for
+            // it.
             let leaves =
                 (state.leaves).filter(|leaves| state.handed_in >= leaves >> self.subtree_height);
             Server {
@@ -518,12 +521,12 @@ impl Inner {
         seen.servers.iter().filter(move |server| server.name != own)
     }
 
-    /// Whether another server works before which this one steps back.
+    /// Returns whether this server yields to `server`, because it works.
     fn steps_back_for(&self, server: &Server) -> bool {
         server.works && server.seen < ALIVE && (!server.standby || self.standby)
     }
 
-    /// Whether the newest entry is from a server that works only when nobody else does, as this one may.
+    /// Returns whether the newest entry is from a standby, and this server is none.
     fn made_by_standby(&self, seen: &SharedRound) -> bool {
         let by = |server: &&Server| seen.worker.as_ref() == Some(&server.name);
         !self.standby
@@ -536,7 +539,7 @@ impl Inner {
     fn role(&self, seen: &SharedRound, entries: u64) -> Role {
         let second = (EXPECTED_LEAVES_PER_SECOND >> self.subtree_height).max(1);
         if entries > seen.entries + second {
-            // Others see that, and follow.
+            // The others see that, and follow.
             return Role::Works;
         }
         let mut patience = self.config.takeover_after;
@@ -544,7 +547,7 @@ impl Inner {
             patience += STANDBY_MARGIN;
         }
         let by_another = match &seen.worker {
-            // At the start of a round; whoever works only if nobody else does waits.
+            // At the start of a round, a standby waits.
             None => self.standby,
             Some(name) => *name != self.config.name && !self.made_by_standby(seen),
         };
@@ -634,7 +637,7 @@ mod tests {
         }
     }
 
-    /// The server `m`.
+    /// Creates the part of server `m`.
     fn inner(standby: bool) -> Inner {
         Inner {
             log: Arc::new(Nobody),
@@ -680,22 +683,22 @@ mod tests {
         let (on, standby) = (inner(false), inner(true));
         let z = |works, standby| vec![server("z", works, standby)];
         for (worker, quiet, servers, entries, of_on, of_standby) in [
-            // The start of a round, and somebody else has just begun.
+            // The start of a round, and another server has just begun.
             (None, 0, vec![], 0, Works, Follows),
             (None, 3900, vec![], 0, Works, Follows),
             (None, 4100, vec![], 0, Works, Works),
             (None, 100, z(true, false), 0, Follows, Follows),
-            // Another one works; then it no longer does.
+            // Another server works, and then stops.
             (Some("z"), 100, z(true, false), 1000, Follows, Follows),
             (Some("z"), 1900, z(true, false), 1000, Follows, Follows),
             (Some("z"), 2100, z(true, false), 1000, Works, Follows),
             (Some("z"), 4100, z(true, false), 1000, Works, Works),
             // Not before everything is copied.
             (Some("z"), 9000, vec![], 999, Follows, Follows),
-            // It was restarted itself.
+            // This server was restarted.
             (Some("m"), 100, vec![], 1000, Works, Works),
             (Some("m"), 100, z(true, false), 1000, Follows, Follows),
-            // It was cut off, and has more.
+            // This server was cut off, and has more entries.
             (Some("z"), 100, z(true, false), 1030, Works, Works),
             (Some("z"), 100, z(true, false), 1010, Follows, Follows),
             // A standby works.
@@ -720,10 +723,10 @@ mod tests {
         assert!(on.yields(&both("z"), 970, 24, second).is_some());
         assert!(on.yields(&both("z"), 980, 24, second).is_none());
         assert!(standby.yields(&both("z"), 2000, 24, second).is_some());
-        // One of two.
+        // Of two equally fast servers, one.
         assert!(on.yields(&both("z"), 1000, 24, 40 * second).is_none());
         assert!(on.yields(&both("a"), 1000, 24, 40 * second).is_some());
-        // Not to a standby, which yields itself; nor to one that was not seen for a while.
+        // Not to a standby, which yields itself; nor to a server that was not seen for a while.
         let by_standby = seen(Some("a"), 100, vec![server("a", true, true)]);
         assert!(on.yields(&by_standby, 900, 24, 40 * second).is_none());
         let mut gone = both("a");
@@ -752,7 +755,7 @@ mod tests {
             (Some(7), Some(8), 0, 0, AtEnd::Wait),
             (Some(7), Some(8), 6, 0, AtEnd::Prove(Some(8))),
             (Some(7), Some(8), 0, 121, AtEnd::Prove(Some(8))),
-            // The other one is still at it; or has gone.
+            // The other server is still working; or has gone.
             (Some(7), None, 0, 1, AtEnd::Wait),
             (Some(7), None, 0, 3, AtEnd::Prove(None)),
             (Some(7), None, 3, 1, AtEnd::Prove(None)),

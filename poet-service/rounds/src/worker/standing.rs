@@ -1,32 +1,32 @@
-//! How a round stands that servers share, for those who show it.
+//! The state of a round that servers share, for display.
 
 use std::time::Duration;
 
 use crate::storage::shared_log::{Server, SharedRound};
 
-/// How long ago a server may have been seen that is shown.
+/// How recently a server must have been seen to be shown.
 const SHOWN: Duration = Duration::from_secs(10);
 
-/// How the round stands that servers share, as this one has seen it last.
+/// The state of a round that servers share, as this server has last seen it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Standing {
     /// The round.
     pub round: u64,
-    /// Of the subtrees whose roots are the entries of its log.
+    /// The height of the subtrees whose roots are the log's entries.
     pub subtree_height: u32,
-    /// What this server is called there; `None` if it does no work.
+    /// The name of this server; `None` if it does no work.
     pub own: Option<String>,
-    /// How the log and the servers stand.
+    /// The state of the log and of the servers.
     pub seen: SharedRound,
 }
 
 impl Standing {
-    /// Leaves that the shared log stands for.
+    /// The number of leaves that the shared log represents.
     pub fn leaves(&self) -> u64 {
         self.seen.entries << self.subtree_height
     }
 
-    /// The servers that were seen lately, by name.
+    /// The servers that were seen recently, ordered by name.
     pub fn servers(&self) -> impl Iterator<Item = &Server> {
         (self.seen.servers.iter()).filter(|server| server.seen < SHOWN)
     }
@@ -37,7 +37,7 @@ impl Standing {
         self.servers().find(|server| server.name == *own)
     }
 
-    /// The server that works: of several, the one that was first with the newest entry.
+    /// The server that works. If several do, the one that appended the newest entry.
     pub fn worker(&self) -> Option<&Server> {
         let newest = |server: &&Server| self.seen.worker.as_ref() == Some(&server.name);
         let mut working = self.servers().filter(|server| server.works);
@@ -45,12 +45,12 @@ impl Standing {
         first.or_else(|| working.next())
     }
 
-    /// Leaves of the shared log that a server does not have.
+    /// How many leaves of the shared log a server lacks.
     pub fn behind_leaves(&self, server: &Server) -> u64 {
         self.seen.entries.saturating_sub(server.entries) << self.subtree_height
     }
 
-    /// How long the server that works takes for those.
+    /// How long the server that works takes for those leaves.
     pub fn behind(&self, server: &Server) -> Duration {
         let rate = self.worker().map_or(0.0, |worker| worker.leaves_per_second);
         let seconds = self.behind_leaves(server) as f64 / rate.max(1.0);

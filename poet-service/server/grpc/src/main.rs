@@ -1,5 +1,6 @@
-//! Generates `src/api/generated` from `../proto/rpc`, without a `protoc` of the system, and compares it with
-//! the files in the tree. With `UPDATE_GRPC=1` in the environment it replaces them.
+//! Generates `src/api/generated` from `../proto/rpc`, without a `protoc` of the system, and
+//! compares it with the files in the tree. With `UPDATE_GRPC=1` in the environment it replaces
+//! them.
 #![forbid(unsafe_code)]
 
 use std::{
@@ -43,10 +44,10 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
 
 fn generate(proto: &Path, out: &Path) -> Result<(), Box<dyn Error>> {
     let mut files = protox::compile(["rpc/api/v1/api.proto"], [proto])?;
-    // Reflection shows the interface as it is.
+    // Reflection shows these descriptors.
     fs::write(out.join("descriptors.bin"), files.encode_to_vec())?;
-    // Proofs are sent from buffers that are encoded once. Generated code would encode and copy them for
-    // each client.
+    // Proofs are sent from buffers that are encoded once. Generated code would encode and copy them
+    // for each client.
     for service in files.file.iter_mut().flat_map(|file| &mut file.service) {
         service.method.retain(|method| method.name() != "Proof");
     }

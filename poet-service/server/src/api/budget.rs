@@ -1,10 +1,9 @@
-//! What requests that are under way may take of the memory, by address and in all.
+//! The memory that incomplete requests may use, per address and in total.
 //!
-//! A request costs something from its headers on, long before anybody knows whether it is worth it:
-//! thousands of connections with many requests each, none of them complete, would fill the memory.
-//! So each is charged with its headers, with the body as it arrives, and with what it takes besides;
-//! what is over the budget is refused. A little is granted to every address, whatever the others
-//! take.
+//! A request costs memory from its headers on, long before it is known whether it is valid:
+//! thousands of connections with many incomplete requests each would fill the memory. So each
+//! request is charged for its headers, for the body as it arrives, and for overhead; what exceeds
+//! the budget is refused. Every address is granted a little, whatever the others use.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -18,17 +17,17 @@ use axum::http::HeaderMap;
 
 use super::client::Network;
 
-/// What all requests to an interface may take.
+/// The limit for all requests to an interface.
 const ALL_BYTES: usize = 80 << 20;
-/// What those of one address may take: enough for 10,000 registrations at once.
+/// The limit for one address: enough for 10,000 registrations at once.
 const NETWORK_BYTES: usize = 56 << 20;
-/// What an address may take even when nothing is left.
+/// What an address may use even if nothing is left.
 const GRANTED_BYTES: usize = 16 << 10;
-/// What a request takes besides its headers and its body: tasks, buffers.
+/// What a request uses besides its headers and its body: tasks, buffers.
 const REQUEST_BYTES: usize = 4 << 10;
-/// The same for a stream of gRPC, which keeps it for as long as it is open.
+/// The same for a gRPC stream, which uses it for as long as it is open.
 const STREAM_BYTES: usize = 32 << 10;
-/// What a header takes besides its name and its value.
+/// What a header uses besides its name and its value.
 const HEADER_BYTES: usize = 64;
 
 /// The budget of an interface.
@@ -38,19 +37,19 @@ pub(crate) struct Budget(Mutex<Charged>);
 #[derive(Debug, Default)]
 struct Charged {
     all: usize,
-    /// The most that it was since somebody asked.
+    /// The highest total since it was last read.
     highest: usize,
     per_network: HashMap<Network, usize>,
 }
 
-/// There is not so much left.
+/// The budget is used up.
 #[derive(Debug, thiserror::Error)]
 #[error("too much is being received")]
 pub(super) struct OverBudget;
 
 impl Budget {
-    /// Charges a request with its headers. Requests of a proxy, `None`, are those of many clients and
-    /// have no limit of their own.
+    /// Charges a request for its headers. Requests through a proxy, `None`, come from many clients
+    /// and have no limit of their own.
     pub(super) fn charge(
         self: &Arc<Self>,
         network: Option<Network>,
@@ -74,7 +73,7 @@ impl Budget {
         Ok(charge)
     }
 
-    /// The most that was charged at a time since this was last called.
+    /// Returns the highest total since the last call.
     pub(super) fn take_highest(&self) -> usize {
         let mut charged = self.lock();
         let all = charged.all;
@@ -86,7 +85,7 @@ impl Budget {
     }
 }
 
-/// What one request is charged with, until the last copy of this is dropped.
+/// What one request is charged, until the last copy of this is dropped.
 #[derive(Clone, Debug)]
 pub(super) struct Charge(Arc<Request>);
 
@@ -94,7 +93,7 @@ pub(super) struct Charge(Arc<Request>);
 struct Request {
     budget: Arc<Budget>,
     network: Option<Network>,
-    /// What of it stays until the answer is complete.
+    /// The part that remains until the response is complete.
     kept: usize,
     bytes: AtomicUsize,
 }
@@ -121,7 +120,7 @@ impl Charge {
         Ok(())
     }
 
-    /// Gives back what headers and body took.
+    /// Returns what headers and body were charged.
     pub(super) fn settle(&self) {
         let mut charged = self.0.budget.lock();
         let bytes = self.0.bytes.load(Relaxed);
@@ -160,7 +159,7 @@ mod tests {
         Some(Network::of([192, 0, 2, last].into()))
     }
 
-    /// Charges as much as it can be. Returns the whole megabytes of it.
+    /// Charges as much as possible. Returns the number of whole megabytes.
     fn fill(budget: &Arc<Budget>, network: Option<Network>) -> (Vec<Charge>, usize) {
         let charge = budget.charge(network, &HeaderMap::new(), false).unwrap();
         let mut megabytes = 0;
@@ -180,7 +179,7 @@ mod tests {
         assert_eq!(megabytes, 55);
         let (two, megabytes) = fill(&budget, network(2));
         assert_eq!(megabytes, 23);
-        // Nothing is left.
+        // The budget is used up.
         let (_three, megabytes) = fill(&budget, network(3));
         assert_eq!(megabytes, 0);
         let small: Vec<_> = (0..10)
@@ -216,7 +215,7 @@ mod tests {
         stream.settle();
         assert_eq!(charged(), STREAM_BYTES);
         drop(stream);
-        // A proxy speaks for many.
+        // A proxy stands for many clients.
         let (proxied, megabytes) = fill(&budget, None);
         assert_eq!(megabytes, 79);
         drop(proxied);

@@ -1,4 +1,4 @@
-//! Who sends a request, and how often that address may.
+//! Who sends a request, and how many requests that address may send.
 
 use std::{
     collections::HashMap,
@@ -23,21 +23,21 @@ use tonic::Status;
 
 use super::{error::ApiError, protocol::Protocol};
 
-/// Addresses whose requests are counted at a time: 4 MB. When there are more, those that have not
-/// been seen for a while are forgotten, or else some of them.
+/// The maximum number of addresses to count at a time: 4 MB. If there are more, the idle ones are
+/// forgotten, or else some of the others.
 const MAX_NETWORKS: usize = 65_536;
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
 /// The connection that a request came over.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer {
-    /// The other end.
+    /// The address of the client's end.
     pub(super) address: IpAddr,
-    /// This end.
+    /// The address of this end.
     pub(super) local: IpAddr,
 }
 
-/// What counts as one client: an address of IPv4, or 64 bits of one of IPv6, which is what one
+/// What counts as one client: an IPv4 address, or the /64 of an IPv6 address, which is what one
 /// customer gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Network(IpAddr);
@@ -54,19 +54,20 @@ impl Network {
     }
 }
 
-/// Reverse proxies, whose word on who sent a request counts.
+/// Reverse proxies, which are trusted to name the sender of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustedProxies(Arc<[IpNet]>);
 
 impl TrustedProxies {
-    /// Whether this is the address of a proxy.
+    /// Returns whether this is the address of a proxy.
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.0.iter().any(|network| network.contains(&address))
     }
 
-    /// Who sent a request that came from `peer`: each proxy appends whom it got it from, so this is
-    /// the last address that is not a proxy's. What stands before it may be invented.
+    /// Returns the sender of a request that came from `peer`. Each proxy appends the address that
+    /// it received the request from, so the sender is the last address that is no proxy's. Anything
+    /// before it may be forged.
     pub(super) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let mut client = peer;
         let forwarded = headers
@@ -78,7 +79,7 @@ impl TrustedProxies {
             if !self.contains(client) {
                 break;
             }
-            // What is no address was not written by a proxy of ours.
+            // None of our proxies wrote this, since it is no address.
             let Some(address) = parse_forwarded(text.trim()) else {
                 break;
             };
@@ -88,7 +89,7 @@ impl TrustedProxies {
     }
 }
 
-/// An address as proxies write it: some of them add the port.
+/// Parses an address as proxies write it: some of them add the port.
 fn parse_forwarded(text: &str) -> Option<IpAddr> {
     let address = text.parse::<IpAddr>();
     let address = address.or_else(|_| text.parse::<SocketAddr>().map(|address| address.ip()));
@@ -98,7 +99,7 @@ fn parse_forwarded(text: &str) -> Option<IpAddr> {
 impl FromStr for TrustedProxies {
     type Err = &'static str;
 
-    /// Networks or addresses with commas between them.
+    /// Parses networks or addresses separated by commas.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let network = |text: &str| {
             let text = text.trim();
@@ -126,10 +127,10 @@ impl fmt::Display for TrustedProxies {
     }
 }
 
-/// How often an address may send a request.
+/// How many requests an address may send.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RequestRate {
-    /// Requests per second in the long run, above 0.
+    /// Requests per second in the long run. Above 0.
     pub per_second: f64,
     /// Requests at once.
     pub burst: NonZero<u32>,
@@ -137,12 +138,12 @@ pub struct RequestRate {
 
 /// Counts requests by address.
 ///
-/// Of each address one time is kept: when its next request would be due if they came evenly. A
-/// request moves it by `1 / rate`; one that finds it more than a burst ahead is refused, and does
+/// Stores one time per address: when its next request would be due if they came evenly. A request
+/// advances it by `1 / rate`. If it is more than a burst ahead, the request is refused, and does
 /// not count.
 pub(crate) struct RateLimit {
     interval: Duration,
-    /// How far ahead of the present an address may be.
+    /// How far ahead of the present the time of an address may be.
     tolerance: Duration,
     proxies: TrustedProxies,
     protocol: Protocol,
@@ -162,7 +163,7 @@ impl RateLimit {
         }
     }
 
-    /// Counts a request; if it is one too many, says when the next one may come.
+    /// Counts a request. If it exceeds the limit, returns how long to wait for the next one.
     fn check(&self, network: Network, now: Instant) -> Result<(), Duration> {
         let mut table = self.due.lock().unwrap_or_else(PoisonError::into_inner);
         let due = table.get(&network).copied().unwrap_or(now).max(now);
@@ -172,8 +173,8 @@ impl RateLimit {
         }
         if table.len() >= MAX_NETWORKS && !table.contains_key(&network) {
             table.retain(|_, due| *due > now);
-            // All of them are active: this is an attack from many networks, whose newest ones take
-            // the places of older ones.
+            // All of them are active: this is an attack from many networks. New ones replace older
+            // ones.
             let mut forgotten = table.len().saturating_sub(MAX_NETWORKS - MAX_NETWORKS / 4);
             table.retain(|_, _| {
                 let keep = forgotten == 0;
@@ -195,13 +196,13 @@ impl RateLimit {
         }
     }
 
-    /// Puts the limit before a router.
+    /// Applies the limit to a router.
     pub(crate) fn layer(self, router: Router) -> Router {
         router.layer(middleware::from_fn_with_state(Arc::new(self), limit))
     }
 }
 
-/// The longest time that an address can be made to wait for one request: a day.
+/// The longest time that an address can have to wait for one request: a day.
 const MAX_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 
 async fn limit(State(limit): State<Arc<RateLimit>>, request: Request, next: Next) -> Response {
@@ -239,7 +240,7 @@ mod tests {
             assert_eq!(limit.check(one, start), Ok(()));
         }
         assert_eq!(limit.check(one, start), Err(Duration::from_millis(100)));
-        // Another address has its own.
+        // Another address has its own limit.
         assert_eq!(
             limit.check(Network::of(address("192.0.2.2")), start),
             Ok(())
@@ -249,7 +250,7 @@ mod tests {
             assert_eq!(limit.check(one, now), Ok(()));
             assert!(limit.check(one, now).is_err());
         }
-        // After a pause, a burst again and no more.
+        // After a pause, one burst and no more.
         let later = start + Duration::from_secs(60);
         let passed = (0..20).filter(|_| limit.check(one, later).is_ok()).count();
         assert_eq!(passed, 5);

@@ -1,15 +1,15 @@
-//! One connection of a server: what happens on it, so that idle, waiting and stalled ones can be
-//! told apart and closed.
+//! One connection of a server: its activity, so that idle, waiting and stalled connections can be
+//! distinguished and closed.
 //!
-//! A client that does not read its answer, or reads it drop by drop, holds a connection and the
-//! answer's memory. While something waits to be sent, a client must take so many bytes each second
-//! (see [`Patience`]). It may be behind for a while, because a client's system makes room for more in
-//! steps: a window that is full opens again when a good part of it was read. What waits in the system's
-//! own buffer is bounded by [`UNSENT_BYTES`], so that bytes that were written are bytes that the
-//! client's system took.
+//! A client that does not read its response, or reads it drop by drop, occupies a connection and
+//! the response's memory. While something waits to be sent, a client must read a number of bytes
+//! each second (see [`Patience`]). It may be behind for a while, because a client's system makes
+//! room in steps: a full window opens again only when a good part of it was read. [`UNSENT_BYTES`]
+//! limits what waits in this system's own buffer, so that written bytes are bytes that the client's
+//! system has accepted.
 //!
-//! With HTTP/2, a client can stop an answer without stopping the socket. There, what counts is the
-//! parts of answers that could be taken, not what was written: pings are written, too.
+//! An HTTP/2 client can stall a response without stalling the socket. There, what counts is the
+//! parts of responses that could be sent, not the bytes written, which include pings.
 
 use std::{
     io,
@@ -43,40 +43,41 @@ use super::{
     patience::Patience,
 };
 
-/// What the system buffers for a socket that it has not sent yet.
+/// What the system buffers for a socket without having sent it.
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 const UNSENT_BYTES: u32 = 32 * 1024;
-/// What is taken of an answer at once over HTTP/2.
+/// How much of a response to take at once over HTTP/2.
 const PART_BYTES: usize = 16 * 1024;
-/// How long a client may go on sending after the last answer of a connection, and how much. A
-/// connection that is closed while something comes in is reset, and the answer is lost with it.
+/// How long a client may continue to send after the last response of a connection, and how much. If
+/// a connection is closed while data arrives, it is reset, and the response is lost.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 1024 * 1024;
-/// How long a connection that is to be closed is watched for a request that nobody has read yet.
+/// How long to watch a connection that is about to be closed for a request that was not read yet.
 const LAST_LOOK: Duration = Duration::from_millis(5);
 
-/// What happens on a connection.
+/// The activity of a connection.
 #[derive(Debug)]
 pub(super) struct Activity {
     accepted: Instant,
-    /// Requests whose answers are not complete, streams not counted.
+    /// Requests whose responses are incomplete, not counting streams.
     requests: AtomicUsize,
-    /// Those of them whose bodies are not complete either.
+    /// Of these, requests whose bodies are incomplete, too.
     receiving: AtomicUsize,
-    /// Since when there are such, in milliseconds after the connection was accepted.
+    /// Since when there are such requests, in milliseconds after the connection was accepted.
     receiving_since_ms: AtomicU64,
-    /// Streams that are open. A client can leave them so for ever and send nothing.
+    /// Open streams. A client can leave them open for ever and send nothing.
     streams: AtomicUsize,
-    /// Answers that are not complete; of streams, those of which a part was taken that may not have
-    /// been sent yet.
+    /// Incomplete responses; for streams, those of which a part was taken that may not have been
+    /// sent yet.
     sending: AtomicUsize,
     had_request: AtomicBool,
     over_http2: AtomicBool,
-    /// Since when no request is answered and nothing is sent, in milliseconds after it was accepted.
+    /// Since when no response is being made or sent, in milliseconds after the connection was
+    /// accepted.
     idle_since_ms: AtomicU64,
-    /// Whether the socket takes no more.
+    /// Whether the socket accepts no more data.
     blocked: AtomicBool,
-    /// Whether something may not have been handed to the socket.
+    /// Whether some data may not have reached the socket.
     unflushed: AtomicBool,
     written_bytes: AtomicU64,
     taken_bytes: AtomicU64,
@@ -88,11 +89,11 @@ pub(super) struct Activity {
 /// Whether a connection may be closed to make room, and since when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// It is not to be closed: an answer is being made or sent.
+    /// It must not be closed: a response is being made or sent.
     Busy,
     /// All its requests wait for the rest of their bodies.
     Receiving(Duration),
-    /// It has nothing to do.
+    /// It is idle.
     Idle(Duration),
 }
 
@@ -120,7 +121,7 @@ impl Default for Activity {
 }
 
 impl Activity {
-    /// Must be called for each request, before it is looked at.
+    /// Must be called for each request, before anything else is done with it.
     pub(super) fn begin_request(
         self: &Arc<Self>,
         is_stream: bool,
@@ -147,8 +148,8 @@ impl Activity {
         self.had_request.load(Relaxed)
     }
 
-    /// Whether it may be closed to make room for another one. Streams count only when something
-    /// comes over them.
+    /// Returns whether the connection may be closed to make room for another one. Streams count
+    /// only when data arrives on them.
     pub(super) fn standing(&self) -> Standing {
         if self.is_sending() || self.unflushed.load(Relaxed) {
             return Standing::Busy;
@@ -163,25 +164,25 @@ impl Activity {
         }
     }
 
-    /// Asks the connection to close, unless it has something to do by then.
+    /// Asks the connection to close, unless it becomes active first.
     pub(super) fn ask_to_close(&self) {
         self.asked_to_close.store(true, Relaxed);
         self.close.notify_one();
     }
 
-    /// Whether it was asked to close and has not declined.
+    /// Returns whether it was asked to close and has not declined.
     pub(super) fn is_closing(&self) -> bool {
         self.asked_to_close.load(Relaxed)
     }
 
-    /// Closes the connection, whatever it does.
+    /// Closes the connection, whatever it is doing.
     pub(super) fn close(&self) {
         self.closed_anyway.store(true, Relaxed);
         self.close.notify_one();
     }
 
-    /// Runs a connection until its end, or until it has to close. Calls `declined` when it was asked
-    /// to and has something to do.
+    /// Runs a connection until it ends or must close. Calls `declined` if it was asked to close and
+    /// is active.
     pub(super) async fn drive<E: std::fmt::Display>(
         &self,
         connection: impl Future<Output = Result<(), E>>,
@@ -202,8 +203,8 @@ impl Activity {
             if self.closed_anyway.load(Relaxed) {
                 return;
             }
-            // A request may have come that nobody has read yet. The connection is asked here, where
-            // nothing can happen on it between the question and its end.
+            // A request may have arrived that was not read yet. The connection is asked here, where
+            // nothing else can happen on it between the question and its end.
             tokio::select! {
                 biased;
                 result = &mut connection => return ended(result),
@@ -217,7 +218,7 @@ impl Activity {
         }
     }
 
-    /// Whether something has begun since the connection was asked to close.
+    /// Returns whether a request has begun since the connection was asked to close.
     fn is_fresh(&self) -> bool {
         match self.standing() {
             Standing::Busy => true,
@@ -244,13 +245,13 @@ impl Activity {
     }
 }
 
-/// How far a client is behind with reading.
+/// How far a client is behind in reading.
 #[derive(Debug)]
 pub(super) struct Progress {
     seen: Instant,
     written_bytes: u64,
     taken_bytes: u64,
-    /// How long nothing may be read from now on.
+    /// For how long the client may read nothing from now on.
     left: Duration,
 }
 
@@ -264,8 +265,8 @@ impl Progress {
         }
     }
 
-    /// Whether the client reads fast enough, as far as it has something to read. Must be called every
-    /// now and then.
+    /// Returns whether the client reads fast enough, if there is something to read. Must be called
+    /// periodically.
     pub(super) fn is_enough(&mut self, activity: &Activity, patience: &Patience) -> bool {
         let now = Instant::now();
         let written_bytes = activity.written_bytes.load(Relaxed);
@@ -292,16 +293,16 @@ impl Progress {
     }
 }
 
-/// A request until its answer is complete, or given up.
+/// A request until its response is complete or abandoned.
 pub(super) struct RequestGuard {
     activity: Arc<Activity>,
     is_stream: bool,
-    /// Nothing if it is refused.
+    /// `None` if the request is refused.
     charge: Option<Charge>,
 }
 
 impl RequestGuard {
-    /// Those of its kind.
+    /// The counter of requests of this kind.
     fn count(&self) -> &AtomicUsize {
         match self.is_stream {
             true => &self.activity.streams,
@@ -309,7 +310,7 @@ impl RequestGuard {
         }
     }
 
-    /// The body of the request, whose bytes are charged as they arrive.
+    /// Wraps the body of the request, whose bytes are charged as they arrive.
     pub(super) fn receive(&self, body: Incoming) -> ReceivedBody {
         let receiving = !self.is_stream && !body.is_end_stream();
         ReceivedBody {
@@ -320,12 +321,12 @@ impl RequestGuard {
         }
     }
 
-    /// The answer to the request.
+    /// Wraps the response to the request.
     pub(super) fn watch(self, response: Response<Body>) -> Response<WatchedBody> {
         let activity = &self.activity;
         activity.unflushed.store(true, Relaxed);
         activity.be_busy_until_now();
-        // Its headers and its body are gone.
+        // Headers and body of the request are dropped by now.
         if let Some(charge) = &self.charge {
             charge.settle();
         }
@@ -341,7 +342,7 @@ impl RequestGuard {
                 sending: false,
                 request: self,
             };
-            // A stream may have nothing to say for a long time.
+            // A stream may have nothing to send for a long time.
             watched.set_sending(!watched.request.is_stream);
             watched
         })
@@ -355,7 +356,7 @@ impl Drop for RequestGuard {
     }
 }
 
-/// A request whose body is not complete.
+/// A request with an incomplete body.
 struct Receiving(Arc<Activity>);
 
 impl Receiving {
@@ -390,7 +391,7 @@ impl HttpBody for ReceivedBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        // What a stream brings is looked at and gone: its messages are bounded one by one.
+        // The data of a stream is processed and dropped: each message has its own limit.
         if let (false, Some(charge), Some(Ok(frame))) = (self.is_stream, &self.charge, &frame) {
             let bytes = frame.data_ref().map_or(0, Bytes::len);
             if let Err(OverBudget) = charge.grow(bytes) {
@@ -412,13 +413,13 @@ impl HttpBody for ReceivedBody {
     }
 }
 
-/// The body of an answer.
+/// The body of a response.
 pub(super) struct WatchedBody {
     body: Body,
-    /// What was taken of the body and not handed on yet.
+    /// The part of the body that was taken but not passed on yet.
     rest: Bytes,
     part_bytes: usize,
-    /// Whether it is counted among those that are being sent.
+    /// Whether it counts as being sent.
     sending: bool,
     request: RequestGuard,
 }
@@ -509,7 +510,7 @@ struct Lingering {
 
 impl Watched {
     pub(super) fn new(stream: TcpStream, activity: Arc<Activity>) -> Self {
-        // Answers are short and written at once.
+        // Responses are short and written at once.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
@@ -529,15 +530,14 @@ impl Watched {
         let was_blocked = activity.blocked.swap(written.is_pending(), Relaxed);
         if let Poll::Ready(Ok(bytes)) = written {
             activity.written_bytes.fetch_add(*bytes as u64, Relaxed);
-            // What is written while no answer waits is the pings of HTTP/2: nothing that a client has
-            // asked for.
+            // What is written while no response waits is HTTP/2 pings, which no client asked for.
             if was_blocked {
                 activity.be_busy_until_now();
             }
         }
     }
 
-    /// Reads what the client still sends, until it ends, or for long enough.
+    /// Reads what the client still sends, until it stops, or for a limited time.
     fn poll_linger(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let lingering = self.lingering.get_or_insert_with(|| Lingering {
             until: Box::pin(sleep(LINGER_TIMEOUT)),
@@ -594,7 +594,7 @@ impl Write for Watched {
         self.stream.is_write_vectored()
     }
 
-    /// Called when all that was to be written is written.
+    /// Called when everything to write is written.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(context);
         if flushed.is_ready() {
@@ -614,7 +614,7 @@ impl Write for Watched {
 
 #[cfg(test)]
 impl Activity {
-    /// That of a connection which was accepted an hour ago.
+    /// The activity of a connection that was accepted an hour ago.
     pub(super) fn of(standing: Standing) -> Self {
         const AGE: Duration = Duration::from_secs(3600);
         let age_ms = AGE.as_millis() as u64;
@@ -659,13 +659,13 @@ mod tests {
     fn a_client_may_be_behind_for_a_while() {
         let activity = Activity::default();
         let mut progress = Progress::new(&Patience::default());
-        // Time passes, and so much is read.
+        // Time passes, and the client reads this many bytes.
         let mut pass = |seconds, read| {
             progress.seen -= Duration::from_secs(seconds);
             activity.written_bytes.fetch_add(read, Relaxed);
             progress.is_enough(&activity, &Patience::default())
         };
-        // Nothing is to be read.
+        // There is nothing to read.
         assert!(pass(1000, 0));
         activity.sending.store(1, Relaxed);
         assert!(pass(59, 0));
@@ -677,10 +677,10 @@ mod tests {
         for _ in 0..200 {
             assert!(pass(50, 0) && pass(0, 100_000));
         }
-        // Much at once is no credit for later.
+        // Reading much at once gives no credit for later.
         assert!(pass(1, 10_000_000));
         assert!(pass(58, 0));
-        // Just too slow.
+        // Slightly too slow.
         assert!(!pass(1000, 900 * 1024));
     }
 

@@ -1,6 +1,7 @@
-//! Lets pages of other sites read what everybody can read, so that a status page can show any server.
+//! Lets web pages of other sites read what everybody may read, so that a status page can show any
+//! server.
 //!
-//! What changes something is not among it: no page may register a node.
+//! Requests that change something are excluded: no web page may register a node.
 
 use axum::{
     extract::Request,
@@ -9,7 +10,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 
-/// What pages may see of an answer besides its body.
+/// The response headers that pages may read.
 const EXPOSED: &str = "accept-ranges, content-range, etag, retry-after, x-request-id";
 
 pub(super) async fn share(request: Request, next: Next) -> Response {
@@ -36,7 +37,7 @@ pub(super) async fn share(request: Request, next: Next) -> Response {
     response
 }
 
-/// Whether a browser asks if a page may read something.
+/// Returns whether a browser asks if a page may read something.
 fn asks_to_read(method: &Method, headers: &HeaderMap) -> bool {
     let asked = headers.get(header::ACCESS_CONTROL_REQUEST_METHOD);
     *method == Method::OPTIONS

@@ -1,4 +1,4 @@
-//! What an interface closes and refuses: counted for monitoring, and said in the log now and then.
+//! Counts what an interface closes and refuses, for monitoring, and logs it periodically.
 
 use std::sync::{
     Arc,
@@ -10,14 +10,14 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family},
 };
 
-/// Which connections, and why.
+/// The labels of closed connections.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub(crate) struct DroppedLabels {
     interface: &'static str,
     reason: &'static str,
 }
 
-/// Which requests.
+/// The labels of refused requests.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub(crate) struct RefusedLabels {
     interface: &'static str,
@@ -31,7 +31,7 @@ pub(crate) struct DroppedCounters {
 }
 
 impl DroppedCounters {
-    /// The counters of one interface.
+    /// Returns the counters of one interface.
     pub(crate) fn of(&self, interface: &'static str) -> Dropped {
         let connections = |reason| Count {
             total: self
@@ -57,7 +57,7 @@ impl DroppedCounters {
     }
 }
 
-/// Counts for one interface.
+/// The counters of one interface.
 #[derive(Clone, Debug)]
 pub(crate) struct Dropped(Arc<Counts>);
 
@@ -74,7 +74,7 @@ struct Counts {
 #[derive(Debug)]
 struct Count {
     total: Counter,
-    /// Those of them that the log does not know of.
+    /// The number that was not logged yet.
     unreported: AtomicU64,
 }
 
@@ -86,32 +86,32 @@ impl Count {
 }
 
 impl Dropped {
-    /// A connection makes room for another one.
+    /// A connection was closed to make room for another one.
     pub(super) fn for_room(&self) {
         self.0.for_room.add(1);
     }
 
-    /// A connection is refused: its address has its share.
+    /// A connection was refused because its address has its share.
     pub(super) fn over_share(&self) {
         self.0.over_share.add(1);
     }
 
-    /// Clients read their answers too slowly.
+    /// Clients read their responses too slowly.
     pub(super) fn too_slow(&self, connections: u64) {
         self.0.too_slow.add(connections);
     }
 
-    /// The system gave no socket.
+    /// The system did not provide a socket.
     pub(super) fn not_accepted(&self) {
         self.0.not_accepted.add(1);
     }
 
-    /// A request is refused: others take too much.
+    /// A request was refused because others use too much memory.
     pub(super) fn over_budget(&self) {
         self.0.over_budget.add(1);
     }
 
-    /// What has come since the last report, if there is anything.
+    /// Returns what has happened since the last report, if anything has.
     pub(super) fn report(&self) -> Option<String> {
         let counts = &*self.0;
         let parts: Vec<_> = [

@@ -1,5 +1,5 @@
-//! The one error of the API: every failure of a request has a gRPC code, an HTTP status and a
-//! message that is meant for the client.
+//! The error type of the API: every failed request has a gRPC code, an HTTP status and a message
+//! for the client.
 
 use axum::{
     http::{HeaderValue, StatusCode, header},
@@ -10,7 +10,7 @@ use poet_proto::json::{self, Malformed};
 use poet_rounds::{registration::RegistrationError, worker::RehearsalError};
 use serde::Serialize;
 
-/// gRPC status codes, as far as they are used.
+/// The gRPC status codes that the server uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "names and numbers are gRPC's")]
 pub enum Code {
@@ -28,8 +28,8 @@ pub enum Code {
     Unauthenticated = 16,
 }
 
-/// Why a request was not granted. The texts are part of the API; causes inside of the server are
-/// logged where they occur and never end up here.
+/// Why a request failed. The texts are part of the API. Internal causes are logged where they occur
+/// and never appear here.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum ApiError {
@@ -68,13 +68,13 @@ pub enum ApiError {
     ContentEncoding,
     #[error("expected one Host header with a valid host")]
     Host,
-    /// Said on the private listener only.
+    /// Only on the private listener.
     #[error(
         "this host is not served: expected localhost, the address that the server listens on, or the \
          name that --config-rpclisten gives"
     )]
     ForeignHost,
-    /// Said on the private listener only.
+    /// Only on the private listener.
     #[error("requests from web pages are not served")]
     ForeignOrigin,
     #[error("too many requests of your address are incomplete, try again later")]
@@ -84,10 +84,10 @@ pub enum ApiError {
     // The original server's text.
     #[error("trying to send message larger than max ({bytes} vs. {max})")]
     ResponseTooLarge { bytes: usize, max: usize },
-    /// Said on the private listener only.
+    /// Only on the private listener.
     #[error("the trusted keys are unchanged: {0}")]
     TrustedKeys(String),
-    /// Said on the private listener only.
+    /// Only on the private listener.
     #[error(transparent)]
     Rehearsal(#[from] RehearsalError),
     #[error("too many requests, try again in {retry_after_seconds} s")]
@@ -129,7 +129,7 @@ impl ApiError {
         }
     }
 
-    /// The HTTP status: the code's, except where HTTP has a better one.
+    /// The HTTP status: that of the code, unless HTTP has a better one.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
@@ -194,7 +194,7 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let headers = [
             (header::CONTENT_TYPE, "application/json"),
-            // A proof that is not there yet will be.
+            // The proof may be published later.
             (header::CACHE_CONTROL, "no-store"),
         ];
         let mut response = (self.status(), headers, self.json()).into_response();
@@ -213,7 +213,7 @@ impl IntoResponse for ApiError {
         {
             response.headers_mut().insert(header::CONTENT_RANGE, range);
         }
-        // For those who count.
+        // For the metrics.
         response.extensions_mut().insert(self.code());
         response
     }

@@ -1,7 +1,7 @@
 //! The gRPC interface: the handlers of the REST interface behind protocol buffers.
 //!
-//! Proofs do not pass through the generated code. A proof of a round with a million members takes
-//! 33 MB, so its gRPC frame is encoded once, and everyone who asks is sent from that buffer.
+//! Proofs bypass the generated code. The proof of a round with a million members takes 33 MB, so
+//! its gRPC frame is encoded once, and every response is sent from that buffer.
 
 use std::{
     pin::Pin,
@@ -54,23 +54,23 @@ pub const POET_SERVICE: &str = "rpc.api.v1.PoetService";
 /// The name of the service for operators.
 pub const CONFIGURATION_SERVICE: &str = "rpc.api.v1.ConfigurationService";
 
-/// The interface as reflection shows it.
+/// The interface as reflection describes it.
 const DESCRIPTORS: &[u8] = include_bytes!("generated/descriptors.bin");
-/// The longest message to reflection and health. A client may have many of those streams open, and
-/// a message that is half there is kept.
+/// The longest message to reflection and health. A client may have many of these streams open, and
+/// incomplete messages are kept in memory.
 const MAX_STREAM_MESSAGE_BYTES: usize = 4 * 1024;
-/// How long such a message may take to arrive, from its first byte on, and how long none may come.
+/// How long such a message may take to arrive from its first byte on, and how long none may arrive.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
-/// The paths of methods that are streams begin so: of reflection, in both directions, and of health, to
-/// the client.
+/// The prefixes of the methods that are streams: those of reflection, in both directions, and those
+/// of health, to the client.
 const REFLECTION_PATHS: &str = "/grpc.reflection.";
 const WATCH_PATH: &str = "/grpc.health.v1.Health/Watch";
 
 /// The routes of the interface for nodes.
 ///
 /// # Errors
-/// When the description of the interface is damaged.
+/// Fails if the description of the interface is damaged.
 pub fn router(
     registration: Arc<Poet>,
     health: HealthServer<impl Health>,
@@ -92,11 +92,11 @@ pub fn router(
     Ok(finish(router))
 }
 
-/// The routes of the interface for operators, which are never public: over gRPC and, for those who
-/// have only `curl`, over REST; and `others` over REST.
+/// The routes of the interface for operators, which are never public: over gRPC, over REST for
+/// those who have only `curl`, and `others` over REST.
 ///
 /// # Errors
-/// When the description of the interface is damaged.
+/// Fails if the description of the interface is damaged.
 pub fn private_router(
     registration: Arc<Poet>,
     health: HealthServer<impl Health>,
@@ -146,12 +146,12 @@ fn with_reflection(
         .add_service(v1alpha.max_decoding_message_size(MAX_STREAM_MESSAGE_BYTES)))
 }
 
-/// Whether a path leads to a stream.
+/// Returns whether a path leads to a stream.
 pub(super) fn is_stream(path: &str) -> bool {
     path.starts_with(REFLECTION_PATHS) || path == WATCH_PATH
 }
 
-/// An error in the form that the client expects.
+/// Formats an error as the client expects it.
 pub(super) fn refuse(headers: &HeaderMap, error: ApiError) -> Response {
     match is_grpc(headers) {
         true => Status::from(error).into_http::<Body>(),
@@ -165,7 +165,7 @@ fn is_grpc(headers: &HeaderMap) -> bool {
         .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
-/// The messages of a stream, each of which must come, and be complete, in time.
+/// The messages of a stream, each of which must arrive, and be complete, in time.
 struct Messages {
     body: Body,
     /// What has arrived of the next message's prefix, and what is missing of the message after it.
@@ -188,7 +188,7 @@ impl Messages {
         self.missing_bytes > 0 || !self.prefix.is_empty()
     }
 
-    /// Passes over what has arrived. Returns whether a message ended in it.
+    /// Skips the data that has arrived. Returns whether a message ended in it.
     fn advance(&mut self, mut data: &[u8]) -> bool {
         let mut ended = false;
         while !data.is_empty() {
@@ -229,7 +229,7 @@ impl HttpBody for Messages {
             let ended = self.advance(data);
             let timeout = match self.is_incomplete() {
                 false => Some(SILENCE_TIMEOUT),
-                // It has its time from its first byte on.
+                // A message has its time from its first byte on.
                 true if ended || !begun_before => Some(MESSAGE_TIMEOUT),
                 true => None,
             };
@@ -249,8 +249,8 @@ impl HttpBody for Messages {
     }
 }
 
-/// Holds requests to the limits that they have over REST. Reflection is a stream in both directions,
-/// which has no end to wait for; its messages are bounded one by one.
+/// Applies the limits of REST to requests. Reflection is a stream in both directions, without an
+/// end to wait for; each of its messages has its own limit.
 async fn read_unary(request: Request, next: Next) -> Response {
     if request.uri().path().starts_with(REFLECTION_PATHS) {
         return next.run(request.map(Messages::limit)).await;
@@ -259,8 +259,8 @@ async fn read_unary(request: Request, next: Next) -> Response {
         Ok((parts, body)) => next.run(Request::from_parts(parts, body.into())).await,
         Err(error) => return Status::from(error).into_http::<Body>(),
     };
-    // The library calls what it cannot decode an internal error. It is the client's, and no reason to
-    // alarm anybody.
+    // The library reports what it cannot decode as an internal error. It is the client's error, and
+    // no reason for an alarm.
     match Status::from_header_map(response.headers()) {
         Some(status)
             if status.code() == Code::Internal
@@ -346,7 +346,7 @@ struct ProofCall {
     max_response_bytes: usize,
 }
 
-/// `PoetService.Proof`, from the prepared frame.
+/// `PoetService.Proof`, sent from the prepared frame.
 async fn proof(State(proofs): State<ProofCall>, body: Bytes) -> Response {
     let frame = async {
         let ProofRequest { round_id } = unary_message(&body)?;
@@ -369,10 +369,10 @@ async fn proof(State(proofs): State<ProofCall>, body: Bytes) -> Response {
     }
 }
 
-/// The only message of a request's body.
+/// Returns the only message in a request's body.
 ///
 /// # Errors
-/// When there is none, more than one, or something else.
+/// Fails if there is no message, more than one, or something else.
 pub fn unary_message<M: Message + Default>(body: &[u8]) -> Result<M, ApiError> {
     let malformed = |reason: String| ApiError::Malformed(reason);
     let (&[compressed, length @ ..], message) = body
@@ -496,7 +496,7 @@ mod tests {
             };
             let frame = proof_frame(&published, &[4; 32]);
             assert_eq!(frame[FRAME_PREFIX_BYTES..], message.encode_to_vec());
-            // The prefix of an answer is that of a request.
+            // A response has the same prefix as a request.
             let again: proto::ProofResponse = unary_message(&frame).unwrap();
             assert_eq!(again, message);
         }
@@ -504,7 +504,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn messages_of_a_stream_must_be_complete_in_time() {
-        /// What comes over a stream: after so many seconds, these bytes.
+        /// What arrives on a stream: after this many seconds, these bytes.
         async fn ends_after(parts: &'static [(u64, &'static [u8])]) -> u64 {
             let (sender, received) = tokio::sync::mpsc::channel(1);
             let frames = tonic::codegen::tokio_stream::wrappers::ReceiverStream::new(received);
@@ -527,11 +527,11 @@ mod tests {
         assert_eq!(ends_after(&[]).await, 60);
         let twice: &[(u64, &[u8])] = &[(50, &[0, 0, 0, 0, 2, 1, 2]), (50, &[0, 0, 0, 0, 2, 1, 2])];
         assert_eq!(ends_after(twice).await, 160);
-        // Begun, and never complete; dripping does not help.
+        // A message that begins and never completes; dripping does not help.
         assert_eq!(ends_after(&[(50, &[0, 0])]).await, 60);
         let dripping: &[(u64, &[u8])] = &[(0, &[0, 0, 0, 0, 9]), (6, &[1]), (3, &[1]), (3, &[1])];
         assert_eq!(ends_after(dripping).await, 10);
-        // Two in one part, the second one begun.
+        // Two messages in one part, the second one incomplete.
         let two: &[(u64, &[u8])] = &[(5, &[0, 0, 0, 0, 1, 7, 0, 0, 0])];
         assert_eq!(ends_after(two).await, 15);
         let both: &[(u64, &[u8])] = &[(5, &[0, 0, 0, 0, 1, 7, 0, 0, 0]), (9, &[0, 0])];

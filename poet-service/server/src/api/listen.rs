@@ -1,4 +1,4 @@
-//! Where a server listens: every address that a name has.
+//! Binds the sockets of a server: one for every address of a name.
 
 use std::{
     io,
@@ -8,24 +8,24 @@ use std::{
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
-/// Connections that wait to be accepted; all nodes come at once.
+/// Connections that may wait to be accepted; all nodes connect at once.
 const BACKLOG: i32 = 4096;
-/// How often the system is asked for a port that is free at all addresses.
+/// How often to ask the system for a port that is free at all addresses.
 const PORT_TRIES: usize = 20;
 
 /// Listens on `address`: `host:port`, or `:port` for every interface. If a name has several
-/// addresses, listens on all of them: whoever asks for one must not reach another server. An address
-/// of a family that this machine does not have is left out.
+/// addresses, listens on all of them: a client of one must not reach another server. Skips
+/// addresses of a family that this machine lacks.
 ///
 /// # Errors
-/// Fails if the address means nothing, is taken or is not this machine's.
+/// Fails if the address is invalid, taken or not this machine's.
 pub(crate) async fn bind(address: &str) -> io::Result<Vec<TcpListener>> {
     let addresses = match address.strip_prefix(':') {
         Some(port) => {
             let port = port.parse().map_err(|_| {
                 io::Error::new(io::ErrorKind::InvalidInput, "the port is not a number")
             })?;
-            // The first one takes IPv4 connections, too.
+            // This socket accepts IPv4 connections, too.
             let any: IpAddr = match has_family(Ipv6Addr::LOCALHOST.into()) {
                 true => Ipv6Addr::UNSPECIFIED.into(),
                 false => Ipv4Addr::UNSPECIFIED.into(),
@@ -50,7 +50,7 @@ async fn resolve(address: &str) -> io::Result<Vec<SocketAddr>> {
         .await
         .map_err(|_| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))?;
     let mut addresses: Vec<_> = found.collect();
-    // What is shown is the first one: clients of the original server expect 127.0.0.1.
+    // The first address is displayed: clients of the original server expect 127.0.0.1.
     addresses.sort_by_key(|address| (address.is_ipv6(), address.ip()));
     addresses.dedup();
     Ok(addresses)
@@ -61,7 +61,7 @@ fn bind_all(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
     for address in addresses {
         let mut address = *address;
         if let Some(first) = listeners.first() {
-            // The same one, if the system chose it.
+            // Use the same port everywhere if the system chose it.
             address.set_port(first.local_addr()?.port());
         }
         match listen(address) {
@@ -99,7 +99,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
         Type::STREAM,
         Some(Protocol::TCP),
     )?;
-    // Elsewhere, it would let two servers share the port.
+    // On other systems, it would let two servers share the port.
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
     if address.ip() == IpAddr::from(Ipv6Addr::UNSPECIFIED) {
@@ -112,7 +112,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Whether this machine has addresses of the family of this one.
+/// Returns whether this machine has addresses of the same family.
 fn has_family(address: IpAddr) -> bool {
     let loopback: IpAddr = match address {
         IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
@@ -134,7 +134,7 @@ mod tests {
             error.to_string(),
             format!("{address}: another program listens there")
         );
-        // Documentation's own.
+        // An address reserved for documentation.
         let error = bind("192.0.2.1:0").await.unwrap_err();
         assert_eq!(
             error.to_string(),
@@ -153,7 +153,7 @@ mod tests {
         if has_family(Ipv6Addr::LOCALHOST.into()) {
             std::net::TcpStream::connect((Ipv6Addr::LOCALHOST, port)).unwrap();
         }
-        // Somebody has one family of it.
+        // Another program has one family of the port.
         let error = bind(&format!("127.0.0.1:{port}")).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }

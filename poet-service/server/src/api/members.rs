@@ -1,9 +1,9 @@
 //! The members of a round, and the proof that a node is one of them.
 //!
-//! A round's membership tree takes about a second of a core for a million members, and a hundred
-//! bytes of a stranger ask for it. So one thread of the lowest priority makes trees, one after the
-//! other, and for a proof only if the key is a member's; few requests wait for it, and not for long; and
-//! the trees that were asked for last are kept, up to a size.
+//! The membership tree of a million members takes about a second of CPU time, and a request for it
+//! only a hundred bytes. So a single thread of the lowest priority builds trees, one after the
+//! other, and builds one for a membership proof only if the key is a member's. Few requests may
+//! wait for the thread, and not for long. The trees requested last are cached, up to a total size.
 
 use std::{
     convert::Infallible,
@@ -40,30 +40,30 @@ use super::{FOR_EVER, cached, error::ApiError, knows, ok, poet::parse_round};
 
 /// Requests that may wait for the thread.
 const MAX_WAITING: usize = 64;
-/// How long a request waits for it.
+/// How long a request waits for the thread.
 const MAX_WAIT: Duration = Duration::from_secs(10);
-/// When a request that could not wait may try again.
+/// After how long a rejected request may try again.
 const RETRY_AFTER_SECONDS: u64 = 10;
-/// What the kept trees may take, unless there is one only.
+/// What the cached trees may use, unless there is only one.
 const KEPT_BYTES: usize = 256 << 20;
-/// What a member takes: node id, challenge, and its share of the tree.
+/// What a member uses: node id, challenge, and its share of the tree.
 const MEMBER_BYTES: usize = 3 * 32;
-/// What the members of rounds may take of the memory before no others are read: clients that ask for
-/// those of many rounds and read slowly must not fill it. Those of a round with a million take 96 MB.
+/// What the members of all rounds may use before no more are read: clients that request many rounds
+/// and read slowly must not fill the memory. A million members use 96 MB.
 const ALIVE_BYTES: usize = 512 << 20;
 /// Members in a piece of the list: some 60 KB.
 const PIECE_MEMBERS: usize = 512;
 
-/// Knows the members of rounds.
+/// Answers questions about the members of rounds.
 pub(crate) struct Membership {
     queue: mpsc::Sender<Question>,
     kept: Arc<Kept>,
 }
 
-/// Who are the members of this round?
+/// A question for the members of this round.
 struct Question {
     round: u64,
-    /// Asked for this one's sake only: whoever is no member gets no tree made.
+    /// The key for whose sake it is asked: no tree is built for a key that is no member's.
     node_id: Option<NodeId>,
     reply: oneshot::Sender<Result<Arc<Members>, ApiError>>,
 }
@@ -73,7 +73,7 @@ struct Members {
     /// In increasing order.
     node_ids: Vec<NodeId>,
     tree: membership::Tree,
-    /// What all members take that are in memory, these included.
+    /// What all members in memory use, including these.
     alive: Arc<AtomicUsize>,
 }
 
@@ -88,7 +88,7 @@ impl Members {
         self.node_ids.len() * MEMBER_BYTES
     }
 
-    /// The proof for a node, as JSON.
+    /// Returns the proof for a node, as JSON.
     fn prove(&self, node_id: NodeId) -> Result<String, ApiError> {
         let index = self
             .node_ids
@@ -119,20 +119,20 @@ struct MembershipProof<'a> {
     challenge: json::Base64<'a>,
 }
 
-/// The members of some rounds; those that were asked for last come last.
+/// The cached members of some rounds, the last requested at the end.
 #[derive(Default)]
 struct Kept {
     newest: Mutex<Vec<(u64, Arc<Members>)>>,
-    /// What all take that are in memory: kept, or still being sent.
+    /// What all members in memory use: cached, or still being sent.
     alive: Arc<AtomicUsize>,
-    /// The first round of which no registration is removed.
+    /// The first round whose registrations are complete.
     first_kept: Arc<AtomicU64>,
 }
 
 impl Kept {
     fn get(&self, round: u64) -> Option<Arc<Members>> {
         let mut kept = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        // What is removed is not told from memory, either.
+        // Removed registrations must not be served from memory either.
         let first = self.first_kept.load(Relaxed);
         kept.retain(|(of, _)| *of >= first);
         let place = kept.iter().position(|(of, _)| *of == round)?;
@@ -142,7 +142,7 @@ impl Kept {
         Some(members)
     }
 
-    /// Keeps one more, and as many others as there is room for.
+    /// Caches the members of a round, and removes others if there is no room.
     fn insert(&self, round: u64, members: Arc<Members>) {
         let mut kept = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         kept.push((round, members));
@@ -154,11 +154,11 @@ impl Kept {
 }
 
 impl Membership {
-    /// Starts the thread, which ends when this is dropped. Of rounds before `first_kept`, registrations
-    /// are removed.
+    /// Starts the thread, which ends when this is dropped. Registrations of rounds before
+    /// `first_kept` are being removed.
     ///
     /// # Errors
-    /// Fails if the system has no thread to give.
+    /// Fails if the system does not provide a thread.
     pub(crate) fn start(
         storage: &Arc<dyn Storage>,
         first_kept: Arc<AtomicU64>,
@@ -169,7 +169,7 @@ impl Membership {
             ..Kept::default()
         });
         let found = Arc::clone(&kept);
-        // The database is closed when the server ends, not when this thread has noticed that.
+        // The end of the server must close the database without waiting for this thread.
         let storage = Arc::downgrade(storage);
         thread::Builder::new()
             .name("members".to_owned())
@@ -178,12 +178,12 @@ impl Membership {
                     tracing::warn!(%error, "cannot lower the priority of the thread that reads members");
                 }
                 while let Some(question) = questions.blocking_recv() {
-                    // Its client may have left while it waited.
+                    // The client may have left while it waited.
                     if let Some(storage) = storage.upgrade()
                         && !question.reply.is_closed()
                     {
                         let answer = || answer(&found, &*storage, &question);
-                        // The thread outlives a panic.
+                        // The thread survives a panic.
                         let answer = panic::catch_unwind(AssertUnwindSafe(answer));
                         let answer = answer.unwrap_or(Err(ApiError::Internal));
                         drop(question.reply.send(answer));
@@ -219,13 +219,13 @@ impl Membership {
     }
 }
 
-/// The members of the round, if the node is one.
+/// Returns the members of the round, if the node is one.
 fn answer(
     kept: &Kept,
     storage: &dyn Storage,
     question: &Question,
 ) -> Result<Arc<Members>, ApiError> {
-    // The request before this one may have asked for the same.
+    // An earlier request may have been for the same round.
     if let Some(members) = kept.get(question.round) {
         return Ok(members);
     }
@@ -252,13 +252,13 @@ fn read(
     if !record.settled {
         return Ok(Err(ApiError::RoundOpen));
     }
-    // Removed, or on the way to it.
+    // The registrations are removed, or about to be.
     if let Some(published) = record.published
         && published.members != storage.member_count(question.round)?
     {
         return Ok(Err(ApiError::RegistrationsGone));
     }
-    // This reads as much, but keeps nothing and sorts nothing.
+    // Reads as much, but stores and sorts nothing.
     if let Some(node_id) = question.node_id
         && !storage.is_member(question.round, node_id)?
     {
@@ -284,7 +284,7 @@ pub(crate) fn router(membership: Membership) -> Router {
         .with_state(Arc::new(membership))
 }
 
-/// The list of the members, in the order of the proof, or a page of it.
+/// Returns the members in the order of the proof, or a page of them.
 async fn members(
     State(membership): State<Arc<Membership>>,
     id: Result<Path<String>, PathRejection>,
@@ -316,7 +316,7 @@ async fn members(
     Ok(response)
 }
 
-/// A number in the query.
+/// Returns a number in the query.
 fn parameter(query: &str, name: &str) -> Result<Option<usize>, ApiError> {
     let mut values = query.split('&').filter_map(|it| it.split_once('='));
     let Some((_, value)) = values.find(|(found, _)| *found == name) else {
@@ -330,7 +330,7 @@ fn parameter(query: &str, name: &str) -> Result<Option<usize>, ApiError> {
     number.map(Some)
 }
 
-/// The list in JSON, piece by piece, each made when the one before has been sent.
+/// Encodes the list in JSON, piece by piece, each once the one before was sent.
 fn pieces(
     round: u64,
     members: Arc<Members>,
@@ -379,7 +379,7 @@ async fn member(
     Ok(cached(ok(text), FOR_EVER))
 }
 
-/// A public key in hex or in base64.
+/// Parses a public key in hex or in base64.
 fn parse_key(text: &str) -> Option<NodeId> {
     let bytes = match hex::decode(text) {
         Ok(bytes) => bytes,

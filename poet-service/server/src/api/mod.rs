@@ -1,8 +1,7 @@
-//! The interfaces: REST here, gRPC in [`grpc`], both in front of the same
-//! [`Poet`].
+//! The interfaces: REST here, gRPC in [`grpc`], both in front of the same [`Poet`].
 //!
-//! Every request's body is read before the request is looked at: clients send `{}` with their
-//! GETs, and a body that nobody reads would cost them their connection.
+//! The body of every request is read first: clients send `{}` with their GETs, and an unread body
+//! would cost them their connection.
 
 pub(crate) mod budget;
 pub mod client;
@@ -41,23 +40,23 @@ use tonic::codegen::Service as _;
 
 use self::{budget::OverBudget, error::ApiError, poet::Poet, range::Wanted};
 
-/// The largest body that is read. A registration with a certificate takes about 1 KiB.
+/// The largest body that is accepted. A registration with a certificate takes about 1 KiB.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// What a body that is compressed with gzip begins with.
+/// The first bytes of a body that is compressed with gzip.
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
-/// Caches in front of the server may keep these for a little while: the challenge of the proof of
-/// work changes once in a round, and the one before stays valid.
+/// Caches in front of the server may keep these for a short time: the challenge of the proof of
+/// work changes once per round, and the one before stays valid.
 const BRIEFLY: &str = "public, max-age=5";
 /// The proof of a round never changes.
 const FOR_EVER: &str = "public, max-age=31536000, immutable";
 
-/// Paths for nodes with a longer cycle gap than the schedule's begin so; the gap and a path follow.
+/// The prefix of paths for nodes with a longer cycle gap; the gap and a path follow.
 const GAP_PATH: &str = "/gap/";
 
-/// The routes for nodes with one cycle gap, and `others` that are served beside them.
+/// The routes for nodes with one cycle gap, and `others` next to them.
 fn routes(poet: Arc<Poet>, others: Router) -> Router {
     Router::new()
         .route("/v1/pow_params", get(pow_params))
@@ -70,8 +69,8 @@ fn routes(poet: Arc<Poet>, others: Router) -> Router {
         .method_not_allowed_fallback(async || ApiError::Method)
 }
 
-/// The routes of the interface: those for the schedule's cycle gap with `others`, and under a path of
-/// their own those for each longer one.
+/// The routes of the interface: those for the schedule's cycle gap with `others`, and those for
+/// each longer one under its own path.
 pub(crate) fn router(
     poet: Arc<Poet>,
     others: Router,
@@ -100,14 +99,14 @@ pub(crate) fn router(
         .layer(middleware::from_fn(cors::share))
 }
 
-/// The path behind a cycle gap: `24h` and `/v1/info` of `/gap/24h/v1/info`.
+/// Splits a path after a cycle gap: `/gap/24h/v1/info` into `24h` and `/v1/info`.
 pub(crate) fn split_gap(path: &str) -> Option<(&str, &str)> {
     let after = path.strip_prefix(GAP_PATH)?;
     Some(after.split_at(after.find('/')?))
 }
 
-/// The cycle gap that an address names, in any of the ways in which Go reads it, and the address
-/// without it.
+/// Returns the cycle gap in an address, in any spelling that Go accepts, and the address without
+/// it.
 fn within_gap(uri: &Uri) -> Option<(Duration, Uri)> {
     let (gap, path) = split_gap(uri.path())?;
     let query = uri
@@ -116,11 +115,11 @@ fn within_gap(uri: &Uri) -> Option<(Duration, Uri)> {
     Some((parse_go(gap).ok()?, format!("{path}{query}").parse().ok()?))
 }
 
-/// The same address with the escapes in its path decoded, if it has any: `/v1/%69nfo` is
-/// `/v1/info`.
+/// Returns the same address with the escapes in its path decoded, if it has any: `/v1/%69nfo`
+/// becomes `/v1/info`.
 pub(crate) fn without_escapes(uri: &Uri) -> Option<Uri> {
     let path = percent_decode_str(uri.path()).decode_utf8().ok()?;
-    // What would not be a path, or would have to be decoded again.
+    // The result would be no path, or would need to be decoded again.
     if path == uri.path() || path.contains(['?', '#', '%']) {
         return None;
     }
@@ -145,7 +144,7 @@ async fn read_body(request: Request, next: Next) -> Result<Response, ApiError> {
     Ok(next.run(Request::from_parts(parts, body.into())).await)
 }
 
-/// Reads the body of a request, within its limits of size and time.
+/// Reads the body of a request, within the limits of size and time.
 async fn read_whole_body(request: Request) -> Result<(Parts, Vec<u8>), ApiError> {
     let (parts, body) = request.into_parts();
     let body = tokio::time::timeout(BODY_TIMEOUT, read_to_end(body))
@@ -155,12 +154,12 @@ async fn read_whole_body(request: Request) -> Result<(Parts, Vec<u8>), ApiError>
 }
 
 async fn read_to_end(body: Body) -> Result<Vec<u8>, ApiError> {
-    // Before it is sent.
+    // Refuses an announced length before the body is sent.
     if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
         return Err(ApiError::BodyTooLarge(MAX_BODY_BYTES));
     }
     let mut body = Limited::new(body, MAX_BODY_BYTES);
-    // It grows with what arrives, not with what is announced.
+    // Grows with what arrives, not with what is announced.
     let mut whole = Vec::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
@@ -200,7 +199,8 @@ async fn submit(State(poet): Service, body: Bytes) -> Result<Response, ApiError>
     };
     let submitted = submitted
         .await
-        // As text, which is escaped: a reason may quote the client, and have more than one line.
+        // Logged as a string, which is escaped: a reason may quote the client, and have several
+        // lines.
         .inspect_err(|reason| {
             tracing::debug!(reason = reason.to_string(), "registration refused");
         })?;
@@ -219,14 +219,14 @@ async fn proof(
 ) -> Result<Response, ApiError> {
     let Path(id) = id.map_err(|_| ApiError::ProofNotFound)?;
     let proof = poet.proof(&id).await?;
-    // Parts are of the content as it is.
+    // Ranges are ranges of the uncompressed content.
     let compressed = accepts_gzip(&headers) && !headers.contains_key(header::RANGE);
     let (content, etag) = if compressed {
         (proof.json_gzip, &proof.etag_gzip)
     } else {
         (proof.json, &proof.etag)
     };
-    // Whoever has one of the forms has the proof.
+    // A client that has either form has the proof.
     let response = if knows(&headers, &proof.etag) || knows(&headers, &proof.etag_gzip) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
@@ -262,7 +262,7 @@ async fn proof(
     Ok(response)
 }
 
-/// Whether the client says that it takes gzip.
+/// Returns whether the client accepts gzip.
 pub(crate) fn accepts_gzip(headers: &HeaderMap) -> bool {
     let codings = headers
         .get_all(header::ACCEPT_ENCODING)
@@ -287,7 +287,7 @@ pub(crate) fn accepts_gzip(headers: &HeaderMap) -> bool {
     any
 }
 
-/// Whether the client says that it has the content with this entity tag.
+/// Returns whether the client has the content with this entity tag.
 fn knows(headers: &HeaderMap, etag: &str) -> bool {
     headers
         .get_all(header::IF_NONE_MATCH)
@@ -299,7 +299,7 @@ fn knows(headers: &HeaderMap, etag: &str) -> bool {
 }
 
 fn ok(body: impl Into<Body>) -> Response {
-    // The second header is the original server's, whose REST interface is a gateway to its gRPC.
+    // The original server sends the second header, since its REST interface is a gateway to gRPC.
     let headers = [
         ("content-type", "application/json"),
         ("grpc-metadata-content-type", "application/grpc"),
@@ -320,7 +320,7 @@ mod tests {
 
     #[tokio::test]
     async fn bodies_are_read_to_their_limit() {
-        // One that does not say how long it is.
+        // A body that does not announce its length.
         let unannounced = |bytes: usize| {
             let parts = vec![b' '; bytes];
             let parts: Vec<_> = parts.chunks(1000).map(<[u8]>::to_vec).collect();

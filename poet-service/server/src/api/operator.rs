@@ -1,8 +1,8 @@
-//! Who may speak to the operator's listener.
+//! Protects the operator's listener from web pages.
 //!
-//! It is reached by whoever reaches its address, and a browser on the same machine does: a web page
-//! could send requests to it, or let its own name lead to it. So requests must name a host that is
-//! this listener's, and must not come from a page.
+//! Everything that can reach its address can connect, including a browser on the same machine: a
+//! web page could send requests to it, or point its own name at it. So a request must name one of
+//! the listener's hosts, and must not come from a foreign page.
 
 use std::net::IpAddr;
 
@@ -20,14 +20,14 @@ use serde::Serialize;
 
 use super::{client::Peer, error::ApiError, grpc, ok};
 
-/// What the operator may ask the worker for.
+/// The requests to the worker that an operator may make.
 pub(crate) fn router(worker: WorkerHandle) -> Router {
     Router::new()
         .route("/v1/rehearse", post(rehearse))
         .with_state(worker)
 }
 
-/// A [`Rehearsal`], with numbers of 64 bits as text, as in the rest of the interface.
+/// A [`Rehearsal`], with 64-bit numbers as strings, as in the rest of the interface.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Rehearsed {
@@ -68,8 +68,8 @@ async fn rehearse(State(worker): State<WorkerHandle>) -> Result<Response, ApiErr
     Ok(response)
 }
 
-/// Lets only those requests through that name a host that the operator's listener has.
-/// `listen_address` is what is configured: `host:port`, or `:port`.
+/// Accepts only requests that name a host of the operator's listener. `listen_address` is the
+/// configured address: `host:port`, or `:port`.
 pub(crate) fn guard(router: Router, listen_address: &str) -> Router {
     let name = listen_address.rsplit_once(':').map_or("", |(host, _)| host);
     let name = name.to_ascii_lowercase();
@@ -78,7 +78,7 @@ pub(crate) fn guard(router: Router, listen_address: &str) -> Router {
 
 async fn check(State(name): State<String>, request: Request, next: Next) -> Response {
     let local = request.extensions().get::<Peer>().map(|peer| peer.local);
-    // Over HTTP/2, the authority stands before everything else.
+    // Over HTTP/2, the authority precedes everything else.
     let authority = request.uri().authority().cloned().or_else(|| {
         let host = request.headers().get(header::HOST)?;
         Authority::try_from(host.as_bytes()).ok()
@@ -96,8 +96,9 @@ async fn check(State(name): State<String>, request: Request, next: Next) -> Resp
     }
 }
 
-/// Whether a host is one of this listener: `localhost`, the address that the connection came to, a
-/// loopback address, or the configured name. What stands before a forwarded port has one of these.
+/// Returns whether a host is one of this listener's: `localhost`, the address that the connection
+/// came to, a loopback address, or the configured name. Clients of a forwarded port use one of
+/// these.
 fn is_own(host: &str, name: &str, local: Option<IpAddr>) -> bool {
     let host = host.to_ascii_lowercase();
     let literal = host.trim_start_matches('[').trim_end_matches(']');
@@ -110,7 +111,7 @@ fn is_own(host: &str, name: &str, local: Option<IpAddr>) -> bool {
     }
 }
 
-/// Whether a request comes from no page, or from one of this very host.
+/// Returns whether a request comes from no page, or from a page of this very host.
 fn own_origin(headers: &HeaderMap, authority: &Authority) -> bool {
     headers.get_all(header::ORIGIN).iter().all(|origin| {
         let origin = origin.to_str().unwrap_or_default();

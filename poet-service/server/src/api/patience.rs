@@ -5,19 +5,19 @@ use std::time::Duration;
 /// How long to wait for clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Patience {
-    /// For a request's headers, and how long a connection of HTTP/1.1 may lie idle.
+    /// For a request's headers, and for an idle HTTP/1.1 connection.
     pub headers: Duration,
-    /// How long a connection of HTTP/2 may lie idle.
+    /// For an idle HTTP/2 connection.
     pub idle: Duration,
-    /// How often a connection of HTTP/2 is asked whether somebody is still there.
+    /// How often to ping an HTTP/2 connection.
     pub ping: Duration,
-    /// How long the answer to that may take.
+    /// How long the answer to a ping may take.
     pub pong: Duration,
-    /// How long a client may be behind with reading its answers.
+    /// How far a client may be behind in reading its responses.
     pub stall: Duration,
-    /// What a client must read of them in the long run.
+    /// How much a client must read in the long run.
     pub bytes_per_second: u64,
-    /// How often connections are looked through for those that are to be cut off.
+    /// How often to look for connections to close.
     pub sweep: Duration,
 }
 

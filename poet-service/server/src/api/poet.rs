@@ -1,4 +1,4 @@
-//! What requests are answered from.
+//! The state from which requests are answered.
 
 use std::{ops::Deref, sync::Arc};
 
@@ -12,7 +12,7 @@ use poet_rounds::{
 use super::error::ApiError;
 use crate::proofs::{EncodedProof, Proofs};
 
-/// What requests of nodes with one cycle gap are answered from: registration and the proofs.
+/// The state from which requests of nodes with one cycle gap are answered: registration and proofs.
 pub struct Poet {
     registration: Arc<Registration>,
     proofs: Arc<Proofs>,
@@ -36,7 +36,7 @@ impl Poet {
         }
     }
 
-    /// What the server tells about itself.
+    /// Returns what the server reports about itself.
     pub(crate) fn info(&self) -> Info<'_> {
         self.registration.info(&self.gap)
     }
@@ -44,7 +44,7 @@ impl Poet {
     /// Registers a challenge for the open round. Returns when the registration is durable.
     ///
     /// # Errors
-    /// When the request breaks a rule.
+    /// Fails if the request breaks a rule.
     pub(crate) async fn submit(
         &self,
         request: SubmitRequest,
@@ -52,10 +52,10 @@ impl Poet {
         self.registration.submit(&self.gap, request).await
     }
 
-    /// The proof of a round, by the id that clients use: the decimal number.
+    /// Returns the proof of a round by the id that clients use: the decimal number.
     ///
     /// # Errors
-    /// [`ApiError::ProofNotFound`] for everything that is not the id of a published round.
+    /// [`ApiError::ProofNotFound`] for anything that is not the id of a published round.
     pub(crate) async fn proof(&self, id: &str) -> Result<EncodedProof, ApiError> {
         let round = parse_round(id).ok_or(ApiError::ProofNotFound)?;
         let early = self.gap.early();
@@ -72,7 +72,7 @@ impl Poet {
     /// Reads the directory of trusted certifier keys again.
     ///
     /// # Errors
-    /// When there is none, or something in it cannot be used; the keys then stay as they were.
+    /// Fails if there is none, or something in it cannot be used; the keys are then unchanged.
     pub(crate) async fn reload_trusted_keys(&self) -> Result<(), ApiError> {
         let registration = Arc::clone(&self.registration);
         tokio::task::spawn_blocking(move || registration.reload_trusted_keys())
@@ -82,7 +82,8 @@ impl Poet {
     }
 }
 
-/// The number of the round with this id. One round has one id: 7 is, +7 and 07 are not.
+/// Returns the number of the round with this id. Each round has one id: 7 is valid, +7 and 07 are
+/// not.
 pub(crate) fn parse_round(id: &str) -> Option<u64> {
     id.parse()
         .ok()

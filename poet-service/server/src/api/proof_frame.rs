@@ -1,12 +1,12 @@
-//! Proofs as gRPC sends them.
+//! Encodes proofs for gRPC.
 
 use poet_proto::messages::PublishedProof;
 
-/// What stands before a message on the wire: whether it is compressed, and its length.
+/// The prefix of a message on the wire: whether it is compressed, and its length.
 pub(crate) const FRAME_PREFIX_BYTES: usize = 5;
 
-/// A `ProofResponse` as it goes over the wire: one frame. Encoded by hand from borrowed parts: with
-/// a million members, messages that own their parts would take several times its size.
+/// Encodes a `ProofResponse` as one frame. By hand and from borrowed parts: with a million members,
+/// messages that own their parts would take several times its size.
 pub(crate) fn proof_frame(published: &PublishedProof, public_key: &[u8; 32]) -> Vec<u8> {
     let proof = &published.proof;
     let mut merkle = Vec::new();
@@ -35,7 +35,7 @@ pub(crate) fn proof_frame(published: &PublishedProof, public_key: &[u8; 32]) -> 
     push_entries(&mut frame, 2, published.registered_members());
     frame.append(&mut leaves);
     push_entries(&mut frame, 2, [*public_key]);
-    // A round of more members than a frame can announce does not fit the memory either.
+    // Memory runs out before a frame has too many members for this field.
     let announced = u32::try_from(frame.len() - FRAME_PREFIX_BYTES).unwrap_or(u32::MAX);
     frame[1..FRAME_PREFIX_BYTES].copy_from_slice(&announced.to_be_bytes());
     frame
@@ -43,10 +43,10 @@ pub(crate) fn proof_frame(published: &PublishedProof, public_key: &[u8; 32]) -> 
 
 /// 32 bytes with their tag and their length.
 const ENTRY_BYTES: usize = 34;
-/// What stands before a nested message at most.
+/// The maximum size of the prefix of a nested message.
 const MAX_NESTING_BYTES: usize = 11;
 
-/// What stands before a field: its number, and 2 for bytes and messages or 0 for a number.
+/// The prefix of a field: its number, and 2 for bytes and messages or 0 for a number.
 const fn tag(field: u8, wire_type: u8) -> u8 {
     field << 3 | wire_type
 }

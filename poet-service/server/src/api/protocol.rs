@@ -1,12 +1,12 @@
-//! What is spoken on a listener.
+//! The protocols of a listener.
 
-/// What is spoken on a listener.
+/// The protocol of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// HTTP/1.1, for REST.
     Http1,
     /// HTTP/2 without TLS, for gRPC.
     Http2,
-    /// Whichever of them the client begins with.
+    /// Whichever the client starts with.
     Either,
 }

@@ -1,26 +1,26 @@
-//! A part of an answer, so that a download that broke off can go on.
+//! Range requests, so that an interrupted download can resume.
 
 use std::ops::Range;
 
 use axum::http::{HeaderMap, header};
 
-/// What a request wants of some content.
+/// What a request asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
-    /// All of it: no part is asked for, several are, or the content is another one by now.
+    /// The whole content: no range or several are requested, or the content has changed.
     Whole,
-    /// These bytes of it.
+    /// These bytes.
     Part(Range<usize>),
-    /// Bytes that it does not have.
+    /// Bytes beyond the end.
     Nothing,
 }
 
-/// What a request wants of content with this entity tag and length.
+/// Returns what a request asks for, of content with this entity tag and length.
 pub(super) fn wanted(headers: &HeaderMap, etag: &str, bytes: usize) -> Wanted {
     let Some(range) = headers.get(header::RANGE).and_then(|it| it.to_str().ok()) else {
         return Wanted::Whole;
     };
-    // Whoever has the beginning of something else needs all of this.
+    // A client with the beginning of other content needs all of this.
     let same = |condition: &[u8]| condition == etag.as_bytes();
     if !headers
         .get(header::IF_RANGE)
@@ -29,15 +29,15 @@ pub(super) fn wanted(headers: &HeaderMap, etag: &str, bytes: usize) -> Wanted {
         return Wanted::Whole;
     }
     match parse(range, bytes) {
-        // What is not understood is as if it were not there.
+        // An unknown range is ignored.
         None => Wanted::Whole,
         Some(range) if range.is_empty() => Wanted::Nothing,
         Some(range) => Wanted::Part(range),
     }
 }
 
-/// The bytes that `bytes=FIRST-LAST`, `bytes=FIRST-` or `bytes=-COUNT` names; none if the content ends
-/// before. `None` for all else, lists of ranges included.
+/// Returns the bytes that `bytes=FIRST-LAST`, `bytes=FIRST-` or `bytes=-COUNT` names; an empty
+/// range if they are beyond the end. Returns `None` for everything else, including lists of ranges.
 fn parse(range: &str, bytes: usize) -> Option<Range<usize>> {
     let (unit, range) = range.split_once('=')?;
     if !unit.trim().eq_ignore_ascii_case("bytes") {
@@ -54,7 +54,7 @@ fn parse(range: &str, bytes: usize) -> Option<Range<usize>> {
     }
 }
 
-/// A number of any length: one that is too large to be counted is beyond every end.
+/// Parses a number of any length: one that is too large is beyond every end.
 fn number(digits: &str) -> Option<usize> {
     let all = !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit());
     all.then(|| digits.parse().unwrap_or(usize::MAX))

@@ -1,8 +1,7 @@
-//! Request ids: the name of a request in its answer and in every line of the log about it.
+//! Request ids: each names a request in its response and in every log line about it.
 //!
-//! An id that a client or a proxy gives in `x-request-id` is kept, so that the logs of both can be
-//! read side by side; other requests get one. Ids that could break a line of a log, or fill one,
-//! are not taken.
+//! An id from a client or a proxy in `x-request-id` is kept, so that both logs can be compared;
+//! other requests get a new one. Ids that could break a log line, or fill one, are ignored.
 
 use std::{
     process,
@@ -21,15 +20,15 @@ use axum::{
 };
 use tracing::Instrument as _;
 
-/// The header, in requests and in answers.
+/// The header, in requests and responses.
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
-/// The longest id that is taken from a request.
+/// The longest id that is accepted.
 const MAX_CHARS: usize = 128;
 
-/// Names a request. All that is logged while it is answered stands in a span with its id.
+/// Names a request. Everything logged while it is answered has a span with its id.
 pub(crate) async fn name(request: Request, next: Next) -> Response {
     let id = given(request.headers()).unwrap_or_else(make);
-    // The id is printable: it was made here, or looked at.
+    // The id is printable: it was generated here, or checked.
     let text = id.to_str().unwrap_or_default();
     // Enabled at every level, because errors need it, too.
     let span = tracing::error_span!("request", id = text);
@@ -51,7 +50,7 @@ pub(crate) async fn name(request: Request, next: Next) -> Response {
     response
 }
 
-/// The id that a request brings, if it can be used.
+/// Returns the id in the request, if it is usable.
 fn given(headers: &HeaderMap) -> Option<HeaderValue> {
     let id = headers.get(HEADER)?;
     let usable = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:+/=@".contains(byte);
@@ -59,13 +58,13 @@ fn given(headers: &HeaderMap) -> Option<HeaderValue> {
     ((1..=MAX_CHARS).contains(&bytes.len()) && bytes.iter().all(usable)).then(|| id.clone())
 }
 
-/// An id that no other request has: a number that is this process's, and the request's number.
+/// Generates a unique id: a number for this process, and a number for the request.
 fn make() -> HeaderValue {
     static PROCESS: LazyLock<u64> = LazyLock::new(|| {
         let mut random = [0; 8];
         match getrandom::fill(&mut random) {
             Ok(()) => u64::from_le_bytes(random),
-            // Nothing depends on it being hard to guess.
+            // The number need not be hard to guess.
             Err(_) => process::id().into(),
         }
     });

@@ -1,7 +1,7 @@
-//! What is not in the original interface: health and the state of rounds.
+//! Health and the state of rounds, which the original interface lacks.
 //!
-//! Answers that cost a look into the storage are prepared by one request at a time, and the list of
-//! rounds is kept, so that a crowd costs little more than one.
+//! Only one request at a time reads the storage, and the list of rounds is cached, so that many
+//! requests cost little more than one.
 
 use std::{
     ops::RangeInclusive,
@@ -31,26 +31,26 @@ use tokio::sync::{Mutex, watch};
 use super::{BRIEFLY, cached, error::ApiError, ok, poet::parse_round};
 use crate::status::{StatusReader, expected_leaves_at};
 
-/// Rounds in the list: the newest ones.
+/// The list has this many rounds, the newest ones.
 const LISTED_ROUNDS: usize = 50;
-/// How old the list may be.
+/// The maximum age of the list.
 const LIST_AGE: Duration = Duration::from_secs(1);
 
-/// What these routes are answered from.
+/// The state from which these routes are answered.
 pub(crate) struct Rounds {
-    /// Whose rounds they are: those of nodes with this cycle gap.
+    /// The cycle gap of the nodes that ask.
     gap: CycleGap,
     status: StatusReader,
     clock: Arc<dyn Clock>,
     storage: Arc<dyn Storage>,
     /// Why the server is not ready, if it is not.
     unready: watch::Receiver<Option<&'static str>>,
-    /// Held by the request that reads.
+    /// Locked by the request that reads.
     list: Mutex<Option<(Instant, Bytes)>>,
 }
 
 impl Rounds {
-    /// The rounds of nodes with the schedule's cycle gap.
+    /// The rounds as nodes with the schedule's cycle gap see them.
     pub(crate) fn new(
         status: StatusReader,
         clock: Arc<dyn Clock>,
@@ -67,7 +67,7 @@ impl Rounds {
         }
     }
 
-    /// The same rounds for nodes with another cycle gap.
+    /// The same rounds as nodes with another cycle gap see them.
     pub(crate) fn for_gap(&self, gap: CycleGap) -> Self {
         Self {
             gap,
@@ -112,7 +112,7 @@ async fn ready(State(rounds): State<Arc<Rounds>>) -> Response {
     }
 }
 
-/// A round, with numbers of 64 bits as text, as in the rest of the interface.
+/// A round, with 64-bit numbers as strings, as in the rest of the interface.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Round {
@@ -120,26 +120,26 @@ struct Round {
     state: &'static str,
     start: String,
     end: String,
-    /// In which nodes publish what they prove with it, and in which they are rewarded.
+    /// The epochs in which nodes publish what they prove with it, and in which they are rewarded.
     publish_epoch: String,
     reward_epoch: String,
     members: String,
-    /// Absent while no work has been done.
+    /// Absent before any work.
     leaves: Option<String>,
-    /// The rest is known while the work goes on.
+    /// The fields from here on are known only during the work.
     leaves_per_second: Option<u64>,
     /// In the newest whole minute.
     newest_leaves_per_second: Option<u64>,
-    /// Whether the work has become slower than in its first minutes, and stayed so.
+    /// Whether the work has become slower than in its first minutes for a sustained time.
     slow: Option<bool>,
     expected_leaves: Option<String>,
     expected_ticks: Option<String>,
     proof_ready: bool,
     /// The ends for nodes with longer cycle gaps, the earliest first.
     early: Vec<EarlyEnd>,
-    /// What auditors have found; `None` for a round of which they know nothing.
+    /// The findings of the auditors; `None` if they know nothing about the round.
     audit: Option<Audit>,
-    /// The servers that share the work, while it goes on.
+    /// The servers that share the work, while it lasts.
     #[serde(skip_serializing_if = "Option::is_none")]
     servers: Option<Vec<RoundServer>>,
 }
@@ -152,7 +152,7 @@ struct RoundServer {
     works: bool,
     standby: bool,
     leaves: String,
-    /// What it does not have of the shared log, and how long the one that works takes for that.
+    /// How much of the shared log it lacks, and how long the working server takes for that much.
     behind_leaves: String,
     behind_seconds: u64,
 }
@@ -190,9 +190,9 @@ struct Audit {
     audited_leaves: String,
     /// Of those, leaves of another process that were taken on trust.
     trusted_leaves: String,
-    /// How long the work takes for what is not audited; absent when there is no work.
+    /// How long the work takes for as much as is not audited; absent without work.
     lag_seconds: Option<u64>,
-    /// Mistakes of the work, damaged copies of right entries, mistakes of the auditors themselves.
+    /// Errors in the work, damaged copies of right entries, errors of the auditors themselves.
     work_errors: u64,
     log_errors: u64,
     auditor_errors: u64,
@@ -225,8 +225,8 @@ struct List {
 }
 
 impl Rounds {
-    /// Describes a round with these early proofs; `None` if nodes with this cycle gap have nothing of it,
-    /// because it was published before there was the gap.
+    /// Describes a round with these early proofs. Returns `None` if nodes with this cycle gap have
+    /// no proof of it, because it was published before the gap was configured.
     fn describe(
         &self,
         record: &RoundRecord,
@@ -315,7 +315,7 @@ impl Rounds {
                 executing.members
             }
             (None, None) if standing.is_some() && status.open.round != round => {
-                // Others do.
+                // Other servers work on it.
                 described.state = "executing";
                 let leaves = standing.map(|standing| standing.leaves());
                 described.leaves = leaves.map(|leaves| leaves.to_string());
@@ -331,7 +331,7 @@ impl Rounds {
         Ok(Some(described))
     }
 
-    /// The early proofs of these rounds.
+    /// Returns the early proofs of these rounds.
     fn early_proofs(
         &self,
         rounds: RangeInclusive<u64>,
@@ -371,11 +371,11 @@ fn failed(error: &StorageError) -> ApiError {
     ApiError::Unavailable
 }
 
-/// Runs a call that blocks on a thread for such calls.
+/// Runs a blocking call on a thread for such calls.
 async fn on_blocking_thread<T: Send + 'static>(
     call: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    // What it logs is about the same request.
+    // Its log lines belong to the same request.
     let span = tracing::Span::current();
     tokio::task::spawn_blocking(move || span.in_scope(call))
         .await

@@ -1,4 +1,4 @@
-//! The HTTP servers under the interfaces: listeners, and what their connections may cost.
+//! The HTTP servers of the interfaces: listeners, and the limits of their connections.
 //!
 //! | what a client does | what happens |
 //! |---|---|
@@ -60,41 +60,41 @@ use super::{
     protocol::Protocol,
 };
 
-/// The most that the headers of a request, or one line of them, may take.
+/// The maximum size of a request's headers, and of one line of them.
 const MAX_HEADER_BYTES: usize = 8 * 1024;
-/// Requests that a connection of HTTP/2 may have under way.
+/// The maximum number of concurrent requests on an HTTP/2 connection.
 const MAX_REQUESTS: u32 = 32;
-/// Streams of gRPC, which have no end, that a connection may have open.
+/// The maximum number of gRPC streams, which have no end, on a connection.
 const MAX_STREAMS: usize = 4;
-/// What a connection of HTTP/2, or one request of it, may send before it is read.
+/// How much an HTTP/2 connection, or one request on it, may send before it is read.
 const WINDOW_BYTES: u32 = 64 * 1024;
-/// What is buffered of one answer over HTTP/2.
+/// How much of one response is buffered over HTTP/2.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
-/// Streams that a client may reset before they were looked at, and that may be reset because of a
-/// client's errors, until its connection is closed.
+/// How many streams a client may reset before they were processed, or cause to be reset by its
+/// errors, before its connection is closed.
 const MAX_PENDING_RESETS: usize = 20;
 const MAX_ERROR_RESETS: usize = 256;
-/// How long to wait when the system has no more sockets to give.
+/// How long to wait if the system provides no more sockets.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
-/// How long a connection stays that was accepted, or has had something to do.
+/// How long a connection remains after it was accepted or active.
 const MIN_STAY: Duration = Duration::from_secs(2);
-/// How long to wait for a connection to end before another one is asked to.
+/// How long to wait for a connection to end before asking another one.
 const ROOM_INTERVAL: Duration = Duration::from_millis(100);
-/// Connections that are chosen at once to make room, one by one.
+/// The number of connections to choose at once, which then make room one by one.
 const MAX_CHOSEN: usize = 32;
-/// How long that choice holds.
+/// How long that choice is valid.
 const CHOICE_TIMEOUT: Duration = Duration::from_millis(200);
-/// Newcomers above the share of their address that wait whether one of its connections ends, and how
-/// long they do.
+/// How many newcomers beyond the share of their address may wait for one of its connections to end,
+/// and for how long.
 const MAX_WAITING: usize = 128;
 const SHARE_PATIENCE: Duration = Duration::from_secs(5);
-/// How often the log says what was closed and refused.
+/// How often to log what was closed and refused.
 const REPORT_INTERVAL: Duration = Duration::from_secs(60);
-/// When no more than half of so many connections, or of what so many bytes of requests take, is left,
-/// memory is given back.
+/// When use falls to half of a peak of at least this many connections, or bytes of requests, free
+/// memory is returned to the system.
 const TIDE_CONNECTIONS: usize = 100;
 const TIDE_BYTES: usize = 2 << 20;
-/// How long requests under way may take when the server ends.
+/// How long requests may continue when the server ends.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl Protocol {
@@ -103,7 +103,7 @@ impl Protocol {
         http.http1()
             .timer(TokioTimer::new())
             .header_read_timeout(patience.headers)
-            // Whoever will not ask again may still wait for an answer.
+            // A client that will send no more requests may still wait for a response.
             .half_close(true)
             .max_buf_size(MAX_HEADER_BYTES);
         http.http2()
@@ -124,7 +124,7 @@ impl Protocol {
         }
     }
 
-    /// How long a connection may lie idle that had requests before.
+    /// How long a connection that had requests before may be idle.
     fn idle_timeout(self, patience: &Patience) -> Duration {
         match self {
             Self::Http1 => patience.headers,
@@ -133,21 +133,21 @@ impl Protocol {
     }
 }
 
-/// How many connections are served at a time.
+/// The maximum number of connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectionLimits {
-    /// Of a listener; further ones wait to be accepted.
+    /// Of a listener. More connections wait to be accepted.
     pub all: usize,
-    /// Of one address; further ones are closed.
+    /// Of one address. More connections are closed.
     pub per_address: usize,
-    /// Whose connections are others': they may have all of them.
+    /// Proxies, whose connections are those of others: one may have all of them.
     pub proxies: TrustedProxies,
     /// How long to wait for each.
     pub patience: Patience,
 }
 
 impl ConnectionLimits {
-    /// At most `all` connections, half of them for one address.
+    /// At most `all` connections, and half of them for one address.
     pub fn new(all: usize) -> Self {
         Self {
             all,
@@ -158,7 +158,7 @@ impl ConnectionLimits {
     }
 }
 
-/// One interface as it is served: where, to whom, and what is counted.
+/// An interface to serve: where, to whom, and with which counters.
 pub(crate) struct Interface {
     pub(crate) listeners: Vec<TcpListener>,
     pub(crate) protocol: Protocol,
@@ -169,7 +169,7 @@ pub(crate) struct Interface {
 }
 
 impl Interface {
-    /// Serves until `stop` becomes true, then lets requests under way end.
+    /// Serves until `stop` becomes true, then waits for requests to end.
     pub(crate) async fn serve(self, mut stop: watch::Receiver<bool>) {
         let listeners = self.listeners;
         let idle_timeout = self.protocol.idle_timeout(&self.limits.patience);
@@ -198,7 +198,7 @@ impl Interface {
             };
             let (stream, peer) = match accepted {
                 Ok((stream, address)) => (stream, address.ip().to_canonical()),
-                // Of the client's making: it is gone.
+                // The client caused this error, and is gone.
                 Err(error) if error.kind() == ErrorKind::ConnectionAborted => continue,
                 Err(error) => {
                     tracing::debug!(%error, "cannot accept a connection");
@@ -234,7 +234,7 @@ impl Interface {
     }
 }
 
-/// The next connection to one of `listeners`, each of which has its turn.
+/// Accepts the next connection to one of `listeners`, each in turn.
 async fn accept(
     listeners: &[TcpListener],
     next: &mut usize,
@@ -251,7 +251,7 @@ async fn accept(
     .await
 }
 
-/// What serves connections.
+/// Serves connections.
 struct Server {
     http: auto::Builder<TokioExecutor>,
     router: TowerToHyperService<Router>,
@@ -260,7 +260,7 @@ struct Server {
 }
 
 impl Server {
-    /// Serves a connection that has its place.
+    /// Serves a connection that has a slot.
     async fn serve(self: Arc<Self>, stream: TcpStream, peer: IpAddr, slot: Slot, watcher: Watcher) {
         let activity = Arc::clone(&slot.activity);
         let local = stream.local_addr().map(|address| address.ip());
@@ -278,7 +278,7 @@ impl Server {
         drop(slot);
     }
 
-    /// Serves a connection above the share of its address, if there is place for it soon.
+    /// Serves a connection beyond the share of its address, if it gets a slot soon.
     fn serve_later(self: Arc<Self>, stream: TcpStream, peer: IpAddr, watcher: Watcher) {
         let Ok(turn) = Arc::clone(&self.slots.waiting).try_acquire_owned() else {
             self.slots.dropped.over_share();
@@ -294,7 +294,7 @@ impl Server {
         });
     }
 
-    /// Closes what is idle or too slow, says what was closed and refused, and gives memory back.
+    /// Closes idle and slow connections, logs what was closed and refused, and returns memory.
     async fn sweep(self: Arc<Self>, idle_timeout: Duration) {
         let (slots, mut tide, mut reported) = (&self.slots, Tide::default(), None);
         loop {
@@ -312,14 +312,14 @@ impl Server {
                 reported = Some(Instant::now());
             }
             if tide.has_ebbed(connections, self.budget.take_highest()) {
-                // Some milliseconds, once after a flood.
+                // Takes some milliseconds, once after a flood.
                 poet_malloc::trim();
             }
         }
     }
 
-    /// Answers a request. What is refused is refused here and now, where its headers are dropped: of
-    /// HTTP/2, the answers of all requests that a connection has brought wait for their turn.
+    /// Answers a request. Refusals are answered immediately, so that the headers are dropped: over
+    /// HTTP/2, the responses to all requests that a connection has delivered wait in a queue.
     fn answer(
         &self,
         client: Peer,
@@ -372,7 +372,7 @@ impl Server {
     }
 }
 
-/// When memory was last given back, and how much was in use since.
+/// When memory was last returned, and the peak use since.
 #[derive(Default)]
 struct Tide {
     connections: usize,
@@ -380,7 +380,7 @@ struct Tide {
 }
 
 impl Tide {
-    /// Whether much less is in use than some time ago.
+    /// Returns whether much less is in use than some time ago.
     fn has_ebbed(&mut self, connections: usize, request_bytes: usize) -> bool {
         let ebbed = |high: usize, now: usize, least: usize| high >= least && now <= high / 2;
         let has_ebbed = ebbed(self.connections, connections, TIDE_CONNECTIONS)
@@ -396,7 +396,7 @@ impl Tide {
     }
 }
 
-/// An answer without a look at what was asked for.
+/// Returns a response to a request that was not examined.
 fn refuse(error: ApiError, over_http2: bool) -> Response {
     match over_http2 {
         true => tonic::Status::from(error).into_http::<Body>(),
@@ -404,7 +404,7 @@ fn refuse(error: ApiError, over_http2: bool) -> Response {
     }
 }
 
-/// Whether a request names one host, as HTTP/1.1 demands.
+/// Returns whether a request names one host, as HTTP/1.1 requires.
 fn has_host<B>(request: &Request<B>) -> bool {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     match (request.version(), hosts.next(), hosts.next()) {
@@ -420,30 +420,30 @@ fn has_host<B>(request: &Request<B>) -> bool {
 struct Slots {
     limits: ConnectionLimits,
     taken: Mutex<Taken>,
-    /// Something has changed for the newcomer that waits for a place.
+    /// Notifies the newcomer that waits for a slot of a change.
     freed: Notify,
-    /// The same for those who wait for one of their address.
+    /// The same for newcomers that wait for another connection of their address.
     freed_for_waiting: Notify,
-    /// Room for the latter.
+    /// Limits the number of those.
     waiting: Arc<Semaphore>,
     dropped: Dropped,
 }
 
-/// What becomes of a newcomer.
+/// The result of admitting a newcomer.
 enum Admitted {
     Slot(Slot),
     /// Its address has its share.
     OverShare,
-    /// It did not wait.
+    /// The newcomer did not wait.
     Gone,
 }
 
-/// Why there is no place.
+/// Why there is no slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Full {
-    /// All are taken.
+    /// All slots are taken.
     All,
-    /// Those of one address are.
+    /// All slots of the address are taken.
     Share,
 }
 
@@ -453,10 +453,10 @@ struct Taken {
     next_id: u64,
     connections: HashMap<u64, Connection>,
     per_network: HashMap<Network, usize>,
-    /// Who is to make room next, in this order, and since when that is known.
+    /// The connections to close next, in order, and when they were chosen.
     chosen: VecDeque<u64>,
     chosen_at: Option<Instant>,
-    /// Who was asked to, and when.
+    /// The connection that was asked to close, and when.
     asked: Option<(u64, Instant)>,
 }
 
@@ -467,7 +467,7 @@ struct Connection {
     progress: Progress,
 }
 
-/// A place among the connections, which is free again when this is dropped.
+/// A slot for a connection. Dropping it frees the slot.
 struct Slot {
     id: u64,
     activity: Arc<Activity>,
@@ -475,7 +475,7 @@ struct Slot {
 }
 
 impl Slots {
-    /// Finds a place for a newcomer, if need be another connection's.
+    /// Finds a slot for a newcomer, if necessary by closing another connection.
     async fn admit(self: &Arc<Self>, stream: &TcpStream, peer: IpAddr) -> Admitted {
         loop {
             match self.take(peer) {
@@ -494,7 +494,7 @@ impl Slots {
         }
     }
 
-    /// Waits for a place within the share of an address.
+    /// Waits for a slot within the share of an address.
     async fn await_share(self: &Arc<Self>, peer: IpAddr) -> Slot {
         loop {
             let freed = self.freed_for_waiting.notified();
@@ -538,7 +538,7 @@ impl Slots {
     }
 }
 
-/// Whether a client that has sent nothing has closed its connection.
+/// Returns whether a client that has sent nothing has closed its connection.
 fn is_gone(stream: &TcpStream) -> bool {
     let mut first = [MaybeUninit::uninit()];
     match SockRef::from(stream).peek(&mut first) {
@@ -548,11 +548,12 @@ fn is_gone(stream: &TcpStream) -> bool {
 }
 
 impl Taken {
-    /// Asks a connection to close, unless one is at it. Returns whether one was asked; it may decline.
+    /// Asks a connection to close, unless one is closing already. Returns whether one was asked; it
+    /// may decline.
     ///
-    /// First the one that has been idle for the longest time; then, of those that wait for the body
-    /// of a request, one of the address that has most connections, and of these the one that has
-    /// waited longest.
+    /// First the one that has been idle longest; then, among those that wait for the body of a
+    /// request, one of the address with the most connections, namely the one that has waited
+    /// longest.
     fn make_room(&mut self) -> bool {
         if let Some((id, at)) = self.asked
             && at.elapsed() < ROOM_INTERVAL * 10
@@ -606,7 +607,7 @@ impl Taken {
         self.chosen_at = Some(Instant::now());
     }
 
-    /// Closes connections that are idle for too long, or too slow. Returns how many were the latter.
+    /// Closes connections that are idle for too long, or too slow. Returns the number of slow ones.
     fn sweep(&mut self, idle_timeout: Duration, patience: &Patience) -> u64 {
         let mut slow = 0;
         for connection in self.connections.values_mut() {
@@ -629,8 +630,8 @@ impl Taken {
 }
 
 impl Connection {
-    /// Whether it may be closed for another one: whether it waits for bodies, and how long it has
-    /// waited or been idle.
+    /// Returns whether the connection may be closed to make room for another one: whether it waits
+    /// for bodies, and for how long it has waited or been idle.
     fn may_make_room(&self) -> Option<(bool, Duration)> {
         let (receives, since) = match self.activity.standing() {
             Standing::Busy => return None,
@@ -680,7 +681,7 @@ mod tests {
         taken
     }
 
-    /// Who makes room, in this order, if each does.
+    /// Returns the order in which connections make room, if none declines.
     fn order(taken: &mut Taken) -> Vec<u64> {
         let mut order = Vec::new();
         while taken.make_room() {
@@ -709,7 +710,7 @@ mod tests {
             // Too young.
             (3, idle(1)),
             (3, receiving(1)),
-            // Of an address that has more.
+            // Of an address with more connections.
             (4, receiving(3)),
             (4, receiving(5)),
             (4, Standing::Busy),
@@ -717,7 +718,7 @@ mod tests {
             (4, receiving(4)),
         ]);
         assert_eq!(order(&mut taken), [3, 2, 7, 10, 6, 1]);
-        // Of those that are left, none may be closed.
+        // None of the rest may be closed.
         assert!(!taken.make_room());
     }
 

@@ -84,7 +84,7 @@ pub(crate) fn restore(args: RestoreArgs) -> anyhow::Result<ExitCode> {
 fn work(config: &Config) -> anyhow::Result<Work> {
     let backend = BackendArgs {
         backend: config.work.backend.clone(),
-        // A few labels are recomputed.
+        // Recomputing a few labels does not need the fastest backend.
         no_trial: true,
     };
     Ok(backend.select(WorkFunction::Sha256)?.work(LABEL_DEPTH)?)

@@ -1,4 +1,4 @@
-//! `poet-service check-config`: what counts, and where it comes from.
+//! `poet-service check-config`: the effective configuration, and where it comes from.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -64,7 +64,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
             option.name, option.source
         );
     }
-    // Without a genesis, nobody knows when rounds start.
+    // Without a genesis, the times of rounds are unknown.
     if config.rounds.genesis.is_some() {
         let table = Timetable::new(schedule, SystemClock.now(), 1);
         text += &format!("\n{}", table.print(Form::Text, "", &Zone::local_or_utc()));
@@ -83,7 +83,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What nodes need in their configuration to use this server, for each cycle gap.
+/// Describes what nodes need in their configuration to use this server, for each cycle gap.
 fn for_nodes(config: &Config) -> String {
     let rounds = &config.rounds;
     let Some(key) = rounds.private_key.clone().or_else(|| stored_key(config)) else {
@@ -113,7 +113,7 @@ fn for_nodes(config: &Config) -> String {
     text
 }
 
-/// The key of a server that has been started, if its database can be read.
+/// Returns the key of a server that was started before, if its database can be read.
 fn stored_key(config: &Config) -> Option<PrivateKey> {
     let database = config.directories.database();
     if !database.exists() {
@@ -125,11 +125,11 @@ fn stored_key(config: &Config) -> Option<PrivateKey> {
     PrivateKey::from_bytes(&stored.ok()??).ok()
 }
 
-/// Checks that the core that the work is to have is there.
+/// Checks that the core chosen for the work exists.
 fn check_core(core: WorkCore) -> anyhow::Result<()> {
     let cores = allowed();
     if let WorkCore::Number(core) = core
-        // Where the system does not tell, nothing is known.
+        // If the system does not report the cores, nothing can be checked.
         && !cores.is_empty()
         && !cores.contains(&core)
     {
@@ -141,7 +141,7 @@ fn check_core(core: WorkCore) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Checks that no two listeners want the same port of the same address.
+/// Checks that no two listeners use the same port of the same address.
 fn check_ports(config: &Config) -> anyhow::Result<()> {
     let config = &config.listeners;
     let metrics = config.metrics.as_ref();
@@ -157,7 +157,7 @@ fn check_ports(config: &Config) -> anyhow::Result<()> {
     let listeners: Vec<_> = listeners
         .iter()
         .filter_map(|(flag, address)| Some((flag, address.as_deref()?.rsplit_once(':')?)))
-        // Of port 0, each gets another one.
+        // Each port 0 becomes another port.
         .filter(|(_, (_, port))| port.parse() != Ok(0_u16))
         .collect();
     for (index, (flag, (host, port))) in listeners.iter().enumerate() {
@@ -172,7 +172,7 @@ fn check_ports(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether both hosts have an address in common, as far as that can be told without asking the
+/// Returns whether both hosts have an address in common, as far as that is known without asking the
 /// network.
 fn meet(one: &str, other: &str) -> bool {
     let (addresses, others) = (addresses(one), addresses(other));
@@ -191,7 +191,7 @@ fn addresses(host: &str) -> Vec<IpAddr> {
         "" => both(Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED),
         "localhost" => both(Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST),
         host => match host.parse() {
-            // It takes connections over IPv4, too.
+            // It accepts IPv4 connections, too.
             Ok(IpAddr::V6(Ipv6Addr::UNSPECIFIED)) => {
                 both(Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED)
             }

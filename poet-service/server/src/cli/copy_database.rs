@@ -1,4 +1,4 @@
-//! `poet-service copy-database`: from one machine's database to a shared one, and back.
+//! `poet-service copy-database`: from an embedded database to a shared one, and back.
 
 use std::{io, path::PathBuf, process::ExitCode};
 
@@ -31,7 +31,7 @@ pub(crate) struct Args {
 #[derive(Clone, Debug)]
 struct Place {
     location: Location,
-    /// Of an embedded one.
+    /// Those of an embedded database.
     directories: Option<Directories>,
 }
 
@@ -78,7 +78,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     drop(progress);
     let backend = BackendArgs {
         backend: None,
-        // A few labels are recomputed.
+        // Recomputing a few labels does not need the fastest backend.
         no_trial: true,
     };
     let work = backend.select(WorkFunction::Sha256)?.work(LABEL_DEPTH)?;

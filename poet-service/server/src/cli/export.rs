@@ -44,9 +44,9 @@ enum Format {
     Bytes,
 }
 
-/// Where proofs are.
+/// Where to read proofs from.
 struct Source {
-    /// What it is called in messages.
+    /// Its name in messages.
     place: String,
     database: Either,
 }

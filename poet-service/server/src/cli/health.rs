@@ -22,9 +22,9 @@ pub(crate) struct Args {
     server: ServerArgs,
 }
 
-/// How long the server may take for each step.
+/// How long each step may take.
 const TIME: Duration = Duration::from_secs(5);
-/// Far more than the answer has.
+/// Much larger than any response.
 const MAX_ANSWER_BYTES: u64 = 16 << 10;
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -63,7 +63,7 @@ fn ask(listen: &str) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
-/// To where the server listens, from this machine.
+/// Connects to the server from this machine.
 fn connect(listen: &str) -> io::Result<TcpStream> {
     let addresses: Vec<SocketAddr> = match listen.strip_prefix(':') {
         Some(port) => format!("localhost:{port}").to_socket_addrs()?.collect(),
@@ -71,7 +71,7 @@ fn connect(listen: &str) -> io::Result<TcpStream> {
     };
     let mut failure = io::ErrorKind::AddrNotAvailable.into();
     for mut address in addresses {
-        // Every interface: the loopback is one.
+        // The server listens on every interface, so also on the loopback one.
         if address.ip().is_unspecified() {
             address.set_ip(match address {
                 SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),

@@ -46,7 +46,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     super::only_embedded(&config, "import", super::COPY_AFTERWARDS)?;
     let source = Source {
         dbdir: args.from_db.unwrap_or_else(|| {
-            // "." has no name that could be replaced.
+            // "." has no file name to replace.
             let datadir = args.from.canonicalize();
             datadir
                 .unwrap_or_else(|_| args.from.clone())

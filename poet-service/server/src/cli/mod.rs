@@ -28,8 +28,8 @@ use poet_backends::{Options, SelectError, Selection, select_with};
 use poet_engine::{LABEL_DEPTH, MAX_DEPTH, Work, WorkFunction};
 use poet_service::config::Config;
 
-/// Fails if `config` names a shared database: `command` knows the embedded one only. `instead` is what to
-/// do with a shared one.
+/// Fails if `config` names a shared database, since `command` works only on an embedded one.
+/// `instead` is what to do with a shared one.
 pub(crate) fn only_embedded(config: &Config, command: &str, instead: &str) -> anyhow::Result<()> {
     if config.database.is_some() {
         anyhow::bail!(
@@ -40,12 +40,12 @@ pub(crate) fn only_embedded(config: &Config, command: &str, instead: &str) -> an
     Ok(())
 }
 
-/// What to do with a shared database instead of what writes to an embedded one.
+/// What to do with a shared database instead of commands that write to an embedded one.
 #[cfg(feature = "import")]
 pub(crate) const COPY_AFTERWARDS: &str =
     "the same without it, and `poet-service copy-database` afterwards";
 
-/// Which work function, at which depth.
+/// A work function and its depth.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct WorkArgs {
     /// The work function: sha256 is Spacemesh's
@@ -65,12 +65,12 @@ impl WorkArgs {
         })
     }
 
-    /// The work function on the chosen backend, for many chains at once.
+    /// Selects the work function on the chosen backend, for many chains at once.
     fn select(&self, backend: &BackendArgs) -> anyhow::Result<Work> {
         self.on(&backend.select(self.work)?)
     }
 
-    /// The work function on the chosen backend, for one chain.
+    /// Selects the work function on the chosen backend, for one chain.
     fn select_for_one_chain(&self, backend: &BackendArgs) -> anyhow::Result<Work> {
         self.on(&backend.select(self.work)?.for_one_chain()?)
     }
@@ -105,7 +105,7 @@ impl BackendArgs {
     }
 }
 
-/// With it, a Haraka label takes about as long as a SHA-256 label of depth 400.
+/// At this depth, a Haraka label takes about as long as a SHA-256 label of depth 400.
 const HARAKA_DEPTH: u32 = 1024;
 
 fn work_function(name: &str) -> Result<WorkFunction, String> {
@@ -115,19 +115,19 @@ fn work_function(name: &str) -> Result<WorkFunction, String> {
         .ok_or_else(|| "expected sha256 or haraka256".into())
 }
 
-/// Whether this is the work function of the Spacemesh network.
+/// Returns whether this is the work function of the Spacemesh network.
 fn is_spacemesh(work: &Work) -> bool {
     (work.function(), work.depth()) == (WorkFunction::Sha256, LABEL_DEPTH)
 }
 
-/// Threads to use when none are asked for: all there are.
+/// The default number of threads: one per core.
 fn available_threads() -> usize {
     std::thread::available_parallelism()
         .map_or(1, |threads| threads.get().min(poet_engine::MAX_THREADS))
 }
 
-/// How often progress is looked at.
+/// How often to check the progress.
 const TICK: Duration = Duration::from_millis(50);
 
-/// The exit code of a program that was interrupted, as shells have it.
+/// The exit code of an interrupted program, as shells report it.
 const INTERRUPTED: u8 = 130;

@@ -1,4 +1,4 @@
-//! How far a command is, on a line of the terminal.
+//! Shows the progress of a command on a line of the terminal.
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -7,21 +7,21 @@ use std::{
 
 use poet_proto::duration::format_go;
 
-/// How often the line is written.
+/// How often to write the line.
 const INTERVAL: Duration = Duration::from_millis(200);
 const BAR_CHARS: u64 = 30;
 
-/// How far something is. Shown on standard error if that is a terminal, and not at all otherwise.
+/// The progress of a command. Shown only if standard error is a terminal.
 pub(super) struct Progress {
     what: String,
-    /// What was done at the start, and when that was.
+    /// The number of steps done at the start, and when that was.
     started: (u64, Instant),
     shown: Option<Instant>,
     terminal: bool,
 }
 
 impl Progress {
-    /// `done` steps of something are done.
+    /// Starts with `done` steps done.
     pub(super) fn new(what: &str, done: u64) -> Self {
         Self {
             what: what.to_owned(),
@@ -31,7 +31,7 @@ impl Progress {
         }
     }
 
-    /// Now `done` steps of `total` are done.
+    /// Reports that `done` steps of `total` are done.
     pub(super) fn update(&mut self, done: u64, total: u64) {
         let now = Instant::now();
         if !self.terminal || self.shown.is_some_and(|shown| now - shown < INTERVAL) {
@@ -40,7 +40,7 @@ impl Progress {
         self.shown = Some(now);
         let (before, start) = self.started;
         let line = line(&self.what, before, done, total, now - start);
-        // Nobody has to see it.
+        // Failing to show the progress does no harm.
         drop(write!(io::stderr(), "\r\x1b[K{line}"));
     }
 }

@@ -1,8 +1,8 @@
-//! Proofs in files.
+//! Reads proofs from files.
 //!
-//! Four forms are read: the JSON that `prove` writes (hex), a saved answer of `GET /v1/proofs/{id}`
-//! (base64), in which the members stand for the statement, and two of SCALE bytes: the proof alone,
-//! and the message that nodes store and gossip.
+//! There are four formats: the JSON that `prove` writes (hex), a saved response of `GET
+//! /v1/proofs/{id}` (base64), in which the members determine the statement, and two in SCALE: the
+//! bare proof, and the message that nodes store and gossip.
 
 use std::fmt;
 
@@ -16,41 +16,41 @@ use poet_engine::{
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-/// A proof with everything it claims.
+/// A proof with everything that its file claims.
 #[derive(Debug)]
 pub(crate) struct ProofFile {
     pub(crate) statement: Vec<u8>,
     pub(crate) leaves: u64,
     pub(crate) proof: Proof,
-    /// The indices that the file gives for the proven leaves, if it does.
+    /// The indices of the proven leaves, if the file has them.
     pub(crate) indices: Option<Vec<u64>>,
-    /// The work function that the file names, if it does: name and depth.
+    /// The name and depth of the work function, if the file has them.
     pub(crate) work: Option<(String, u64)>,
-    /// What the file is, with what only this form holds.
+    /// The format of the file, with what only that format contains.
     pub(crate) form: Form,
 }
 
-/// What a file with a proof is.
+/// The format of a file with a proof.
 #[derive(Debug)]
 pub(crate) enum Form {
-    /// What `prove` writes.
+    /// The output of `prove`.
     Written,
-    /// The answer of a server.
+    /// A response of a server.
     Served {
-        /// The number of members that the statement was made of.
+        /// The number of members in the statement.
         members: usize,
-        /// The server's public key, if the answer holds it.
+        /// The server's public key, if the response contains it.
         service_key: Option<Vec<u8>>,
     },
-    /// The bytes by whose hash an ATX refers to the proof.
+    /// The bare proof, whose hash ATXs refer to.
     Bare,
-    /// What nodes store and gossip.
+    /// The message that nodes store and gossip.
     Message {
         /// The server's public key.
         service_key: Node,
-        /// The round there.
+        /// The id of the round on that server.
         round_id: String,
-        /// Whether the signature, which nobody looks at today, is anything but zeros.
+        /// Whether the signature, which nothing checks today, is not all zeros.
         signed: bool,
     },
 }
@@ -82,7 +82,7 @@ impl fmt::Display for Form {
     }
 }
 
-/// The form that `prove` writes.
+/// The format that `prove` writes.
 #[derive(Serialize)]
 struct Written {
     #[serde(with = "hex")]
@@ -99,7 +99,7 @@ struct Written {
     depth: Option<u32>,
 }
 
-/// The JSON of a proof. The work function is named when it is not Spacemesh's.
+/// Encodes a proof as JSON. Names the work function if it is not Spacemesh's.
 pub(crate) fn to_json(
     work: &Work,
     statement: &[u8],
@@ -126,15 +126,15 @@ pub(crate) fn to_json(
 /// What is wrong with a file, and where in it.
 type Wrong = String;
 
-/// Reads any of the forms. `statement` belongs to the one that does not hold it.
+/// Reads any of the formats. `statement` is needed for the one that lacks it.
 ///
 /// # Errors
-/// One sentence that says what is wrong and where.
+/// Fails with one sentence that says what is wrong, and where.
 pub(crate) fn parse(bytes: &[u8], statement: Option<&[u8]>) -> Result<ProofFile, Wrong> {
-    // The length of the root, which no JSON begins with.
+    // The length of the root. No JSON begins with it.
     match (bytes.first(), statement) {
         (Some(0x80), statement) => match Proof::from_scale(bytes) {
-            // What follows makes it a message, if it is one.
+            // The bytes after the proof make it a message.
             Err(ScaleError::TrailingBytes { .. }) => message(bytes),
             Err(error) => Err(error.to_string()),
             Ok((proof, leaves)) => bare(proof, leaves, statement),
@@ -245,7 +245,7 @@ fn served(file: &Map<String, Value>) -> Result<ProofFile, Wrong> {
         leaves,
         proof: Proof {
             root: proof.get("root", |value| match &base64(text(value)?)?[..] {
-                // Of a server that does no work.
+                // A server that does no work.
                 [] if leaves == 0 => Ok([0; 32]),
                 root => node(root),
             })?,
@@ -261,7 +261,7 @@ fn served(file: &Map<String, Value>) -> Result<ProofFile, Wrong> {
     })
 }
 
-/// An object of the file and the way to it.
+/// An object in the file, and the path to it.
 struct At<'a> {
     object: &'a Map<String, Value>,
     path: &'static str,
@@ -333,7 +333,7 @@ fn text(value: &Value) -> Result<&str, Wrong> {
         .ok_or_else(|| format!("expected a string, found {}", kind(value)))
 }
 
-/// A 64-bit number, which protobuf's JSON writes as a string.
+/// Reads a 64-bit number, which protobuf's JSON writes as a string.
 fn number(value: &Value) -> Result<u64, Wrong> {
     match value {
         Value::String(text) => text.parse().ok(),

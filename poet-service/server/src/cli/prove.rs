@@ -60,7 +60,7 @@ pub(crate) struct Args {
     work: WorkArgs,
 }
 
-/// A statement; a type of its own, because clap takes a `Vec` for a list of arguments.
+/// A statement. A type of its own, because clap takes a `Vec` for a list of arguments.
 #[derive(Clone, Debug)]
 pub(super) struct Statement(pub(super) Vec<u8>);
 
@@ -86,7 +86,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let leaves = args.leaves;
     let Statement(statement) = &args.statement;
     let work = args.work.select_for_one_chain(&args.backend)?;
-    // Before the work, so that its result is not lost for want of a place to put it.
+    // Checked before the work, so that its result is not lost.
     let out = Output::open("--out", &args.out)?;
     let k = args
         .subtree_height
@@ -137,8 +137,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Brings the tree to `leaves` leaves. Returns the log with all of its entries durable, or `None`
-/// when the user interrupted the work.
+/// Adds leaves to the tree until it has `leaves`. Returns the log with all its entries durable, or
+/// `None` if the user interrupted the work.
 fn do_work(
     tree: &mut Tree,
     k: SubtreeHeight,

@@ -1,4 +1,4 @@
-//! `poet-service rehearse`: the end of the round, before it comes.
+//! `poet-service rehearse`: tests the proof before the end of the round.
 
 use std::{io::Write as _, process::ExitCode, time::Duration};
 
@@ -25,7 +25,7 @@ pub(crate) struct Args {
     server: ServerArgs,
 }
 
-/// Much longer than a proof takes, even where other programs leave a single core little time.
+/// Much longer than a proof takes, even on a single core that other programs use.
 const PATIENCE: Duration = Duration::from_secs(3600);
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
@@ -81,7 +81,7 @@ fn not_a_poet(address: &str) -> String {
     )
 }
 
-/// The answer to the request for a rehearsal.
+/// Requests a rehearsal and returns the response.
 async fn ask(address: &str) -> anyhow::Result<(StatusCode, Bytes)> {
     let unreachable = || {
         format!(

@@ -1,4 +1,4 @@
-//! What commands share that take over from other servers: they go in steps, and can be interrupted.
+//! Shared by commands that take over from other servers: they show steps, and can be interrupted.
 
 use std::sync::{
     Arc,
@@ -9,16 +9,16 @@ use anyhow::Context as _;
 
 use super::progress::Progress;
 
-/// How far something is that is done in steps, each of which has a line of its own.
+/// The progress of a command with several steps, each shown on its own line.
 #[derive(Default)]
 pub(super) struct Steps(Option<(String, Progress)>);
 
 impl Steps {
-    /// Now `done` of `total` of `step` are done.
+    /// Reports that `done` of `total` of `step` are done.
     pub(super) fn update(&mut self, step: String, done: u64, total: u64) {
         let shown = match self.0.take() {
             Some(shown) if shown.0 == step => shown,
-            // Its line goes before the next one comes.
+            // Clears its line before the next one.
             earlier => {
                 drop(earlier);
                 let progress = Progress::new(&step, 0);
@@ -29,10 +29,10 @@ impl Steps {
     }
 }
 
-/// What becomes true when the user interrupts the command.
+/// Returns a flag that becomes true when the user interrupts the command.
 ///
 /// # Errors
-/// Fails if the system permits no handler for it.
+/// Fails if the system permits no signal handler.
 pub(super) fn interruption() -> anyhow::Result<Arc<AtomicBool>> {
     let interrupted = Arc::new(AtomicBool::new(false));
     let handler = Arc::clone(&interrupted);

@@ -56,7 +56,7 @@ pub(crate) struct Args {
     backend: BackendArgs,
 }
 
-/// A proof with a million members has 44 MB.
+/// A proof with a million members takes 44 MB.
 const MAX_FILE_BYTES: u64 = 1 << 28;
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -95,7 +95,7 @@ fn parse_service_key(text: &str) -> Result<[u8; 32], &'static str> {
         .ok_or("expected the base64 form of a 32-byte ed25519 public key")
 }
 
-/// Checks what the file says of where the proof comes from, and that it says so where it is asked.
+/// Checks that the file names the server and the round that were asked for.
 fn check_origin(args: &Args, file: &ProofFile) -> Result<(), String> {
     let (service_key, round_id) = match &file.form {
         Form::Written | Form::Bare => (None, None),

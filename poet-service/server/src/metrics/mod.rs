@@ -1,8 +1,8 @@
-//! What the server tells a monitoring system: counters that are kept as things happen, and the
-//! state of rounds, work and storage as it is when somebody asks.
+//! Metrics for monitoring: counters that are updated as events happen, and the state of rounds,
+//! work and storage at the time of the request.
 //!
-//! The names that the original server has are the same here, so that dashboards go on. Registrations
-//! per second are the `rate()` of the two registration counters.
+//! Metrics of the original server have the same names here, so that dashboards continue to work.
+//! Registrations per second are the `rate()` of the two registration counters.
 
 mod scrape;
 mod state;
@@ -43,7 +43,7 @@ pub(crate) use self::{
     state::{ServerState, folder_bytes, free_bytes},
 };
 
-/// Publications that nobody has asked for yet are kept to this number.
+/// The maximum number of publications kept until they are read.
 const MAX_PUBLISHED: usize = 100;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -66,7 +66,7 @@ struct HandledLabels {
     grpc_code: String,
 }
 
-/// The counters, shared by all who count.
+/// The counters, shared by everything that counts.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
     with_certificate: Family<ResultLabel, Counter>,
@@ -80,16 +80,16 @@ pub(crate) struct Metrics {
     seen: Arc<Mutex<Seen>>,
 }
 
-/// What the operator's page is told besides.
+/// What the operator's page needs besides.
 #[derive(Debug, Default)]
 struct Seen {
-    /// Answers since the start.
+    /// Responses since the start.
     answers: BTreeMap<Answer, u64>,
-    /// Rounds that were published since this was taken last, and how late.
+    /// Rounds published since this was last read, and how late.
     published: Vec<(u64, Duration)>,
 }
 
-/// How a request was answered.
+/// The result of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Answer {
     /// Over HTTP, with this status.
@@ -104,7 +104,7 @@ impl Answer {
         let kind = headers.get(header::CONTENT_TYPE);
         match kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
             false => Self::Http(response.status().as_u16()),
-            // That of a good answer comes after it.
+            // The code of a successful response comes after its body.
             true => Self::Grpc(
                 headers
                     .get(tonic::Status::GRPC_STATUS)
@@ -143,13 +143,13 @@ impl Default for Metrics {
     }
 }
 
-/// From half a millisecond to 16 seconds.
+/// Buckets from half a millisecond to 16 seconds.
 fn commit_latencies() -> Histogram {
     Histogram::new(exponential_buckets(0.0005, 2.0, 16))
 }
 
-/// The bounds that the original server has, because rules ask for some of them by name
-/// (`le="0.1"`), and finer ones below.
+/// The buckets of the original server, because rules refer to some of them by name (`le="0.1"`),
+/// and finer ones below.
 fn request_latencies() -> Histogram {
     Histogram::new([
         0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
@@ -179,27 +179,27 @@ impl Metrics {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How often each answer was given since the start.
+    /// Returns how often each response was given since the start.
     pub(crate) fn answers(&self) -> BTreeMap<Answer, u64> {
         self.seen().answers.clone()
     }
 
-    /// The rounds that were published since the last call, and how late.
+    /// Returns the rounds published since the last call, and how late each was.
     pub(crate) fn take_published(&self) -> Vec<(u64, Duration)> {
         mem::take(&mut self.seen().published)
     }
 
-    /// Valid registrations since the start.
+    /// Returns the number of valid registrations since the start.
     pub(crate) fn registrations(&self) -> u64 {
         let valid = ResultLabel { result: "valid" };
-        // Asked for without making a series that has counted nothing.
+        // Reads the counters without creating a series.
         [&self.with_certificate, &self.with_pow]
             .iter()
             .filter_map(|family| Some(family.get(&valid)?.get()))
             .sum()
     }
 
-    /// Counts what an interface closes and refuses.
+    /// Returns the counters of what an interface closes and refuses.
     pub(crate) fn dropped(&self, interface: &'static str) -> Dropped {
         self.dropped.of(interface)
     }
@@ -290,7 +290,7 @@ fn count(family: &Family<ResultLabel, Counter>, valid: bool) {
     family.get_or_create(&ResultLabel { result }).inc();
 }
 
-/// Counts a request, whichever interface it came by.
+/// Counts a request, whichever interface it used.
 pub(crate) async fn observe(
     State(metrics): State<Metrics>,
     request: Request,
@@ -318,15 +318,15 @@ pub(crate) async fn observe(
     response
 }
 
-/// The code of a gRPC answer that is an error: one without a body.
+/// Returns the code of a gRPC response that is an error, and so has no body.
 fn grpc_code(headers: &HeaderMap) -> Option<String> {
     let code = headers.get(tonic::Status::GRPC_STATUS)?.as_bytes();
     Some(format!("{:?}", tonic::Code::from_bytes(code)))
 }
 
-/// The method that a path leads to. All others share no name: there is no end of them.
+/// Returns the method of a path. Unknown paths have none: their number is unlimited.
 fn method(path: &str) -> Option<(&'static str, &'static str)> {
-    // Whatever the cycle gap.
+    // Ignores the cycle gap.
     let path = split_gap(path).map_or(path, |(_, path)| path);
     let (service, method) = match path {
         "/v1/pow_params" | "/rpc.api.v1.PoetService/PowParams" => (grpc::POET_SERVICE, "PowParams"),

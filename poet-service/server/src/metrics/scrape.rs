@@ -1,4 +1,4 @@
-//! The page that monitoring reads, in the formats that it asks for.
+//! The metrics page, in the formats that clients ask for.
 
 use std::{fmt, sync::Arc};
 
@@ -23,7 +23,7 @@ pub(crate) fn router(metrics: &Metrics, state: ServerState) -> Router {
 
 async fn scrape(State(registry): State<Arc<Registry>>, headers: HeaderMap) -> Response {
     let open_metrics = accepts_open_metrics(&headers);
-    // The sizes of files are asked for.
+    // Reads the sizes of files, so it blocks.
     let encoded = tokio::task::spawn_blocking(move || {
         let mut text = String::new();
         text::encode(&mut text, &registry)?;
@@ -44,7 +44,7 @@ async fn scrape(State(registry): State<Arc<Registry>>, headers: HeaderMap) -> Re
     }
 }
 
-/// Whether the client says that it reads OpenMetrics, as Prometheus does.
+/// Returns whether the client accepts OpenMetrics, as Prometheus does.
 fn accepts_open_metrics(headers: &HeaderMap) -> bool {
     headers
         .get_all(header::ACCEPT)
@@ -53,15 +53,15 @@ fn accepts_open_metrics(headers: &HeaderMap) -> bool {
         .any(|value| value.contains("application/openmetrics-text"))
 }
 
-/// OpenMetrics in the older text format, which everything else reads, and which is all that the
-/// original server writes. There, a counter bears the name of its sample; bounds that are whole are
-/// written so; and the end is not marked.
+/// Converts OpenMetrics to the older text format, which all other tools read, and which is the only
+/// one of the original server. There, a counter has the name of its sample, whole bounds are
+/// written without a fraction, and there is no end marker.
 fn plain(open_metrics: &str) -> String {
     let mut text = String::with_capacity(open_metrics.len());
     let mut help = "";
     for line in open_metrics.lines() {
         if line.starts_with("# HELP ") {
-            // What it is about follows.
+            // Printed when the type is known.
             help = line;
         } else if let Some((name, kind)) = line
             .strip_prefix("# TYPE ")
@@ -129,7 +129,7 @@ mod tests {
             headers.insert(header::ACCEPT, value.parse().unwrap());
             accepts_open_metrics(&headers)
         };
-        // What Prometheus sends.
+        // The header that Prometheus sends.
         assert!(accepts(
             "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.4"
         ));

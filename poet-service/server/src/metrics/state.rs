@@ -1,4 +1,4 @@
-//! What is asked for when metrics are read: rounds, disk, process.
+//! The state that is read for each request of the metrics: rounds, disk, process.
 
 use std::{
     fmt, fs,
@@ -28,14 +28,14 @@ use crate::{
     version,
 };
 
-/// The state of the server, read when somebody asks.
+/// The state of the server, read for each request.
 pub(crate) struct ServerState {
     pub(crate) status: StatusReader,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) storage: Arc<dyn Storage>,
     /// Why the server is not ready, if it is not.
     pub(crate) unready: watch::Receiver<Option<&'static str>>,
-    /// Of the embedded database, if that is what there is.
+    /// The directory of the embedded database, if the server uses one.
     pub(crate) dbdir: Option<PathBuf>,
     pub(crate) datadir: PathBuf,
     /// When the server was started.
@@ -154,7 +154,7 @@ impl Collector for ServerState {
         if let Some(bytes) = free_bytes(&self.datadir) {
             gauges.push(("poet_datadir_free_bytes", "Free space for the work", bytes));
         }
-        // The embedded database has this machine's clock.
+        // The embedded database uses this machine's clock.
         let offset = self.storage.clock_offset().unwrap_or_default();
         gauges.push((
             "poet_cluster_clock_offset_seconds",
@@ -171,7 +171,7 @@ impl Collector for ServerState {
 }
 
 impl ServerState {
-    /// How the work stands that is shared with other servers; zero where it is not.
+    /// Encodes the state of work that is shared with other servers; zeros if it is not.
     fn encode_shared_work(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let standing = self.status.standing();
         let own = standing.as_ref().and_then(Standing::own);
@@ -205,13 +205,13 @@ impl ServerState {
         ConstCounter::new(self.status.disagreements()).encode(metric)
     }
 
-    /// Whether no round has closed yet that was opened here.
+    /// Returns whether no round that was opened here has closed yet.
     fn waits_for_first_round(&self, open: u64) -> bool {
         let rounds = self.storage.newest_rounds(2);
         rounds.is_ok_and(|rounds| rounds.iter().all(|record| record.round >= open))
     }
 
-    /// When rounds start and end.
+    /// Encodes when rounds start and end.
     fn encode_dates(
         &self,
         encoder: &mut DescriptorEncoder<'_>,
@@ -240,7 +240,7 @@ impl ServerState {
         Ok(())
     }
 
-    /// What this program is, and what it takes of the machine.
+    /// Encodes what this program is, and its use of the machine.
     fn encode_process(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let labels = [("version", version::VERSION), ("commit", version::COMMIT)];
         let (name, help) = ("poet_build_info", "Always 1; the labels say what was built");
@@ -303,7 +303,7 @@ impl ServerState {
         Ok(())
     }
 
-    /// What auditors do and have found.
+    /// Encodes what auditors do and have found.
     fn encode_audits(
         &self,
         encoder: &mut DescriptorEncoder<'_>,
@@ -364,7 +364,7 @@ impl ServerState {
     }
 }
 
-/// The size of the files in a folder.
+/// Returns the total size of the files in a folder.
 pub(crate) fn folder_bytes(folder: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(folder) else {
         return 0;
@@ -377,7 +377,7 @@ pub(crate) fn folder_bytes(folder: &Path) -> u64 {
         .sum()
 }
 
-/// What an ordinary user may still write to the file system of `path`.
+/// Returns how much an ordinary user may still write to the file system of `path`.
 #[cfg(unix)]
 pub(crate) fn free_bytes(path: &Path) -> Option<f64> {
     let space = rustix::fs::statvfs(path).ok()?;

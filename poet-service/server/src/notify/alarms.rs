@@ -1,4 +1,4 @@
-//! Every line of the log that begins with `ALARM` is told.
+//! Notifies the operator of every log line that begins with `ALARM`.
 
 use std::fmt::{self, Write as _};
 
@@ -10,10 +10,10 @@ use tracing_subscriber::{Layer, layer::Context};
 
 use super::{Event, Notices};
 
-/// What a message that is an alarm begins with.
+/// The prefix of alarm messages.
 const ALARM: &str = "ALARM";
 
-/// Passes alarms of the log on; to be used with a filter for errors.
+/// Forwards alarms from the log. Must be used with a filter for errors.
 pub(crate) struct Alarms(pub(crate) Notices);
 
 impl<S: Subscriber> Layer<S> for Alarms {

@@ -1,6 +1,5 @@
-//! A program that is run for each event, which it gets on its standard input. It may write what it
-//! likes, which nobody reads, and take its time, which is bounded: then it is killed, and with it
-//! what it has started.
+//! Runs a program for each event, which it gets on its standard input. Its output is discarded. If
+//! it runs for too long, it is killed together with everything that it has started.
 
 use std::{
     io::Write as _,
@@ -15,9 +14,9 @@ use super::{Queue, Receiver};
 
 /// How long a program may run.
 const TIME: Duration = Duration::from_secs(30);
-/// How often it is looked whether it has ended.
+/// How often to check whether it has ended.
 const LOOK: Duration = Duration::from_millis(20);
-/// How long it takes at most until a program that is to be killed is gone.
+/// How long it takes at most until a killed program is gone.
 pub(super) const KILL_TIME: Duration = Duration::from_millis(200);
 /// What a program of the server must not know, or answer in its name.
 const HIDDEN: [&str; 5] = [
@@ -63,7 +62,7 @@ impl Receiver for Program {
     fn deliver(&mut self, notice: &str, queue: &Queue) -> Result<(), String> {
         let mut child = self.start()?;
         if let Some(mut input) = child.stdin.take() {
-            // It is shorter than the shortest pipe. A program need not read it.
+            // The event is shorter than any pipe. The program need not read it.
             drop(input.write_all(notice.as_bytes()));
         }
         let started = Instant::now();
@@ -87,8 +86,8 @@ impl Receiver for Program {
     }
 }
 
-/// Whether a child has ended. On Unix it stays a zombie, and with it its number and its group are
-/// those of nobody else.
+/// Returns whether a child has ended. On Unix it remains a zombie, so that its process id and group
+/// are not reused.
 #[cfg(unix)]
 fn has_ended(child: &mut Child) -> bool {
     use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
@@ -104,15 +103,15 @@ fn has_ended(child: &mut Child) -> bool {
     !matches!(child.try_wait(), Ok(None))
 }
 
-/// Kills a child, unless it has ended, and what it has started; returns how it ended.
+/// Kills a child, unless it has ended, and everything it has started. Returns its exit status.
 fn kill_all(child: &mut Child) -> Option<ExitStatus> {
     #[cfg(unix)]
     {
         use rustix::process::{Pid, Signal, kill_process_group};
-        // One that has nothing left to kill is as good.
+        // There may be nothing left to kill.
         let _ = kill_process_group(Pid::from_child(child), Signal::KILL);
     }
-    // It has ended, or is just being killed.
+    // It has ended, or is being killed.
     drop(child.kill());
     child.wait().ok()
 }
@@ -152,7 +151,7 @@ mod tests {
         let mut missing = Program::new(folder.path().join("missing"));
         let error = missing.deliver("{}", &Queue::default()).unwrap_err();
         assert!(error.contains("cannot be run"), "{error}");
-        // Not readable as a program.
+        // A folder is no program.
         let mut folder = Program::new(folder.path().to_owned());
         assert!(folder.deliver("{}", &Queue::default()).is_err());
     }
@@ -168,7 +167,7 @@ mod tests {
         let error = endless.deliver("{}", &Queue::default()).unwrap_err();
         assert!(error.contains("killed"), "{error}");
         let child = fs::read_to_string(&file).unwrap();
-        // It is gone, or a zombie that nobody has waited for yet.
+        // It is gone, or a zombie that was not reaped yet.
         let state = fs::read_to_string(format!("/proc/{}/stat", child.trim()));
         assert!(
             state.as_ref().map_or(true, |state| state.contains(") Z ")),

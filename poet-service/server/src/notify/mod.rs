@@ -1,9 +1,9 @@
-//! Tells the operator what happens: runs a program, or calls a webhook, for each event.
+//! Notifies the operator: runs a program, or calls a webhook, for each event.
 //!
-//! Whoever is told may hang, fail or be gone, and whoever tells must not wait. So each receiver has a
-//! queue of bounded length and a thread of its own; what finds no room is counted and left out. Events
-//! are bounded in number before that: an alarm that repeats is told once an hour, and all events
-//! together come from a budget that refills with time. What was left out is said by the next event.
+//! A receiver may hang, fail or be gone, and the server must not wait for it. So each receiver has
+//! a bounded queue and a thread of its own; events that find no room are counted and dropped.
+//! Before that, the number of events is limited: a repeated alarm is sent once an hour, and all
+//! events share a budget that refills with time. The next event says how many were left out.
 
 mod alarms;
 mod command;
@@ -30,26 +30,26 @@ pub(crate) use self::alarms::Alarms;
 pub use self::webhook::WebhookUrl;
 use self::{command::Program, webhook::Webhook};
 
-/// Events that wait for one receiver.
+/// Events that may wait for one receiver.
 const QUEUED: usize = 64;
-/// Events that may follow one another at once, and how long it takes until there is room for one more.
+/// Events that may follow each other at once, and how long it takes until one more may.
 const BURST: u32 = 30;
 const REFILL: Duration = Duration::from_secs(6);
-/// How long the same alarm is not told again.
+/// How long the same alarm is not sent again.
 const REPEATED_ALARM: Duration = Duration::from_secs(3600);
-/// Alarms that are remembered for that.
+/// The number of alarms remembered for that.
 const REMEMBERED_ALARMS: usize = 64;
-/// The longest text: with the rest of an event it fits any pipe.
+/// The longest text. With the rest of an event it fits any pipe.
 const TEXT_BYTES: usize = 1000;
-/// How long the end of the server waits for what is still to be told.
+/// How long the shutdown waits for pending notifications.
 pub const END: Duration = Duration::from_millis(1500);
 
-/// Who is told.
+/// Who is notified.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NotifyConfig {
     /// A program that gets each event on its standard input.
     pub command: Option<PathBuf>,
-    /// Where each event is posted to.
+    /// The URL to which each event is posted.
     pub url: Option<WebhookUrl>,
 }
 
@@ -66,8 +66,8 @@ impl NotifyConfig {
         command.into_iter().chain(url).collect()
     }
 
-    /// Tells each receiver that this is a test; returns what became of it, by the receiver's name. May
-    /// block for as long as the receivers take.
+    /// Sends each receiver a test event. Returns the results, by the receiver's name. May block for
+    /// as long as the receivers take.
     pub fn test(&self) -> Vec<(String, Result<(), String>)> {
         let text = Notice::new(&Event::Test, &Source::new(), SystemClock.now(), 0).json();
         let queue = Queue::default();
@@ -79,7 +79,7 @@ impl NotifyConfig {
     }
 }
 
-/// Something that the operator is told.
+/// An event of which the operator is notified.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Event {
     RoundClosed {
@@ -93,7 +93,7 @@ pub(crate) enum Event {
     /// A line of the log that begins with `ALARM`.
     Alarm {
         message: String,
-        /// What stands behind the message.
+        /// The fields after the message.
         details: String,
     },
     WorkSlow {
@@ -160,7 +160,7 @@ impl Event {
     }
 }
 
-/// Who tells.
+/// The server that sends events.
 #[derive(Debug)]
 struct Source {
     host: String,
@@ -207,7 +207,7 @@ struct Notice<'a> {
     leaves_per_second: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
-    /// Events before this one that were left out.
+    /// Number of earlier events that were left out.
     #[serde(skip_serializing_if = "is_zero")]
     left_out: u64,
 }
@@ -269,13 +269,13 @@ impl<'a> Notice<'a> {
     }
 
     fn json(&self) -> Arc<str> {
-        // Numbers and texts: there is nothing that could fail.
+        // Serializing numbers and strings cannot fail.
         serde_json::to_string(self).unwrap_or_default().into()
     }
 }
 
-/// A text that can do nothing where it is shown, and has a bounded length: chat services read markup
-/// between `<` and `>`.
+/// Returns a text of limited length that is safe to display: chat services interpret markup between
+/// `<` and `>`.
 fn plain(text: &str) -> String {
     let mut plain = String::new();
     for c in text.chars() {
@@ -293,19 +293,19 @@ fn plain(text: &str) -> String {
     plain
 }
 
-/// Who is told, by a thread of its own, which it may block for a while.
+/// A receiver of notifications. It has its own thread, which it may block for a while.
 trait Receiver: Send {
-    /// What an operator calls it.
+    /// Returns its name for operators.
     fn name(&self) -> String;
 
-    /// Tells it. Returns early if `queue` ends.
+    /// Delivers an event. Returns early if `queue` ends.
     ///
     /// # Errors
-    /// Fails if it was not told; the text says why.
+    /// Fails if it was not delivered; the text says why.
     fn deliver(&mut self, notice: &str, queue: &Queue) -> Result<(), String>;
 }
 
-/// What waits for a receiver.
+/// The events that wait for a receiver.
 #[derive(Debug, Default)]
 struct Queue {
     state: Mutex<Waiting>,
@@ -315,11 +315,11 @@ struct Queue {
 #[derive(Debug, Default)]
 struct Waiting {
     notices: VecDeque<Arc<str>>,
-    /// Notices that found no room.
+    /// Events dropped for lack of room.
     dropped: u64,
-    /// Nothing comes any more.
+    /// Whether there will be no more events.
     last: bool,
-    /// What is being told is to be given up.
+    /// Whether to give up the delivery in progress.
     given_up: bool,
     done: bool,
 }
@@ -339,7 +339,7 @@ impl Queue {
         }
     }
 
-    /// Waits for the next one; `None` at the end. Says how many were dropped before it.
+    /// Waits for the next event; `None` at the end. Also returns how many were dropped before it.
     fn next(&self) -> Option<(Arc<str>, u64)> {
         let mut state = self.state();
         loop {
@@ -361,7 +361,7 @@ impl Queue {
         self.state().given_up
     }
 
-    /// Waits, unless what is being told is to be given up.
+    /// Waits, unless the delivery must be given up.
     fn pause(&self, duration: Duration) {
         let state = self.state();
         let waited = self
@@ -382,7 +382,7 @@ impl Queue {
             }
             match receiver.deliver(&notice, self) {
                 Ok(()) => failing = false,
-                // Once: it may fail for a year.
+                // Logged once: it may fail for a year.
                 Err(_) if failing => {}
                 Err(error) => {
                     failing = true;
@@ -399,7 +399,7 @@ impl Queue {
     }
 }
 
-/// Tells the operator what happens. Clones share the receivers.
+/// Notifies the operator. Clones share the receivers.
 #[derive(Clone)]
 pub struct Notices(Arc<Inner>);
 
@@ -411,10 +411,10 @@ struct Inner {
 }
 
 impl Notices {
-    /// Starts the threads that tell those in `config`.
+    /// Starts a thread for each receiver in `config`.
     ///
     /// # Errors
-    /// Fails if the system has no threads to give.
+    /// Fails if the system does not provide threads.
     pub fn start(config: &NotifyConfig, clock: Arc<dyn Clock>) -> io::Result<Self> {
         let start = |receiver: Box<dyn Receiver>| {
             let queue = Arc::<Queue>::default();
@@ -436,13 +436,13 @@ impl Notices {
         })))
     }
 
-    /// Names the server that tells.
+    /// Sets the key of the server that sends events.
     pub(crate) fn set_server(&self, key: &PublicKey) {
-        // Once: a process has one server.
+        // Once, since a process has one server.
         let _ = self.0.source.key.set(base64::encode(key.as_bytes()));
     }
 
-    /// Tells everybody, or counts that it was left out. Does not wait.
+    /// Queues an event for all receivers, or counts it as left out. Does not wait.
     pub(crate) fn send(&self, event: &Event) {
         if self.0.queues.is_empty() {
             return;
@@ -460,7 +460,7 @@ impl Notices {
         }
     }
 
-    /// Waits until everything was told, at most for `timeout`; what is being told then is given up.
+    /// Waits for all deliveries, at most for `timeout`, and then gives up those in progress.
     pub fn end(&self, timeout: Duration) {
         let clock = &self.0.clock;
         let deadline = clock.monotonic() + timeout;
@@ -492,20 +492,20 @@ impl Notices {
 /// Gives the calling thread, and the programs that it starts, the lowest priority.
 #[cfg(target_os = "linux")]
 fn yield_to_others() {
-    // Of one thread, on Linux. What the system does not permit changes little.
+    // On Linux, this affects one thread. It is not important enough to fail.
     let _ = rustix::process::setpriority_process(None, 19);
 }
 
 #[cfg(not(target_os = "linux"))]
 fn yield_to_others() {}
 
-/// How many events may be told.
+/// Limits the number of events.
 #[derive(Debug)]
 struct Budget {
     room: u32,
     /// When room was last added.
     refilled: Duration,
-    /// The newest alarms, and when they were told.
+    /// The newest alarms, and when they were sent.
     alarms: VecDeque<(String, Duration)>,
     left_out: u64,
 }
@@ -520,7 +520,8 @@ impl Budget {
         }
     }
 
-    /// How many events were left out before this one; `None` if this one is left out, too.
+    /// Returns how many events were left out before this one, or `None` if this one must be left
+    /// out.
     fn take(&mut self, event: &Event, now: Duration) -> Option<u64> {
         let passed = now.saturating_sub(self.refilled);
         let refills = (passed.as_secs() / REFILL.as_secs()).min(u64::from(BURST));
@@ -573,7 +574,7 @@ mod tests {
         assert_eq!(budget.take(&alarm("b"), seconds(3604)), Some(718));
         assert_eq!(budget.take(&alarm("a"), seconds(3604)), None);
         assert_eq!(budget.take(&alarm("a"), seconds(3605)), Some(1));
-        // However many there are.
+        // The number of different alarms does not matter.
         for number in 0..1000 {
             budget.take(&alarm(&number.to_string()), seconds(10_000 + number * 6));
         }
@@ -588,12 +589,12 @@ mod tests {
             at.filter(|at| budget.take(&Event::Ready, *at).is_some())
                 .count()
         };
-        // Ten a second for a minute: the burst, and one for every six seconds.
+        // Ten a second for a minute: the burst, and one every six seconds.
         assert_eq!(told(0, 60), 30 + 9);
         assert_eq!(told(60, 120), 10);
-        // An hour of silence gives no more than the burst.
+        // An hour of silence allows no more than the burst.
         assert_eq!(told(3600, 3604), 30);
-        // What was left out is said with the next one.
+        // The next event says how many were left out.
         let next = budget.take(&Event::Ready, Duration::from_secs(9999));
         assert_eq!(next, Some(40 - 30));
     }
@@ -615,7 +616,7 @@ mod tests {
             (&json["event"], &json["leftOut"]),
             (&"alarm".into(), &2.into())
         );
-        // With every escape of JSON it fits the smallest pipe.
+        // Even if JSON escapes everything, it fits the smallest pipe.
         let long = Notice::new(
             &alarm(&"\"\u{10ffff}".repeat(5000)),
             &source,

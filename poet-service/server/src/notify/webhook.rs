@@ -1,5 +1,5 @@
-//! A webhook: each event is posted to a URL, over HTTP/1.1, with TLS if that says so. Time and size of
-//! an answer are bounded, and redirects are not followed.
+//! A webhook: each event is posted to a URL, over HTTP/1.1, with TLS for https. The time and size
+//! of a response are limited, and redirects are not followed.
 
 use std::{fmt, io, str::FromStr, sync::Arc, time::Duration};
 
@@ -22,12 +22,12 @@ use super::{Queue, Receiver};
 const TIME: Duration = Duration::from_secs(10);
 /// How long to wait before another attempt.
 const PAUSES: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(10)];
-/// How often it is looked whether the server ends.
+/// How often to check whether the server ends.
 const LOOK: Duration = Duration::from_millis(50);
-/// What the head of an answer may take.
+/// The maximum size of a response's head.
 const HEAD_BYTES: usize = 16 << 10;
 
-/// Where events are posted to. Whoever knows it can post there, so only its host is ever shown.
+/// The URL for events. Anyone who knows it can post there, so only its host is ever shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct WebhookUrl(Uri);
 
@@ -87,7 +87,7 @@ impl fmt::Debug for WebhookUrl {
 
 pub(super) struct Webhook {
     url: WebhookUrl,
-    /// Made when the first event comes, by the thread that uses it.
+    /// Created with the first event, by the thread that uses it.
     client: Option<Client>,
 }
 
@@ -96,7 +96,7 @@ struct Client {
     tls: Option<TlsConnector>,
 }
 
-/// Why an event was not posted, and whether it makes sense to try again.
+/// Why an event was not posted, and whether to try again.
 struct Failure {
     reason: String,
     again: bool,
@@ -121,7 +121,7 @@ impl Webhook {
             let tls = self.url.is_https().then(connector).transpose()?;
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
-                // For the names of hosts: one that does not answer keeps one.
+                // For host names: a lookup that hangs occupies a thread.
                 .max_blocking_threads(2)
                 .build()
                 .map_err(|error| format!("the system gives no files for it: {error}"))?;
@@ -216,7 +216,7 @@ async fn send<S: Read + Write + Unpin + Send + 'static>(
         .map_err(|_| Failure::again("the connection was closed"))?;
     let connection = tokio::spawn(connection);
     let answer = sender.send_request(request).await;
-    // Nobody reads the answer's body.
+    // The body of the response is not needed.
     connection.abort();
     let answer = answer.map_err(|_| Failure::again("its answer is cut off, or not HTTP"))?;
     let status = answer.status();
@@ -245,7 +245,7 @@ fn unreachable(error: &io::Error) -> String {
 fn connector() -> Result<TlsConnector, String> {
     let mut roots = RootCertStore::empty();
     for certificate in rustls_native_certs::load_native_certs().certs {
-        // One that cannot be used is one that is not trusted.
+        // An unusable certificate is not trusted.
         drop(roots.add(certificate));
     }
     if roots.is_empty() {

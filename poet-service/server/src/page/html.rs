@@ -1,4 +1,4 @@
-//! Pieces of HTML. What comes from elsewhere goes through [`escape`].
+//! Pieces of HTML. Text from elsewhere must go through [`escape`].
 
 use std::{fmt, time::Duration};
 
@@ -7,7 +7,7 @@ use poet_engine::TICK_LEAVES;
 use poet_proto::duration::in_words;
 use poet_rounds::clock::time_until;
 
-/// A text in which nothing is markup, in elements and in attributes with double quotes.
+/// Escapes a text for elements and for attributes in double quotes.
 pub(crate) fn escape(text: &str) -> Escaped<'_> {
     Escaped(text)
 }
@@ -24,7 +24,7 @@ impl fmt::Display for Escaped<'_> {
                 '"' => f.write_str("&quot;")?,
                 '\'' => f.write_str("&#39;")?,
                 '\n' | '\t' => f.write_str(letter.encode_utf8(&mut [0; 4]))?,
-                // No page shows them, and some are not allowed.
+                // Control characters are invisible, and some are not allowed.
                 _ if letter.is_control() => f.write_str("\u{fffd}")?,
                 _ => f.write_str(letter.encode_utf8(&mut [0; 4]))?,
             }
@@ -33,14 +33,14 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
-/// A page whose `{{name}}`s are replaced by pieces of HTML.
+/// Replaces each `{{name}}` in a template with a piece of HTML.
 pub(crate) fn fill(template: &str, pieces: &[(&str, String)]) -> String {
     let mut page = String::with_capacity(2 * template.len());
     let mut rest = template;
     while let Some((before, after)) = rest.split_once("{{") {
         let (name, after) = after.split_once("}}").unwrap_or((after, ""));
         page += before;
-        // Pieces are not looked through: they may have braces of somebody else.
+        // Pieces are not expanded: they may contain braces from elsewhere.
         if let Some((_, piece)) = pieces.iter().find(|(piece, _)| *piece == name) {
             page += piece;
         }
@@ -49,7 +49,7 @@ pub(crate) fn fill(template: &str, pieces: &[(&str, String)]) -> String {
     page + rest
 }
 
-/// A time, to the second: in UTC here; the page's script adds the reader's own.
+/// Formats a time, to the second, in UTC. The page's script adds the reader's time zone.
 pub(crate) fn time(time: Timestamp) -> String {
     let seconds = match time.as_second() % 60 {
         0 => "%H:%M",
@@ -62,7 +62,7 @@ pub(crate) fn time(time: Timestamp) -> String {
     )
 }
 
-/// How long it is until a time; the page's script counts it down.
+/// Formats the time left until `then`. The page's script counts it down.
 pub(crate) fn countdown(now: Timestamp, then: Timestamp) -> String {
     let left = time_until(now, then);
     let words = match left.as_secs() {
@@ -75,7 +75,7 @@ pub(crate) fn countdown(now: Timestamp, then: Timestamp) -> String {
     )
 }
 
-/// How much of something is done.
+/// Shows how much of something is done.
 pub(crate) fn progress(part: f64, label: &str) -> String {
     let percent = (part * 100.0).clamp(0.0, 100.0);
     format!(
@@ -85,7 +85,7 @@ pub(crate) fn progress(part: f64, label: &str) -> String {
     )
 }
 
-/// A number with commas between its thousands.
+/// Formats a number with commas between thousands.
 pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3 + 1);
@@ -98,7 +98,7 @@ pub(crate) fn grouped(number: u64) -> String {
     text
 }
 
-/// What leaves are in ticks. A node counts whole ones; of few, the fraction says more.
+/// Converts leaves to ticks. A node counts whole ones; of a few, the fraction is of interest.
 pub(crate) fn ticks(leaves: u64) -> String {
     match leaves / TICK_LEAVES {
         0..10 => format!("{:.2}", leaves as f64 / TICK_LEAVES as f64),
@@ -106,7 +106,7 @@ pub(crate) fn ticks(leaves: u64) -> String {
     }
 }
 
-/// A number of bytes.
+/// Formats a number of bytes.
 pub(crate) fn bytes(bytes: u64) -> String {
     let (unit, name) = match bytes {
         0..1_000_000 => (1e3, "kB"),
@@ -117,7 +117,7 @@ pub(crate) fn bytes(bytes: u64) -> String {
     format!("{:.1} {name}", bytes as f64 / unit)
 }
 
-/// How long after the end of its round a proof was there.
+/// Formats how long after the end of its round a proof was published.
 pub(crate) fn late(late: Duration) -> String {
     match late.as_secs() {
         0..60 => format!("{:.1} s", late.as_secs_f64()),

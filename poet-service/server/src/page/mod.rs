@@ -1,9 +1,10 @@
-//! What people look at: a page for everybody at `/` of the REST listener, with a calendar, and one for
-//! the operator at `/` of the operator's.
+//! The web pages: a public one at `/` of the REST listener, with a calendar, and one for the
+//! operator at `/` of the operator's listener.
 //!
-//! A page is HTML that the server renders; without scripts it shows what was true then. Its script asks
-//! for the same page every few seconds and takes the parts that have changed from it, so that there is
-//! one place that says what is shown. A page is rendered at most once a second, however many look.
+//! A page is HTML that the server renders; without scripts it shows the state at that time. Its
+//! script fetches the same page every few seconds and takes the changed parts from it, so that only
+//! one place decides what is shown. However many readers there are, a page is rendered at most once
+//! a second.
 
 pub(crate) mod html;
 pub(crate) mod operator;
@@ -28,18 +29,18 @@ use tokio::sync::Mutex;
 
 use crate::api::accepts_gzip;
 
-/// How old a page may be.
+/// The maximum age of a page.
 const PAGE_AGE: Duration = Duration::from_secs(1);
 const BRIEFLY: &str = "public, max-age=1";
-/// How long a browser may keep what does not change while a server runs.
+/// How long a browser may cache what does not change while a server runs.
 const ASSETS: &str = "public, max-age=60";
 
-/// Nothing from elsewhere, nothing inline, in no frame.
+/// Allows nothing from elsewhere, nothing inline, and no frames.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
                       connect-src 'self'; base-uri 'none'; form-action 'none'; \
                       frame-ancestors 'none'";
 
-/// Some text as it goes over the wire.
+/// A text in the forms in which it is sent.
 #[derive(Clone)]
 pub(crate) struct Content {
     kind: &'static str,
@@ -50,7 +51,7 @@ pub(crate) struct Content {
 impl Content {
     pub(crate) fn new(kind: &'static str, text: String) -> Self {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-        // Nothing that is written to memory fails; were it so, an empty answer would tell.
+        // Writing to memory cannot fail; if it did, the response would be empty.
         drop(encoder.write_all(text.as_bytes()));
         Self {
             kind,
@@ -88,12 +89,12 @@ impl Content {
     }
 }
 
-/// Something that is rendered at most once a second, by the first who asks for it.
+/// A page that is rendered at most once a second, by the first request for it.
 #[derive(Default)]
 pub(crate) struct Rendered(Mutex<Option<(Instant, Content)>>);
 
 impl Rendered {
-    /// What is kept, or what `render` gives, on a thread where it may block.
+    /// Returns the cached page, or the result of `render`, which may block.
     pub(crate) async fn answer(
         &self,
         headers: &HeaderMap,
@@ -116,7 +117,7 @@ impl Rendered {
     }
 }
 
-/// What every page needs beside itself.
+/// The files that every page uses.
 fn assets() -> Router {
     let asset = |kind, text: &str| {
         let content = Content::new(kind, text.to_owned());

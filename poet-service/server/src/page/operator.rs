@@ -1,5 +1,5 @@
-//! The page for the operator: the work, auditors, the disk, what is not as it should be, plots of the
-//! history, the newest lines of the log and the effective configuration.
+//! The operator's page: the work, the auditors, the disk, current problems, plots of the history,
+//! the newest log lines and the effective configuration.
 
 use std::{
     fmt::Write as _,
@@ -39,7 +39,7 @@ use crate::{
     version,
 };
 
-/// From when on something is not as it should be: as the rules for alerts say it.
+/// The thresholds of problems, as in the rules for alerts.
 const OLD_ENTRY: Duration = Duration::from_secs(60);
 const FAR_BEHIND: Duration = Duration::from_secs(900);
 const LATE_PROOF: Duration = Duration::from_secs(8);
@@ -51,11 +51,11 @@ const LITTLE_FOR_WORK: u64 = 5_000_000_000;
 
 const HOUR: i64 = 60;
 const DAY: i64 = 24 * 60;
-/// The parts of a plot: none has more points.
+/// The maximum number of points in a plot.
 const DAY_PARTS: i64 = 288;
 const ROUND_PARTS: i64 = 324;
 
-/// What the page is made from.
+/// The state that the page shows.
 #[derive(Clone)]
 pub(crate) struct Operator {
     pub(crate) identity: Identity,
@@ -66,15 +66,15 @@ pub(crate) struct Operator {
     pub(crate) metrics: Metrics,
     pub(crate) unready: watch::Receiver<Option<&'static str>>,
     pub(crate) started: Timestamp,
-    /// Where the hashing thread runs, and with what.
+    /// Where the hashing thread runs, and its priority.
     pub(crate) place: String,
     pub(crate) backend: String,
-    /// Where the database is, unless it is shared with other machines.
+    /// The directory of the database, unless it is shared with other machines.
     pub(crate) dbdir: Option<PathBuf>,
     pub(crate) datadir: PathBuf,
     pub(crate) recent: RecentLines,
     pub(crate) options: Vec<Effective>,
-    /// What of the CPU limit was felt before the start.
+    /// The throttling by the CPU limit before the start.
     pub(crate) throttled: Throttling,
 }
 
@@ -108,14 +108,14 @@ async fn page_for_the_operator(State(site): State<Arc<Site>>, headers: HeaderMap
         .await
 }
 
-/// What is not as it should be, and which section of the manual says what to do.
+/// A problem, and the section of the manual that says what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Problem {
     says: String,
     section: &'static str,
 }
 
-/// What problems follow from.
+/// The facts from which problems follow.
 #[derive(Clone, Debug, Default)]
 struct Facts {
     unready: Option<&'static str>,
@@ -133,7 +133,7 @@ struct Facts {
     dbdir_free: Option<u64>,
     datadir_free: Option<u64>,
     throttled: Throttling,
-    /// How far the clock is from that of a shared database.
+    /// The difference between this machine's clock and that of a shared database.
     clock_offset: Duration,
     history: bool,
 }
@@ -281,7 +281,7 @@ impl Operator {
         fill(include_str!("operator.html"), &pieces)
     }
 
-    /// What is kept of the history; `None` where it cannot be had.
+    /// Returns the stored history; `None` if it cannot be read.
     fn minutes(&self, now: Timestamp) -> Option<Vec<Minute>> {
         let epoch = self.status.schedule().epoch_duration();
         let from = minute_of(now) - kept_minutes(epoch);
@@ -294,7 +294,7 @@ impl Operator {
         let audits = self.status.audits().total();
         let executing = status.executing.as_ref();
         let schedule = self.status.schedule();
-        // A while after the start of a round, work on it has begun.
+        // By then, the work on a round must have begun.
         let idle = status.open.round.checked_sub(1).filter(|round| {
             let begun = time_until(schedule.start(*round), now) > OLD_ENTRY;
             let works = self.identity.works.may_work() && executing.is_none();
@@ -521,7 +521,7 @@ impl Operator {
         )
     }
 
-    /// What this machine does where there are several.
+    /// Describes what this machine does if there are several.
     fn role(&self) -> &'static str {
         match (self.storage.shared(), self.identity.works) {
             (false, _) => "all of it: there is no other one",
@@ -531,7 +531,7 @@ impl Operator {
         }
     }
 
-    /// The machines that share the work on a round, while it goes on.
+    /// Lists the machines that share the work on a round, while it lasts.
     fn machines(&self) -> String {
         let Some(standing) = self.status.standing() else {
             return String::new();
@@ -575,7 +575,7 @@ impl Operator {
             ),
         ];
         if let Some(offset) = self.storage.clock_offset() {
-            // A whole number first: nothing is then shown as minus nothing.
+            // Converts to an integer first, so that zero is never shown as -0.
             let ahead = format!("{:+.3} s", offset.as_millis() as f64 / 1e3);
             rows.push(("ahead of the database's", ahead));
         }
@@ -590,7 +590,7 @@ impl Operator {
         minutes: &[Minute],
         now: Timestamp,
     ) -> String {
-        // The minute that is not over has no row.
+        // The current minute has no row yet.
         let to = minute_of(now);
         let mut kept = plots.0.lock().unwrap_or_else(PoisonError::into_inner);
         let newest = minutes.last().map_or(0, |last| last.minute);
@@ -686,7 +686,8 @@ fn card(title: &str, first: &str, rows: &[(&str, String)]) -> String {
     text + "</dl></section>"
 }
 
-/// When the disk is full, if it fills as fast as in the last day, of which some hours must be known.
+/// Returns how long it takes until the disk is full at the rate of the last day, of which some
+/// hours must be known.
 fn time_to_full(minutes: &[Minute]) -> Option<Duration> {
     let last = minutes.last()?;
     let first = minutes
@@ -704,7 +705,7 @@ fn time_to_full(minutes: &[Minute]) -> Option<Duration> {
     Duration::try_from_secs_f64(left).ok()
 }
 
-/// A value without what may be secret in it: of an address, who asks and what for.
+/// Removes what may be secret from a value: the user, path and query of a URL.
 fn without_secrets(value: &str) -> String {
     let Some((scheme, rest)) = value.split_once("://") else {
         return match value.contains("password=") {

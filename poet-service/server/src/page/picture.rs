@@ -1,17 +1,18 @@
-//! The epoch as a picture: epochs, rounds with their work and gaps, and now.
+//! A picture of the epochs, the rounds with their work and gaps, and the current time.
 
 use std::fmt::Write as _;
 
 use jiff::Timestamp;
 use poet_rounds::schedule::Schedule;
 
-/// The picture's own units.
+/// In the picture's units.
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 132.0;
-/// What the name of an epoch or a round needs.
+/// The width that the name of an epoch or a round needs.
 const LABEL_WIDTH: f64 = 116.0;
 
-/// From a quarter of an epoch before the round that is worked on, for two and a half epochs.
+/// Starts a quarter of an epoch before the round that is worked on, and covers two and a half
+/// epochs.
 pub(crate) fn epochs(schedule: &Schedule, now: Timestamp) -> String {
     let open = schedule.open_round(now);
     let epoch = schedule.epoch_duration().as_secs_f64();
@@ -41,7 +42,7 @@ pub(crate) fn epochs(schedule: &Schedule, now: Timestamp) -> String {
             );
         }
     };
-    // One more on either side, of which a part may be seen.
+    // One more on either side may be partly visible.
     let here = schedule.epoch(now).saturating_sub(2);
     for epoch in here..here + 6 {
         let (from, to) = (schedule.epoch_start(epoch), schedule.epoch_start(epoch + 1));

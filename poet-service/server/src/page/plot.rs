@@ -1,4 +1,4 @@
-//! The history as plots.
+//! Plots of the history.
 
 use std::fmt::Write as _;
 
@@ -6,25 +6,26 @@ use poet_storage::Minute;
 
 use super::html::{escape, grouped};
 
-/// The picture's own units.
+/// In the picture's units.
 const WIDTH: f64 = 600.0;
 const HEIGHT: f64 = 170.0;
 const TOP: f64 = 26.0;
 const BOTTOM: f64 = 140.0;
 
-/// Minutes of a history in parts of the same length.
+/// The minutes of a history, divided into parts of equal length.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Window {
     /// The first minute.
     pub(crate) from: i64,
-    /// The one after the last.
+    /// The minute after the last one.
     pub(crate) to: i64,
-    /// The minutes of a part.
+    /// The number of minutes in a part.
     pub(crate) part: i64,
 }
 
 impl Window {
-    /// The last minutes before `to`, in at most `parts` parts. A minute is always in the same part.
+    /// Returns the last minutes before `to`, in at most `parts` parts. A given minute is always in
+    /// the same part.
     pub(crate) fn last(to: i64, minutes: i64, parts: i64) -> Self {
         let part = (minutes.max(1) + parts - 1) / parts;
         let to = (to + part - 1).div_euclid(part) * part;
@@ -33,17 +34,16 @@ impl Window {
     }
 }
 
-/// What was measured in a window.
+/// The measurements in a window.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Series {
-    /// Of each part, its place from the first minute on and the mean of what was measured in it; `None`
-    /// where nothing was.
+    /// For each part, the mean of what was measured in it; `None` if nothing was.
     pub(crate) points: Vec<Option<f64>>,
-    /// Where the work stood still, in minutes: the first one, and the one after the last.
+    /// The minutes in which the work stood still: the first one, and the one after the last.
     pub(crate) interruptions: Vec<(i64, i64)>,
 }
 
-/// Leaves per second, and where there should have been some. `minutes` are in their order.
+/// Returns leaves per second, and the interruptions of the work. `minutes` must be in order.
 pub(crate) fn leaves(minutes: &[Minute], window: Window) -> Series {
     let mut values = Vec::new();
     let mut interruptions: Vec<(i64, i64)> = Vec::new();
@@ -54,7 +54,7 @@ pub(crate) fn leaves(minutes: &[Minute], window: Window) -> Series {
         let made = after.leaves.saturating_sub(before.leaves);
         let (from, to) = (before.minute + 1, after.minute + 1);
         if to - from > 1 || made == 0 {
-            // Of a pause only its last minute can have had work in it.
+            // Only the last minute of a gap can contain work.
             let end = if made == 0 { to } else { to - 1 };
             match interruptions.last_mut() {
                 Some(last) if last.1 == from => last.1 = end,
@@ -72,7 +72,7 @@ pub(crate) fn leaves(minutes: &[Minute], window: Window) -> Series {
     }
 }
 
-/// Registrations per second.
+/// Returns registrations per second.
 pub(crate) fn registrations(minutes: &[Minute], window: Window) -> Series {
     let values = minutes
         .iter()
@@ -83,7 +83,7 @@ pub(crate) fn registrations(minutes: &[Minute], window: Window) -> Series {
     }
 }
 
-/// The mean of the values in each part.
+/// Returns the mean of the values in each part.
 fn means(values: impl Iterator<Item = (i64, f64)>, window: Window) -> Vec<Option<f64>> {
     let parts = (window.to - window.from + window.part - 1) / window.part;
     let mut sums = vec![(0.0, 0_u32); usize::try_from(parts).unwrap_or(0)];
@@ -102,7 +102,7 @@ fn means(values: impl Iterator<Item = (i64, f64)>, window: Window) -> Vec<Option
         .collect()
 }
 
-/// A series as a picture with a title; `since` is what stands at its left end.
+/// Draws a series with a title. `since` is the label of its left end.
 pub(crate) fn draw(title: &str, since: &str, series: &Series, window: Window) -> String {
     let title = escape(title);
     let known = series.points.iter().flatten();
@@ -116,7 +116,7 @@ pub(crate) fn draw(title: &str, since: &str, series: &Series, window: Window) ->
              measured yet: a point comes every minute.</p></figure>"
         );
     };
-    // From zero on, unless that would hide what there is to see.
+    // The scale starts at zero, unless that would hide the variation.
     let low = if least > most / 2.0 {
         least * 0.95
     } else {
@@ -146,7 +146,7 @@ pub(crate) fn draw(title: &str, since: &str, series: &Series, window: Window) ->
             BOTTOM - TOP
         );
     }
-    // A line through what is side by side; what stands alone is a dot.
+    // Adjacent points are joined by a line; a single one is a dot.
     let middle = |part: usize| x((part as f64 + 0.5) * window.part as f64);
     let mut path = String::new();
     let mut joined = false;
@@ -222,7 +222,7 @@ mod tests {
         assert_eq!(registrations(&minutes, window).points, vec![Some(0.1); 60]);
         let picture = draw("Leaves", "an hour ago", &series, window);
         assert!(picture.contains("data-points=\"60\""), "{picture}");
-        // A day of it, in parts of five minutes: twelve of them are known.
+        // A day of it, in parts of five minutes, of which twelve are known.
         let day = Window::last(100, 1440, 288);
         let series = leaves(&minutes, day);
         assert_eq!(series.points.len(), 288);
@@ -242,11 +242,11 @@ mod tests {
             minute(49, Some(7), 2_100),
             minute(50, Some(7), 2_100),
             minute(51, Some(7), 2_700),
-            // The gap between rounds is none.
+            // The gap between rounds is no interruption.
             minute(52, None, 0),
             minute(60, None, 0),
             minute(61, Some(8), 10),
-            // Taken back.
+            // The work went back.
             minute(62, Some(8), 5),
         ];
         let window = Window::last(64, 32, 32);
@@ -257,7 +257,7 @@ mod tests {
         let picture = draw("Leaves", "then", &series, window);
         assert!(picture.contains("data-interruptions=\"3\""), "{picture}");
         assert_eq!(picture.matches("class=\"lost\"").count(), 3);
-        // Those before the window are not shown.
+        // Interruptions before the window are not shown.
         let later = leaves(&minutes, Window::last(64, 14, 14));
         assert_eq!(later.interruptions, [(49, 51), (62, 63)]);
     }

@@ -1,5 +1,5 @@
-//! The page for everybody: what this PoET is, what its rounds are doing, the next dates, and what a
-//! node has to configure.
+//! The public page: what this PoET is, the state of its rounds, the next dates, and what a node
+//! must configure.
 
 use std::{
     fmt::Write as _,
@@ -33,16 +33,16 @@ use crate::{
     version,
 };
 
-/// Published rounds in the list.
+/// The number of published rounds in the list.
 const LISTED_ROUNDS: usize = 10;
-/// What a server is called that has no name.
+/// The name of a server that has none.
 const NO_NAME: &str = "PoET";
 
-/// What a server says of itself.
+/// How a server presents itself.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
     pub(crate) name: Option<String>,
-    /// Where nodes reach it, if that is configured.
+    /// The address for nodes, if one is configured.
     pub(crate) url: Option<String>,
     pub(crate) public_key: PublicKey,
     /// Who works on rounds.
@@ -55,7 +55,7 @@ impl Identity {
     }
 }
 
-/// What the page is made from.
+/// The state that the page shows.
 #[derive(Clone)]
 pub(crate) struct Public {
     pub(crate) identity: Identity,
@@ -149,7 +149,7 @@ impl Public {
         fill(include_str!("public.html"), &pieces)
     }
 
-    /// Which changes a few times in a round only: screen readers read it out then.
+    /// Changes only a few times per round, because screen readers read each change out.
     fn headline(&self, status: &ServerStatus) -> String {
         let open = status.open.round;
         let mut text = format!(
@@ -236,7 +236,7 @@ impl Public {
         )
     }
 
-    /// How many machines share the work, if they do.
+    /// Describes how many machines share the work, if several do.
     fn machines(&self) -> String {
         self.status.standing().map_or(String::new(), |standing| {
             let works = standing.servers().filter(|server| server.works).count();
@@ -249,7 +249,7 @@ impl Public {
         })
     }
 
-    /// Why no round is worked on.
+    /// Explains why no round is worked on.
     fn why_idle(
         &self,
         status: &ServerStatus,
@@ -340,8 +340,8 @@ impl Public {
         )
     }
 
-    /// What a node has to configure. The script puts the address in that the reader has come by, unless
-    /// one is configured.
+    /// Returns what a node must configure. The page's script inserts the address that the reader
+    /// used, unless one is configured.
     fn node(&self) -> String {
         let address = match &self.identity.url {
             Some(url) => escape(&json(url)).to_string(),
@@ -403,7 +403,7 @@ impl Public {
     }
 }
 
-/// How much of the time between two times has passed.
+/// Returns how much of the time between `from` and `to` has passed.
 pub(super) fn part(from: Timestamp, now: Timestamp, to: Timestamp) -> f64 {
     let whole = time_until(from, to).as_secs_f64();
     match whole > 0.0 {
@@ -412,7 +412,7 @@ pub(super) fn part(from: Timestamp, now: Timestamp, to: Timestamp) -> f64 {
     }
 }
 
-/// A text in JSON.
+/// Encodes a text in JSON.
 fn json(text: &str) -> String {
     poet_proto::json::write(&text)
 }

@@ -1,6 +1,6 @@
-//! A browser without a screen, driven by the DevTools protocol over a pipe.
+//! A headless browser, controlled over a pipe by the DevTools protocol.
 
-// Each test binary uses its part of this.
+// Not every test binary uses all of this.
 #![allow(dead_code)]
 
 use std::{
@@ -26,14 +26,14 @@ pub(crate) struct Browser {
     messages: Receiver<Value>,
     next: u64,
     session: Option<String>,
-    /// What the page has asked for, and what it has complained about.
+    /// The requests and the errors of the page.
     pub(crate) asked: Vec<String>,
     pub(crate) complaints: Vec<String>,
     _profile: tempfile::TempDir,
 }
 
 impl Browser {
-    /// Starts one; without one on this machine, says so.
+    /// Starts a browser. If this machine has none, says so.
     pub(crate) fn start() -> Option<Self> {
         let profile = tempfile::tempdir().unwrap();
         let folder = format!("--user-data-dir={}", profile.path().display());
@@ -121,13 +121,13 @@ impl Browser {
             Some("Runtime.consoleAPICalled") if parameters["type"] == "error" => {
                 self.complaints.push(parameters.to_string());
             }
-            // Violations of the content security policy among them.
+            // Includes violations of the content security policy.
             Some("Log.entryAdded") => self.complaints.push(parameters["entry"].to_string()),
             _ => {}
         }
     }
 
-    /// Opens a page and waits until it is there.
+    /// Opens a page and waits until it is loaded.
     pub(crate) fn open(&mut self, url: &str) {
         self.call("Page.navigate", &json!({"url": url}));
         let here = serde_json::to_string(url).unwrap();
@@ -136,7 +136,7 @@ impl Browser {
         ));
     }
 
-    /// The value of an expression.
+    /// Returns the value of an expression.
     pub(crate) fn value(&mut self, expression: &str) -> Value {
         let evaluate = json!({
             "expression": expression, "returnByValue": true, "awaitPromise": true,
@@ -149,13 +149,13 @@ impl Browser {
         result["result"]["value"].clone()
     }
 
-    /// The text of the parts that a selector finds.
+    /// Returns the text of the elements that match a selector.
     pub(crate) fn text(&mut self, selector: &str) -> String {
         let text = format!(
             "[...document.querySelectorAll({})].map(part => part.innerText).join('\\n')",
             serde_json::to_string(selector).unwrap()
         );
-        // Narrow spaces and such are spaces.
+        // Treats narrow and other special spaces as spaces.
         let text = self.value(&text).as_str().unwrap().replace('\u{a0}', " ");
         text.split_whitespace().collect::<Vec<_>>().join(" ")
     }
@@ -172,7 +172,7 @@ impl Browser {
         }
     }
 
-    /// Waits until a part of the page has a text.
+    /// Waits until an element of the page has a text.
     pub(crate) fn wait_for_text(&mut self, selector: &str, text: &str) {
         let start = Instant::now();
         loop {
@@ -185,7 +185,7 @@ impl Browser {
         }
     }
 
-    /// Sets the size of the window, as a phone has it where it is narrow.
+    /// Sets the size of the window. A narrow one is a phone's.
     pub(crate) fn set_size(&mut self, width: u32, height: u32) {
         let size = json!({
             "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500,
@@ -193,7 +193,7 @@ impl Browser {
         self.call("Emulation.setDeviceMetricsOverride", &size);
     }
 
-    /// Prefers `light` or `dark`.
+    /// Sets the preferred colour scheme, `light` or `dark`.
     pub(crate) fn set_scheme(&mut self, scheme: &str) {
         let features = json!([{"name": "prefers-color-scheme", "value": scheme}]);
         self.call("Emulation.setEmulatedMedia", &json!({"features": features}));

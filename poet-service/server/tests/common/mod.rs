@@ -1,6 +1,6 @@
-//! What the tests of the server share: servers to talk to, and nodes that talk.
+//! Shared by the tests of the server: servers, clients and nodes.
 
-// Each test binary uses its part of this.
+// Not every test binary uses all of this.
 #![allow(dead_code)]
 
 use std::{
@@ -34,10 +34,10 @@ use poet_service::{
 };
 use serde_json::{Value, json};
 
-/// Much longer than anything that is waited for takes, even on a busy machine.
+/// Much longer than anything takes that a test waits for, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Waits until `condition` gives something.
+/// Waits until `condition` returns a value.
 pub(crate) fn await_some<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
@@ -66,7 +66,7 @@ impl Answer {
         self.headers.get(name).map(|value| value.to_str().unwrap())
     }
 
-    /// The answer must be an error with this status, code and message.
+    /// The response must be an error with this status, code and message.
     #[track_caller]
     pub(crate) fn assert_error(&self, status: u16, code: i32, message: &str) {
         assert_eq!(self.status, status, "{}", self.body);
@@ -131,6 +131,12 @@ impl Client {
         self.post("/v1/submit", body.to_string())
     }
 
+    /// As [`Self::submit`], of a server that may end meanwhile.
+    pub(crate) fn try_submit(&self, body: &Value) -> Option<Answer> {
+        let request = self.agent.post(format!("{}/v1/submit", self.url));
+        request.send(body.to_string()).ok().map(read)
+    }
+
     pub(crate) fn pow_params(&self) -> PowParams {
         let params = self.get("/v1/pow_params").json();
         let params = &params["powParams"];
@@ -140,7 +146,7 @@ impl Client {
         }
     }
 
-    /// Registers `node` and returns the round it is in.
+    /// Registers `node` and returns its round.
     #[track_caller]
     pub(crate) fn register(&self, node: &TestNode) -> u64 {
         let answer = self.submit(&node.request(&self.pow_params()));
@@ -148,7 +154,7 @@ impl Client {
         answer.json()["roundId"].as_str().unwrap().parse().unwrap()
     }
 
-    /// Waits for the proof of `round` and returns the answer.
+    /// Waits for the proof of `round` and returns the response.
     pub(crate) fn await_proof(&self, round: u64) -> Answer {
         await_some("a proof", || {
             let answer = self.try_get(&format!("/v1/proofs/{round}")).ok()?;
@@ -182,7 +188,7 @@ pub(crate) struct TestNode {
     pub(crate) challenge: [u8; 32],
 }
 
-/// The certifier with number 7 (see [`TestNode::certificate`]), and no other one.
+/// A configuration with the certifier number 7 (see [`TestNode::certificate`]) and no other.
 pub(crate) fn certifier() -> Certifier {
     let (_, _, key) = TestNode::new(1).certificate(7);
     Certifier {
@@ -193,7 +199,7 @@ pub(crate) fn certifier() -> Certifier {
 }
 
 impl TestNode {
-    /// The node with this number.
+    /// Returns the node with this number.
     pub(crate) fn new(number: u32) -> Self {
         let mut seed = [0; 32];
         seed[..4].copy_from_slice(&number.to_le_bytes());
@@ -214,7 +220,7 @@ impl TestNode {
         self.key.verifying_key().to_bytes()
     }
 
-    /// A certificate for this node by the certifier with this number: what is signed, the
+    /// Returns a certificate for this node by the certifier with this number: the signed bytes, the
     /// signature and the certifier's key.
     pub(crate) fn certificate(&self, certifier: u8) -> (Vec<u8>, [u8; 64], [u8; 32]) {
         let certifier = SigningKey::from_bytes(&[certifier; 32]);
@@ -224,12 +230,12 @@ impl TestNode {
         (data, signature, certifier.verifying_key().to_bytes())
     }
 
-    /// A valid request.
+    /// Returns a valid request.
     pub(crate) fn request(&self, params: &PowParams) -> Value {
         self.request_for(params, &self.challenge)
     }
 
-    /// A request to register `challenge`, which may have any length.
+    /// Returns a request to register `challenge`, which may have any length.
     pub(crate) fn request_for(&self, params: &PowParams, challenge: &[u8]) -> Value {
         let prefix = b"test";
         let nonce = pow::solve(params, NodeId(self.id()), challenge).unwrap();
@@ -248,14 +254,14 @@ impl TestNode {
     }
 }
 
-/// The challenges of `nodes` in the order in which a proof must list them.
+/// Returns the challenges of `nodes` in the order in which a proof must list them.
 pub(crate) fn members_of(nodes: &[TestNode]) -> Vec<[u8; 32]> {
     let mut nodes = nodes.to_vec();
     nodes.sort_by_key(TestNode::id);
     nodes.iter().map(|node| node.challenge).collect()
 }
 
-/// A proof as a client sees it, with nothing but the answer of the server.
+/// A proof as a client sees it, built only from the server's response.
 #[derive(Debug)]
 pub(crate) struct FetchedProof {
     pub(crate) members: Vec<[u8; 32]>,
@@ -263,14 +269,14 @@ pub(crate) struct FetchedProof {
     pub(crate) root: Node,
 }
 
-/// Verifies a fetched proof, all of its labels, against the statement that its members give.
+/// Verifies a fetched proof with all of its labels, for the statement that its members determine.
 #[track_caller]
 pub(crate) fn verify_fetched(answer: &Answer) -> FetchedProof {
     assert_eq!(answer.status, 200);
     verify_json(&answer.json())
 }
 
-/// As [`verify_fetched`], for the answer's JSON.
+/// Like [`verify_fetched`], for the JSON of the response.
 #[track_caller]
 pub(crate) fn verify_json(json: &Value) -> FetchedProof {
     let list = |value: &Value| -> Vec<Node> {
@@ -325,7 +331,7 @@ pub(crate) struct LocalServer {
     clock: Option<Arc<ManualClock>>,
 }
 
-/// The genesis of the tests' own network.
+/// The genesis of the tests' network.
 pub(crate) fn genesis() -> Timestamp {
     "2026-01-01T00:00:00Z".parse().unwrap()
 }
@@ -358,7 +364,7 @@ pub(crate) fn config(folder: &Path) -> Config {
 }
 
 impl LocalServer {
-    /// A client of its listener for metrics, which is on all interfaces.
+    /// Returns a client of its metrics listener, which is on all interfaces.
     pub(crate) fn monitoring(&self) -> Client {
         let port = self.addresses.metrics.unwrap().port();
         Client::new(&format!("http://127.0.0.1:{port}"))
@@ -404,7 +410,7 @@ impl LocalServer {
         self.clock.as_ref().unwrap().set(now);
     }
 
-    /// Where it serves REST.
+    /// Returns the address at which it serves REST.
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.addresses.rest)
     }
@@ -419,7 +425,7 @@ impl LocalServer {
             .round
     }
 
-    /// The round that is being worked on.
+    /// Returns the round that is worked on.
     pub(crate) fn executing(&self) -> Option<Executing> {
         let reader = self.server.as_ref().unwrap().status_reader();
         reader.status().executing

@@ -1,6 +1,6 @@
-//! The server as a program of its own.
+//! The server as a separate program.
 
-// Each test binary uses its part of this.
+// Not every test binary uses all of this.
 #![allow(dead_code)]
 
 use std::{
@@ -12,7 +12,7 @@ use std::{
 
 use crate::common::Client;
 
-/// A server in a process of its own, under the real clock.
+/// A server in its own process, under the real clock.
 pub(crate) struct ServerProcess {
     child: Child,
     pub(crate) client: Client,
@@ -26,7 +26,7 @@ impl ServerProcess {
         Self::start_with(folder, options, &[])
     }
 
-    /// As [`Self::start`], with an environment.
+    /// Like [`Self::start`], with environment variables.
     pub(crate) fn start_with(
         folder: &Path,
         options: &[&str],
@@ -41,11 +41,17 @@ impl ServerProcess {
     }
 
     /// Starts a server by a command, which is one for `folder`, and waits until it serves.
-    pub(crate) fn start_command(folder: &Path, mut command: Command) -> Self {
+    pub(crate) fn start_command(folder: &Path, command: Command) -> Self {
         let log = folder.join("log.txt");
+        let stderr = File::create(&log).unwrap().into();
+        Self::start_with_stderr(log, command, stderr)
+    }
+
+    /// As [`Self::start_command`], with a standard error of its own; its log is also in the file `log`.
+    pub(crate) fn start_with_stderr(log: PathBuf, mut command: Command, stderr: Stdio) -> Self {
         let mut child = command
             .stdout(Stdio::piped())
-            .stderr(File::create(&log).unwrap())
+            .stderr(stderr)
             .spawn()
             .unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
@@ -67,7 +73,7 @@ impl ServerProcess {
         server
     }
 
-    /// What the server says after `name` when it starts.
+    /// Returns what the server prints after `name` when it starts.
     pub(crate) fn told(&self, name: &str) -> &str {
         let mut told = self
             .greeting
@@ -84,12 +90,12 @@ impl ServerProcess {
         self.child.id()
     }
 
-    /// Whether it has ended, and how.
+    /// Returns its exit status, if it has ended.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
     }
 
-    /// Ends the process as a power cut would.
+    /// Kills the process.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -113,16 +119,28 @@ impl ServerProcess {
 
 impl Drop for ServerProcess {
     fn drop(&mut self) {
-        // A test that failed must not leave its server behind; one that ended is no error.
+        // A failed test must not leave its server running. It may have ended already.
         drop(self.child.kill());
         drop(self.child.wait());
     }
 }
 
-/// The program, with its directories in `folder`, free ports for gRPC, no core of its own (tests
-/// run side by side), and nothing from the environment.
+/// Returns a command for the program, with its directories in `folder`, free ports for gRPC, no
+/// dedicated core (tests run in parallel), and no environment variables.
 pub(crate) fn command(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_poet-service"));
+    in_folder(Command::new(env!("CARGO_BIN_EXE_poet-service")), folder)
+}
+
+/// Like [`command`], in a network namespace.
+pub(crate) fn command_in(namespace: &Path, folder: &Path) -> Command {
+    let mut command = Command::new("nsenter");
+    command
+        .arg(format!("--net={}", namespace.display()))
+        .arg(env!("CARGO_BIN_EXE_poet-service"));
+    in_folder(command, folder)
+}
+
+fn in_folder(mut command: Command, folder: &Path) -> Command {
     command
         .arg(format!("--poetdir={}", folder.display()))
         .args(["--rpclisten=127.0.0.1:0", "--config-rpclisten=127.0.0.1:0"])

@@ -1,8 +1,8 @@
-//! What this server has acknowledged, and a database may have lost.
+//! The registrations that this server has acknowledged, in case the database loses them.
 //!
-//! After a fail-over to a replica that lagged, or when it was restored, a database is what it was some time
-//! before. That shows in its timeline, which each fail-over changes, or in the end of its log, which else
-//! only grows. Then whatever this server has acknowledged for the open round is handed in again.
+//! After a fail-over to a lagging replica, or a restore, a database is in an earlier state. That
+//! shows in its timeline, which each fail-over changes, or in the end of its log, which otherwise
+//! only grows. This server then hands in again whatever it has acknowledged for the open round.
 
 use std::{
     collections::HashMap,
@@ -15,24 +15,24 @@ use tokio_postgres::{Client, types::Type};
 use super::{error::Fault, link::Link, opening::open};
 use crate::DatabaseError;
 
-/// How long a round that has closed may still be lost: no replica lags more and is promoted.
+/// How long a closed round may still be lost: no replica that is promoted lags behind by more.
 const REMEMBERED: Duration = Duration::from_secs(10 * 60);
 
-/// Its timeline is in the name of the file that it writes its log to.
+/// The timeline is in the name of the file that receives the log.
 const POSITION: &str = "
     SELECT ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int,
            (pg_current_wal_flush_lsn() - '0/0')::bigint";
 
-/// Where a database is.
+/// The position of a database in its history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Position {
     timeline: i32,
-    /// Bytes in its log that survive a crash: logs of work are handed in by commits that are not waited for.
+    /// The end of the durable part of its log: commits of shared logs are not waited for.
     end: i64,
 }
 
 impl Position {
-    /// `None` where the database does not tell: some that are for rent have no such functions.
+    /// Returns `None` if the database does not report it: some hosted ones lack these functions.
     pub(super) async fn read(client: &Client) -> Result<Option<Self>, Fault> {
         match client
             .query_typed_one(POSITION, &[])
@@ -49,26 +49,26 @@ impl Position {
     }
 }
 
-/// Registrations that were acknowledged for a round.
+/// Registrations acknowledged for a round.
 struct Round {
     round: u64,
     members: HashMap<NodeId, Challenge>,
-    /// Since when another one is open.
+    /// When the next round was opened; `None` while this one is open.
     closed: Option<Instant>,
 }
 
 #[derive(Default)]
 pub(super) struct Acknowledged {
-    /// The open one is the last.
+    /// The open round is the last one.
     rounds: Vec<Round>,
-    /// Where the database was.
+    /// The last known position of the database.
     seen: Option<Position>,
-    /// The connection by which that was seen.
+    /// The connection on which it was read.
     connection: u64,
 }
 
 impl Acknowledged {
-    /// This server has opened a round.
+    /// Called when this server has opened a round.
     pub(super) fn opened(&mut self, round: u64) {
         self.rounds
             .retain(|one| one.closed.is_none_or(|at| at.elapsed() < REMEMBERED));
@@ -92,14 +92,14 @@ impl Acknowledged {
         }
     }
 
-    /// Remembers where the database is, unless that must be looked at.
+    /// Stores the position of the database, unless it must be examined first.
     pub(super) fn saw(&mut self, position: Option<Position>, connection: u64) {
         if self.connection == connection {
             self.seen = position;
         }
     }
 
-    /// Whether a database is another one than the one that was looked at.
+    /// Returns whether the database is no longer the one that was examined.
     pub(super) fn moved(&self, position: Option<Position>) -> bool {
         match (self.seen, position) {
             (Some(seen), Some(found)) => found.timeline != seen.timeline || found.end < seen.end,
@@ -107,7 +107,7 @@ impl Acknowledged {
         }
     }
 
-    /// If the connection is a new one: looks where the database is, and hands in again what it may have
+    /// On a new connection, examines where the database is, and hands in again what it may have
     /// lost, in statements of at most `max_batch` registrations, each within `patience`.
     pub(super) async fn look_back(
         &mut self,
@@ -125,7 +125,7 @@ impl Acknowledged {
             if self.moved(position) {
                 self.hand_in(link, patience, max_batch).await?;
             }
-            // Unless that has taken yet another connection.
+            // Unless the operation has opened yet another connection.
             if connection == link.connections() {
                 self.connection = connection;
                 self.seen = position;
@@ -148,7 +148,7 @@ impl Acknowledged {
         } in &self.rounds
         {
             if closed.is_none() {
-                // That this one is open may be lost, too.
+                // The opening of this round may be lost, too.
                 link.run(patience, async |client: &mut Client| {
                     open(client, *round).await
                 })
@@ -184,14 +184,14 @@ impl Acknowledged {
     }
 }
 
-/// Registers again. Returns how many were not there, and how many cannot be there any more.
+/// Registers again. Returns how many were missing, and how many can no longer be stored.
 async fn register_again(
     client: &Client,
     round: i64,
     nodes: &[&[u8]],
     challenges: &[&[u8]],
 ) -> Result<(u64, u64), Fault> {
-    // They had room before.
+    // No limit: there was room for them before.
     let row = client
         .query_typed_one(
             "SELECT poet.register($1, $2, $3, $4)",

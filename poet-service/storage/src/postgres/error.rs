@@ -6,7 +6,7 @@ use poet_files::reason;
 use rustls::CertificateError;
 use tokio_postgres::error::SqlState;
 
-/// Why PostgreSQL cannot be used. Each message names what differs.
+/// Why PostgreSQL cannot be used. Each message names what is wrong and what was expected.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum PostgresError {
@@ -98,15 +98,15 @@ pub enum PostgresError {
 /// Why one operation failed.
 #[derive(Debug)]
 pub(super) enum Fault {
-    /// For good, as far as this connection can tell.
+    /// It is final, as far as this connection can tell.
     Final(PostgresError),
-    /// What is stored is not what was.
+    /// The stored value is damaged.
     Damaged(&'static str),
-    /// A proof is not what was stored.
+    /// A proof differs from the stored one.
     ProofChanged(i64),
-    /// The same operation can succeed on this connection.
+    /// The same operation may succeed on this connection.
     Repeat(PostgresError),
-    /// The same operation can succeed on another connection.
+    /// The same operation may succeed on another connection.
     Lost(PostgresError),
 }
 
@@ -117,7 +117,7 @@ impl From<tokio_postgres::Error> for Fault {
         };
         let statement = || PostgresError::Statement(refused.message().to_owned());
         let code = refused.code();
-        // What a server says that ends, starts, or is no longer the primary one.
+        // From a server that is ending, starting, or no longer the primary.
         if code.code().starts_with("57P")
             || code.code().starts_with("08")
             || *code == SqlState::READ_ONLY_SQL_TRANSACTION
@@ -136,7 +136,7 @@ impl From<tokio_postgres::Error> for Fault {
     }
 }
 
-/// What an error without an answer of the database says.
+/// Describes an error that is no answer of the database.
 pub(super) fn words(error: &tokio_postgres::Error) -> String {
     let mut cause = error.source();
     while let Some(inner) = cause {
@@ -154,7 +154,7 @@ pub(super) fn words(error: &tokio_postgres::Error) -> String {
     error.to_string()
 }
 
-/// What is wrong with a certificate.
+/// Returns what is wrong with a certificate.
 fn certificate(error: &tokio_postgres::Error) -> Option<&'static str> {
     let io = error.source()?.downcast_ref::<io::Error>()?;
     match io.get_ref()?.downcast_ref::<rustls::Error>()? {
@@ -174,7 +174,7 @@ fn certificate(error: &tokio_postgres::Error) -> Option<&'static str> {
     }
 }
 
-/// Why no connection was made.
+/// Describes why no connection was made.
 pub(super) fn connecting(
     error: &tokio_postgres::Error,
     server: &str,
@@ -212,7 +212,7 @@ pub(super) fn connecting(
             user,
             cause,
         },
-        // The driver's, who has asked.
+        // The driver's own error, after it asked the server.
         _ if cause == "database does not allow writes" && sources.any(denied) => {
             PostgresError::ReadOnly { server }
         }

@@ -1,4 +1,4 @@
-//! A PostgreSQL database that a copy is made in.
+//! A PostgreSQL database as the target of a copy.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -23,7 +23,7 @@ use crate::{
 
 /// Registrations in one statement.
 const BATCH: usize = 10_000;
-/// How long a round of millions of registrations may take.
+/// How long a round may take; it may have millions of registrations.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
 const TIMEOUT: &str = "SET LOCAL statement_timeout = '600s';
                        SET LOCAL idle_in_transaction_session_timeout = '600s'";
@@ -34,7 +34,7 @@ pub(crate) struct PostgresFill {
 }
 
 impl PostgresFill {
-    /// Makes the tables if there are none.
+    /// Creates the tables if there are none.
     pub(crate) fn begin(url: &DatabaseUrl) -> Result<Self, DatabaseError> {
         let url = url.for_operator();
         let storage = PostgresStorage::open_to_fill(&url)?;
@@ -55,7 +55,7 @@ impl Fill for PostgresFill {
                 transaction
                     .batch_execute("LOCK TABLE poet.settings IN EXCLUSIVE MODE")
                     .await?;
-                // Whoever was faster has stored it first.
+                // If two copies start at once, the faster one has stored this.
                 let copying = read_setting(transaction.client(), COPYING).await?;
                 let key = read_setting(transaction.client(), name(Setting::PrivateKey)).await?;
                 if copying.as_ref() != key.as_ref()
@@ -115,7 +115,7 @@ impl Fill for PostgresFill {
     }
 }
 
-/// Removes all of a round.
+/// Removes everything about a round.
 async fn remove(client: &Client, round: i64) -> Result<(), Fault> {
     for table in [
         "rounds",

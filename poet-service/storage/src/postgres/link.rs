@@ -1,4 +1,4 @@
-//! A connection to the database that is made again when it is lost.
+//! A connection to the database that reconnects when it is lost.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -15,18 +15,18 @@ use super::{
 };
 use crate::DatabaseError;
 
-/// How long a connection may take, with all that is asked first.
+/// How long connecting may take, including the first queries.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
-/// How long a database that was away is not tried again: what comes meanwhile fails at once.
+/// After a failure to connect, how long operations fail at once rather than try again.
 const AWAY: Duration = Duration::from_millis(300);
-/// How often an operation is done again whose answer was lost.
+/// How often to repeat an operation whose answer was lost.
 const REPEATS: u32 = 2;
 
-/// A database, for all connections to it.
+/// A database, shared by all connections to it.
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) url: DatabaseUrl,
-    /// What names it, once it was reached.
+    /// The id of the database, once it was reached.
     id: OnceLock<Vec<u8>>,
 }
 
@@ -37,7 +37,7 @@ impl Place {
     }
 }
 
-/// A connection, which there may be or not.
+/// A connection, which may be lost.
 pub(super) struct Link {
     place: Arc<Place>,
     tls: Tls,
@@ -48,7 +48,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Connects, and makes the tables if `create` and there are none.
+    /// Connects, and creates missing tables if `create`.
     pub(super) async fn open(place: Arc<Place>, create: bool) -> Result<Self, DatabaseError> {
         let tls = Tls::new(place.url.trust()).map_err(|cause| PostgresError::Tls {
             server: place.url.to_string(),
@@ -72,7 +72,7 @@ impl Link {
         Ok(link)
     }
 
-    /// Tries the hosts in their order.
+    /// Tries the hosts in order.
     async fn connect(&self, create: bool) -> Result<(Client, Described), PostgresError> {
         let url = &self.place.url;
         let servers = url.servers();
@@ -88,7 +88,7 @@ impl Link {
                     .map_err(|error| {
                         connecting(&error, &server.shown, url.user(), url.database())
                     })?;
-                // Ends with the client.
+                // It ends when the client is dropped.
                 tokio::spawn(async move { drop(connection.await) });
                 let described = prepare(&mut client, &server.shown, url, create).await;
                 let described = described.map_err(|fault| match fault {
@@ -101,7 +101,7 @@ impl Link {
                 }
                 Ok((client, described))
             };
-            // The tables may take long.
+            // Creating the tables may take long.
             let patience = if create {
                 CONNECT_PATIENCE * 20
             } else {
@@ -121,8 +121,8 @@ impl Link {
         Err(failed.unwrap_or(PostgresError::Timeout))
     }
 
-    /// Does an operation, each time within `patience`. It is done again if the connection is lost
-    /// meanwhile: what it does must be the same if it was done already.
+    /// Runs an operation, each attempt within `patience`. Repeats it if the connection is lost
+    /// meanwhile: it must be idempotent.
     pub(super) async fn run<T>(
         &mut self,
         patience: Duration,
@@ -141,7 +141,7 @@ impl Link {
                     return Ok(done);
                 }
                 Ok(Err(fault)) => fault,
-                // Whatever it is doing, it ends with the connection.
+                // The operation ends with the connection.
                 Err(_) => return Err(PostgresError::Timeout.into()),
             };
             let error = match fault {
@@ -170,7 +170,7 @@ impl Link {
         }
     }
 
-    /// How often it has connected: another connection may lead to another server.
+    /// Returns how often it has connected: each connection may lead to another server.
     pub(super) fn connections(&self) -> u64 {
         self.connections
     }

@@ -1,13 +1,13 @@
 //! The shared storage: a PostgreSQL database, which several servers may use at once.
 //!
-//! What must be decided once is decided by one statement or transaction there: who is a member and
-//! when a round closes under the lock of the round's row, everything else by who is first. Nothing
-//! depends on what a connection remembers, and whatever is done can be done again, since the answer to
-//! a commit may be lost with its connection.
+//! Each decision that must be made only once is one statement or transaction: who is a member and
+//! when a round closes, under the lock of the round's row; everything else, by who is first.
+//! Nothing depends on the state of a connection, and every operation can be repeated, since the
+//! answer to a commit may be lost with its connection.
 //!
-//! One thread has the connection for registrations and openings, which go in their order; another one
-//! that for the shared logs, and a third one that for everything else. A caller that waits for an answer
-//! blocks no runtime but its own.
+//! One thread has the connection for registrations and openings, which are executed in order;
+//! another one that for the shared logs, and a third one that for everything else. A caller that
+//! waits for an answer blocks only its own runtime.
 
 mod acknowledged;
 mod error;
@@ -57,7 +57,7 @@ use self::{
 pub use self::{error::PostgresError, url::DatabaseUrl};
 use crate::{DatabaseError, database::COPYING};
 
-/// Commands that may wait for the writer; further callers wait for room.
+/// Commands that may wait for the writer; more callers wait for room.
 const QUEUED_COMMANDS: usize = 16_384;
 
 /// Storage in a PostgreSQL database.
@@ -74,10 +74,10 @@ impl fmt::Debug for PostgresStorage {
     }
 }
 
-/// Has things done with a connection, one after the other.
+/// Runs calls on a connection, one after the other.
 struct Calls(mpsc::UnboundedSender<Call>);
 
-/// Something that is done with a connection.
+/// A call that uses a connection.
 type Call = Box<dyn for<'a> FnOnce(&'a mut Link) -> Pin<Box<dyn Future<Output = ()> + 'a>> + Send>;
 
 /// How far this machine's clock is ahead of the database's.
@@ -101,11 +101,11 @@ impl ClockOffset {
 }
 
 impl PostgresStorage {
-    /// Connects to a database, and makes its tables if there are none. A statement holds at most
+    /// Connects to a database, and creates its tables if there are none. A statement holds at most
     /// `max_batch` registrations. May block.
     ///
     /// # Errors
-    /// Fails if the database cannot be used; the message names what differs.
+    /// Fails if the database cannot be used.
     pub fn open(
         url: &DatabaseUrl,
         max_batch: usize,
@@ -122,10 +122,10 @@ impl PostgresStorage {
         }
     }
 
-    /// Connects to a database that has its tables, for an operator, whoever else uses it. May block.
+    /// Connects to a database with tables, as an operator, even if others use it. May block.
     ///
     /// # Errors
-    /// As [`Self::open`].
+    /// Fails if [`Self::open`] does.
     pub fn open_to_read(url: &DatabaseUrl) -> Result<Self, DatabaseError> {
         Self::connect(
             &url.for_operator(),
@@ -136,7 +136,7 @@ impl PostgresStorage {
         )
     }
 
-    /// Connects to a database that is to be filled, and makes its tables if there are none.
+    /// Connects to the target of a copy, and creates its tables if there are none.
     fn open_to_fill(url: &DatabaseUrl) -> Result<Self, DatabaseError> {
         Self::connect(url, 1, Arc::new(SystemClock), Arc::new(()), true)
     }
@@ -173,7 +173,7 @@ impl PostgresStorage {
         })
     }
 
-    /// Does something with the connection for everything else, and waits for it.
+    /// Runs a call on the connection for everything else, and waits for it.
     fn call<T: Send + 'static>(
         &self,
         patience: Duration,
@@ -184,7 +184,7 @@ impl PostgresStorage {
 }
 
 impl Calls {
-    /// Makes a connection, and a thread for it.
+    /// Starts a thread with a connection.
     fn start(name: &str, place: Arc<Place>) -> Result<Self, DatabaseError> {
         let (calls, mut queue) = mpsc::unbounded_channel::<Call>();
         with_link(name, place, false, async move |mut link| {
@@ -195,13 +195,13 @@ impl Calls {
         Ok(Self(calls))
     }
 
-    /// Does something with the connection, and waits for it.
+    /// Runs a call on the connection, and waits for it.
     fn call<T: Send + 'static>(
         &self,
         patience: Duration,
         operation: impl AsyncFn(&mut Client) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, DatabaseError> {
-        // Of the standard library: it can be waited for on any thread.
+        // A channel of the standard library, which can be waited for on any thread.
         let (reply, answer) = blocking_mpsc::sync_channel(1);
         let call: Call = Box::new(move |link| {
             Box::pin(async move {
@@ -214,7 +214,7 @@ impl Calls {
     }
 }
 
-/// Starts a thread with a connection of its own. Returns when there is one.
+/// Starts a thread with its own connection. Returns once it is connected.
 fn with_link<F: Future<Output = ()>>(
     name: &str,
     place: Arc<Place>,

@@ -1,4 +1,4 @@
-//! How a round is opened.
+//! Opens rounds.
 
 use poet_proto::schedule::Schedule;
 use poet_rounds::storage::Setting;
@@ -9,11 +9,11 @@ use super::{
     settings::{name, read_setting},
 };
 
-/// What became of an opening.
+/// The result of opening a round.
 pub(super) enum Opened {
-    /// The round is open, and has so many members.
+    /// The round is open, and has this many members.
     Members(i64),
-    /// One before it starts only in so many seconds.
+    /// A round before it starts only in this many seconds.
     TooEarly(f64),
 }
 
@@ -25,7 +25,7 @@ pub(super) async fn open(client: &Client, round: u64) -> Result<Opened, Fault> {
         let start = schedule.as_ref()?.start(round).as_microsecond();
         Some(start as f64 / 1e6)
     };
-    // The round before may be one that nobody has opened.
+    // The preceding round may never have been opened.
     if let Some(before) = round.checked_sub(1).and_then(start) {
         let query = "SELECT $1 - extract(epoch FROM clock_timestamp())::float8";
         let row = client
@@ -50,7 +50,7 @@ pub(super) async fn open(client: &Client, round: u64) -> Result<Opened, Fault> {
     }
 }
 
-/// The stored schedule, if there is one.
+/// Returns the stored schedule, if there is one.
 async fn schedule(client: &Client) -> Result<Option<Schedule>, Fault> {
     let Some(text) = read_setting(client, name(Setting::Schedule)).await? else {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! The tables in PostgreSQL, and how they came to be.
+//! The tables in PostgreSQL and their migrations.
 
 use std::time::Duration;
 
@@ -9,28 +9,28 @@ use super::{
     url::DatabaseUrl,
 };
 
-/// What leads from each version of the schema to the next one. Only ever added to.
+/// Each entry migrates from one version of the schema to the next. Entries are only ever added.
 const MIGRATIONS: [&str; 3] = [
     include_str!("schema.sql"),
     include_str!("early_proofs.sql"),
     include_str!("shared_log.sql"),
 ];
-/// Held while the schema is made, so that servers may start at once.
+/// The lock held while the schema is created, since servers may start at the same time.
 const LOCK: i64 = 0x706f_6574;
-/// How long another server may take for that.
+/// How long another server may take to create it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What a database says of itself.
+/// What a database reports about itself.
 #[derive(Debug)]
 pub(super) struct Described {
-    /// Made with the schema.
+    /// Created with the schema.
     pub(super) id: Vec<u8>,
-    /// Settings under which what was promised may be lost.
+    /// Settings with which acknowledged data may be lost.
     pub(super) weak: Vec<&'static str>,
 }
 
-/// Makes sure that a database can be used, and makes its tables, or brings them to this version, if
-/// `create`.
+/// Checks that a database can be used. If `create` is set, creates its tables, or migrates them to
+/// this version.
 pub(super) async fn prepare(
     client: &mut Client,
     server: &str,
@@ -77,9 +77,9 @@ pub(super) async fn prepare(
     }
 }
 
-/// The version of the schema, and what names the database; `None` if there is none.
+/// Returns the version of the schema and the database's id; `None` if there is no schema.
 async fn version(client: &Client) -> Result<Option<(i32, Vec<u8>)>, Fault> {
-    // By a table, which a connection does not take from what it remembers.
+    // Queries a table, which a connection does not cache.
     let there = "SELECT EXISTS (SELECT FROM pg_catalog.pg_tables
                                 WHERE schemaname = 'poet' AND tablename = 'schema_version')";
     let row = client.query_typed_one(there, &[]).await?;
@@ -101,7 +101,7 @@ async fn migrate(client: &mut Client, server: &str, url: &DatabaseUrl) -> Result
     transaction
         .execute_typed("SELECT pg_advisory_xact_lock($1)", &[(&LOCK, Type::INT8)])
         .await?;
-    // Another server may have been faster.
+    // Another server may have been first.
     let found = version(transaction.client()).await?;
     let done = found.as_ref().map_or(0, |(version, _)| *version) as usize;
     for (number, migration) in (1_i32..).zip(MIGRATIONS).skip(done) {

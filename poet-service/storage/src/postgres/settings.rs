@@ -1,4 +1,4 @@
-//! Things that are stored once, by name.
+//! Values that are stored once, by name.
 
 use poet_rounds::storage::{PowChallenges, Setting};
 use tokio_postgres::{Client, types::Type};
@@ -39,7 +39,7 @@ pub(super) async fn write_setting(client: &Client, name: &str, value: &[u8]) -> 
     Ok(())
 }
 
-/// Stores a setting unless there is one, and returns the one that is stored.
+/// Stores a setting unless there is one, and returns the stored one.
 pub(super) async fn claim_setting(
     client: &Client,
     name: &str,
@@ -56,7 +56,7 @@ pub(super) async fn claim_setting(
 }
 
 pub(super) async fn read_pow_challenges(client: &Client) -> Result<Option<PowChallenges>, Fault> {
-    // Both as they are at one moment.
+    // One query, so that both are from the same moment.
     let rows = client
         .query_typed(
             "SELECT name, value FROM poet.settings WHERE name IN ($1, $2)",

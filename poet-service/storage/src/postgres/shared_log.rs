@@ -15,10 +15,10 @@ use super::{
     storage::{key, list, unsigned},
 };
 
-/// How long a statement may take before the connection counts as hanging.
+/// How long a statement may take before the connection counts as hung.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// The shared logs, with a connection of their own: nothing else waits for them, nor they for it.
+/// The shared logs, with their own connection: nothing else waits for them, nor they for it.
 pub(super) struct PostgresLog(pub(super) Calls);
 
 impl SharedLog for PostgresLog {
@@ -137,7 +137,7 @@ fn seconds(seconds: Option<f64>) -> Duration {
     Duration::try_from_secs_f64(seconds.unwrap_or_default()).unwrap_or(Duration::MAX)
 }
 
-/// The server in a row, if there is one.
+/// Returns the server in a row, if there is one.
 fn server(row: &Row) -> Option<Result<Server, Fault>> {
     let name = row.get::<_, Option<String>>(4)?;
     let read = || {

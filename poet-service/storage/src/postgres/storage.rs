@@ -28,18 +28,18 @@ use crate::{
     database::REMOVED_THROUGH,
 };
 
-/// How long what has many bytes may take.
+/// How long reading or writing large values may take.
 pub(super) const LONG_PATIENCE: Duration = Duration::from_secs(120);
 pub(super) const LONG_TIMEOUT: &str = "SET LOCAL statement_timeout = '120s'";
 
-/// The length of a value is known without reading it.
+/// Reads only the length of the large values.
 const SELECT_RECORDS: &str = "
     SELECT rounds.round, rounds.statement IS NOT NULL, proofs.leaves,
            (octet_length(proofs.members) / 32)::bigint
     FROM poet.rounds LEFT JOIN poet.proofs ON proofs.round = rounds.round";
 
 impl PostgresStorage {
-    /// Hands a command to the writer, whose answer the future waits for.
+    /// Sends a command to the writer. The future waits for the answer.
     fn submit<T: Send + 'static>(
         &self,
         command: impl FnOnce(Reply<T>) -> Command,
@@ -213,7 +213,7 @@ impl Storage for PostgresStorage {
     }
 
     fn round(&self, round: u64) -> Result<Option<RoundRecord>, StorageError> {
-        // A number that no record can have.
+        // No record can have this number.
         let Ok(round) = key(round) else {
             return Ok(None);
         };
@@ -235,7 +235,7 @@ impl Storage for PostgresStorage {
                          WHERE round = $1 ORDER BY node_id";
             let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 1] =
                 [(&round, Type::INT8)];
-            // Row by row: all at once would be in memory twice.
+            // Row by row, since a list of all rows would need the memory twice.
             let rows = transaction.query_typed_raw(query, parameters).await?;
             let mut rows = pin!(rows);
             let mut members = Vec::new();
@@ -284,7 +284,7 @@ impl Storage for PostgresStorage {
                 .map(|row| read_execution(&row, 0))
                 .transpose()?
                 .flatten();
-            // In a table without the round nothing is settled, as in the embedded database.
+            // If the table lacks the round, nothing is settled, as in the embedded database.
             match stored {
                 Some(stored) if stored != given => {
                     Err(Fault::Final(PostgresError::OtherStatement(round)))
@@ -305,7 +305,7 @@ impl Storage for PostgresStorage {
             transaction.batch_execute(LONG_TIMEOUT).await?;
             if !insert_proof(transaction.client(), number, &proof).await? {
                 let checksum = i64::from(proof_checksum(number, &proof));
-                // Perhaps by this very server, which has lost the answer.
+                // Perhaps published by this very server, which lost the answer.
                 let row = transaction
                     .query_typed_one(
                         "SELECT root, checksum FROM poet.proofs WHERE round = $1",
@@ -328,7 +328,7 @@ impl Storage for PostgresStorage {
                 .await?;
             let before = read_pow_challenges(transaction.client()).await?;
             let challenges = match (proof.root(), before) {
-                // Guessed as easily as it is empty: not to be asked for.
+                // The root of an empty proof is easy to guess, so it must not become a challenge.
                 (None, Some(challenges)) => challenges,
                 (_, challenges) => PowChallenges {
                     current: proof.proof.root,
@@ -336,7 +336,7 @@ impl Storage for PostgresStorage {
                 },
             };
             write_pow_challenges(transaction.client(), &challenges).await?;
-            // The log of its work is not needed any more.
+            // The log of its work is no longer needed.
             transaction
                 .query_typed_one("SELECT poet.drop_log($1)", &[(&number, Type::INT8)])
                 .await?;
@@ -360,7 +360,7 @@ impl Storage for PostgresStorage {
                     &[(&before, Type::INT8)],
                 )
                 .await?;
-            // Space is given back by the database itself.
+            // The database itself returns space to the file system.
             let Some(oldest) = oldest else {
                 return Ok(Removed::Nothing);
             };
@@ -389,7 +389,7 @@ impl Storage for PostgresStorage {
     }
 
     fn proof(&self, round: u64) -> Result<Option<PublishedProof>, StorageError> {
-        // A number that no record can have.
+        // No record can have this number.
         let Ok(round) = key(round) else {
             return Ok(None);
         };
@@ -411,7 +411,7 @@ impl Storage for PostgresStorage {
             if insert_early_proof(client, number, gap, proof.leaves, &proof.proof).await? {
                 return Ok(());
             }
-            // Perhaps by this very server, which has lost the answer.
+            // Perhaps stored by this very server, which lost the answer.
             let row = client
                 .query_typed_one(
                     "SELECT root, checksum FROM poet.early_proofs WHERE round = $1 AND cycle_gap = $2",
@@ -432,7 +432,7 @@ impl Storage for PostgresStorage {
         round: u64,
         gap: Duration,
     ) -> Result<Option<PublishedProof>, StorageError> {
-        // A number that no record can have.
+        // No record can have this number.
         let Ok(number) = key(round) else {
             return Ok(None);
         };
@@ -460,7 +460,7 @@ impl Storage for PostgresStorage {
             }
             let statement: Vec<u8> = row.get(5);
             let query = "SELECT members FROM poet.proofs WHERE round = $1";
-            // Those of a published round are with its proof.
+            // A published round has its members in the proof.
             let published = client
                 .query_typed_opt(query, &[(&number, Type::INT8)])
                 .await?;
@@ -524,7 +524,7 @@ impl Storage for PostgresStorage {
     }
 }
 
-/// Whether a proof that was stored is the newest one.
+/// Returns whether a stored proof is the newest one.
 fn first_of(challenges: &PowChallenges, proof: &PublishedProof) -> bool {
     proof.root().is_none_or(|root| *root == challenges.current)
 }
@@ -536,7 +536,7 @@ where
     std::future::poll_fn(|context| stream.as_mut().poll_next(context)).await
 }
 
-/// PostgreSQL's integers are signed; a round's number never gets near the difference.
+/// PostgreSQL's integers are signed, but round numbers never get that large.
 pub(super) fn key(round: u64) -> Result<i64, DatabaseError> {
     i64::try_from(round).map_err(|_| DatabaseError::Damaged("a round"))
 }
@@ -545,7 +545,7 @@ pub(super) fn unsigned(value: i64) -> Result<u64, Fault> {
     u64::try_from(value).map_err(|_| Fault::Damaged("a number"))
 }
 
-/// The statement in a column, and the height in the next one.
+/// Reads the statement in a column, and the height in the next one.
 pub(super) fn read_execution(row: &Row, column: usize) -> Result<Option<Execution>, Fault> {
     let Some(statement) = row.get(column) else {
         return Ok(None);
@@ -585,7 +585,7 @@ fn challenges(bytes: &[u8]) -> Result<Vec<Challenge>, Fault> {
     Challenge::split(bytes).ok_or(Fault::Damaged("a proof"))
 }
 
-/// Stores a proof, unless the round has one. Says whether it was stored.
+/// Stores a proof, unless the round has one. Returns whether it was stored.
 pub(super) async fn insert_proof(
     client: &Client,
     round: i64,
@@ -627,7 +627,7 @@ pub(super) async fn insert_proof(
     Ok(true)
 }
 
-/// Stores a proof for a longer cycle gap, unless there is one. Says whether it was stored.
+/// Stores a proof for a longer cycle gap, unless there is one. Returns whether it was stored.
 pub(super) async fn insert_early_proof(
     client: &Client,
     round: i64,

@@ -1,4 +1,4 @@
-//! TLS to the database, by rustls.
+//! TLS connections to the database, with rustls.
 
 use std::{
     future::Future,
@@ -23,15 +23,15 @@ use tokio_rustls::TlsConnector;
 
 use super::url::{Roots, Trust};
 
-/// Makes connections secure, by one rule for all certificates.
+/// Makes connections secure, checking all certificates by one rule.
 #[derive(Clone)]
 pub(super) struct Tls(TlsConnector);
 
 impl Tls {
-    /// Connections to databases with such certificates.
+    /// Creates connections to databases with certificates that `trust` accepts.
     ///
     /// # Errors
-    /// Fails if the certificates of the authorities cannot be read; says why.
+    /// Fails if the certificates of the authorities cannot be read, and returns the reason.
     pub(super) fn new(trust: &Trust) -> Result<Self, String> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -99,7 +99,8 @@ fn read(roots: &Roots) -> Result<RootCertStore, String> {
     Ok(store)
 }
 
-/// Takes certificates that libpq takes below `verify-full`: for any name, and without authorities any.
+/// Accepts the certificates that libpq accepts below `verify-full`: those for any name, and any
+/// certificate if there are no authorities.
 #[derive(Debug)]
 struct Verifier {
     inner: Option<Arc<WebPkiServerVerifier>>,
@@ -119,7 +120,7 @@ impl ServerCertVerifier for Verifier {
             return Ok(ServerCertVerified::assertion());
         };
         match inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            // The name is compared last.
+            // The name is compared last, so everything else is valid.
             Err(rustls::Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) => Ok(ServerCertVerified::assertion()),
@@ -159,7 +160,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> MakeTlsConnect<S> for T
     type Error = rustls::pki_types::InvalidDnsNameError;
 
     fn make_tls_connect(&mut self, domain: &str) -> Result<Connect, Self::Error> {
-        // A socket has no name, and no TLS either.
+        // A Unix socket has no name, and uses no TLS.
         let name = if domain.is_empty() {
             "localhost"
         } else {
@@ -172,7 +173,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> MakeTlsConnect<S> for T
     }
 }
 
-/// One connection that is about to be made secure.
+/// A connection during the TLS handshake.
 pub(super) struct Connect {
     connector: TlsConnector,
     name: ServerName<'static>,

@@ -1,4 +1,5 @@
-//! Where a PostgreSQL is: a URL as libpq reads it, and the password, which is never in the URL.
+//! The location of a PostgreSQL database: a URL as libpq reads it, and the password, which is never
+//! in the URL.
 
 use std::{
     env, fmt, fs, io,
@@ -12,23 +13,23 @@ use tokio_postgres::config::{Config, Host, SslMode, TargetSessionAttrs};
 
 use super::error::words;
 
-/// Limits that the URL may set otherwise.
+/// Limits that the URL may override.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const USER_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 const KEEPALIVE_RETRIES: u32 = 3;
-/// A statement that takes longer is ended by the database, and so is a transaction whose client is
-/// silent.
+/// The database ends a statement that takes longer, and a transaction whose client is silent for
+/// longer.
 const STATEMENT_TIMEOUT: &str =
     "-c statement_timeout=10s -c idle_in_transaction_session_timeout=5s";
 
-/// What the names of servers' connections begin with.
+/// The prefix of the names of servers' connections.
 pub(super) const SERVER: &str = "poet-service";
-/// The name of the connections of who examines or copies a database.
+/// The name of connections that examine or copy a database.
 const OPERATOR: &str = "poet-operator";
 
-/// A URL of a PostgreSQL database. Its text has no password.
+/// The URL of a PostgreSQL database. Its text contains no password.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DatabaseUrl {
     text: String,
@@ -37,14 +38,14 @@ pub struct DatabaseUrl {
     passfile: Option<PathBuf>,
 }
 
-/// What the database's certificate must be.
+/// Which certificates of the database to accept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Trust {
-    /// Any.
+    /// Any certificate.
     Any,
-    /// Issued by one of these authorities, for any name.
+    /// Those issued by one of these authorities, for any name.
     Issued(Roots),
-    /// Issued by one of these authorities, for the host's name.
+    /// Those issued by one of these authorities, for the host's name.
     Named(Roots),
 }
 
@@ -58,7 +59,7 @@ pub(super) enum Roots {
 /// One of the hosts of a database.
 pub(super) struct Server {
     pub(super) config: Config,
-    /// Its host and port, or the folder of its socket.
+    /// The host and port, or the folder of the socket.
     pub(super) shown: String,
 }
 
@@ -76,7 +77,7 @@ impl FromStr for DatabaseUrl {
         let in_query = query.split('&').any(|pair| pair.starts_with("password="));
         let user = address.rsplit_once('@').map_or("", |(user, _)| user);
         if in_query || user.contains(':') {
-            // Without the text, which has it.
+            // The message omits the text, which contains the password.
             return Err(
                 "it has a password, which others could read: expected it in PGPASSWORD, or in the \
                  file that PGPASSFILE or passfile= names (default: ~/.pgpass)"
@@ -99,7 +100,7 @@ impl FromStr for DatabaseUrl {
                 "sslrootcert" => roots = Some(decoded),
                 "passfile" => passfile = Some(PathBuf::from(decoded)),
                 "target_session_attrs" => target = Some(decoded),
-                // TLS is all there is here.
+                // Only TLS is supported.
                 "gssencmode" if decoded != "require" => {}
                 _ => others.push(pair),
             }
@@ -143,7 +144,7 @@ impl FromStr for DatabaseUrl {
         let (tls, trust) = match &*mode {
             "disable" => (SslMode::Disable, Trust::Any),
             "allow" | "prefer" => (SslMode::Prefer, Trust::Any),
-            // As libpq: with a certificate that is named, it counts.
+            // As with libpq: if a root certificate is given, it is checked.
             "require" if roots.is_some() => (SslMode::Require, Trust::Issued(certificate()?)),
             "require" => (SslMode::Require, Trust::Any),
             "verify-ca" => (SslMode::Require, Trust::Issued(certificate()?)),
@@ -167,14 +168,14 @@ impl FromStr for DatabaseUrl {
             .keepalives_idle(KEEPALIVE_IDLE)
             .keepalives_interval(KEEPALIVE_INTERVAL)
             .keepalives_retries(KEEPALIVE_RETRIES);
-        // Whoever copies a database finds servers on it by this name.
+        // Copying a database finds the servers on it by this name.
         let name = match config.get_application_name() {
             None => SERVER.to_owned(),
             Some(given) => format!("{SERVER} {given}"),
         };
         config.application_name(name);
         let options = match config.get_options() {
-            // The later one counts.
+            // PostgreSQL uses the later value.
             Some(given) => format!("{STATEMENT_TIMEOUT} {given}"),
             None => STATEMENT_TIMEOUT.to_owned(),
         };
@@ -195,7 +196,7 @@ impl fmt::Display for DatabaseUrl {
 }
 
 impl DatabaseUrl {
-    /// The same, for an operator's command.
+    /// The same URL for an operator's command.
     pub(super) fn for_operator(&self) -> Self {
         let mut url = self.clone();
         url.config.application_name(OPERATOR);
@@ -214,7 +215,7 @@ impl DatabaseUrl {
         self.config.get_dbname().unwrap_or_default()
     }
 
-    /// Its hosts in their order, each with the password for it.
+    /// Returns the hosts in order, each with its password.
     pub(super) fn servers(&self) -> io::Result<Vec<Server>> {
         let hosts = self.config.get_hosts();
         let addresses = self.config.get_hostaddrs();
@@ -284,7 +285,7 @@ impl DatabaseUrl {
         Ok(servers)
     }
 
-    /// The password for a host: from the environment, or a file as libpq reads it.
+    /// Returns the password for a host: from the environment, or from a file as libpq reads it.
     fn password(&self, host: &str, port: u16) -> io::Result<Option<String>> {
         if let Ok(password) = env::var("PGPASSWORD")
             && !password.is_empty()
@@ -317,7 +318,7 @@ impl DatabaseUrl {
             return Ok(None);
         }
         let port = port.to_string();
-        // libpq knows all sockets by this name.
+        // libpq looks up every socket under this name.
         let host = if host.starts_with('/') {
             "localhost"
         } else {
@@ -341,7 +342,7 @@ fn is_public(_file: &Path) -> io::Result<bool> {
     Ok(false)
 }
 
-/// The password of the first line `host:port:database:user:password` that fits.
+/// Returns the password of the first line `host:port:database:user:password` that matches.
 fn find_password(text: &str, wanted: [&str; 4]) -> Option<String> {
     text.lines()
         .filter(|line| !line.starts_with('#'))
@@ -351,7 +352,7 @@ fn find_password(text: &str, wanted: [&str; 4]) -> Option<String> {
             while let Some(character) = characters.next() {
                 match character {
                     '\\' => fields.last_mut()?.extend(characters.next()),
-                    // The password may have colons.
+                    // The password may contain colons.
                     ':' if fields.len() < 5 => fields.push(String::new()),
                     _ => fields.last_mut()?.push(character),
                 }

@@ -22,10 +22,10 @@ use crate::{
     database::{Database, PROBE, REMOVED_THROUGH, read_removed_through},
 };
 
-/// How long a server that was ended may take to leave.
+/// How long the connection of a stopped server may remain.
 const LEAVING: Duration = Duration::from_secs(3);
 
-/// What the tables must agree on, at most a few lines.
+/// Inconsistencies between the tables, at most a few lines.
 const DAMAGE: &str = "
     SELECT format('round %s counts %s members, and %s are stored', round, members, count(node_id))
     FROM poet.rounds LEFT JOIN poet.registrations USING (round)
@@ -57,7 +57,7 @@ impl PostgresStorage {
         Ok(())
     }
 
-    /// From where a server is connected, if one is.
+    /// Returns the address from which a server is connected, if one is.
     fn server(&self) -> Result<Option<String>, DatabaseError> {
         self.call(PATIENCE, async |client: &mut Client| {
             server_on(client).await
@@ -65,7 +65,7 @@ impl PostgresStorage {
     }
 }
 
-/// From where a server is connected to this database, if one is.
+/// Returns the address from which a server is connected to this database, if one is.
 pub(super) async fn server_on(client: &Client) -> Result<Option<String>, Fault> {
     let row = client
         .query_typed_opt(
@@ -117,7 +117,7 @@ impl Database for PostgresStorage {
     }
 
     fn changed_registrations(&self, _round: u64) -> Result<ChangedRegistrations, StorageError> {
-        // Its pages have checksums of their own, which it checks whenever it reads one.
+        // PostgreSQL's pages have checksums, which it checks on each read.
         Ok(ChangedRegistrations::default())
     }
 }

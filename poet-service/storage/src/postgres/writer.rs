@@ -1,5 +1,5 @@
-//! Registrations and openings, in the order in which they come: those that have gathered while the
-//! database was busy are one statement.
+//! Registrations and openings, in order of arrival: those that queue up while the database is busy
+//! go into one statement.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -25,13 +25,13 @@ use super::{
 };
 use crate::DatabaseError;
 
-/// How long a statement may take before the connection counts as hanging.
+/// How long a statement may take before the connection counts as hung.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// How far the database's clock may be behind when a round closes.
 const MAX_WAIT: Duration = Duration::from_secs(3);
-/// How long something that was written tells that writing is possible.
+/// How long a successful write shows that writing is possible.
 const WRITE_AGAIN: Duration = Duration::from_secs(60);
-/// How often the same failure is said.
+/// How often to log the same failure.
 const MINUTE: Duration = Duration::from_secs(60);
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, DatabaseError>>;
@@ -55,7 +55,7 @@ pub(super) enum Command {
     },
 }
 
-/// Registrations for one round under one limit, in their order.
+/// Registrations for one round with one limit, in order.
 struct Batch {
     round: i64,
     max_members: i64,
@@ -71,9 +71,9 @@ pub(super) struct Writer {
     pub(super) clock_offset: Arc<ClockOffset>,
     pub(super) counters: Arc<dyn Counters>,
     pub(super) acknowledged: Acknowledged,
-    /// When something was written last; `None` after a failure.
+    /// The time of the last successful write; `None` after a failure.
     pub(super) written: Option<Instant>,
-    /// Failures of the last minute, and when they were said.
+    /// Failures of the last minute, and when they were logged.
     pub(super) said: BTreeMap<String, Instant>,
 }
 
@@ -112,7 +112,7 @@ impl Writer {
                     Command::OpenRound { round, reply } => {
                         self.register(batch.take()).await;
                         let opened = self.open_round(round).await;
-                        // Whoever does not wait any more does not need it.
+                        // The caller may have stopped waiting.
                         drop(reply.send(opened));
                     }
                     Command::Probe { reply } => {
@@ -186,7 +186,7 @@ impl Writer {
                     }
                     drop(reply.send(Ok(outcome)));
                 }
-                // Said by it.
+                // It logs the error.
                 drop(self.look_back().await);
             }
             Err(error) => {
@@ -206,7 +206,7 @@ impl Writer {
             let opened = self
                 .link
                 .run(PATIENCE, async |client: &mut Client| {
-                    // Nothing closes before what was acknowledged is there.
+                    // A round must not close before everything that was acknowledged is stored.
                     if acknowledged.moved(Position::read(client).await?) {
                         return Ok(None);
                     }
@@ -236,7 +236,7 @@ impl Writer {
         }
     }
 
-    /// Sees to it that a database that went back has what was acknowledged.
+    /// Ensures that a database that went back in time gets what was acknowledged.
     async fn look_back(&mut self) -> Result<(), DatabaseError> {
         let looked = (self.acknowledged)
             .look_back(&mut self.link, PATIENCE, self.max_batch)
@@ -244,7 +244,7 @@ impl Writer {
         looked.inspect_err(|error| self.failed(error))
     }
 
-    /// Reads the database's clock, and writes something if nothing was written lately.
+    /// Reads the database's clock, and writes something if nothing was written recently.
     async fn probe(&mut self) -> Result<(), DatabaseError> {
         let must_write = self.written.is_none_or(|at| at.elapsed() >= WRITE_AGAIN);
         let clock = Arc::clone(&self.clock);
@@ -259,7 +259,7 @@ impl Writer {
                         &[],
                     )
                     .await?;
-                // It was read in between.
+                // The clock was read halfway between.
                 let half = (clock.monotonic().saturating_sub(before) / 2).as_micros() as i64;
                 let here = asked.as_microsecond().saturating_add(half);
                 let offset = here.saturating_sub(row.get::<_, i64>(0));
@@ -292,7 +292,8 @@ impl Writer {
         }
     }
 
-    /// Says that something failed, the same at most once a minute: while the database is away, all do.
+    /// Logs a failure, the same at most once a minute: while the database is down, all operations
+    /// fail.
     fn failed(&mut self, error: &DatabaseError) {
         self.written = None;
         self.said.retain(|_, said| said.elapsed() < MINUTE);

@@ -1,5 +1,5 @@
-//! The proofs that were made before the end of a round, for nodes with longer cycle gaps, in SQLite.
-//! Statement and members are the round's, and stored with it.
+//! Early proofs, for nodes with longer cycle gaps, in SQLite. Their statement and members are
+//! stored with the round.
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -53,7 +53,7 @@ pub(super) fn insert(
     Ok(())
 }
 
-/// A proof, and its number of leaves.
+/// Reads a proof and its number of leaves.
 pub(super) fn select(
     connection: &Connection,
     round: i64,
@@ -88,7 +88,7 @@ pub(super) fn select(
     }
 }
 
-/// What is known of the proofs of these rounds.
+/// Reads what is known about the proofs of these rounds.
 pub(super) fn records(
     connection: &Connection,
     rounds: RangeInclusive<i64>,
@@ -138,11 +138,12 @@ mod tests {
         runtime.unwrap().block_on(future)
     }
 
-    /// A storage in which round 7 is settled, and a proof of it with so many leaves.
+    /// Creates a storage in which round 7 is settled, and a proof of it with a given number of
+    /// leaves.
     fn settled(path: &Path) -> (SqliteStorage, impl Fn(u64) -> PublishedProof) {
         let storage = open(path);
         wait(storage.open_round(7)).unwrap();
-        // Not in the order of their ids.
+        // Not in the order of the ids.
         for node in [2, 1] {
             let member = Member {
                 node_id: NodeId([node; 32]),
@@ -193,7 +194,7 @@ mod tests {
         }
     }
 
-    /// A database of the version without early proofs gets their table, and keeps all else.
+    /// A database of the version without early proofs gets their table, and keeps everything else.
     #[test]
     fn an_older_database_is_taken_over() {
         let folder = tempfile::tempdir().unwrap();

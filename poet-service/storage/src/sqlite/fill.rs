@@ -1,4 +1,4 @@
-//! An embedded database that a copy is made in, under another name until it is complete.
+//! An embedded database as the target of a copy. It has another name until the copy is complete.
 
 use std::{
     cell::RefCell,
@@ -20,7 +20,7 @@ use crate::{
     fill::{Fill, StoredRound},
 };
 
-/// What the name of an unfinished one ends with.
+/// The suffix of an unfinished copy.
 const UNFINISHED: &str = ".unfinished";
 
 pub(crate) struct SqliteFill {
@@ -30,7 +30,7 @@ pub(crate) struct SqliteFill {
 }
 
 impl SqliteFill {
-    /// Goes on with the copy that will have the name `complete`, or begins it.
+    /// Continues or begins the copy that will have the name `complete`.
     pub(crate) fn begin(complete: &Path) -> Result<Self, DatabaseError> {
         let mut name = complete.as_os_str().to_owned();
         name.push(UNFINISHED);
@@ -101,7 +101,7 @@ impl Fill for SqliteFill {
             transaction.execute("DELETE FROM settings WHERE name = ?", [COPYING])?;
             Ok(())
         })?;
-        // All of it must be in the file that gets the name.
+        // Before it gets its name, everything must be in this one file.
         let connection = self.connection.into_inner();
         let busy: bool =
             connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
@@ -117,7 +117,7 @@ impl Fill for SqliteFill {
     }
 }
 
-/// Removes all of a round.
+/// Removes everything about a round.
 fn remove(transaction: &Transaction<'_>, round: i64) -> Result<(), DatabaseError> {
     for table in [
         "rounds",

@@ -1,17 +1,17 @@
 //! The embedded storage: one SQLite file.
 //!
-//! All writes go through one thread. It takes whatever is queued, commits it as one transaction
-//! and only then answers, so that an answer means durable, and a busy server needs few syncs:
-//! while the disk works on one transaction, the next one gathers.
+//! All writes go through one thread. It takes whatever is queued, commits it as one transaction and
+//! only then answers. So an answer means that the data is durable, and a busy server needs few
+//! syncs: while the disk works on one transaction, the next one gathers.
 //!
-//! Registrations are stored in the order in which they arrive, so that a commit writes at the end of
-//! their table and nowhere else: by node id, each would change another page, and a million of them
-//! write 4 GB. That a node registers once is seen to by the writer, which holds the members of the
-//! open round in memory (about 130 bytes each); those who read a round sort it.
+//! Registrations are stored in order of arrival, so that a commit writes only at the end of their
+//! table: ordered by node id, each would change another page, and a million of them would write 4
+//! GB. The writer ensures that a node registers only once: it holds the members of the open round
+//! in memory (about 130 bytes each). Readers sort a round.
 //!
-//! SQLite does not notice a bit that has changed in a value. So a registration has a checksum, which also
-//! tells which bit it was, and a proof has one, so that none is served that nodes would refuse. All other
-//! things that are stored can be checked by what they are.
+//! SQLite does not notice a flipped bit in a value. So each registration has a checksum, which also
+//! shows which bit has changed, and each proof has one, so that the server never serves a proof
+//! that nodes would reject. Everything else that is stored can be checked by itself.
 
 mod early_proofs;
 mod fill;
@@ -72,30 +72,30 @@ use crate::{
     database::{REMOVED_THROUGH, read_removed_through},
 };
 
-/// Commands that may wait for the writer; further callers wait for room.
+/// Commands that may wait for the writer; more callers wait for room.
 const QUEUED_COMMANDS: usize = 16_384;
 
-/// How often a copy is begun, and how long it waits in between, while the database is locked.
+/// How often to start copying while the database is locked, and how long to wait in between.
 const COPY_ATTEMPTS: u32 = 100;
 const COPY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Storage in an SQLite file.
 #[derive(Debug)]
 pub struct SqliteStorage {
-    /// The writer replaces it when it opens the database again.
+    /// The writer replaces it when it reopens the database.
     reader: Arc<Mutex<Connection>>,
-    /// Likewise, for reads that take long and may wait: a thread of low priority that is in the middle
-    /// of one keeps nobody else from reading.
+    /// The same for long reads that may wait: a low-priority thread in the middle of one does not
+    /// keep others from reading.
     patient_reader: Arc<Mutex<Connection>>,
     commands: mpsc::Sender<Command>,
 }
 
 impl SqliteStorage {
     /// Opens or creates the database in the file `path`. A transaction holds at most `max_batch`
-    /// registrations, which bounds how long one takes.
+    /// registrations, which limits how long it takes.
     ///
     /// # Errors
-    /// When that fails, or the file is not such a database.
+    /// Fails if the file cannot be opened or created, or is no such database.
     pub fn open(
         path: &Path,
         max_batch: usize,
@@ -115,11 +115,11 @@ impl SqliteStorage {
         })
     }
 
-    /// Opens the database in the file `path` for reading only. What would write gets
+    /// Opens the database in the file `path` for reading only. Writes fail with
     /// [`StorageError::Stopped`].
     ///
     /// # Errors
-    /// When that fails, or the file is not such a database.
+    /// Fails if the file cannot be opened, or is no such database.
     pub fn open_to_read(path: &Path) -> Result<Self, StorageError> {
         let reader = open_to_read(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         let reader = Arc::new(Mutex::new(reader));
@@ -131,11 +131,11 @@ impl SqliteStorage {
         })
     }
 
-    /// What SQLite finds to be damaged, at most a few things, and how the tables differ from those
-    /// that they should be.
+    /// Returns what SQLite finds damaged, at most a few things, and how the tables differ from the
+    /// schema.
     ///
     /// # Errors
-    /// When the database cannot be read at all.
+    /// Fails if the database cannot be read at all.
     pub fn damage(&self) -> Result<Vec<String>, StorageError> {
         let reader = self.reader();
         let mut query = reader.prepare("PRAGMA integrity_check(5)")?;
@@ -161,35 +161,36 @@ impl SqliteStorage {
         Ok(damage)
     }
 
-    /// Whether the file gets smaller when registrations are removed.
+    /// Returns whether removing registrations makes the file smaller.
     ///
     /// # Errors
-    /// When the database cannot be read.
+    /// Fails if the database cannot be read.
     pub fn can_shrink(&self) -> Result<bool, StorageError> {
         Ok(can_shrink(&self.reader())?)
     }
 
-    /// The newest round of which registrations were removed because it was over long ago, if any were.
+    /// Returns the newest round whose registrations were removed because of its age, if there is
+    /// one.
     ///
     /// # Errors
-    /// When the database cannot be read.
+    /// Fails if the database cannot be read.
     pub fn removed_through(&self) -> Result<Option<u64>, StorageError> {
         read_removed_through(read_setting(&self.reader(), REMOVED_THROUGH)?)
     }
 
-    /// Which registrations of a round have changed since they were stored.
+    /// Returns which registrations of a round have changed since they were stored.
     ///
     /// # Errors
-    /// When the database cannot be read.
+    /// Fails if the database cannot be read.
     pub fn changed_registrations(&self, round: u64) -> Result<ChangedRegistrations, StorageError> {
         each_registration(&self.reader(), key(round)?, |_| {})
     }
 
-    /// Stores all that another server knew in the file `path`, in one transaction. The database
-    /// must not be open, and hold nothing yet.
+    /// Stores everything that another server stored in the file `path`, in one transaction. The
+    /// database must be empty, and not open.
     ///
     /// # Errors
-    /// When that fails; then nothing is stored.
+    /// Fails if that is not possible; then nothing is stored.
     pub fn import(path: &Path, imported: &Imported) -> Result<(), StorageError> {
         let mut connection = create(path)?;
         let transaction = connection.transaction()?;
@@ -226,11 +227,11 @@ impl SqliteStorage {
         connection.close().map_err(|(_, cause)| cause.into())
     }
 
-    /// Stores a round of another server in the file `path`, which may be there and must not be open, in
-    /// one transaction. The round must have no members yet.
+    /// Stores a round of another server in the file `path`, in one transaction. The database may
+    /// exist, but must not be open. The round must have no members yet.
     ///
     /// # Errors
-    /// When that fails; then nothing is stored.
+    /// Fails if that is not possible; then nothing is stored.
     pub fn adopt(path: &Path, adopted: &Adopted) -> Result<(), StorageError> {
         let mut connection = create(path)?;
         let transaction = connection.transaction()?;
@@ -258,7 +259,7 @@ impl SqliteStorage {
         lock(&self.reader)
     }
 
-    /// Hands a command to the writer and waits for its answer.
+    /// Sends a command to the writer and waits for the answer.
     fn submit<T: Send + 'static>(
         &self,
         command: impl FnOnce(Reply<T>) -> Command,
@@ -291,15 +292,15 @@ impl SqliteStorage {
 }
 
 fn lock(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
-    // A connection has no state that a panic elsewhere could have left half done.
+    // A panic elsewhere cannot have left a connection in a broken state.
     connection.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl SqliteStorage {
-    /// As [`Storage::setting`](poet_rounds::storage::Storage::setting).
+    /// See [`Storage::setting`](poet_rounds::storage::Storage::setting).
     ///
     /// # Errors
-    /// When the database fails.
+    /// Fails if the database fails.
     pub fn setting(&self, setting: Setting) -> Result<Option<Vec<u8>>, StorageError> {
         read_setting(&self.reader(), name(setting))
     }
@@ -309,10 +310,10 @@ impl SqliteStorage {
         self.write(move |transaction| write_setting(transaction, name(setting), &value))
     }
 
-    /// As [`Storage::pow_challenges`](poet_rounds::storage::Storage::pow_challenges).
+    /// See [`Storage::pow_challenges`](poet_rounds::storage::Storage::pow_challenges).
     ///
     /// # Errors
-    /// When the database fails.
+    /// Fails if the database fails.
     pub fn pow_challenges(&self) -> Result<Option<PowChallenges>, StorageError> {
         read_pow_challenges(&self.reader())
     }
@@ -325,10 +326,10 @@ impl SqliteStorage {
         self.write(move |transaction| write_pow_challenges(transaction, &challenges))
     }
 
-    /// As [`Storage::unfinished_rounds`](poet_rounds::storage::Storage::unfinished_rounds).
+    /// See [`Storage::unfinished_rounds`](poet_rounds::storage::Storage::unfinished_rounds).
     ///
     /// # Errors
-    /// When the database fails.
+    /// Fails if the database fails.
     pub fn unfinished_rounds(&self) -> Result<Vec<UnfinishedRound>, StorageError> {
         let reader = self.reader();
         let mut query = reader.prepare(
@@ -397,10 +398,10 @@ impl SqliteStorage {
         Box::pin(async move { commands.closed().await })
     }
 
-    /// As [`Storage::newest_rounds`](poet_rounds::storage::Storage::newest_rounds).
+    /// See [`Storage::newest_rounds`](poet_rounds::storage::Storage::newest_rounds).
     ///
     /// # Errors
-    /// When the database fails.
+    /// Fails if the database fails.
     pub fn newest_rounds(&self, count: usize) -> Result<Vec<RoundRecord>, StorageError> {
         let reader = self.reader();
         let count = i64::try_from(count).unwrap_or(i64::MAX);
@@ -415,12 +416,12 @@ impl SqliteStorage {
         Ok(records)
     }
 
-    /// As [`Storage::round`](poet_rounds::storage::Storage::round).
+    /// See [`Storage::round`](poet_rounds::storage::Storage::round).
     ///
     /// # Errors
-    /// When the database fails.
+    /// Fails if the database fails.
     pub fn round(&self, round: u64) -> Result<Option<RoundRecord>, StorageError> {
-        // A number that no record can have.
+        // No record can have this number.
         let Ok(round) = key(round) else {
             return Ok(None);
         };
@@ -431,10 +432,10 @@ impl SqliteStorage {
         rows.next()?.map(read_record).transpose()
     }
 
-    /// As [`Storage::registrations`](poet_rounds::storage::Storage::registrations).
+    /// See [`Storage::registrations`](poet_rounds::storage::Storage::registrations).
     ///
     /// # Errors
-    /// When the database fails.
+    /// Fails if the database fails.
     pub fn registrations(&self, round: u64) -> Result<Vec<Member>, StorageError> {
         sorted_registrations(&lock(&self.patient_reader), round)
     }
@@ -451,10 +452,10 @@ impl SqliteStorage {
         count_members(&self.reader(), key(round)?)
     }
 
-    /// As [`Storage::members`](poet_rounds::storage::Storage::members).
+    /// See [`Storage::members`](poet_rounds::storage::Storage::members).
     ///
     /// # Errors
-    /// When the database fails.
+    /// Fails if the database fails.
     pub fn members(&self, round: u64) -> Result<Vec<Challenge>, StorageError> {
         let registrations = sorted_registrations(&self.reader(), round)?;
         Ok(registrations
@@ -487,7 +488,7 @@ impl SqliteStorage {
         proof: Arc<PublishedProof>,
     ) -> Result<PowChallenges, StorageError> {
         let challenges = match (proof.root(), self.pow_challenges()?) {
-            // Guessed as easily as it is empty: not to be asked for.
+            // The root of an empty proof is easy to guess, so it must not become a challenge.
             (None, Some(challenges)) => challenges,
             (_, challenges) => PowChallenges {
                 current: proof.proof.root,
@@ -520,12 +521,12 @@ impl SqliteStorage {
         told.recv().map_err(|_| StorageError::Stopped)
     }
 
-    /// As [`Storage::proof`](poet_rounds::storage::Storage::proof).
+    /// See [`Storage::proof`](poet_rounds::storage::Storage::proof).
     ///
     /// # Errors
-    /// When the database fails.
+    /// Fails if the database fails.
     pub fn proof(&self, round: u64) -> Result<Option<PublishedProof>, StorageError> {
-        // A number that no record can have.
+        // No record can have this number.
         let Ok(round) = key(round) else {
             return Ok(None);
         };
@@ -543,26 +544,26 @@ impl SqliteStorage {
         })
     }
 
-    /// As [`Storage::early_proof`](poet_rounds::storage::Storage::early_proof).
+    /// See [`Storage::early_proof`](poet_rounds::storage::Storage::early_proof).
     ///
     /// # Errors
-    /// When the database fails.
+    /// Fails if the database fails.
     pub fn early_proof(
         &self,
         round: u64,
         gap: Duration,
     ) -> Result<Option<PublishedProof>, StorageError> {
-        // A number that no record can have.
+        // No record can have this number.
         let Ok(round) = key(round) else {
             return Ok(None);
         };
         select_early_proof(&self.reader(), round, gap)
     }
 
-    /// As [`Storage::early_proofs`](poet_rounds::storage::Storage::early_proofs).
+    /// See [`Storage::early_proofs`](poet_rounds::storage::Storage::early_proofs).
     ///
     /// # Errors
-    /// When the database fails.
+    /// Fails if the database fails.
     pub fn early_proofs(
         &self,
         rounds: RangeInclusive<u64>,
@@ -575,7 +576,7 @@ impl SqliteStorage {
     }
 }
 
-/// An early proof, with the statement and the members of its round.
+/// Reads an early proof, with the statement and the members of its round.
 fn select_early_proof(
     connection: &Connection,
     round: i64,
@@ -586,7 +587,7 @@ fn select_early_proof(
     };
     let query = "SELECT statement FROM rounds WHERE round = ?";
     let statement: Vec<u8> = connection.query_row(query, [round], |row| row.get(0))?;
-    // Those of a published round are with its proof.
+    // A published round has its members in the proof.
     let query = "SELECT members FROM proofs WHERE round = ?";
     let published: Option<Vec<u8>> = connection
         .query_row(query, [round], |row| row.get(0))
@@ -610,7 +611,7 @@ fn select_early_proof(
     }))
 }
 
-/// A database that a server may be using, to look at. Nothing in it is changed.
+/// A read-only view of a database that a server may be using.
 #[derive(Debug)]
 pub struct SqliteReader(Connection);
 
@@ -618,42 +619,43 @@ impl SqliteReader {
     /// Opens the database in the file `path`.
     ///
     /// # Errors
-    /// When there is none, or it is another version's.
+    /// Fails if there is none, or it is of another version.
     pub fn open(path: &Path) -> Result<Self, StorageError> {
-        // For writing, because a connection that may not write leaves its companion files behind.
+        // Opened for writing, because a read-only connection would leave its companion files
+        // behind.
         let connection = open_to_read(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         Ok(Self(connection))
     }
 
-    /// A stored setting.
+    /// Returns a stored setting.
     ///
     /// # Errors
-    /// When the database fails.
+    /// Fails if the database fails.
     pub fn setting(&self, setting: Setting) -> Result<Option<Vec<u8>>, StorageError> {
         read_setting(&self.0, name(setting))
     }
 
-    /// Whether `round` was opened.
+    /// Returns whether `round` was opened.
     ///
     /// # Errors
-    /// When the database fails.
+    /// Fails if the database fails.
     pub fn has_round(&self, round: u64) -> Result<bool, StorageError> {
         let mut query = self.0.prepare("SELECT 1 FROM rounds WHERE round = ?")?;
         Ok(query.exists([key(round)?])?)
     }
 
-    /// Copies the database, as it is at one moment, into the empty file `path`. Others may write
-    /// meanwhile.
+    /// Copies a snapshot of the database into the empty file `path`. Others may write meanwhile.
     ///
     /// # Errors
-    /// When one of the two fails.
+    /// Fails if either database fails.
     pub fn copy_to(&self, path: &Path) -> Result<(), StorageError> {
         let mut copy = Connection::open(path)?;
         let backup = Backup::new(&self.0, &mut copy)?;
-        // All pages in one step, under one read lock: a copy in several begins anew at each write.
+        // All pages in one step, under one read lock: a copy in several steps restarts after each
+        // write.
         let mut attempts = COPY_ATTEMPTS;
         while backup.step(-1)? != StepResult::Done {
-            // It was locked by one who tidies up.
+            // Another connection had locked it for a checkpoint.
             attempts -= 1;
             if attempts == 0 {
                 let busy = ffi::Error::new(ffi::SQLITE_BUSY);
@@ -662,19 +664,19 @@ impl SqliteReader {
             thread::sleep(COPY_PAUSE);
         }
         drop(backup);
-        // One file, without companions.
+        // A single file, without companion files.
         copy.pragma_update_and_check(None, "journal_mode", "delete", |_| Ok(()))?;
         drop(copy);
         File::open(path)?.sync_all()?;
         Ok(())
     }
 
-    /// The proof of `round`.
+    /// Returns the proof of `round`.
     ///
     /// # Errors
-    /// When the database fails.
+    /// Fails if the database fails.
     pub fn proof(&self, round: u64) -> Result<Option<PublishedProof>, StorageError> {
-        // A number that no record can have.
+        // No record can have this number.
         let Ok(round) = key(round) else {
             return Ok(None);
         };
@@ -682,7 +684,7 @@ impl SqliteReader {
     }
 }
 
-/// The registrations of a round, in the byte order of their node ids.
+/// Reads the registrations of a round, in the byte order of their node ids.
 fn sorted_registrations(reader: &Connection, round: u64) -> Result<Vec<Member>, StorageError> {
     let mut members = Vec::new();
     each_registration(reader, key(round)?, |member| members.push(member))?;

@@ -1,8 +1,8 @@
-//! Whether a database is still where it was opened.
+//! Checks whether a database is still where it was opened.
 //!
-//! A file can be removed, moved, replaced or cut while it is open. What is then committed is durable in
-//! a file that no other process finds, and lost when this one ends. So the path is compared with the
-//! file that was opened before anything is committed.
+//! A file can be removed, moved, replaced or cut while it is open. What is then committed is
+//! durable in a file that no other process can find, and is lost when this one ends. So before each
+//! commit, the path is compared with the file that was opened.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use std::{
 
 use super::wal::log_path;
 
-/// The files of an open database, as they were.
+/// The files of an open database, as they were when it was opened.
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) database: PathBuf,
@@ -24,22 +24,22 @@ pub(super) struct Place {
 /// How a database's files have changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    /// Nothing is where the database was.
+    /// The database's path no longer exists.
     Removed,
-    /// Nothing is where its log was.
+    /// The log's path no longer exists.
     LogRemoved,
-    /// Another file is where the database or its log was.
+    /// The path of the database or its log leads to another file.
     Replaced,
-    /// Its directory is gone.
+    /// The directory no longer exists.
     NoFolder,
-    /// It is shorter than it was: so many bytes.
+    /// The database is shorter than it was. This is its size in bytes.
     Shorter(u64),
 }
 
 type FileId = (u64, u64);
 
 impl Place {
-    /// Remembers where the files of a database are. It must be open, and its log must have been used.
+    /// Records the files of a database. It must be open, and its log must have been used.
     pub(super) fn of(database: &Path) -> io::Result<Self> {
         let metadata = fs::metadata(database)?;
         Ok(Self {
@@ -50,7 +50,7 @@ impl Place {
         })
     }
 
-    /// Compares the files with what they were.
+    /// Compares the files with the recorded ones.
     pub(super) fn change(&mut self) -> io::Result<Option<Change>> {
         let Some(metadata) = found(&self.database)? else {
             let folder = self.database.parent().is_none_or(Path::is_dir);
@@ -75,7 +75,7 @@ impl Place {
         Ok(None)
     }
 
-    /// Takes note that the database has become shorter rightly.
+    /// Called when the database has rightly become shorter.
     pub(super) fn shrunk(&mut self, bytes: u64) {
         self.bytes = bytes;
     }
@@ -97,7 +97,7 @@ fn id(metadata: &fs::Metadata) -> FileId {
     (metadata.dev(), metadata.ino())
 }
 
-/// Elsewhere, a file that is open can be neither moved nor removed.
+/// On other systems, an open file cannot be moved or removed.
 #[cfg(not(unix))]
 fn id(_metadata: &fs::Metadata) -> FileId {
     (0, 0)

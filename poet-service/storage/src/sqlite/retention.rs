@@ -1,9 +1,9 @@
-//! Removing registrations that are not needed any more, a few at a time, so that no commit of another
-//! one waits long.
+//! Removes registrations that are no longer needed, a few at a time, so that other commits do not
+//! wait long.
 //!
-//! What is removed leaves free pages in the file. A database with `auto_vacuum = INCREMENTAL`, as they
-//! are made today, gives those back, a few at a time, too. One that was made without it uses them
-//! again and keeps its size, until it is written anew as a whole, which `doctor --repair` does.
+//! Removals leave free pages in the file. A database with `auto_vacuum = INCREMENTAL`, as new ones
+//! have, returns those to the file system, also a few at a time. A database without it reuses them
+//! and keeps its size until `doctor --repair` rewrites it.
 
 use std::path::Path;
 
@@ -12,27 +12,27 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction};
 
 use crate::DatabaseError as StorageError;
 
-/// Pages that are given back in one step: 1 MB.
+/// Pages to return in one step: 1 MB.
 const RELEASED_PAGES: u32 = 256;
 /// The value of `auto_vacuum` that lets the file shrink.
 const INCREMENTAL: i64 = 2;
 
-/// Lets a database shrink that is made now. Of one that is there already, nothing changes.
+/// Lets a new database shrink. Has no effect on an existing one.
 pub(crate) fn let_shrink(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "auto_vacuum", INCREMENTAL)
 }
 
-/// Whether the file of a database can shrink.
+/// Returns whether the file of a database can shrink.
 pub(crate) fn can_shrink(connection: &Connection) -> rusqlite::Result<bool> {
     let mode: i64 = connection.pragma_query_value(None, "auto_vacuum", |row| row.get(0))?;
     Ok(mode == INCREMENTAL)
 }
 
-/// Writes the database in the file `path` anew, so that it can shrink from then on. No server may
-/// use it, and there must be room for another one beside it.
+/// Rewrites the database in the file `path` so that it can shrink from then on. No server may use
+/// it, and there must be space for a second copy next to it.
 ///
 /// # Errors
-/// When that fails; the database is then as it was.
+/// Fails if that is not possible; the database is then as it was.
 pub fn make_shrinkable(path: &Path) -> Result<(), StorageError> {
     let connection = Connection::open(path)?;
     let_shrink(&connection)?;
@@ -41,8 +41,8 @@ pub fn make_shrinkable(path: &Path) -> Result<(), StorageError> {
     Ok(())
 }
 
-/// Removes at most `count` registrations of the oldest published round below `before` that has some;
-/// where there is none, gives space back.
+/// Removes at most `count` registrations of the oldest published round below `before` that has any.
+/// If no round has any, returns space to the file system.
 pub(crate) fn remove_registrations(
     transaction: &Transaction<'_>,
     before: i64,
@@ -71,14 +71,14 @@ pub(crate) fn remove_registrations(
     })
 }
 
-/// Gives free pages back to the file system, which has them when the log is moved to the database.
-/// Says whether there were some to give.
+/// Releases free pages, which the file system gets at the next checkpoint. Returns whether there
+/// were any.
 fn release_pages(transaction: &Transaction<'_>) -> rusqlite::Result<bool> {
     let free: i64 = transaction.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
     if free == 0 || !can_shrink(transaction)? {
         return Ok(false);
     }
-    // Each row that it returns is a page.
+    // Each row of the result is one page.
     let mut release =
         transaction.prepare(&format!("PRAGMA incremental_vacuum({RELEASED_PAGES})"))?;
     let mut pages = release.query([])?;
@@ -185,7 +185,7 @@ mod tests {
             assert_eq!(storage.member_count(round).unwrap(), left, "{round}");
         }
         assert_eq!(storage.proof(1).unwrap().unwrap().members.len(), 20_000);
-        // The file has become shorter, and nothing is wrong with that.
+        // The file is rightly shorter.
         let other = Connection::open(&path).unwrap();
         let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
         other.query_row(checkpoint, [], |_| Ok(())).unwrap();

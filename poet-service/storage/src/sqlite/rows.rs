@@ -1,4 +1,4 @@
-//! What is stored, row by row, and the checksums of it.
+//! Reads and writes the rows of the tables, with their checksums.
 
 use poet_engine::{Node, Proof};
 use poet_proto::messages::PublishedProof;
@@ -35,7 +35,7 @@ pub(super) fn insert_members(
     Ok(())
 }
 
-/// The length of a blob is known without reading it.
+/// Reads only the length of the blobs.
 pub(super) const SELECT_RECORDS: &str = "
     SELECT rounds.round, rounds.statement IS NOT NULL, proofs.leaves, length(proofs.members) / 32
     FROM rounds LEFT JOIN proofs ON proofs.round = rounds.round";
@@ -146,7 +146,7 @@ pub(super) fn name(setting: Setting) -> &'static str {
     }
 }
 
-/// SQLite's integers are signed; a round's number never gets near the difference.
+/// SQLite's integers are signed, but round numbers never get that large.
 pub(super) fn key(round: u64) -> Result<i64, StorageError> {
     i64::try_from(round).map_err(|_| StorageError::Damaged("a round"))
 }
@@ -208,8 +208,8 @@ pub(super) fn write_pow_challenges(
     Ok(())
 }
 
-/// Reads the registrations of a round in the order of their arrival, as they were stored. One that has
-/// changed, and of which that is not known, is read as it is: it must not stop a round.
+/// Reads the registrations of a round in order of arrival, as they were stored. Yields a
+/// registration that has changed in an unknown way as it is: it must not stop a round.
 pub(super) fn each_registration(
     connection: &Connection,
     round: i64,
@@ -252,7 +252,8 @@ pub(super) fn checksum(round: i64, number: i64, member: &Member) -> u32 {
     crc32c::crc32c_append(crc, &member.challenge.0)
 }
 
-/// What a registration was before one bit of it, or of its checksum, changed, if that is all.
+/// Returns what a registration was before a single bit of it, or of its checksum, changed; `None`
+/// if more has changed.
 pub(super) fn restored(round: i64, number: i64, member: &Member, stored: u32) -> Option<Member> {
     if (checksum(round, number, member) ^ stored).is_power_of_two() {
         return Some(*member);

@@ -1,4 +1,4 @@
-//! How the database is made and opened.
+//! Creates and opens the database.
 
 use std::{io, path::Path, time::Duration};
 
@@ -10,11 +10,11 @@ use crate::DatabaseError as StorageError;
 
 /// How long to wait for another program that has locked the database.
 pub(super) const BUSY_PATIENCE: Duration = Duration::from_secs(5);
-/// SQLite cuts its log (-wal) to this, once all of it is in the database.
+/// SQLite truncates its log (-wal) to this size once all of it is in the database.
 pub(super) const KEPT_LOG_BYTES: u64 = 16 << 20;
 
 pub(super) const SCHEMA_VERSION: i64 = 4;
-/// The version before there were early proofs: it is what it was but for their table.
+/// The version before early proofs, which differs only in lacking their table.
 const WITHOUT_EARLY_PROOFS: i64 = 3;
 pub(super) const SCHEMA: &str = "
     CREATE TABLE settings (
@@ -93,8 +93,8 @@ pub(super) fn create(path: &Path) -> Result<Connection, StorageError> {
     Ok(connection)
 }
 
-/// The file holds the private key: it is nobody else's to read. SQLite gives its companion files
-/// the same permissions.
+/// The file holds the private key, so nobody else may read it. SQLite gives its companion files the
+/// same permissions.
 pub(super) fn create_private(path: &Path) -> Result<(), StorageError> {
     let mut options = Access::Private.open_options();
     match options.create(true).append(true).open(path) {
@@ -108,7 +108,7 @@ pub(super) fn connect(path: &Path) -> Result<Connection, StorageError> {
     let open = || {
         let connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(BUSY_PATIENCE)?;
-        // Before anything is written to a new file.
+        // Must precede the first write to a new file.
         let_shrink(&connection)?;
         let mode: String =
             connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
@@ -135,7 +135,7 @@ pub(super) fn connect(path: &Path) -> Result<Connection, StorageError> {
     }
 }
 
-/// Whether a file system that lacks locks or shared memory is the reason of an error.
+/// Returns whether an error means that the file system lacks locks or shared memory.
 fn lacks_locks(error: &rusqlite::Error) -> bool {
     let code = error.sqlite_error().map(|error| error.extended_code);
     code.is_some_and(|code| {
@@ -151,7 +151,7 @@ fn lacks_locks(error: &rusqlite::Error) -> bool {
     })
 }
 
-/// Opens a database that is there, of this version, without changing it.
+/// Opens an existing database of this version, without changing it.
 pub(super) fn open_to_read(path: &Path, access: OpenFlags) -> Result<Connection, StorageError> {
     let open_error = |cause| StorageError::Open {
         path: path.to_owned(),

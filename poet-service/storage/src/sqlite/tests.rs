@@ -1,4 +1,4 @@
-//! What the database does, and what becomes of its files.
+//! Tests of the database and of what may happen to its files.
 
 use std::{fs, future::Future};
 
@@ -113,7 +113,7 @@ fn a_rounds_life_is_remembered() {
     assert_eq!(storage.proof(7).unwrap(), Some(sample_proof()));
     assert_eq!(storage.proof(8).unwrap(), None);
     assert_eq!(storage.proof(u64::MAX).unwrap(), None);
-    // Whatever changes, it is noticed.
+    // Every change is noticed.
     let zeros = "x'0000000000000000000000000000000000000000000000000000000000000000'";
     for change in [
         "UPDATE proofs SET leaves = leaves - 1".to_owned(),
@@ -157,7 +157,7 @@ fn registrations_of_a_failed_transaction_did_not_happen() {
     let path = folder.path().join("poet.sqlite");
     drop(open(&folder));
     let mut writer = Writer::open(&path, 100, Arc::new(())).unwrap();
-    // The answers' receivers stay, so that each answer could be sent.
+    // Keeps the receivers of the answers, so that each answer can be sent.
     let mut replies = Vec::new();
     let mut reply = || {
         let (sender, receiver) = oneshot::channel();
@@ -229,7 +229,7 @@ fn a_probe_writes_only_when_nothing_was_written_lately() {
         wait(storage.probe()).unwrap();
     }
     assert_eq!(sizes(&folder), before);
-    // Reading is tried in any case.
+    // The probe reads in any case.
     let other = Connection::open(folder.path().join("poet.sqlite")).unwrap();
     other
         .execute_batch("ALTER TABLE settings RENAME TO gone")
@@ -309,7 +309,7 @@ fn a_log_that_is_held_is_limited_and_shrinks_when_it_is_released() {
     let refused = answer.blocking_recv().unwrap();
     assert!(matches!(refused, Err(StorageError::LogFull)), "{refused:?}");
     other.execute_batch("COMMIT").unwrap();
-    // SQLite moves all of it with the next transaction, and cuts it with the one after that.
+    // SQLite moves all of it with the next transaction, and truncates it with the one after that.
     run(fill(1)).unwrap();
     run(fill(2)).unwrap();
     assert!(log_bytes(&path) <= KEPT_LOG_BYTES, "{}", log_bytes(&path));
@@ -338,7 +338,7 @@ fn a_database_that_is_removed_is_written_again() {
             wait(storage.register(3, member(1, 1), 9)).unwrap(),
             Registered::Already
         );
-        // As it would be found after a crash.
+        // As after a crash.
         let crashed = tempfile::tempdir().unwrap();
         for name in names {
             fs::copy(folder.path().join(name), crashed.path().join(name)).unwrap();
@@ -366,7 +366,7 @@ fn nothing_is_promised_in_a_database_that_nobody_will_find() {
         );
         assert!(wait(storage.probe()).is_err(), "{what}");
     };
-    // Another one in its place: what this one held is kept.
+    // Another database in its place: the contents of the open one are kept.
     let (aside, other) = (folder.path().join("aside"), tempfile::tempdir().unwrap());
     drop(open(&other));
     fs::rename(&path, &aside).unwrap();
@@ -380,7 +380,7 @@ fn nothing_is_promised_in_a_database_that_nobody_will_find() {
     assert_eq!(count_members(&kept, 3).unwrap(), 1);
     fs::rename(&aside, &path).unwrap();
     wait(storage.probe()).unwrap();
-    // Its directory elsewhere.
+    // Its directory was moved.
     let moved = folder.path().with_extension("moved");
     fs::rename(folder.path(), &moved).unwrap();
     refused("moved with its directory");
@@ -389,7 +389,7 @@ fn nothing_is_promised_in_a_database_that_nobody_will_find() {
         wait(storage.register(3, member(2, 2), 9)).unwrap(),
         Registered::New
     );
-    // Cut.
+    // It was truncated.
     let other = Connection::open(&path).unwrap();
     let checkpoint = || {
         let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
@@ -403,7 +403,7 @@ fn nothing_is_promised_in_a_database_that_nobody_will_find() {
     refused("cut");
     fs::write(&path, &bytes).unwrap();
     wait(storage.probe()).unwrap();
-    // Made smaller by another program, rightly.
+    // Another program has rightly made it smaller.
     let fill = |sql| other.execute_batch(sql).unwrap();
     fill("CREATE TABLE filler AS SELECT randomblob(99999)");
     checkpoint();
@@ -414,7 +414,7 @@ fn nothing_is_promised_in_a_database_that_nobody_will_find() {
     wait(storage.probe()).unwrap();
 }
 
-/// The database as it is kept for somebody to put it back.
+/// Opens the copy that is kept so that somebody can restore it.
 fn kept(folder: &tempfile::TempDir) -> Option<Connection> {
     let entries = fs::read_dir(folder.path()).unwrap();
     let mut kept = entries
@@ -423,7 +423,7 @@ fn kept(folder: &tempfile::TempDir) -> Option<Connection> {
     Some(Connection::open(kept.next()?).unwrap())
 }
 
-/// What is missing in the file is in its log, which a start would remove with it.
+/// What the file lacks is in its log, which a start would remove with it.
 #[test]
 fn a_database_that_is_cut_while_its_log_has_everything_is_kept() {
     for part in [0, 2] {
@@ -500,7 +500,7 @@ fn the_database_is_private() {
     }
 }
 
-/// Whatever ends its thread, everybody is told, and nobody waits for ever.
+/// Whatever ends the writer's thread, all callers are notified, and none waits for ever.
 #[test]
 fn a_writer_that_ends_is_noticed() {
     let folder = tempfile::tempdir().unwrap();

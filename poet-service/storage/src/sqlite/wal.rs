@@ -1,12 +1,12 @@
 //! Damage in SQLite's write-ahead log.
 //!
-//! The log is a header of 32 bytes and frames: 24 bytes that say which page of the database follows,
-//! and the page. Each frame has a checksum over everything before it, and a frame that ends a
-//! transaction says so. After a crash SQLite takes the log up to the last whole transaction before the
-//! first frame whose checksum is wrong, and silently drops the rest. That is right for the one
-//! transaction that was being written: all before it were synced before it was begun. Whole
-//! transactions behind a wrong frame were lost in another way, by a disk or a file system that
-//! changed what it had stored, and what is dropped with them was acknowledged.
+//! The log is a header of 32 bytes followed by frames. Each frame has 24 bytes that say which page
+//! of the database follows, then the page. A frame has a checksum over everything before it, and
+//! says whether it ends a transaction. After a crash, SQLite accepts the log up to the last whole
+//! transaction before the first frame with a wrong checksum, and silently drops the rest. That is
+//! right for the one transaction that was being written: all earlier ones were synced before it
+//! began. Whole transactions after a wrong frame were lost in another way, by a disk or file system
+//! that changed what it had stored; they had been acknowledged.
 //!
 //! (The format: <https://www.sqlite.org/fileformat2.html#the_write_ahead_log>.)
 
@@ -22,11 +22,11 @@ use crate::DatabaseError as StorageError;
 
 const HEADER_BYTES: usize = 32;
 const FRAME_HEADER_BYTES: usize = 24;
-/// SQLite's default, which the database has.
+/// SQLite's default, which the database uses.
 const PAGE_BYTES: usize = 4096;
-/// What SQLite allows.
+/// SQLite's maximum.
 const MAX_PAGE_BYTES: usize = 1 << 16;
-/// Without its lowest bit, which is the byte order of the checksums.
+/// Without the lowest bit, which is the byte order of the checksums.
 const MAGIC: u32 = 0x377f_0682;
 
 /// Damage in a log.
@@ -34,26 +34,26 @@ const MAGIC: u32 = 0x377f_0682;
 pub struct LogDamage {
     /// The number of the first wrong frame, from 0.
     pub frame: u64,
-    /// Whole transactions that SQLite drops because of it.
+    /// The number of whole transactions that SQLite drops because of it.
     pub transactions: u64,
 }
 
-/// The log of a database.
+/// Returns the path of a database's log.
 pub(crate) fn log_path(database: &Path) -> PathBuf {
     let mut path = database.as_os_str().to_owned();
     path.push("-wal");
     path.into()
 }
 
-/// How long the log of a database is; 0 if there is none.
+/// Returns the length of a database's log; 0 if there is none.
 pub fn log_bytes(database: &Path) -> u64 {
     fs::metadata(log_path(database)).map_or(0, |metadata| metadata.len())
 }
 
-/// The damage in the log of a database, if there is any.
+/// Returns the damage in a database's log, if there is any.
 ///
 /// # Errors
-/// When it cannot be read.
+/// Fails if it cannot be read.
 pub fn log_damage(database: &Path) -> io::Result<Option<LogDamage>> {
     match File::open(log_path(database)) {
         Ok(log) => damage(BufReader::new(log)),
@@ -62,11 +62,11 @@ pub fn log_damage(database: &Path) -> io::Result<Option<LogDamage>> {
     }
 }
 
-/// Keeps a copy of the log of a database, if it is damaged, before SQLite takes what it can of it and
-/// overwrites it.
+/// Copies the log of a database if it is damaged, before SQLite recovers what it can and overwrites
+/// it.
 ///
 /// # Errors
-/// When that fails.
+/// Fails if it cannot be read or copied.
 pub fn keep_damaged_log(database: &Path) -> Result<Option<PathBuf>, StorageError> {
     let Some(LogDamage {
         frame,
@@ -94,7 +94,7 @@ pub fn keep_damaged_log(database: &Path) -> Result<Option<PathBuf>, StorageError
     Ok(Some(kept))
 }
 
-/// Reads a log frame by frame: however long it is, only one of them is in memory.
+/// Reads a log frame by frame, so that only one frame at a time is in memory.
 fn damage(mut log: impl Read) -> io::Result<Option<LogDamage>> {
     let mut header = [0; HEADER_BYTES];
     if !read_whole(&mut log, &mut header)? {
@@ -112,9 +112,9 @@ fn damage(mut log: impl Read) -> io::Result<Option<LogDamage>> {
     let mut valid =
         magic & !1 == MAGIC && checksum.is(&header[24..]) && page_bytes <= MAX_PAGE_BYTES;
     let mut first_wrong = (!valid).then_some(0);
-    // A wrong header says nothing; the frames may.
+    // A wrong header says nothing about the frames.
     let page_bytes = if valid { page_bytes } else { PAGE_BYTES };
-    // The salts of a log stand in its header and in each of its frames.
+    // The salts of a log are in its header and in each frame.
     let mut salts: Option<[u8; 8]> = header[16..].first_chunk().copied().filter(|_| valid);
     let mut frame = vec![0; FRAME_HEADER_BYTES + page_bytes];
     let mut transactions = 0;
@@ -126,7 +126,7 @@ fn damage(mut log: impl Read) -> io::Result<Option<LogDamage>> {
         let found = head[8..].first_chunk().copied();
         salts = salts.or(found);
         if found != salts {
-            // Left behind by a log that was here before; or its own salts are what is wrong.
+            // A leftover of an earlier log; or the salts themselves are wrong.
             valid = false;
             first_wrong.get_or_insert(this);
             continue;
@@ -140,12 +140,12 @@ fn damage(mut log: impl Read) -> io::Result<Option<LogDamage>> {
             valid = false;
             first_wrong.get_or_insert(this);
         }
-        // The size of the database stands in the last frame of a transaction.
+        // The last frame of a transaction contains the size of the database.
         if head[4..8] != [0; 4] {
             transactions += 1;
         }
     }
-    // One is that which was being written.
+    // The last dropped transaction may be the one that was being written.
     Ok(first_wrong
         .filter(|_| transactions > 1)
         .map(|frame| LogDamage {
@@ -154,7 +154,7 @@ fn damage(mut log: impl Read) -> io::Result<Option<LogDamage>> {
         }))
 }
 
-/// Fills `out`; `false` if there is not so much any more.
+/// Fills `out`. Returns `false` if the log ends before.
 fn read_whole(log: &mut impl Read, out: &mut [u8]) -> io::Result<bool> {
     match log.read_exact(out) {
         Ok(()) => Ok(true),
@@ -209,7 +209,7 @@ mod tests {
 
     use super::*;
 
-    /// A log of some transactions, of which the database has nothing yet.
+    /// Creates a log of some transactions that are not in the database yet.
     fn log() -> Vec<u8> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("db");

@@ -55,7 +55,7 @@ impl Database for SqliteStorage {
     }
 }
 
-/// What the second and the third column of a round say.
+/// Reads the second and the third column of a round.
 pub(super) fn read_execution(row: &Row<'_>) -> Result<Option<Execution>, DatabaseError> {
     let Some(statement) = row.get(1)? else {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! The thread that writes: commits what has gathered as one transaction, and watches over the files.
+//! The thread that writes: it commits queued commands as one transaction, and watches the files.
 
 use std::{
     collections::{BTreeMap, HashMap, hash_map::Entry},
@@ -29,13 +29,13 @@ use crate::DatabaseError as StorageError;
 
 /// How long to wait, when the server ends, for another program that reads the database.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
-/// How long something that was written tells that writing is possible.
+/// How long a successful write shows that writing is possible.
 const WRITE_AGAIN: Duration = Duration::from_secs(60);
-/// How often the same failure is said, and a log that is too long is looked after.
+/// How often to log the same failure, and to check a log that is too long.
 const MINUTE: Duration = Duration::from_secs(60);
-/// A log that is longer, and remains so, is held by another program's read transaction.
+/// A longer log that remains so is held by another program's read transaction.
 const LONG_LOG_BYTES: u64 = 64 << 20;
-/// With a log that is longer there are no more registrations: the disk's last space is for proofs.
+/// With a longer log, registrations are refused: the disk's last space is for proofs.
 const MAX_LOG_BYTES: u64 = 4 << 30;
 
 pub(super) type Write = Box<dyn FnOnce(&Transaction<'_>) -> Result<(), StorageError> + Send>;
@@ -64,7 +64,7 @@ pub(super) enum Command {
     },
 }
 
-/// What to tell a caller once the transaction is durable.
+/// The answer to a caller once the transaction is durable.
 pub(super) enum Answer {
     Register(Reply<Registered>, Registered),
     OpenRound(Reply<u64>, u64),
@@ -72,7 +72,7 @@ pub(super) enum Answer {
 }
 
 impl Answer {
-    // A caller that has gone away does not need its answer.
+    // The caller may be gone.
     pub(super) fn send(self, durable: bool) {
         match self {
             Self::Register(reply, outcome) => drop(reply.send(result(durable, outcome))),
@@ -97,14 +97,14 @@ pub(super) struct OpenMembers {
     pub(super) members: HashMap<NodeId, Challenge>,
 }
 
-/// How to undo in memory what a transaction did that failed.
+/// How to undo in memory what a failed transaction did.
 #[derive(Default)]
 pub(super) struct Undo {
-    /// New members of the round that was open at first.
+    /// New members of the round that was open before.
     added: Vec<NodeId>,
-    /// That round, where another one was opened since.
+    /// That round, if another one was opened since.
     closed: Option<OpenMembers>,
-    /// Whether another one was opened.
+    /// Whether another round was opened.
     opened: bool,
 }
 
@@ -121,7 +121,7 @@ impl Undo {
     }
 }
 
-/// The thread that owns the only connection that writes.
+/// The thread with the only connection that writes.
 pub(super) struct Writer {
     pub(super) connection: Connection,
     pub(super) reader: Arc<Mutex<Connection>>,
@@ -130,17 +130,17 @@ pub(super) struct Writer {
     pub(super) max_batch: usize,
     pub(super) counters: Arc<dyn Counters>,
     pub(super) place: Place,
-    /// Whether the database was closed to be opened again, which has not succeeded yet.
+    /// Whether the database was closed to be reopened, and reopening has failed so far.
     pub(super) closed: bool,
-    /// A copy of what the database held when another file was put in its place.
+    /// The path of a copy of the database, made when another file had taken its place.
     pub(super) kept: Option<PathBuf>,
-    /// When something was written last; `None` after a failure.
+    /// The time of the last successful write; `None` after a failure.
     pub(super) written: Option<Instant>,
-    /// How long the log (-wal) is, and when it was looked after.
+    /// The length of the log (-wal), and when it was last checked.
     pub(super) log_bytes: u64,
     pub(super) max_log_bytes: u64,
     pub(super) tended: Instant,
-    /// Failures of the last minute, and when they were said.
+    /// Failures of the last minute, and when they were logged.
     pub(super) said: BTreeMap<String, Instant>,
 }
 
@@ -184,7 +184,7 @@ impl Writer {
             let start = Instant::now();
             let durable = match self.commit(batch.drain(..), &mut answers, &mut undo) {
                 Ok(()) => {
-                    // Of others, there are only those of the server itself.
+                    // Batches without registrations are the server's own, and are not counted.
                     if registers {
                         self.counters.batch_written(start.elapsed());
                     }
@@ -211,7 +211,8 @@ impl Writer {
         }
     }
 
-    /// Says that a transaction failed, the same at most once a minute: while a disk is full, all do.
+    /// Logs that a transaction failed, the same at most once a minute: while a disk is full, all
+    /// fail.
     fn complain(&mut self, error: &StorageError) {
         self.said.retain(|_, said| said.elapsed() < MINUTE);
         let error = error.to_string();
@@ -222,8 +223,8 @@ impl Writer {
         }
     }
 
-    /// Does the commands in one transaction. When it fails, commands without an answer are
-    /// dropped, which tells their callers.
+    /// Executes the commands in one transaction. If it fails, commands without an answer are
+    /// dropped, which notifies their callers.
     pub(super) fn commit(
         &mut self,
         batch: impl Iterator<Item = Command>,
@@ -266,7 +267,7 @@ impl Writer {
                     let opened = open_round(&transaction, round)?;
                     let members = opened.members.len() as u64;
                     let before = open.replace(opened);
-                    // Whatever is opened after that was not open at first.
+                    // Rounds opened later were not open before the transaction.
                     if !mem::replace(&mut undo.opened, true) {
                         undo.closed = before;
                     }
@@ -280,7 +281,7 @@ impl Writer {
                     probe(&transaction, must_write)?;
                     Answer::Write(reply)
                 }
-                // Taken out before.
+                // Removed from the queue before.
                 Command::Close { .. } => continue,
             });
         }
@@ -291,14 +292,14 @@ impl Writer {
         Ok(())
     }
 
-    /// Makes sure that the database is where others will find it.
+    /// Ensures that the database is where other processes will find it.
     fn hold_place(&mut self) -> Result<(), StorageError> {
         if self.closed {
             return self.open_again();
         }
         let change = self.place.change();
         let Some(change) = change.map_err(|cause| unusable(&self.place.database, cause))? else {
-            // A copy that was kept before will not have everything.
+            // An earlier copy lacks what is stored from now on.
             self.kept = None;
             return Ok(());
         };
@@ -337,7 +338,7 @@ impl Writer {
                     self.place.shrunk(bytes);
                     return Ok(());
                 }
-                // What is missing in the file may be in its log or in memory. A start would remove the log
+                // What the file lacks may be in its log or in memory. A start would remove the log
                 // of an empty database.
                 match self.keep_copy() {
                     Ok(kept) => lost(&format!(
@@ -366,7 +367,7 @@ impl Writer {
         })
     }
 
-    /// How large the database is by what SQLite knows.
+    /// Returns the size of the database as SQLite knows it.
     fn bytes(&self) -> Result<u64, StorageError> {
         let pragma = |name: &str| {
             let value = self
@@ -394,12 +395,12 @@ impl Writer {
             .map_err(failed)
     }
 
-    /// Writes a database again of which the file is gone, with everything that it held.
+    /// Writes a database whose file is gone again, with everything in it.
     fn put_back(&mut self) -> Result<(), StorageError> {
         let database = self.place.database.clone();
         let new = with_suffix(&database, ".new");
         self.copy_to(&new)?;
-        // The old log must never stand beside the new database. Whoever has it open keeps it.
+        // An old log must never be next to a new database. Programs that have it open keep it.
         for old in [log_path(&database), with_suffix(&database, "-shm")] {
             match fs::remove_file(&old) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -410,7 +411,7 @@ impl Writer {
         }
         let folder = database.parent().unwrap_or(Path::new("."));
         sync_directory(folder)
-            // Fails if there is a file again by now, and does not replace it.
+            // Fails, rather than replace it, if the file exists again.
             .and_then(|()| fs::hard_link(&new, &database))
             .and_then(|()| fs::remove_file(&new))
             .and_then(|()| sync_directory(folder))
@@ -418,7 +419,7 @@ impl Writer {
         self.open_again()
     }
 
-    /// Keeps a copy of everything beside the file that has taken the database's place.
+    /// Copies everything to a file next to the one that has taken the database's place.
     fn keep_copy(&mut self) -> Result<PathBuf, StorageError> {
         if let Some(kept) = &self.kept {
             return Ok(kept.clone());
@@ -430,12 +431,12 @@ impl Writer {
         Ok(kept)
     }
 
-    /// Closes the database and opens what is in its place.
+    /// Closes the database and opens the one in its place.
     fn open_again(&mut self) -> Result<(), StorageError> {
         self.closed = true;
         let database = self.place.database.clone();
         let mut reader = lock(&self.reader);
-        // The old one first: whoever closes a database last removes its log, by its name.
+        // First closes the old one: the last connection to close removes the log by its name.
         self.connection = Connection::open_in_memory()?;
         *reader = Connection::open_in_memory()?;
         let mut patient_reader = lock(&self.patient_reader);
@@ -448,7 +449,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Looks after a log that is long: empties it, or says why that is impossible.
+    /// Checks a long log: empties it, or logs why that is not possible.
     pub(super) fn tend_log(&mut self) {
         self.log_bytes = log_bytes(&self.place.database);
         if self.log_bytes <= LONG_LOG_BYTES || self.tended.elapsed() < MINUTE {
@@ -470,7 +471,7 @@ impl Writer {
         }
     }
 
-    /// Moves all that is in the log to the database, so that copies of that file are whole.
+    /// Moves everything from the log to the database, so that a copy of that file is complete.
     fn empty_log(&mut self) {
         match self
             .hold_place()
@@ -488,8 +489,8 @@ impl Writer {
         }
     }
 
-    /// Moves the log's contents to the database and cuts it. Says whether that was possible: as long as
-    /// others read an older state, it is not.
+    /// Moves the log's contents to the database and truncates it. Returns whether that was
+    /// possible: not while others read an older state.
     fn checkpoint(&self, patience: Duration) -> Result<bool, StorageError> {
         let connection = &self.connection;
         connection.busy_timeout(patience)?;
@@ -506,13 +507,13 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// Reads something, and writes something if it must.
+/// Reads something, and writes something if `must_write`.
 fn probe(transaction: &Transaction<'_>, must_write: bool) -> Result<(), StorageError> {
-    // From the file, not from memory.
+    // Forces a read of the file, not of memory.
     transaction.release_memory()?;
     read_setting(transaction, name(Setting::PrivateKey))?;
     if must_write {
-        // Another value each time, so that there is something to write.
+        // A different value each time, so that there is something to write.
         transaction.execute(
             "INSERT INTO settings (name, value) VALUES ('probe', randomblob(8))
              ON CONFLICT (name) DO UPDATE SET value = excluded.value",
@@ -529,7 +530,7 @@ fn register(
     max_members: u64,
     undo: &mut Undo,
 ) -> Result<Registered, StorageError> {
-    // First the room, then whether the node is known: the order that clients know.
+    // Checks the limit before the member, which is the order that clients know.
     let number = open.members.len() as u64;
     if number >= max_members {
         return Ok(Registered::Full);

@@ -9,7 +9,7 @@ use std::{
 /// More than any model here has.
 const MAX_STATES: usize = 8_000_000;
 
-/// A hash that is fast on many small numbers.
+/// A fast hash for many small numbers.
 #[derive(Default)]
 struct Mixed(u64);
 
@@ -41,20 +41,20 @@ impl Hasher for Mixed {
     }
 }
 
-/// Something that takes one of several steps at any time.
+/// A model, which can take one of several steps at any time.
 pub(crate) trait Model {
     type State: Clone + Eq + Hash + Debug;
     type Step: Copy + Debug;
 
     fn start(&self) -> Self::State;
 
-    /// All steps that can be taken, and where they lead.
+    /// Returns all possible steps, with the states to which they lead.
     fn steps(&self, state: &Self::State) -> Vec<(Self::Step, Self::State)>;
 
-    /// An invariant that the state breaks.
+    /// Returns an invariant that the state violates.
     fn broken(&self, state: &Self::State) -> Option<&'static str>;
 
-    /// An invariant that the step breaks.
+    /// Returns an invariant that the step violates.
     fn broken_step(
         &self,
         before: &Self::State,
@@ -62,28 +62,28 @@ pub(crate) trait Model {
         after: &Self::State,
     ) -> Option<&'static str>;
 
-    /// Whether all is done that is to be done. From every state there must be a way to one of these.
+    /// Returns whether everything is done. Such a state must be reachable from every state.
     fn done(&self, state: &Self::State) -> bool;
 }
 
-/// What breaks when no way leads to the end.
+/// The invariant that is violated if no such state can be reached.
 pub(crate) const ENDS: &str = "when the faults end, every round ends well";
 
-/// How an invariant is broken.
+/// A violation of an invariant.
 #[derive(Debug)]
 pub(crate) struct Broken {
     pub(crate) invariant: &'static str,
-    /// A shortest way there.
+    /// A shortest sequence of steps to it.
     pub(crate) steps: Vec<String>,
 }
 
-/// Visits all states, and returns how many there are.
+/// Visits all states, and returns their number.
 pub(crate) fn explore<M: Model>(model: &M) -> Result<usize, Broken> {
     let start = model.start();
     let mut known: HashMap<_, usize, BuildHasherDefault<Mixed>> = HashMap::default();
     known.insert(start.clone(), 0);
     let mut states = vec![start];
-    // From where, and by which step, a state was reached first.
+    // The state and the step from which each state was first reached.
     let mut reached: Vec<Option<(usize, M::Step)>> = vec![None];
     let mut edges = Vec::new();
     let way = |reached: &[Option<(usize, M::Step)>], mut place: usize, last: Option<M::Step>| {
@@ -133,7 +133,7 @@ pub(crate) fn explore<M: Model>(model: &M) -> Result<usize, Broken> {
     }
 }
 
-/// A state from which no way leads to the end.
+/// Returns a state from which no final state can be reached.
 fn without_end<M: Model>(
     model: &M,
     states: &[M::State],
@@ -158,7 +158,7 @@ fn without_end<M: Model>(
     ends.iter().position(|end| !end)
 }
 
-/// Leaves a rule out and finds the invariant that it is there for broken.
+/// Checks that leaving out a rule violates the invariant that the rule is for.
 pub(crate) fn assert_caught<M: Model>(name: &str, model: &M, invariant: &str) {
     match explore(model) {
         Ok(states) => panic!("without the rule {name} nothing breaks in {states} states"),

@@ -1,7 +1,8 @@
-//! Who works on a round, what the shared log of it holds, how many leaves count, and its proof.
+//! Which server works on a round, what the round's shared log holds, how many leaves count, and its
+//! proof.
 //!
-//! An entry is right or wrong. One machine errs once, and what it makes after that follows from the wrong
-//! entry, until it goes back.
+//! An entry is right or wrong. One machine errs once, and what it makes after that follows from the
+//! wrong entry, until it goes back.
 
 use crate::check::{ENDS, Model, assert_caught, explore};
 
@@ -21,19 +22,19 @@ const ONCE: &str =
 const FOLLOWS: &str = "a server that has seen the shared log ahead of its own does not work";
 const SAME_PROOF: &str = "a proof that a server has seen is that of the round, or that is an alarm";
 
-/// What is decided how. Each rule can be left out.
+/// The rules of the decisions. Each can be left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Without {
     Nothing,
-    /// Entries are stored by their places: the same again changes nothing.
+    /// Entries are stored by number, so that repeating an append changes nothing.
     Places,
-    /// An entry that differs is recomputed, and the one that is wrong goes back.
+    /// If entries differ, the first one is recomputed, and the wrong log goes back.
     Recomputing,
     /// A proof is verified before it is stored.
     Verifying,
-    /// Who sees the shared log ahead follows.
+    /// A server follows if the shared log is ahead.
     Following,
-    /// A follower goes on when the log stops growing.
+    /// A follower takes over when the log stops growing.
     TakingOver,
     /// The entries are handed in before the count.
     EntriesBeforeCount,
@@ -43,9 +44,9 @@ enum Without {
     InsertOnce,
     /// The challenge changes in the transaction that stores the proof.
     RotatingWithProof,
-    /// Others make the proof when the one with the highest count is silent.
+    /// If the server with the highest count is silent, others make the proof.
     ProofByOthers,
-    /// A server whose database went back stores the proof again that it has seen.
+    /// A server whose database went back stores the proof again.
     StoringAgain,
 }
 
@@ -53,11 +54,11 @@ struct Work {
     without: Without,
     /// Entries that the fastest machine makes in each round.
     entries: [u8; ROUNDS],
-    /// How many things may go wrong in one run: an answer or a machine that is lost, an error, a fail-over.
+    /// How many faults may happen in one run: a lost answer or machine, an error, a fail-over.
     faults: u8,
 }
 
-/// A log: how many entries, and which is the first wrong one, counted from one; zero if none is.
+/// A log: its number of entries, and the first wrong one, counted from one; zero if all are right.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Log {
     entries: u8,
@@ -78,7 +79,7 @@ impl Log {
         Self { entries, wrong }
     }
 
-    /// The first place in which it differs from another.
+    /// Returns the first entry in which it differs from another log.
     fn differs(self, other: Self) -> Option<u8> {
         let shorter = self.entries.min(other.entries);
         let (one, other) = (self.cut(shorter), other.cut(shorter));
@@ -113,12 +114,12 @@ struct Database {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Server {
     timeline: u8,
-    /// Which round it is at; [`ROUNDS`] after the last one.
+    /// The current round; [`ROUNDS`] after the last one.
     round: usize,
     works: bool,
     log: Log,
     seen: [Option<Proof>; ROUNDS],
-    /// Whether it has found another proof than the one that it has seen.
+    /// Whether it has found a proof other than the one that it has seen.
     alarm: bool,
     dead: bool,
 }
@@ -126,13 +127,13 @@ struct Server {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct State {
     database: Database,
-    /// What a replica has, as long as it is one, and whether it has that of the beginning.
+    /// The contents of a replica, while there is one, and whether it is still the initial one.
     replica: Option<Database>,
     replicated: bool,
     servers: [Server; SERVERS],
-    /// Rounds whose time is over.
+    /// The number of rounds whose time is over.
     over: usize,
-    /// How many things may still go wrong.
+    /// How many more faults may happen.
     faults: u8,
     erred: bool,
 }
@@ -144,7 +145,7 @@ enum Step {
         server: usize,
         right: bool,
     },
-    /// Compares the shared log with its own: hands in what is missing there, or copies what is missing here.
+    /// Compares the shared log with the server's own: hands in or copies what is missing.
     Compare {
         server: usize,
         answered: bool,
@@ -167,7 +168,7 @@ enum Step {
     Notice {
         server: usize,
     },
-    /// A machine is lost with its disk, and another one takes its place, or none.
+    /// A machine is lost with its disk, and replaced by another one, or not.
     Replace {
         server: usize,
     },
@@ -183,7 +184,7 @@ impl Work {
         if let Some(place) = server.log.differs(*shared)
             && self.without != Without::Recomputing
         {
-            // What is recomputed tells which one is wrong.
+            // Recomputing the entry shows which one is wrong.
 
             match server.log.wrong == place {
                 true => server.log = server.log.cut(place - 1),
@@ -195,7 +196,7 @@ impl Work {
         }
         if server.log.entries > shared.entries {
             match self.without {
-                // The rest of what was not answered is sent again behind whatever there is.
+                // The unanswered rest is sent again after whatever is there.
                 Without::Places if !answered => {
                     *shared = server.log;
                     shared.push(false);
@@ -210,7 +211,7 @@ impl Work {
         }
     }
 
-    /// How many leaves a server gives the proof that it makes.
+    /// Returns the number of leaves of the proof that a server makes.
     fn leaves(&self, database: &Database, server: &Server, number: usize) -> Option<u8> {
         let counts = &database.counts[server.round];
         let own = counts[number];
@@ -233,7 +234,7 @@ impl Work {
         };
         if !proof.valid && self.without != Without::Verifying {
             server.log = server.log.cut(proven.wrong - 1);
-            // Its entries are wrong there, too, if it has handed them in or copied them from there.
+            // Its entries are wrong there, too, if it handed them in or copied them from there.
             let shared = &mut database.logs[round];
             *shared = shared.cut(shared.right());
             database.counts[round] = [None; SERVERS];
@@ -302,15 +303,15 @@ impl Model for Work {
             steps.push((step, next));
         };
         let database = &state.database;
-        // There is time enough for whoever lives.
+        // There is enough time for every server that is running.
         if state.over < ROUNDS
             && (database.logs[state.over].entries >= self.entries[state.over]
                 || database.proofs[state.over].is_some())
         {
             step(Step::Time, &|next| next.over += 1);
         }
-        // An answer that is lost changes nothing: a server looks again before it does anything else. So it
-        // is a fault only without the rules that see to that.
+        // A lost answer changes nothing, because a server looks again before it does anything else.
+        // So it is a fault only without the rules that ensure that.
         let may_be_lost = [Without::Places, Without::RotatingWithProof].contains(&self.without);
         let answers: &[bool] = if state.faults > 0 && may_be_lost {
             &[true, false]
@@ -323,7 +324,7 @@ impl Model for Work {
                 continue;
             }
             let (round, server_log) = (server.round, server.log);
-            // A round that nobody could work on in time is worked on late.
+            // A round on which no server could work in time is worked on late.
             if round < ROUNDS && server.works && server_log.entries < self.entries[round] {
                 for right in [true, false] {
                     if !right && (number != ERRS || state.faults == 0 || state.erred) {
@@ -428,7 +429,8 @@ impl Model for Work {
                     next.database.counts[round][number] = Some(server_log.entries);
                 });
             }
-            // After a short wait, whoever else is there has counted, or is not waited for.
+            // After a short wait, every other server that is there has counted, or is not waited
+            // for.
             let Some(leaves) = self.leaves(database, server, number) else {
                 continue;
             };
@@ -442,7 +444,7 @@ impl Model for Work {
                 }
             }
         }
-        // A replica has what it had at one moment, until another server asks it.
+        // A replica stays at one moment until another server promotes it.
         if let Some(replica) = &state.replica
             && state.faults > 0
         {
@@ -543,7 +545,7 @@ fn the_log_is_the_election() {
     assert_holds([1, 1], 2);
 }
 
-/// All together, with six million states.
+/// All rules and faults together, with six million states.
 #[test]
 #[ignore = "takes a minute and 2.4 GB of memory: --test model -- --ignored"]
 fn the_log_is_the_election_with_more_faults() {

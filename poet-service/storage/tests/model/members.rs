@@ -9,13 +9,13 @@ const AHEAD: [i8; SERVERS] = [-1, 0, 1];
 /// When each round closes, by the database's clock, and when the model's time ends.
 const STARTS: [i8; ROUNDS] = [1, 2];
 const LAST: i8 = 2;
-/// How many things may go wrong in one run: a lost answer, a server that ends, a fail-over.
+/// How many faults may happen in one run: a lost answer, a server that ends, a fail-over.
 const FAULTS: u8 = 2;
-/// How many members each round takes.
+/// The maximum number of members of each round.
 const ROOM: [u32; ROUNDS] = [2, 1];
 
-/// Registrations, as bits of a set: which node, and at which servers it tries. Two of them are one node's
-/// with different challenges.
+/// Registrations, as bits of a set: the node, and the servers that it tries. Two registrations are
+/// of the same node with different challenges.
 const NODE: [u8; 3] = [0, 0, 1];
 const AT: [&[usize]; 3] = [&[0, 1], &[1], &[2]];
 
@@ -30,23 +30,23 @@ const ROOM_KEPT: &str = "a round has no more members than there is room for";
 const SAME_IS_OK: &str = "the same registration again is no conflict";
 const ONE_OPEN: &str = "one round is open";
 
-/// What is decided how. Each rule can be left out.
+/// The rules of the decisions. Each can be left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Without {
     Nothing,
-    /// The round's row is locked and looked at in the transaction that registers.
+    /// The transaction that registers locks and reads the round's row.
     LockOfTheRow,
     /// The database's clock decides whether a round may close.
     DatabasesClock,
-    /// A node is a member once: by the primary key.
+    /// A node is a member only once: by the primary key.
     PrimaryKey,
-    /// The room is counted in the transaction.
+    /// The transaction counts the members.
     CountInTheTransaction,
-    /// What is there already is told from what conflicts.
+    /// A repeated registration is distinguished from a conflict.
     Repetition,
     /// A round closes in the transaction that opens the next one.
     ClosingWithOpening,
-    /// An answer is sent after the commit.
+    /// The answer is sent after the commit.
     AnswerAfterCommit,
     /// The statement is computed from what is stored.
     StoredMembers,
@@ -54,31 +54,31 @@ enum Without {
     HandingInAgain,
 }
 
-/// Without one rule, and with so many faults.
+/// The rule that is left out, and the number of faults.
 struct Members(Without, u8);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct State {
     now: i8,
     database: Database,
-    /// What a replica has, as long as it is one, and whether it has that of the beginning.
+    /// The contents of a replica, while there is one, and whether it is still the initial one.
     replica: Option<Database>,
     replicated: bool,
     servers: [Server; SERVERS],
-    /// Registrations that some server has acknowledged, and those of them that nobody can know any more: the
-    /// database went back, and the server has ended since.
+    /// Registrations that some server has acknowledged, and those of them that no server can
+    /// remember: the database went back, and the server has ended since.
     acknowledged: [Set; ROUNDS],
     forgotten: [Set; ROUNDS],
     refused_the_same: bool,
-    /// How many things may still go wrong.
+    /// How many more faults may happen.
     faults: u8,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Database {
-    /// How often another one has taken over.
+    /// The number of fail-overs.
     timeline: u8,
-    /// How many rounds were opened: the last one of them is open.
+    /// The number of opened rounds: the last one is open.
     opened: u8,
     closed: Set,
     members: [Set; ROUNDS],
@@ -88,11 +88,11 @@ struct Database {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Server {
     timeline: u8,
-    /// The round that it takes to be open, of which there are more than are looked at.
+    /// The round that it considers open; may be beyond the rounds of the model.
     open: usize,
     /// What it has acknowledged and remembers.
     known: [Set; ROUNDS],
-    /// Those of before the database went back, until it has noticed.
+    /// What it had acknowledged before the database went back, until it notices that.
     doubtful: [Set; ROUNDS],
     alarm: bool,
 }
@@ -128,7 +128,7 @@ fn bit(number: usize) -> Set {
     1 << number
 }
 
-/// Whether two registrations are of one node with different challenges.
+/// Returns whether two registrations are of one node with different challenges.
 fn conflicts(members: Set, registration: usize) -> bool {
     let other = |other: usize| other != registration && NODE[other] == NODE[registration];
     (0..NODE.len()).any(|number| members & bit(number) != 0 && other(number))
@@ -180,15 +180,15 @@ impl Members {
         Answer::Ok
     }
 
-    /// Opens a round and closes those before it. Says whether it is done.
+    /// Opens a round and closes those before it. Returns whether it succeeded.
     fn open(&self, database: &mut Database, now: i8, round: usize) -> bool {
-        // Whether or not anybody has opened the one before.
+        // Whether or not the one before was ever opened.
         let early = round > 0 && now < STARTS[round - 1];
         if early && self.0 != Without::DatabasesClock {
             return false;
         }
         if self.0 != Without::ClosingWithOpening {
-            // One that was never opened has no members.
+            // A round that was never opened has no members.
             for earlier in 0..round {
                 database.closed |= bit(earlier);
             }
@@ -197,8 +197,8 @@ impl Members {
         true
     }
 
-    /// A server finds that the database is on another timeline: what it has opened and acknowledged may be
-    /// gone, and is handed in again.
+    /// A server notices that the database is on another timeline: what it has opened and
+    /// acknowledged may be lost, and is handed in again.
     fn notice(&self, state: &mut State, number: usize) {
         let State {
             database,
@@ -212,8 +212,8 @@ impl Members {
         if self.0 == Without::HandingInAgain {
             return;
         }
-        // What was open when it was acknowledged may be so again, until this server opens what it takes to be
-        // open.
+        // The round that was open at the acknowledgement may be open again, until this server opens
+        // the one that it considers open.
         self.hand_in(database, server, doubtful);
         self.open(database, *now, server.open);
         self.hand_in(database, server, doubtful);
@@ -280,7 +280,7 @@ impl Model for Members {
         for (number, ahead) in AHEAD.into_iter().enumerate() {
             let server = &state.servers[number];
             if server.timeline < state.database.timeline {
-                // It cannot but notice: the connection is another one.
+                // It must notice, since the connection is another one.
                 let server = number;
                 step(Step::Notice { server }, &|next| self.notice(next, number));
             } else {
@@ -304,7 +304,7 @@ impl Model for Members {
                                 self.register(&mut next.database, &known, round, registration);
                             next.refused_the_same |= had && answer == Answer::Conflict;
                             if self.0 == Without::AnswerAfterCommit && !answered {
-                                // The commit is what got lost, after the answer.
+                                // The commit is lost, after the answer.
                                 next.database = state.database.clone();
                                 answer = Answer::Ok;
                             } else if !answered {
@@ -351,7 +351,7 @@ impl Model for Members {
                 let server = number;
                 step(Step::End { server }, &|next| {
                     next.faults -= 1;
-                    // What is open follows from its clock and from what is settled.
+                    // The open round follows from its clock and from what is settled.
                     let now = next.now + ahead;
                     let by_clock = STARTS.iter().filter(|start| now >= **start).count();
                     let settled = next.database.statement.iter().flatten().count();
@@ -364,7 +364,7 @@ impl Model for Members {
                     server.known = [0; ROUNDS];
                     server.doubtful = [0; ROUNDS];
                     server.timeline = next.database.timeline;
-                    // Where it is too early, it tries again.
+                    // If it is too early, it tries again.
                     server.open = match opened {
                         true => open,
                         false => usize::from(next.database.opened) - 1,
@@ -372,7 +372,7 @@ impl Model for Members {
                 });
             }
         }
-        // A replica has what it had at one moment, until another server asks it.
+        // A replica stays at one moment until another server promotes it.
         if let Some(replica) = &state.replica
             && state.faults > 0
         {
@@ -425,7 +425,7 @@ impl Model for Members {
             if database.statement[round].is_some_and(|statement| statement != members) {
                 return Some(STATEMENT);
             }
-            // By whoever acknowledged it, if that one still can know.
+            // Only the server that acknowledged it can know, if it still remembers.
             let doubtful = state
                 .servers
                 .iter()

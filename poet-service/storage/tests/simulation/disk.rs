@@ -1,5 +1,5 @@
-//! The disk on which logs are: it has what was written and, apart from it, what would survive a
-//! power cut.
+//! The disk that holds the logs: what was written and, separately, what would survive a power
+//! failure.
 
 use std::{collections::BTreeMap, io, sync::Arc};
 
@@ -11,44 +11,44 @@ use crate::world::{Event, Fate, World, refused};
 #[derive(Default)]
 pub(crate) struct Disk {
     pub(crate) files: BTreeMap<u64, FileState>,
-    /// Removed, but a power cut may bring them back.
+    /// Removed logs, which a power failure may bring back.
     removed: Vec<(u64, FileState)>,
-    /// Thousandths of all syncs that do nothing and say they did.
+    /// How many of a thousand syncs do nothing and report success.
     pub(crate) lying_syncs: u32,
 }
 
 #[derive(Default)]
 pub(crate) struct FileState {
-    /// What a process reads.
+    /// The contents that a process reads.
     pub(crate) written: Vec<u8>,
-    /// What is there after a power cut.
+    /// The contents after a power failure.
     synced: Vec<u8>,
-    /// From here on, `written` is not `synced`, as far as the system knows.
+    /// From here on, `written` differs from `synced`, as far as the system knows.
     dirty: usize,
-    /// Bytes that a process was told are durable.
+    /// The number of bytes that were reported durable.
     pub(crate) promised: usize,
-    /// A process was told so, and it is not true.
+    /// Whether such a report was false.
     pub(crate) lied: bool,
-    /// A bit of it has changed: whoever finds that writes over what is durable.
+    /// Whether a bit has changed: a process that finds it overwrites durable bytes.
     flipped: bool,
-    /// From here on the system takes bytes for written that are not, after a failed sync.
+    /// From here on, after a failed sync, the system wrongly believes that bytes are written.
     forgotten: Option<usize>,
-    /// A process has it open.
+    /// Whether a process has it open.
     pub(crate) open: bool,
 }
 
 impl FileState {
-    /// Whole entries that a process was told are durable.
+    /// Returns the number of whole entries that were reported durable.
     pub(crate) fn promised_entries(&self) -> u64 {
         (self.promised.saturating_sub(LogHeader::BYTES) / NODE_SIZE) as u64
     }
 }
 
 impl FileState {
-    /// Whole entries that are durable, and right as far as they are known to be.
+    /// Returns the number of whole entries that are durable and, as far as is known, right.
     pub(crate) fn synced_entries(&self) -> u64 {
         let same = if self.written.starts_with(&self.synced) {
-            // This is asked at every step: byte by byte, it would take most of a world's time.
+            // Called at every step: byte by byte, it would take most of a world's time.
             self.synced.len()
         } else {
             let same = self.synced.iter().zip(&self.written);
@@ -58,7 +58,7 @@ impl FileState {
         (same.saturating_sub(LogHeader::BYTES) / NODE_SIZE) as u64
     }
 
-    /// A process opens it. Entries that a sync failed to write before, it cannot tell from others.
+    /// A process opens it. It cannot recognise entries that an earlier sync failed to write.
     pub(crate) fn opened(&mut self) {
         self.lied |= self.forgotten.is_some();
     }
@@ -71,7 +71,7 @@ impl Disk {
         }
     }
 
-    /// The process is gone.
+    /// The process has ended.
     pub(crate) fn close(&mut self) {
         for file in self.files.values_mut() {
             file.open = false;
@@ -80,7 +80,7 @@ impl Disk {
 }
 
 impl World {
-    /// What was not synced is lost, or some of it.
+    /// Loses all or some of what was not synced.
     pub(crate) fn power_cut(&self) {
         let mut state = self.state();
         let state = &mut *state;
@@ -92,7 +92,7 @@ impl World {
         }
         for file in state.disk.files.values_mut() {
             let mut left = file.synced.clone();
-            // Of what was appended, some may have reached the disk: any number of bytes.
+            // Any number of appended bytes may have reached the disk.
             if file.written.len() > left.len() && state.rng.below(2) == 0 {
                 let more = (file.written.len() - left.len()) as u32;
                 let more = state.rng.below(more + 1) as usize;
@@ -118,7 +118,7 @@ impl World {
         }
     }
 
-    /// A bit of an entry that was durable changes.
+    /// Flips a bit of a durable entry.
     pub(crate) fn flip_bit(&self) {
         let mut state = self.state();
         let state = &mut *state;
@@ -142,7 +142,7 @@ impl World {
         let bit = 1 << state.rng.below(8);
         file.synced[place] ^= bit;
         file.written[place] ^= bit;
-        // A repair that is not synced leaves it as it is.
+        // A repair that is not synced does not survive.
         file.flipped = true;
         file.lied = true;
         let round = *round;

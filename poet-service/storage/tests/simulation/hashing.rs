@@ -1,7 +1,7 @@
 //! Hashing at the pace of simulated time, with the log on a simulated disk. The leaves, the log and
-//! what is read from it are real, and so is what decides that an entry is durable ([`DurableLog`]); the
-//! hashing thread and the pace of the log's writer are done here, step by step, whenever somebody asks
-//! how the work stands.
+//! its readers are real, and so is the code that decides when an entry is durable ([`DurableLog`]).
+//! The hashing thread and the log's writer are simulated, step by step, whenever the state of the
+//! work is read.
 
 use std::{
     collections::BTreeMap,
@@ -28,7 +28,7 @@ use crate::{
     world::{Event, Fate, World, refused},
 };
 
-/// As the log's real writer: how long an entry may wait to become durable, and how long to wait
+/// As in the log's real writer: how long an entry may wait to become durable, and how long to wait
 /// after a failure.
 const SYNC_INTERVAL: Duration = Duration::from_millis(250);
 const RETRY: Duration = Duration::from_secs(1);
@@ -41,17 +41,17 @@ pub(crate) struct SimulatedHashing {
     pub(crate) world: Arc<World>,
     pub(crate) leaves_per_second: u32,
     pub(crate) audits: Audits,
-    /// Leaves that rounds had in this process.
+    /// The number of leaves that each round reached in this process.
     pub(crate) reached: Arc<Mutex<BTreeMap<u64, u64>>>,
 }
 
-/// A log that is open. The process has it to itself.
+/// An open log, which no other process uses.
 pub(crate) struct SimulatedLog {
     open: OpenFile,
     log: FileLog,
 }
 
-/// The log's file, which is closed when this is dropped.
+/// The log's file. Dropping this closes it.
 struct OpenFile(SimulatedFile);
 
 impl Drop for OpenFile {
@@ -131,7 +131,7 @@ impl Hashing for SimulatedHashing {
 
     fn remove_log(&self, round: u64) {
         let published = self.world.all_published().contains_key(&round);
-        // One that is not settled may have opened once more, with other members.
+        // The log of an unsettled round may be for other members, if the round opened again.
         let settled = self.world.truth().round(round).unwrap();
         let settled = settled.is_some_and(|record| record.settled);
         self.world.require(published || !settled, || {
@@ -209,7 +209,7 @@ impl Hashing for SimulatedHashing {
         let round = job.round;
         let view = log.log.view();
         let mut audit = RoundAudit::new(&self.audits, job, tree.work(), view, None);
-        // What was wrong may be taken back.
+        // Wrong leaves may be removed.
         self.reached.lock().unwrap().remove(&round);
         if audit.search(&tree, None, stop)? {
             self.world.count(Event::Searched);
@@ -246,7 +246,7 @@ pub(crate) struct SimulatedRun {
 }
 
 impl SimulatedRun {
-    /// Adds the leaves that the time since the start is good for.
+    /// Adds as many leaves as the time since the start allows.
     fn advance(&mut self) {
         let mistakes = self.world.state().faults.mistakes;
         if self.world.chance(mistakes) {
@@ -276,7 +276,7 @@ impl SimulatedRun {
             && self.last_audit.elapsed() >= AUDIT_INTERVAL
         {
             self.last_audit = Instant::now();
-            // It is tried again.
+            // It is retried.
             drop(audit.catch_up(&AtomicBool::new(false)));
         }
     }
@@ -290,7 +290,7 @@ impl SimulatedRun {
         Ok(())
     }
 
-    /// A bit of the state changes.
+    /// Flips a bit of the state.
     fn go_wrong(&mut self) {
         let mut parked = self.tree.parked().to_vec();
         if parked.is_empty() {
@@ -376,7 +376,7 @@ impl Running for SimulatedRun {
             self.reached.lock().unwrap().insert(round, leaves);
         }
         let mut log = self.log.finish()?;
-        // What was wrong may be taken back.
+        // Wrong leaves may be removed.
         self.reached.lock().unwrap().remove(&round);
         let tree = match self.audit {
             Some(mut audit) => audit.settle(self.tree, &mut log)?,

@@ -1,5 +1,5 @@
-//! The life of one world: processes start, are used, crash and start again, until so many rounds
-//! are published; then all faults stop, and what is due has to come.
+//! The life of one world: processes start, are used, crash and start again, until enough rounds are
+//! published; then all faults stop, and everything due must happen.
 
 use std::{
     cell::Cell,
@@ -35,9 +35,9 @@ use crate::{
     world::{Event, World, WorldClock},
 };
 
-/// Two hashes for each label: the same code as with 400, in less time.
+/// Two hashes per label: the same code as with 400, in less time.
 const DEPTH: u32 = 2;
-/// How long the next round that is due may take once nothing fails any more.
+/// How long the next due round may take once nothing fails any more.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// The storage behind the faults, as each process opens it.
@@ -51,16 +51,16 @@ impl Durable for Arc<Mutex<Tables>> {
     }
 }
 
-/// What a world went through.
+/// The history of a world.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Record {
-    /// Of all that happened.
+    /// A hash of everything that happened.
     pub(crate) trace: u64,
     pub(crate) counts: BTreeMap<Event, u64>,
 }
 
-/// What is drawn once for a world. Each kind of trouble is absent from half of all worlds, so that
-/// none hides another.
+/// The random parameters of a world. Half of all worlds lack each kind of fault, so that none hides
+/// another.
 struct Plan {
     rounds: usize,
     leaves_per_second: u32,
@@ -73,7 +73,7 @@ struct Plan {
     lies: bool,
     mistakes: bool,
     audit: AuditMode,
-    /// Nothing of all that.
+    /// None of these faults.
     calm: bool,
     config: RoundsConfig,
 }
@@ -91,10 +91,10 @@ impl Plan {
         let epoch = u64::from(2000 + rng.below(18_000));
         let gap = epoch * u64::from(rng.below(60)) / 100;
         let millis = Duration::from_millis;
-        // From half as many leaves as a proof needs to some more.
+        // From half as many leaves as a proof needs to a few more.
         let leaves = 75 + rng.below(1000);
         let seconds = (epoch - gap) as u32 / 1000 + 1;
-        // Drawn apart, so that worlds without them stay what they were.
+        // From a separate generator, so that other worlds stay the same.
         let mut apart = Rng::new(!seed);
         let mut early_cycle_gaps = Vec::new();
         if seed % 4 == 2 {
@@ -150,7 +150,7 @@ fn genesis() -> Timestamp {
     "2026-01-01T00:00:00Z".parse().unwrap()
 }
 
-/// The proofs as clients get them: as they were published, or else out of the storage.
+/// The proofs as clients get them: as published, or else from the storage.
 struct Served {
     storage: Arc<dyn Storage>,
     roots: Mutex<BTreeMap<ProofId, Node>>,
@@ -171,7 +171,7 @@ impl Publish for Served {
 }
 
 impl Served {
-    /// The root of a proof.
+    /// Returns the root of a proof.
     fn root(&self, id: ProofId) -> Result<Option<Node>, StorageError> {
         if let Some(root) = self.roots.lock().unwrap().get(&id) {
             return Ok(Some(*root));
@@ -184,7 +184,7 @@ impl Served {
     }
 }
 
-/// A process that runs.
+/// A running process.
 struct Process {
     rounds: Rounds,
     served: Arc<Served>,
@@ -198,7 +198,7 @@ fn work() -> Work {
     })
 }
 
-/// Nodes, by the dozen.
+/// Nodes from a small set.
 fn node(number: u32) -> &'static SigningKey {
     static NODES: OnceLock<Vec<SigningKey>> = OnceLock::new();
     let nodes = NODES.get_or_init(|| {
@@ -209,11 +209,11 @@ fn node(number: u32) -> &'static SigningKey {
 }
 
 thread_local! {
-    /// Whether a task of the process that runs on this thread has panicked: the runtime would hide it.
+    /// Whether a task of the process on this thread has panicked: the runtime would hide it.
     static PANICKED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Has panics noticed, and told as always.
+/// Records panics, and prints them as usual.
 fn notice_panics() {
     static NOTICED: Once = Once::new();
     NOTICED.call_once(|| {
@@ -230,20 +230,19 @@ fn notice_panics() {
 enum End {
     /// It did not even start.
     Refused,
-    /// In an operation.
+    /// It crashed in an operation.
     Crashed,
     Killed,
-    /// With the whole rounds.
+    /// The power failed.
     PowerCut,
     Stopped,
-    /// It has done all it was there for.
+    /// It has done everything.
     Done,
 }
 
-/// Lives the life of the world with this seed, on a storage.
+/// Runs the world with this seed on a storage.
 ///
-/// # Errors
-/// Says what was not as it must be.
+/// # Errors Fails with the violated requirement.
 pub(crate) fn live(
     seed: u64,
     rounds: usize,
@@ -286,7 +285,7 @@ pub(crate) fn live(
             break;
         }
     }
-    // What the last one left must be enough for another one.
+    // What the last process left must suffice for another one.
     life.process(durable, true);
     let report = life.audits.total();
     world.state().counts.insert(Event::Repaired, report.copies);
@@ -306,7 +305,7 @@ pub(crate) fn live(
 /// How long a leap of its clock must last.
 pub(crate) const CALM_PATIENCE: Duration = Duration::from_secs(300);
 
-/// A process without trouble, in a round of twenty minutes, for a look at what is told of its work.
+/// Runs a process without faults in a round of twenty minutes, to read its state.
 pub(crate) fn calm_round(look: impl AsyncFnOnce(&Arc<World>, &Rounds)) {
     notice_panics();
     let mut plan = Plan::draw(&mut Rng::new(1), 1, 1);
@@ -348,18 +347,18 @@ pub(crate) fn calm_round(look: impl AsyncFnOnce(&Arc<World>, &Rounds)) {
 struct Life {
     world: Arc<World>,
     plan: Plan,
-    /// What was asked last, to be asked again.
+    /// The last requests, to be repeated.
     recent: Mutex<Vec<Member>>,
-    /// What clients were told to use in a proof of work.
+    /// The parameters of proofs of work that clients were given.
     told: Mutex<Vec<PowParams>>,
     audits: Audits,
 }
 
 impl Life {
-    /// A process, from its start to its end. The last one meets no trouble and finishes everything.
+    /// A process, from its start to its end. The last one meets no faults and finishes everything.
     fn process(&self, durable: &dyn Durable, last: bool) -> End {
         let world = &self.world;
-        // Before the runtime, so that its time stands still when it is looked at.
+        // Before the runtime, so that its time stands still while it is read.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .start_paused(true)
@@ -397,7 +396,7 @@ impl Life {
         end
     }
 
-    /// Until somebody starts the process again.
+    /// Lasts until the process is started again.
     fn pause(&self) {
         let world = &self.world;
         let epochs = if world.chance(100) { 3 } else { 0 };
@@ -478,8 +477,8 @@ impl Life {
                 audits: self.audits.clone(),
                 reached: Arc::default(),
             },
-            // Makes for subtrees of 1 to 16 leaves; the next version may know faster machines. In a
-            // longer round, each is a leaf.
+            // Results in subtrees of 1 to 16 leaves; a later version may expect faster machines. In
+            // a longer round, each subtree is a leaf.
             expected_leaves_per_second: match self.plan.config.epoch_duration.as_secs() {
                 0..100 => (1 << 25) << world.below(5),
                 _ => 1000,
@@ -497,7 +496,7 @@ impl Life {
         }
     }
 
-    /// Something happens to a running process. Says if that was its end.
+    /// Lets something happen to a running process. Returns how it ended, if it did.
     async fn happen(&self, process: &Process) -> Option<End> {
         let (world, rounds) = (&self.world, &process.rounds);
         let plan = &self.plan;
@@ -553,7 +552,7 @@ impl Life {
         SignedDuration::from_millis((1 + self.world.below(bound)).into())
     }
 
-    /// A crowd asks around the moment at which the round closes.
+    /// Many nodes register around the moment at which the round closes.
     async fn rush(&self, rounds: &Rounds) {
         let world = &self.world;
         let registration = rounds.registration();
@@ -577,7 +576,7 @@ impl Life {
         }
     }
 
-    /// A node asks to be registered; the answer is looked at when it comes.
+    /// A node registers; the answer is checked when it comes.
     fn ask(&self, rounds: &Rounds) {
         let world = &self.world;
         let registration = Arc::clone(rounds.registration());
@@ -636,10 +635,10 @@ impl Life {
         tokio::spawn(asked.answer(Arc::clone(world), registration, request));
     }
 
-    /// What clients see now.
+    /// Checks what clients see now.
     async fn look(&self, process: &Process) {
         let (world, rounds) = (&self.world, &process.rounds);
-        // Those whose answers are on their way are counted then.
+        // Waits for answers on their way.
         for _ in 0..3 {
             tokio::task::yield_now().await;
         }
@@ -694,7 +693,7 @@ impl Life {
         }
     }
 
-    /// Nothing fails any more: all that is due is published.
+    /// Nothing fails any more: everything due must be published.
     async fn finish(&self, process: &Process) {
         let (world, rounds) = (&self.world, &process.rounds);
         let schedule = rounds.registration().schedule().clone();
@@ -703,7 +702,7 @@ impl Life {
         // The clock jumps.
         world.state().oracle.pace = None;
         world.state().oracle.jumps = true;
-        // The rounds that were opened when the clock was ahead are due, too, when it gets there.
+        // Rounds that were opened while the clock was ahead become due, too.
         let newest = storage.newest_rounds(1).unwrap()[0].round;
         let now = poet_rounds::clock::Clock::now(&clock);
         world.jump(schedule.end(newest).duration_since(now) + SignedDuration::from_millis(1));
@@ -786,7 +785,7 @@ fn request(
     }
 }
 
-/// A request, and what its answer may be.
+/// A request, and its allowed answers.
 struct Asked {
     member: Member,
     deadline: Option<Timestamp>,
@@ -820,7 +819,7 @@ impl Asked {
             }) => {
                 let end = registration.schedule().end(*round);
                 let now = poet_rounds::clock::Clock::now(&WorldClock(Arc::clone(&world)));
-                // Else it is the clock's that does not believe a leap yet.
+                // Otherwise, it is the end by a clock that does not believe a leap yet.
                 let exact = world.state().oracle.patience.is_zero();
                 world.require(!exact || *time_to_end == end.duration_since(now), || {
                     format!("the end of round {round} is not in {time_to_end:?}")
@@ -841,7 +840,7 @@ impl Asked {
             Err(RegistrationError::PowParams) => Event::OldChallenge,
             Err(_) => Event::Unavailable,
         };
-        // Two rounds without members may have the same root, and a challenge come again.
+        // Two rounds without members may have the same root, and so the same challenge.
         let expected = match &answer {
             Ok(_) => !self.spoilt && known,
             Err(RegistrationError::Signature) => self.spoilt,

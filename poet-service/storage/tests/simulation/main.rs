@@ -1,22 +1,20 @@
 //! The server's state machine in simulated worlds.
 //!
-//! The code that serves (registration, the life of rounds, the worker, its log, proofs and their
-//! verification) runs under a clock, on a storage and on a disk that are simulated: time passes as
-//! fast as nothing happens, the clock jumps, the process crashes in any of its operations or is
-//! killed, the power fails, transactions and log writes fail, are torn or not there after all, the
-//! disk fills up and lies. Nodes register all the while. All of it follows from a seed: the same
-//! seed, the same world, to the last operation.
+//! The production code (registration, the life of rounds, the worker, its log, proofs and their
+//! verification) runs with a simulated clock, storage and disk: idle time passes at once, the clock
+//! jumps, the process crashes in any operation or is killed, the power fails, transactions and log
+//! writes fail, are torn or disappear, the disk fills up and lies. Nodes register all the time.
+//! Everything follows from a seed: the same seed gives the same world, to the last operation.
 //!
-//! What must hold is checked at every step (`world.rs`): what was acknowledged is stored, and a
-//! member of the round's proof; each proof is published once, valid, with the members that are
-//! stored, not before its round's end, and never changes; only rounds that were opened here are
-//! worked on; entries of the log that were durable are not lost; the challenge of the proof of work
-//! is the root of the newest proof, and the one before it is still accepted, over restarts; and when
-//! all trouble stops, the server starts and publishes everything that is due.
-//!
+//! The requirements are checked at every step (`world.rs`): what was acknowledged is stored, and a
+//! member of the round's proof; each proof is published once, valid, with the stored members, not
+//! before its round's end, and never changes; only rounds that were opened here are worked on;
+//! durable log entries are not lost; the challenge of the proof of work is the root of the newest
+//! proof, and the previous one is still accepted, even after restarts; and when all faults stop,
+//! the server starts and publishes everything that is due.
 //! | variable | |
 //! |---|---|
-//! | `POET_SIMULATION_SEED=n` | the world with this seed only, telling all that happens |
+//! | `POET_SIMULATION_SEED=n` | only the world with this seed, printing everything that happens |
 //! | `POET_SIMULATION_SECONDS=n` | other worlds than usual, for this long |
 //!
 //! For example `POET_SIMULATION_SECONDS=3600 cargo test -p poet-storage --test simulation`.
@@ -48,15 +46,15 @@ use world::{Event, WorldClock};
 /// Worlds, and rounds in each.
 const WORLDS: u64 = 1000;
 const ROUNDS: usize = 10;
-/// Worlds on the real database, which takes its time to make things durable.
+/// Worlds on the real database, which needs time to make things durable.
 const SQLITE_WORLDS: u64 = 10;
 
-/// The world with this seed.
+/// Runs the world with this seed.
 fn world(seed: u64, print: bool) -> Record {
     life(seed, &Arc::<Mutex<Tables>>::default(), print)
 }
 
-/// Panics when something is wrong in the world with this seed.
+/// Runs the world with this seed. Panics if something is wrong in it.
 fn life(seed: u64, durable: &dyn Durable, print: bool) -> Record {
     live(seed, ROUNDS, durable, print).unwrap_or_else(|what| {
         panic!(
@@ -118,11 +116,11 @@ fn worlds() {
     }
 }
 
-/// Seeds of worlds in which something was wrong once.
+/// Seeds of worlds that have found bugs.
 #[test]
 fn worlds_that_found_something() {
     for seed in [
-        // A round with members was opened while the clock was ahead, and then passed over.
+        // A round with members was opened while the clock was ahead, and then skipped.
         429,
         996,
         // The server was started after the clock had been set back to before a settled round.
@@ -133,7 +131,7 @@ fn worlds_that_found_something() {
     }
 }
 
-/// The same on the real database, whose process ends without a word.
+/// The same on the real database, whose process ends without cleaning up.
 #[test]
 fn worlds_on_sqlite() {
     let (mut published, mut crashes) = (0, 0);
@@ -186,7 +184,7 @@ fn a_sustained_drop_of_the_rate_is_told() {
     });
 }
 
-/// Over the end of the round that is worked on, and of those that come next.
+/// Leaps over the end of the current round, and of the next ones.
 #[test]
 fn a_clock_that_leaps_for_a_while_ends_nothing() {
     life::calm_round(async |world, rounds| {
@@ -209,7 +207,7 @@ fn a_clock_that_leaps_for_a_while_ends_nothing() {
                 assert!(leaves() >= before + 80);
             }
         }
-        // What lasts is believed, and not before its time.
+        // A lasting leap is believed, but not too early.
         world.jump(hour);
         tokio::time::sleep(CALM_PATIENCE - Duration::from_secs(1)).await;
         assert_eq!(state(), (Some(0), 1));

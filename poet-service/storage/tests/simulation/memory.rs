@@ -1,4 +1,4 @@
-//! A storage in memory that never fails: what is durable in a simulated world.
+//! A storage in memory that never fails: the durable state of a simulated world.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +14,7 @@ use poet_rounds::storage::{
     UnfinishedRound,
 };
 
-/// What outlives a process.
+/// The state that survives a process.
 #[derive(Default)]
 pub(crate) struct Tables {
     settings: Vec<(Setting, Vec<u8>)>,
@@ -26,7 +26,7 @@ pub(crate) struct Tables {
     unfinished: BTreeSet<u64>,
 }
 
-/// The storage as one process has it.
+/// The storage as one process sees it.
 pub(crate) struct MemoryStorage {
     tables: Arc<Mutex<Tables>>,
     open: Mutex<Option<u64>>,

@@ -1,5 +1,5 @@
-//! The real database behind the faults. A simulated process has one thread, on which nothing may wait
-//! for another; so each operation is done, and waited for, on a thread of its own.
+//! The real database behind the faults. A simulated process has one thread, on which nothing may
+//! wait for another thread; so each operation runs, and is waited for, on a separate thread.
 
 use std::{
     ops::RangeInclusive,

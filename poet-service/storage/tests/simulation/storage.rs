@@ -1,5 +1,5 @@
-//! A storage that commits groups, takes its time, fails, and crashes with the process at any of its
-//! operations. Behind it is one that does not fail, in which the durable things are.
+//! A storage that commits in groups, takes time, fails, and crashes with the process in any of its
+//! operations. Behind it is a storage that does not fail and holds the durable state.
 
 use std::{
     future::Future,
@@ -23,7 +23,7 @@ fn stopped() -> StorageError {
     StorageError::new("the storage has stopped")
 }
 
-/// Something to write.
+/// A write.
 #[derive(Clone)]
 pub(crate) enum Command {
     OpenRound(u64),
@@ -37,7 +37,7 @@ pub(crate) enum Command {
     Remove(u64, u32),
 }
 
-/// What came of it.
+/// The result of a write.
 enum Outcome {
     Nothing,
     Opened(u64),
@@ -48,7 +48,7 @@ enum Outcome {
 
 impl Command {
     /// Concurrent registrations have no order. Which of several waiting tasks tokio wakes first
-    /// differs between two runs, so they are given one.
+    /// differs between two runs, so this sorts them.
     fn order(&self) -> Option<(u64, NodeId, Challenge)> {
         match self {
             Self::Register(round, member, _) => Some((*round, member.node_id, member.challenge)),
@@ -122,7 +122,7 @@ impl Command {
     }
 }
 
-/// The value of a future that does not wait.
+/// Returns the value of a future that does not wait.
 pub(crate) fn now<T>(future: impl Future<Output = T>) -> T {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(value) => value,
@@ -132,13 +132,13 @@ pub(crate) fn now<T>(future: impl Future<Output = T>) -> T {
 
 type Reply = oneshot::Sender<Result<Outcome, StorageError>>;
 
-/// The storage as one process has it.
+/// The storage as one process sees it.
 pub(crate) struct FaultyStorage {
     world: Arc<World>,
     behind: Arc<dyn Storage>,
     waiting: Mutex<Vec<(Command, Reply)>>,
     changed: Notify,
-    /// As the process opened it.
+    /// The open round, as the process opened it.
     open: Mutex<Option<u64>>,
 }
 
@@ -156,7 +156,7 @@ impl FaultyStorage {
         storage
     }
 
-    /// A transaction whose commit failed may be found whole after a restart, if nothing was
+    /// A transaction whose commit failed may be found complete after a restart, if nothing was
     /// committed since.
     pub(crate) fn reappear(world: &World, storage: &dyn Storage) {
         let limbo = std::mem::take(&mut world.state().limbo);
@@ -170,7 +170,7 @@ impl FaultyStorage {
         }
     }
 
-    /// Writes what waits, all that has gathered at once.
+    /// Writes everything in the queue at once.
     async fn write(self: Arc<Self>) {
         loop {
             self.changed.notified().await;
@@ -184,7 +184,7 @@ impl FaultyStorage {
             if bound > 8 {
                 self.world.trouble();
             }
-            // What went wrong has been told to those who wait.
+            // The waiting callers were notified of the failure.
             drop(self.flush());
         }
     }
@@ -209,7 +209,7 @@ impl FaultyStorage {
             }
         };
         for (reply, outcome) in replies.into_iter().zip(outcomes) {
-            // A caller that has gone away does not need its answer.
+            // The caller may be gone.
             drop(reply.send(outcome));
         }
         result
@@ -246,14 +246,14 @@ impl FaultyStorage {
         Ok(outcomes)
     }
 
-    /// Commits at once, behind all that waits.
+    /// Commits at once, after everything in the queue.
     fn commit_now(&self, command: Command) -> Result<Outcome, StorageError> {
-        // Its own callers are told.
+        // The callers in the queue are notified.
         drop(self.flush());
         self.commit(vec![command])?.pop().ok_or_else(stopped)
     }
 
-    /// Commits with whatever else has gathered by then.
+    /// Commits with whatever else is in the queue by then.
     fn commit_soon<T: Send + 'static>(
         &self,
         command: Command,

@@ -1,5 +1,6 @@
-//! What outlives a process: the time, the disk, and the record of what must be true. One seed, one
-//! world; everything random is drawn from here, in the order in which the one thread asks.
+//! What survives a process: the time, the disk, and the record of what must be true. All random
+//! numbers are drawn from here, in the order in which the single thread asks, so that each seed
+//! gives one world.
 
 use std::{
     collections::BTreeMap,
@@ -22,32 +23,31 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::{disk::Disk, storage::Command};
 
-/// How long a round may take from the decision to open it until it is open: a slow transaction.
+/// The maximum time from the decision to open a round until it is open: a slow transaction.
 const MAX_LATENESS: SignedDuration = SignedDuration::from_secs(5);
 
-/// How long after trouble everything is as it should be again: a slow transaction, and some time to
+/// How long after a fault everything must be in order again: a slow transaction, and some time to
 /// try again.
 const QUIET: Duration = Duration::from_secs(6);
 
-/// How often something goes wrong.
+/// How often each fault happens.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Faults {
-    /// Thousandths of all operations that fail.
+    /// How many of a thousand operations fail.
     pub(crate) errors: u32,
-    /// Nothing can be written.
+    /// Whether nothing can be written.
     pub(crate) full: bool,
-    /// Transactions take up to seconds.
+    /// Whether transactions take up to seconds.
     pub(crate) slow: bool,
-    /// Thousandths of all looks at the work before which a bit of its state changes.
+    /// How many of a thousand reads of the work's state are preceded by a flipped bit in it.
     pub(crate) mistakes: u32,
-    /// What is written to logs stays on its way, without an error.
+    /// Whether writes to logs hang, without an error.
     pub(crate) hangs: bool,
-    /// The work is half as fast.
+    /// Whether the work is half as fast.
     pub(crate) half_speed: bool,
 }
 
-/// How many times what happened. A simulation in which something never happens tests less than it
-/// says.
+/// Counts of events. A simulation in which some event never happens tests less than it claims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Event {
     Start,
@@ -129,10 +129,10 @@ impl Event {
     ];
 }
 
-/// A world and what lives in it.
+/// A world and everything in it.
 pub(crate) struct World {
     state: Mutex<State>,
-    /// The process has crashed, or must not go on.
+    /// The process has crashed, or must stop.
     over: Notify,
 }
 
@@ -141,16 +141,16 @@ pub(crate) struct State {
     pub(crate) faults: Faults,
     pub(crate) counts: BTreeMap<Event, u64>,
     pub(crate) disk: Disk,
-    /// A transaction that failed, and may be there nevertheless when the process comes back.
+    /// A transaction that failed, but may be there when the process restarts.
     pub(crate) limbo: Vec<Command>,
     pub(crate) oracle: Oracle,
-    /// Operations until the process crashes in one.
+    /// The number of operations until the process crashes.
     fuse: Option<u64>,
     crashed: bool,
-    /// When something failed, last.
+    /// When something failed last.
     trouble: Instant,
     violation: Option<String>,
-    /// The time at which the process started.
+    /// When the process started.
     start: (Timestamp, Instant),
     /// The latest time that the clock has shown.
     latest: Timestamp,
@@ -163,34 +163,34 @@ pub(crate) struct Oracle {
     pub(crate) schedule: Schedule,
     /// The storage behind all faults.
     pub(crate) truth: Option<Arc<dyn Storage>>,
-    /// Registrations that were answered with yes.
+    /// Registrations that were acknowledged.
     acknowledged: BTreeMap<u64, BTreeMap<NodeId, Challenge>>,
-    /// Challenges that somebody asked to register, and for which node.
+    /// Challenges that were sent for registration, with their nodes.
     asked: BTreeMap<Challenge, NodeId>,
     published: BTreeMap<u64, Arc<PublishedProof>>,
     published_early: BTreeMap<(u64, Duration), Arc<PublishedProof>>,
-    /// The longer cycle gaps for which there are proofs.
+    /// The longer cycle gaps that get proofs.
     pub(crate) early_gaps: Vec<Duration>,
-    /// In a world without trouble, the leaves per second that each round must have.
+    /// In a world without faults, the leaves per second that each round must have.
     pub(crate) pace: Option<u32>,
-    /// The clock may be set.
+    /// Whether the clock may be set.
     pub(crate) jumps: bool,
     /// How long a jump is not believed.
     pub(crate) patience: Duration,
-    /// The time as it goes on after a jump that is not believed, from when on.
+    /// The time as it continues after a jump that is not believed, and since when.
     unbelieved: Option<(Timestamp, Instant)>,
 }
 
-/// What becomes of an operation.
+/// The result of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
     Done,
     Fails,
-    /// The process crashes, and it is not done.
+    /// The process crashes before the operation.
     CrashBefore,
-    /// The process crashes when it is done.
+    /// The process crashes after the operation.
     CrashAfter,
-    /// It has crashed before.
+    /// The process had crashed before.
     Over,
 }
 
@@ -244,19 +244,19 @@ impl World {
         self.state.lock().unwrap()
     }
 
-    /// A process starts. It will crash in the operation with this number, if it gets there.
+    /// Starts a process. It will crash in the operation with this number, if it gets there.
     pub(crate) fn boot(&self, fuse: Option<u64>) {
         let mut state = self.state();
         let now = state.now_stopped();
         state.start = (now, Instant::now());
         state.trouble = Instant::now();
         state.crashed = false;
-        // It believes what the clock shows.
+        // A new process believes what the clock shows.
         state.oracle.unbelieved = None;
         state.fuse = fuse;
     }
 
-    /// Nothing that the process does has an effect from now on.
+    /// From now on, nothing that the process does has an effect.
     pub(crate) fn halt(&self) {
         let mut state = self.state();
         let now = state.now();
@@ -270,7 +270,7 @@ impl World {
         self.state().crashed
     }
 
-    /// Nothing fails from now on.
+    /// From now on, nothing fails.
     pub(crate) fn calm_down(&self) {
         let mut state = self.state();
         state.faults = Faults::default();
@@ -278,18 +278,18 @@ impl World {
         state.fuse = None;
     }
 
-    /// Something took its time.
+    /// Records that something failed or was slow.
     pub(crate) fn trouble(&self) {
         self.state().trouble = Instant::now();
     }
 
-    /// Whether anything has failed since `then`, or takes its time.
+    /// Returns whether anything has failed since `then`, or is slow.
     pub(crate) fn trouble_since(&self, then: Instant) -> bool {
         let state = self.state();
         state.crashed || state.faults.slow || state.trouble >= then
     }
 
-    /// Resolves when the process has crashed, or something was not as it must be.
+    /// Resolves when the process has crashed, or a requirement is violated.
     pub(crate) async fn over(&self) {
         loop {
             {
@@ -310,7 +310,7 @@ impl World {
         self.state().trace.hash
     }
 
-    /// Says what becomes of an operation, and lets the process crash if it is to crash in this one.
+    /// Decides the result of an operation, and lets the process crash if it must crash in this one.
     pub(crate) fn fate(&self, operation: fmt::Arguments<'_>, writes: bool) -> Fate {
         let mut state = self.state();
         if state.crashed {
@@ -351,12 +351,12 @@ impl World {
         self.state().count(event);
     }
 
-    /// A number below `bound`.
+    /// Returns a number below `bound`.
     pub(crate) fn below(&self, bound: u32) -> u32 {
         self.state().rng.below(bound)
     }
 
-    /// Whether something happens that does in `thousandths` of all cases.
+    /// Returns true in `thousandths` of all cases.
     pub(crate) fn chance(&self, thousandths: u32) -> bool {
         self.below(1000) < thousandths
     }
@@ -389,13 +389,13 @@ impl World {
         self.state().start.0 += time;
     }
 
-    /// Somebody asks to register `challenge`.
+    /// A node registers `challenge`.
     pub(crate) fn asked(&self, member: Member) {
         let mut state = self.state();
         state.oracle.asked.insert(member.challenge, member.node_id);
     }
 
-    /// The answer was yes.
+    /// The registration was acknowledged.
     pub(crate) fn acknowledged(&self, round: u64, member: Member) {
         let stored = self.truth().registrations(round).unwrap();
         self.require(stored.contains(&member), || {
@@ -412,10 +412,10 @@ impl World {
         });
     }
 
-    /// The log of a round is going to be used.
+    /// The log of a round is about to be used.
     pub(crate) fn opening_log(&self, round: u64, header: &LogHeader) {
         if self.crashed() {
-            // What the process still believes does not matter.
+            // What an ended process still believes does not matter.
             return;
         }
         let truth = self.truth();
@@ -423,7 +423,7 @@ impl World {
         let found = unfinished.into_iter().find(|found| found.round == round);
         let work = self.state().oracle.work;
         let expected = found.map(|found| {
-            // The record may come later: what is registered says the same.
+            // The record may come later: the registrations determine the same.
             let execution = found.execution.unwrap_or_else(|| Execution {
                 statement: membership::root(&truth.members(round).unwrap()),
                 subtree_height: header.subtree_height(),
@@ -454,7 +454,7 @@ impl World {
             if state.crashed || state.faults.slow || state.trouble.elapsed() < QUIET {
                 return;
             }
-            // Whether a jump of that time is believed depends on those before it.
+            // Whether a jump at that time is believed depends on earlier ones.
             let jumped = state.oracle.unbelieved;
             let patience = state.oracle.patience + QUIET;
             if jumped.is_some_and(|(_, since)| since.elapsed() < patience) {
@@ -462,7 +462,7 @@ impl World {
             }
             let now = state.now();
             let due = |time| state.oracle.schedule.open_round(time);
-            // The clock is read ten times a second, and a transaction takes its time.
+            // The clock is read ten times a second, and a transaction takes time.
             [due(now), due(now - SignedDuration::from_millis(200))]
         };
         let allowed = allowed.map(|due| self.truth().first_unsettled_round(due).unwrap());
@@ -510,7 +510,7 @@ impl World {
             let pace = oracle.pace.map(|pace| {
                 let millis = schedule.work_duration().as_millis() as u64;
                 let leaves = |millis| u64::from(pace) * millis / 1000;
-                // The clock is read ten times a second, and transactions and syncs take their time.
+                // The clock is read ten times a second, and transactions and syncs take time.
                 leaves(millis.saturating_sub(250)).max(T as u64)
                     ..=leaves(millis + 250).max(T as u64)
             });
@@ -539,7 +539,7 @@ impl World {
                 "has not the leaves that its time is good for",
             ),
             (
-                // With fewer leaves, they were waited for.
+                // With fewer leaves, the server waited for enough of them.
                 !late || pace.is_none() || proof.leaves == T as u64,
                 "is published late",
             ),
@@ -563,16 +563,17 @@ impl World {
             let state = self.state();
             let oracle = &state.oracle;
             let end = oracle.schedule.end_before(round, gap);
-            // That of the round itself is looked at when it is published.
+            // The round's own proof is checked when it is published.
             let own = state.latest >= oracle.schedule.end(round);
             let pace = oracle.pace.filter(|_| !own).map(|pace| {
                 let work = end.duration_since(oracle.schedule.start(round));
                 let millis = work.as_millis() as u64;
                 let leaves = |millis| u64::from(pace) * millis / 1000;
-                // As for the proof of a round, but of whole subtrees.
+                // As for the proof of a round, but in whole subtrees.
                 let enough = (T as u64).next_multiple_of(subtree);
                 let least = leaves(millis.saturating_sub(250)) / subtree * subtree;
-                // One whose end has come waits for those before it, which may wait for enough.
+                // A proof whose end has come waits for earlier ones, which may wait for enough
+                // leaves.
                 least.max(enough)..=leaves(millis + 250).max(enough + leaves(500))
             });
             (
@@ -678,7 +679,7 @@ impl State {
         *self.counts.entry(event).or_default() += 1;
     }
 
-    /// The time on the wall. A process must be running.
+    /// The wall-clock time. A process must be running.
     fn now(&mut self) -> Timestamp {
         let (start, instant) = self.start;
         let now = if self.crashed {
@@ -716,7 +717,7 @@ impl State {
     }
 }
 
-/// All that happened, as a number.
+/// A hash of everything that happened.
 struct Trace {
     /// FNV-1a.
     hash: u64,
@@ -737,7 +738,7 @@ impl Trace {
     }
 }
 
-/// The clock on the wall of a world.
+/// The wall clock of a world.
 pub(crate) struct WorldClock(pub(crate) Arc<World>);
 
 impl Clock for WorldClock {
@@ -750,7 +751,7 @@ impl Clock for WorldClock {
     }
 }
 
-/// What the system says when something fails.
+/// The system's error when something fails.
 pub(crate) fn refused(world: &World) -> io::Error {
     if world.state().faults.full {
         io::ErrorKind::StorageFull.into()

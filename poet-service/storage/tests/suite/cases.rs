@@ -9,7 +9,7 @@ use poet_rounds::storage::{
     Registered, Removed, RoundRecord, Setting, Storage, UnfinishedRound,
 };
 
-/// A storage that can be opened more than once, one after the other.
+/// A storage that can be opened several times, one after the other.
 pub(crate) trait Database {
     fn open(&self) -> Arc<dyn Storage>;
 }
@@ -64,7 +64,7 @@ fn challenges(current: u8, previous: Option<u8>) -> PowChallenges {
 
 type Case = fn(&dyn Database);
 
-/// All of them, each with its name and on a database of its own.
+/// All cases, each with its name and its own database.
 pub(crate) const CASES: [(&str, Case); 8] = [
     ("rules", registrations_follow_the_rules),
     ("together", many_at_once_are_all_answered),
@@ -121,7 +121,7 @@ fn many_at_once_are_all_answered(database: &dyn Database) {
         storage.open_round(0).await.unwrap();
         let pending: Vec<_> = (0..600_u32)
             .map(|i| {
-                // Each of 200 nodes twice with one challenge, and once with another.
+                // Each of 200 nodes registers twice with one challenge, and once with another.
                 let member = member(i % 200, if i < 400 { 7 } else { 8 });
                 tokio::spawn(storage.register(0, member, u64::MAX))
             })
@@ -152,7 +152,7 @@ fn a_limit_is_kept_within_a_transaction(database: &dyn Database) {
         for handle in pending {
             outcomes.push(handle.await.unwrap().unwrap());
         }
-        // In their order: each node is new and then known, until there is no room.
+        // In order: each node is new and then known, until there is no room.
         for (i, outcome) in outcomes.into_iter().enumerate() {
             let expected = match i {
                 0..39 if i % 2 == 0 => Registered::New,
@@ -177,7 +177,7 @@ fn a_rounds_life_is_remembered(database: &dyn Database) {
         }]
     };
     assert_eq!(storage.unfinished_rounds().unwrap(), unfinished(None));
-    // What no members give is a statement, too.
+    // A round without members has a statement, too.
     storage.settle_round(7, &execution(&[])).unwrap();
     for (from, first) in [(0, 0), (6, 6), (7, 8), (8, 8)] {
         assert_eq!(storage.first_unsettled_round(from).unwrap(), first);
@@ -189,7 +189,7 @@ fn a_rounds_life_is_remembered(database: &dyn Database) {
     let rotated = storage.publish(7, Arc::new(sample_proof(3))).unwrap();
     assert_eq!(rotated, challenges(3, Some(8)));
     wait(storage.open_round(8)).unwrap();
-    // An empty proof is no challenge.
+    // The root of an empty proof is no challenge.
     let empty = PublishedProof::empty(vec![1; 32], challenges_of(&[4]));
     assert_eq!(
         storage.publish(8, Arc::new(empty.clone())).unwrap(),
@@ -222,14 +222,14 @@ fn a_second_proof_is_refused(database: &dyn Database) {
     storage.store_pow_challenges(&challenges(8, None)).unwrap();
     wait(storage.open_round(7)).unwrap();
     storage.publish(7, Arc::new(sample_proof(3))).unwrap();
-    // It must not rotate the challenges either.
+    // It must not change the challenges either.
     assert!(storage.publish(7, Arc::new(sample_proof(6))).is_err());
     assert_eq!(
         storage.pow_challenges().unwrap(),
         Some(challenges(3, Some(8)))
     );
     assert_eq!(storage.proof(7).unwrap(), Some(sample_proof(3)));
-    // And the storage goes on.
+    // And the storage continues to work.
     assert_eq!(wait(storage.open_round(8)).unwrap(), 0);
 }
 
@@ -258,7 +258,7 @@ fn old_registrations_are_removed_in_steps(database: &dyn Database) {
         for node in 0..5 {
             wait(storage.register(round, member(node, 1), 9)).unwrap();
         }
-        // One is not published.
+        // One round is not published.
         if round != 2 {
             storage.publish(round, Arc::new(sample_proof(3))).unwrap();
         }
@@ -279,7 +279,7 @@ fn a_round_has_a_proof_for_each_gap(database: &dyn Database) {
     let day = Duration::from_secs(24 * 3600);
     let storage = database.open();
     wait(storage.open_round(7)).unwrap();
-    // Not in the order of their ids.
+    // Not in the order of the ids.
     for (node, challenge) in [(2, 20), (1, 10)] {
         wait(storage.register(7, member(node, challenge), 10)).unwrap();
     }
@@ -301,7 +301,7 @@ fn a_round_has_a_proof_for_each_gap(database: &dyn Database) {
     assert_eq!(storage.early_proof(7, day).unwrap(), Some(proof(1000)));
     assert_eq!(storage.early_proof(7, day / 2).unwrap(), None);
     assert_eq!(storage.early_proof(u64::MAX, day).unwrap(), None);
-    // The round goes on.
+    // The round continues.
     assert_eq!(storage.unfinished_rounds().unwrap().len(), 1);
     assert_eq!(storage.proof(7).unwrap(), None);
     assert_eq!(storage.pow_challenges().unwrap(), None);
@@ -319,7 +319,7 @@ fn a_round_has_a_proof_for_each_gap(database: &dyn Database) {
     let records = [record(day, 1000), record(2 * day, 900)];
     assert_eq!(storage.early_proofs(0..=u64::MAX).unwrap(), records);
     assert_eq!(storage.early_proofs(8..=9).unwrap(), []);
-    // Without its registrations, which may be removed once a round is published.
+    // Works without its registrations, which may be removed once a round is published.
     while storage.remove_registrations(8, 10).unwrap() != Removed::Nothing {}
     assert_eq!(storage.early_proof(7, day).unwrap(), Some(proof(1000)));
 }

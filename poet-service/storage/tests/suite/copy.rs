@@ -1,4 +1,4 @@
-//! A database is copied to one of the other kind, and back.
+//! Copies a database to one of the other kind, and back.
 
 use std::{
     collections::BTreeMap,
@@ -60,9 +60,9 @@ fn proof(members: Vec<Challenge>, leaves: u64, root: u8) -> PublishedProof {
     }
 }
 
-/// Fills a storage as servers do, with all that there can be: rounds whose registrations were removed, with
-/// odd members, with proofs for longer cycle gaps, without members, one that is worked on and one that
-/// is open.
+/// Fills a storage as servers do, with everything possible: rounds whose registrations were
+/// removed, with odd members, with proofs for longer cycle gaps, without members, one that is
+/// worked on and one that is open.
 fn fill(storage: &dyn Storage, key: u8) {
     storage
         .store_setting(Setting::PrivateKey, &[key; 64])
@@ -84,7 +84,7 @@ fn fill(storage: &dyn Storage, key: u8) {
     for (round, members) in [(0, 3), (1, 2), (2, 0), (3, 21_000), (4, 2)] {
         wait(async {
             storage.open_round(round).await.unwrap();
-            // Not in the order of their ids.
+            // Not in the order of the ids.
             let pending: Vec<_> = (0..members)
                 .rev()
                 .map(|node| tokio::spawn(storage.register(round, member(node, 9), u64::MAX)))
@@ -124,7 +124,7 @@ fn fill(storage: &dyn Storage, key: u8) {
     }
 }
 
-/// All tables; what is only in one kind of database follows from the rest.
+/// All tables; columns of only one kind of database follow from the rest.
 const TABLES: [(&str, &str); 6] = [
     ("settings WHERE name <> 'probe'", "name, VALUE"),
     ("rounds", "round, STATEMENT, subtree_height"),
@@ -140,14 +140,14 @@ const TABLES: [(&str, &str); 6] = [
     ),
 ];
 
-/// Rows of a table as text; the names of bytes are in capitals.
+/// Formats rows of a table as text; the names of binary columns are in capitals.
 fn rows(columns: &str, hex: &str) -> String {
     let column = |name: &str| match name.chars().next().is_some_and(char::is_uppercase) {
         true => hex.replace('$', &name.to_lowercase()),
         false => format!("coalesce(CAST({name} AS text), '')"),
     };
     let columns: Vec<_> = columns.split(", ").map(column).collect();
-    // With an end, which no reader takes for empty space.
+    // With an end marker, so that no reader trims the spaces.
     columns.join(" || ' ' || ") + " || '.'"
 }
 
@@ -177,7 +177,7 @@ fn dump_url(server: &PostgresServer, name: &str) -> BTreeMap<&'static str, Vec<S
     TABLES.into_iter().map(read).collect()
 }
 
-/// What only PostgreSQL stores of rounds.
+/// The columns that only PostgreSQL has for rounds.
 fn more_of_rounds(server: &PostgresServer, name: &str) -> String {
     server.sql(
         name,
@@ -185,7 +185,7 @@ fn more_of_rounds(server: &PostgresServer, name: &str) -> String {
     )
 }
 
-/// An embedded database that is filled.
+/// Returns a filled embedded database.
 fn filled(path: PathBuf, key: u8) -> PathBuf {
     let storage = Sqlite(path.clone()).open();
     fill(&*storage, key);
@@ -219,7 +219,7 @@ fn all_is_copied_there_and_back() {
         (file(&third), url(&fourth)),
     ] {
         assert_eq!(copy(&from, &to), Ok(expected));
-        // Again, nothing is to be done.
+        // A second copy has nothing to do.
         let again = Copied {
             already: 5,
             ..expected
@@ -246,7 +246,7 @@ fn all_is_copied_there_and_back() {
         more_of_rounds(&server, "fourth"),
         more_of_rounds(&server, "native")
     );
-    // Both go on: the open round has its members.
+    // Both can be used: the open round has its members.
     for storage in [Sqlite(third).open(), Postgres(fourth).open()] {
         assert_eq!(wait(storage.open_round(4)).unwrap(), 2);
         let register = |member: Member| wait(storage.register(4, member, 9)).unwrap();
@@ -301,7 +301,7 @@ fn an_interrupted_copy_goes_on_and_nothing_else_starts_on_it() {
     drop(open(&target));
     await_leaving(&server);
 
-    // The other way round, it has another name until it is complete.
+    // In the other direction, it has another name until it is complete.
     server.sql(
         "target",
         "UPDATE poet.early_proofs SET leaves = leaves + 1 WHERE round = 3",
@@ -325,7 +325,7 @@ fn an_interrupted_copy_goes_on_and_nothing_else_starts_on_it() {
     assert_eq!(left, [""; 0]);
 }
 
-/// Waits until servers that were dropped have left.
+/// Waits until dropped servers have disconnected.
 fn await_leaving(server: &PostgresServer) {
     let others = "SELECT count(*) FROM pg_stat_activity
                   WHERE starts_with(application_name, 'poet-service')";
@@ -408,7 +408,7 @@ fn what_cannot_be_copied_is_named_and_nothing_is_written() {
     refused(&file(&first), &url(&stranger), "has schema 99");
     assert!(before == dump_url(&server, "target"));
 
-    // A server runs on one of them, whatever name it gives its connections.
+    // A server uses one of them, whatever name it gives its connections.
     let running = open(&format!("{target}&application_name=east"));
     refused(
         &url(&target),
@@ -422,9 +422,9 @@ fn what_cannot_be_copied_is_named_and_nothing_is_written() {
     assert!(!path("to").exists());
     let written = "SELECT count(*) FROM poet.settings";
     assert_eq!(server.sql("fresh", written), "0");
-    // Once they have ended, it is copied.
+    // Once the servers have ended, it is copied.
     copy(&file(&first), &url(&fresh)).unwrap();
-    // A log that is damaged.
+    // A damaged log.
     let storage = SqliteStorage::open(&path("crashed"), 100, Arc::new(())).unwrap();
     fill(&storage, 7);
     for name in ["crashed", "crashed-wal"] {

@@ -1,4 +1,4 @@
-//! A database that hangs behind the network, that fails over to its replica, or that is full.
+//! A database behind a hanging network, one that fails over to its replica, and a full one.
 
 use std::{
     fs,
@@ -11,11 +11,15 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    thread,
+    task, thread,
     time::{Duration, Instant},
 };
 
-use poet_rounds::storage::{Member, Registered, Setting, Storage};
+use poet_rounds::{
+    clock::SystemClock,
+    counters::{Counters, Published},
+    storage::{Member, Registered, Setting, Storage},
+};
 use poet_storage::PostgresStorage;
 
 use crate::{
@@ -26,8 +30,8 @@ use crate::{
 
 /// Much longer than anything takes, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// How long an operation may take before it fails, whatever the database does: some time-outs of 5 s, on a
-/// busy machine.
+/// How long an operation may take before it fails, whatever the database does: some timeouts of 5
+/// s, on a busy machine.
 const BOUND: Duration = Duration::from_secs(40);
 
 fn passfile(folder: &Path) -> String {
@@ -63,8 +67,8 @@ fn await_register(storage: &PostgresStorage, number: u32) -> Member {
     }
 }
 
-/// Stands between a storage and its database, and can stop to pass on anything, as a cable does that is cut:
-/// connections stay, and nothing arrives.
+/// A connection between a storage and its database that can stop passing on anything, like a cut
+/// cable: connections remain open, and nothing arrives.
 struct Wire {
     port: u16,
     cut: Arc<AtomicBool>,
@@ -78,7 +82,7 @@ impl Wire {
             cut: Arc::default(),
         };
         let cut = Arc::clone(&wire.cut);
-        // Ends with the test's process.
+        // It ends with the test's process.
         thread::spawn(move || {
             for near in listener.incoming().flatten() {
                 let Ok(far) = TcpStream::connect(("127.0.0.1", port)) else {
@@ -105,7 +109,7 @@ fn pass_on(mut from: TcpStream, mut to: TcpStream, cut: &AtomicBool) {
             break;
         }
     }
-    // Either may have ended before.
+    // Either may be closed already.
     drop(from.shutdown(Shutdown::Both));
     drop(to.shutdown(Shutdown::Both));
 }
@@ -129,12 +133,56 @@ fn a_connection_that_hangs_is_noticed_in_seconds() {
     storage.setting(Setting::Schedule).unwrap_err();
     wait(storage.probe()).unwrap_err();
     assert!(start.elapsed() < 2 * BOUND);
-    // Each attempt ends, also while no new connection comes about.
+    // Each attempt ends, even if reconnecting hangs.
     assert_eq!(try_register(&storage, 2), None);
     wire.cut.store(false, Relaxed);
     acknowledged.push(await_register(&storage, 3));
     let stored = storage.registrations(0).unwrap();
     assert!(acknowledged.iter().all(|member| stored.contains(member)));
+}
+
+/// Counters that panic once the flag is set.
+struct Panics(AtomicBool);
+
+impl Counters for Panics {
+    fn registration_with_certificate(&self, _valid: bool) {}
+
+    fn registration_with_pow(&self, _valid: bool) {}
+
+    fn batch_written(&self, _took: Duration) {
+        assert!(!self.0.load(Relaxed), "on purpose");
+    }
+
+    fn closed(&self, _round: u64, _members: u64) {}
+
+    fn published(&self, _proof: &Published) {}
+}
+
+/// Whatever ends its thread, all callers are notified, and none waits for ever.
+#[test]
+fn a_writer_that_ends_is_noticed() {
+    let Some(server) = PostgresServer::start() else {
+        return;
+    };
+    let url = server.database("poet").parse().unwrap();
+    let counters = Arc::new(Panics(AtomicBool::new(false)));
+    let told = Arc::clone(&counters);
+    let storage = PostgresStorage::open(&url, 100, Arc::new(SystemClock), told).unwrap();
+    wait(storage.open_round(0)).unwrap();
+    let acknowledged = try_register(&storage, 1).unwrap();
+    let mut ended = storage.ended();
+    let mut looked = task::Context::from_waker(task::Waker::noop());
+    assert!(ended.as_mut().poll(&mut looked).is_pending());
+    counters.0.store(true, Relaxed);
+    // It is stored, but the caller gets no answer.
+    assert_eq!(try_register(&storage, 2), None);
+    wait(ended);
+    assert_eq!(try_register(&storage, 3), None);
+    wait(storage.probe()).unwrap_err();
+    wait(storage.open_round(1)).unwrap_err();
+    drop(storage);
+    let storage = open(&server.url("poet"));
+    assert!(storage.registrations(0).unwrap().contains(&acknowledged));
 }
 
 #[test]
@@ -156,7 +204,7 @@ fn a_failover_to_a_synchronous_replica_loses_nothing() {
         thread::sleep(Duration::from_millis(50));
     }
     let file = passfile(primary.folder());
-    // The replica first: it takes no writes, and is passed over.
+    // The replica comes first: it accepts no writes, and is skipped.
     let storage = open(&format!(
         "postgres://poet@127.0.0.1:{},127.0.0.1:{}/poet?passfile={file}",
         replica.port(),
@@ -210,14 +258,14 @@ fn what_a_lagging_replica_has_lost_is_handed_in_again() {
         assert!(start.elapsed() < PATIENCE);
         thread::sleep(Duration::from_millis(50));
     }
-    // It gets no more.
+    // It receives no more.
     replica.kill();
     acknowledged.extend(register(&storage, 20..150));
     acknowledged.extend(register(&other, 150..200));
     primary.kill();
     replica.run();
     assert_eq!(replica.sql("postgres", "SELECT pg_promote()"), "t");
-    // With whatever comes first: a registration here, and there the close of the round, which waits for it.
+    // Whatever comes first triggers it: here a registration, and there the close of the round.
     acknowledged.push(await_register(&storage, 300));
     let start = Instant::now();
     while let Err(error) = wait(other.open_round(1)) {
@@ -259,11 +307,11 @@ fn a_round_that_a_lagging_replica_does_not_know_is_opened_again() {
     );
 }
 
-/// A small file system, until it is dropped.
+/// A small file system, which is unmounted when this is dropped.
 struct SmallDisk(std::path::PathBuf);
 
 impl SmallDisk {
-    /// `None`, with a message, where no file system can be mounted.
+    /// `None`, with a message, if no file system can be mounted.
     fn mount(folder: &Path, megabytes: u32) -> Option<Self> {
         let mount = Command::new("mount")
             .args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "none"])
@@ -280,7 +328,7 @@ impl SmallDisk {
         None
     }
 
-    /// Takes all the space that is left.
+    /// Uses up all the space that is left.
     fn fill(&self) {
         let filler = fs::File::create(self.0.join("filler"));
         let mut filler = filler.unwrap();
@@ -295,7 +343,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Nobody can do anything about a failure here.
+        // A failure here cannot be handled.
         drop(Command::new("umount").arg("-l").arg(&self.0).status());
         drop(fs::remove_dir(&self.0));
     }
@@ -318,7 +366,7 @@ fn while_the_databases_disk_is_full_nothing_is_promised_and_nothing_lost() {
         .collect();
     assert_eq!(acknowledged.len(), 50);
     disk.fill();
-    // There is some room left in the files that are there. Many at once, to use it up.
+    // The existing files still have some room. Many registrations at once use it up.
     let mut number = 100;
     let start = Instant::now();
     let mut failed = false;
@@ -347,7 +395,7 @@ fn while_the_databases_disk_is_full_nothing_is_promised_and_nothing_lost() {
         }
     }
     disk.free();
-    // It may have ended itself, and is then started again, as a service manager does.
+    // It may have ended by itself, and is then restarted, as by a service manager.
     server.kill();
     server.run();
     acknowledged.push(await_register(&storage, 50));

@@ -1,4 +1,4 @@
-//! What every storage must do, on SQLite and on PostgreSQL, and what only a shared one can be asked for.
+//! What every storage must do, on SQLite and on PostgreSQL, and what only a shared one must do.
 #![allow(clippy::unwrap_used)]
 
 mod cases;

@@ -1,10 +1,12 @@
-//! A PostgreSQL server of a test's own, below a temporary folder.
+//! A PostgreSQL server for a test, in a temporary folder.
 
-// Each test binary uses its part of this.
+// Not every test binary uses all of this.
 #![allow(dead_code)]
 
 use std::{
-    env, fs,
+    env,
+    fs::{self, OpenOptions},
+    io::Write as _,
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -12,20 +14,58 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What `--auth-host` asks for.
+/// The password that `--auth-host` requires.
 pub(crate) const PASSWORD: &str = "a password: with\\signs";
 
-/// A server that is ended when this is dropped.
+/// A server that is stopped when this is dropped.
 pub(crate) struct PostgresServer {
     programs: PathBuf,
     folder: tempfile::TempDir,
+    network: Network,
     port: u16,
     child: Option<Child>,
 }
 
+/// Where a server listens.
+#[derive(Clone)]
+pub(crate) struct Network {
+    /// The network namespace that it runs in, if that is not the test's.
+    pub(crate) namespace: Option<PathBuf>,
+    pub(crate) address: String,
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self {
+            namespace: None,
+            address: "127.0.0.1".to_owned(),
+        }
+    }
+}
+
+/// Runs a query over the server's socket.
+#[derive(Clone)]
+pub(crate) struct Psql {
+    programs: PathBuf,
+    folder: PathBuf,
+    port: u16,
+}
+
+impl Psql {
+    pub(crate) fn try_sql(&self, database: &str, sql: &str) -> Output {
+        Command::new(self.programs.join("psql"))
+            .arg("-h")
+            .arg(&self.folder)
+            .args(["-p", &self.port.to_string(), "-U", "poet"])
+            .args(["-X", "-A", "-t", "-d", database, "-c", sql])
+            .output()
+            .unwrap()
+    }
+}
+
 impl PostgresServer {
-    /// Starts one; `None`, and says so, where there is no PostgreSQL. Every user `poet` may come by the
-    /// socket, and with [`PASSWORD`] from this machine.
+    /// Starts a server. Returns `None`, and says so, if PostgreSQL is not installed. Every user may
+    /// connect as `poet` through the socket, and with [`PASSWORD`] from this machine.
     pub(crate) fn start() -> Option<Self> {
         let Some(programs) = programs() else {
             let required = env::var("CI").is_ok_and(|ci| ci == "true");
@@ -36,9 +76,14 @@ impl PostgresServer {
         Some(Self::start_in(programs, tempfile::tempdir().unwrap()))
     }
 
-    /// Starts one in this folder, which may be a file system of its own.
+    /// Starts a server in this folder, which may be a separate file system.
     pub(crate) fn start_in(programs: PathBuf, folder: tempfile::TempDir) -> Self {
-        let mut server = Self::stopped(programs, folder);
+        Self::start_on(programs, folder, Network::default())
+    }
+
+    /// Starts a server in this folder, on this network.
+    pub(crate) fn start_on(programs: PathBuf, folder: tempfile::TempDir, network: Network) -> Self {
+        let mut server = Self::stopped(programs, folder, network);
         let password = server.folder.path().join("password");
         fs::write(&password, PASSWORD).unwrap();
         let made = server
@@ -51,12 +96,18 @@ impl PostgresServer {
             .output()
             .unwrap();
         assert!(made.status.success(), "{made:?}");
+        if server.network.namespace.is_some() {
+            // From any other machine, as from this one.
+            let rules = server.data().join("pg_hba.conf");
+            let mut rules = OpenOptions::new().append(true).open(rules).unwrap();
+            writeln!(rules, "host all all all scram-sha-256").unwrap();
+        }
         server.run();
         server
     }
 
-    /// One without a cluster of databases.
-    fn stopped(programs: PathBuf, folder: tempfile::TempDir) -> Self {
+    /// Returns a server without a cluster of databases.
+    fn stopped(programs: PathBuf, folder: tempfile::TempDir, network: Network) -> Self {
         if is_root() {
             // PostgreSQL does not run as root.
             let chown = Command::new("chown")
@@ -71,14 +122,22 @@ impl PostgresServer {
         Self {
             programs,
             folder,
+            network,
             port,
             child: None,
         }
     }
 
-    /// Starts a replica of it.
+    /// Starts a replica of the server.
     pub(crate) fn replica(&self) -> Self {
-        let mut replica = Self::stopped(self.programs.clone(), tempfile::tempdir().unwrap());
+        self.replica_on(Network::default(), None)
+    }
+
+    /// Starts a replica of the server on this network, at this port or a free one.
+    pub(crate) fn replica_on(&self, network: Network, port: Option<u16>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut replica = Self::stopped(self.programs.clone(), folder, network);
+        replica.port = port.unwrap_or(replica.port);
         let copied = replica
             .as_postgres("pg_basebackup")
             .arg("-h")
@@ -103,13 +162,22 @@ impl PostgresServer {
         replica
     }
 
-    /// A program of PostgreSQL, as somebody whom it runs for.
+    /// Returns a program of PostgreSQL, run as a user that it accepts.
     fn as_postgres(&self, program: &str) -> Command {
         let program = self.programs.join(program);
         if !is_root() {
             return Command::new(program);
         }
-        let mut command = Command::new("setpriv");
+        let mut command = match &self.network.namespace {
+            None => Command::new("setpriv"),
+            Some(namespace) => {
+                let mut command = Command::new("nsenter");
+                command
+                    .arg(format!("--net={}", namespace.display()))
+                    .arg("setpriv");
+                command
+            }
+        };
         command
             .args(["--reuid=postgres", "--regid=postgres", "--clear-groups"])
             .arg(program)
@@ -117,8 +185,8 @@ impl PostgresServer {
         command
     }
 
-    /// Gives it a certificate for the name `localhost`. Returns the file of the authority that has issued
-    /// it, and that of another one.
+    /// Gives the server a certificate for the name `localhost`. Returns the file of the issuing
+    /// authority, and that of another one.
     pub(crate) fn use_tls(&self) -> (PathBuf, PathBuf) {
         let make = "
             key='-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes'
@@ -148,16 +216,20 @@ impl PostgresServer {
         self.folder.path().join("data")
     }
 
-    /// The folder of the socket.
+    /// Returns the folder of the socket.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    pub(crate) fn network(&self) -> &Network {
+        &self.network
     }
 
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    /// Starts it, or starts it again, and waits until it answers.
+    /// Starts or restarts the server, and waits until it responds.
     pub(crate) fn run(&mut self) {
         let start = Instant::now();
         loop {
@@ -167,16 +239,16 @@ impl PostgresServer {
                 .arg(self.data())
                 .arg("-k")
                 .arg(self.folder.path())
-                .args(["-c", "listen_addresses=127.0.0.1"])
+                .args(["-c", &format!("listen_addresses={}", self.network.address)])
                 .args(["-c", &format!("port={}", self.port)])
-                // What is lost when the machine stops is of no interest here.
+                // These tests do not check what survives a failure of the machine.
                 .args(["-c", "fsync=off"])
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
                 .spawn();
             let mut child = child.unwrap();
-            // After a kill, the memory of the old one must be free first.
+            // After a kill, the memory of the old process must be free first.
             while child.try_wait().unwrap().is_none() {
                 if self.try_sql("postgres", "SELECT 1").status.success() {
                     self.child = Some(child);
@@ -190,29 +262,31 @@ impl PostgresServer {
         }
     }
 
-    /// Makes a database and returns its URL, by the socket.
+    /// Creates a database and returns its URL, through the socket.
     pub(crate) fn database(&self, name: &str) -> String {
         self.sql("postgres", &format!("CREATE DATABASE {name}"));
         self.url(name)
     }
 
-    /// The URL of a database, by the socket.
+    /// Returns the URL of a database, through the socket.
     pub(crate) fn url(&self, name: &str) -> String {
         let folder = self.folder.path().display();
         format!("postgres://poet@/{name}?host={folder}&port={}", self.port)
     }
 
-    fn try_sql(&self, database: &str, sql: &str) -> Output {
-        Command::new(self.programs.join("psql"))
-            .arg("-h")
-            .arg(self.folder.path())
-            .args(["-p", &self.port.to_string(), "-U", "poet"])
-            .args(["-X", "-A", "-t", "-d", database, "-c", sql])
-            .output()
-            .unwrap()
+    pub(crate) fn psql(&self) -> Psql {
+        Psql {
+            programs: self.programs.clone(),
+            folder: self.folder.path().to_owned(),
+            port: self.port,
+        }
     }
 
-    /// What a statement gives.
+    fn try_sql(&self, database: &str, sql: &str) -> Output {
+        self.psql().try_sql(database, sql)
+    }
+
+    /// Returns the result of a statement.
     pub(crate) fn sql(&self, database: &str, sql: &str) -> String {
         let done = self.try_sql(database, sql);
         assert!(done.status.success(), "{sql}: {done:?}");
@@ -222,7 +296,7 @@ impl PostgresServer {
     /// Sends it a signal.
     pub(crate) fn signal(&self, name: &str) {
         if let Some(child) = &self.child {
-            // Its group is the test's: the postmaster alone, and those that it has started.
+            // Its group is the test's, so this signals the postmaster and its children one by one.
             let children = Command::new("pgrep")
                 .args(["-P", &child.id().to_string()])
                 .output()
@@ -243,7 +317,7 @@ impl PostgresServer {
         }
     }
 
-    /// Ends it as a power cut would.
+    /// Kills the server.
     pub(crate) fn kill(&mut self) {
         self.signal("KILL");
         if let Some(mut child) = self.child.take() {
@@ -255,7 +329,7 @@ impl PostgresServer {
 impl Drop for PostgresServer {
     fn drop(&mut self) {
         self.signal("CONT");
-        // The end that does not wait for clients.
+        // An immediate shutdown, which does not wait for clients.
         self.signal("QUIT");
         if let Some(mut child) = self.child.take() {
             drop(child.wait());
@@ -268,7 +342,7 @@ fn is_root() -> bool {
     id.is_ok_and(|id| id.stdout.trim_ascii() == b"0")
 }
 
-/// Where the programs of the newest PostgreSQL are.
+/// Returns the folder of the newest PostgreSQL's programs.
 pub(crate) fn programs() -> Option<PathBuf> {
     let mut folders: Vec<PathBuf> = env::split_paths(&env::var_os("PATH")?).collect();
     if let Ok(versions) = fs::read_dir("/usr/lib/postgresql") {

@@ -57,7 +57,7 @@ fn servers_that_start_at_once_agree() {
     assert!(claimed.iter().all(|one| *one == claimed[0]), "{claimed:?}");
 }
 
-/// Ends the load when it is dropped, so that a test that fails does not wait for it for ever.
+/// Ends the load when it is dropped, so that a failed test does not wait for ever.
 struct StopLoad<'a>(&'a AtomicBool);
 
 impl Drop for StopLoad<'_> {
@@ -66,8 +66,8 @@ impl Drop for StopLoad<'_> {
     }
 }
 
-/// Registers nodes from number `first` on until told to stop. Returns those that were acknowledged, and
-/// for which round.
+/// Registers nodes from number `first` on until it is stopped. Returns the acknowledged ones and
+/// their rounds.
 fn register_on(
     storage: &PostgresStorage,
     first: u32,
@@ -128,7 +128,7 @@ fn rounds_close_once_under_load() {
     let (one, two) = (open(&url), open(&url));
     wait(one.open_round(0)).unwrap();
     let stop = AtomicBool::new(false);
-    // What each server takes to be the open round: the second one is behind.
+    // The round that each server considers open: the second server is behind.
     let open_round = [0, 0].map(std::sync::atomic::AtomicU64::new);
     let acknowledged = thread::scope(|scope| {
         let load: Vec<_> = [(&one, 0), (&two, 1)]
@@ -145,7 +145,7 @@ fn rounds_close_once_under_load() {
         for round in 1..8 {
             thread::sleep(Duration::from_millis(100));
             wait(one.open_round(round)).unwrap();
-            // Nothing enters the one that is closed.
+            // Nothing enters the closed round.
             closed.push((round - 1, one.member_count(round - 1).unwrap()));
             open_round[0].store(round, Relaxed);
             thread::sleep(Duration::from_millis(100));
@@ -269,7 +269,7 @@ fn no_round_closes_before_its_time_by_the_databases_clock() {
     storage
         .claim_setting(Setting::Schedule, text.as_bytes())
         .unwrap();
-    // One that nobody has opened closes no earlier.
+    // A round that was never opened closes no earlier.
     let error = wait(storage.open_round(1)).unwrap_err().to_string();
     assert!(error.contains("round 0 does not close yet"), "{error}");
     wait(storage.open_round(0)).unwrap();
@@ -311,7 +311,7 @@ fn what_was_acknowledged_survives_the_databases_end() {
         for _ in 0..3 {
             thread::sleep(Duration::from_millis(300));
             server.kill();
-            // Its orphans answer until they notice. Then it is said at once.
+            // Its orphaned processes answer until they notice. Then operations fail at once.
             let start = Instant::now();
             while wait(storage.probe()).is_ok() {
                 assert!(start.elapsed() < Duration::from_secs(30));
@@ -324,7 +324,7 @@ fn what_was_acknowledged_survives_the_databases_end() {
                 thread::sleep(Duration::from_millis(50));
             }
         }
-        // Connections that break while a statement is under way: it is done again.
+        // Connections that break during a statement: it is repeated.
         for _ in 0..5 {
             thread::sleep(Duration::from_millis(100));
             server.sql(
@@ -416,7 +416,7 @@ fn what_cannot_be_used_is_named_and_nothing_is_written() {
     let schemas = "SELECT count(*) FROM pg_namespace WHERE nspname = 'poet'";
     assert_eq!(server.sql("poet", schemas), "0");
 
-    // With the right password, it is made; a role that may not create then may use it.
+    // With the right password, it is created; a role that may not create it can then use it.
     let escaped = PASSWORD.replace('\\', "\\\\").replace(':', "\\:");
     write(&format!("127.0.0.1:{port}:poet:poet:{escaped}\n"));
     drop(open(&with_file));
@@ -437,7 +437,7 @@ fn what_cannot_be_used_is_named_and_nothing_is_written() {
         &empty,
         &format!("has schema 99, this version knows schema {known}:"),
     );
-    // Another one that has taken its place is noticed with the next connection.
+    // If another database has taken its place, the next connection notices.
     server.sql(
         "poet",
         &format!("UPDATE poet.schema_version SET version = {known}, database_id = 'x'"),
@@ -450,7 +450,7 @@ fn what_cannot_be_used_is_named_and_nothing_is_written() {
     assert!(error.contains("another PoET's"), "{error}");
 }
 
-/// Waits until storages that were dropped have left.
+/// Waits until dropped storages have disconnected.
 fn await_no_connection(server: &PostgresServer) {
     let others = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'poet-service'";
     let start = Instant::now();

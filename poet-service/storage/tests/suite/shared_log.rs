@@ -14,7 +14,7 @@ use crate::{
     server::{PASSWORD, PostgresServer},
 };
 
-/// Entries `first..end` of the only right log.
+/// Returns the entries `first..end` of the only right log.
 fn entries(first: u64, end: u64) -> Vec<Node> {
     let entry = |number: u64| {
         let mut entry = [3; 32];
@@ -73,7 +73,7 @@ fn a_log_only_grows_by_what_fits() {
         assert_eq!(other.read(7, first, count).unwrap(), expected, "{first}");
     }
 
-    // Both say how they stand.
+    // Both report their state.
     one.look(7, Some(&standing("one", false, 6))).unwrap();
     let seen = other.look(7, Some(&standing("other", true, 9))).unwrap();
     assert_eq!((seen.entries, seen.worker.as_deref()), (9, Some("other")));
@@ -92,7 +92,7 @@ fn a_log_only_grows_by_what_fits() {
     other.look(7, Some(&at_end)).unwrap();
     assert_eq!(one.look(7, None).unwrap().servers[1].leaves, Some(77));
 
-    // A wrong end is replaced by whoever has seen it, once.
+    // A wrong end is replaced once, by the server that has seen it.
     let entry = |number: u64| entries(number, number + 1)[0];
     one.replace(7, "one", 4, &[8; 32], &[[9; 32]]).unwrap();
     assert_eq!(one.read(7, 0, 99).unwrap(), entries(0, 9));
@@ -107,7 +107,7 @@ fn a_log_only_grows_by_what_fits() {
     assert_eq!(append(&other, "other", 4, 9), Appended::Done(9));
     assert_eq!(one.read(7, 0, 99).unwrap(), entries(0, 9));
 
-    // It goes when the proof is stored, and does not come back.
+    // It is dropped when the proof is stored, and does not come back.
     let tables =
         "SELECT count(*) FROM pg_tables WHERE schemaname = 'poet' AND tablename LIKE 'log\\_%'";
     assert_eq!(server.sql("poet", tables), "1");
@@ -148,7 +148,7 @@ fn servers_that_hand_in_at_once_make_one_log() {
             scope.spawn(move || {
                 let log = storage.shared_log().unwrap();
                 let name = format!("server {place}");
-                // Pieces of different lengths, each with the last entry of the one before.
+                // Pieces of different lengths, each starting with the last entry of the one before.
                 let mut first = 0;
                 for step in (1..40).map(|step| step * (place as u64 + 2)) {
                     let end = first + step;

@@ -1,4 +1,4 @@
-//! The threads of auditors, and whose turn it is.
+//! The threads of the auditors, and which of them audits.
 
 use std::{
     fmt, io,
@@ -20,6 +20,7 @@ use poet_host::niceness;
 
 use super::{
     super::Job,
+    AuditMode,
     report::Audits,
     round::{RoundAudit, trusted_entries},
 };
@@ -28,40 +29,52 @@ use crate::{
     standby::{Standby, Task},
 };
 
-/// How often the auditors look for entries, and how long they wait for as many as make the best use
-/// of a CPU.
+/// How often the auditors look for entries, and how long they wait for enough of them to use a CPU
+/// well.
 const POLL: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How long to wait before a log that cannot be read is tried again.
+/// How long to wait before retrying a log that cannot be read.
 const RETRY: Duration = Duration::from_secs(1);
-/// Audited entries that are compared with the log again, in a second: 10 MB. The longest log takes
-/// 110 seconds.
+/// Audited entries to compare with the log again, per second: 10 MB. The longest log takes 110
+/// seconds.
 const SCRUB_ENTRIES_PER_SECOND: f64 = 312_500.0;
-/// The most chunks of them at once.
+/// The maximum number of chunks to compare at once.
 const SCRUB_CHUNKS: u64 = 64;
-/// The niceness of auditors that keep up, and of others by how far they are behind. Those who keep
-/// up have the lowest priority.
+/// The niceness of auditors: the lowest priority while they keep up, otherwise by how far they are
+/// behind.
 const LOW: i32 = niceness::LOWEST_PRIORITY;
 const RAISED: [(Duration, i32); 2] = [(Duration::from_secs(5), 0), (Duration::from_secs(60), -5)];
-/// Auditors that were behind and are not any more have the lowest priority again.
+/// When auditors are this close again, they return to the lowest priority.
 const CAUGHT_UP: Duration = Duration::from_secs(1);
 
-/// The threads of auditors, which are there from the start to the end.
+/// The threads of the auditors. They live as long as the server.
 #[derive(Debug)]
 pub(in crate::worker) struct AuditThreads {
-    /// Of the lowest priority.
+    /// Has the lowest priority.
     low: Standby,
-    /// Of a priority like all others'. A thread that has lowered its own may not raise it again.
+    /// Has a normal or higher priority. A thread that has lowered its own may not raise it again.
     raised: Standby,
-    /// Stops the audit of what is published already, if there is one.
+    /// Stops the audit of a published round, if one is running.
     late: Mutex<Arc<AtomicBool>>,
     clock: SharedClock,
-    /// Whether the hashing thread has a core of its own, so that auditors may have priority.
+    /// Whether the hashing thread has a dedicated core, so that auditors may raise their priority.
     apart: bool,
 }
 
 impl AuditThreads {
-    pub(in crate::worker) fn start(clock: Arc<dyn Clock>, apart: bool) -> io::Result<Self> {
+    /// `apart` is whether the hashing thread has a core of its own. Otherwise every share that auditors
+    /// take may be the hashing's, and they never get more than what is left.
+    pub(in crate::worker) fn start(
+        clock: Arc<dyn Clock>,
+        apart: bool,
+        mode: AuditMode,
+    ) -> io::Result<Self> {
+        if !apart && mode != AuditMode::Off {
+            tracing::info!(
+                "the audit uses only idle time, however far it is behind: the hashing thread has no \
+                 core of its own"
+            );
+        }
         let lower = || {
             if let Err(error) = niceness::set(LOW) {
                 tracing::warn!(%error, "cannot lower the priority of the auditors");
@@ -76,8 +89,8 @@ impl AuditThreads {
         })
     }
 
-    /// Audits what is not audited yet of a round whose proof is published, for a while; then calls
-    /// `done`. The next round's audit ends this one.
+    /// Audits the rest of a round whose proof is published, for a limited time; then calls `done`.
+    /// The audit of the next round ends it.
     pub(in crate::worker) fn audit_late(
         &self,
         mut audit: RoundAudit,
@@ -87,7 +100,7 @@ impl AuditThreads {
         let stop = Arc::<AtomicBool>::default();
         self.stop_late(Arc::clone(&stop));
         let clock = self.clock.clone();
-        // It reports what it finds.
+        // The audit reports what it finds.
         drop(self.low.run(move || {
             audit.afterwards(&tree, &*clock.0, &stop);
             drop(audit);
@@ -95,7 +108,7 @@ impl AuditThreads {
         }));
     }
 
-    /// Stops the audit that is not of a round at work, and has `next` stop the one that comes.
+    /// Stops the audit of a published round. Setting `next` stops the next one.
     fn stop_late(&self, next: Arc<AtomicBool>) {
         let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
         late.store(true, Relaxed);
@@ -109,13 +122,13 @@ impl Drop for AuditThreads {
     }
 }
 
-/// The niceness for auditors that are so far behind, where those that keep up have the lowest.
+/// Returns the niceness of auditors that are this far behind, relative to the lowest priority.
 fn niceness(behind: Duration) -> i32 {
     let reached = RAISED.iter().rev().find(|(lag, _)| behind >= *lag);
     reached.map_or(LOW, |(_, niceness)| *niceness)
 }
 
-/// The auditors of a round that is being worked on.
+/// The auditors of the round that is worked on.
 #[derive(Debug)]
 pub(in crate::worker) struct Auditors {
     shared: Arc<Shared>,
@@ -124,29 +137,29 @@ pub(in crate::worker) struct Auditors {
 
 #[derive(Debug)]
 struct Shared {
-    /// The auditors are to stop.
+    /// Tells all auditors to stop.
     stop: AtomicBool,
-    /// The one of low priority is to stop, or to make way for the other one.
+    /// Tells the low-priority thread to stop, or to let the other one audit.
     stop_low: AtomicBool,
-    /// They are behind, and it is the other one's turn.
+    /// Whether the audit is behind, so that the other thread audits.
     behind: AtomicBool,
-    /// The first entry that the work had wrong; `u64::MAX` for none.
+    /// The first entry of the work that is wrong; `u64::MAX` if none is.
     wrong: AtomicU64,
-    /// Entries that were audited.
+    /// The number of audited entries.
     audited: AtomicU64,
-    /// Held by the one whose turn it is.
+    /// Held by the thread that audits.
     turn: Mutex<Turn>,
 }
 
-/// What the two threads do by turns.
+/// The state that the two threads share.
 #[derive(Debug)]
 struct Turn {
     audit: RoundAudit,
     clock: SharedClock,
     scrub: Scrub,
-    /// Entries that are taken on trust, as far as they are not yet.
+    /// The number of entries still to be taken on trust, if any.
     trust: Option<u64>,
-    /// Whether what another process has audited is still so.
+    /// Whether the entries that another process has audited were checked for changes.
     checked: bool,
     failure: Option<String>,
     last_step: Duration,
@@ -162,8 +175,8 @@ impl fmt::Debug for SharedClock {
 }
 
 impl Auditors {
-    /// Starts the auditors, unless there are to be none. `folder` is where the roots of audited chunks
-    /// are kept.
+    /// Starts the auditors, unless auditing is off. `folder` is where the roots of audited chunks
+    /// are stored.
     pub(in crate::worker) fn start(
         threads: &AuditThreads,
         audits: &Audits,
@@ -206,18 +219,19 @@ impl Auditors {
         Some(Self { shared, tasks })
     }
 
-    /// The first entry that the work had wrong: it has to go back there.
+    /// Returns the first entry of the work that is wrong: the work must go back to it.
     pub(in crate::worker) fn wrong_entry(&self) -> Option<u64> {
         let entry = self.shared.wrong.load(Relaxed);
         (entry != u64::MAX).then_some(entry)
     }
 
-    /// Whether they have ended although nobody told them to, and nothing was found.
+    /// Returns whether the auditors ended without being stopped and without finding anything.
     pub(in crate::worker) fn failed(&self) -> bool {
         self.tasks.iter().any(Task::is_finished) && self.wrong_entry().is_none()
     }
 
-    /// Stops the auditors. `None` if they have failed, or a disk keeps them for longer than `patience`.
+    /// Stops the auditors. Returns `None` if they failed, or a disk delays them longer than
+    /// `patience`.
     pub(in crate::worker) fn stop(self, patience: Duration) -> Option<RoundAudit> {
         self.shared.stop.store(true, Relaxed);
         self.shared.stop_low.store(true, Relaxed);
@@ -233,13 +247,13 @@ impl Auditors {
 }
 
 impl Shared {
-    /// Audits what there is and what comes, except while the other one does; until it is told to stop
-    /// or the work has to go back.
+    /// Audits what is in the log and what is added, except while the other thread does; until it is
+    /// stopped or the work must go back.
     fn keep_up(&self) {
         while !self.stop.load(Relaxed) {
             let idle = self.behind.load(Relaxed) || {
                 let mut turn = self.turn();
-                // The other one may have come first.
+                // The other thread may have been first.
                 let idle = self.behind.load(Relaxed) || turn.take(&self.stop_low);
                 if self.note(&turn) {
                     return;
@@ -252,7 +266,7 @@ impl Shared {
         }
     }
 
-    /// Waits until the auditors are behind, and audits until they are not. Ends when the other one
+    /// Waits until the audit is behind, and audits until it is not. Ends when the other thread
     /// does.
     fn catch_up(&self, lag: &Lag) {
         let mut nice = None;
@@ -275,7 +289,7 @@ impl Shared {
             while !self.ended() {
                 let behind = lag.now(self.audited.load(Relaxed));
                 let next = niceness(behind).min(0);
-                // What is not permitted is not missed: there is no third way.
+                // If the system does not permit the change, nothing else can be done.
                 if behind <= CAUGHT_UP {
                     tracing::info!(round = lag.round, "the audit is not behind any more");
                     break;
@@ -297,7 +311,7 @@ impl Shared {
         }
     }
 
-    /// Takes note of what a turn has come to. Says whether the work has to go back.
+    /// Records the state after a turn. Returns whether the work must go back.
     fn note(&self, turn: &Turn) -> bool {
         self.audited.store(turn.audit.auditor.entries(), Relaxed);
         if let Some(wrong) = &turn.audit.wrong {
@@ -316,7 +330,7 @@ impl Shared {
 }
 
 impl Turn {
-    /// Audits a step, if there is one. Says whether there was none.
+    /// Audits the next step, if there is one. Returns whether there was none.
     fn take(&mut self, stop: &AtomicBool) -> bool {
         let now = self.clock.0.monotonic();
         let audit = &mut self.audit;
@@ -333,7 +347,7 @@ impl Turn {
         let step = new >= enough || new > 0 && now.saturating_sub(self.last_step) >= PATIENCE;
         let mut idle = false;
         let result = if !self.checked {
-            // Older entries may have changed since another process has audited them.
+            // Older entries may have changed since another process audited them.
             let checked = audit.apply(|auditor, log| auditor.check(log, with));
             checked.inspect(|()| self.checked = true)
         } else if let Some(entries) = self.trust {
@@ -347,7 +361,7 @@ impl Turn {
             Ok(())
         };
         if audit.wrong.is_some() {
-            // The log still has the wrong entries: there is nothing to compare.
+            // The log still has the wrong entries, so there is nothing to compare.
             return idle;
         }
         let chunks = self.scrub.due(now, audit.auditor.chunk_entries());
@@ -375,24 +389,24 @@ impl Turn {
     }
 }
 
-/// How far auditors are behind, in time.
+/// How far the audit is behind, in time.
 struct Lag {
     round: u64,
     clock: SharedClock,
     log: LogView,
-    /// When they began, and with how many entries in the log.
+    /// When the auditors started, and the number of entries in the log then.
     first: (Duration, u64),
 }
 
 impl Lag {
-    /// How long the work takes for what is not audited yet.
+    /// Returns how long the work takes for as many leaves as are not audited yet.
     fn now(&self, audited: u64) -> Duration {
         let (since, before) = self.first;
         let entries = self.log.entries();
         let passed = self.clock.0.monotonic().saturating_sub(since).as_secs_f64();
         let made = entries.saturating_sub(before);
         if made == 0 || passed < 1.0 {
-            // There is no rate yet.
+            // The rate is not known yet.
             return Duration::ZERO;
         }
         let behind = entries.saturating_sub(audited) as f64;
@@ -400,7 +414,7 @@ impl Lag {
     }
 }
 
-/// How much is to be compared again, so that it is the same in every second.
+/// Spreads comparing audited entries again evenly over time.
 #[derive(Debug)]
 struct Scrub {
     since: Duration,
@@ -415,13 +429,13 @@ impl Scrub {
         }
     }
 
-    /// Chunks to compare now.
+    /// Returns the number of chunks to compare now.
     fn due(&mut self, now: Duration, chunk_entries: u64) -> u64 {
         let passed = now.saturating_sub(self.since).as_secs_f64();
         let due = passed * SCRUB_ENTRIES_PER_SECOND - self.entries;
         let chunks = due / chunk_entries as f64;
         if chunks > SCRUB_CHUNKS as f64 {
-            // There was no time, and there will not be more of it later.
+            // The auditors had no time for it, and will have none to catch up.
             *self = Self::new(now);
         }
         (chunks as u64).min(SCRUB_CHUNKS)

@@ -1,26 +1,25 @@
-//! The auditors of a round: threads of low priority that recompute the log behind the hashing
-//! thread, from the file (see [`poet_engine::audit`]).
+//! The auditors of a round: low-priority threads that recompute the log behind the hashing thread,
+//! from the file (see [`poet_engine::audit`]).
 //!
-//! A copy that is wrong they repair where it is. When the work itself was wrong they stop it, and
-//! when it has stopped, cut the log to what is right, from where the work goes on.
+//! They repair a wrong copy of a right entry in place. If the work itself was wrong, they stop it,
+//! then cut the log to what is right, and the work continues from there.
 //!
-//! Nobody waits for them. At the end of a round the proof is made of what there is, and the rest of
-//! the log is audited after it is published: what that finds is reported. Only after a proof that is
-//! not valid the log is audited before the next one is made, and first where the proof says that
-//! something is wrong. What another process left unaudited is taken on trust if it is more than an
-//! hour's work.
+//! Nothing waits for them. At the end of a round the proof is made of whatever there is, and the
+//! rest of the log is audited after its publication; what that finds is only reported. Only after
+//! an invalid proof is the log audited before the next proof, first where the proof shows the
+//! error. If another process left more than an hour's work unaudited, that is taken on trust.
 //!
-//! Ordinary programs leave threads of the lowest priority next to nothing. So where the hashing thread
-//! has a core of its own, auditors that fall behind go on with a priority like everybody's, and with a
-//! higher one if that is not enough and permitted.
+//! Ordinary programs leave next to no CPU time to threads of the lowest priority. So if the hashing
+//! thread has a dedicated core, auditors that fall behind continue with a normal priority, and with
+//! a higher one if that is not enough and the system permits it.
 //!
-//! In sampled mode they recompute one step in eight and take the others on trust. When something does
-//! not fit, the round is audited as a whole, from its first entry on.
+//! In sampled mode they recompute one step in eight and take the others on trust. If they find an
+//! error, the whole round is audited, from its first entry on.
 //!
-//! The roots of audited chunks of entries are kept beside the log, as a tree log of their own. After
-//! a restart the audit goes on behind the last of them; those before are compared with the log at
-//! once, which takes seconds, not days. Those of a sampled audit have a file of their own: no full
-//! audit relies on them. What was found is kept beside them, too.
+//! The roots of audited chunks of entries are stored next to the log, as a tree log of their own.
+//! After a restart the audit continues after the last of them; the earlier ones are compared with
+//! the log at once, which takes seconds rather than days. The roots of a sampled audit have a file
+//! of their own: no full audit relies on them. The findings are stored there too.
 
 mod auditors;
 mod report;
@@ -39,14 +38,14 @@ pub use self::round::RoundAudit;
 pub enum AuditMode {
     /// Everything.
     Full,
-    /// A random eighth; everything from then on that something there is wrong.
+    /// A random eighth; everything once an error is found.
     Sampled,
     /// Nothing, unless a proof turns out to be wrong.
     Off,
 }
 
 impl AuditMode {
-    /// What is best for this machine: everything, if there is a core to spare.
+    /// Returns the best mode for this machine: `Full` if there is a core to spare.
     pub fn for_this_machine() -> Self {
         if cores() > 1 { Self::Full } else { Self::Off }
     }

@@ -1,4 +1,4 @@
-//! What audits have found, and where it is kept.
+//! What audits have found, and where it is stored.
 
 use std::{
     collections::BTreeMap,
@@ -14,39 +14,39 @@ use serde::{Deserialize, Serialize};
 use super::AuditMode;
 use crate::round_files::{FINDINGS_FILE, NEW_FINDINGS_FILE};
 
-/// Audited leaves that a power cut may take from the log, since they were not durable yet: what two
-/// minutes make. Where more are gone, something else has cut it.
+/// Audited leaves that a power failure may remove from the log because they were not durable yet:
+/// what two minutes make. If more are missing, something else has cut the log.
 pub const MAX_UNSYNCED_LEAVES: u64 = 1 << 23;
-/// Rounds about which is remembered what was found.
+/// The number of rounds whose findings are kept in memory.
 const REMEMBERED_ROUNDS: usize = 50;
 
-/// What audits have found: of one round, or of all since the start.
+/// What audits have found: in one round, or in all since the start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditReport {
     /// Subtrees recomputed.
     pub subtrees: u64,
-    /// Mistakes of the work.
+    /// Errors in the work.
     pub work: u64,
-    /// Damaged copies of right entries, which were repaired.
+    /// Damaged copies of right entries, all repaired.
     pub copies: u64,
-    /// Mistakes of the auditors.
+    /// Errors of the auditors.
     pub auditor: u64,
     /// How often the work went back.
     pub rollbacks: u64,
-    /// Leaves that were made in vain.
+    /// Leaves that were discarded.
     pub lost_leaves: u64,
-    /// Proofs that were not valid, and were not published.
+    /// Proofs that were not valid, and so not published.
     pub bad_proofs: u64,
-    /// Leaves of the round that were audited, in sampled mode with those taken on trust.
+    /// Audited leaves of the round. In sampled mode, includes those taken on trust.
     pub audited_leaves: u64,
-    /// Those among them that another process left unaudited and that were taken on trust.
+    /// Of these, leaves that another process left unaudited and that were taken on trust.
     #[serde(default)]
     pub trusted_leaves: u64,
-    /// What was found last.
+    /// The newest finding.
     pub last_event: Option<String>,
 }
 
-/// Audits rounds, and remembers what was found.
+/// Audits rounds, and remembers the findings.
 #[derive(Clone, Debug)]
 pub struct Audits(Arc<Inner>);
 
@@ -73,7 +73,7 @@ impl Audits {
         }))
     }
 
-    /// How much is audited.
+    /// The mode.
     pub fn mode(&self) -> AuditMode {
         self.0.mode
     }
@@ -82,7 +82,7 @@ impl Audits {
         self.0.threads
     }
 
-    /// What was found since the start.
+    /// Everything found since the start.
     pub fn total(&self) -> AuditReport {
         self.reports().total.clone()
     }
@@ -92,7 +92,7 @@ impl Audits {
         self.reports().rounds.get(&round).cloned()
     }
 
-    /// Remembers what an earlier process has found in a round, and has kept in its folder.
+    /// Reads what an earlier process has found in a round and stored in its folder.
     pub(in crate::worker) fn remember(&self, round: u64, folder: &Path) {
         let path = folder.join(FINDINGS_FILE);
         let read = fs::read(&path).and_then(|json| Ok(serde_json::from_slice(&json)?));
@@ -114,7 +114,7 @@ impl Audits {
         }
     }
 
-    /// Takes note that a proof is not valid.
+    /// Records that a proof is not valid.
     pub(in crate::worker) fn bad_proof(
         &self,
         round: u64,
@@ -126,7 +126,7 @@ impl Audits {
         self.found(round, Some(folder), &event, |report| report.bad_proofs += 1);
     }
 
-    /// Takes note that so many leaves had been audited that the log does not hold any more.
+    /// Records that the log has lost this many audited leaves.
     pub(super) fn log_is_shorter(&self, round: u64, folder: Option<&Path>, leaves: u64) {
         if leaves <= MAX_UNSYNCED_LEAVES {
             return;
@@ -143,7 +143,7 @@ impl Audits {
         self.found(round, folder, &event, |_| {});
     }
 
-    /// Takes note of an event, and keeps what was found in the round's folder.
+    /// Records a finding, and stores the report in the round's folder.
     pub(super) fn found(
         &self,
         round: u64,
@@ -179,7 +179,7 @@ impl Audits {
     }
 }
 
-/// Keeps a report in the round's folder, in place of the one that is there.
+/// Stores a report in the round's folder, replacing the earlier one.
 fn keep(report: &AuditReport, folder: &Path) -> io::Result<()> {
     let new = folder.join(NEW_FINDINGS_FILE);
     let mut file = File::create(&new)?;

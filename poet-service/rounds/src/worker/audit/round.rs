@@ -24,10 +24,10 @@ use crate::{
     round_files::{AUDIT_FILE, SAMPLED_FILE},
 };
 
-/// Leaves that another process left unaudited and that are audited still: what an hour makes. More
-/// would take as long again, and of several days' nobody would see the end.
+/// How many leaves that another process left unaudited are still audited: what an hour makes. More
+/// would take as long again, and several days' worth would never be finished.
 const MAX_UNAUDITED_LEAVES: u64 = 1 << 28;
-/// How long what was not audited at the end of a round may be audited after it is published.
+/// How long the rest of a round may be audited after its proof is published.
 const AFTERWARDS: Duration = Duration::from_secs(3600);
 
 /// The audit of a round.
@@ -35,24 +35,24 @@ const AFTERWARDS: Duration = Duration::from_secs(3600);
 pub struct RoundAudit {
     pub(super) audits: Audits,
     pub(super) round: u64,
-    /// Where roots and findings are kept, if they are.
+    /// Where roots and findings are stored, if anywhere.
     folder: Option<PathBuf>,
     pub(super) subtree_height: SubtreeHeight,
     pub(super) auditor: Auditor,
     pub(super) log: LogView,
-    /// Where roots are kept.
+    /// The stored roots.
     kept: Option<FileLog>,
-    /// The first entries, whose roots were read from there and not computed by this process.
+    /// The number of first entries whose roots were read from there, not computed by this process.
     read_back: u64,
-    /// What the work has to go back for.
+    /// The error for which the work must go back.
     pub(super) wrong: Option<Finding>,
-    /// The work is another server's.
+    /// Whether the work is another server's.
     follows: bool,
 }
 
 impl RoundAudit {
-    /// A full audit that goes on where the roots in the file `roots` end, if there are any. What it
-    /// finds it keeps beside that file.
+    /// Creates a full audit that continues after the roots in the file `roots`, if there are any.
+    /// Stores its findings next to that file.
     pub fn new(
         audits: &Audits,
         job: &Job,
@@ -96,12 +96,13 @@ impl RoundAudit {
         }
     }
 
-    /// Says whether the work is another server's.
+    /// Sets whether the work is another server's.
     pub(in crate::worker) fn set_follows(&mut self, follows: bool) {
         self.follows = follows;
     }
 
-    /// The audit of a round, with its roots in the round's folder; `None` if there is to be none.
+    /// Returns the audit of a round, with its roots in the round's folder; `None` if auditing is
+    /// off.
     pub(in crate::worker) fn in_folder(
         audits: &Audits,
         job: &Job,
@@ -154,11 +155,11 @@ impl RoundAudit {
         Ok(())
     }
 
-    /// After a proof that was not valid: looks for what is wrong by recomputing few entries, those
-    /// before `last` and itself, and repairs it. Says whether it has found anything.
+    /// After an invalid proof: looks for the error by recomputing the entry `last` and a few before
+    /// it, and repairs it. Returns whether it has found anything.
     ///
     /// # Errors
-    /// Fails if the log cannot be read, or it is stopped.
+    /// Fails if the log cannot be read, or if `stop` is set.
     pub fn search(
         &mut self,
         tree: &Tree,
@@ -186,7 +187,7 @@ impl RoundAudit {
         Ok(true)
     }
 
-    /// Audits the rest of the log of a round whose proof is published, and reports what it finds.
+    /// Audits the rest of the log of a round whose proof is published, and reports the findings.
     pub(super) fn afterwards(&mut self, tree: &Tree, clock: &dyn Clock, stop: &AtomicBool) {
         let end = clock.monotonic().saturating_add(AFTERWARDS);
         let with = AuditWith {
@@ -240,10 +241,10 @@ impl RoundAudit {
         }
     }
 
-    /// Audits all that is new in the log, with all threads.
+    /// Audits everything new in the log, with all threads.
     ///
     /// # Errors
-    /// Fails if the log cannot be read, or it is stopped.
+    /// Fails if the log cannot be read, or if `stop` is set.
     pub fn catch_up(&mut self, stop: &AtomicBool) -> Result<(), AuditError> {
         let with = all_threads(stop);
         while self.wrong.is_none() && self.auditor.entries() < self.log.entries() {
@@ -252,22 +253,22 @@ impl RoundAudit {
         Ok(())
     }
 
-    /// Compares everything that was audited with the log once more, and audits the rest.
+    /// Compares everything that was audited with the log again, and audits the rest.
     ///
     /// # Errors
-    /// Fails if the log cannot be read, or it is stopped.
+    /// Fails if the log cannot be read, or if `stop` is set.
     pub fn all(&mut self, stop: &AtomicBool) -> Result<(), AuditError> {
         let with = all_threads(stop);
         self.apply(|auditor, log| auditor.check(log, with))?;
         self.catch_up(stop)
     }
 
-    /// Whether all that is in the log is audited.
+    /// Returns whether the whole log is audited.
     pub fn is_complete(&self) -> bool {
         self.auditor.entries() == self.log.entries()
     }
 
-    /// Does what the findings call for, and takes note.
+    /// Reacts to the findings and records them.
     pub(super) fn apply(
         &mut self,
         audit: impl FnOnce(&mut Auditor, &mut LogView) -> Result<Vec<Finding>, AuditError>,
@@ -299,7 +300,7 @@ impl RoundAudit {
         Ok(())
     }
 
-    /// A sampled audit of `entries` entries has become a full one.
+    /// Called when a sampled audit of `entries` entries has become a full one.
     fn begin_full(&mut self, entries: u64) {
         let round = self.round;
         tracing::error!(
@@ -315,12 +316,12 @@ impl RoundAudit {
         self.forget_roots();
     }
 
-    /// Takes note of an event.
+    /// Records a finding.
     fn found(&self, event: &str, count: impl Fn(&mut AuditReport)) {
         (self.audits).found(self.round, self.folder.as_deref(), event, count);
     }
 
-    /// Removes the kept roots, which may be wrong.
+    /// Removes the stored roots, which may be wrong.
     fn forget_roots(&mut self) {
         if let Some(kept) = &mut self.kept
             && let Err(error) = kept.cut(0)
@@ -350,7 +351,7 @@ impl RoundAudit {
             let event = format!("the auditor was wrong at entry {entry}");
             self.found(&event, |report| report.auditor += 1);
         }
-        // Others of the kept ones may be wrong, too.
+        // Other stored roots may be wrong, too.
         self.forget_roots();
     }
 
@@ -363,7 +364,7 @@ impl RoundAudit {
             entries,
             "ALARM: entries of the log were damaged, in memory or on the disk; the work was not"
         );
-        // If it fails, they are found once more.
+        // If this fails, the audit finds them again.
         if let Err(error) = self.log.repair(*entry, right) {
             tracing::error!(%error, round, "cannot repair the log");
         }
@@ -371,8 +372,8 @@ impl RoundAudit {
         self.found(&event, |report| report.copies += 1);
     }
 
-    /// Appends new roots to those that are kept. They need not be durable: what is missing is
-    /// audited again, and what is wrong is noticed.
+    /// Appends new roots to the stored ones. They need not be durable: missing ones are audited
+    /// again, and wrong ones are noticed.
     fn keep_roots(&mut self) {
         let Some(kept) = &mut self.kept else { return };
         let new = &self.auditor.roots()[kept.entries() as usize..];
@@ -384,8 +385,8 @@ impl RoundAudit {
         }
     }
 
-    /// Takes the log of a round that is over, and its tree, back to what is known to be right. Of a
-    /// log that is not audited to its end, the proof must tell about the rest.
+    /// Takes the log of a finished round, and its tree, back to what is known to be right. If the
+    /// log is not audited to its end, the proof must show whether the rest is right.
     ///
     /// # Errors
     /// Fails if the log cannot be written.
@@ -394,12 +395,12 @@ impl RoundAudit {
         self.go_back(tree, log)
     }
 
-    /// Whether the work went on from what was audited.
+    /// Returns whether the work continued from what was audited.
     fn fits(&self, tree: &Tree) -> bool {
         tree.parked().ends_with(self.auditor.tree().parked())
     }
 
-    /// Settles what was wrong at the end of the log: `tree` is what the work went on from.
+    /// Decides what is wrong at the end of the log. `tree` is what the work continued from.
     fn decide(&mut self, tree: &Tree) {
         if self.wrong.is_some() || !self.is_complete() {
             return;
@@ -411,8 +412,8 @@ impl RoundAudit {
                 let culprit = Culprit::Work;
                 self.wrong = Some(Finding { culprit, ..open });
             }
-            // What a sampled audit took on trust may be what does not fit. The proof will not, either,
-            // and leads to it.
+            // The mismatch may be in what a sampled audit took on trust. Then the proof is invalid,
+            // and shows where.
             None if fits || self.auditor.samples() => {}
             None => {
                 self.wrong = Some(Finding {
@@ -424,10 +425,10 @@ impl RoundAudit {
         }
     }
 
-    /// Takes log and tree back to what is right, if the work was wrong.
+    /// Takes the log and the tree back to what is right, if the work was wrong.
     ///
     /// # Errors
-    /// When the log cannot be written.
+    /// Fails if the log cannot be written.
     pub fn go_back(&mut self, tree: Tree, log: &mut FileLog) -> Result<Tree, LogError> {
         let Some(Finding { entry, right, .. }) = &self.wrong else {
             return Ok(tree);
@@ -468,12 +469,12 @@ impl RoundAudit {
         Ok(self.auditor.tree().clone())
     }
 
-    /// The first entry that the work had wrong: it has to go back there.
+    /// The first entry of the work that is wrong: the work must go back to it.
     pub fn wrong_entry(&self) -> Option<u64> {
         self.wrong.as_ref().map(|wrong| wrong.entry)
     }
 
-    /// The tree of all leaves that were audited.
+    /// The tree of all audited leaves.
     pub fn tree(&self) -> &Tree {
         self.auditor.tree()
     }
@@ -486,15 +487,15 @@ fn all_threads(stop: &AtomicBool) -> AuditWith<'_> {
     }
 }
 
-/// Entries to take on trust because there are too many that were not audited.
+/// Returns the number of entries to take on trust, if too many were not audited.
 pub(super) fn trusted_entries(audit: &RoundAudit) -> Option<u64> {
     let entries = audit.log.entries();
     let trusted = entries.saturating_sub(MAX_UNAUDITED_LEAVES >> audit.subtree_height.get());
     (trusted > audit.auditor.entries()).then_some(trusted)
 }
 
-/// Drops roots at the end that are not those of the log: what a power failure or fsck leaves of a file
-/// whose end is not synced. One that is wrong before the end is found later.
+/// Removes roots at the end that do not match the log: a power failure or fsck leaves them at the
+/// end of a file that was not synced. A wrong one further up is found later.
 fn drop_damaged(
     path: &Path,
     file: &mut FileLog,
@@ -522,8 +523,8 @@ fn drop_damaged(
     }
 }
 
-/// The roots in the file at `path`, at most `chunks`, and how many more there were. A file that cannot
-/// be understood is replaced: all that is in it can be computed again.
+/// Returns the roots in the file at `path`, at most `chunks`, and how many more there were.
+/// Replaces an unreadable file: everything in it can be computed again.
 fn open_roots(
     path: &Path,
     chunk_work: &RoundWork<'_>,
@@ -532,7 +533,7 @@ fn open_roots(
     let mut file = match FileLog::open(path, chunk_work) {
         Err(error @ LogError::Foreign { .. }) => {
             tracing::warn!(%error, "the audit begins anew");
-            // If it is still there, that is the error.
+            // If the file is still there, creating it fails.
             drop(fs::remove_file(path));
             FileLog::open(path, chunk_work)?
         }
