@@ -10,6 +10,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use poet_proto::{
     certificate::{CertificateError, Certifier, KeyHint, TrustedKeysError},
+    duration::format_go,
     identity::PublicKey,
     messages::{Info, PublishedProof, SubmitRequest, Submitted},
     pow::{self, PowParams},
@@ -101,14 +102,16 @@ pub struct Registration {
     publish: Arc<dyn Publish>,
     counters: Arc<dyn Counters>,
     checks: Checks,
-    /// The last proof that this server published, kept while a shared storage may lose it.
-    newest: Mutex<Option<Newest>>,
+    /// The proofs that this server published, kept while a shared storage may lose them.
+    published: Mutex<Vec<OwnProof>>,
 }
 
 /// A proof that this server has published.
 #[derive(Clone)]
-struct Newest {
+struct OwnProof {
     round: u64,
+    /// For nodes with this longer cycle gap.
+    early: Option<Duration>,
     proof: Arc<PublishedProof>,
     /// When it was published, on the monotonic clock.
     at: Duration,
@@ -144,7 +147,7 @@ impl Registration {
             publish,
             counters,
             checks,
-            newest: Mutex::new(None),
+            published: Mutex::default(),
         }
     }
 
@@ -378,7 +381,7 @@ impl Registration {
     /// # Errors
     /// Fails if the storage does.
     pub fn look_at_storage(&self) -> Result<(), StorageError> {
-        self.look_at_newest()?;
+        self.look_at_published()?;
         if let Some(challenges) = self.storage.pow_challenges()? {
             *self.pow.write().unwrap_or_else(PoisonError::into_inner) = challenges;
         }
@@ -391,41 +394,79 @@ impl Registration {
         Ok(())
     }
 
-    fn newest(&self) -> MutexGuard<'_, Option<Newest>> {
-        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+    fn published(&self) -> MutexGuard<'_, Vec<OwnProof>> {
+        self.published
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Publishes a proof again if the shared storage has lost it, because a database took over that
-    /// did not have it yet. May block.
-    fn look_at_newest(&self) -> Result<(), StorageError> {
-        let Some(Newest { round, proof, at }) = self.newest().clone() else {
-            return Ok(());
+    /// Remembers a proof that this server has published, if the storage may lose it.
+    fn remember(&self, round: u64, early: Option<Duration>, proof: Arc<PublishedProof>) {
+        if self.storage.shared() {
+            let at = self.clock.monotonic();
+            self.published().push(OwnProof {
+                round,
+                early,
+                proof,
+                at,
+            });
+        }
+    }
+
+    /// Publishes proofs again that a shared storage has lost, because a database took over that did not
+    /// have them yet. May block.
+    fn look_at_published(&self) -> Result<(), StorageError> {
+        let now = self.clock.monotonic();
+        let published = {
+            let mut published = self.published();
+            published.retain(|proof| now.saturating_sub(proof.at) <= MAY_BE_LOST);
+            published.clone()
         };
-        let forget = match self.storage.round(round)?.map(|record| record.published) {
-            _ if self.clock.monotonic().saturating_sub(at) > MAY_BE_LOST => true,
-            Some(Some(stored)) if stored.leaves != proof.leaves => {
-                tracing::error!(
+        for OwnProof {
+            round,
+            early,
+            proof,
+            ..
+        } in published
+        {
+            // The storage may have lost even the round, until it is opened again.
+            let Some(record) = self.storage.round(round)? else {
+                continue;
+            };
+            let stored = match early {
+                None => record.published.map(|record| record.leaves),
+                Some(gap) => (self.storage.early_proofs(round..=round)?.iter())
+                    .find(|record| record.gap == gap)
+                    .map(|record| record.leaves),
+            };
+            let cycle_gap = early.map(format_go);
+            match stored {
+                Some(leaves) if leaves == proof.leaves => continue,
+                Some(leaves) => {
+                    tracing::error!(
+                        round,
+                        cycle_gap,
+                        leaves = proof.leaves,
+                        stored = leaves,
+                        "ALARM: the storage has another proof than the one that this server has published"
+                    );
+                    (self.published()).retain(|proof| (proof.round, proof.early) != (round, early));
+                    continue;
+                }
+                None => tracing::error!(
                     round,
-                    leaves = proof.leaves,
-                    stored = stored.leaves,
-                    "ALARM: the storage has another proof than the one that this server has published"
-                );
-                true
-            }
-            Some(None) => {
-                tracing::error!(
-                    round,
+                    cycle_gap,
                     "ALARM: the storage has lost the proof that this server has published, and gets it \
                      again"
-                );
-                let challenges = self.storage.publish(round, proof)?;
-                *self.pow.write().unwrap_or_else(PoisonError::into_inner) = challenges;
-                false
+                ),
             }
-            Some(Some(_)) | None => false,
-        };
-        if forget {
-            *self.newest() = None;
+            match early {
+                Some(gap) => self.storage.store_early_proof(round, gap, proof)?,
+                None => {
+                    let challenges = self.storage.publish(round, proof)?;
+                    *self.pow.write().unwrap_or_else(PoisonError::into_inner) = challenges;
+                }
+            }
         }
         Ok(())
     }
@@ -496,10 +537,7 @@ impl Registration {
             });
         }
         *self.pow.write().unwrap_or_else(PoisonError::into_inner) = challenges;
-        if self.storage.shared() {
-            let at = self.clock.monotonic();
-            *self.newest() = Some(Newest { round, proof, at });
-        }
+        self.remember(round, None, proof);
         Ok(())
     }
 
@@ -523,8 +561,9 @@ impl Registration {
     ) -> Result<(), StorageError> {
         let serve = self.prepare(round, gap, &proof);
         self.storage
-            .store_early_proof(round, gap.duration(), proof)?;
+            .store_early_proof(round, gap.duration(), Arc::clone(&proof))?;
         serve();
+        self.remember(round, Some(gap.duration()), proof);
         Ok(())
     }
 

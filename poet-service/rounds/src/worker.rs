@@ -707,9 +707,8 @@ impl<H: Hashing> Worker<H> {
             }
             let leaves_per_second = executing.leaves_per_second(&*self.clock);
             let since = now.saturating_sub(executing.started.0);
-            if !over
-                && let Some(why) = stretch.step(status.durable_entries, leaves_per_second, since)
-            {
+            let newest = rate_watch.rate().newest.unwrap_or(leaves_per_second);
+            if !over && let Some(why) = stretch.step(status.durable_entries, newest, since) {
                 tracing::info!(round = job.round, why, "this server stops what it does");
                 running.set_target(0);
                 return Ok(());

@@ -5,13 +5,22 @@
 mod common;
 #[path = "../../storage/tests/suite/server.rs"]
 mod database;
+#[path = "common/fake_time.rs"]
+mod fake_time;
 #[path = "common/program.rs"]
 mod program;
 
-use std::{path::Path, process::Command};
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
 use common::{TestNode, await_some, members_of, verify_fetched};
 use database::{PASSWORD, PostgresServer};
+use fake_time::fake_time;
 use jiff::Timestamp;
 use program::{ServerProcess, command};
 use tempfile::TempDir;
@@ -148,8 +157,23 @@ fn a_proof_that_the_database_has_lost_is_stored_again() {
     };
     let url = database.database("poet");
     let [folder] = machines();
-    let server = start(folder.path(), &url, &schedule(), &[]);
+    let early_gap = ["--early-cycle-gap=12s"];
+    let server = start(folder.path(), &url, &schedule(), &early_gap);
     server.client.register(&TestNode::new(1));
+    // The early one, before the round has ended.
+    let early = || database.sql("poet", "SELECT root, leaves FROM poet.early_proofs");
+    await_some("the early proof", || (!early().is_empty()).then_some(()));
+    let before = early();
+    database.sql("poet", "DELETE FROM poet.early_proofs");
+    await_some("the early proof again", || {
+        (early() == before).then_some(())
+    });
+    let lost = "ALARM: the storage has lost the proof";
+    await_some("the alarm", || {
+        let log = server.log();
+        let mut lines = log.lines().filter(|line| line.contains(lost));
+        lines.any(|line| line.contains("12s")).then_some(())
+    });
     let root = verify_fetched(&server.client.await_proof(0)).root;
     let stored = || database.sql("poet", "SELECT root FROM poet.proofs WHERE round = 0");
     let before = stored();
@@ -157,10 +181,142 @@ fn a_proof_that_the_database_has_lost_is_stored_again() {
     // Like a database that did not have it yet when it took over.
     database.sql("poet", "DELETE FROM poet.proofs WHERE round = 0");
     await_some("the proof", || (stored() == before).then_some(()));
-    assert!(
-        server
-            .log()
-            .contains("ALARM: the storage has lost the proof")
+    await_some("both alarms", || {
+        (server.log().matches(lost).count() == 2).then_some(())
+    });
+}
+
+#[test]
+fn a_replica_that_may_lag_is_warned_of() {
+    let Some(database) = PostgresServer::start() else {
+        return;
+    };
+    let url = database.database("poet");
+    let warning = "expected synchronous replicas, in the setting synchronous_standby_names";
+    let schedule = schedule();
+    let warns = |url: &str| {
+        let [folder] = machines();
+        let database = format!("--database={url}");
+        let mut options: Vec<&str> = schedule.iter().map(String::as_str).collect();
+        options.push(&database);
+        let password = [("PGPASSWORD", PASSWORD)];
+        let server = ServerProcess::start_with(folder.path(), &options, &password);
+        // The line that comes after the warning.
+        await_some("the open round", || {
+            server.log().contains("open for registration").then_some(())
+        });
+        server.log().matches(warning).count()
+    };
+    assert_eq!(warns(&url), 0, "there is no replica");
+    let replica = database.replica();
+    await_some("the replica", || {
+        let count = database.sql("postgres", "SELECT count(*) FROM pg_stat_replication");
+        (count == "1").then_some(())
+    });
+    assert_eq!(warns(&url), 1);
+    database.sql(
+        "postgres",
+        "ALTER SYSTEM SET synchronous_standby_names = '*'",
+    );
+    database.sql("postgres", "SELECT pg_reload_conf()");
+    await_some("the setting", || {
+        let names = database.sql("postgres", "SHOW synchronous_standby_names");
+        (names == "*").then_some(())
+    });
+    assert_eq!(warns(&url), 0, "it does not lag");
+    // One that is not connected, but may be asked.
+    database.sql("postgres", "ALTER SYSTEM RESET synchronous_standby_names");
+    database.sql("postgres", "SELECT pg_reload_conf()");
+    drop(replica);
+    await_some("the setting", || {
+        let names = database.sql("postgres", "SHOW synchronous_standby_names");
+        let count = database.sql("postgres", "SELECT count(*) FROM pg_stat_replication");
+        (names.is_empty() && count == "0").then_some(())
+    });
+    assert_eq!(warns(&url), 0);
+    let port = database.port();
+    let both = format!("postgres://poet@127.0.0.1:{port},127.0.0.1:1/poet");
+    assert_eq!(warns(&both), 1);
+}
+
+/// Registers nodes from number `first` on, at one server, until some are in round 1. Returns the challenges
+/// that are in round 0, and those in round 1.
+fn register_over_the_close(server: &ServerProcess, first: u32) -> [Vec<[u8; 32]>; 2] {
+    let mut registered = [Vec::new(), Vec::new()];
+    let start = Instant::now();
+    for number in first.. {
+        if registered[1].len() >= 10 {
+            break;
+        }
+        assert!(start.elapsed() < Duration::from_secs(120));
+        let node = TestNode::new(number);
+        let answer = (server.client).submit(&node.request(&server.client.pow_params()));
+        match answer.status {
+            200 => {
+                let round = answer.json()["roundId"].as_str().unwrap().to_owned();
+                registered[round.parse::<usize>().unwrap()].push(node.challenge);
+            }
+            503 => {}
+            _ => panic!("{}", answer.body),
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    registered
+}
+
+#[test]
+fn servers_whose_clocks_differ_close_a_round_once() {
+    let Some(library) = fake_time() else { return };
+    let Some(database) = PostgresServer::start() else {
+        return;
+    };
+    let url = format!("--database={}", database.database("poet"));
+    let [first, second] = machines();
+    let schedule = schedule();
+    let mut options: Vec<&str> = schedule.iter().map(String::as_str).collect();
+    options.push(&url);
+    let ahead = [
+        ("LD_PRELOAD", library.as_str()),
+        ("FAKETIME", "+1s"),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+        ("DONT_FAKE_MONOTONIC", "1"),
+    ];
+    let right = ServerProcess::start(first.path(), &options);
+    let ahead = ServerProcess::start_with(second.path(), &options, &ahead);
+    let registered: Vec<_> = thread::scope(|scope| {
+        let load: Vec<_> = [(&right, 1), (&ahead, 2), (&right, 3), (&ahead, 4)]
+            .into_iter()
+            .map(|(server, place)| {
+                scope.spawn(move || register_over_the_close(server, place * 1_000_000))
+            })
+            .collect();
+        load.into_iter().map(|load| load.join().unwrap()).collect()
+    });
+    await_some("the warning", || {
+        let warning = "the clock of this machine differs from the database's";
+        ahead.log().contains(warning).then_some(())
+    });
+    let acknowledged = |round: usize| -> BTreeSet<[u8; 32]> {
+        registered
+            .iter()
+            .flat_map(|one| one[round].clone())
+            .collect()
+    };
+    let members: BTreeSet<_> = verify_fetched(&right.client.await_proof(0))
+        .members
+        .into_iter()
+        .collect();
+    assert!(members.is_superset(&acknowledged(0)));
+    assert!(members.is_disjoint(&acknowledged(1)));
+    assert!(acknowledged(0).len() > 50, "{}", acknowledged(0).len());
+    let next = "SELECT encode(challenge, 'hex') FROM poet.registrations WHERE round = 1";
+    let next = database.sql("poet", next);
+    for challenge in acknowledged(1) {
+        assert!(next.contains(&hex::encode(challenge)));
+    }
+    assert_eq!(
+        ahead.client.await_proof(0).body,
+        right.client.get("/v1/proofs/0").body
     );
 }
 

@@ -8,20 +8,24 @@ mod common;
 mod database;
 #[path = "common/program.rs"]
 mod program;
+#[path = "../../storage/tests/suite/wire.rs"]
+mod wire;
 
 use std::{
     fs::{self, OpenOptions},
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
 use common::{TestNode, await_some, members_of, verify_fetched};
-use database::PostgresServer;
+use database::{PASSWORD, PostgresServer};
 use jiff::Timestamp;
 use program::ServerProcess;
 use tempfile::TempDir;
+use wire::Wire;
 
 /// The header of a tree log.
 const HEADER_BYTES: u64 = 96;
@@ -31,19 +35,28 @@ struct Poet {
     database: PostgresServer,
     schedule: Vec<String>,
     nodes: Vec<TestNode>,
+    /// When round 0 ends.
+    end: Timestamp,
 }
 
 impl Poet {
     /// `None` if there is no PostgreSQL. The work on a round takes `work` seconds.
     fn new(work: u64) -> Option<Self> {
+        Self::open_for(12, work)
+    }
+
+    /// The same, where round 0 starts after `open` seconds.
+    fn open_for(open: u64, work: u64) -> Option<Self> {
         let database = PostgresServer::start()?;
         let url = database.database("poet");
-        let genesis = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ");
+        let genesis = Timestamp::now();
+        let end = genesis + Duration::from_secs(open + work);
+        let genesis = genesis.strftime("%Y-%m-%dT%H:%M:%SZ");
         let schedule = vec![
             format!("--genesis-time={genesis}"),
             // The next round is far away.
             format!("--epoch-duration={}s", work + 600),
-            "--phase-shift=12s".to_owned(),
+            format!("--phase-shift={open}s"),
             "--cycle-gap=600s".to_owned(),
             "--audit=full".to_owned(),
             format!("--database={url}"),
@@ -52,6 +65,7 @@ impl Poet {
             database,
             schedule,
             nodes: (1..=3).map(TestNode::new).collect(),
+            end,
         })
     }
 
@@ -74,6 +88,29 @@ impl Poet {
         for node in &self.nodes {
             assert_eq!(server.client.register(node), 0);
         }
+    }
+
+    /// Starts a server that reaches the database by a wire.
+    fn start_behind(
+        &self,
+        wire: &Wire,
+        folder: &TempDir,
+        more: &[&str],
+        environment: &[(&str, &str)],
+    ) -> ServerProcess {
+        let there = format!("--database=postgres://poet@127.0.0.1:{}/poet", wire.port());
+        let options = [&[&*there], more].concat();
+        let environment = [&[("PGPASSWORD", PASSWORD)], environment].concat();
+        self.start_with(folder, &options, &environment)
+    }
+
+    /// Waits until one server works.
+    fn await_one_worker(&self) {
+        let working = "SELECT count(*) FROM poet.servers
+                       WHERE works AND seen > clock_timestamp() - interval '2 s'";
+        await_some("one worker", || {
+            (self.database.sql("poet", working) == "1").then_some(())
+        });
     }
 
     /// Entries of the shared log of round 0.
@@ -141,6 +178,32 @@ fn tree_log(folder: &Path) -> PathBuf {
     folder.join("none")
 }
 
+/// Has a process stand still for more than half of the time, until this is dropped.
+struct Slowed(Child);
+
+impl Slowed {
+    fn new(server: &ServerProcess) -> Self {
+        let pid = server.pid();
+        let turns = format!(
+            "while kill -STOP {pid}; do sleep 0.3; kill -CONT {pid} || exit; sleep 0.2; done"
+        );
+        let child = Command::new("sh")
+            .args(["-c", &turns])
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        Self(child.unwrap())
+    }
+}
+
+impl Drop for Slowed {
+    fn drop(&mut self) {
+        // Once the server has ended, the shell has, too.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
 const WORKS: &str = "this server works";
 const FOLLOWS: &str = "this server follows";
 const ALARM: &str = "ALARM";
@@ -191,7 +254,7 @@ fn when_the_worker_is_killed_the_follower_goes_on_from_its_end() {
 
 #[test]
 fn a_worker_that_was_paused_follows_and_one_whose_disk_is_lost_copies() {
-    let Some(poet) = Poet::new(45) else { return };
+    let Some(poet) = Poet::new(85) else { return };
     let [first, second, third] = machines();
     let one = poet.start(&first, &[]);
     poet.register(&one);
@@ -203,7 +266,7 @@ fn a_worker_that_was_paused_follows_and_one_whose_disk_is_lost_copies() {
     one.send_signal("STOP");
     await_log(&other, WORKS);
     poet.await_growth();
-    thread::sleep(Duration::from_secs(3));
+    thread::sleep(Duration::from_secs(30));
     one.send_signal("CONT");
     await_log(&one, FOLLOWS);
     poet.await_growth();
@@ -241,6 +304,39 @@ fn a_standby_works_only_while_no_other_does() {
     let leaves = poet.proven(&[&on, &standby]);
     assert!(leaves > before);
     assert_eq!(times(&standby, WORKS), 1, "{}", standby.log());
+}
+
+/// As a fast machine gets its round back that was restarted.
+#[test]
+fn a_server_that_is_clearly_faster_overtakes() {
+    let Some(poet) = Poet::new(900) else { return };
+    let [first, second] = machines();
+    let slow = poet.start(&first, &["--audit=off"]);
+    poet.register(&slow);
+    await_log(&slow, WORKS);
+    poet.await_growth();
+    let slowed = Slowed::new(&slow);
+    let fast = poet.start(&second, &["--audit=off"]);
+    await_log(&fast, FOLLOWS);
+    await_log(&fast, "this server tries to overtake");
+    await_log(&fast, "this server has overtaken the other");
+    await_log(&slow, FOLLOWS);
+    poet.await_growth();
+    drop(slowed);
+    slow.send_signal("CONT");
+    assert_eq!(times(&fast, WORKS), 0, "{}", fast.log());
+    for server in [&slow, &fast] {
+        assert!(!server.log().contains(ALARM), "{}", server.log());
+    }
+    let worker = "SELECT name FROM poet.servers WHERE works";
+    let worker = poet.database.sql("poet", worker);
+    let name = await_some("who works", || {
+        let round = fast.client.get("/v1/rounds/0").json();
+        let servers = round["servers"].as_array()?.clone();
+        let works = servers.iter().find(|server| server["works"] == true)?;
+        Some(works["name"].as_str()?.to_owned())
+    });
+    assert_eq!(worker, name);
 }
 
 #[test]
@@ -304,6 +400,138 @@ fn a_follower_with_a_flipped_bit_repairs_it() {
     await_log(&other, WORKS);
     let before = poet.await_growth();
     assert!(poet.proven(&[&other]) > before);
+}
+
+#[test]
+fn a_worker_that_was_cut_off_hands_in_what_it_has_made() {
+    let Some(poet) = Poet::new(100) else { return };
+    let [first, second] = machines();
+    let wire = Wire::to(poet.database.port());
+    let one = poet.start_behind(&wire, &first, &[], &[]);
+    poet.register(&one);
+    await_log(&one, WORKS);
+    poet.await_growth();
+    let other = poet.start(&second, &[]);
+    await_log(&other, FOLLOWS);
+    poet.await_growth();
+    wire.cut();
+    await_log(&other, WORKS);
+    poet.await_growth();
+    // It has noticed that, and works on.
+    await_some("the cut", || {
+        (one.client.get("/readyz").status == 503).then_some(())
+    });
+    thread::sleep(Duration::from_secs(10));
+    wire.mend();
+    await_some("the database", || {
+        (one.client.get("/readyz").status == 200).then_some(())
+    });
+    assert_eq!(times(&one, FOLLOWS), 0, "{}", one.log());
+    // Whichever has more by now.
+    poet.await_one_worker();
+    let before = poet.await_growth();
+    let leaves = poet.proven(&[&one, &other]);
+    assert!(leaves > before);
+    for server in [&one, &other] {
+        assert!(!server.log().contains("unreliable"), "{}", server.log());
+    }
+}
+
+#[test]
+fn the_database_may_be_killed_in_each_phase() {
+    let Some(mut poet) = Poet::open_for(40, 30) else {
+        return;
+    };
+    let [first, second] = machines();
+    let one = poet.start(&first, &[]);
+    let other = poet.start(&second, &[]);
+    assert_eq!(one.client.register(&poet.nodes[0]), 0);
+    // While nodes register.
+    poet.database.kill();
+    poet.database.run();
+    for (node, server) in poet.nodes[1..].iter().zip([&one, &other]) {
+        let params = await_some("an answer", || {
+            let answer = server.client.try_get("/readyz").ok()?;
+            (answer.status == 200).then(|| server.client.pow_params())
+        });
+        await_some("a registration", || {
+            let answer = server.client.submit(&node.request(&params));
+            (answer.status == 200).then(|| assert_eq!(answer.json()["roundId"], "0"))
+        });
+    }
+    // While one works.
+    await_some("the work", || {
+        (times(&one, WORKS) + times(&other, WORKS) > 0).then_some(())
+    });
+    poet.await_growth();
+    poet.database.kill();
+    poet.database.run();
+    let before = poet.await_growth();
+    // While the round ends and the proof is made.
+    let until = |time: Timestamp| {
+        let left = Duration::try_from(time.duration_since(Timestamp::now()));
+        thread::sleep(left.unwrap_or_default());
+    };
+    until(poet.end - Duration::from_secs(1));
+    poet.database.kill();
+    until(poet.end + Duration::from_secs(4));
+    poet.database.run();
+    assert!(poet.proven(&[&one, &other]) > before);
+}
+
+/// The one with the most leaves dies when it has said how many it has: its proofs are spoilt until then.
+#[cfg(feature = "fault-injection")]
+#[test]
+fn another_server_proves_what_the_one_with_the_most_leaves_has_made() {
+    let Some(poet) = Poet::new(20) else { return };
+    let [first, second] = machines();
+    let fault = [("POET_FAULT", "long-audit@9")];
+    let one = poet.start_with(&first, &["--audit=off"], &fault);
+    poet.register(&one);
+    await_log(&one, WORKS);
+    poet.await_growth();
+    let other = poet.start(&second, &["--worker=standby"]);
+    await_log(&other, FOLLOWS);
+    let counted = await_some("the number of leaves", || {
+        let counted = "SELECT leaves FROM poet.servers WHERE leaves IS NOT NULL";
+        poet.database.sql("poet", counted).parse::<u64>().ok()
+    });
+    one.kill();
+    assert_eq!(poet.proven(&[&other]), counted);
+    assert_eq!(times(&other, WORKS), 0, "{}", other.log());
+}
+
+/// Nobody audits: two machines that worked at the same time find that their logs differ.
+#[cfg(feature = "fault-injection")]
+#[test]
+fn logs_that_differ_are_found_by_comparing_them() {
+    let Some(poet) = Poet::new(100) else { return };
+    let [first, second] = machines();
+    let wire = Wire::to(poet.database.port());
+    // In five seconds or more.
+    let fault = [("POET_FAULT", "label@500000")];
+    let wrong = poet.start_behind(&wire, &first, &["--audit=off"], &fault);
+    poet.register(&wrong);
+    let sound = poet.start(&second, &["--audit=off", "--worker=standby"]);
+    await_log(&wrong, WORKS);
+    await_log(&sound, FOLLOWS);
+    await_some("the first entries", || (poet.entries() > 0).then_some(()));
+    wire.cut();
+    let log = tree_log(first.path());
+    await_log(&sound, WORKS);
+    // Until both have passed it.
+    let height = "SELECT subtree_height FROM poet.rounds WHERE round = 0";
+    let height: u64 = poet.database.sql("poet", height).parse().unwrap();
+    let past = (500_000 >> height) + 100;
+    await_some("the wrong entry", || {
+        let length = fs::metadata(&log).map_or(0, |log| log.len());
+        (length > HEADER_BYTES + 32 * past && poet.entries() > past).then_some(())
+    });
+    wire.mend();
+    await_log(&wrong, "this server's work went wrong");
+    let before = poet.await_growth();
+    assert!(poet.proven(&[&sound, &wrong]) > before);
+    assert_eq!(times(&sound, "this server's work went wrong"), 0);
 }
 
 /// A worker whose auditors miss its error: the follower's auditors find it.

@@ -105,8 +105,10 @@ impl Stretch<'_> {
                 if part.differs() {
                     return Some("an entry differs from the shared log");
                 }
-                (part.role(feed.entries, Role::Follows) == Role::Works)
-                    .then_some("nobody else works")
+                if part.role(feed.entries, Role::Follows) == Role::Works {
+                    return Some("nobody else works");
+                }
+                (part.tries_to_overtake(feed.entries)).then_some("this server may be faster")
             }
         }
     }
@@ -149,13 +151,11 @@ impl<H: Hashing> Worker<H> {
         let worker = others.worker.as_deref().unwrap_or("nobody");
         let shared = others.entries;
         if *role == Role::Works {
-            tracing::info!(
-                round = job.round,
-                entries,
-                shared,
-                worker,
-                "this server works"
-            );
+            let does = match part.is_attempt() {
+                false => "this server works",
+                true => "this server tries to overtake",
+            };
+            tracing::info!(round = job.round, entries, shared, worker, "{does}");
             return Ok(Stretch::Works(part));
         }
         tracing::info!(

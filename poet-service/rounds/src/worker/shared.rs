@@ -7,6 +7,7 @@
 
 use std::{
     cmp::Reverse,
+    mem,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -44,6 +45,18 @@ const GAP: Duration = Duration::from_secs(1);
 const STANDBY_MARGIN: Duration = Duration::from_secs(2);
 /// How long two equally fast servers may both work.
 const TIE: Duration = Duration::from_secs(30);
+/// The ratio of their rates from which one server is clearly faster than another.
+const CLEARLY_FASTER: f64 = 1.05;
+/// How long a server works before its rate counts.
+const MEASURED_AFTER: Duration = Duration::from_secs(10);
+/// How long a server follows before it tries to overtake, after its start and after it has worked.
+const FIRST_ATTEMPT: Duration = Duration::from_secs(60);
+const NEXT_ATTEMPT: Duration = Duration::from_secs(300);
+/// How long an attempt to overtake may take. A server that is 5 % faster needs 50 s from 1.5 s behind to
+/// 1 s ahead.
+const MAX_ATTEMPT: Duration = Duration::from_secs(120);
+/// How long a measured rate keeps a server from trying again if it was not clearly faster.
+const RATE_COUNTS: Duration = Duration::from_secs(3600);
 /// How long the server that makes the proof may be silent, and how long it may take at most.
 const SILENCE: Duration = Duration::from_secs(5);
 const PROOF_PATIENCE: Duration = Duration::from_secs(120);
@@ -164,6 +177,47 @@ struct State {
     /// Whether this server has just proven the shared log wrong, and so works on.
     proven: bool,
     replacements: u32,
+    /// Since when another server has worked at the same time as this one.
+    beside: Option<Duration>,
+    /// The rate of this server when it last worked, and when that was.
+    measured: Option<(Duration, f64)>,
+    /// When this server may try to overtake.
+    next_attempt: Option<Duration>,
+    /// Whether its next stretch of work is to be an attempt to overtake.
+    tries: bool,
+    /// Whether it is trying to overtake.
+    attempt: bool,
+}
+
+impl State {
+    /// Begins to work or to follow, with this many entries.
+    fn begin(&mut self, role: Role, entries: u64, now: Duration) {
+        if role == Role::Works {
+            let first = self.made_from.unwrap_or(entries).min(entries);
+            self.made_from = Some(first);
+        } else {
+            let pause = match self.works {
+                true => NEXT_ATTEMPT,
+                false => FIRST_ATTEMPT,
+            };
+            self.next_attempt = self.next_attempt.max(Some(now + pause));
+        }
+        let there = self.seen.as_ref().map_or(0, |seen| seen.entries);
+        self.handed_in = there.min(entries);
+        self.works = role == Role::Works;
+        self.rate = 0.0;
+        self.beside = None;
+    }
+}
+
+/// How the work of this server goes.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    leaves_per_second: f64,
+    /// How long another server has worked at the same time.
+    beside: Duration,
+    /// How long it has been trying to overtake, if it is.
+    attempt: Option<Duration>,
 }
 
 /// The copy of a shared log.
@@ -196,11 +250,13 @@ impl Part {
     /// entries.
     pub(super) fn role(&self, entries: u64, before: Role) -> Role {
         let mut state = self.0.state();
-        let proven = std::mem::take(&mut state.proven);
+        let proven = mem::take(&mut state.proven);
+        let tries = mem::take(&mut state.tries);
+        state.attempt = tries && state.seen.is_some();
         match &state.seen {
             // A server that cannot reach the storage does not take over, and stops nothing.
             None => before,
-            Some(_) if proven => Role::Works,
+            Some(_) if proven || tries => Role::Works,
             Some(seen) => self.0.role(seen, entries),
         }
     }
@@ -215,16 +271,9 @@ impl Part {
 
     /// Called when the log starts to grow.
     pub(super) fn begin(&self, role: Role, view: LogView) {
+        let now = self.0.clock.monotonic();
         let mut state = self.0.state();
-        let entries = view.entries();
-        if role == Role::Works {
-            let first = state.made_from.unwrap_or(entries).min(entries);
-            state.made_from = Some(first);
-        }
-        let there = state.seen.as_ref().map_or(0, |seen| seen.entries);
-        state.handed_in = there.min(entries);
-        state.works = role == Role::Works;
-        state.rate = 0.0;
+        state.begin(role, view.entries(), now);
         state.view = Some(view);
         state.paused = false;
     }
@@ -255,10 +304,50 @@ impl Part {
 
     /// Returns why this server, which has worked for `since`, must stop and follow, if it must.
     pub(super) fn yields(&self, entries: u64, since: Duration) -> Option<&'static str> {
-        let state = self.0.state();
+        let now = self.0.clock.monotonic();
+        let mut state = self.0.state();
+        if since >= MEASURED_AFTER {
+            state.measured = Some((now, state.rate));
+        }
         let seen = state.seen.as_ref()?;
-        let per_second = state.rate as u64 >> self.0.subtree_height;
-        self.0.yields(seen, entries, per_second.max(1), since)
+        let overtaken = state.attempt && self.0.has_overtaken(seen, since);
+        let pace = Pace {
+            leaves_per_second: state.rate,
+            beside: (state.beside).map_or(Duration::ZERO, |first| now.saturating_sub(first)),
+            attempt: (state.attempt && !overtaken).then_some(since),
+        };
+        let yields = self.0.yields(seen, entries, pace);
+        if overtaken {
+            state.attempt = false;
+            drop(state);
+            tracing::info!(
+                round = self.0.round,
+                entries,
+                "this server has overtaken the other, and works"
+            );
+        }
+        yields
+    }
+
+    /// Returns whether this server, which follows with this many entries, tries to overtake now. Its next
+    /// role is then to work.
+    pub(super) fn tries_to_overtake(&self, entries: u64) -> bool {
+        let now = self.0.clock.monotonic();
+        let mut state = self.0.state();
+        let rate = state.measured.and_then(|(when, rate)| {
+            let counts = now.saturating_sub(when) < RATE_COUNTS;
+            counts.then_some(rate)
+        });
+        let due = state.next_attempt.is_some_and(|next| now >= next);
+        let tries = due
+            && (state.seen.as_ref()).is_some_and(|seen| self.0.may_overtake(seen, entries, rate));
+        state.tries = tries;
+        tries
+    }
+
+    /// Returns whether this server works to overtake another one.
+    pub(super) fn is_attempt(&self) -> bool {
+        self.0.state().attempt
     }
 
     /// Copies new entries of the shared log, for a limited time.
@@ -429,6 +518,7 @@ impl Inner {
                 if failed {
                     state.seen = None;
                     state.answered = None;
+                    state.beside = None;
                 }
             }
             thread::sleep(INTERVAL);
@@ -512,6 +602,7 @@ impl Inner {
         };
         state.answered = Some((now, since));
         seen.quiet = seen.quiet.min(now.saturating_sub(since));
+        state.beside = (self.rivals(&seen).next()).map(|_| state.beside.unwrap_or(now));
         state.seen = Some(seen);
         Ok(())
     }
@@ -524,6 +615,11 @@ impl Inner {
     /// Returns whether this server yields to `server`, because it works.
     fn steps_back_for(&self, server: &Server) -> bool {
         server.works && server.seen < ALIVE && (!server.standby || self.standby)
+    }
+
+    /// The servers at work for which this one steps back.
+    fn rivals<'a>(&self, seen: &'a SharedRound) -> impl Iterator<Item = &'a Server> {
+        (self.others(seen)).filter(|server| self.steps_back_for(server))
     }
 
     /// Returns whether the newest entry is from a standby, and this server is none.
@@ -558,27 +654,51 @@ impl Inner {
         }
     }
 
-    fn yields(
-        &self,
-        seen: &SharedRound,
-        entries: u64,
-        per_second: u64,
-        since: Duration,
-    ) -> Option<&'static str> {
+    fn yields(&self, seen: &SharedRound, entries: u64, pace: Pace) -> Option<&'static str> {
         let own = &self.config.name;
+        let rate = pace.leaves_per_second;
+        let per_second = (rate as u64 >> self.subtree_height).max(1);
         let by_another = seen.worker.as_ref().is_some_and(|name| name != own);
-        if by_another && seen.entries > entries + per_second && !self.made_by_standby(seen) {
-            return Some("the shared log is ahead");
-        }
-        let rivals = || {
-            self.others(seen)
-                .filter(|server| self.steps_back_for(server))
-        };
-        if self.standby && rivals().any(|server| !server.standby) {
+        let ahead = by_another && seen.entries > entries + per_second;
+        if self.standby && self.rivals(seen).any(|server| !server.standby) {
             return Some("a server works that is not a standby");
         }
-        let before = |server: &Server| server.name < *own && server.standby == self.standby;
-        (since > TIE && rivals().any(before)).then_some("another server is as fast")
+        if let Some(since) = pace.attempt {
+            let faster = |server: &Server| is_clearly_faster(rate, server.leaves_per_second);
+            let slow = since >= MEASURED_AFTER && !self.rivals(seen).all(faster);
+            return (slow || since >= MAX_ATTEMPT).then_some("this server is not clearly faster");
+        }
+        if ahead && !self.made_by_standby(seen) {
+            return Some("the shared log is ahead");
+        }
+        // Of two that are not equal, the faster one gets ahead.
+        let equal = |server: &Server| {
+            let other = server.leaves_per_second;
+            !is_clearly_faster(rate, other) && !is_clearly_faster(other, rate)
+        };
+        let before =
+            |server: &Server| server.name < *own && server.standby == self.standby && equal(server);
+        (pace.beside > TIE && self.rivals(seen).any(before)).then_some("another server is as fast")
+    }
+
+    /// Returns whether this server, which follows with this many entries, may be faster than the one that
+    /// works. Its own rate is known if it has worked lately.
+    fn may_overtake(&self, seen: &SharedRound, entries: u64, rate: Option<f64>) -> bool {
+        let mut rivals = self.rivals(seen);
+        let (Some(worker), None) = (rivals.next(), rivals.next()) else {
+            return false;
+        };
+        let two_seconds = (2.0 * worker.leaves_per_second) as u64 >> self.subtree_height;
+        worker.standby == self.standby
+            && worker.leaves_per_second > 0.0
+            && entries + two_seconds.max(1) >= seen.entries
+            && rate.is_none_or(|rate| is_clearly_faster(rate, worker.leaves_per_second))
+    }
+
+    /// Returns whether this server, which has tried to overtake for `since`, has succeeded.
+    fn has_overtaken(&self, seen: &SharedRound, since: Duration) -> bool {
+        let newest = seen.worker.as_ref() == Some(&self.config.name);
+        self.rivals(seen).next().is_none() || newest && since >= MEASURED_AFTER
     }
 
     fn at_end(&self, seen: &SharedRound, worked: bool, waited: Duration) -> AtEnd {
@@ -606,9 +726,14 @@ impl Inner {
     }
 }
 
+fn is_clearly_faster(rate: f64, other: f64) -> bool {
+    rate >= CLEARLY_FASTER * other
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::ManualClock;
 
     struct Nobody;
 
@@ -715,24 +840,155 @@ mod tests {
         }
     }
 
+    /// Works at 24 entries a second, as the others do, and has done so beside another one for some seconds.
+    fn pace(beside: u64) -> Pace {
+        Pace {
+            leaves_per_second: 1e5,
+            beside: Duration::from_secs(beside),
+            attempt: None,
+        }
+    }
+
     #[test]
     fn whoever_is_behind_yields_and_of_two_equals_one() {
         let (on, standby) = (inner(false), inner(true));
         let both = |name| seen(Some(name), 100, vec![server(name, true, false)]);
-        let second = Duration::from_secs(1);
-        assert!(on.yields(&both("z"), 970, 24, second).is_some());
-        assert!(on.yields(&both("z"), 980, 24, second).is_none());
-        assert!(standby.yields(&both("z"), 2000, 24, second).is_some());
+        assert!(on.yields(&both("z"), 970, pace(1)).is_some());
+        assert!(on.yields(&both("z"), 980, pace(1)).is_none());
+        assert!(standby.yields(&both("z"), 2000, pace(1)).is_some());
         // Of two equally fast servers, one.
-        assert!(on.yields(&both("z"), 1000, 24, 40 * second).is_none());
-        assert!(on.yields(&both("a"), 1000, 24, 40 * second).is_some());
+        assert!(on.yields(&both("z"), 1000, pace(40)).is_none());
+        assert!(on.yields(&both("a"), 1000, pace(40)).is_some());
+        assert!(on.yields(&both("a"), 1000, pace(20)).is_none());
+        // Unless they are not equal: then one of them gets ahead.
+        for rate in [0.9e5, 1.1e5] {
+            let mut unequal = both("a");
+            unequal.servers[0].leaves_per_second = rate;
+            assert!(on.yields(&unequal, 1000, pace(40)).is_none());
+            assert!(on.yields(&unequal, 970, pace(40)).is_some());
+        }
         // Not to a standby, which yields itself; nor to a server that was not seen for a while.
         let by_standby = seen(Some("a"), 100, vec![server("a", true, true)]);
-        assert!(on.yields(&by_standby, 900, 24, 40 * second).is_none());
+        assert!(on.yields(&by_standby, 900, pace(40)).is_none());
         let mut gone = both("a");
-        gone.servers[0].seen = 3 * second;
-        assert!(on.yields(&gone, 1000, 24, 40 * second).is_none());
-        assert!(standby.yields(&gone, 1000, 24, second).is_none());
+        gone.servers[0].seen = Duration::from_secs(3);
+        assert!(on.yields(&gone, 1000, pace(40)).is_none());
+        assert!(standby.yields(&gone, 1000, pace(1)).is_none());
+    }
+
+    /// The server `m`, at some time.
+    fn part(standby: bool) -> (Part, Arc<ManualClock>) {
+        let clock = Arc::new(ManualClock::new(jiff::Timestamp::UNIX_EPOCH));
+        let part = Part(Arc::new(Inner {
+            clock: Arc::clone(&clock) as Arc<dyn Clock>,
+            ..inner(standby)
+        }));
+        (part, clock)
+    }
+
+    /// Has seen a round in which `worker` works at this rate, and whose newest entry is from `newest`.
+    fn see(part: &Part, worker: &str, standby: bool, leaves_per_second: f64, newest: &str) {
+        let mut server = server(worker, true, standby);
+        server.leaves_per_second = leaves_per_second;
+        part.0.state().seen = Some(seen(Some(newest), 100, vec![server]));
+    }
+
+    fn begin(part: &Part, role: Role) {
+        let now = part.0.clock.monotonic();
+        part.0.state().begin(role, 1000, now);
+    }
+
+    #[test]
+    fn a_faster_server_overtakes_and_one_that_is_not_does_not_try_again_for_long() {
+        let (part, clock) = part(false);
+        let pass = |seconds| clock.set(clock.now() + Duration::from_secs(seconds));
+        begin(&part, Role::Follows);
+        see(&part, "z", false, 1e5, "z");
+        assert_eq!(part.role(1000, Role::Follows), Role::Follows);
+        // Not at once; and not before it has copied everything.
+        assert!(!part.tries_to_overtake(1000));
+        pass(60);
+        assert!(!part.tries_to_overtake(900));
+        see(&part, "z", true, 1e5, "z");
+        assert!(!part.tries_to_overtake(1000), "a standby steps back anyway");
+        see(&part, "z", false, 1e5, "z");
+        assert!(part.tries_to_overtake(990));
+        assert_eq!(part.role(990, Role::Follows), Role::Works);
+        assert!(part.is_attempt());
+        begin(&part, Role::Works);
+        // Behind at first, which ends nothing. After some seconds it is known to be too slow.
+        part.set_rate(1.04e5);
+        assert_eq!(part.yields(960, Duration::from_secs(9)), None);
+        let why = part.yields(1000, Duration::from_secs(10));
+        assert_eq!(why, Some("this server is not clearly faster"));
+        assert_eq!(part.role(1000, Role::Works), Role::Follows);
+        assert!(!part.is_attempt());
+        begin(&part, Role::Follows);
+        // Its rate is known now.
+        pass(280);
+        see(&part, "z", false, 0.5e5, "z");
+        assert!(!part.tries_to_overtake(1000), "too soon");
+        pass(20);
+        see(&part, "z", false, 1e5, "z");
+        assert!(!part.tries_to_overtake(1000), "not clearly faster");
+        // The other one has become slow.
+        see(&part, "z", false, 0.9e5, "z");
+        assert!(part.tries_to_overtake(1000));
+        assert_eq!(part.role(1000, Role::Follows), Role::Works);
+        begin(&part, Role::Works);
+        part.set_rate(1.04e5);
+        assert_eq!(part.yields(1000, Duration::from_secs(10)), None);
+        // Two may work for long, if one of them will be ahead.
+        part.0.state().beside = Some(Duration::ZERO);
+        see(&part, "a", false, 0.9e5, "a");
+        assert_eq!(part.yields(1000, Duration::from_secs(60)), None);
+        assert!(part.is_attempt());
+        see(&part, "a", false, 0.9e5, "m");
+        assert_eq!(part.yields(1000, Duration::from_secs(61)), None);
+        assert!(!part.is_attempt(), "it has overtaken");
+        assert_eq!(part.yields(1000, Duration::from_secs(900)), None);
+    }
+
+    #[test]
+    fn an_attempt_to_overtake_ends_in_time_and_an_old_rate_counts_no_more() {
+        let (part, clock) = part(false);
+        let pass = |seconds| clock.set(clock.now() + Duration::from_secs(seconds));
+        begin(&part, Role::Follows);
+        pass(60);
+        see(&part, "z", false, 1e5, "z");
+        assert!(part.tries_to_overtake(1000));
+        assert_eq!(part.role(1000, Role::Follows), Role::Works);
+        begin(&part, Role::Works);
+        part.set_rate(1.06e5);
+        assert_eq!(part.yields(990, Duration::from_secs(119)), None);
+        assert!(part.yields(990, Duration::from_secs(120)).is_some());
+        assert_eq!(part.role(990, Role::Works), Role::Follows);
+        begin(&part, Role::Follows);
+        see(&part, "z", false, 2e5, "z");
+        pass(3500);
+        assert!(!part.tries_to_overtake(1000));
+        pass(100);
+        assert!(part.tries_to_overtake(1000));
+        // The other one fails meanwhile: then this is its work.
+        assert_eq!(part.role(1000, Role::Follows), Role::Works);
+        begin(&part, Role::Works);
+        part.set_rate(1e5);
+        part.0.state().seen = Some(seen(Some("z"), 100, vec![server("z", false, false)]));
+        assert_eq!(part.yields(990, Duration::from_secs(1)), None);
+        assert!(!part.is_attempt());
+        // While the storage is away nobody tries.
+        begin(&part, Role::Follows);
+        pass(3600);
+        part.0.state().seen = None;
+        assert!(!part.tries_to_overtake(1000));
+        // A standby overtakes a standby only.
+        let (part, clock) = self::part(true);
+        begin(&part, Role::Follows);
+        clock.set(clock.now() + Duration::from_secs(60));
+        see(&part, "z", false, 1e5, "z");
+        assert!(!part.tries_to_overtake(1000));
+        see(&part, "z", true, 1e5, "z");
+        assert!(part.tries_to_overtake(1000));
     }
 
     #[test]

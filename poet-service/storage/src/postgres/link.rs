@@ -68,6 +68,12 @@ impl Link {
                 "the database may lose or damage what it has acknowledged: expected these settings on"
             );
         }
+        if described.may_lag {
+            tracing::warn!(
+                "after a fail-over to a replica that lags, registrations that were acknowledged are gone: \
+                 expected synchronous replicas, in the setting synchronous_standby_names of the database"
+            );
+        }
         link.client = Some(client);
         Ok(link)
     }

@@ -27,6 +27,8 @@ pub(super) struct Described {
     pub(super) id: Vec<u8>,
     /// Settings with which acknowledged data may be lost.
     pub(super) weak: Vec<&'static str>,
+    /// Whether a replica that lags may take its place.
+    pub(super) may_lag: bool,
 }
 
 /// Checks that a database can be used. If `create` is set, creates its tables, or migrates them to
@@ -45,7 +47,8 @@ pub(super) async fn prepare(
                     current_setting('synchronous_commit') = 'off',
                     current_setting('fsync') = 'off',
                     current_setting('full_page_writes') = 'off',
-                    current_setting('data_checksums') = 'off'",
+                    current_setting('data_checksums') = 'off',
+                    coalesce(current_setting('synchronous_standby_names', true), '') = ''",
             &[],
         )
         .await?;
@@ -56,6 +59,7 @@ pub(super) async fn prepare(
     let settings = ["fsync", "full_page_writes", "data_checksums"];
     let weak = (3..).zip(settings).filter(|(column, _)| row.get(*column));
     let weak = weak.map(|(_, setting)| setting).collect();
+    let may_lag = create && row.get(6) && (url.has_replicas() || has_replicas(client).await?);
     if row.get(2) {
         client
             .execute_typed("SET synchronous_commit = on", &[])
@@ -67,13 +71,28 @@ pub(super) async fn prepare(
         found = version(client).await?;
     }
     match found {
-        Some((version, id)) if version == known => Ok(Described { id, weak }),
+        Some((version, id)) if version == known => Ok(Described { id, weak, may_lag }),
         found => Err(Fault::Final(PostgresError::Schema {
             server,
             database: url.database().to_owned(),
             found: found.map_or(0, |(version, _)| version),
             known,
         })),
+    }
+}
+
+/// Returns whether replicas are connected, which every user may see.
+async fn has_replicas(client: &Client) -> Result<bool, Fault> {
+    let query = "SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_replication)";
+    match client
+        .query_typed_one(query, &[])
+        .await
+        .map_err(Fault::from)
+    {
+        Ok(row) => Ok(row.get(0)),
+        // Some managed databases do not tell.
+        Err(Fault::Final(_)) => Ok(false),
+        Err(fault) => Err(fault),
     }
 }
 

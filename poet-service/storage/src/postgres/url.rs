@@ -215,6 +215,11 @@ impl DatabaseUrl {
         self.config.get_dbname().unwrap_or_default()
     }
 
+    /// Returns whether it names several servers, of which one takes writes.
+    pub(super) fn has_replicas(&self) -> bool {
+        (self.config.get_hosts().len()).max(self.config.get_hostaddrs().len()) > 1
+    }
+
     /// Returns the hosts in order, each with its password.
     pub(super) fn servers(&self) -> io::Result<Vec<Server>> {
         let hosts = self.config.get_hosts();

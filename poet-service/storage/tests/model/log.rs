@@ -150,6 +150,8 @@ enum Step {
         server: usize,
         answered: bool,
     },
+    /// Goes on with the work that it has copied, whatever others do: since the log does not grow, or to
+    /// overtake. When it may is a matter of time, on which nothing here depends.
     TakeOver {
         server: usize,
     },

@@ -2,8 +2,7 @@
 
 use std::{
     fs,
-    io::{Read, Write},
-    net::{Shutdown, TcpListener, TcpStream},
+    io::Write,
     os::unix::fs::PermissionsExt as _,
     path::Path,
     process::Command,
@@ -26,6 +25,7 @@ use crate::{
     cases::{member, wait},
     open,
     server::{PASSWORD, PostgresServer, programs},
+    wire::Wire,
 };
 
 /// Much longer than anything takes, even on a busy machine.
@@ -67,53 +67,6 @@ fn await_register(storage: &PostgresStorage, number: u32) -> Member {
     }
 }
 
-/// A connection between a storage and its database that can stop passing on anything, like a cut
-/// cable: connections remain open, and nothing arrives.
-struct Wire {
-    port: u16,
-    cut: Arc<AtomicBool>,
-}
-
-impl Wire {
-    fn to(port: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let wire = Self {
-            port: listener.local_addr().unwrap().port(),
-            cut: Arc::default(),
-        };
-        let cut = Arc::clone(&wire.cut);
-        // It ends with the test's process.
-        thread::spawn(move || {
-            for near in listener.incoming().flatten() {
-                let Ok(far) = TcpStream::connect(("127.0.0.1", port)) else {
-                    continue;
-                };
-                for (from, to) in [(&near, &far), (&far, &near)] {
-                    let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
-                    let cut = Arc::clone(&cut);
-                    thread::spawn(move || pass_on(from, to, &cut));
-                }
-            }
-        });
-        wire
-    }
-}
-
-fn pass_on(mut from: TcpStream, mut to: TcpStream, cut: &AtomicBool) {
-    let mut bytes = [0; 4096];
-    while let Ok(count @ 1..) = from.read(&mut bytes) {
-        while cut.load(Relaxed) {
-            thread::sleep(Duration::from_millis(10));
-        }
-        if to.write_all(&bytes[..count]).is_err() {
-            break;
-        }
-    }
-    // Either may be closed already.
-    drop(from.shutdown(Shutdown::Both));
-    drop(to.shutdown(Shutdown::Both));
-}
-
 #[test]
 fn a_connection_that_hangs_is_noticed_in_seconds() {
     let Some(server) = PostgresServer::start() else {
@@ -121,13 +74,13 @@ fn a_connection_that_hangs_is_noticed_in_seconds() {
     };
     server.database("poet");
     let wire = Wire::to(server.port());
-    let (port, file) = (wire.port, passfile(server.folder()));
+    let (port, file) = (wire.port(), passfile(server.folder()));
     let storage = open(&format!(
         "postgres://poet@127.0.0.1:{port}/poet?passfile={file}"
     ));
     wait(storage.open_round(0)).unwrap();
     let mut acknowledged = vec![try_register(&storage, 0).unwrap()];
-    wire.cut.store(true, Relaxed);
+    wire.cut();
     assert_eq!(try_register(&storage, 1), None);
     let start = Instant::now();
     storage.setting(Setting::Schedule).unwrap_err();
@@ -135,7 +88,7 @@ fn a_connection_that_hangs_is_noticed_in_seconds() {
     assert!(start.elapsed() < 2 * BOUND);
     // Each attempt ends, even if reconnecting hangs.
     assert_eq!(try_register(&storage, 2), None);
-    wire.cut.store(false, Relaxed);
+    wire.mend();
     acknowledged.push(await_register(&storage, 3));
     let stored = storage.registrations(0).unwrap();
     assert!(acknowledged.iter().all(|member| stored.contains(member)));

@@ -11,6 +11,8 @@ mod server;
 mod shared;
 #[cfg(unix)]
 mod shared_log;
+#[cfg(unix)]
+mod wire;
 
 use std::{path::PathBuf, sync::Arc};
 
