@@ -41,41 +41,41 @@ use crate::{
 
 /// Fetch the proofs of the servers of `register`, verify them, and keep the best
 ///
-/// Waits for the end of each server's round and a random time more, as nodes do, then asks for
-/// the proof until it is there. Everything is verified: that the server's key is that of the
-/// registration, that the challenge is a member, that the statement is that of the members, and
-/// all 150 labels. The valid proof with the most leaves so far is always in the file of --out; a
-/// proof of the same challenge that is there from an earlier run is only replaced by a better one.
+/// Waits for the end of each server's round and a random time more, as nodes do, then asks for the
+/// proof until it is there. Everything is verified: that the server's key is the one at the
+/// registration, that the challenge is a member, that the statement is that of the members, and all
+/// 150 labels. The valid proof with the most leaves so far is always in the file of --out; only a
+/// better proof replaces one of the same challenge from an earlier run.
 ///
 /// Exit codes: 0 all servers gave a valid proof, 1 none did, 2 the command line is wrong, 3 some did.
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
 pub(crate) struct Args {
-    /// Where `register` stored the registrations
+    /// The file in which `register` stored the registrations
     #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
     state: PathBuf,
 
-    /// Collect the proofs of this round, where the registrations are of several: proofs of different
-    /// rounds are never compared
+    /// Collect the proofs of this round, if there are registrations for several: proofs of
+    /// different rounds are never compared
     #[arg(long, value_name = "NUMBER")]
     round: Option<u64>,
 
-    /// Where the best proof is written, as JSON that `poet-service verify` reads; to standard output
-    /// (-), a pipe or a device once, at the end
+    /// The file for the best proof, as JSON that `poet-service verify` reads; standard output (-), a
+    /// pipe or a device gets it once, at the end
     #[arg(long, value_name = "FILE", default_value = "proof.json")]
     out: PathBuf,
 
-    /// Print what came of it as JSON, one object at the end; needs another --out than standard output
+    /// Print the results as JSON, one object at the end; --out must not be standard output
     #[arg(long)]
     json: bool,
 
-    /// Where the message that a node stores of the best proof (PoetProofMessage, in SCALE) is written,
-    /// at the end
+    /// The file for the message with the best proof that a node stores (PoetProofMessage, in
+    /// SCALE), written at the end
     #[arg(long, value_name = "FILE")]
     message: Option<PathBuf>,
 
-    /// Take what is there then, and end; a time or a duration from now [default: 20m after the
-    /// last round's end, or 20m from now if that has passed]
+    /// End at this time, or after this duration, with the proofs that are there [default: 20m after
+    /// the last round's end, or 20m from now if that has passed]
     #[arg(long, value_name = "TIME", value_parser = parse_until)]
     until: Option<Timestamp>,
 
@@ -83,11 +83,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "LEAVES", default_value_t = TICK_LEAVES, value_parser = clap::value_parser!(u64).range(1..))]
     tick_size: u64,
 
-    /// A server that failed is asked again after once to twice this time, or half of what is left
+    /// Retry a failed server after one to two times this duration, or half of the remaining time
     #[arg(long, value_name = "DURATION", value_parser = parse_wait, default_value = "10s")]
     retry_delay: Duration,
 
-    /// The longest time for an answer; the proof of a round with a million members has 44 MB
+    /// The longest time for a response; the proof of a round with a million members takes 44 MB
     #[arg(long, value_name = "DURATION", value_parser = parse_wait, default_value = "10m")]
     timeout: Duration,
 }

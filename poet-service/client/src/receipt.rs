@@ -16,10 +16,10 @@ use crate::output::printable;
 
 /// Check receipts: whether a server has acknowledged a registration
 ///
-/// FILE is the state file of `register`, all of whose receipts are checked, the answer of a server
-/// to a registration, or its receipt alone. A receipt shows that the server with the key that it
-/// names said at a time that a node is a member of a round. Whose key that is, --pubkey compares;
-/// a server's key is the servicePubkey of its /v1/info.
+/// FILE is the state file of `register`, all of whose receipts are checked, a server's response to
+/// a registration, or its receipt alone. A receipt shows that the server with the key in it has
+/// acknowledged at a time that a node is a member of a round. --pubkey checks the key; a server's
+/// key is the servicePubkey of its /v1/info.
 ///
 /// Exit codes: 0 all receipts are valid, 1 none is, 2 the command line is wrong, 3 some are.
 #[derive(Debug, clap::Args)]
@@ -33,8 +33,8 @@ pub(crate) struct Args {
     #[arg(long)]
     json: bool,
 
-    /// The server that must have signed: its public key, 32 bytes in base64 or hex [default: any
-    /// server; in a state file the one of the registration]
+    /// The required public key of the server, 32 bytes in base64 or hex [default: any server; in a
+    /// state file that of the registration]
     #[arg(long, value_name = "KEY", value_parser = parse_key)]
     pubkey: Option<PublicKey>,
 }

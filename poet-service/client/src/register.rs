@@ -48,11 +48,11 @@ use crate::{
 
 /// Register a challenge with PoET servers
 ///
-/// All servers are asked at the same time, and each is satisfied in its own way: with a
-/// certificate of its certifier if --certificate has one, with a proof of work otherwise. One that
-/// is down is asked again. Every registration is stored in the state file as soon as it is made,
-/// so that the same command can be given again, with more servers or after an interruption: servers
-/// that are in the file are not asked again, and none leaves it.
+/// Registers with all servers at the same time, with a certificate of the server's certifier if
+/// --certificate gives one, otherwise with a proof of work. Retries servers that are down. Each
+/// registration is stored in the state file at once, so that the same command can be repeated, with
+/// more servers or after an interruption: it keeps the registrations in the file, and skips their
+/// servers.
 ///
 /// Exit codes: 0 registered with all servers, 1 with none, 2 the command line is wrong, 3 with some.
 #[derive(Debug, clap::Args)]
@@ -63,7 +63,7 @@ pub(crate) struct Args {
     poets: Vec<Url>,
 
     /// The node's private key: 64 bytes in hex (as in a node's identities/local.key), in base64 or
-    /// as they are
+    /// raw
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
 
@@ -71,48 +71,49 @@ pub(crate) struct Args {
     #[arg(long)]
     generate_key: bool,
 
-    /// What is registered: 32 bytes in hex
+    /// The challenge to register: 32 bytes in hex
     #[arg(long, value_name = "HEX", value_parser = parse_challenge)]
     challenge: Challenge,
 
-    /// The proof must be there by then: a server whose open round ends later refuses [default: the end
-    /// of the round that was open when this program was started, so that no later one is entered]
+    /// The latest time for the proof: servers whose open round ends later refuse [default: the end
+    /// of the round that was open when this program was started, so that the node does not enter a
+    /// later one]
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     deadline: Option<Timestamp>,
 
-    /// Give up then on servers that do not answer; a time or a duration from now [default: the
-    /// start of the round, as the other servers tell it, at least 10m; where none tells, as the Go
-    /// server does not, --deadline, or else 10m]
+    /// Stop retrying servers at this time, or after this duration [default: the start of the round,
+    /// as other servers report it, at least 10m; if none reports it, like the Go server,
+    /// --deadline, or else 10m]
     #[arg(long, value_name = "TIME", value_parser = parse_until)]
     until: Option<Timestamp>,
 
-    /// A certificate for this node as its certifier gave it out, in JSON: {"certificate": base64,
+    /// A certificate for this node as its certifier issued it, in JSON: {"certificate": base64,
     /// "signature": base64}; give it once for each
     #[arg(long = "certificate", value_name = "FILE")]
     certificates: Vec<PathBuf>,
 
-    /// Refuse servers that have another phase shift, as nodes do [default: not compared]
+    /// Refuse servers with another phase shift, as nodes do [default: not compared]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     phase_shift: Option<Duration>,
 
-    /// The network, which the signature names: 20 bytes in hex; the default is mainnet's
+    /// The id of the network, which is signed: 20 bytes in hex; the default is mainnet's
     #[arg(long, value_name = "HEX", value_parser = parse_hex::<20>,
         default_value = "9eebff023abb17ccb775c602daade8ed708f0a50", hide_default_value = true)]
     genesis_id: [u8; 20],
 
-    /// Print what came of it as JSON, one object at the end
+    /// Print the results as JSON, one object at the end
     #[arg(long)]
     json: bool,
 
-    /// Where the registrations are stored
+    /// The file for the registrations
     #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
     state: PathBuf,
 
-    /// A server that failed is asked again after once to twice this time, or half of what is left
+    /// Retry a failed server after one to two times this duration, or half of the remaining time
     #[arg(long, value_name = "DURATION", value_parser = parse_wait, default_value = "10s")]
     retry_delay: Duration,
 
-    /// The longest time for an answer
+    /// The longest time for a response
     #[arg(long, value_name = "DURATION", value_parser = parse_wait, default_value = "30s")]
     timeout: Duration,
 }

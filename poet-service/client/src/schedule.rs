@@ -20,11 +20,11 @@ use crate::{
 
 /// Print when the next rounds of PoET servers open, close and end, and for which epochs they count
 ///
-/// Servers tell their schedule (GET /v1/rounds); of the Go server, which does not, mainnet's is printed if
-/// its phase shift and cycle gap are mainnet's. Times are in the time zone of this machine (TZ) and in UTC.
-/// Servers with the same schedule share a table.
+/// Servers report their schedule (GET /v1/rounds). The Go server does not: mainnet's schedule is
+/// printed if the server's phase shift and cycle gap are mainnet's. Times are in the time zone of
+/// this machine (TZ) and in UTC. Servers with the same schedule share a table.
 ///
-/// Exit codes: 0 all servers told, 1 none did, 2 the command line is wrong, 3 some did.
+/// Exit codes: 0 all servers reported it, 1 none did, 2 the command line is wrong, 3 some did.
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
 pub(crate) struct Args {
@@ -32,7 +32,7 @@ pub(crate) struct Args {
     #[arg(value_name = "URL", required = true)]
     poets: Vec<Url>,
 
-    /// How many rounds, from the open one on
+    /// How many rounds, starting with the open one
     #[arg(long, value_name = "NUMBER", default_value_t = 5,
         value_parser = clap::value_parser!(u64).range(1..=MAX_ROUNDS))]
     rounds: u64,
@@ -45,7 +45,7 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with = "json")]
     ics: bool,
 
-    /// The longest time for an answer
+    /// The longest time for a response
     #[arg(long, value_name = "DURATION", value_parser = parse_wait, default_value = "10s")]
     timeout: Duration,
 }

@@ -25,12 +25,12 @@ use crate::{
 /// Show what PoET servers are doing
 ///
 /// For each server: the open round and its members, the round that is worked on with its rate and
-/// the ticks to expect, the newest proof and how late it came, whether the server's key changed.
-/// Rounds are known of servers that tell (GET /v1/rounds); the Go server does not. On a terminal
-/// the table is kept up to date, otherwise a new one is printed each time.
+/// expected ticks, the newest proof and how late it came, and whether the server's key has changed.
+/// Servers list their rounds (GET /v1/rounds), except the Go server. On a terminal the table is
+/// kept up to date; otherwise each interval prints a new one.
 ///
-/// With --once, exit codes: 0 all servers answered, 1 none did, 3 some did. Without, it runs until
-/// it is interrupted. 2: the command line is wrong.
+/// Exit codes with --once: 0 all servers responded, 1 none did, 2 the command line is wrong, 3 some
+/// did. Without --once, it runs until it is interrupted.
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
 pub(crate) struct Args {
@@ -38,7 +38,7 @@ pub(crate) struct Args {
     #[arg(value_name = "URL", required = true)]
     poets: Vec<Url>,
 
-    /// How often the servers are asked
+    /// How often to ask the servers
     #[arg(long, value_name = "DURATION", value_parser = parse_wait, default_value = "5s")]
     interval: Duration,
 
@@ -46,7 +46,7 @@ pub(crate) struct Args {
     #[arg(long)]
     once: bool,
 
-    /// Print JSON, one object in a line each time
+    /// Print JSON, one object per line each time
     #[arg(long)]
     json: bool,
 
@@ -54,7 +54,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "LEAVES", default_value_t = TICK_LEAVES, value_parser = clap::value_parser!(u64).range(1..))]
     tick_size: u64,
 
-    /// The longest time for an answer
+    /// The longest time for a response
     #[arg(long, value_name = "DURATION", value_parser = parse_wait, default_value = "10s")]
     timeout: Duration,
 }

@@ -491,7 +491,9 @@ impl<H: Hashing> Worker<H> {
                     // The server ends.
                     AtEnd::Wait => continue,
                     AtEnd::Published => return self.published_elsewhere(job, tree, log),
-                    AtEnd::Away => return Err(StorageError::new("the database is away").into()),
+                    AtEnd::Away => {
+                        return Err(StorageError::new("the database is unreachable").into());
+                    }
                     AtEnd::Prove(None) => {}
                     AtEnd::Prove(Some(leaves)) => {
                         tree = blocking(|| self.tree_of(job, leaves, tree, &mut log))?;
@@ -709,7 +711,11 @@ impl<H: Hashing> Worker<H> {
             let since = now.saturating_sub(executing.started.0);
             let newest = rate_watch.rate().newest.unwrap_or(leaves_per_second);
             if !over && let Some(why) = stretch.step(status.durable_entries, newest, since) {
-                tracing::info!(round = job.round, why, "this server stops what it does");
+                tracing::info!(
+                    round = job.round,
+                    why,
+                    "this server changes its part in the round"
+                );
                 running.set_target(0);
                 return Ok(());
             }

@@ -52,8 +52,8 @@ options! {
 /// The options of the server, with their effective values.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
-    /// The network whose schedule counts: mainnet. It sets the genesis, the epoch, the phase shift and
-    /// the cycle gap; each that is given as well counts instead [default: none]
+    /// The network whose schedule to use: mainnet. It sets the genesis, the epoch, the phase shift
+    /// and the cycle gap; the options for these override it [default: none]
     #[arg(help_heading = "Schedule", long, value_name = "NAME", value_parser = parse_network)]
     pub network: Option<&'static Network>,
 
@@ -61,41 +61,41 @@ pub struct Options {
     #[arg(help_heading = "Schedule", long, value_name = "TIME", value_parser = parse_time)]
     pub genesis_time: Option<Timestamp>,
 
-    /// Where the directories below are, unless given [default: the user's cache directory + /poet]
+    /// The parent of the directories below [default: the user's cache directory + /poet]
     #[arg(help_heading = "Files and logs", long, value_name = "DIR", value_parser = path())]
     pub poetdir: Option<PathBuf>,
 
-    /// A file with options, one `name=value` in a line
+    /// A file with options, one `name=value` per line
     #[arg(help_heading = "Files and logs", short = 'c', long, value_name = "FILE", value_parser = path())]
     pub configfile: Option<PathBuf>,
 
-    /// Where the work in progress is kept [default: POETDIR/data]
+    /// The directory of the work in progress [default: POETDIR/data]
     #[arg(help_heading = "Files and logs", short = 'b', long, value_name = "DIR", value_parser = path())]
     pub datadir: Option<PathBuf>,
 
-    /// Where the database is kept [default: POETDIR/db]
+    /// The directory of the database [default: POETDIR/db]
     #[arg(help_heading = "Files and logs", long, value_name = "DIR", value_parser = path())]
     pub dbdir: Option<PathBuf>,
 
-    /// A PostgreSQL database that several servers may share, by its URL as libpq reads it; the password
-    /// is taken from PGPASSWORD, or from the file that PGPASSFILE names [default: the embedded
-    /// database in --dbdir]
+    /// A PostgreSQL database that several servers may share, by its URL as libpq reads it. The
+    /// password comes from PGPASSWORD, or from the file that PGPASSFILE names [default: the
+    /// embedded database in --dbdir]
     #[arg(help_heading = "Files and logs", long, value_name = "URL")]
     pub database: Option<DatabaseUrl>,
 
-    /// Where the log's files are kept, besides standard error [default: POETDIR/logs]
+    /// The directory of the log files; the same lines go to standard error [default: POETDIR/logs]
     #[arg(help_heading = "Files and logs", long, value_name = "DIR", value_parser = path())]
     pub logdir: Option<PathBuf>,
 
-    /// How many full log files are kept; 0: the log is one file without limit
+    /// How many full log files to keep; 0 for one file without limit
     #[arg(help_heading = "Files and logs", long, value_name = "NUMBER", value_parser = parse_files, default_value = "3")]
     pub maxlogfiles: usize,
 
-    /// How large a log file becomes, in MB
+    /// The size of a full log file, in MB
     #[arg(help_heading = "Files and logs", long, value_name = "MB", value_parser = parse_megabytes, default_value = "10")]
     pub maxlogfilesize: u64,
 
-    /// Log details, too
+    /// Log details
     #[arg(help_heading = "Files and logs", long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
         default_missing_value = "true", value_parser = parse_bool, default_value = "false",
         hide_default_value = true)]
@@ -119,26 +119,26 @@ pub struct Options {
     #[arg(help_heading = "Listeners", long, value_name = "HOST:PORT", value_parser = parse_address, default_value = "localhost:50001")]
     pub config_rpclisten: String,
 
-    /// The longest message that is sent over gRPC, in bytes; REST has no limit
+    /// The longest message over gRPC, in bytes; REST has no limit
     #[arg(help_heading = "Listeners", long, value_name = "BYTES", value_parser = parse_bytes, default_value = "8388608")]
     pub max_grpc_resp_size: usize,
 
-    /// The most connections for REST at a time [default: 16384, or what the limit on open files
+    /// The maximum number of connections for REST [default: 16384, or what the limit on open files
     /// leaves]
     #[arg(help_heading = "Limits on clients", long, value_name = "NUMBER", value_parser = parse_connections)]
     pub max_connections: Option<usize>,
 
-    /// The most connections for gRPC at a time [default: a quarter of those for REST]
+    /// The maximum number of connections for gRPC [default: a quarter of those for REST]
     #[arg(help_heading = "Limits on clients", long, value_name = "NUMBER", value_parser = parse_connections)]
     pub max_grpc_connections: Option<usize>,
 
-    /// The most connections of one address, or of one /64 of IPv6; trusted proxies have no limit
-    /// of their own [default: half of all]
+    /// The maximum number of connections from one address, or from one /64 of IPv6; trusted proxies
+    /// have no limit of their own [default: half of all]
     #[arg(help_heading = "Limits on clients", long, value_name = "NUMBER", value_parser = parse_connections)]
     pub max_connections_per_address: Option<usize>,
 
-    /// Requests per second that one address, or one /64 of IPv6, may send in the long run; further
-    /// ones are answered 429. Behind a proxy it needs --trusted-proxies [default: no limit]
+    /// Requests per second that one address, or one /64 of IPv6, may send in the long run; the
+    /// server answers 429 to more. Behind a proxy it needs --trusted-proxies [default: no limit]
     #[arg(help_heading = "Limits on clients", long, value_name = "NUMBER", value_parser = parse_rate)]
     pub rate_limit: Option<f64>,
 
@@ -146,17 +146,17 @@ pub struct Options {
     #[arg(help_heading = "Limits on clients", long, value_name = "NUMBER", value_parser = parse_burst)]
     pub rate_limit_burst: Option<NonZero<u32>>,
 
-    /// Networks of reverse proxies, with commas between them: of their requests, the sender is the
-    /// last address in X-Forwarded-For that is not a proxy's [default: none]
+    /// Networks of reverse proxies, separated by commas: the sender of their requests is the last
+    /// address in X-Forwarded-For that is not a proxy's [default: none]
     #[arg(help_heading = "Limits on clients", long, value_name = "CIDR,...")]
     pub trusted_proxies: Option<TrustedProxies>,
 
-    /// What this server is called on its page and in its calendar
+    /// The name of this server on its page and in its calendar
     #[arg(help_heading = "Listeners", long, value_name = "TEXT", value_parser = parse_name)]
     pub name: Option<String>,
 
-    /// Where nodes reach this server, for its page; unset, the page takes the address that its reader
-    /// came by
+    /// The address of this server for nodes, as its page shows it [default: the address that the
+    /// page's reader used]
     #[arg(help_heading = "Listeners", long, value_name = "URL", value_parser = parse_url)]
     pub public_url: Option<String>,
 
@@ -164,23 +164,23 @@ pub struct Options {
     #[arg(help_heading = "Listeners", long, value_name = "on|off", value_parser = parse_switch, default_value = "on")]
     pub page: Switch,
 
-    /// Serve metrics for Prometheus on this port, at /metrics, on every interface [default: none are
-    /// served]
+    /// Serve metrics for Prometheus on this port, at /metrics, on every interface [default: no
+    /// metrics]
     #[arg(help_heading = "Listeners", long, value_name = "PORT", value_parser = parse_port)]
     pub metrics_port: Option<u16>,
 
-    /// The same at one address; overrides --metrics-port
+    /// Serve metrics at this address; overrides --metrics-port
     #[arg(help_heading = "Listeners", long, value_name = "HOST:PORT", value_parser = parse_address)]
     pub metrics_listen: Option<String>,
 
-    /// A program to run when something happens (a round closed, a proof published, an alarm, slow
-    /// work, not ready and ready again): it gets the event as JSON on its standard input, and 30
+    /// A program to run for each event (a round closed, a proof published, an alarm, slow work, not
+    /// ready, ready again). It gets the event as JSON on its standard input, and may run for 30
     /// seconds [default: none]
     #[arg(help_heading = "Notifications", long, value_name = "PROGRAM", value_parser = path())]
     pub notify_command: Option<PathBuf>,
 
-    /// A webhook to post the same events to, as JSON with a field `text`. The path is kept secret
-    /// [default: none]
+    /// A webhook to which to post the same events, as JSON with a field `text`. The path is kept
+    /// secret [default: none]
     #[arg(help_heading = "Notifications", long, value_name = "URL")]
     pub notify_url: Option<WebhookUrl>,
 
@@ -196,14 +196,14 @@ pub struct Options {
     #[arg(help_heading = "Schedule", long, value_name = "DURATION", value_parser = parse_duration, default_value = "10s")]
     pub cycle_gap: Duration,
 
-    /// A longer gap, for nodes that need more time: when it begins a proof is made of the leaves there are,
-    /// while the work goes on, and served under /gap/DURATION with a key of its own. May be given several
-    /// times
+    /// A longer gap, for nodes that need more time: when it begins, the server makes a proof of the
+    /// leaves so far, while the work continues, and serves it under /gap/DURATION with a key of its
+    /// own. May be given several times
     #[arg(help_heading = "Schedule", long, value_name = "DURATION", value_parser = parse_duration)]
     pub early_cycle_gap: Vec<Duration>,
 
-    /// How long a leap of the clock over the start or the end of a round must last before it is
-    /// believed; until then the work goes on by the time since the last look
+    /// How long a leap of the clock over the start or the end of a round must last before the
+    /// server believes it. Until then the work continues by the elapsed time
     #[arg(help_heading = "Schedule", long, value_name = "DURATION", value_parser = parse_duration, default_value = "5m")]
     pub clock_leap_patience: Duration,
 
@@ -211,21 +211,21 @@ pub struct Options {
     #[arg(help_heading = "Registration", long, value_name = "BITS", value_parser = parse_difficulty, default_value = "0")]
     pub pow_difficulty: u32,
 
-    /// The most members of a round
+    /// The maximum number of members of a round
     #[arg(help_heading = "Registration", long, value_name = "NUMBER", value_parser = parse_members, default_value = "4294967296")]
     pub max_round_members: u64,
 
-    /// How long the registrations of a round are kept after its end, once its proof is published; the
-    /// proof is kept [default: for ever]
+    /// How long to keep the registrations of a round after its end, once its proof is published.
+    /// Proofs are always kept [default: for ever]
     #[arg(help_heading = "Registration", long, value_name = "DURATION", value_parser = parse_duration)]
     pub keep_registrations: Option<Duration>,
 
-    /// The most registrations that share one commit
+    /// The maximum number of registrations in one commit
     #[arg(help_heading = "Registration", long, value_name = "NUMBER", value_parser = parse_batch, default_value = "1000")]
     pub max_submit_batch_size: usize,
 
-    /// How long a registration may wait for others to share its commit. Here none waits longer
-    /// than the disk takes, so every value is kept
+    /// How long a registration may wait for others. Here none waits longer than the disk takes,
+    /// whatever the value
     #[arg(help_heading = "Registration", long, value_name = "DURATION", value_parser = parse_duration, default_value = "100ms")]
     pub submit_flush_interval: Duration,
 
@@ -250,9 +250,9 @@ pub struct Options {
     #[arg(help_heading = "Registration", long, value_name = "DIR", value_parser = path())]
     pub trusted_pub_keys_dir_path: Option<PathBuf>,
 
-    /// Whether this server works on rounds. Of several with the same --database, one does, and the others
-    /// follow it. `standby` is for servers that work only while no other one does; `off` for those that
-    /// only register nodes and serve proofs
+    /// Whether this server works on rounds. Of several with the same --database, one works and the
+    /// others follow it. `standby` works only while no other one does; `off` only registers nodes
+    /// and serves proofs
     #[arg(help_heading = "Work", long, value_name = "on|standby|off", value_parser = parse_worker, default_value = "on")]
     pub worker: Worker,
 
@@ -262,40 +262,40 @@ pub struct Options {
     pub takeover_after: Duration,
 
     /// Do no work: a round that closes gets an empty proof with its members. A round whose work has
-    /// begun is left for a start without this. With --database, the same as --worker=off
+    /// begun waits for a start without this option. With --database, the same as --worker=off
     #[arg(help_heading = "Work", long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
         default_missing_value = "true", value_parser = parse_bool, default_value = "false",
         hide_default_value = true)]
     pub disable_worker: bool,
 
-    /// The core that the hashing thread has for itself while it works, all other threads being
-    /// kept off it: `auto` takes the fastest one, measured at the start, and none if there is only
-    /// one; a number takes that one; `off` lets the system place the threads. With a core for it,
-    /// memory is kept from being swapped out. What the system does not permit is left out with a
-    /// warning
+    /// The core reserved for the hashing thread while it works; all other threads are kept off it.
+    /// `auto` takes the fastest one, measured at the start, and none if there is only one; a number
+    /// takes that one; `off` lets the system place the threads. With a core of its own, the server
+    /// locks its memory against swapping. If the system does not permit something, the server warns
+    /// and continues without it
     #[arg(help_heading = "Work", long, value_name = "auto|N|off", default_value = "auto")]
     pub work_core: WorkCore,
 
-    /// The priority of the hashing thread on its own core. `realtime` comes before every ordinary
-    /// thread, the system's included: for a core that the system is kept off, too (isolcpus), with
-    /// kernel.sched_rt_runtime_us=-1. `nice` is the highest ordinary one: where the kernel
-    /// schedules by groups (autogroups, cpu control groups), the other threads of the server pay
-    /// for it
+    /// The priority of the hashing thread on its own core. `realtime` is above every ordinary
+    /// thread, including the system's: use it with a core that the system does not use (isolcpus)
+    /// and kernel.sched_rt_runtime_us=-1. `nice` is the highest ordinary priority: if the kernel
+    /// schedules by groups (autogroups, cpu control groups), it slows the other threads of the
+    /// server
     #[arg(help_heading = "Work", long, value_name = "off|nice|realtime", default_value = "off")]
     pub work_priority: WorkPriority,
 
-    /// How much of the work is recomputed on other cores while it is done, so that what a faulty CPU,
-    /// memory or disk gets wrong is repaired while it can be: full; sampled, a random eighth, and
-    /// everything once something there is wrong, which misses most single wrong labels; or off
-    /// [default: full; off on a machine with one core]
+    /// How much of the work other cores recompute during the round, so that errors of a faulty CPU,
+    /// memory or disk are repaired in time: full; sampled, a random eighth, and everything once an
+    /// error is found, which misses most single wrong labels; or off [default: full; off on a
+    /// machine with one core]
     #[arg(help_heading = "Work", long, value_name = "full|sampled|off")]
     pub audit: Option<AuditMode>,
 
-    /// Threads of low priority for that
+    /// Threads of low priority for the audit
     #[arg(help_heading = "Work", long, value_name = "NUMBER", value_parser = parse_threads, default_value = "1")]
     pub audit_threads: usize,
 
-    /// The backend that hashes [default: POET_BACKEND, or the fastest one here]
+    /// The backend that hashes [default: POET_BACKEND, or the fastest one on this machine]
     #[arg(help_heading = "Work", long, value_name = "NAME")]
     pub backend: Option<String>,
 
@@ -305,23 +305,23 @@ pub struct Options {
         hide_default_value = true)]
     pub no_trial: bool,
 
-    /// Has no effect here: known for the sake of existing configurations
+    /// No effect: accepted for existing configurations
     #[arg(hide = true, long, value_name = "NUMBER")]
     pub lps: Option<String>,
 
-    /// Has no effect here: known for the sake of existing configurations
+    /// No effect: accepted for existing configurations
     #[arg(hide = true, long, value_name = "LAYERS")]
     pub memory: Option<String>,
 
-    /// Has no effect here: known for the sake of existing configurations
+    /// No effect: accepted for existing configurations
     #[arg(hide = true, long, value_name = "BYTES")]
     pub tree_file_buffer: Option<String>,
 
-    /// Has no effect here: known for the sake of existing configurations
+    /// No effect: accepted for existing configurations
     #[arg(hide = true, long, value_name = "FILE")]
     pub cpuprofile: Option<String>,
 
-    /// Has no effect here: known for the sake of existing configurations
+    /// No effect: accepted for existing configurations
     #[arg(hide = true, long, value_name = "PORT")]
     pub profile: Option<String>,
 }

@@ -533,10 +533,7 @@ fn a_broken_download_of_a_proof_goes_on() {
         "{head}"
     );
     let body = String::from_utf8(body).unwrap();
-    assert!(
-        body.contains("begins behind the end of the proof"),
-        "{body}"
-    );
+    assert!(body.contains("begins after the end of the proof"), "{body}");
 }
 
 #[test]

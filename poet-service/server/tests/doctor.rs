@@ -302,7 +302,7 @@ fn damaged_logs_are_repaired() {
 
     // No log at all.
     let folder = damaged(&|log| *log = b"something else entirely".repeat(99));
-    let repaired = expect_repair(&folder, &[], &["it is not a tree log", "begins anew"]);
+    let repaired = expect_repair(&folder, &[], &["it is not a tree log", "starts again"]);
     assert!(repaired.is_empty());
 
     // Interrupted writes are no damage.
@@ -778,7 +778,7 @@ fn damaged_databases_are_explained() {
         .unwrap();
     expect(&folder, &[], 0, &["the database keeps its size", "sound"]);
     assert_eq!(mode(), 0);
-    expect(&folder, &["--repair"], 0, &["was written anew", "sound"]);
+    expect(&folder, &["--repair"], 0, &["was rewritten", "sound"]);
     assert_eq!(mode(), 2);
     for column in ["root", "proven_leaves", "members"] {
         damaged(

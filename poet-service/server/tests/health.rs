@@ -300,7 +300,7 @@ fn registrations_that_are_gone_are_said_to_be() {
         server.client.get(path).assert_error(
             410,
             5,
-            "the registrations of the round are not kept any more: its challenges, in the same order, \
+            "the registrations of the round are no longer kept: its challenges, in the same order, \
              are in its proof",
         );
     }

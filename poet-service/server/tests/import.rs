@@ -895,7 +895,7 @@ fn work_that_no_node_would_accept_begins_anew() {
     let report = takeover.import().unwrap();
     assert_eq!(report.rounds[0].taken, Taken::Members);
     assert!(
-        report.warnings[0].contains("it begins anew"),
+        report.warnings[0].contains("it starts again"),
         "{:?}",
         report.warnings
     );

@@ -195,7 +195,7 @@ fn a_receiver_that_fails_is_asked_again_and_one_that_refuses_is_not() {
         .unwrap();
     let out = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{out}");
-    assert_eq!(out.matches(": told").count(), 2, "{out}");
+    assert_eq!(out.matches(": delivered").count(), 2, "{out}");
     assert!(!out.contains("secret"), "{out}");
     let text = hook.event("test")["text"].clone();
     let written: Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
@@ -247,7 +247,7 @@ fn https_trusts_the_systems_certificates_and_no_others() {
     let output = run(Path::new("/nowhere/none"));
     let out = String::from_utf8(output.stdout).unwrap();
     assert!(
-        out.contains("not told: https needs trusted certificates"),
+        out.contains("not delivered: https needs trusted certificates"),
         "{out}"
     );
     assert_eq!(output.status.code(), Some(1));

@@ -54,8 +54,8 @@ pub enum CopyError {
     )]
     FromUnfinished(Location),
     #[error(
-        "the log of --from {0} (-wal) is damaged: expected that `poet-service doctor --repair` puts it right \
-         first"
+        "the log of --from {0} (-wal) is damaged: expected a sound one, as `poet-service doctor --repair` \
+         makes it"
     )]
     LogDamaged(Location),
     #[error("--to {to} is not empty: {what}: expected one that holds nothing")]

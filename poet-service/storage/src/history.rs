@@ -77,7 +77,7 @@ impl History {
         let connection = match connect(&path) {
             Ok(connection) => connection,
             Err(error) => {
-                tracing::warn!(%error, file = %path.display(), "the history is made anew");
+                tracing::warn!(%error, file = %path.display(), "the history cannot be used and is created again");
                 for file in files(&path) {
                     match fs::remove_file(&file) {
                         Err(error) if error.kind() != io::ErrorKind::NotFound => {

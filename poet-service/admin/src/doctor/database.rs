@@ -25,17 +25,17 @@ impl Doctor<'_> {
         if !self.examination.repair {
             return self.note(
                 "the database keeps its size when registrations are removed: it was made by an older \
-                 version; --repair writes it anew, which needs room for a second one",
+                 version; --repair rewrites it, which needs space for a second copy",
             );
         }
         make_shrinkable(&self.database)?;
-        self.line("  repaired  the database was written anew, and can shrink from now on")
+        self.line("  repaired  the database was rewritten, and can shrink from now on")
     }
 
     pub(super) fn no_database(&mut self, owner: &Owner) -> Result<(), DoctorError> {
         let whose = match owner {
             Owner::Key(owner) => format!("it was that of the server with public key {owner}"),
-            Owner::Damaged => format!("whose it was is not known: {OWNER_FILE} is damaged"),
+            Owner::Damaged => format!("its owner is not known: {OWNER_FILE} is damaged"),
             Owner::None => {
                 return Err(match self.go_server() {
                     Some((flag, path)) => DoctorError::NotTakenOver { flag, path },
@@ -44,9 +44,8 @@ impl Doctor<'_> {
             }
         };
         let advice = match self.newest_copy() {
-            None => {
-                "Restore it from a backup: with it went the key and the registrations.".to_owned()
-            }
+            None => "Restore it from a backup: the key and the registrations are lost with it."
+                .to_owned(),
             Some(copy) => format!(
                 "The server made a copy of it, {}: give that the name {DATABASE_FILE}.",
                 copy.display()
@@ -145,7 +144,7 @@ impl Doctor<'_> {
                     "Restore the database from a backup.",
                 )?,
             },
-            Ok(None) => self.note("it has no key yet: the server was never up")?,
+            Ok(None) => self.note("it has no key yet: the server was never started")?,
             Err(error) => self.unreadable_database(&error)?,
         }
         match storage.setting(Setting::Schedule) {

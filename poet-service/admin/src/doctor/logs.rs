@@ -149,7 +149,7 @@ impl Doctor<'_> {
                 };
                 self.repairable(
                     &format!("round {round}: the log cannot be used: {why}{whose}"),
-                    "sets it aside, so that the work begins anew, unless another log is the round's",
+                    "sets it aside, so that the work starts again, unless another log is the round's",
                     || {
                         let kept = set_aside(&path).map_err(unwritable)?;
                         let done = format!("set aside as {}", kept.display());
@@ -338,7 +338,9 @@ fn describe(wrong: &Wrong, execution: &Execution) -> (String, String) {
     let what = format!("entry {first} of {entries} is wrong");
     if kept == entries {
         let count = right.len();
-        let remedy = format!("puts {count} of them right, which is known; no work is lost");
+        let remedy = format!(
+            "replaces {count} of them with the right ones, which are known; no work is lost"
+        );
         return (what, remedy);
     }
     let lost = (entries - kept) * execution.subtree_height.leaves();

@@ -70,12 +70,12 @@ impl fmt::Display for Diagnosis {
         } = self;
         match (damaged, repaired, repairable) {
             (0, ..) => f.write_str("sound"),
-            (_, 0, 0) => write!(f, "damaged: {damaged}, which --repair cannot put right"),
+            (_, 0, 0) => write!(f, "damaged: {damaged}, which --repair cannot repair"),
             (_, 0, _) => write!(
                 f,
-                "damaged: {damaged}, of which --repair can put right {repairable}"
+                "damaged: {damaged}, of which --repair can repair {repairable}"
             ),
-            _ => write!(f, "damaged: {damaged}, of which {repaired} were put right"),
+            _ => write!(f, "damaged: {damaged}, of which {repaired} were repaired"),
         }
     }
 }

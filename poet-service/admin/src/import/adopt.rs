@@ -475,7 +475,7 @@ impl Adoption<'_> {
         let work = if odd > 0 {
             warnings.push(format!(
                 "round {round}: {odd} members have a challenge of another length than 32 bytes; no node \
-                 would accept a proof for them: they are left out, and the work begins anew"
+                 would accept a proof for them: they are left out, and the work starts again"
             ));
             ForeignWork::None
         } else {

@@ -556,7 +556,7 @@ impl Planner<'_> {
             self.warn(
                 number,
                 "no node would accept a proof of the work done so far, which is bound to a \
-                 challenge of another length: it begins anew",
+                 challenge of another length: it starts again",
             );
             return Ok(self.waiting(number, round));
         }

@@ -33,17 +33,17 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// How long the next part of a proof may take.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Fetch the proof of a round by many clients at once
+/// Fetch the proof of a round with many clients at once
 ///
-/// The first one verifies it. The clients then connect and ask all at once, and each compares what
-/// it gets, byte for byte, with what the first one got.
+/// The first client verifies it. All clients then connect and request it at once, and each compares
+/// what it gets, byte for byte, with what the first one got.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The server
     #[arg(long, default_value = "http://localhost:8080")]
     url: String,
 
-    /// Of which round
+    /// The round
     #[arg(long, value_name = "ID")]
     round: u64,
 

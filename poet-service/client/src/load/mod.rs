@@ -15,9 +15,9 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use poet_host::open_files;
 
-/// Put load on a server and check its answers
+/// Put load on a server and check its responses
 ///
-/// The exit code is 0 only if every answer was right.
+/// The exit code is 0 only if every response was right.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     Register(register::Args),

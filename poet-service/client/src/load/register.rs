@@ -29,8 +29,8 @@ const RECONNECT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Register many members at once
 ///
-/// Keys, proofs of work and signatures are made before the clock starts. Every answer is checked:
-/// its status, its round, and that the end of the round is the same in all of them.
+/// Keys, proofs of work and signatures are computed before the clock starts. Checks every response:
+/// its status, its round, and that all of them have the same end of the round.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The server
@@ -41,16 +41,16 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NUMBER")]
     members: NonZero<usize>,
 
-    /// Over how many connections
+    /// The number of connections
     #[arg(long, value_name = "NUMBER", default_value = "200")]
     connections: NonZero<usize>,
 
-    /// Requests per second; latencies then count from the moment at which a request was due
-    /// [default: as fast as the answers come]
+    /// Requests per second; latencies then count from the time at which a request was due [default:
+    /// as fast as the server responds]
     #[arg(long, value_name = "NUMBER", value_parser = parse_rate)]
     rate: Option<f64>,
 
-    /// Makes the same members each time; without it, they are new ones
+    /// Derive the members from this number, the same each time [default: new members]
     #[arg(long, value_name = "NUMBER")]
     keys_seed: Option<u64>,
 

@@ -304,7 +304,7 @@ impl<'a> Aside<'a> {
             Err(RecvTimeoutError::Timeout) => {
                 tracing::warn!(
                     round = self.job.round,
-                    "a proof of the work so far waits for the disk, and is left behind"
+                    "a proof of the work so far waits for the disk, and is abandoned"
                 );
                 self.proving = None;
                 self.missing = None;

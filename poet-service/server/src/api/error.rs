@@ -46,11 +46,11 @@ pub enum ApiError {
     #[error("not a member of the round")]
     NotAMember,
     #[error(
-        "the registrations of the round are not kept any more: its challenges, in the same order, are in \
+        "the registrations of the round are no longer kept: its challenges, in the same order, are in \
          its proof"
     )]
     RegistrationsGone,
-    #[error("the range begins behind the end of the proof, which has {bytes} bytes")]
+    #[error("the range begins after the end of the proof, which has {bytes} bytes")]
     Range { bytes: usize },
     #[error("Not Found")]
     UnknownPath,
@@ -77,7 +77,7 @@ pub enum ApiError {
     /// Only on the private listener.
     #[error("requests from web pages are not served")]
     ForeignOrigin,
-    #[error("too many requests of your address are incomplete, try again later")]
+    #[error("too many requests from your address are incomplete, try again later")]
     OverBudget,
     #[error("more than {0} streams are open on this connection")]
     TooManyStreams(usize),

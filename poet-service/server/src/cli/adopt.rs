@@ -17,9 +17,10 @@ use super::{
 
 /// Take over the members of another server's round, to work on it under this server's key
 ///
-/// For nodes whose server is lost, or slow. This server must be stopped, have the same schedule, and no
-/// members of its own in that round. The work that was done on the round is taken along where it is in
-/// --from. What is read is checked and not changed. After an interruption, the same command goes on.
+/// For nodes whose server is lost, or slow. This server must be stopped, have the same schedule,
+/// and no members of its own in that round. The work done on the round so far is copied if --from
+/// has it. The source is checked and not changed. After an interruption, the same command
+/// continues.
 ///
 /// Exit code: 0 the round is adopted, 1 nothing was adopted, 2 wrong usage, 130 interrupted.
 #[derive(Debug, clap::Args)]

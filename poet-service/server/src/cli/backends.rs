@@ -6,11 +6,11 @@ use poet_backends::{Choice, Excluded};
 
 use super::{BackendArgs, WorkArgs};
 
-/// List the backends: which this CPU supports, their self-test and speed, which are chosen
+/// List the backends: support by this CPU, self-test, speed, and which are chosen
 ///
-/// A backend is chosen twice: for one chain, the sequential work (latency), and for many at once,
-/// as verification and proofs have them (throughput). Exit code 1 when one has failed its
-/// self-test.
+/// Two backends are chosen: one for a single chain, the sequential work (latency), and one for many
+/// chains at once, as in verification and proofs (throughput). The exit code is 1 if a self-test
+/// fails.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]

@@ -11,18 +11,18 @@ use super::BackendArgs;
 
 /// Copy the state of a server into a directory, while it runs or not
 ///
-/// Takes the options of the server, to find its directories. The copy is a new folder of DIR: the
-/// database as it is at one moment, with the private key in it, and the work on the rounds. It is verified
-/// as by `doctor`, and gets its name when it is complete; what fails leaves earlier backups as they were. DIR must be
-/// empty, or hold backups only, and lie outside of the server's directories. Exit code: 0 made, 1 not
-/// made.
+/// Takes the options of the server, to find its directories. The copy is a new folder in DIR: a
+/// snapshot of the database, with the private key in it, and the work on the rounds. It is verified
+/// as by `doctor`, and gets its name when it is complete; a failure leaves earlier backups
+/// unchanged. DIR must be empty, or hold only backups, and be outside the server's directories.
+/// Exit code: 0 made, 1 not made.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Where backups are kept
+    /// The directory of the backups
     #[arg(value_name = "DIR")]
     place: PathBuf,
 
-    /// How many backups are kept in DIR; older ones are removed once the new one is complete
+    /// How many backups to keep in DIR; older ones are removed once the new one is complete
     #[arg(long, value_name = "NUMBER", default_value = "3")]
     keep: NonZero<u32>,
 
@@ -30,18 +30,18 @@ pub(crate) struct Args {
     server: ServerArgs,
 }
 
-/// Put a backup back where a server keeps its state
+/// Restore a backup
 ///
-/// Takes the options of the server, which must not run, to find its directories. The backup is verified
-/// first. Registrations made after the backup are lost. Run it as the server's user. Exit code: 0 put
-/// back, 1 not put back, and nothing is changed.
+/// Takes the options of the server, which must not run, to find its directories. The backup is
+/// verified first. Registrations made after the backup are lost. Run it as the server's user. Exit
+/// code: 0 restored, 1 not restored, and nothing is changed.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RestoreArgs {
-    /// Where backups are kept, of which the newest one is taken, or one of the folders in it
+    /// The directory of the backups, whose newest one is used, or one of the folders in it
     #[arg(value_name = "DIR")]
     place: PathBuf,
 
-    /// Keep what is in the server's directories under names with the time in them
+    /// Keep what is in the server's directories, under names with the time in them
     #[arg(long)]
     replace: bool,
 

@@ -28,9 +28,10 @@ use poet_storage::SqliteReader;
 
 /// Print the effective configuration and where each value comes from
 ///
-/// Takes the options of the server. Fails if the server would refuse the configuration, or could not
-/// use all of it on this machine; changes nothing in its directories and leaves its ports alone. With
-/// --early-cycle-gap it also prints what nodes need in their configuration, for each cycle gap.
+/// Takes the options of the server. Fails if the server would refuse the configuration, or could
+/// not use all of it on this machine. Changes nothing in its directories and does not use its
+/// ports. With --early-cycle-gap it also prints what nodes need in their configuration, for each
+/// cycle gap.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]

@@ -9,21 +9,22 @@ use poet_storage::{Location, copy_database, directory::Directories};
 
 use super::{BackendArgs, progress::Progress};
 
-/// Copy all that a server keeps from one database to another
+/// Copy all data of a server from one database to another
 ///
-/// From the embedded database of one machine to a PostgreSQL database, or back: key, schedule, members and
-/// proofs, the round in progress included. The work in progress stays in --datadir, with which the server
-/// goes on. No server may run on either database. --to must hold nothing, or what an interrupted copy left:
-/// then the same command goes on. The copy is compared with --from, and examined as by `doctor`.
+/// From the embedded database of one machine to a PostgreSQL database, or back: key, schedule,
+/// members and proofs, including the round in progress. The work in progress stays in --datadir,
+/// from which the server continues. No server may run on either database. --to must be empty, or
+/// hold the result of an interrupted copy, which the same command continues. The copy is compared
+/// with --from, and checked as by `doctor`.
 ///
 /// Exit code: 0 copied, and the copy is sound; 1 not copied, or the copy is damaged.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The database to copy: the --dbdir of a server (POETDIR/db), or a URL as --database takes
+    /// The database to copy: the --dbdir of a server (POETDIR/db), or a URL as for --database
     #[arg(long, value_name = "DIR|URL", value_parser = parse)]
     from: Place,
 
-    /// Where to copy it: a directory without a database, or a URL as --database takes
+    /// The destination: a directory without a database, or a URL as for --database
     #[arg(long, value_name = "DIR|URL", value_parser = parse)]
     to: Place,
 }

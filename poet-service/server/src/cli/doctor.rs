@@ -8,26 +8,26 @@ use poet_service::{args::ServerArgs, config::Config};
 
 use super::{BackendArgs, available_threads};
 
-/// Check the directories of a server that does not run, and repair them
+/// Check the directories of a stopped server, and repair them
 ///
-/// Takes the options of the server, to find its directories. Looks at the database (SQLite's own
-/// check, tables, key, schedule), at each round (do its members give its statement, is its proof
-/// valid) and at the logs of the work (do they belong to the round, are their entries what the work
-/// gives). Nothing is changed without --repair. With --database it looks at the shared database, which
-/// other servers may use, and at the work in --datadir.
+/// Takes the options of the server, to find its directories. Checks the database (SQLite's own
+/// check, tables, key, schedule), each round (whether its members determine its statement, and its
+/// proof is valid) and the logs of the work (whether they belong to the round, and their entries
+/// are right). Changes nothing without --repair. With --database it checks the shared database,
+/// which other servers may use, and the work in --datadir.
 ///
-/// Exit code: 0 all is sound, or has been repaired; 1 something is damaged; 2 it could not be
-/// checked: a server is running, there is no database, or one of another version.
+/// Exit code: 0 everything is sound, or was repaired; 1 something is damaged; 2 the check failed: a
+/// server is running, or there is no database of this version.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Put right what can be. What is replaced is kept under a name with the time in it
+    /// Repair what can be repaired. Originals are kept under names with the time in them
     #[arg(long)]
     repair: bool,
 
     /// Recompute all of the work in the logs, not a sample. The sample shows what has changed in a
-    /// log since it was written, unless the work has gone on from that since; only this shows
-    /// everything that is wrong. It takes about as long as the work did, divided by two to three
-    /// times the number of cores
+    /// log since it was written, unless the work has continued from the change; only this shows
+    /// every error. It takes about as long as the work did, divided by two to three times the
+    /// number of cores
     #[arg(long)]
     full: bool,
 

@@ -13,9 +13,9 @@ use poet_storage::{PostgresStorage, SqliteReader, directory::DATABASE_FILE};
 
 /// Write a published proof to a file
 ///
-/// Takes the options of the server, which say where its database is, and works while the server
-/// runs. `verify` reads all formats. Exit code: 0 written, 1 there is no such proof or it cannot be
-/// read or written.
+/// Takes the options of the server, to find its database, and works while the server runs. `verify`
+/// reads all formats. Exit code: 0 written, 1 there is no such proof or it cannot be read or
+/// written.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The round
@@ -26,10 +26,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", default_value = "-")]
     out: PathBuf,
 
-    /// json: the answer of GET /v1/proofs/ID. message: what nodes store and gossip
+    /// json: the response to GET /v1/proofs/ID. message: what nodes store and gossip
     /// (PoetProofMessage, in SCALE), without the members. bytes: the proof at the beginning of that
-    /// message, by whose hash an ATX refers to it; the hash and the statement that the proof is valid
-    /// for are printed on standard error
+    /// message, whose hash ATXs refer to; the hash and the statement of the proof are printed on
+    /// standard error
     #[arg(long, value_enum, default_value = "json")]
     format: Format,
 

@@ -14,8 +14,9 @@ use serde_json::Value;
 
 /// Ask the server on this machine whether it is ready
 ///
-/// Takes the options of the server, of which --restlisten counts. For containers (HEALTHCHECK) and
-/// scripts. Exit code: 0 it is ready, 1 it is not, or does not answer, with the reason on standard error.
+/// Takes the options of the server, and uses --restlisten. For containers (HEALTHCHECK) and
+/// scripts. Exit code: 0 it is ready, 1 it is not, or does not respond, with the reason on standard
+/// error.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]

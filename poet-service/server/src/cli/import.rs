@@ -18,13 +18,12 @@ use super::{
 
 /// Take over the state of a Go server (spacemeshos/poet)
 ///
-/// Takes the options of the server, which say where the state comes to be (--poetdir or --datadir and
-/// --dbdir) and which schedule its rounds follow (--genesis-time must be set); the Go server's own
-/// --configfile says both. Taken over
-/// are the key, the proofs, the members of rounds that are not finished, the challenges of the proof
-/// of work, and the work on the round in progress, which goes on where it stopped. What is read is
-/// checked and not changed. The Go server must be stopped. After an interruption, the same command
-/// goes on; where everything is there already, it changes nothing.
+/// Takes the options of the server, which give the destination (--poetdir or --datadir and --dbdir)
+/// and the schedule of the rounds (--genesis-time must be set); the Go server's own --configfile
+/// has both. Imports the key, the proofs, the members of unfinished rounds, the challenges of the
+/// proof of work, and the work on the round in progress, which continues where it stopped. The
+/// source is checked and not changed. The Go server must be stopped. After an interruption, the
+/// same command continues; if everything is there already, it changes nothing.
 ///
 /// Exit code: 0 everything is there, 1 nothing was imported, 2 wrong usage, 130 interrupted.
 #[derive(Debug, clap::Args)]
@@ -33,7 +32,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     from: PathBuf,
 
-    /// The Go server's database directory: its --dbdir, or POETDIR/db [default: db beside --from]
+    /// The Go server's database directory: its --dbdir, or POETDIR/db [default: db next to --from]
     #[arg(long, value_name = "DIR")]
     from_db: Option<PathBuf>,
 

@@ -24,8 +24,8 @@ const DISK_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Do the work for a statement and print the proof
 ///
-/// The proof is verified before it is printed. With --log, an interrupted run goes on where it
-/// stopped when the same command is given again.
+/// The proof is verified before it is printed. With --log, the same command continues an
+/// interrupted run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// What the work is done for, in hex; may be empty
@@ -44,7 +44,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     backend: BackendArgs,
 
-    /// Keep the log in this file, and go on from it if it exists
+    /// Keep the log in this file, and continue from it if it exists
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
 

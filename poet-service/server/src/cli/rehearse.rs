@@ -16,9 +16,9 @@ use tokio::net::TcpStream;
 
 /// Make and verify a proof of the running round's leaves so far, without publishing it
 ///
-/// Asks the running server, over the operator's listener, and takes its options, which say where that
-/// is. The proof is made on other cores, while the work goes on. Exit code: 0 the proof is valid, 1 there
-/// is none or it is not valid; then the server raises the alarm and repairs what is wrong.
+/// Takes the options of the server, and asks it over the operator's listener. Other cores make the
+/// proof while the work continues. Exit code: 0 the proof is valid, 1 there is none or it is not
+/// valid; then the server raises an alarm and repairs what is wrong.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]

@@ -13,11 +13,11 @@ use poet_service::{args::ServerArgs, config::Config};
 
 /// Print when the next rounds open, close and end, and for which epochs they count
 ///
-/// Takes the options of the server, of which --network or the schedule count. Times are in the time zone
+/// Takes the options of the server, and uses --network or the schedule. Times are in the time zone
 /// of this machine (TZ) and in UTC.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How many rounds, from the open one on
+    /// How many rounds, starting with the open one
     #[arg(long, value_name = "NUMBER", default_value_t = 5,
         value_parser = clap::value_parser!(u64).range(1..=MAX_ROUNDS))]
     rounds: u64,

@@ -18,14 +18,14 @@ use super::{BackendArgs, WorkArgs};
 
 /// Verify a proof
 ///
-/// FILE is one of these, and is recognised by its content; - is standard input.
+/// FILE is one of these, recognised by its content; - is standard input.
 ///
-/// JSON: what `prove` wrote, or a saved answer of GET /v1/proofs/{id}, whose statement is rebuilt from
-/// the members.
+/// JSON: the output of `prove`, or a saved response to GET /v1/proofs/{id}, whose members determine
+/// the statement.
 ///
-/// SCALE: the message that nodes store and gossip (PoetProofMessage, `export --format message`), which
-/// holds its statement, the id of its round and the key of its server; or the bare proof at its
-/// beginning, by whose hash an ATX refers to it (`export --format bytes`), which needs --statement.
+/// SCALE: the message that nodes store and gossip (PoetProofMessage, `export --format message`),
+/// which contains its statement, the id of its round and the key of its server; or the bare proof
+/// at its beginning, whose hash ATXs refer to (`export --format bytes`), which needs --statement.
 ///
 /// Exit code: 0 valid, 1 invalid, 2 not readable as a proof.
 #[derive(Debug, clap::Args)]
@@ -33,15 +33,16 @@ pub(crate) struct Args {
     /// The proof
     file: PathBuf,
 
-    /// What the work was done for, in hex: needed with a bare proof, compared with that of a message
+    /// The statement of the work, in hex: required for a bare proof, compared with that of a
+    /// message
     #[arg(long, value_name = "HEX", value_parser = parse_hex)]
     statement: Option<Statement>,
 
-    /// The round that a message must be of
+    /// The required round of a message
     #[arg(long, value_name = "ID")]
     round: Option<u64>,
 
-    /// The public key, in base64, of the server that a message or an answer must be of
+    /// The required public key, in base64, of the server that made a message or a response
     #[arg(long, value_name = "KEY", value_parser = parse_service_key)]
     service_key: Option<[u8; 32]>,
 

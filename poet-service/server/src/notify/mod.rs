@@ -377,7 +377,7 @@ impl Queue {
                 tracing::warn!(
                     events = dropped,
                     receiver = receiver.name(),
-                    "events were not told: the receiver is too slow"
+                    "events were not delivered: the receiver is too slow"
                 );
             }
             match receiver.deliver(&notice, self) {
@@ -389,7 +389,7 @@ impl Queue {
                     tracing::warn!(
                         %error,
                         receiver = receiver.name(),
-                        "an event was not told; further failures are not logged until one is"
+                        "an event was not delivered; further failures are not logged until one is"
                     );
                 }
             }

@@ -66,7 +66,7 @@ pub enum PostgresError {
     Lost(String),
     #[error("the database does not answer in time")]
     Timeout,
-    #[error("the database is away: {0}")]
+    #[error("the database is unreachable: {0}")]
     Away(String),
     #[error("the database: {0}")]
     Statement(String),

@@ -197,7 +197,7 @@ impl Link {
             }
             Err(error) => {
                 if self.away.is_none() {
-                    tracing::error!(%error, "the database is away");
+                    tracing::error!(%error, "the database is unreachable");
                 }
                 self.away = Some((Instant::now(), error.to_string()));
                 Err(error)

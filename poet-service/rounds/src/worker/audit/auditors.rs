@@ -237,7 +237,7 @@ impl Auditors {
         self.shared.stop_low.store(true, Relaxed);
         for task in self.tasks {
             if task.join_within(patience).is_none() {
-                tracing::error!("the auditors failed, or wait for the disk, and are left behind");
+                tracing::error!("the auditors failed, or wait for the disk, and are abandoned");
                 return None;
             }
         }

@@ -532,7 +532,7 @@ fn open_roots(
 ) -> Result<(FileLog, Vec<Node>, u64), LogError> {
     let mut file = match FileLog::open(path, chunk_work) {
         Err(error @ LogError::Foreign { .. }) => {
-            tracing::warn!(%error, "the audit begins anew");
+            tracing::warn!(%error, "the audit starts again");
             // If the file is still there, creating it fails.
             drop(fs::remove_file(path));
             FileLog::open(path, chunk_work)?
