@@ -90,6 +90,8 @@ pub(crate) struct Proofs {
     storage: Arc<dyn Storage>,
     /// The most recently used one is last.
     kept: Mutex<VecDeque<(ProofId, EncodedProof)>>,
+    /// Proofs that are being published: encoded, and perhaps stored already.
+    coming: Mutex<Vec<ProofId>>,
     /// The total size of all encoded proofs, cached or still being sent.
     alive: Arc<AtomicUsize>,
     /// Locked while a proof is read, so that concurrent requests for it read it once.
@@ -101,6 +103,7 @@ impl Proofs {
         Self {
             storage,
             kept: Mutex::default(),
+            coming: Mutex::default(),
             alive: Arc::default(),
             reading: tokio::sync::Mutex::default(),
         }
@@ -133,6 +136,10 @@ impl Proofs {
     ) -> Result<Option<EncodedProof>, ProofsError> {
         if let Some(encoded) = self.find(id) {
             return Ok(Some(encoded));
+        }
+        if self.coming().contains(&id) {
+            // To read and encode it a second time would take seconds, and hold up everybody else.
+            return Ok(None);
         }
         let _reading = self.reading.lock().await;
         // The last holder of the lock may have read this very proof.
@@ -167,6 +174,29 @@ impl Proofs {
     fn kept(&self) -> MutexGuard<'_, VecDeque<(ProofId, EncodedProof)>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn coming(&self) -> MutexGuard<'_, Vec<ProofId>> {
+        self.coming.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A proof that is being published, until it is served or given up.
+struct Coming<'a>(&'a Proofs, ProofId);
+
+impl<'a> Coming<'a> {
+    fn new(proofs: &'a Proofs, id: ProofId) -> Self {
+        proofs.coming().push(id);
+        Self(proofs, id)
+    }
+}
+
+impl Drop for Coming<'_> {
+    fn drop(&mut self) {
+        let mut coming = self.0.coming();
+        if let Some(place) = coming.iter().position(|id| *id == self.1) {
+            coming.swap_remove(place);
+        }
+    }
 }
 
 impl Publish for Proofs {
@@ -176,8 +206,12 @@ impl Publish for Proofs {
         server: &PublicKey,
         proof: &PublishedProof,
     ) -> Box<dyn FnOnce() + '_> {
+        let coming = Coming::new(self, id);
         let encoded = self.encode(server, proof);
-        Box::new(move || self.insert(id, encoded))
+        Box::new(move || {
+            self.insert(id, encoded);
+            drop(coming);
+        })
     }
 }
 
@@ -248,6 +282,46 @@ mod tests {
             .unwrap();
         assert_eq!(json, encoded.json);
         assert!(encoded.json_gzip.len() < encoded.json.len() * 8 / 10);
+    }
+
+    /// Whoever asks between the moment at which it is stored and that at which it is served.
+    #[test]
+    fn a_proof_that_is_being_published_is_not_read_and_encoded_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage =
+            SqliteStorage::open(&folder.path().join("poet.sqlite"), 1, Arc::new(())).unwrap();
+        let storage: Arc<dyn Storage> = Arc::new(storage);
+        let server = PrivateKey::generate().unwrap().public();
+        let proofs = Proofs::new(Arc::clone(&storage));
+        let proof = PublishedProof {
+            statement: vec![1; 32],
+            members: vec![Challenge([1; 32])],
+            odd_members: Vec::new(),
+            leaves: 5,
+            proof: Proof {
+                root: [2; 32],
+                proven_leaves: Vec::new(),
+                proof_nodes: Vec::new(),
+            },
+        };
+        let id = ProofId {
+            round: 0,
+            early: None,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let get = || runtime.block_on(proofs.get(id, &server)).unwrap();
+        runtime.block_on(storage.open_round(0)).unwrap();
+        let serve = proofs.prepare(id, &server, &proof);
+        storage.publish(0, Arc::new(proof.clone())).unwrap();
+        assert!(get().is_none());
+        serve();
+        assert_eq!(get().unwrap().json.as_ptr(), get().unwrap().json.as_ptr());
+        // One that is given up is read, if it is stored.
+        proofs.kept().clear();
+        drop(proofs.prepare(id, &server, &proof));
+        assert!(get().is_some());
     }
 
     #[test]

@@ -8,7 +8,7 @@ mod program;
 
 use std::{
     collections::BTreeSet,
-    fs,
+    env, fs,
     io::{ErrorKind, Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
     path::Path,
@@ -1159,6 +1159,56 @@ fn floods_at_full_size() {
     flood_grpc(1949, Duration::from_secs(20), 256, 64);
     read_slowly();
     println!("a proof of 14 MB is not cut off at 2 kB/s, nor at 20 kB/s");
+}
+
+/// Connections of one request each; at full size with `POET_TEST_CONNECTIONS=100000`.
+fn connections() -> u32 {
+    let number = env::var("POET_TEST_CONNECTIONS").ok();
+    number.map_or(3_000, |number| number.parse().unwrap())
+}
+
+/// One after the other: each is answered, and nothing of it is left.
+#[cfg(target_os = "linux")]
+#[test]
+fn short_connections_leave_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut victim = Victim::start(folder.path(), &[]);
+    let files = |victim: &Victim| {
+        let open = fs::read_dir(format!("/proc/{}/fd", victim.server.pid()));
+        open.unwrap().count()
+    };
+    let before = files(&victim);
+    let request = b"GET /v1/info HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let connect_and_ask = |victim: &mut Victim, number: u32| match number % 10 {
+        // Who says nothing, and who leaves without waiting for the answer.
+        0 => drop(connect(victim.rest)),
+        1 => connect(victim.rest).write_all(request).unwrap(),
+        2 => victim.assert_serves_grpc(),
+        _ => {
+            let mut stream = connect(victim.rest);
+            stream.write_all(request).unwrap();
+            let answer = read_to_end(&mut stream);
+            assert!(answer.starts_with(b"HTTP/1.1 200 "), "{number}");
+        }
+    };
+    // What is made once is there then.
+    for number in 0..1_000 {
+        connect_and_ask(&mut victim, number);
+    }
+    let (connections, begun) = (connections(), Instant::now());
+    let warm_mb = victim.memory_mb();
+    for number in 0..connections {
+        connect_and_ask(&mut victim, number);
+    }
+    let (took, after_mb) = (begun.elapsed(), victim.memory_mb());
+    println!(
+        "{connections} connections in {took:.1?}: {warm_mb} MB before, {after_mb} MB afterwards"
+    );
+    assert!(after_mb <= warm_mb + 8, "{warm_mb} to {after_mb} MB");
+    await_some("the end of all connections", || {
+        (files(&victim) <= before).then_some(())
+    });
+    victim.assert_serves();
 }
 
 /// Clients that are just fast enough, for longer than they may be behind.

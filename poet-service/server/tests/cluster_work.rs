@@ -538,7 +538,7 @@ fn logs_that_differ_are_found_by_comparing_them() {
 #[cfg(feature = "fault-injection")]
 #[test]
 fn a_machine_that_computes_wrong_is_the_one_that_goes_back() {
-    let Some(poet) = Poet::new(40) else { return };
+    let Some(poet) = Poet::new(90) else { return };
     let [first, second] = machines();
     let fault = [("POET_FAULT", "label@200000")];
     let wrong = poet.start_with(&first, &["--audit=off"], &fault);

@@ -282,9 +282,15 @@ fn serve_members(members: u32, work: Duration) -> f64 {
         ],
     );
     let end = schedule.end(0);
-    assert!(Timestamp::now() < end, "it took too long to begin");
+    let left = end.duration_since(Timestamp::now());
+    // It fails if that is negative.
+    let left = Duration::try_from(left).expect("it took too long to begin");
+    thread::sleep(left);
     let answer = server.client.await_proof(0);
     let late = Timestamp::now().duration_since(end).as_secs_f64();
+    let log = server.log();
+    let published = log.lines().find(|line| line.contains(PUBLISHED));
+    println!("{}", published.unwrap_or_default());
     let proof = verify_fetched(&answer);
     assert_eq!(proof.members.len(), members as usize);
     late
@@ -298,9 +304,9 @@ fn a_round_with_many_members_is_served() {
 
 /// Of a release build, or what is measured is something else.
 #[test]
-#[ignore = "takes ten minutes and 4 GB of memory, and measures: --release -- --ignored --nocapture"]
+#[ignore = "takes five minutes and 4 GB of memory, and measures: --release -- --ignored --nocapture"]
 fn a_round_with_five_million_members_is_served() {
-    let late = serve_members(5_000_000, Duration::from_secs(300));
+    let late = serve_members(5_000_000, Duration::from_secs(180));
     println!("five million members: a client has the proof {late:.1} s after the end of the round");
 }
 

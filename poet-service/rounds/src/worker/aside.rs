@@ -287,6 +287,8 @@ impl<'a> Aside<'a> {
     /// Stops the proof that is being made, since the work stops.
     pub(super) fn interrupt(&mut self) {
         self.at_end = None;
+        // When this server works again, another one may have published some.
+        self.missing = None;
         if let Some(request) = self.waiting.take() {
             request.answer(Err(RehearsalError::Interrupted));
         }

@@ -463,8 +463,8 @@ impl Writer {
                 tracing::warn!(
                     log = %log.display(),
                     bytes,
-                    "another program holds a read transaction on the database, whose log grows until \
-                     that is ended"
+                    "a read transaction keeps the log of the database from being emptied; if this line is \
+                     repeated, another program holds it: the log grows until that program ends it"
                 );
             }
             Err(error) => self.complain(&error),
