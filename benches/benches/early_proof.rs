@@ -9,11 +9,16 @@
 //! cores share their caches, memory and power, as in a server. The prover is a process of its own
 //! that is stopped and continued every quarter of a second, so that the slow changes of a shared
 //! machine's clock are in both rates.
+//!
+//! Every second turn belongs to a process that multiplies numbers in two registers instead. What
+//! that costs the hashing is the price of a busy core, whatever it does: of the clock and power that
+//! cores share, and of the threads that no longer find the other core idle.
 
 #[cfg(unix)]
 mod turns {
     use std::{
         error::Error,
+        hint::black_box,
         io::{BufRead as _, BufReader, Write as _},
         process::{Child, Command, Stdio},
         sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -22,7 +27,7 @@ mod turns {
     };
 
     use poet_bench::{
-        is_measuring, kernels,
+        calibration, is_measuring, kernels,
         synthetic::{self, MAINNET_SUBTREE_HEIGHT, STATEMENT},
     };
     use poet_engine::{
@@ -35,6 +40,8 @@ mod turns {
     const ENTRIES: u64 = 240_000;
     /// The option with which this program makes proofs until it is killed.
     const PROVER: &str = "--prover";
+    /// The option with which it keeps a core busy until it is killed.
+    const BUSY: &str = "--busy";
 
     type Failure = Box<dyn Error + Send + Sync>;
 
@@ -56,16 +63,26 @@ mod turns {
             let proving = affinity::on_cores(&[*first], || keep_proving(entries, height));
             return proving.ok_or("cannot pin the proof")?;
         }
+        if std::env::args().any(|argument| argument == BUSY) {
+            let busy = affinity::on_cores(&[*first], || {
+                loop {
+                    black_box(calibration::clock_hz());
+                }
+            });
+            return busy.ok_or_else(|| "cannot pin the multiplications".into());
+        }
         println!("{entries} entries at k = {k}; hashing on core {last}, proving on core {first}");
         let hashing = kernels::chosen().work(LABEL_DEPTH)?;
         let (target, made) = (AtomicU64::new(u64::MAX), AtomicU64::new(0));
-        let mut prover = Prover::start()?;
+        let mut prover = OnFirst::start(PROVER)?;
+        let busy = OnFirst::start(BUSY)?;
+        busy.signal(Signal::STOP)?;
         let times = prover.times(if is_measuring() { 3 } else { 1 })?;
         println!(
             "the proof, made and verified on one core: {}",
             spread(times, 3, " s")
         );
-        let ratios = thread::scope(|scope| {
+        let [proving, multiplying] = thread::scope(|scope| {
             let hasher = scope.spawn(|| {
                 affinity::on_cores(&[*last], || {
                     let mut tree = Tree::new(&hashing, &STATEMENT);
@@ -73,7 +90,7 @@ mod turns {
                 })
             });
             let stop = StopHashing(&target);
-            let ratios = ratios(&mut prover, &made);
+            let ratios = ratios([&prover, &busy], &made);
             drop(stop);
             let hashed = hasher.join().ok().flatten();
             hashed.ok_or("cannot pin the hashing")?;
@@ -82,14 +99,17 @@ mod turns {
         // The proofs were right, too.
         prover.times(1)?;
         println!(
-            "the hashing meanwhile, to without: {}",
-            spread(ratios, 5, "")
+            "the hashing meanwhile, to without: {}\n\
+             while that core multiplies instead: {}",
+            spread(proving, 5, ""),
+            spread(multiplying, 5, "")
         );
         Ok(())
     }
 
-    /// The rate of the hashing in each turn of the prover, to that in the turns before and after.
-    fn ratios(prover: &mut Prover, made: &AtomicU64) -> Result<Vec<f64>, Failure> {
+    /// The rate of the hashing in each turn of each of the others, to that in the turns of none
+    /// before and after.
+    fn ratios(others: [&OnFirst; 2], made: &AtomicU64) -> Result<[Vec<f64>; 2], Failure> {
         let (turns, turn) = match is_measuring() {
             true => (200, Duration::from_millis(250)),
             false => (2, Duration::from_millis(20)),
@@ -99,18 +119,21 @@ mod turns {
             thread::sleep(turn);
             (made.load(Relaxed) - before) as f64 / start.elapsed().as_secs_f64()
         };
-        let mut ratios = Vec::new();
-        prover.signal(Signal::STOP)?;
+        let mut ratios = [const { Vec::new() }; 2];
+        let [proving, _] = others;
+        proving.signal(Signal::STOP)?;
         let mut before = rate();
         for _ in 0..turns {
-            prover.signal(Signal::CONT)?;
-            let meanwhile = rate();
-            prover.signal(Signal::STOP)?;
-            let after = rate();
-            ratios.push(2.0 * meanwhile / (before + after));
-            before = after;
+            for (other, ratios) in others.iter().zip(&mut ratios) {
+                other.signal(Signal::CONT)?;
+                let meanwhile = rate();
+                other.signal(Signal::STOP)?;
+                let after = rate();
+                ratios.push(2.0 * meanwhile / (before + after));
+                before = after;
+            }
         }
-        prover.signal(Signal::CONT)?;
+        proving.signal(Signal::CONT)?;
         Ok(ratios)
     }
 
@@ -130,21 +153,21 @@ mod turns {
         }
     }
 
-    /// This program once more, as a prover.
-    struct Prover {
+    /// This program once more, on the first core.
+    struct OnFirst {
         child: Child,
         said: BufReader<std::process::ChildStdout>,
     }
 
-    impl Prover {
-        fn start() -> Result<Self, Failure> {
+    impl OnFirst {
+        fn start(option: &str) -> Result<Self, Failure> {
             let mut child = Command::new(std::env::current_exe()?)
                 .args(std::env::args().skip(1))
-                .arg(PROVER)
+                .arg(option)
                 .stdin(Stdio::null())
                 .stdout(Stdio::piped())
                 .spawn()?;
-            let said = child.stdout.take().ok_or("the prover has no output")?;
+            let said = child.stdout.take().ok_or("no output")?;
             Ok(Self {
                 child,
                 said: BufReader::new(said),
@@ -172,7 +195,7 @@ mod turns {
         }
     }
 
-    impl Drop for Prover {
+    impl Drop for OnFirst {
         fn drop(&mut self) {
             // Also one that is stopped.
             drop(self.child.kill());

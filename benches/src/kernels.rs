@@ -1,12 +1,12 @@
 //! The kernels of this CPU.
 
-use poet_backends::{Excluded, KernelReport, Options, Selection, select_with, survey};
+use poet_backends::{BackendReport, Excluded, Options, Selection, select_with, survey};
 use poet_conformance::{Rng, reference};
 use poet_engine::{Chain, LABEL_DEPTH, Node, Sha256, Work, WorkFunction};
 
 /// The kernels of a backend that this CPU can run.
 #[derive(Clone, Copy)]
-pub struct Kernel {
+pub struct Backend {
     /// The backend's name.
     pub name: &'static str,
     /// The chain.
@@ -23,7 +23,7 @@ pub struct Kernel {
 /// # Panics
 /// Panics if a kernel fails its self-test.
 #[must_use]
-pub fn all(function: WorkFunction) -> Vec<Kernel> {
+pub fn all(function: WorkFunction) -> Vec<Backend> {
     let mut kernels = Vec::new();
     for report in survey(function) {
         match report.excluded {
@@ -42,10 +42,10 @@ pub fn all(function: WorkFunction) -> Vec<Kernel> {
 /// # Panics
 /// Panics if they are excluded after all.
 #[must_use]
-pub fn usable(function: WorkFunction, report: &KernelReport) -> Kernel {
+pub fn usable(function: WorkFunction, report: &BackendReport) -> Backend {
     // A forced backend is used for many chains, whatever it is for.
     let kernels = *forced(function, report.name).kernels();
-    Kernel {
+    Backend {
         name: report.name,
         chain: kernels.wide_chain,
         sha256: kernels.wide_sha256,

@@ -3,7 +3,7 @@
 use std::ffi::{c_char, c_double};
 use std::sync::OnceLock;
 
-use poet_backends::{KernelReport, Options, Selection, select_with};
+use poet_backends::{BackendReport, Options, Selection, select_with};
 use poet_engine::{LABEL_DEPTH, Work, WorkFunction};
 
 use crate::boundary::call;
@@ -102,7 +102,7 @@ pub(crate) fn array<const N: usize>(text: &str) -> [c_char; N] {
     array
 }
 
-fn describe(report: &KernelReport) -> poet_backend {
+fn describe(report: &BackendReport) -> poet_backend {
     let excluded = report.excluded.as_ref().map(ToString::to_string);
     poet_backend {
         name: array(report.name),

@@ -30,7 +30,7 @@ use std::fmt;
 
 use poet_engine::{DepthError, Kernels, Work, WorkFunction};
 
-use table::{Kernel, ROWS, Roles, Row};
+use table::{Backend, ROWS, Roles, Row};
 use trial::Rates;
 
 /// The environment variable that forces a backend by name. Empty is the same as unset.
@@ -136,7 +136,7 @@ impl fmt::Display for Excluded {
 
 /// What is known about a backend.
 #[derive(Clone, Debug, PartialEq)]
-pub struct KernelReport {
+pub struct BackendReport {
     /// The name that selects it.
     pub name: &'static str,
     /// Whether it can be chosen for one chain. All can be chosen for many.
@@ -221,7 +221,7 @@ pub enum SelectError {
     },
     /// There is no backend to choose from.
     #[error("there is no usable backend for {function}{}", because(.warnings))]
-    NoKernel {
+    NoBackend {
         /// The work function.
         function: WorkFunction,
         /// The excluded backends and the reasons.
@@ -249,7 +249,7 @@ pub struct Selection {
     latency: Choice,
     throughput: Choice,
     kernels: Kernels,
-    reports: Vec<KernelReport>,
+    reports: Vec<BackendReport>,
     warnings: Vec<String>,
 }
 
@@ -270,7 +270,7 @@ impl Selection {
         if self.latency.name == self.throughput.name || !self.throughput.reason.is_forced() {
             return Ok(self);
         }
-        let usable = |report: &&KernelReport| report.latency && report.excluded.is_none();
+        let usable = |report: &&BackendReport| report.latency && report.excluded.is_none();
         let available = self.reports.iter().filter(usable);
         Err(SelectError::ManyChainsOnly {
             name: self.throughput.name,
@@ -294,7 +294,7 @@ impl Selection {
 
     /// Returns the reports on all backends for the work function.
     #[must_use]
-    pub fn reports(&self) -> &[KernelReport] {
+    pub fn reports(&self) -> &[BackendReport] {
         &self.reports
     }
 
@@ -344,7 +344,7 @@ pub fn select_with(function: WorkFunction, options: Options<'_>) -> Result<Selec
 /// Returns the reports on all backends for `function`. Some are marked as chosen, unless
 /// [`ENVIRONMENT_VARIABLE`] names one that cannot be used.
 #[must_use]
-pub fn survey(function: WorkFunction) -> Vec<KernelReport> {
+pub fn survey(function: WorkFunction) -> Vec<BackendReport> {
     let forced = forced(None, std::env::var_os(ENVIRONMENT_VARIABLE));
     let candidates = evaluate(ROWS, function, true);
     match choose(ROWS, function, forced.as_ref(), &candidates) {
@@ -380,17 +380,17 @@ fn forced(option: Option<&str>, environment: Option<OsString>) -> Option<Forced>
 struct Candidate {
     name: &'static str,
     roles: Roles,
-    status: Result<Kernel, Excluded>,
+    status: Result<Backend, Excluded>,
     rates: Rates,
 }
 
 impl Candidate {
     fn ready(&self) -> Result<Ready, &Excluded> {
-        let kernel = *self.status.as_ref()?;
+        let backend = *self.status.as_ref()?;
         Ok(Ready {
             name: self.name,
             roles: self.roles,
-            kernel,
+            backend,
             rates: self.rates,
         })
     }
@@ -408,7 +408,7 @@ fn ready(candidates: &[Candidate]) -> impl Iterator<Item = Ready> {
 struct Ready {
     name: &'static str,
     roles: Roles,
-    kernel: Kernel,
+    backend: Backend,
     rates: Rates,
 }
 
@@ -451,18 +451,18 @@ fn evaluate(rows: &[Row], function: WorkFunction, trial: bool) -> Vec<Candidate>
 }
 
 /// Returns the kernels of `row` if the CPU can run them and they pass the self-test.
-fn detect(row: &Row) -> Result<Kernel, Excluded> {
-    let kernel = (row.get)().ok_or_else(|| Excluded::Unsupported {
+fn detect(row: &Row) -> Result<Backend, Excluded> {
+    let backend = (row.get)().ok_or_else(|| Excluded::Unsupported {
         missing: (row.missing)(),
     })?;
-    match self_test::run(row.function, kernel) {
-        Ok(()) => Ok(kernel),
+    match self_test::run(row.function, backend) {
+        Ok(()) => Ok(backend),
         Err(failure) => Err(Excluded::Failed { failure }),
     }
 }
 
-fn reports(candidates: &[Candidate]) -> Vec<KernelReport> {
-    let report = |candidate: &Candidate| KernelReport {
+fn reports(candidates: &[Candidate]) -> Vec<BackendReport> {
+    let report = |candidate: &Candidate| BackendReport {
         name: candidate.name,
         latency: candidate.roles == Roles::Both,
         excluded: candidate.status.as_ref().err().cloned(),
@@ -487,12 +487,12 @@ fn warnings(candidates: &[Candidate]) -> Vec<String> {
     failures.collect()
 }
 
-/// Returns the first of `kernels`, unless a later one is faster by more than the margin.
+/// Returns the first of `backends`, unless a later one is faster by more than the margin.
 fn fastest(
-    kernels: impl Iterator<Item = Ready>,
+    backends: impl Iterator<Item = Ready>,
     rate: impl Fn(&Ready) -> Option<f64>,
 ) -> Option<Ready> {
-    kernels.reduce(|best, next| match (rate(&best), rate(&next)) {
+    backends.reduce(|best, next| match (rate(&best), rate(&next)) {
         (Some(best_rate), Some(next_rate)) if next_rate > MARGIN * best_rate => next,
         _ => best,
     })
@@ -552,24 +552,24 @@ fn choose(
         None => None,
     };
     // The backend for each role, with the reason if it is forced.
-    let one = forced.filter(|(kernel, _)| both(kernel)).or_else(|| {
-        let kernels = ready(candidates).filter(both);
-        Some((fastest(kernels, |kernel| kernel.rates.one)?, None))
+    let one = forced.filter(|(backend, _)| both(backend)).or_else(|| {
+        let backends = ready(candidates).filter(both);
+        Some((fastest(backends, |backend| backend.rates.one)?, None))
     });
     let many = forced.or_else(|| {
-        let kernels = ready(candidates);
-        Some((fastest(kernels, |kernel| kernel.rates.many)?, None))
+        let backends = ready(candidates);
+        Some((fastest(backends, |backend| backend.rates.many)?, None))
     });
     let (Some((one, one_reason)), Some((many, many_reason))) = (one, many) else {
-        return Err(SelectError::NoKernel { function, warnings });
+        return Err(SelectError::NoBackend { function, warnings });
     };
     let latency = one.choice(one.rates.one, one_reason);
     let throughput = many.choice(many.rates.many, many_reason);
 
-    let (sha256, wide_sha256) = match (one.kernel.sha256, many.kernel.sha256) {
+    let (sha256, wide_sha256) = match (one.backend.sha256, many.backend.sha256) {
         (Some(one), Some(many)) => (one, many),
         _ if function == WorkFunction::Sha256 => {
-            return Err(SelectError::NoKernel { function, warnings });
+            return Err(SelectError::NoBackend { function, warnings });
         }
         // The work function is not SHA-256, which only starts a label and makes the tree: the first
         // in the table is fast enough.
@@ -591,9 +591,9 @@ fn choose(
         throughput,
         kernels: Kernels {
             sha256,
-            chain: one.kernel.chain,
+            chain: one.backend.chain,
             wide_sha256,
-            wide_chain: many.kernel.chain,
+            wide_chain: many.backend.chain,
         },
         reports,
         warnings,

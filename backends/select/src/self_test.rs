@@ -7,7 +7,7 @@
 
 use poet_engine::{Block, Chain, Node, NodeMessage, SHA256_IV, Sha256, State, WorkFunction};
 
-use crate::table::Kernel;
+use crate::table::Backend;
 
 /// Steps from the start to the end of a known chain.
 const LINKS: usize = 1000;
@@ -52,22 +52,22 @@ const CHAINS: usize = 40;
 /// The number of chains of the one test with the steps of a label: a full vector and one more.
 const LABELS: usize = 17;
 
-/// Tests `kernel`, which claims to compute `function`.
+/// Tests `backend`, which claims to compute `function`.
 ///
 /// # Errors
 /// Returns what it computed wrong, as the end of a sentence that starts with its name.
-pub(crate) fn run(function: WorkFunction, kernel: Kernel) -> Result<(), String> {
-    if let Some(sha256) = kernel.sha256 {
+pub(crate) fn run(function: WorkFunction, backend: Backend) -> Result<(), String> {
+    if let Some(sha256) = backend.sha256 {
         messages(sha256)?;
     }
     let known = match function {
         WorkFunction::Sha256 => &SHA256_CHAIN,
         WorkFunction::Haraka256 => &HARAKA256_CHAIN,
     };
-    let links = walk(kernel.chain, known)?;
-    one(kernel.chain, &links)?;
-    many(kernel.chain, &links)?;
-    match kernel.sha256 {
+    let links = walk(backend.chain, known)?;
+    one(backend.chain, &links)?;
+    many(backend.chain, &links)?;
+    match backend.sha256 {
         Some(sha256) if function == WorkFunction::Sha256 => {
             hash_many(sha256, &links)?;
             hash_nodes(sha256, &links)

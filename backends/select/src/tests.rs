@@ -83,7 +83,7 @@ macro_rules! fake {
             roles: $roles,
             missing: Vec::new,
             get: || {
-                Some(Kernel {
+                Some(Backend {
                     chain: &Fake($wrong),
                     sha256: Some(&Fake($wrong)),
                 })
@@ -202,11 +202,11 @@ fn a_kernel_for_many_chains_is_not_chosen_for_one() {
     let rows = [fake!("lanes", Roles::Throughput, Wrong::Nothing)];
     assert!(matches!(
         choice(&rows, None),
-        Err(SelectError::NoKernel { .. })
+        Err(SelectError::NoBackend { .. })
     ));
     assert!(matches!(
         choice(&rows, Some("lanes")),
-        Err(SelectError::NoKernel { .. })
+        Err(SelectError::NoBackend { .. })
     ));
 }
 

@@ -40,7 +40,7 @@ pub(crate) struct Rates {
 type Contestant<'a> = (&'static dyn Chain, Roles, &'a mut Rates);
 
 /// Times all backends against each other, in each of their roles.
-pub(crate) fn run(kernels: &mut [Contestant<'_>]) {
+pub(crate) fn run(contestants: &mut [Contestant<'_>]) {
     thread::scope(|scope| {
         let pinned = thread::Builder::new().spawn_scoped(scope, || {
             // If pinning is not permitted, the trial is only noisier.
@@ -48,7 +48,7 @@ pub(crate) fn run(kernels: &mut [Contestant<'_>]) {
             cores
                 .first()
                 .map(|core| core_affinity::set_for_current(*core));
-            measure(kernels);
+            measure(contestants);
         });
         // If the system refuses the thread, the backends have no rates: the order of the table
         // decides, as without a trial.
@@ -56,7 +56,7 @@ pub(crate) fn run(kernels: &mut [Contestant<'_>]) {
     });
 }
 
-fn measure(kernels: &mut [Contestant<'_>]) {
+fn measure(contestants: &mut [Contestant<'_>]) {
     let mut digest = Node::default();
     let mut digests = vec![Node::default(); MANY_CHAINS];
     let trial = Instant::now();
@@ -64,7 +64,7 @@ fn measure(kernels: &mut [Contestant<'_>]) {
         if round > 0 && trial.elapsed() > BUDGET {
             break;
         }
-        for (chain, _, rates) in kernels
+        for (chain, _, rates) in contestants
             .iter_mut()
             .filter(|(_, roles, _)| *roles == Roles::Both)
         {
@@ -72,7 +72,7 @@ fn measure(kernels: &mut [Contestant<'_>]) {
             chain.one(black_box(&mut digest), ONE_STEPS);
             improve(&mut rates.one, f64::from(ONE_STEPS), start);
         }
-        for (chain, _, rates) in kernels.iter_mut() {
+        for (chain, _, rates) in contestants.iter_mut() {
             let start = Instant::now();
             chain.many(black_box(&mut digests), MANY_STEPS);
             improve(

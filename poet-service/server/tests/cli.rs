@@ -281,7 +281,7 @@ fn backends_are_listed_with_what_was_found_out_about_them() {
 
 #[test]
 fn a_backend_for_many_chains_does_not_hash_one() {
-    let usable = |report: &poet_backends::KernelReport| report.excluded.is_none();
+    let usable = |report: &poet_backends::BackendReport| report.excluded.is_none();
     let reports = poet_backends::survey(poet_engine::WorkFunction::Sha256);
     let many = reports.iter().find(|it| !it.latency && usable(it));
     let Some(many) = many else {

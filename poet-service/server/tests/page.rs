@@ -252,7 +252,7 @@ fn a_round_and_a_restart_on_the_page_of_the_operator() {
     for text in [
         "Work: round 0",
         "newest durable entry",
-        "kernel",
+        "backend",
         "behind the work",
         "valid since the start 1",
         "200 OK",

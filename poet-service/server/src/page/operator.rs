@@ -333,7 +333,7 @@ impl Operator {
     fn work(&self, status: &ServerStatus, now: Timestamp) -> String {
         let place = [
             ("core", escape(&self.place).to_string()),
-            ("kernel", escape(&self.backend).to_string()),
+            ("backend", escape(&self.backend).to_string()),
         ];
         let Some(executing) = &status.executing else {
             let says = format!(
@@ -364,7 +364,7 @@ impl Operator {
                 format!(", {} in the first minutes", grouped(first as u64))
             }),
         );
-        let [core, kernel] = place;
+        let [core, backend] = place;
         let rows = [
             (
                 "ends",
@@ -383,7 +383,7 @@ impl Operator {
             ("members", grouped(executing.members)),
             ("newest durable entry", self.newest_entry(executing)),
             core,
-            kernel,
+            backend,
         ];
         card(&format!("Work: round {round}"), &bar, &rows)
     }
