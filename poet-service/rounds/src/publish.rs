@@ -23,4 +23,8 @@ pub trait Publish: Send + Sync + 'static {
         server: &PublicKey,
         proof: &PublishedProof,
     ) -> Box<dyn FnOnce() + '_>;
+
+    /// Compresses a proof that is served, if it is not compressed yet. For a large one this takes
+    /// longer than all that happens before, so clients get it without. May block.
+    fn compress(&self, id: ProofId);
 }

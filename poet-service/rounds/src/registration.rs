@@ -567,6 +567,14 @@ impl Registration {
         Ok(())
     }
 
+    /// Compresses the proofs of a round that this server has published. May block.
+    pub(crate) fn compress(&self, round: u64) {
+        for gap in self.gaps.all() {
+            let early = gap.early();
+            self.publish.compress(ProofId { round, early });
+        }
+    }
+
     /// Prepares a proof. Calling the returned function publishes it.
     pub(crate) fn prepare(
         &self,

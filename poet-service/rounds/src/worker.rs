@@ -792,6 +792,7 @@ impl<H: Hashing> Worker<H> {
             seconds_late = format!("{:.3}", late.as_secs_f64()),
             "the proof is verified and published"
         );
+        self.registration.compress(job.round);
         Ok(())
     }
 }

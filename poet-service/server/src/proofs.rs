@@ -34,8 +34,8 @@ const ALIVE_BYTES: usize = 1 << 30;
 pub(crate) struct EncodedProof {
     /// The JSON response.
     pub json: Bytes,
-    /// The compressed JSON response.
-    pub json_gzip: Bytes,
+    /// The compressed JSON response, if the proof has been compressed.
+    pub json_gzip: Option<Bytes>,
     /// The gRPC response with its prefix.
     pub grpc: Bytes,
     /// Identifies the content: the root, which binds the statement and so the members.
@@ -46,7 +46,7 @@ pub(crate) struct EncodedProof {
 
 impl EncodedProof {
     fn bytes(&self) -> usize {
-        self.json.len() + self.json_gzip.len() + self.grpc.len()
+        self.json.len() + self.json_gzip.as_ref().map_or(0, Bytes::len) + self.grpc.len()
     }
 }
 
@@ -109,12 +109,22 @@ impl Proofs {
         }
     }
 
+    /// Encodes a proof without compressing it.
     fn encode(&self, server: &PublicKey, proof: &PublishedProof) -> EncodedProof {
         encode(proof, server.as_bytes(), &self.alive)
     }
 
+    fn compressed(&self, encoded: EncodedProof) -> EncodedProof {
+        let json_gzip = Counted::bytes(gzip(&encoded.json), &self.alive);
+        EncodedProof {
+            json_gzip: Some(json_gzip),
+            ..encoded
+        }
+    }
+
     fn insert(&self, id: ProofId, encoded: EncodedProof) {
         let mut kept = self.kept();
+        kept.retain(|(kept, _)| *kept != id);
         kept.push_back((id, encoded));
         // Of a round's proofs, that for the shortest gap is made last.
         let newest = kept.iter().map(|(id, _)| *id);
@@ -154,7 +164,10 @@ impl Proofs {
                 None => self.storage.proof(id.round)?,
                 Some(gap) => self.storage.early_proof(id.round, gap)?,
             };
-            Ok::<_, StorageError>(proof.map(|proof| self.encode(server, &proof)))
+            Ok::<_, StorageError>(proof.map(|proof| {
+                let encoded = self.encode(server, &proof);
+                self.compressed(encoded)
+            }))
         })?;
         if let Some(encoded) = &encoded {
             self.insert(id, encoded.clone());
@@ -213,6 +226,13 @@ impl Publish for Proofs {
             drop(coming);
         })
     }
+
+    fn compress(&self, id: ProofId) {
+        let encoded = self.find(id).filter(|proof| proof.json_gzip.is_none());
+        if let Some(encoded) = encoded {
+            self.insert(id, self.compressed(encoded));
+        }
+    }
 }
 
 fn encode(proof: &PublishedProof, public_key: &[u8; 32], alive: &Arc<AtomicUsize>) -> EncodedProof {
@@ -224,7 +244,7 @@ fn encode(proof: &PublishedProof, public_key: &[u8; 32], alive: &Arc<AtomicUsize
         .collect();
     let json = json::proof_response(proof, public_key).into_bytes();
     EncodedProof {
-        json_gzip: Counted::bytes(gzip(&json), alive),
+        json_gzip: None,
         json: Counted::bytes(json, alive),
         grpc: Counted::bytes(proof_frame(proof, public_key), alive),
         etag: format!("\"{hex}\""),
@@ -276,12 +296,11 @@ mod tests {
             },
         };
         let encoded = encode(&proof, &[3; 32], &Arc::default());
+        let json_gzip = gzip(&encoded.json);
         let mut json = Vec::new();
-        GzDecoder::new(&*encoded.json_gzip)
-            .read_to_end(&mut json)
-            .unwrap();
+        GzDecoder::new(&*json_gzip).read_to_end(&mut json).unwrap();
         assert_eq!(json, encoded.json);
-        assert!(encoded.json_gzip.len() < encoded.json.len() * 8 / 10);
+        assert!(json_gzip.len() < encoded.json.len() * 8 / 10);
     }
 
     /// Whoever asks between the moment at which it is stored and that at which it is served.
@@ -317,7 +336,12 @@ mod tests {
         storage.publish(0, Arc::new(proof.clone())).unwrap();
         assert!(get().is_none());
         serve();
-        assert_eq!(get().unwrap().json.as_ptr(), get().unwrap().json.as_ptr());
+        let served = get().unwrap();
+        assert!(served.json_gzip.is_none(), "somebody waited for this");
+        proofs.compress(id);
+        let compressed = get().unwrap();
+        assert_eq!(served.json.as_ptr(), compressed.json.as_ptr());
+        assert!(compressed.json_gzip.is_some());
         // One that is given up is read, if it is stored.
         proofs.kept().clear();
         drop(proofs.prepare(id, &server, &proof));
@@ -333,7 +357,7 @@ mod tests {
         let proofs = Proofs::new(Arc::new(storage));
         let entry = |bytes| EncodedProof {
             json: Counted::bytes(vec![0; bytes], &proofs.alive),
-            json_gzip: Bytes::new(),
+            json_gzip: None,
             grpc: Bytes::new(),
             etag: String::new(),
             etag_gzip: String::new(),

@@ -447,6 +447,7 @@ impl Task {
             members,
             "the early proof is verified and published"
         );
+        self.registration.compress(round);
         Ok(())
     }
 

@@ -44,6 +44,8 @@ const ALIVE: Duration = Duration::from_secs(2);
 const GAP: Duration = Duration::from_secs(1);
 /// How much longer a standby waits than other servers.
 const STANDBY_MARGIN: Duration = Duration::from_secs(2);
+/// How many seconds of work a standby may be ahead of another server before that one follows it.
+const STANDBY_AHEAD: u64 = 10;
 /// How long two equally fast servers may both work.
 const TIE: Duration = Duration::from_secs(30);
 /// The ratio of their rates from which one server is clearly faster than another.
@@ -686,7 +688,12 @@ impl Inner {
         let rate = pace.leaves_per_second;
         let per_second = (rate as u64 >> self.subtree_height).max(1);
         let by_another = seen.worker.as_ref().is_some_and(|name| name != own);
-        let ahead = by_another && seen.entries > entries + per_second;
+        // A standby is about to step back.
+        let seconds = match self.made_by_standby(seen) {
+            true => STANDBY_AHEAD,
+            false => 1,
+        };
+        let ahead = by_another && seen.entries > entries + seconds * per_second;
         // If nothing of theirs comes, this server continues.
         let comes = seen.quiet < self.patience();
         if self.standby && comes && self.rivals(seen).any(|server| !server.standby) {
@@ -904,8 +911,8 @@ mod tests {
         // Not to a standby, which yields itself, unless that has more; nor to a server that was not seen
         // for a while.
         let by_standby = seen(Some("a"), 100, vec![server("a", true, true)]);
-        assert!(on.yields(&by_standby, 990, pace(40)).is_none());
-        assert!(on.yields(&by_standby, 900, pace(40)).is_some());
+        assert!(on.yields(&by_standby, 770, pace(40)).is_none());
+        assert!(on.yields(&by_standby, 750, pace(40)).is_some());
         // A standby works on if nothing comes from others.
         let mut quiet = both("z");
         quiet.quiet = Duration::from_secs(5);

@@ -220,11 +220,12 @@ async fn proof(
     let Path(id) = id.map_err(|_| ApiError::ProofNotFound)?;
     let proof = poet.proof(&id).await?;
     // Ranges are ranges of the uncompressed content.
-    let compressed = accepts_gzip(&headers) && !headers.contains_key(header::RANGE);
-    let (content, etag) = if compressed {
-        (proof.json_gzip, &proof.etag_gzip)
-    } else {
-        (proof.json, &proof.etag)
+    let may_compress = accepts_gzip(&headers) && !headers.contains_key(header::RANGE);
+    let json_gzip = proof.json_gzip.filter(|_| may_compress);
+    let compressed = json_gzip.is_some();
+    let (content, etag) = match json_gzip {
+        Some(json_gzip) => (json_gzip, &proof.etag_gzip),
+        None => (proof.json, &proof.etag),
     };
     // A client that has either form has the proof.
     let response = if knows(&headers, &proof.etag) || knows(&headers, &proof.etag_gzip) {
