@@ -502,6 +502,8 @@ impl Registration {
             .root()
             .is_some()
             .then_some((proof.leaves, proof.members.len()));
+        // A longer cycle gap whose proof the storage has lost gets that one again, and no other.
+        self.look_at_published()?;
         for gap in self.gaps_without_proof(round)? {
             if let Err(error) = self.publish_early(round, gap, Arc::clone(&proof)) {
                 // Another server may have been first here as well.
