@@ -225,7 +225,10 @@ fn proving(folder: &Path) -> Option<Reached> {
     });
     let folder = folder.to_owned();
     Reached::new(server, &[], move |log| {
-        assert!(!log.contains("the proof is verified"), "too late: {log}");
+        // A fast machine publishes it in the time that it has.
+        let ending = log.find("ending signal").unwrap();
+        let published = log.find("the proof is verified");
+        assert!(published.is_none_or(|at| at > ending), "too late: {log}");
         let proof = verify_fetched(&start(&folder).client.await_proof(0));
         assert_eq!(proof.members.len(), 3);
     })
