@@ -273,6 +273,20 @@ mod tests {
 
     use super::*;
 
+    fn published(members: Vec<Challenge>) -> PublishedProof {
+        PublishedProof {
+            statement: vec![1; 32],
+            members,
+            odd_members: Vec::new(),
+            leaves: 5,
+            proof: Proof {
+                root: [2; 32],
+                proven_leaves: Vec::new(),
+                proof_nodes: Vec::new(),
+            },
+        }
+    }
+
     #[test]
     fn the_compressed_answer_is_the_same_and_shorter() {
         let mut state = 1_u64;
@@ -284,17 +298,7 @@ mod tests {
                 (state >> 56) as u8
             })
         };
-        let proof = PublishedProof {
-            statement: vec![1; 32],
-            members: (0..1000).map(|_| Challenge(random())).collect(),
-            odd_members: Vec::new(),
-            leaves: 5,
-            proof: Proof {
-                root: [2; 32],
-                proven_leaves: Vec::new(),
-                proof_nodes: Vec::new(),
-            },
-        };
+        let proof = published((0..1000).map(|_| Challenge(random())).collect());
         let encoded = encode(&proof, &[3; 32], &Arc::default());
         let json_gzip = gzip(&encoded.json);
         let mut json = Vec::new();
@@ -312,17 +316,7 @@ mod tests {
         let storage: Arc<dyn Storage> = Arc::new(storage);
         let server = PrivateKey::generate().unwrap().public();
         let proofs = Proofs::new(Arc::clone(&storage));
-        let proof = PublishedProof {
-            statement: vec![1; 32],
-            members: vec![Challenge([1; 32])],
-            odd_members: Vec::new(),
-            leaves: 5,
-            proof: Proof {
-                root: [2; 32],
-                proven_leaves: Vec::new(),
-                proof_nodes: Vec::new(),
-            },
-        };
+        let proof = published(vec![Challenge([1; 32])]);
         let id = ProofId {
             round: 0,
             early: None,
