@@ -1234,7 +1234,7 @@ fn nonsense_at_the_registration_is_named() {
     let urls: Vec<_> = cases.iter().map(|(fake, _)| fake.url.as_str()).collect();
     let node = Node::new(12);
     let run = node
-        .register(&urls, &["--until=20s", "--phase-shift=30s"])
+        .register(&urls, &["--until=8s", "--phase-shift=30s"])
         .assert_code(1);
     for (fake, expected) in cases {
         let line = run.line(&fake.url);

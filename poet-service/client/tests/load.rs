@@ -17,13 +17,14 @@ use std::{
 use common::{LocalServer, config};
 use jiff::Timestamp;
 
-/// Rounds of a few seconds, the first of which opens now.
-fn server(folder: &Path) -> LocalServer {
+/// Rounds that open one after the other, the first of them now, each for so many seconds. After that, it
+/// is worked on for three.
+fn server(folder: &Path, seconds: u64) -> LocalServer {
     let mut config = config(folder);
     config.rounds.genesis = Some(now());
-    config.rounds.phase_shift = Duration::from_secs(15);
-    config.rounds.epoch_duration = Duration::from_secs(15);
-    config.rounds.cycle_gap = Duration::from_secs(10);
+    config.rounds.phase_shift = Duration::from_secs(seconds);
+    config.rounds.epoch_duration = Duration::from_secs(seconds);
+    config.rounds.cycle_gap = Duration::from_secs(seconds - 3);
     config.rounds.rules.pow_difficulty = 3;
     LocalServer::start_in_real_time(config)
 }
@@ -59,7 +60,7 @@ fn told(output: &Output) -> (String, bool) {
 #[test]
 fn thousands_register_and_fetch_the_proof() {
     let folder = tempfile::tempdir().unwrap();
-    let server = server(folder.path());
+    let server = server(folder.path(), 12);
     let url = server.url();
 
     let arguments = [
@@ -192,7 +193,7 @@ fn serve(answers: Vec<Vec<u8>>) -> String {
 #[test]
 fn a_wrong_proof_is_noticed() {
     let folder = tempfile::tempdir().unwrap();
-    let genuine = server(folder.path());
+    let genuine = server(folder.path(), 6);
     let (text, right) = told(&load(&[
         "register",
         "--url",

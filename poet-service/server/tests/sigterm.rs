@@ -40,7 +40,7 @@ const PROMISED: Duration = Duration::from_secs(5);
 /// For a machine that is busy, and for the test itself to see the end.
 const ROOM: Duration = Duration::from_secs(15);
 /// Servers that are taken through their states at the same time: most of them wait.
-const LANES: usize = 3;
+const LANES: usize = 5;
 
 /// A server in its state.
 struct Reached {

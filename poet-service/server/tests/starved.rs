@@ -29,14 +29,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{TestNode, await_some, members_of, verify_fetched};
+use common::{TestNode, await_some, members_of, side_by_side, verify_fetched};
 use fake_time::fake_time;
 use jiff::{SignedDuration, Timestamp};
 use others::Others;
 use poet_proto::schedule::Schedule;
 use program::{ServerProcess, command};
 use serde_json::Value;
-use stored::store_rounds;
+use stored::{store_rounds, store_schedule};
 use thread_limit::ThreadLimit;
 
 /// Eight seconds of work, and then none for a long time.
@@ -68,7 +68,7 @@ fn assert_proof_first(server: &ServerProcess, round: u64) {
 
 #[test]
 fn busy_programs_keep_no_proof_waiting() {
-    for audit in ["full", "sampled", "off"] {
+    side_by_side(["full", "sampled", "off"], |audit| {
         let folder = tempfile::tempdir().unwrap();
         let audit = format!("--audit={audit}");
         let server = ServerProcess::start(folder.path(), &[&ROUND[..], &[&audit]].concat());
@@ -78,7 +78,7 @@ fn busy_programs_keep_no_proof_waiting() {
         assert_proof_first(&server, 0);
         let proof = verify_fetched(&server.client.get("/v1/proofs/0"));
         assert_eq!(proof.members, members_of(&[node]));
-    }
+    });
 }
 
 /// A core of this process.
@@ -190,10 +190,11 @@ fn auditors_that_are_behind_get_priority_off_the_core_of_the_hashing() {
 /// what it and others leave, however far they are behind.
 #[test]
 fn auditors_that_are_behind_take_nothing_from_a_hashing_that_shares_its_core() {
-    for (core, cores) in [
+    let cases = [
         ("--work-core=auto", Some(a_core())),
         ("--work-core=off", None),
-    ] {
+    ];
+    side_by_side(cases, |(core, cores)| {
         let folder = tempfile::tempdir().unwrap();
         let server = start_with_busy_programs(folder.path(), core, cores.as_deref());
         let _hogs = Others::hogs();
@@ -209,7 +210,7 @@ fn auditors_that_are_behind_take_nothing_from_a_hashing_that_shares_its_core() {
         let threads = threads(&server);
         assert_eq!(threads["audit"].0, 19, "{threads:?}");
         assert_eq!(threads["audit-behind"].1, 0, "{threads:?}");
-    }
+    });
 }
 
 /// Leaves of the round that is worked on.
@@ -223,7 +224,7 @@ fn leaves(server: &ServerProcess) -> u64 {
 /// What was audited is lost, or never was: nothing makes up for it before the proof.
 #[test]
 fn what_was_not_audited_keeps_no_proof_waiting() {
-    for (before, lost) in [("off", false), ("full", true)] {
+    side_by_side([("off", false), ("full", true)], |(before, lost)| {
         let folder = tempfile::tempdir().unwrap();
         let start = |audit: &str| {
             let audit = format!("--audit={audit}");
@@ -240,7 +241,7 @@ fn what_was_not_audited_keeps_no_proof_waiting() {
         let server = start("full");
         let _hogs = Others::hogs();
         assert_proof_first(&server, 0);
-    }
+    });
 }
 
 #[test]
@@ -269,9 +270,13 @@ fn invalid_signatures_keep_no_proof_waiting() {
 fn serve_members(members: u32, work: Duration) -> f64 {
     let folder = tempfile::tempdir().unwrap();
     let epoch = Duration::from_secs(12 * 3600);
-    let genesis = Timestamp::from_second(Timestamp::now().as_second()).unwrap();
-    let schedule = Schedule::new(genesis, epoch, Duration::ZERO, epoch - work).unwrap();
-    store_rounds(folder.path(), &schedule, 1, members, false, 0);
+    let schedule =
+        |genesis| Schedule::new(genesis, epoch, Duration::ZERO, epoch - work).unwrap();
+    let now = || Timestamp::from_second(Timestamp::now().as_second()).unwrap();
+    store_rounds(folder.path(), &schedule(now()), 1, members, false, 0);
+    let genesis = now();
+    let schedule = schedule(genesis);
+    store_schedule(folder.path(), &schedule);
     let server = ServerProcess::start(
         folder.path(),
         &[
@@ -298,7 +303,7 @@ fn serve_members(members: u32, work: Duration) -> f64 {
 
 #[test]
 fn a_round_with_many_members_is_served() {
-    let late = serve_members(20_000, Duration::from_secs(20));
+    let late = serve_members(20_000, Duration::from_secs(10));
     assert!(late >= 0.0, "before its end: {late}");
 }
 
@@ -314,12 +319,16 @@ fn a_round_with_five_million_members_is_served() {
 fn requests_for_members_of_old_rounds_keep_no_proof_waiting() {
     let folder = tempfile::tempdir().unwrap();
     let hour = Duration::from_secs(3600);
-    // Round 2 begins when the earlier ones are stored and the server is running.
-    let genesis = Timestamp::now() + SignedDuration::from_secs(20 - 2 * 3600);
-    let genesis = Timestamp::from_second(genesis.as_second()).unwrap();
+    // Round 2 begins when the server is running.
+    let genesis = || {
+        let genesis = Timestamp::now() + SignedDuration::from_secs(5 - 2 * 3600);
+        Timestamp::from_second(genesis.as_second()).unwrap()
+    };
     let gap = hour - Duration::from_secs(8);
-    let schedule = Schedule::new(genesis, hour, Duration::ZERO, gap).unwrap();
-    store_rounds(folder.path(), &schedule, 2, 100_000, true, 0);
+    let schedule = |genesis| Schedule::new(genesis, hour, Duration::ZERO, gap).unwrap();
+    store_rounds(folder.path(), &schedule(genesis()), 2, 100_000, true, 0);
+    let genesis = genesis();
+    store_schedule(folder.path(), &schedule(genesis));
     let genesis = format!("--genesis-time={genesis}");
     let options = [
         &genesis,
@@ -429,12 +438,13 @@ type Limit = Box<dyn Fn(bool)>;
 
 /// No thread can be made over the end of a round, over the start of one, and while clients come. What
 /// cannot do without ends the process with a last line; otherwise the round goes on.
-fn do_without_threads(limit: impl Fn(&ServerProcess) -> Option<Limit>) {
-    let schedule = ["--phase-shift=6s", "--epoch-duration=12s", "--cycle-gap=5s"];
-    for (what, before) in [
+fn do_without_threads(limit: impl Fn(&ServerProcess) -> Option<Limit> + Sync) {
+    let schedule = ["--phase-shift=4s", "--epoch-duration=8s", "--cycle-gap=4s"];
+    let cases = [
         ("an end", "working round=0"),
         ("a start", "open for registration round=0"),
-    ] {
+    ];
+    side_by_side(cases, |(what, before)| {
         let folder = tempfile::tempdir().unwrap();
         let command = unprivileged(folder.path(), &schedule, None);
         let mut server = ServerProcess::start_command(folder.path(), command);
@@ -468,7 +478,7 @@ fn do_without_threads(limit: impl Fn(&ServerProcess) -> Option<Limit>) {
             );
         }
         assert!(!log.contains("panicked") || !published, "{what}: {log}");
-    }
+    });
 }
 
 #[test]

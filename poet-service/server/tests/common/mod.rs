@@ -49,6 +49,16 @@ pub(crate) fn await_some<T>(what: &str, mut condition: impl FnMut() -> Option<T>
     }
 }
 
+/// Tries all cases at the same time, since most of that time is waiting. Fails if one does.
+pub(crate) fn side_by_side<T: Send>(cases: impl IntoIterator<Item = T>, test: impl Fn(T) + Sync) {
+    thread::scope(|scope| {
+        for case in cases {
+            let test = &test;
+            scope.spawn(move || test(case));
+        }
+    });
+}
+
 /// An HTTP answer.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {

@@ -5,11 +5,13 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, Weak,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     thread::{self, JoinHandle},
 };
+
+static HOGS: Mutex<Weak<Others>> = Mutex::new(Weak::new());
 
 /// Threads that do the same again and again, until this is dropped.
 pub(crate) struct Others {
@@ -34,13 +36,19 @@ impl Others {
         }
     }
 
-    /// Two for each core that do nothing but take it.
-    pub(crate) fn hogs() -> Self {
-        let cores = thread::available_parallelism().unwrap().get();
-        Self::start(2 * cores, |_| {
-            for _ in 0..100_000 {
-                std::hint::spin_loop();
-            }
+    /// Two for each core that do nothing but take it. Tests that run at the same time share them: more
+    /// would only make the tests slow.
+    pub(crate) fn hogs() -> Arc<Self> {
+        let mut running = HOGS.lock().unwrap();
+        running.upgrade().unwrap_or_else(|| {
+            let cores = thread::available_parallelism().unwrap().get();
+            let hogs = Arc::new(Self::start(2 * cores, |_| {
+                for _ in 0..100_000 {
+                    std::hint::spin_loop();
+                }
+            }));
+            *running = Arc::downgrade(&hogs);
+            hogs
         })
     }
 }

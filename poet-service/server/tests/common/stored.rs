@@ -10,6 +10,7 @@ use poet_engine::{Proof, SubtreeHeight, membership};
 use poet_proto::{messages::PublishedProof, schedule::Schedule};
 use poet_rounds::storage::{Challenge, Execution, Member, NodeId};
 use poet_storage::{Imported, ImportedRound, SqliteStorage};
+use rusqlite::Connection;
 
 /// The rounds 0 to `rounds` with many members, as another server left them: settled, and finished or not.
 /// Their logs keep the roots of subtrees of this height.
@@ -64,4 +65,15 @@ pub(crate) fn store_rounds(
         rounds: rounds.collect(),
     };
     SqliteStorage::import(&db.join("poet.sqlite"), &imported).unwrap();
+}
+
+/// Replaces the schedule. A test that stores first and chooses the genesis then need not know how long
+/// storing takes.
+pub(crate) fn store_schedule(folder: &Path, schedule: &Schedule) {
+    let database = Connection::open(folder.join("db/poet.sqlite")).unwrap();
+    let changed = database.execute(
+        "UPDATE settings SET value = ?1 WHERE name = 'schedule'",
+        [schedule.to_string().into_bytes()],
+    );
+    assert_eq!(changed.unwrap(), 1);
 }
