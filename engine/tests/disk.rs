@@ -150,6 +150,24 @@ fn a_write_that_hangs_makes_only_a_full_queue_wait() {
     assert!(written.len() == 300_000 && written.starts_with(&nodes));
 }
 
+/// The thread has as much memory of its own: it takes what is queued though it can write nothing.
+#[test]
+fn a_full_disk_makes_nobody_wait_while_there_is_memory() {
+    let disk = Disk::default();
+    let mut writer = LogWriter::spawn(disk.log()).unwrap();
+    disk.set(|state| state.room = Some(LogHeader::BYTES));
+    let nodes = nodes(500_000);
+    for node in &nodes {
+        writer.push(*node);
+    }
+    // One attempt each second: at a few thousand entries each, there would be dozens.
+    let refused = disk.state().refused_writes;
+    assert!((1..20).contains(&refused), "{refused}");
+    disk.set(|state| state.room = None);
+    let mut log = writer.finish().unwrap();
+    assert!(entries(&mut log) == nodes);
+}
+
 #[test]
 fn a_full_queue_is_not_waited_for_when_the_work_is_given_up() {
     let disk = Disk::default();

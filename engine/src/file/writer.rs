@@ -212,7 +212,8 @@ fn write(
     }
 }
 
-/// Takes the entries out of the queue and writes them.
+/// Takes the entries out of the queue and writes them. If they cannot be written, it still takes as many as
+/// there is room for in memory, so that the hashing need not wait for the disk until then.
 fn take(log: &mut DurableLog, queue: &mut rtrb::Consumer<Node>) -> Result<(), LogError> {
     loop {
         let mut room = log.reserve(TAKE);
@@ -220,16 +221,29 @@ fn take(log: &mut DurableLog, queue: &mut rtrb::Consumer<Node>) -> Result<(), Lo
             log.sync()?;
             room = log.reserve(TAKE);
         }
-        let count = queue.slots().min(room);
-        if let Ok(entries) = queue.read_chunk(count) {
-            for entry in entries {
-                let pushed = log.push(entry);
-                debug_assert!(pushed.is_ok(), "there is room");
+        let count = push_from(queue, log, room);
+        if let Err(error) = log.write() {
+            loop {
+                let room = log.reserve(TAKE);
+                if push_from(queue, log, room) == 0 {
+                    return Err(error);
+                }
             }
         }
-        log.write()?;
         if count == 0 {
             return Ok(());
         }
     }
+}
+
+/// Moves up to `room` entries from the queue to the log's memory. Returns how many.
+fn push_from(queue: &mut rtrb::Consumer<Node>, log: &mut DurableLog, room: usize) -> usize {
+    let count = queue.slots().min(room);
+    if let Ok(entries) = queue.read_chunk(count) {
+        for entry in entries {
+            let pushed = log.push(entry);
+            debug_assert!(pushed.is_ok(), "there is room");
+        }
+    }
+    count
 }

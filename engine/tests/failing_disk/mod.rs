@@ -25,6 +25,8 @@ pub(crate) struct State {
     pub(crate) durable: Vec<u8>,
     /// The number of bytes of the file that fit on the disk.
     pub(crate) room: Option<usize>,
+    /// The number of writes for which there was no room.
+    pub(crate) refused_writes: u32,
     /// The most bytes that a call reads or writes.
     pub(crate) short: Option<usize>,
     /// The number of syncs that fail; each one loses what was written since the last success, as on
@@ -110,6 +112,7 @@ impl LogFile for Disk {
         let room = state.room.unwrap_or(usize::MAX).saturating_sub(start);
         let count = bytes.len().min(state.short.unwrap_or(usize::MAX)).min(room);
         if count == 0 {
+            state.refused_writes += 1;
             return Err(ErrorKind::StorageFull.into());
         }
         let end = start + count;

@@ -270,8 +270,7 @@ fn invalid_signatures_keep_no_proof_waiting() {
 fn serve_members(members: u32, work: Duration) -> f64 {
     let folder = tempfile::tempdir().unwrap();
     let epoch = Duration::from_secs(12 * 3600);
-    let schedule =
-        |genesis| Schedule::new(genesis, epoch, Duration::ZERO, epoch - work).unwrap();
+    let schedule = |genesis| Schedule::new(genesis, epoch, Duration::ZERO, epoch - work).unwrap();
     let now = || Timestamp::from_second(Timestamp::now().as_second()).unwrap();
     store_rounds(folder.path(), &schedule(now()), 1, members, false, 0);
     let genesis = now();
