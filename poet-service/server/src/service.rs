@@ -262,6 +262,7 @@ impl Server {
         });
         let public = Public {
             identity,
+            gaps: gaps.clone(),
             status: status.clone(),
             clock: Arc::clone(&clock),
             storage: Arc::clone(&storage),

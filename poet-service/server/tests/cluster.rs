@@ -20,7 +20,7 @@ use std::{
 
 use common::{TestNode, await_some, members_of, verify_fetched};
 use database::{PASSWORD, PostgresServer};
-use fake_time::fake_time;
+use fake_time::{WallClock, fake_time};
 use jiff::Timestamp;
 use program::{ServerProcess, command};
 use tempfile::TempDir;
@@ -50,16 +50,67 @@ fn start(folder: &Path, database: &str, schedule: &[String], more: &[&str]) -> S
     ServerProcess::start(folder, &options)
 }
 
+/// When the early proof of [`LongRounds`] is due, and when round 0 ends, in seconds after the genesis.
+const EARLY: u64 = 315;
+const END: u64 = 615;
+
+/// Rounds that start in real time, and end when the test says so.
+struct LongRounds {
+    clock: WallClock,
+    genesis: Timestamp,
+    schedule: [String; 6],
+}
+
+impl LongRounds {
+    /// `None` if the time cannot be faked.
+    fn new() -> Option<Self> {
+        let clock = WallClock::new()?;
+        let genesis = Timestamp::from_second(Timestamp::now().as_second()).unwrap();
+        let schedule = [
+            format!("--genesis-time={genesis}"),
+            "--epoch-duration=1200s".to_owned(),
+            "--phase-shift=15s".to_owned(),
+            "--cycle-gap=600s".to_owned(),
+            "--clock-leap-patience=0s".to_owned(),
+            "--pow-difficulty=3".to_owned(),
+        ];
+        Some(Self {
+            clock,
+            genesis,
+            schedule,
+        })
+    }
+
+    fn start(&self, folder: &Path, database: &str, more: &[&str]) -> ServerProcess {
+        let database = format!("--database={database}");
+        let mut options: Vec<&str> = self.schedule.iter().map(String::as_str).collect();
+        options.push(&database);
+        options.extend(more);
+        let clock = self.clock.environment();
+        let clock = clock
+            .each_ref()
+            .map(|(name, value)| (*name, value.as_str()));
+        ServerProcess::start_with(folder, &options, &clock)
+    }
+
+    /// Sets the clock of the servers.
+    fn at(&self, seconds_after_genesis: u64) {
+        (self.clock).set(self.genesis + Duration::from_secs(seconds_after_genesis));
+    }
+}
+
 #[test]
 fn two_servers_are_one_poet() {
     let Some(mut database) = PostgresServer::start() else {
         return;
     };
+    let Some(rounds) = LongRounds::new() else {
+        return;
+    };
     let url = database.database("poet");
     let [first, second] = machines();
-    let schedule = schedule();
-    let works = start(first.path(), &url, &schedule, &["--metrics-port=0"]);
-    let serves = start(second.path(), &url, &schedule, &["--worker=off"]);
+    let works = rounds.start(first.path(), &url, &["--metrics-port=0"]);
+    let serves = rounds.start(second.path(), &url, &["--worker=off"]);
     let info = works.client.get("/v1/info").json();
     assert_eq!(serves.client.get("/v1/info").json(), info);
 
@@ -103,14 +154,13 @@ fn two_servers_are_one_poet() {
     }
 
     // Both serve what either publishes.
+    rounds.at(END);
     let proof = works.client.await_proof(0);
     assert_eq!(serves.client.get("/v1/proofs/0").body, proof.body);
     let fetched = verify_fetched(&proof);
     assert_eq!(fetched.members, members_of(&nodes));
     await_some("the challenge of the new proof", || {
-        let challenge = serves.client.pow_params().challenge;
-        // The next round may have ended by now.
-        (challenge == fetched.root || works.client.get("/v1/proofs/1").status == 200).then_some(())
+        (serves.client.pow_params().challenge == fetched.root).then_some(())
     });
     // Both accept a proof of work for the parameters of either.
     let answer = (serves.client).submit(&nodes[3].request(&works.client.pow_params()));
@@ -124,11 +174,13 @@ fn when_one_machine_fails_the_other_has_the_round() {
     let Some(database) = PostgresServer::start() else {
         return;
     };
+    let Some(rounds) = LongRounds::new() else {
+        return;
+    };
     let url = database.database("poet");
     let [first, second] = machines();
-    let schedule = schedule();
-    let one = start(first.path(), &url, &schedule, &[]);
-    let other = start(second.path(), &url, &schedule, &[]);
+    let one = rounds.start(first.path(), &url, &[]);
+    let other = rounds.start(second.path(), &url, &[]);
     let nodes: Vec<_> = (1..=3).map(TestNode::new).collect();
     for node in &nodes {
         one.client.register(node);
@@ -139,10 +191,14 @@ fn when_one_machine_fails_the_other_has_the_round() {
         });
     }
     one.kill();
+    await_some("the takeover", || {
+        other.log().contains("this server works").then_some(())
+    });
+    rounds.at(END);
     let proof = other.client.await_proof(0);
     assert_eq!(verify_fetched(&proof).members, members_of(&nodes));
     // It comes back, and serves a proof that it has not made.
-    let one = start(first.path(), &url, &schedule, &[]);
+    let one = rounds.start(first.path(), &url, &[]);
     assert_eq!(one.client.get("/v1/proofs/0").body, proof.body);
     assert_eq!(
         one.client.get("/v1/info").json(),
@@ -155,11 +211,17 @@ fn a_proof_that_the_database_has_lost_is_stored_again() {
     let Some(database) = PostgresServer::start() else {
         return;
     };
+    let Some(rounds) = LongRounds::new() else {
+        return;
+    };
     let url = database.database("poet");
     let [folder] = machines();
-    let early_gap = ["--early-cycle-gap=12s"];
-    let server = start(folder.path(), &url, &schedule(), &early_gap);
+    let server = rounds.start(folder.path(), &url, &["--early-cycle-gap=15m"]);
     server.client.register(&TestNode::new(1));
+    await_some("the work", || {
+        server.log().contains(" working ").then_some(())
+    });
+    rounds.at(EARLY);
     // The early one, before the round has ended.
     let early = || database.sql("poet", "SELECT root, leaves FROM poet.early_proofs");
     await_some("the early proof", || (!early().is_empty()).then_some(()));
@@ -172,8 +234,9 @@ fn a_proof_that_the_database_has_lost_is_stored_again() {
     await_some("the alarm", || {
         let log = server.log();
         let mut lines = log.lines().filter(|line| line.contains(lost));
-        lines.any(|line| line.contains("12s")).then_some(())
+        lines.any(|line| line.contains("15m")).then_some(())
     });
+    rounds.at(END);
     let root = verify_fetched(&server.client.await_proof(0)).root;
     let stored = || database.sql("poet", "SELECT root FROM poet.proofs WHERE round = 0");
     let before = stored();

@@ -6,6 +6,8 @@
 mod common;
 #[path = "../../storage/tests/suite/server.rs"]
 mod database;
+#[path = "common/fake_time.rs"]
+mod fake_time;
 #[path = "common/program.rs"]
 mod program;
 #[path = "../../storage/tests/suite/wire.rs"]
@@ -16,12 +18,14 @@ use std::{
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     thread,
     time::{Duration, Instant},
 };
 
 use common::{TestNode, await_some, members_of, verify_fetched};
 use database::{PASSWORD, PostgresServer};
+use fake_time::WallClock;
 use jiff::Timestamp;
 use program::ServerProcess;
 use tempfile::TempDir;
@@ -30,34 +34,64 @@ use wire::Wire;
 /// The header of a tree log.
 const HEADER_BYTES: u64 = 96;
 
-/// A PoET of several machines, whose round 0 starts some time after its genesis.
+/// How long nodes register. It is real time: the database's clock tells it.
+const OPEN: u64 = 12;
+/// How long the work on a round takes, unless the test ends it before: longer than any test.
+const WORK: u64 = 900;
+
+/// Whose servers may take the cores. Auditors only get what the hashing of all others leaves.
+static CORES: RwLock<()> = RwLock::new(());
+
+#[expect(dead_code, reason = "it is held, not read")]
+enum Cores {
+    Shared(RwLockReadGuard<'static, ()>),
+    Alone(RwLockWriteGuard<'static, ()>),
+}
+
+impl Cores {
+    fn shared() -> Self {
+        Self::Shared(CORES.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    #[cfg_attr(not(feature = "fault-injection"), expect(dead_code))]
+    fn alone() -> Self {
+        Self::Alone(CORES.write().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A PoET of several machines, whose round 0 starts some time after its genesis, and ends when the test
+/// says so.
 struct Poet {
     database: PostgresServer,
     schedule: Vec<String>,
     nodes: Vec<TestNode>,
-    /// When round 0 ends.
+    /// The clock of all its servers.
+    clock: WallClock,
+    /// When round 0 ends, by that.
     end: Timestamp,
+    /// Held until all else is gone.
+    _cores: Cores,
 }
 
 impl Poet {
-    /// `None` if there is no PostgreSQL. The work on a round takes `work` seconds.
-    fn new(work: u64) -> Option<Self> {
-        Self::open_for(12, work)
+    /// `None` if there is no PostgreSQL, or no library to fake the time.
+    fn new() -> Option<Self> {
+        Self::open_for(OPEN, Cores::shared())
     }
 
     /// The same, where round 0 starts after `open` seconds.
-    fn open_for(open: u64, work: u64) -> Option<Self> {
+    fn open_for(open: u64, cores: Cores) -> Option<Self> {
         let database = PostgresServer::start()?;
+        let clock = WallClock::new()?;
         let url = database.database("poet");
-        let genesis = Timestamp::now();
-        let end = genesis + Duration::from_secs(open + work);
-        let genesis = genesis.strftime("%Y-%m-%dT%H:%M:%SZ");
+        let genesis = Timestamp::from_second(Timestamp::now().as_second()).unwrap();
         let schedule = vec![
             format!("--genesis-time={genesis}"),
             // The next round is far away.
-            format!("--epoch-duration={}s", work + 600),
+            format!("--epoch-duration={}s", WORK + 600),
             format!("--phase-shift={open}s"),
             "--cycle-gap=600s".to_owned(),
+            "--clock-leap-patience=0s".to_owned(),
             "--audit=full".to_owned(),
             format!("--database={url}"),
         ];
@@ -65,8 +99,15 @@ impl Poet {
             database,
             schedule,
             nodes: (1..=3).map(TestNode::new).collect(),
-            end,
+            clock,
+            end: genesis + Duration::from_secs(open + WORK),
+            _cores: cores,
         })
+    }
+
+    /// Ends the work on round 0.
+    fn end_work(&self) {
+        self.clock.set(self.end);
     }
 
     fn start(&self, folder: &TempDir, more: &[&str]) -> ServerProcess {
@@ -81,13 +122,37 @@ impl Poet {
     ) -> ServerProcess {
         let mut options: Vec<&str> = self.schedule.iter().map(String::as_str).collect();
         options.extend(more);
-        ServerProcess::start_with(folder.path(), &options, environment)
+        let clock = self.clock.environment();
+        let clock = clock.iter().map(|(name, value)| (*name, value.as_str()));
+        let environment: Vec<_> = clock.chain(environment.iter().copied()).collect();
+        ServerProcess::start_with(folder.path(), &options, &environment)
+    }
+
+    /// Starts a server that works on round 0, as its first.
+    fn start_worker(&self, folder: &TempDir, more: &[&str]) -> ServerProcess {
+        self.at_work(self.start(folder, more))
     }
 
     fn register(&self, server: &ServerProcess) {
         for node in &self.nodes {
             assert_eq!(server.client.register(node), 0);
         }
+    }
+
+    /// Registers the nodes with a server, and waits until it works.
+    fn at_work(&self, server: ServerProcess) -> ServerProcess {
+        self.register(&server);
+        await_log(&server, WORKS);
+        self.await_growth();
+        server
+    }
+
+    /// Starts a server that joins in the middle of the round with nothing, and copies what there is.
+    fn start_follower(&self, folder: &TempDir, more: &[&str]) -> ServerProcess {
+        let server = self.start(folder, more);
+        await_log(&server, FOLLOWS);
+        self.await_growth();
+        server
     }
 
     /// Starts a server that reaches the database by a wire.
@@ -128,7 +193,14 @@ impl Poet {
         })
     }
 
-    /// Returns the proof of round 0, which all these servers serve, and its leaves.
+    /// Ends round 0, and awaits its proof, which all these servers must serve. Returns its leaves.
+    fn end_and_prove(&self, servers: &[&ServerProcess]) -> u64 {
+        self.end_work();
+        self.proven(servers)
+    }
+
+    /// Awaits the proof of round 0, which is over, and which all these servers must serve. Returns its
+    /// leaves.
     fn proven(&self, servers: &[&ServerProcess]) -> u64 {
         let proof = servers[0].client.await_proof(0);
         for server in servers {
@@ -160,6 +232,17 @@ fn await_log(server: &ServerProcess, what: &str) {
 /// Returns how often a server has logged this.
 fn times(server: &ServerProcess, what: &str) -> usize {
     server.log().matches(what).count()
+}
+
+/// A server must not have raised an alarm, except of its clock, which the test sets ahead.
+#[track_caller]
+fn assert_no_alarm(server: &ServerProcess) {
+    let log = server.log();
+    let mut alarms = log.lines().filter(|line| line.contains("ALARM"));
+    assert!(
+        alarms.all(|line| line.contains("ALARM: the clock has leapt")),
+        "{log}"
+    );
 }
 
 fn tree_log(folder: &Path) -> PathBuf {
@@ -206,20 +289,13 @@ impl Drop for Slowed {
 
 const WORKS: &str = "this server works";
 const FOLLOWS: &str = "this server follows";
-const ALARM: &str = "ALARM";
 
 #[test]
 fn when_the_worker_is_killed_the_follower_goes_on_from_its_end() {
-    let Some(poet) = Poet::new(25) else { return };
+    let Some(poet) = Poet::new() else { return };
     let [first, second, third] = machines();
-    let worker = poet.start(&first, &[]);
-    poet.register(&worker);
-    await_log(&worker, WORKS);
-    // It joins in the middle of the round with nothing, and copies what there is.
-    poet.await_growth();
-    let follower = poet.start(&second, &["--worker=standby"]);
-    await_log(&follower, FOLLOWS);
-    poet.await_growth();
+    let worker = poet.start_worker(&first, &[]);
+    let follower = poet.start_follower(&second, &["--worker=standby"]);
     assert_eq!(times(&follower, WORKS), 0);
     // Both report which server does what, and so does one that does no work.
     let idle = poet.start(&third, &["--worker=off"]);
@@ -244,25 +320,20 @@ fn when_the_worker_is_killed_the_follower_goes_on_from_its_end() {
     await_log(&follower, WORKS);
     poet.await_growth();
     println!("taken over after {:?}", killed.elapsed());
-    let leaves = poet.proven(&[&follower, &idle]);
+    let leaves = poet.end_and_prove(&[&follower, &idle]);
     assert!(
         leaves > before,
         "{leaves} leaves, {before} of which the first had made"
     );
-    assert!(!follower.log().contains(ALARM), "{}", follower.log());
+    assert_no_alarm(&follower);
 }
 
 #[test]
 fn a_worker_that_was_paused_follows_and_one_whose_disk_is_lost_copies() {
-    let Some(poet) = Poet::new(85) else { return };
+    let Some(poet) = Poet::new() else { return };
     let [first, second, third] = machines();
-    let one = poet.start(&first, &[]);
-    poet.register(&one);
-    await_log(&one, WORKS);
-    poet.await_growth();
-    let other = poet.start(&second, &[]);
-    await_log(&other, FOLLOWS);
-    poet.await_growth();
+    let one = poet.start_worker(&first, &[]);
+    let other = poet.start_follower(&second, &[]);
     one.send_signal("STOP");
     await_log(&other, WORKS);
     poet.await_growth();
@@ -276,23 +347,20 @@ fn a_worker_that_was_paused_follows_and_one_whose_disk_is_lost_copies() {
     await_log(&one, FOLLOWS);
     let before = poet.await_growth();
     assert_eq!(times(&one, WORKS), 0, "{}", one.log());
-    let leaves = poet.proven(&[&other, &one]);
+    let leaves = poet.end_and_prove(&[&other, &one]);
     assert!(leaves > before);
     assert_eq!(times(&other, WORKS), 1, "{}", other.log());
     for server in [&one, &other] {
-        assert!(!server.log().contains(ALARM), "{}", server.log());
+        assert_no_alarm(server);
     }
 }
 
 #[test]
 fn a_standby_works_only_while_no_other_does() {
-    let Some(poet) = Poet::new(35) else { return };
+    let Some(poet) = Poet::new() else { return };
     let [first, second] = machines();
-    let standby = poet.start(&first, &["--worker=standby", "--takeover-after=500ms"]);
-    poet.register(&standby);
     // No other server is there.
-    await_log(&standby, WORKS);
-    poet.await_growth();
+    let standby = poet.start_worker(&first, &["--worker=standby", "--takeover-after=500ms"]);
     let on = poet.start(&second, &[]);
     await_log(&on, WORKS);
     await_log(&standby, FOLLOWS);
@@ -301,7 +369,7 @@ fn a_standby_works_only_while_no_other_does() {
     await_some("one worker", || {
         (poet.database.sql("poet", worker) == "1").then_some(())
     });
-    let leaves = poet.proven(&[&on, &standby]);
+    let leaves = poet.end_and_prove(&[&on, &standby]);
     assert!(leaves > before);
     assert_eq!(times(&standby, WORKS), 1, "{}", standby.log());
 }
@@ -309,12 +377,9 @@ fn a_standby_works_only_while_no_other_does() {
 /// As a fast machine gets its round back that was restarted.
 #[test]
 fn a_server_that_is_clearly_faster_overtakes() {
-    let Some(poet) = Poet::new(900) else { return };
+    let Some(poet) = Poet::new() else { return };
     let [first, second] = machines();
-    let slow = poet.start(&first, &["--audit=off"]);
-    poet.register(&slow);
-    await_log(&slow, WORKS);
-    poet.await_growth();
+    let slow = poet.start_worker(&first, &["--audit=off"]);
     let slowed = Slowed::new(&slow);
     let fast = poet.start(&second, &["--audit=off"]);
     await_log(&fast, FOLLOWS);
@@ -326,7 +391,7 @@ fn a_server_that_is_clearly_faster_overtakes() {
     slow.send_signal("CONT");
     assert_eq!(times(&fast, WORKS), 0, "{}", fast.log());
     for server in [&slow, &fast] {
-        assert!(!server.log().contains(ALARM), "{}", server.log());
+        assert_no_alarm(server);
     }
     let worker = "SELECT name FROM poet.servers WHERE works";
     let worker = poet.database.sql("poet", worker);
@@ -341,17 +406,13 @@ fn a_server_that_is_clearly_faster_overtakes() {
 
 #[test]
 fn the_work_goes_on_while_the_database_is_away() {
-    let Some(mut poet) = Poet::new(40) else {
+    let Some(mut poet) = Poet::new() else {
         return;
     };
     let [first, second] = machines();
-    let one = poet.start(&first, &[]);
-    poet.register(&one);
-    await_log(&one, WORKS);
-    poet.await_growth();
-    let other = poet.start(&second, &["--takeover-after=5s"]);
-    await_log(&other, FOLLOWS);
-    let before = poet.await_growth();
+    let one = poet.start_worker(&first, &[]);
+    let other = poet.start_follower(&second, &["--takeover-after=5s"]);
+    let before = poet.entries();
     poet.database.kill();
     // Longer than a takeover takes.
     thread::sleep(Duration::from_secs(7));
@@ -359,7 +420,7 @@ fn the_work_goes_on_while_the_database_is_away() {
     await_some("what was made meanwhile", || {
         (poet.entries() > before + 1000).then_some(())
     });
-    let leaves = poet.proven(&[&one, &other]);
+    let leaves = poet.end_and_prove(&[&one, &other]);
     assert!(leaves > before);
     assert_eq!(times(&other, WORKS), 0, "{}", other.log());
     assert_eq!(times(&one, WORKS), 1, "{}", one.log());
@@ -367,15 +428,10 @@ fn the_work_goes_on_while_the_database_is_away() {
 
 #[test]
 fn a_follower_with_a_flipped_bit_repairs_it() {
-    let Some(poet) = Poet::new(30) else { return };
+    let Some(poet) = Poet::new() else { return };
     let [first, second] = machines();
-    let one = poet.start(&first, &[]);
-    poet.register(&one);
-    await_log(&one, WORKS);
-    poet.await_growth();
-    let other = poet.start(&second, &[]);
-    await_log(&other, FOLLOWS);
-    poet.await_growth();
+    let one = poet.start_worker(&first, &[]);
+    let other = poet.start_follower(&second, &[]);
     let log = tree_log(second.path());
     await_some("entries on the disk of the follower", || {
         let length = fs::metadata(&log).map_or(0, |log| log.len());
@@ -399,21 +455,16 @@ fn a_follower_with_a_flipped_bit_repairs_it() {
     one.kill();
     await_log(&other, WORKS);
     let before = poet.await_growth();
-    assert!(poet.proven(&[&other]) > before);
+    assert!(poet.end_and_prove(&[&other]) > before);
 }
 
 #[test]
 fn a_worker_that_was_cut_off_hands_in_what_it_has_made() {
-    let Some(poet) = Poet::new(100) else { return };
+    let Some(poet) = Poet::new() else { return };
     let [first, second] = machines();
     let wire = Wire::to(poet.database.port());
-    let one = poet.start_behind(&wire, &first, &[], &[]);
-    poet.register(&one);
-    await_log(&one, WORKS);
-    poet.await_growth();
-    let other = poet.start(&second, &[]);
-    await_log(&other, FOLLOWS);
-    poet.await_growth();
+    let one = poet.at_work(poet.start_behind(&wire, &first, &[], &[]));
+    let other = poet.start_follower(&second, &[]);
     wire.cut();
     await_log(&other, WORKS);
     poet.await_growth();
@@ -430,7 +481,7 @@ fn a_worker_that_was_cut_off_hands_in_what_it_has_made() {
     // Whichever has more by now.
     poet.await_one_worker();
     let before = poet.await_growth();
-    let leaves = poet.proven(&[&one, &other]);
+    let leaves = poet.end_and_prove(&[&one, &other]);
     assert!(leaves > before);
     for server in [&one, &other] {
         assert!(!server.log().contains("unreliable"), "{}", server.log());
@@ -439,7 +490,7 @@ fn a_worker_that_was_cut_off_hands_in_what_it_has_made() {
 
 #[test]
 fn the_database_may_be_killed_in_each_phase() {
-    let Some(mut poet) = Poet::open_for(40, 30) else {
+    let Some(mut poet) = Poet::open_for(25, Cores::shared()) else {
         return;
     };
     let [first, second] = machines();
@@ -468,13 +519,9 @@ fn the_database_may_be_killed_in_each_phase() {
     poet.database.run();
     let before = poet.await_growth();
     // While the round ends and the proof is made.
-    let until = |time: Timestamp| {
-        let left = Duration::try_from(time.duration_since(Timestamp::now()));
-        thread::sleep(left.unwrap_or_default());
-    };
-    until(poet.end - Duration::from_secs(1));
+    poet.clock.set(poet.end - Duration::from_secs(1));
     poet.database.kill();
-    until(poet.end + Duration::from_secs(4));
+    thread::sleep(Duration::from_secs(5));
     poet.database.run();
     assert!(poet.proven(&[&one, &other]) > before);
 }
@@ -483,15 +530,12 @@ fn the_database_may_be_killed_in_each_phase() {
 #[cfg(feature = "fault-injection")]
 #[test]
 fn another_server_proves_what_the_one_with_the_most_leaves_has_made() {
-    let Some(poet) = Poet::new(20) else { return };
+    let Some(poet) = Poet::new() else { return };
     let [first, second] = machines();
     let fault = [("POET_FAULT", "long-audit@9")];
-    let one = poet.start_with(&first, &["--audit=off"], &fault);
-    poet.register(&one);
-    await_log(&one, WORKS);
-    poet.await_growth();
-    let other = poet.start(&second, &["--worker=standby"]);
-    await_log(&other, FOLLOWS);
+    let one = poet.at_work(poet.start_with(&first, &["--audit=off"], &fault));
+    let other = poet.start_follower(&second, &["--worker=standby"]);
+    poet.end_work();
     let counted = await_some("the number of leaves", || {
         let counted = "SELECT leaves FROM poet.servers WHERE leaves IS NOT NULL";
         poet.database.sql("poet", counted).parse::<u64>().ok()
@@ -505,14 +549,14 @@ fn another_server_proves_what_the_one_with_the_most_leaves_has_made() {
 #[cfg(feature = "fault-injection")]
 #[test]
 fn logs_that_differ_are_found_by_comparing_them() {
-    let Some(poet) = Poet::new(100) else { return };
+    let Some(poet) = Poet::new() else { return };
     let [first, second] = machines();
     let wire = Wire::to(poet.database.port());
-    // In five seconds or more.
+    // In some seconds: the wire is cut before.
     let fault = [("POET_FAULT", "label@500000")];
     let wrong = poet.start_behind(&wire, &first, &["--audit=off"], &fault);
-    poet.register(&wrong);
     let sound = poet.start(&second, &["--audit=off", "--worker=standby"]);
+    poet.register(&wrong);
     await_log(&wrong, WORKS);
     await_log(&sound, FOLLOWS);
     await_some("the first entries", || (poet.entries() > 0).then_some(()));
@@ -530,7 +574,7 @@ fn logs_that_differ_are_found_by_comparing_them() {
     wire.mend();
     await_log(&wrong, "this server's work went wrong");
     let before = poet.await_growth();
-    assert!(poet.proven(&[&sound, &wrong]) > before);
+    assert!(poet.end_and_prove(&[&sound, &wrong]) > before);
     assert_eq!(times(&sound, "this server's work went wrong"), 0);
 }
 
@@ -538,9 +582,11 @@ fn logs_that_differ_are_found_by_comparing_them() {
 #[cfg(feature = "fault-injection")]
 #[test]
 fn a_machine_that_computes_wrong_is_the_one_that_goes_back() {
-    let Some(poet) = Poet::new(90) else { return };
+    let Some(poet) = Poet::open_for(OPEN, Cores::alone()) else {
+        return;
+    };
     let [first, second] = machines();
-    let fault = [("POET_FAULT", "label@200000")];
+    let fault = [("POET_FAULT", "label@20000")];
     let wrong = poet.start_with(&first, &["--audit=off"], &fault);
     poet.register(&wrong);
     let sound = poet.start(&second, &["--worker=standby"]);
@@ -550,6 +596,6 @@ fn a_machine_that_computes_wrong_is_the_one_that_goes_back() {
     await_log(&sound, "the shared log is wrong from this entry on");
     await_log(&wrong, "this server's work went wrong");
     let before = poet.await_growth();
-    assert!(poet.proven(&[&sound, &wrong]) > before);
+    assert!(poet.end_and_prove(&[&sound, &wrong]) > before);
     assert_eq!(times(&sound, "this server's work went wrong"), 0);
 }

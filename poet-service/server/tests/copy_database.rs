@@ -6,6 +6,8 @@
 mod common;
 #[path = "../../storage/tests/suite/server.rs"]
 mod database;
+#[path = "common/fake_time.rs"]
+mod fake_time;
 #[path = "common/program.rs"]
 mod program;
 
@@ -18,6 +20,7 @@ use std::{
 
 use common::{TestNode, await_some, members_of, verify_fetched};
 use database::PostgresServer;
+use fake_time::WallClock;
 use jiff::Timestamp;
 use poet_engine::{Proof, SubtreeHeight, membership};
 use poet_proto::{identity::PrivateKey, messages::PublishedProof};
@@ -59,21 +62,30 @@ fn a_round_in_progress_goes_on_after_the_move_and_back() {
     let Some(database) = PostgresServer::start() else {
         return;
     };
+    let Some(clock) = WallClock::new() else {
+        return;
+    };
     let url = database.database("poet");
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    let genesis = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ");
+    let genesis = Timestamp::from_second(Timestamp::now().as_second()).unwrap();
+    // Round 0 starts in real time; the test says when it ends, and when round 1 starts and ends.
+    let after_genesis = |seconds| genesis + Duration::from_secs(seconds);
     let genesis = format!("--genesis-time={genesis}");
     let options = [
         &*genesis,
-        "--epoch-duration=40s",
+        "--epoch-duration=2000s",
         "--phase-shift=10s",
-        "--cycle-gap=8s",
+        "--cycle-gap=1000s",
+        "--clock-leap-patience=0s",
         "--pow-difficulty=3",
     ];
+    let (end, next_start, next_end) = (1010, 2010, 3010);
+    let environment = clock.environment();
+    let environment = (environment.each_ref()).map(|(name, value)| (*name, value.as_str()));
     let with = |more: &[&str]| {
         let options: Vec<&str> = options.iter().chain(more).copied().collect();
-        ServerProcess::start(folder, &options)
+        ServerProcess::start_with(folder, &options, &environment)
     };
     let server = with(&[]);
     let info = server.client.get("/v1/info").json();
@@ -117,6 +129,7 @@ fn a_round_in_progress_goes_on_after_the_move_and_back() {
     let error = refusal(&copy(&url, &back));
     assert!(error.contains("is in use by a poet-service"), "{error}");
 
+    clock.set(after_genesis(end));
     let proof = server.client.await_proof(0);
     let fetched = verify_fetched(&proof);
     assert_eq!(fetched.members, members_of(&nodes));
@@ -154,12 +167,17 @@ fn a_round_in_progress_goes_on_after_the_move_and_back() {
         assert!(error.contains(expected), "{error}");
     }
 
-    // And back, in the middle of the next round.
+    // And back, before the work on the next round.
     let text = said(&copy(&url, &back));
     assert!(text.contains("4 registrations, 1 proofs"), "{text}");
     let server = with(&[&format!("--dbdir={back}")]);
     assert_eq!(server.client.get("/v1/info").json(), info);
     assert_eq!(server.client.get("/v1/proofs/0").body, proof.body);
+    clock.set(after_genesis(next_start));
+    await_some("the work on round 1", || {
+        server.log().contains("working round=1").then_some(())
+    });
+    clock.set(after_genesis(next_end));
     let fetched = verify_fetched(&server.client.await_proof(1));
     assert_eq!(fetched.members, members_of(&[later]));
     assert_eq!(server.signal("TERM").code(), Some(0));

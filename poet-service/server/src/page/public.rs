@@ -11,12 +11,13 @@ use jiff::Timestamp;
 use poet_proto::{
     base64,
     calendar::{Owner, calendar},
-    duration::in_words,
+    duration::{format_go, in_words},
     identity::PublicKey,
 };
 use poet_rounds::{
     clock::{Clock, time_until},
     config::WorkerMode,
+    cycle_gaps::{CycleGap, CycleGaps},
     storage::{RoundRecord, Storage},
     worker::Executing,
 };
@@ -59,6 +60,7 @@ impl Identity {
 #[derive(Clone)]
 pub(crate) struct Public {
     pub(crate) identity: Identity,
+    pub(crate) gaps: CycleGaps,
     pub(crate) status: StatusReader,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) storage: Arc<dyn Storage>,
@@ -142,8 +144,7 @@ impl Public {
             ("dates", self.dates(&status, now)),
             ("picture", picture::epochs(self.status.schedule(), now)),
             ("counts", self.counts(&status)),
-            ("node", self.node()),
-            ("public_key", self.public_key()),
+            ("nodes", self.nodes()),
             ("rounds", self.rounds(records.as_deref())),
         ];
         fill(include_str!("public.html"), &pieces)
@@ -310,11 +311,19 @@ impl Public {
                     "Registration for round {round} closes, its work begins; round {next} opens"
                 ),
             ));
+            for gap in self.gaps.early() {
+                let end = schedule.end_before(round, gap.duration());
+                let gap = in_words(gap.duration());
+                dates.push((
+                    end,
+                    format!("Proof of round {round} for a cycle gap of {gap} expected"),
+                ));
+            }
             dates.push((end, format!("Proof of round {round} expected")));
         }
         dates.retain(|(date, _)| *date > now);
         let mut text = String::new();
-        for (date, what) in dates.iter().take(5) {
+        for (date, what) in dates.iter().take(5 + self.gaps.early().len()) {
             let _ = write!(
                 text,
                 "<li><span class=\"what\">{what}</span> <span class=\"when\">{}</span> \
@@ -340,24 +349,56 @@ impl Public {
         )
     }
 
-    /// Returns what a node must configure. The page's script inserts the address that the reader
-    /// used, unless one is configured.
-    fn node(&self) -> String {
+    /// Returns what a node must configure, for each cycle gap.
+    fn nodes(&self) -> String {
+        let several = !self.gaps.early().is_empty();
+        let mut text = String::new();
+        if several {
+            text += "<p>From the same work this server makes a proof for each of these cycle gaps. To nodes, each is \
+                     a PoET of its own: take one.</p>";
+        }
+        for gap in self.gaps.all() {
+            let key = base64::encode(gap.public_key().as_bytes());
+            let (id, words) = (gap.path().replace('/', "-"), in_words(gap.duration()));
+            let label = match several {
+                true => format!("Configuration of a node with a cycle gap of {words}"),
+                false => "Configuration of a node".to_owned(),
+            };
+            if several {
+                let _ = write!(text, "<h3>Cycle gap {words}</h3>");
+            }
+            let _ = write!(
+                text,
+                "<div class=\"copy\"><pre id=\"node{id}\" tabindex=\"0\" aria-label=\"{label}\">{}</pre></div>\
+                 <p>Public key: <code class=\"key-text\">{key}</code></p>",
+                self.node(gap, &key, several),
+            );
+        }
+        text
+    }
+
+    /// Returns the configuration of a node with a gap. The page's script inserts the address that the
+    /// reader used, unless one is configured. Where a server has several gaps, the node must know its own.
+    fn node(&self, gap: &CycleGap, key: &str, several: bool) -> String {
+        let path = gap.path();
         let address = match &self.identity.url {
-            Some(url) => escape(&json(url)).to_string(),
-            None => "\"<span data-address>https://ADDRESS OF THIS PAGE</span>\"".to_owned(),
+            Some(url) => escape(&json(&format!("{}{path}", url.trim_end_matches('/')))).to_string(),
+            None => format!(
+                "\"<span data-address=\"{}\">https://ADDRESS OF THIS PAGE{path}</span>\"",
+                path.trim_start_matches('/')
+            ),
+        };
+        let own_gap = match several {
+            true => format!(
+                ",\n  \"poet\": {{\n    \"cycle-gap\": \"{}\"\n  }}",
+                format_go(gap.duration())
+            ),
+            false => String::new(),
         };
         format!(
             "{{\n  \"main\": {{\n    \"poet-servers\": [\n      {{\n        \"address\": {address},\n        \
-             \"pubkey\": {}\n      }}\n    ]\n  }}\n}}",
-            escape(&json(&base64::encode(self.identity.public_key.as_bytes())))
-        )
-    }
-
-    fn public_key(&self) -> String {
-        format!(
-            "<p>Public key: <code class=\"key-text\">{}</code></p>",
-            base64::encode(self.identity.public_key.as_bytes())
+             \"pubkey\": {}\n      }}\n    ]\n  }}{own_gap}\n}}",
+            escape(&json(key))
         )
     }
 
