@@ -62,15 +62,8 @@ impl Access {
 /// Fails if the file cannot be written. It is then unchanged, unless only syncing its directory
 /// failed.
 pub fn replace(path: &Path, content: &[u8], access: Access) -> io::Result<()> {
-    let file = temporary(path, content, access)?;
-    #[cfg(unix)]
-    if let Ok(old) = path.symlink_metadata()
-        && old.is_file()
-    {
-        keep_owner_and_mode(&file, &old, access)?;
-    }
-    file.as_file().sync_all()?;
-    file.persist(path)?;
+    let old = path.symlink_metadata().ok().filter(fs::Metadata::is_file);
+    temporary(path, content, access, old.as_ref())?.persist(path)?;
     sync_parent(path)
 }
 
@@ -80,9 +73,7 @@ pub fn replace(path: &Path, content: &[u8], access: Access) -> io::Result<()> {
 /// Fails with `AlreadyExists` if `path` exists, even as a broken link, and otherwise as [`replace`]
 /// does.
 pub fn create_new(path: &Path, content: &[u8], access: Access) -> io::Result<()> {
-    let file = temporary(path, content, access)?;
-    file.as_file().sync_all()?;
-    file.persist_noclobber(path)?;
+    temporary(path, content, access, None)?.persist_noclobber(path)?;
     sync_parent(path)
 }
 
@@ -162,8 +153,14 @@ fn parent(path: &Path) -> &Path {
     }
 }
 
-/// Creates a file with this content next to `path`; it is removed unless it is persisted.
-fn temporary(path: &Path, content: &[u8], access: Access) -> io::Result<NamedTempFile> {
+/// Creates a file with this content next to `path`, with owner and mode of `old`. The content is durable.
+/// The file is removed unless it is persisted.
+fn temporary(
+    path: &Path,
+    content: &[u8],
+    access: Access,
+    old: Option<&fs::Metadata>,
+) -> io::Result<NamedTempFile> {
     let mut builder = Builder::new();
     builder.prefix(".poet-").suffix(".tmp");
     let mut cause = None;
@@ -177,6 +174,10 @@ fn temporary(path: &Path, content: &[u8], access: Access) -> io::Result<NamedTem
     // Without the name of the temporary file, which means nothing to the user.
     let mut file = created.map_err(|error| cause.map_or(error, io::Error::from_raw_os_error))?;
     file.write_all(content)?;
+    if let Some(old) = old {
+        keep_owner_and_mode(&file, old, access)?;
+    }
+    file.as_file().sync_all()?;
     Ok(file)
 }
 
@@ -194,5 +195,11 @@ fn keep_owner_and_mode(file: &NamedTempFile, old: &fs::Metadata, access: Access)
         let mode = fs::Permissions::from_mode(old.mode() & 0o777);
         file.set_permissions(mode)?;
     }
+    Ok(())
+}
+
+/// Elsewhere, files have neither.
+#[cfg(not(unix))]
+fn keep_owner_and_mode(_: &NamedTempFile, _: &fs::Metadata, _: Access) -> io::Result<()> {
     Ok(())
 }
