@@ -438,7 +438,7 @@ type Limit = Box<dyn Fn(bool)>;
 /// No thread can be made over the end of a round, over the start of one, and while clients come. What
 /// cannot do without ends the process with a last line; otherwise the round goes on.
 fn do_without_threads(limit: impl Fn(&ServerProcess) -> Option<Limit> + Sync) {
-    let schedule = ["--phase-shift=4s", "--epoch-duration=8s", "--cycle-gap=4s"];
+    let schedule = ["--phase-shift=8s", "--epoch-duration=14s", "--cycle-gap=6s"];
     let cases = [
         ("an end", "working round=0"),
         ("a start", "open for registration round=0"),
