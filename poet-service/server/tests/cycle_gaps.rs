@@ -311,16 +311,6 @@ fn gaps_may_be_changed() {
     assert_eq!(server.client.get("/gap/20s/v1/info").status, 404);
 }
 
-/// Eight seconds of work, with early ends after two and four. A server that starts later than one of
-/// them makes its proof then.
-const SHORTEST_ROUND: [&str; 5] = [
-    "--phase-shift=3s",
-    "--epoch-duration=1h",
-    "--cycle-gap=59m52s",
-    "--early-cycle-gap=59m58s",
-    "--early-cycle-gap=59m56s",
-];
-
 /// Twenty seconds of work, with early ends after four and eight.
 const SHORT_ROUND: [&str; 5] = [
     "--phase-shift=3s",
@@ -334,31 +324,31 @@ const SHORT_ROUND: [&str; 5] = [
 #[test]
 fn early_proofs_survive_kills() {
     let folder = tempfile::tempdir().unwrap();
-    let server = ServerProcess::start(folder.path(), &SHORTEST_ROUND);
+    let server = ServerProcess::start(folder.path(), &SHORT_ROUND);
     let node = TestNode::new(1);
     assert_eq!(server.client.register(&node), 0);
     await_some("the work", || {
         server.log().contains("working").then_some(())
     });
     server.kill();
-    let server = ServerProcess::start(folder.path(), &SHORTEST_ROUND);
+    let server = ServerProcess::start(folder.path(), &SHORT_ROUND);
     await_some("the early end", || {
         server.log().contains("an early end has come").then_some(())
     });
     server.kill();
-    let server = ServerProcess::start(folder.path(), &SHORTEST_ROUND);
+    let server = ServerProcess::start(folder.path(), &SHORT_ROUND);
     let get = |server: &ServerProcess, path: &str| {
         await_some("a proof", || {
             let answer = server.client.get(path);
             (answer.status == 200).then_some(answer)
         })
     };
-    let first = get(&server, "/gap/59m58s/v1/proofs/0");
+    let first = get(&server, "/gap/59m56s/v1/proofs/0");
     server.kill();
-    let server = ServerProcess::start(folder.path(), &SHORTEST_ROUND);
-    let again = get(&server, "/gap/59m58s/v1/proofs/0");
+    let server = ServerProcess::start(folder.path(), &SHORT_ROUND);
+    let again = get(&server, "/gap/59m56s/v1/proofs/0");
     assert_eq!(again.json(), first.json());
-    let second = get(&server, "/gap/59m56s/v1/proofs/0");
+    let second = get(&server, "/gap/59m52s/v1/proofs/0");
     let last = get(&server, "/v1/proofs/0");
     let proofs = [first, second, last].map(|answer| verify_fetched(&answer));
     for proof in &proofs {
