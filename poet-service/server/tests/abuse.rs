@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Client, LocalServer, TestNode, await_some, config};
+use common::{Client, LocalServer, TestNode, await_some, config, side_by_side};
 use poet_engine::Proof;
 use poet_proto::{member::Challenge, messages::PublishedProof};
 use poet_rounds::storage::Storage as _;
@@ -828,8 +828,9 @@ fn idle_connections_make_room() {
     let folder = tempfile::tempdir().unwrap();
     let options = ["--max-connections=20", "--max-connections-per-address=1000"];
     let mut victim = Victim::start(folder.path(), &options);
-    // Many more than allowed, and they stay open.
-    let streams: Vec<_> = (0..200).map(|_| connect(victim.rest)).collect();
+    // Many more than allowed, and they stay open. Those that wait get their turn before newcomers, each
+    // for two seconds.
+    let streams: Vec<_> = (0..100).map(|_| connect(victim.rest)).collect();
     for _ in 0..5 {
         victim.assert_serves();
     }
@@ -1090,11 +1091,6 @@ fn hold(
 #[cfg(target_os = "linux")]
 fn flood_grpc(connections: usize, time: Duration, most_mb: u64, left_mb: u64) {
     poet_host::open_files::raise_limit();
-    let folder = tempfile::tempdir().unwrap();
-    let mut victim = Victim::start(folder.path(), &[]);
-    // The memory that a single client uses belongs to the baseline.
-    victim.assert_serves_grpc();
-    let rest_mb = victim.memory_mb();
     let many = |headers: &dyn Fn(u32) -> Vec<u8>, data: &[u8]| {
         let mut bytes = h2::preface();
         for number in 0..64 {
@@ -1105,39 +1101,52 @@ fn flood_grpc(connections: usize, time: Duration, most_mb: u64, left_mb: u64) {
         bytes
     };
     let half_a_message = [&[0, 0, 0, 0x0f, 0xa0][..], &[b'z'; 900]].concat();
-    for (what, path, header_bytes, data) in [
-        // All of this is refused: the headers are too long.
-        ("watch", "/grpc.health.v1.Health/Watch", 11_000, &[0; 5][..]),
-        ("watch", "/grpc.health.v1.Health/Watch", 7_000, &[0; 5]),
-        (
-            "reflection",
-            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-            0,
-            &half_a_message,
-        ),
-        (
-            "submit",
-            "/rpc.api.v1.PoetService/Submit",
-            7_000,
-            &half_a_message,
-        ),
-    ] {
-        let headers = |id| {
-            let block = match header_bytes {
-                0 => h2::headers(path),
-                bytes => h2::large_headers(path, bytes),
+    let floods = [
+        [
+            // All of this is refused: the headers are too long.
+            ("watch", "/grpc.health.v1.Health/Watch", 11_000, &[0; 5][..]),
+            ("watch", "/grpc.health.v1.Health/Watch", 7_000, &[0; 5]),
+        ],
+        [
+            (
+                "reflection",
+                "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+                0,
+                &half_a_message,
+            ),
+            (
+                "submit",
+                "/rpc.api.v1.PoetService/Submit",
+                7_000,
+                &half_a_message,
+            ),
+        ],
+    ];
+    // Two on each server: what the first one leaves counts at the second.
+    side_by_side(floods, |floods| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut victim = Victim::start(folder.path(), &[]);
+        // The memory that a single client uses belongs to the baseline.
+        victim.assert_serves_grpc();
+        let rest_mb = victim.memory_mb();
+        for (what, path, header_bytes, data) in floods {
+            let headers = |id| {
+                let block = match header_bytes {
+                    0 => h2::headers(path),
+                    bytes => h2::large_headers(path, bytes),
+                };
+                h2::frame(h2::HEADERS, h2::END_HEADERS, id, &block)
             };
-            h2::frame(h2::HEADERS, h2::END_HEADERS, id, &block)
-        };
-        hold(
-            &mut victim,
-            what,
-            connections,
-            time,
-            (rest_mb, most_mb, left_mb),
-            &many(&headers, data),
-        );
-    }
+            hold(
+                &mut victim,
+                what,
+                connections,
+                time,
+                (rest_mb, most_mb, left_mb),
+                &many(&headers, data),
+            );
+        }
+    });
 }
 
 #[cfg(target_os = "linux")]
