@@ -93,6 +93,8 @@ struct State {
     status_changed: bool,
     /// Lines dropped because there was no room for them after those in `next`.
     dropped: u64,
+    /// Whether the last line is queued or written.
+    closed: bool,
     end: bool,
     ended: bool,
 }
@@ -127,18 +129,29 @@ impl LogQueue {
         self
     }
 
-    /// Queues a line, or drops it if there is no room.
+    /// Queues a line, or drops it if there is no room. Ignores what comes after the last one.
     pub(crate) fn line(&self, line: &[u8]) {
         if let Some(recent) = &self.recent {
             recent.add(line);
         }
         let mut state = self.shared.state();
+        if state.closed {
+            return;
+        }
         // A line after a dropped one would hide the gap.
         if state.dropped > 0 || state.next.lines.len() + line.len() > QUEUE_BYTES {
             state.dropped += 1;
         } else {
             state.next.lines.extend_from_slice(line);
         }
+        self.shared.waiting.notify_one();
+    }
+
+    /// Queues the last line, even if there is no room.
+    pub(crate) fn last_line(&self, line: &[u8]) {
+        let mut state = self.shared.state();
+        state.next.lines.extend_from_slice(line);
+        state.closed = true;
         self.shared.waiting.notify_one();
     }
 
@@ -358,6 +371,20 @@ mod tests {
         assert!(start.elapsed() < Duration::from_secs(50));
         tell.send(true).unwrap();
         assert_eq!(text.recv().unwrap(), "one\n");
+    }
+
+    #[test]
+    fn nothing_comes_after_the_last_line() {
+        let (output, tell, text) = slow();
+        output.line(b"one\n");
+        output.last_line(b"the last one\n");
+        output.line(b"another\n");
+        // Not more portions than these: either is one of its own, and so is the end.
+        for _ in 0..3 {
+            tell.send(true).unwrap();
+        }
+        output.end(Instant::now() + Duration::from_secs(60));
+        assert_eq!(text.try_iter().collect::<String>(), "one\nthe last one\n");
     }
 
     #[test]

@@ -143,13 +143,14 @@ fn serve(args: ServerArgs) -> anyhow::Result<ExitCode> {
         .context("cannot start the threads that tell what happens")?;
     terminal.init_logs(config.log.debug, config.log.json, notices.clone());
     let result = serve_with(config, clock, &terminal, &notices);
+    let code = result.unwrap_or_else(|error| {
+        // Through the queue of the log, since nothing may be reading it at the moment.
+        terminal.say_last(&format!("error: {error:#}"));
+        ExitCode::FAILURE
+    });
     // An alarm that ends the server must be delivered, too.
     notices.end(notify::END);
-    Ok(result.unwrap_or_else(|error| {
-        // Through the queue of the log, since nothing may be reading it at the moment.
-        terminal.say(&format!("error: {error:#}"));
-        ExitCode::FAILURE
-    }))
+    Ok(code)
 }
 
 /// Fails if the system does not provide as many threads as a server needs.
@@ -299,7 +300,8 @@ async fn run(
             part,
             "ALARM: a part of the server has ended unexpectedly; the server ends"
         );
-        return Ok(ExitCode::FAILURE);
+        // Other parts may still log what they cannot do.
+        anyhow::bail!("a part of the server has ended unexpectedly: {part}");
     }
     server.shutdown().await;
     tracing::info!("ended");

@@ -118,9 +118,9 @@ impl Terminal {
         self.screen.status(None);
     }
 
-    /// Writes a line to standard error that is not part of the log.
-    pub fn say(&self, line: &str) {
-        self.screen.line(format!("{line}\n").as_bytes());
+    /// Writes a last line to standard error that is not part of the log, whatever is still logged there.
+    pub fn say_last(&self, line: &str) {
+        self.screen.last_line(format!("{line}\n").as_bytes());
     }
 
     /// Returns a handle for reopening the log file.

@@ -496,10 +496,7 @@ fn a_proof_that_stays_wrong_is_never_published() {
             .then_some(())
     });
     assert_eq!(spoilt.client.get("/v1/proofs/0").status, 404);
-    let ready = await_some("unreadiness", || {
-        Some(spoilt.client.get("/readyz")).filter(|answer| answer.status == 503)
-    });
-    assert_eq!(ready.json()["reason"], "the work on a round fails");
+    spoilt.client.await_unready("the work on a round fails");
     spoilt.kill();
     // The work is not lost.
     let server = ServerProcess::start(folder.path(), &SCHEDULE);

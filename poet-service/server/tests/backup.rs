@@ -115,7 +115,7 @@ fn a_backup_of_a_running_server_goes_on_elsewhere() {
     ];
     assert_eq!(names(place.path()), kept);
     // The running server is unchanged.
-    assert_eq!(running.server.client.get("/readyz").status, 200);
+    running.server.client.await_ready();
     let Running {
         folder,
         server,

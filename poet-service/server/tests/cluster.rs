@@ -131,16 +131,9 @@ fn two_servers_are_one_poet() {
     });
     database.kill();
     for server in [&works, &serves] {
-        await_some("the loss of the database", || {
-            let ready = server.client.get("/readyz");
-            (ready.status == 503).then(|| {
-                assert!(
-                    ready.body.contains("the database cannot be written"),
-                    "{}",
-                    ready.body
-                );
-            })
-        });
+        server
+            .client
+            .await_unready("the database cannot be written");
         let refused = server
             .client
             .submit(&nodes[2].request(&server.client.pow_params()));
@@ -148,9 +141,7 @@ fn two_servers_are_one_poet() {
     }
     database.run();
     for server in [&works, &serves] {
-        await_some("the return of the database", || {
-            (server.client.get("/readyz").status == 200).then_some(())
-        });
+        server.client.await_ready();
     }
 
     // Both serve what either publishes.

@@ -469,14 +469,10 @@ fn a_worker_that_was_cut_off_hands_in_what_it_has_made() {
     await_log(&other, WORKS);
     poet.await_growth();
     // It has noticed that, and works on.
-    await_some("the cut", || {
-        (one.client.get("/readyz").status == 503).then_some(())
-    });
+    one.client.await_unready("the database cannot be written");
     thread::sleep(Duration::from_secs(10));
     wire.mend();
-    await_some("the database", || {
-        (one.client.get("/readyz").status == 200).then_some(())
-    });
+    one.client.await_ready();
     assert_eq!(times(&one, FOLLOWS), 0, "{}", one.log());
     // Whichever has more by now.
     poet.await_one_worker();

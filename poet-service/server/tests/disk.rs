@@ -20,20 +20,6 @@ use program::ServerProcess;
 use rusqlite::Connection;
 use small_disk::SmallDisk;
 
-fn await_ready(server: &LocalServer) {
-    await_some("readiness", || {
-        (server.client.get("/readyz").status == 200).then_some(())
-    });
-}
-
-#[track_caller]
-fn await_unready(server: &LocalServer, reason: &str) {
-    let answer = await_some("unreadiness", || {
-        Some(server.client.get("/readyz")).filter(|answer| answer.status == 503)
-    });
-    assert_eq!(answer.json()["reason"], reason);
-}
-
 #[test]
 fn while_the_database_is_on_a_full_disk_nothing_is_promised_and_nothing_lost() {
     let Some(disk) = SmallDisk::mount(2) else {
@@ -65,9 +51,11 @@ fn while_the_database_is_on_a_full_disk_nothing_is_promised_and_nothing_lost() {
     disk.fill();
     // The database's files still have some room.
     submit_until(503);
-    await_unready(&server, "the database cannot be written");
+    server
+        .client
+        .await_unready("the database cannot be written");
     disk.empty();
-    await_ready(&server);
+    server.client.await_ready();
     assert_eq!(submit_until(200), 0);
     submit_until(200);
 
@@ -93,17 +81,17 @@ fn while_the_log_is_on_a_full_disk_the_work_goes_on() {
     server.at(30);
     server.await_work(0);
     disk.fill();
-    await_unready(&server, "the work on a round fails");
+    server.client.await_unready("the work on a round fails");
     let before = leaves();
     await_some("further leaves", || {
         (leaves() > before + 5_000).then_some(())
     });
     disk.empty();
-    await_ready(&server);
+    server.client.await_ready();
 
     // Full again, and this time the round ends meanwhile.
     disk.fill();
-    await_unready(&server, "the work on a round fails");
+    server.client.await_unready("the work on a round fails");
     let worked = leaves();
     server.at(80);
     assert_eq!(server.client.get("/v1/proofs/0").status, 404);
@@ -135,7 +123,7 @@ fn a_database_that_is_removed_loses_nothing() {
     }
     nodes.push(TestNode::new(2));
     assert_eq!(server.client.register(&nodes[1]), round);
-    assert_eq!(server.client.get("/readyz").status, 200);
+    server.client.await_ready();
     let log = server.log();
     assert!(log.contains("ALARM: the database was removed"), "{log}");
     server.kill();
@@ -156,9 +144,11 @@ fn a_database_that_is_replaced_gets_no_registrations() {
     let request = TestNode::new(2).request(&server.client.pow_params());
     let refused = server.client.submit(&request);
     refused.assert_error(503, 14, "temporarily unavailable, try again later");
-    await_unready(&server, "the database cannot be written");
+    server
+        .client
+        .await_unready("the database cannot be written");
     fs::rename(folder.path().join("aside"), &database).unwrap();
-    await_ready(&server);
+    server.client.await_ready();
     server.client.register(&TestNode::new(2));
 }
 
@@ -186,9 +176,9 @@ fn a_full_disk_is_said_once() {
             break;
         }
     }
-    await_some("unreadiness", || {
-        (server.client.get("/readyz").status == 503).then_some(())
-    });
+    server
+        .client
+        .await_unready("the database cannot be written");
     let log = server.log();
     let mut lines = log.lines().filter(|line| line.contains("ERROR"));
     let line = lines
@@ -298,7 +288,7 @@ fn a_reader_holds_the_databases_log_within_bounds() {
     assert!(held > before && held < most, "{before} to {held}");
     // Nothing is written when nobody registers: readiness is seen without.
     for _ in 0..50 {
-        assert_eq!(server.client.get("/readyz").status, 200);
+        server.client.await_ready();
     }
     assert!(
         log_bytes() <= held + COMMIT_BYTES,

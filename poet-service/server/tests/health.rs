@@ -22,18 +22,16 @@ fn alive_and_ready() {
         (answer.status, answer.json()["ok"].clone()),
         (200, json!(true))
     );
-    assert_eq!(server.client.get("/readyz").status, 200);
+    server.client.await_ready();
     assert_eq!(answer.header("cache-control"), Some("no-store"));
 
     // Another program locks the database.
     let database = folder.path().join("db/poet.sqlite");
     let other = rusqlite::Connection::open(database).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let unready = await_some("unreadiness", || {
-        Some(server.client.get("/readyz")).filter(|answer| answer.status == 503)
-    });
-    let reason = json!({"ok": false, "reason": "the database cannot be written"});
-    assert_eq!(unready.json(), reason);
+    server
+        .client
+        .await_unready("the database cannot be written");
     assert_eq!(server.client.get("/healthz").status, 200);
     let monitoring = server.monitoring();
     let ready = |value: &str| {
@@ -43,9 +41,7 @@ fn alive_and_ready() {
     };
     await_some("the metric of unreadiness", || ready("0.0"));
     other.execute_batch("ROLLBACK").unwrap();
-    await_some("readiness", || {
-        (server.client.get("/readyz").status == 200).then_some(())
-    });
+    server.client.await_ready();
     await_some("the metric of readiness", || ready("1.0"));
 }
 
@@ -59,19 +55,13 @@ fn work_that_fails_is_told_and_forgotten_when_it_goes_on() {
     std::fs::remove_dir_all(&rounds).unwrap();
     std::fs::write(&rounds, "in the way").unwrap();
     server.at(30);
-    let unready = await_some("unreadiness", || {
-        Some(server.client.get("/readyz")).filter(|answer| answer.status == 503)
-    });
-    let reason = json!({"ok": false, "reason": "the work on a round fails"});
-    assert_eq!(unready.json(), reason);
+    server.client.await_unready("the work on a round fails");
     assert_eq!(server.client.get("/healthz").status, 200);
     // Registration continues meanwhile, and the work continues afterwards.
     assert_eq!(server.client.register(&node), 1);
     std::fs::remove_file(&rounds).unwrap();
     server.await_work(0);
-    await_some("readiness", || {
-        (server.client.get("/readyz").status == 200).then_some(())
-    });
+    server.client.await_ready();
     server.at(80);
     let proof = common::verify_fetched(&server.client.await_proof(0));
     assert_eq!(proof.members, [node.challenge]);

@@ -88,7 +88,7 @@ fn a_round(client: &Client) {
         assert_eq!(client.get("/v1/info").status, 200);
     }
     verify_fetched(&client.await_proof(round));
-    assert_eq!(client.get("/readyz").status, 200);
+    client.await_ready();
 }
 
 #[test]

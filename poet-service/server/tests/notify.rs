@@ -11,7 +11,7 @@ use std::{
     fs,
     io::{BufRead as _, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
-    os::unix::{fs::PermissionsExt as _, net::UnixDatagram},
+    os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
     process::Command,
     sync::{Arc, mpsc},
@@ -20,7 +20,7 @@ use std::{
 
 use common::{LocalServer, TestNode, await_some, config};
 use poet_service::notify::NotifyConfig;
-use program::ServerProcess;
+use program::{ServerProcess, install};
 use serde_json::Value;
 
 /// Receives webhooks and sends the requests to the channel.
@@ -118,9 +118,9 @@ fn answer(stream: &mut dyn Stream, status: u16) -> Option<String> {
 }
 
 fn script(folder: &Path, text: &str) -> PathBuf {
-    let path = folder.join("told.sh");
-    fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+    let (written, path) = (folder.join("written"), folder.join("told.sh"));
+    fs::write(&written, format!("#!/bin/sh\n{text}\n")).unwrap();
+    install(&written, &path);
     path
 }
 
@@ -282,7 +282,7 @@ fn receivers_that_hang_cost_nothing() {
         let pid = fs::read_to_string(&pid).ok()?;
         pid.trim().parse::<u32>().ok()
     });
-    assert_eq!(server.client.get("/readyz").status, 200);
+    server.client.await_ready();
     assert!(server.signal("TERM").success());
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
     assert!(

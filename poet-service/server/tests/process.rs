@@ -9,7 +9,7 @@ mod program;
 use std::{fs, net::TcpListener, path::Path, process::Stdio};
 
 use common::{TestNode, await_some, members_of, verify_fetched};
-use program::{ServerProcess, command};
+use program::{ServerProcess, command, install};
 
 /// The size of the tree log of `round`.
 fn log_bytes(folder: &Path, round: u64) -> u64 {
@@ -464,8 +464,7 @@ fn missing_permissions_are_explained() {
     };
     mode(folder.path(), 0o755);
     let program = folder.path().join("poet-service");
-    fs::copy(env!("CARGO_BIN_EXE_poet-service"), &program).unwrap();
-    mode(&program, 0o755);
+    install(env!("CARGO_BIN_EXE_poet-service").as_ref(), &program);
     let closed = folder.path().join("closed");
     fs::create_dir(&closed).unwrap();
     mode(&closed, 0o555);

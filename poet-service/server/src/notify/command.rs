@@ -119,14 +119,18 @@ fn kill_all(child: &mut Child) -> Option<ExitStatus> {
 #[cfg(test)]
 #[cfg(unix)]
 mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, thread};
+    use std::{fs, path::Path, thread};
 
     use super::*;
 
     fn program(folder: &Path, script: &str) -> Program {
-        let path = folder.join("told");
-        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        let (written, path) = (folder.join("written"), folder.join("told"));
+        fs::write(&written, format!("#!/bin/sh\n{script}\n")).unwrap();
+        // By another process: what this one has open for writing cannot be run as long as a child has that
+        // file, too, which another test is starting.
+        let mut install = Command::new("install");
+        install.args(["-m", "700"]).args([&written, &path]);
+        assert!(install.status().unwrap().success());
         Program::new(path)
     }
 

@@ -38,13 +38,18 @@ use serde_json::{Value, json};
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Waits until `condition` returns a value.
-pub(crate) fn await_some<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+#[track_caller]
+pub(crate) fn await_some<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
+    within_patience(condition).unwrap_or_else(|| panic!("still waiting for {what}"))
+}
+
+fn within_patience<T>(mut condition: impl FnMut() -> Option<T>) -> Option<T> {
     let start = Instant::now();
     loop {
-        if let Some(value) = condition() {
+        let value = condition();
+        if value.is_some() || start.elapsed() > PATIENCE {
             return value;
         }
-        assert!(start.elapsed() < PATIENCE, "still waiting for {what}");
         thread::sleep(Duration::from_millis(5));
     }
 }
@@ -162,6 +167,32 @@ impl Client {
         let answer = self.submit(&node.request(&self.pow_params()));
         assert_eq!(answer.status, 200, "{}", answer.body);
         answer.json()["roundId"].as_str().unwrap().parse().unwrap()
+    }
+
+    /// Waits until the server is ready: a busy machine may keep it from its database for a while.
+    #[track_caller]
+    pub(crate) fn await_ready(&self) {
+        let mut last = String::new();
+        let ready = within_patience(|| {
+            let answer = self.get("/readyz");
+            last = answer.body;
+            (answer.status == 200).then_some(())
+        });
+        assert!(ready.is_some(), "still not ready: {last}");
+    }
+
+    /// Waits until the server says that it is not ready, and that this is why.
+    #[track_caller]
+    pub(crate) fn await_unready(&self, reason: &str) {
+        let mut last = String::new();
+        let unready = within_patience(|| {
+            let answer = self.get("/readyz");
+            let expected = json!({"ok": false, "reason": reason});
+            let unready = answer.status == 503 && answer.json() == expected;
+            last = answer.body;
+            unready.then_some(())
+        });
+        assert!(unready.is_some(), "still not \"{reason}\": {last}");
     }
 
     /// Waits for the proof of `round` and returns the response.

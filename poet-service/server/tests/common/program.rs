@@ -10,7 +10,7 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
 };
 
-use crate::common::Client;
+use crate::common::{Client, await_some};
 
 /// A server in its own process, under the real clock.
 pub(crate) struct ServerProcess {
@@ -82,8 +82,21 @@ impl ServerProcess {
         told.next().unwrap().trim()
     }
 
+    /// Returns what the server has logged so far: its threads that write lines may be behind.
     pub(crate) fn log(&self) -> String {
+        await_some("the log", || (!self.writes_log()).then_some(()));
         fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Whether such a thread has lines to write, as far as the system tells.
+    fn writes_log(&self) -> bool {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid()));
+        threads.into_iter().flatten().flatten().any(|thread| {
+            let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            ["(log) R", "(log) D"]
+                .iter()
+                .any(|busy| stat.contains(busy))
+        })
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -123,6 +136,14 @@ impl Drop for ServerProcess {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// Copies a program. Another process does it: one that this process has open for writing cannot be run as
+/// long as a child has that file, too, which another thread is starting.
+pub(crate) fn install(program: &Path, to: &Path) {
+    let mut install = Command::new("install");
+    install.args(["-m", "755"]).args([program, to]);
+    assert!(install.status().unwrap().success());
 }
 
 /// Returns a command for the program, with its directories in `folder`, free ports for gRPC, no
