@@ -132,8 +132,10 @@ macro_rules! sha_traits {
             ) {
                 let count = children.len().min(parents.len());
                 side_by_side!(children[..count], parents[..count], |children, parents| {
+                    let mut states = children.map(|_| half.start);
                     // SAFETY: as in `compress`.
-                    *parents = unsafe { nodes(half, children) }.map(digest);
+                    unsafe { nodes(half, children, &mut states) };
+                    *parents = states.map(digest);
                 });
             }
         }
@@ -511,10 +513,15 @@ macro_rules! sha_functions {
             }
         }
 
-        /// The parents of these children, whose messages `half` begins and ends.
+        /// The parents of these children, whose messages `half` begins and ends. Nothing but the
+        /// loop is in here (see the trap in the module doc): the caller makes room for `states`.
         #[inline(never)]
         #[target_feature(enable = $features)]
-        fn nodes<const N: usize>(half: &HalfMessage, children: &[[Node; 2]; N]) -> [State; N] {
+        fn nodes<const N: usize>(
+            half: &HalfMessage,
+            children: &[[Node; 2]; N],
+            states: &mut [State; N],
+        ) {
             let (statement, padding) = (half.statement.as_chunks().0, half.padding.as_chunks().0);
             let mut lane = Lane::new(&half.begun);
             lane.before = Lane::new(&half.start).before;
@@ -545,11 +552,9 @@ macro_rules! sha_functions {
             rounds!(12 padding);
             rounds_from_16!(lanes);
 
-            let mut states = [half.start; N];
             for (state, lane) in states.iter_mut().zip(lanes) {
                 leave([lane.e, lane.o], state);
             }
-            states
         }
 
         /// Four words of a message, in which they are big-endian.
