@@ -36,6 +36,9 @@ const MAINNET: [&str; 3] = [
     "--cycle-gap=12h",
 ];
 
+/// The entries of such a round.
+const MAINNET_ENTRIES: u64 = 24_000_000;
+
 /// The value below which a part of all values is.
 fn quantile(values: &mut [f64], part: f64) -> f64 {
     values.sort_by(f64::total_cmp);
@@ -381,11 +384,22 @@ fn a_follower_and_the_shared_log() {
     );
     let (entries, now) = servers.log();
     assert_eq!(now, Some(worker), "another one has taken over");
-    let bytes = "SELECT pg_total_relation_size('poet.log_0')";
-    let bytes: u64 = servers.sql(bytes).parse().unwrap();
-    let each = bytes as f64 / entries as f64;
+    // A whole round, in rows like these.
+    let rows: u64 = servers
+        .sql("SELECT count(*) FROM poet.log_0")
+        .parse()
+        .unwrap();
+    let each = entries.div_ceil(rows);
+    let whole = format!(
+        "CREATE TABLE whole (LIKE poet.log_0 INCLUDING ALL);
+         INSERT INTO whole SELECT first, decode(repeat('5a', {each} * 32), 'hex')
+             FROM generate_series(0, {MAINNET_ENTRIES} - 1, {each}) AS first;"
+    );
+    servers.sql(&whole);
+    let bytes = servers.sql("SELECT pg_total_relation_size('whole')");
+    let bytes: f64 = bytes.parse().unwrap();
     println!(
-        "the shared log: {each:.1} bytes an entry ({bytes} bytes for {entries}), {:.2} GB for 24 million",
-        each * 24e6 / 1e9
+        "the shared log of a round of {MAINNET_ENTRIES} entries, {each} in a row: {:.2} GB",
+        bytes / 1e9
     );
 }
