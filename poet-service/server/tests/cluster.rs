@@ -160,6 +160,65 @@ fn two_servers_are_one_poet() {
     assert_eq!(works.signal("TERM").code(), Some(0));
 }
 
+/// Whoever asks several servers at once gets into a round once, and not into one that is full; what is invalid
+/// gets nowhere.
+#[test]
+fn servers_refuse_together_what_one_refuses() {
+    const MOST: usize = 8;
+    let Some(database) = PostgresServer::start() else {
+        return;
+    };
+    let Some(rounds) = LongRounds::new() else {
+        return;
+    };
+    let url = database.database("poet");
+    let machines: [_; 2] = machines();
+    let most = format!("--max-round-members={MOST}");
+    let servers = (machines.each_ref()).map(|folder| rounds.start(folder.path(), &url, &[&most]));
+    let params = servers[0].client.pow_params();
+    // Each of more nodes than there is room for asks both servers at once, with two challenges.
+    let nodes: Vec<_> = (1..=12).map(TestNode::new).collect();
+    let ask = |server: &ServerProcess, challenge: u8| -> Vec<TestNode> {
+        let mut acknowledged = Vec::new();
+        for place in 0..nodes.len() {
+            // Each challenge in another order.
+            let place = (place + usize::from(challenge) * 3) % nodes.len();
+            let node = nodes[place].with_challenge([challenge; 32]);
+            let mut request = node.request(&params);
+            let answer = server.client.submit(&request);
+            match answer.status {
+                200 => {
+                    assert_eq!(answer.json()["roundId"], "0", "it took too long");
+                    acknowledged.push(node);
+                }
+                409 => answer.assert_error(409, 6, "conflicting registration"),
+                _ => answer.assert_error(429, 8, "maximum number of round members reached"),
+            }
+            request["challenge"] = nodes[place].request(&params)["challenge"].take();
+            let refused = server.client.submit(&request);
+            refused.assert_error(400, 3, "invalid signature");
+        }
+        acknowledged
+    };
+    let acknowledged: Vec<TestNode> = thread::scope(|scope| {
+        let asking: Vec<_> = (servers.iter())
+            .flat_map(|server| [1, 2].map(|challenge| scope.spawn(move || ask(server, challenge))))
+            .collect();
+        let answered = asking.into_iter().map(|one| one.join().unwrap());
+        answered.flatten().collect()
+    });
+    let members: BTreeSet<_> = (acknowledged.iter())
+        .map(|node| (node.id(), node.challenge))
+        .collect();
+    let ids: BTreeSet<_> = members.iter().map(|(id, _)| id).collect();
+    assert_eq!((members.len(), ids.len()), (MOST, MOST));
+
+    rounds.at(END);
+    let proof = verify_fetched(&servers[1].client.await_proof(0));
+    let challenges: Vec<_> = members.iter().map(|(_, challenge)| *challenge).collect();
+    assert_eq!(proof.members, challenges);
+}
+
 #[test]
 fn when_one_machine_fails_the_other_has_the_round() {
     let Some(database) = PostgresServer::start() else {

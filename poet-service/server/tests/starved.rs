@@ -62,6 +62,8 @@ fn assert_proof_first(server: &ServerProcess, round: u64) {
         let log = server.log();
         log.find(PUBLISHED).map(|at| (log, at))
     });
+    let line = log.lines().find(|line| line.contains(PUBLISHED));
+    println!("{}", line.unwrap());
     for audited in AUDITED {
         let at = log.find(audited);
         assert!(at.is_none_or(|at| at > published), "{log}");

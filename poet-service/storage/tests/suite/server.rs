@@ -23,6 +23,8 @@ pub(crate) struct PostgresServer {
     folder: tempfile::TempDir,
     network: Network,
     port: u16,
+    /// Whether what is committed survives a failure of the machine.
+    durable: bool,
     child: Option<Child>,
 }
 
@@ -76,6 +78,19 @@ impl PostgresServer {
         Some(Self::start_in(programs, tempfile::tempdir().unwrap()))
     }
 
+    /// The same, where commits wait for the disk. Others do not: no test checks what survives a failure of the
+    /// machine.
+    pub(crate) fn start_durable() -> Option<Self> {
+        let mut server = Self::start()?;
+        server.signal("INT");
+        if let Some(mut child) = server.child.take() {
+            child.wait().unwrap();
+        }
+        server.durable = true;
+        server.run();
+        Some(server)
+    }
+
     /// Starts a server in this folder, which may be a separate file system.
     pub(crate) fn start_in(programs: PathBuf, folder: tempfile::TempDir) -> Self {
         Self::start_on(programs, folder, Network::default())
@@ -124,6 +139,7 @@ impl PostgresServer {
             folder,
             network,
             port,
+            durable: false,
             child: None,
         }
     }
@@ -241,8 +257,7 @@ impl PostgresServer {
                 .arg(self.folder.path())
                 .args(["-c", &format!("listen_addresses={}", self.network.address)])
                 .args(["-c", &format!("port={}", self.port)])
-                // These tests do not check what survives a failure of the machine.
-                .args(["-c", "fsync=off"])
+                .args(["-c", &format!("fsync={}", self.durable)])
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
