@@ -153,6 +153,8 @@ fn hashing_with_a_log_that_is_handed_in() {
         ServerProcess::start(folders[0].path(), &[&MAINNET[..], &[core]].concat()),
         ServerProcess::start(folders[1].path(), &[&MAINNET[..], &[core, &url]].concat()),
     ];
+    // It is on another machine, as a rule.
+    database.pin(0);
     for server in &servers {
         assert_eq!(server.client.register(&TestNode::new(1)), 0);
         await_work(server);

@@ -470,7 +470,8 @@ fn a_worker_that_was_cut_off_hands_in_what_it_has_made() {
     poet.await_growth();
     // It has noticed that, and works on.
     one.client.await_unready("the database cannot be written");
-    thread::sleep(Duration::from_secs(10));
+    // A minute in all.
+    thread::sleep(Duration::from_secs(50));
     wire.mend();
     one.client.await_ready();
     assert_eq!(times(&one, FOLLOWS), 0, "{}", one.log());

@@ -245,6 +245,20 @@ impl PostgresServer {
         self.port
     }
 
+    /// Keeps the server on a core.
+    pub(crate) fn pin(&self, core: usize) {
+        let process = self.child.as_ref().unwrap().id().to_string();
+        // Its children, too, those of later connections included.
+        let children = Command::new("pgrep").args(["-P", &process]).output();
+        let children = String::from_utf8(children.unwrap().stdout).unwrap();
+        for process in children.split_whitespace().chain([&*process]) {
+            let pinned = Command::new("taskset")
+                .args(["-c", "-p", &core.to_string(), process])
+                .output();
+            assert!(pinned.unwrap().status.success());
+        }
+    }
+
     /// Starts or restarts the server, and waits until it responds.
     pub(crate) fn run(&mut self) {
         let start = Instant::now();
