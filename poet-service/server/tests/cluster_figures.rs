@@ -65,20 +65,20 @@ fn load(servers: &[&ServerProcess], members: u32, rate: Option<f64>) -> Load {
         .map(|server| {
             let mut client = Command::new(&program);
             client
-                .args(["load", "register", "--json", server.told("REST")])
+                .args(["load", "register", "--json", "--url", server.told("REST")])
                 .arg(format!("--members={}", share(f64::from(members)) as u32))
                 .arg(format!("--connections={}", share(200.0) as u32))
                 .args(rate.map(|rate| format!("--rate={}", share(rate))))
                 .stdout(Stdio::piped())
-                .stderr(Stdio::null());
+                .stderr(Stdio::piped());
             client.spawn().unwrap()
         })
         .collect();
     let (mut slowest, mut p99_ms) = (0.0_f64, 0.0_f64);
     for client in clients {
         let done = client.wait_with_output().unwrap();
+        assert!(done.status.success(), "{done:?}");
         let said = String::from_utf8(done.stdout).unwrap();
-        assert!(done.status.success(), "{said}");
         let report: Value = serde_json::from_str(said.trim()).unwrap();
         let number = |value: &Value| value.as_f64().unwrap();
         slowest = slowest.max(number(&report["seconds"]));
