@@ -340,6 +340,32 @@ fn what_was_acknowledged_survives_the_databases_end() {
     assert_all_there(&storage, acknowledged);
 }
 
+/// The answer to a registration comes after its way to the disk.
+#[test]
+fn what_is_acknowledged_is_durable() {
+    let Some(server) = PostgresServer::start() else {
+        return;
+    };
+    // Nothing else writes soon.
+    server.sql("postgres", "ALTER SYSTEM SET wal_writer_delay = '10s'");
+    server.sql("postgres", "SELECT pg_reload_conf()");
+    let url = server.database("poet");
+    let (one, other) = (open(&url), open(&url));
+    wait(one.open_round(0)).unwrap();
+    thread::sleep(Duration::from_secs(1));
+    let durable = "SELECT pg_current_wal_flush_lsn() = pg_current_wal_insert_lsn()";
+    let acknowledged = (0..20).filter(|number| {
+        let registered = wait(one.register(0, member(*number, 1), 99)).unwrap();
+        assert_eq!(registered, Registered::New);
+        // That it is there is a promise, too.
+        let known = wait(other.register(0, member(*number, 1), 99)).unwrap();
+        assert_eq!(known, Registered::Already);
+        server.sql("poet", durable) == "t"
+    });
+    // The database writes something of its own now and then.
+    assert!(acknowledged.count() > 10);
+}
+
 #[test]
 fn a_database_that_hangs_is_noticed_in_seconds() {
     let Some(server) = PostgresServer::start() else {
