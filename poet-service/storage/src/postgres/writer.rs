@@ -151,11 +151,9 @@ impl Writer {
         let stored = self
             .link
             .run(PATIENCE, async |client: &mut Client| {
-                // Other servers wait for the end of this transaction, which must not wait for the disk.
                 let row = client
                     .query_typed_one(
-                        "SELECT poet.register($1, $2, $3, $4),
-                                set_config('synchronous_commit', 'off', true)",
+                        "SELECT poet.register($1, $2, $3, $4)",
                         &[
                             (&round, Type::INT8),
                             (&max_members, Type::INT8),
@@ -168,17 +166,11 @@ impl Writer {
                     None => vec![Registered::Closed; nodes.len()],
                     Some(letters) => letters.bytes().map_while(outcome).collect(),
                 };
-                if outcomes.len() != nodes.len() {
-                    return Err(Fault::Damaged("a registration"));
+                if outcomes.len() == nodes.len() {
+                    Ok(outcomes)
+                } else {
+                    Err(Fault::Damaged("a registration"))
                 }
-                if outcomes.iter().any(is_acknowledged) {
-                    // Another one does: once it is durable, so is what was committed before, by other
-                    // servers, too.
-                    client
-                        .execute_typed("SELECT pg_logical_emit_message(true, 'poet', '')", &[])
-                        .await?;
-                }
-                Ok(outcomes)
             })
             .await;
         match stored {
@@ -189,7 +181,7 @@ impl Writer {
                 }
                 let members = nodes.iter().zip(&challenges).zip(outcomes);
                 for (reply, ((node, challenge), outcome)) in replies.into_iter().zip(members) {
-                    if is_acknowledged(&outcome) {
+                    if matches!(outcome, Registered::New | Registered::Already) {
                         self.acknowledged.add(round, *node, *challenge);
                     }
                     drop(reply.send(Ok(outcome)));
@@ -311,11 +303,6 @@ impl Writer {
             new.insert(Instant::now());
         }
     }
-}
-
-/// Whether the answer promises that the registration is kept.
-fn is_acknowledged(outcome: &Registered) -> bool {
-    matches!(outcome, Registered::New | Registered::Already)
 }
 
 fn outcome(letter: u8) -> Option<Registered> {
