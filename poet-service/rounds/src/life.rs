@@ -139,7 +139,9 @@ impl Rounds {
             (recovered.schedule)
                 .check_early_gaps(&config.early_cycle_gaps, expected_leaves_per_second)?;
             remove_old_logs(&hashing, &*storage)?;
-            Ok::<_, RecoveryError>((recovered, hashing.logs()))
+            let mut with_work = hashing.rounds();
+            with_work.retain(|round| hashing.has_log(*round));
+            Ok::<_, RecoveryError>((recovered, with_work))
         })?;
         let Recovered {
             private_key,
@@ -383,10 +385,10 @@ fn max_subtree_height(leaves_per_second: u64) -> SubtreeHeight {
     SubtreeHeight::new(height).unwrap_or(SubtreeHeight::MAX)
 }
 
-/// Removes the logs of rounds whose proof is published. One is left if the server ends between the
-/// publication and the removal.
+/// Removes the logs of rounds whose proof is published. One is left, or a part of what belongs to it,
+/// if the server ends after the publication and before the end of the removal.
 fn remove_old_logs(hashing: &impl Hashing, storage: &dyn Storage) -> Result<(), StorageError> {
-    for round in hashing.logs() {
+    for round in hashing.rounds() {
         let record = storage.round(round)?;
         if record.is_some_and(|record| record.published.is_some()) {
             hashing.remove_log(round);

@@ -50,6 +50,29 @@ fn a_round_from_registration_to_proof() {
 }
 
 #[test]
+fn what_a_removal_left_is_removed_at_the_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = LocalServer::start(config(folder.path()), 0);
+    server.at(30);
+    server.await_work(0);
+    server.at(80);
+    verify_fetched(&server.client.await_proof(0));
+    let round = folder.path().join("data/rounds/0");
+    await_some("the removal", || (!round.exists()).then_some(()));
+    drop(server);
+    // The process may end anywhere in the removal.
+    for left in [&["tree.log", "findings.json"][..], &["tree.log"], &[]] {
+        std::fs::create_dir_all(&round).unwrap();
+        for file in left {
+            std::fs::write(round.join(file), "left").unwrap();
+        }
+        let server = LocalServer::start(config(folder.path()), 85);
+        assert!(!round.exists(), "{left:?}");
+        verify_fetched(&server.client.await_proof(0));
+    }
+}
+
+#[test]
 fn a_round_without_members_is_executed() {
     let folder = tempfile::tempdir().unwrap();
     let server = LocalServer::start(config(folder.path()), 0);

@@ -73,10 +73,14 @@ pub trait Hashing: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Returns the rounds that have a log. May block.
-    fn logs(&self) -> Vec<u64>;
+    /// Returns the rounds of which there are files: a log, or what comes before one and is left of one.
+    /// May block.
+    fn rounds(&self) -> Vec<u64>;
 
-    /// Removes the log of a round, if there is one. May block.
+    /// Returns whether a round has a log. May block.
+    fn has_log(&self, round: u64) -> bool;
+
+    /// Removes the files of a round, if there are any. May block.
     fn remove_log(&self, round: u64);
 
     /// Starts to add leaves to `tree`, and the roots of finished subtrees to `log`, which
@@ -295,17 +299,17 @@ impl Hashing for HashingThread {
         Ok(log.cut(entries)?)
     }
 
-    fn logs(&self) -> Vec<u64> {
-        // A folder may be prepared for a round without a log.
-        let number = |entry: fs::DirEntry| {
-            let number = entry.file_name().to_str()?.parse().ok()?;
-            entry.path().join(LOG_FILE).exists().then_some(number)
-        };
+    fn rounds(&self) -> Vec<u64> {
+        let number = |entry: fs::DirEntry| entry.file_name().to_str()?.parse().ok();
         match fs::read_dir(&self.rounds_dir) {
             Ok(entries) => entries.flatten().filter_map(number).collect(),
-            // Without the folder, there are no logs.
+            // Without the folder, there are no files.
             Err(_) => Vec::new(),
         }
+    }
+
+    fn has_log(&self, round: u64) -> bool {
+        self.folder(round).join(LOG_FILE).exists()
     }
 
     fn remove_log(&self, round: u64) {

@@ -176,8 +176,12 @@ impl Hashing for SimulatedHashing {
         Ok(log.log.cut(entries)?)
     }
 
-    fn logs(&self) -> Vec<u64> {
+    fn rounds(&self) -> Vec<u64> {
         self.world.state().disk.files.keys().copied().collect()
+    }
+
+    fn has_log(&self, round: u64) -> bool {
+        self.world.state().disk.files.contains_key(&round)
     }
 
     fn remove_log(&self, round: u64) {
