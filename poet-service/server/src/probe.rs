@@ -12,7 +12,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
     notify::{Event, Notices},
-    status::StatusReader,
+    status::{ServerStatus, StatusReader},
 };
 
 /// How often to check, and how long a write may take then.
@@ -26,13 +26,13 @@ const MAX_LATENESS: Duration = Duration::from_secs(60);
 const MAX_CLOCK_OFFSET: Duration = Duration::from_secs(2);
 const LARGE_CLOCK_OFFSET: Duration = Duration::from_millis(500);
 
-/// Returns what is late, if anything is. The open round closes at `start`, and the one that is
-/// worked on ends at `end`.
-fn late(now: Timestamp, start: Timestamp, end: Option<Timestamp>) -> Option<&'static str> {
-    if time_until(start, now) > MAX_OPENING {
+/// Returns what is late, if anything is.
+fn late(now: Timestamp, status: &ServerStatus) -> Option<&'static str> {
+    if time_until(status.start, now) > MAX_OPENING {
         return Some("the next round is not opened");
     }
-    let overdue = end.is_some_and(|end| time_until(end, now) > MAX_LATENESS);
+    let executing = status.executing.as_ref();
+    let overdue = executing.is_some_and(|round| time_until(round.end, now) > MAX_LATENESS);
     overdue.then_some("the proof of a round is overdue")
 }
 
@@ -100,9 +100,7 @@ impl Probe {
         if self.status.work_fails() {
             return Some("the work on a round fails");
         }
-        let status = self.status.status();
-        let end = status.executing.map(|executing| executing.end);
-        late(self.clock.now(), status.start, end)
+        late(self.clock.now(), &self.status.status())
     }
 
     pub(crate) async fn report(&self, reason: Option<&'static str>) {
@@ -122,18 +120,45 @@ impl Probe {
 
 #[cfg(test)]
 mod tests {
+    use poet_rounds::{registration::OpenRound, worker::Executing};
+
     use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    /// The open round closes at `start`, and the one that is worked on ends at `end`.
+    fn status(start: Timestamp, end: Option<Timestamp>) -> ServerStatus {
+        let (round, members) = (1, 0);
+        let executing = end.map(|end| Executing {
+            round: 0,
+            end,
+            members,
+            leaves: Arc::default(),
+            started: (Duration::ZERO, 0),
+            durable: Arc::default(),
+            rate: Arc::default(),
+            followed: Arc::default(),
+        });
+        ServerStatus {
+            open: OpenRound { round, members },
+            start,
+            executing,
+            queued: 0,
+        }
+    }
 
     #[test]
     fn what_is_late_is_not_ready() {
-        let at = |second| Timestamp::from_second(second).unwrap();
-        assert_eq!(late(at(1000), at(2000), None), None);
-        assert_eq!(late(at(1000), at(2000), Some(at(1500))), None);
-        assert_eq!(late(at(1000), at(996), Some(at(1500))), None);
-        assert_eq!(late(at(1000), at(2000), Some(at(941))), None);
+        let late = |start, end| late(at(1000), &status(start, end));
+        assert_eq!(late(at(2000), None), None);
+        assert_eq!(late(at(2000), Some(at(1500))), None);
+        assert_eq!(late(at(996), Some(at(1500))), None);
+        assert_eq!(late(at(2000), Some(at(941))), None);
         let overdue = Some("the proof of a round is overdue");
-        assert_eq!(late(at(1000), at(2000), Some(at(939))), overdue);
+        assert_eq!(late(at(2000), Some(at(939))), overdue);
         let closed = Some("the next round is not opened");
-        assert_eq!(late(at(1000), at(994), None), closed);
+        assert_eq!(late(at(994), None), closed);
     }
 }
