@@ -136,43 +136,45 @@ impl Link {
     ) -> Result<T, DatabaseError> {
         let mut repeats = 0;
         loop {
-            let mut client = match self.client.take() {
-                Some(client) if !client.is_closed() => client,
-                _ => self.reconnect().await?,
-            };
-            let done = tokio::time::timeout(patience, operation(&mut client)).await;
-            let fault = match done {
+            let mut client = self.client().await?;
+            match tokio::time::timeout(patience, operation(&mut client)).await {
                 Ok(Ok(done)) => {
                     self.client = Some(client);
                     return Ok(done);
                 }
-                Ok(Err(fault)) => fault,
+                Ok(Err(fault)) => self.failed(client, fault, repeats)?,
                 // The operation ends with the connection.
                 Err(_) => return Err(PostgresError::Timeout.into()),
-            };
-            let error = match fault {
-                Fault::Lost(error) => error,
-                Fault::Repeat(error) => {
-                    self.client = Some(client);
-                    error
-                }
-                Fault::Final(error) => {
-                    self.client = Some(client);
-                    return Err(error.into());
-                }
-                Fault::Damaged(what) => {
-                    self.client = Some(client);
-                    return Err(DatabaseError::Damaged(what));
-                }
-                Fault::ProofChanged(round) => {
-                    self.client = Some(client);
-                    return Err(DatabaseError::ProofChanged(round));
-                }
-            };
-            if repeats == REPEATS {
-                return Err(error.into());
             }
             repeats += 1;
+        }
+    }
+
+    // What follows is apart from `run` since that is compiled for each operation.
+
+    async fn client(&mut self) -> Result<Client, PostgresError> {
+        match self.client.take() {
+            Some(client) if !client.is_closed() => Ok(client),
+            _ => self.reconnect().await,
+        }
+    }
+
+    /// Called when an operation has failed. Fails if it is not to be repeated.
+    fn failed(&mut self, client: Client, fault: Fault, repeats: u32) -> Result<(), DatabaseError> {
+        let (keep, repeatable, error) = match fault {
+            Fault::Lost(error) => (false, true, error.into()),
+            Fault::Repeat(error) => (true, true, error.into()),
+            Fault::Final(error) => (true, false, error.into()),
+            Fault::Damaged(what) => (true, false, DatabaseError::Damaged(what)),
+            Fault::ProofChanged(round) => (true, false, DatabaseError::ProofChanged(round)),
+        };
+        if keep {
+            self.client = Some(client);
+        }
+        if repeatable && repeats < REPEATS {
+            Ok(())
+        } else {
+            Err(error)
         }
     }
 

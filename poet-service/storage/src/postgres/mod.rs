@@ -29,7 +29,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicI64, Ordering::Relaxed},
         mpsc as blocking_mpsc,
     },
@@ -201,16 +201,31 @@ impl Calls {
         patience: Duration,
         operation: impl AsyncFn(&mut Client) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, DatabaseError> {
+        let result = Arc::new(Mutex::new(None));
+        let done = Arc::clone(&result);
+        self.wait_for(Box::new(move |link| {
+            Box::pin(async move {
+                let result = link.run(patience, operation).await;
+                *done.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+            })
+        }))?;
+        let mut result = result.lock().unwrap_or_else(PoisonError::into_inner);
+        result.take().ok_or(PostgresError::Stopped)?
+    }
+
+    /// Runs a call and waits for its end. This is apart from [`Self::call`], which is compiled for each
+    /// operation.
+    fn wait_for(&self, call: Call) -> Result<(), PostgresError> {
         // A channel of the standard library, which can be waited for on any thread.
-        let (reply, answer) = blocking_mpsc::sync_channel(1);
+        let (reply, answered) = blocking_mpsc::sync_channel(1);
         let call: Call = Box::new(move |link| {
             Box::pin(async move {
-                let done = link.run(patience, operation).await;
-                drop(reply.send(done));
+                call(link).await;
+                reply.send(()).ok();
             })
         });
         self.0.send(call).map_err(|_| PostgresError::Stopped)?;
-        answer.recv().map_err(|_| PostgresError::Stopped)?
+        answered.recv().map_err(|_| PostgresError::Stopped)
     }
 }
 
