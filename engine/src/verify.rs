@@ -122,8 +122,7 @@ fn verify_on(work: &Work, t: usize, claim: &Claim<'_>, threads: usize) -> Result
 
     let mut salt = Hasher::new();
     salt.update(work.sha256(), statement);
-    let mut messages = FirstMessages::new(&salt, &indices);
-    messages.push_alone(&paths, &proof.proof_nodes);
+    let mut messages = FirstMessages::new(&salt, &paths, &proof.proof_nodes);
     let hasher = NodeHasher::new(kernels.wide_sha256, &salt);
     if climb(&hasher, paths, proof, &mut messages) != proof.root {
         return Err(VerifyError::Root);
@@ -190,64 +189,48 @@ pub fn verify_many(
 /// index determines how many left siblings it has, so each message has its place from the start.
 struct FirstMessages {
     /// All messages in sequence, with their padding.
-    blocks: Vec<Block>,
+    bytes: Vec<u8>,
     places: Vec<MessagePlace>,
 }
 
 struct MessagePlace {
-    /// The first of the message's blocks, and the one after its last.
-    begin: usize,
-    end: usize,
-    /// The offset in all blocks at which the next left sibling belongs.
+    /// Where the message begins and ends.
+    message: Range<usize>,
+    /// Where the next left sibling belongs.
     next: usize,
 }
 
 impl FirstMessages {
-    /// The messages without their left siblings.
-    fn new(salt: &Hasher, indices: &[u64]) -> Self {
+    /// The messages with the left siblings of each leaf up to where its path meets another one, and
+    /// with room for the others.
+    fn new(salt: &Hasher, leaves: &[OnPath], proof_nodes: &[Node]) -> Self {
         let tail = salt.tail();
-        let head = tail.len() + 8;
         let hashed = salt.total() - tail.len() as u64;
-        let length = |index: &u64| head + index.count_ones() as usize * NODE_SIZE;
-        let count = |index: &u64| (length(index) + 9).div_ceil(64);
-        let mut blocks = vec![[0; 64]; indices.iter().map(count).sum()];
-        let mut begin = 0;
-        let place = |index: &u64| {
-            let end = begin + count(index);
-            let bytes = blocks[begin..end].as_flattened_mut();
-            bytes[..tail.len()].copy_from_slice(tail);
-            bytes[tail.len()..head].copy_from_slice(&index.to_be_bytes());
-            bytes[length(index)] = 0x80;
-            let bits = (hashed + length(index) as u64) * 8;
-            let bits_at = bytes.len() - 8;
-            bytes[bits_at..].copy_from_slice(&bits.to_be_bytes());
-            let place = MessagePlace {
-                begin,
-                end,
-                next: 64 * begin + head,
-            };
-            begin = end;
-            place
-        };
-        let places = indices.iter().map(place).collect();
-        Self { blocks, places }
-    }
-
-    /// Adds the left siblings of each leaf up to where its path meets another one.
-    fn push_alone(&mut self, leaves: &[OnPath], proof_nodes: &[Node]) {
-        let bytes = self.blocks.as_flattened_mut();
-        for (leaf, place) in leaves.iter().zip(&mut self.places) {
+        let length = |leaf: &OnPath| tail.len() + 8 + leaf.index.count_ones() as usize * NODE_SIZE;
+        let padded = |leaf: &OnPath| (length(leaf) + 9).next_multiple_of(64);
+        let mut bytes = Vec::with_capacity(leaves.iter().map(padded).sum());
+        let place = |leaf: &OnPath| {
+            let message = bytes.len()..bytes.len() + padded(leaf);
+            bytes.extend_from_slice(tail);
+            bytes.extend_from_slice(&leaf.index.to_be_bytes());
             // The heights below the lowest at which no sibling is given.
             let alone = leaf.given & !leaf.given.wrapping_add(1);
             let mut left = leaf.index & alone;
-            let count = left.count_ones() as usize;
-            let siblings = &proof_nodes[leaf.sibling..];
-            for node in &mut bytes[place.next..].as_chunks_mut().0[..count] {
-                *node = siblings[left.trailing_zeros() as usize];
+            while left != 0 {
+                let sibling = leaf.sibling + left.trailing_zeros() as usize;
+                bytes.extend_from_slice(&proof_nodes[sibling]);
                 left &= left - 1;
             }
-            place.next += count * NODE_SIZE;
-        }
+            let next = bytes.len();
+            bytes.resize(message.start + length(leaf), 0);
+            bytes.push(0x80);
+            bytes.resize(message.end - 8, 0);
+            let bits = (hashed + length(leaf) as u64) * 8;
+            bytes.extend_from_slice(&bits.to_be_bytes());
+            MessagePlace { message, next }
+        };
+        let places = leaves.iter().map(place).collect();
+        Self { bytes, places }
     }
 
     /// Adds `node`, the next left sibling of these proven leaves.
@@ -255,16 +238,15 @@ impl FirstMessages {
     /// Not inlined, since the loop that seldom calls it needs the registers.
     #[inline(never)]
     fn push(&mut self, leaves: Range<usize>, node: &Node) {
-        let bytes = self.blocks.as_flattened_mut();
         for place in &mut self.places[leaves] {
-            bytes[place.next..][..NODE_SIZE].copy_from_slice(node);
+            self.bytes[place.next..][..NODE_SIZE].copy_from_slice(node);
             place.next += NODE_SIZE;
         }
     }
 
     /// Returns the messages, which must have all their siblings.
     fn finish(&self) -> Vec<&[Block]> {
-        let message = |place: &MessagePlace| &self.blocks[place.begin..place.end];
+        let message = |place: &MessagePlace| self.bytes[place.message.clone()].as_chunks().0;
         self.places.iter().map(message).collect()
     }
 }
