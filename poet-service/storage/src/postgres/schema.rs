@@ -10,10 +10,11 @@ use super::{
 };
 
 /// Each entry migrates from one version of the schema to the next. Entries are only ever added.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("schema.sql"),
     include_str!("early_proofs.sql"),
     include_str!("shared_log.sql"),
+    include_str!("register.sql"),
 ];
 /// The lock held while the schema is created, since servers may start at the same time.
 const LOCK: i64 = 0x706f_6574;

@@ -51,6 +51,7 @@ CREATE TABLE poet.odd_members (
 
 -- Registers nodes in their order. Returns a letter for each: n (new), a (already), c (conflict),
 -- f (full); null if the round does not take registrations.
+-- `register.sql` replaces it.
 CREATE FUNCTION poet.register(
     for_round bigint, max_members bigint, node_ids bytea[], challenges bytea[]
 ) RETURNS text LANGUAGE plpgsql AS $$

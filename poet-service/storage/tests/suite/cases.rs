@@ -65,8 +65,9 @@ fn challenges(current: u8, previous: Option<u8>) -> PowChallenges {
 type Case = fn(&dyn Database);
 
 /// All cases, each with its name and its own database.
-pub(crate) const CASES: [(&str, Case); 8] = [
+pub(crate) const CASES: [(&str, Case); 9] = [
     ("rules", registrations_follow_the_rules),
+    ("order", the_first_of_several_counts),
     ("together", many_at_once_are_all_answered),
     ("limit", a_limit_is_kept_within_a_transaction),
     ("life", a_rounds_life_is_remembered),
@@ -113,6 +114,39 @@ fn registrations_follow_the_rules(database: &dyn Database) {
     assert_eq!(storage.member_count(4).unwrap(), 3);
     assert_eq!(storage.member_count(6).unwrap(), 0);
     wait(storage.probe()).unwrap();
+}
+
+fn the_first_of_several_counts(database: &dyn Database) {
+    use Registered::{Already, Conflict, New};
+    let storage = database.open();
+    wait(async {
+        storage.open_round(0).await.unwrap();
+        for node in [1, 2] {
+            let registered = storage.register(0, member(node, 1), 99).await;
+            assert_eq!(registered.unwrap(), New);
+        }
+        // Each with its node and its challenge.
+        let expected = [
+            (4, 1, New),
+            (1, 1, Already),
+            (3, 2, New),
+            (4, 2, Conflict),
+            (2, 2, Conflict),
+            (3, 2, Already),
+            (4, 1, Already),
+            (0, 3, New),
+            (3, 1, Conflict),
+            (2, 1, Already),
+        ];
+        let pending = expected.map(|(node, challenge, _)| {
+            tokio::spawn(storage.register(0, member(node, challenge), 99))
+        });
+        for (pending, expected) in pending.into_iter().zip(expected) {
+            assert_eq!(pending.await.unwrap().unwrap(), expected.2, "{expected:?}");
+        }
+    });
+    assert_eq!(storage.members(0).unwrap(), challenges_of(&[3, 1, 1, 2, 1]));
+    assert_eq!(storage.member_count(0).unwrap(), 5);
 }
 
 fn many_at_once_are_all_answered(database: &dyn Database) {

@@ -366,6 +366,49 @@ fn what_is_acknowledged_is_durable() {
     assert!(acknowledged.count() > 10);
 }
 
+/// A registration must not take longer in a round with many members.
+#[test]
+fn registering_reads_no_table_from_its_start_to_its_end() {
+    let Some(server) = PostgresServer::start() else {
+        return;
+    };
+    // Nothing else reads all of a table.
+    server.sql("postgres", "ALTER SYSTEM SET autovacuum = off");
+    server.sql("postgres", "SELECT pg_reload_conf()");
+    let url = server.database("poet");
+    let storage = open(&url);
+    wait(async {
+        storage.open_round(0).await.unwrap();
+        // The database takes the table for one that is best read as a whole.
+        let first = storage.register(0, member(0, 0), u64::MAX).await;
+        assert_eq!(first.unwrap(), Registered::New);
+        server.sql("poet", "VACUUM ANALYZE poet.registrations");
+        // Many more statements than it takes to keep their plans. In each, some nodes are known.
+        for number in 0..200 {
+            let pending: Vec<_> = (0..20)
+                .map(|i| {
+                    let member = member(number * 10 + i, i as u8 % 2);
+                    tokio::spawn(storage.register(0, member, u64::MAX))
+                })
+                .collect();
+            for pending in pending {
+                pending.await.unwrap().unwrap();
+            }
+        }
+        storage.close().await.unwrap();
+    });
+    // It reports what it has read when it disconnects.
+    drop(storage);
+    let table = "FROM pg_stat_user_tables WHERE relname = 'registrations'";
+    let start = Instant::now();
+    while server.sql("poet", &format!("SELECT idx_scan > 0 {table}")) != "t" {
+        assert!(start.elapsed() < PATIENCE);
+        thread::sleep(Duration::from_millis(20));
+    }
+    let read = server.sql("poet", &format!("SELECT seq_tup_read {table}"));
+    assert_eq!(read, "0");
+}
+
 #[test]
 fn a_database_that_hangs_is_noticed_in_seconds() {
     let Some(server) = PostgresServer::start() else {
