@@ -36,11 +36,10 @@ pub fn proven_indices(sha256: &dyn Sha256, root: &Node, leaves: u64, t: usize) -
         for digest in digests {
             let mut first = [0; 8];
             first.copy_from_slice(&digest[..8]);
-            let index = u64::from_be_bytes(first) % leaves;
-            if let Err(place) = indices.binary_search(&index) {
-                indices.insert(place, index);
-            }
+            indices.push(u64::from_be_bytes(first) % leaves);
         }
+        indices.sort_unstable();
+        indices.dedup();
     }
     indices
 }

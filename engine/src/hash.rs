@@ -32,6 +32,9 @@ pub type State = [u32; 8];
 /// A message block of SHA-256.
 pub type Block = [u8; 64];
 
+/// Messages that are best hashed together: the lanes of the widest kernel.
+pub(crate) const LANES: usize = 16;
+
 /// The initial state of SHA-256 (FIPS 180-4, section 5.3.3).
 pub const SHA256_IV: State = [
     0x6a09_e667,
@@ -123,10 +126,8 @@ impl NodeMessage {
         children: &[[Node; 2]],
         parents: &mut [Node],
     ) {
-        /// Messages per call: as many as the widest kernel has lanes.
-        const BATCH: usize = 16;
-        let mut messages = [self.blocks; BATCH];
-        for (children, parents) in children.chunks(BATCH).zip(parents.chunks_mut(BATCH)) {
+        let mut messages = [self.blocks; LANES];
+        for (children, parents) in children.chunks(LANES).zip(parents.chunks_mut(LANES)) {
             for (blocks, children) in messages.iter_mut().zip(children) {
                 let place = &mut blocks.as_flattened_mut()[self.children_at..];
                 place[..2 * NODE_SIZE].copy_from_slice(children.as_flattened());

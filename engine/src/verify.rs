@@ -1,24 +1,28 @@
 //! Verification.
 //!
 //! The climb of PROTOCOL.md section 5 is done level by level instead of leaf by leaf: all nodes of
-//! a level are independent, so they are hashed in parallel lanes. The first hash of each proven
-//! label takes its left siblings from the lowest to the highest, which is the order in which the
-//! climb finds them. The climb assembles them for each label; then the first hashes run in parallel
-//! lanes, and so do the chains.
+//! a level are independent, so they are hashed in parallel lanes. Nodes that would leave lanes empty
+//! wait for the first nodes of the next level.
+//!
+//! The first hash of each proven label takes its left siblings from the lowest to the highest. Up to
+//! where its path meets another one, they are consecutive in the proof; the climb finds the others,
+//! in that order. Then the first hashes run in parallel lanes, and so do the chains.
 //!
 //! Nothing here grows with input that the sender of a proof chooses: lists whose length does not
 //! match the claim are refused before any allocation or hash.
 
 use alloc::{vec, vec::Vec};
 use core::convert::Infallible;
+use core::mem;
 use core::ops::Range;
 
 use crate::challenge::{given_heights, proven_indices};
+use crate::hash::LANES;
 use crate::parallel::{MAX_THREADS, try_for_each};
 use crate::sha256::Hasher;
 use crate::tree::height;
 use crate::wide::{NodeHasher, digests};
-use crate::{Block, MAX_PROVEN_LEAVES, NODE_SIZE, Node, Proof, Work, WorkFunction, ZERO};
+use crate::{Block, MAX_PROVEN_LEAVES, NODE_SIZE, Node, Proof, Work, WorkFunction};
 
 /// Why a proof is not valid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -118,9 +122,9 @@ fn verify_on(work: &Work, t: usize, claim: &Claim<'_>, threads: usize) -> Result
 
     let mut salt = Hasher::new();
     salt.update(work.sha256(), statement);
-    let mut messages = FirstMessages::new(&salt, &indices);
+    let mut messages = FirstMessages::new(&salt, &paths, &proof.proof_nodes);
     let hasher = NodeHasher::new(kernels.wide_sha256, &salt);
-    if climb(&hasher, paths, height(leaves), proof, &mut messages) != proof.root {
+    if climb(&hasher, paths, proof, &mut messages) != proof.root {
         return Err(VerifyError::Root);
     }
 
@@ -184,73 +188,65 @@ pub fn verify_many(
 /// The input of the first hashes of proven labels after the whole blocks of the statement. A leaf's
 /// index determines how many left siblings it has, so each message has its place from the start.
 struct FirstMessages {
-    /// All messages in sequence, each with room for one more node.
-    blocks: Vec<Block>,
+    /// All messages in sequence, with their padding.
+    bytes: Vec<u8>,
     places: Vec<MessagePlace>,
-    /// The number of statement bytes before the blocks.
-    hashed: u64,
 }
 
 struct MessagePlace {
-    /// The first of the message's blocks.
-    begin: usize,
-    /// The offset in all blocks up to which the message is filled.
-    filled: usize,
+    /// Where the message begins and ends.
+    message: Range<usize>,
+    /// Where the next left sibling belongs.
+    next: usize,
 }
 
 impl FirstMessages {
-    /// The messages up to the left siblings.
-    fn new(salt: &Hasher, indices: &[u64]) -> Self {
+    /// The messages with the left siblings of each leaf up to where its path meets another one, and
+    /// with room for the others.
+    fn new(salt: &Hasher, leaves: &[OnPath], proof_nodes: &[Node]) -> Self {
         let tail = salt.tail();
-        let head = tail.len() + 8;
-        let room =
-            |index: &u64| (head + (index.count_ones() as usize + 1) * NODE_SIZE).div_ceil(64);
-        let mut blocks = vec![[0; 64]; indices.iter().map(room).sum()];
-        let mut begin = 0;
-        let place = |index: &u64| {
-            let bytes = blocks[begin..].as_flattened_mut();
-            bytes[..tail.len()].copy_from_slice(tail);
-            bytes[tail.len()..head].copy_from_slice(&index.to_be_bytes());
-            let place = MessagePlace {
-                begin,
-                filled: 64 * begin + head,
-            };
-            begin += room(index);
-            place
+        let hashed = salt.total() - tail.len() as u64;
+        let length = |leaf: &OnPath| tail.len() + 8 + leaf.index.count_ones() as usize * NODE_SIZE;
+        let padded = |leaf: &OnPath| (length(leaf) + 9).next_multiple_of(64);
+        let mut bytes = Vec::with_capacity(leaves.iter().map(padded).sum());
+        let place = |leaf: &OnPath| {
+            let message = bytes.len()..bytes.len() + padded(leaf);
+            bytes.extend_from_slice(tail);
+            bytes.extend_from_slice(&leaf.index.to_be_bytes());
+            // The heights below the lowest at which no sibling is given.
+            let alone = leaf.given & !leaf.given.wrapping_add(1);
+            let mut left = leaf.index & alone;
+            while left != 0 {
+                let sibling = leaf.sibling + left.trailing_zeros() as usize;
+                bytes.extend_from_slice(&proof_nodes[sibling]);
+                left &= left - 1;
+            }
+            let next = bytes.len();
+            bytes.resize(message.start + length(leaf), 0);
+            bytes.push(0x80);
+            bytes.resize(message.end - 8, 0);
+            let bits = (hashed + length(leaf) as u64) * 8;
+            bytes.extend_from_slice(&bits.to_be_bytes());
+            MessagePlace { message, next }
         };
-        let places = indices.iter().map(place).collect();
-        Self {
-            blocks,
-            places,
-            hashed: salt.total() - tail.len() as u64,
-        }
+        let places = leaves.iter().map(place).collect();
+        Self { bytes, places }
     }
 
-    /// Adds `node`, the next sibling of these proven leaves, if `is_left`. Whether it is a left one
-    /// is random, so there is no branch that could be mispredicted.
-    fn push(&mut self, leaves: Range<usize>, node: &Node, is_left: bool) {
-        let bytes = self.blocks.as_flattened_mut();
+    /// Adds `node`, the next left sibling of these proven leaves.
+    ///
+    /// Not inlined, since the loop that seldom calls it needs the registers.
+    #[inline(never)]
+    fn push(&mut self, leaves: Range<usize>, node: &Node) {
         for place in &mut self.places[leaves] {
-            bytes[place.filled..][..NODE_SIZE].copy_from_slice(node);
-            place.filled += usize::from(is_left) * NODE_SIZE;
+            self.bytes[place.next..][..NODE_SIZE].copy_from_slice(node);
+            place.next += NODE_SIZE;
         }
     }
 
-    /// Returns the messages with their padding.
-    fn finish(&mut self) -> Vec<&[Block]> {
-        for place in &self.places {
-            let length = place.filled - 64 * place.begin;
-            let bytes = self.blocks[place.begin..].as_flattened_mut();
-            let end = (length + 9).next_multiple_of(64);
-            bytes[length] = 0x80;
-            bytes[length + 1..end - 8].fill(0);
-            let bits = (self.hashed + length as u64) * 8;
-            bytes[end - 8..end].copy_from_slice(&bits.to_be_bytes());
-        }
-        let message = |place: &MessagePlace| {
-            let length = place.filled - 64 * place.begin;
-            &self.blocks[place.begin..][..(length + 9).div_ceil(64)]
-        };
+    /// Returns the messages, which must have all their siblings.
+    fn finish(&self) -> Vec<&[Block]> {
+        let message = |place: &MessagePlace| self.bytes[place.message.clone()].as_chunks().0;
         self.places.iter().map(message).collect()
     }
 }
@@ -259,10 +255,34 @@ impl FirstMessages {
 #[derive(Clone, Copy)]
 struct OnPath {
     index: u64,
+    /// A bit set of the heights above this one, which is bit 0, at which the proof gives the
+    /// sibling.
+    given: u64,
     first: usize,
     end: usize,
     /// The position in the proof of the next given sibling.
     sibling: usize,
+}
+
+impl OnPath {
+    /// Whether the proof gives the sibling. Otherwise it is on another path.
+    fn sibling_is_given(&self) -> bool {
+        self.given & 1 == 1
+    }
+
+    /// Whether this is a left child whose sibling is on another path.
+    fn is_left_of_another(&self) -> bool {
+        (self.index | self.given) & 1 == 0
+    }
+
+    /// The next node of the path.
+    fn parent(&self) -> Self {
+        Self {
+            index: self.index >> 1,
+            given: self.given >> 1,
+            ..*self
+        }
+    }
 }
 
 /// Returns the paths of the proven leaves, each at its leaf, and the number of given siblings.
@@ -276,6 +296,7 @@ fn paths(indices: &[u64], height: u32) -> (Vec<OnPath>, usize) {
         given += heights.count_ones() as usize;
         OnPath {
             index,
+            given: heights,
             first,
             end: first + 1,
             sibling,
@@ -289,45 +310,99 @@ fn paths(indices: &[u64], height: u32) -> (Vec<OnPath>, usize) {
     (paths, given)
 }
 
-/// Computes the root, and adds to the message of every proven leaf its left siblings.
+/// Computes the root, and adds to the messages the left siblings from where paths meet.
+///
+/// The paths form a queue in the order of the levels, from the left to the right in each. The nodes
+/// of the first are known; those of the others wait until they fill the lanes.
 fn climb(
     hasher: &NodeHasher,
     mut paths: Vec<OnPath>,
-    height: u32,
     proof: &Proof,
     messages: &mut FirstMessages,
 ) -> Node {
+    // Every node but the root is a child, and a parent has two.
+    let mut missing = paths.len() + proof.proof_nodes.len() - 1;
     let mut nodes = proof.proven_leaves.clone();
-    let mut pairs = vec![[Node::default(); 2]; nodes.len()];
-    for _ in 0..height {
-        let (mut read, mut written) = (0, 0);
-        while let Some(&path) = paths.get(read) {
-            let mut parent = OnPath {
-                index: path.index >> 1,
-                ..path
+    let mut known = nodes.len();
+    let mut all = known;
+    let mut next_paths = paths.clone();
+    // The children of the nodes that wait.
+    let mut pairs = vec![[Node::default(); 2]; all];
+    while missing > 0 {
+        let (children, waiting) = paths[..all].split_at(known);
+        next_paths[..waiting.len()].copy_from_slice(waiting);
+        let (mut read, mut written) = (0, waiting.len());
+        loop {
+            let count = pair_given(
+                (&children[read..], &nodes[read..]),
+                (&mut next_paths[written..], &mut pairs[written..]),
+                &proof.proof_nodes,
+                messages,
+            );
+            read += count;
+            written += count;
+            // Here two paths meet.
+            let Some([left, right]) = children[read..].first_chunk() else {
+                break;
             };
-            let neighbour = paths.get(read + 1);
-            if let Some(&right) = neighbour.filter(|next| next.index == path.index ^ 1) {
-                pairs[written] = [nodes[read], nodes[read + 1]];
-                messages.push(right.first..right.end, &nodes[read], true);
-                parent.end = right.end;
-                parent.sibling = right.sibling;
-                read += 2;
-            } else {
-                let sibling = proof.proof_nodes.get(path.sibling).unwrap_or(&ZERO);
-                let is_right = (path.index & 1) as usize;
-                pairs[written][is_right] = nodes[read];
-                pairs[written][is_right ^ 1] = *sibling;
-                messages.push(path.first..path.end, sibling, is_right == 1);
-                parent.sibling += 1;
-                read += 1;
-            }
-            paths[written] = parent;
+            pairs[written] = [nodes[read], nodes[read + 1]];
+            messages.push(right.first..right.end, &nodes[read]);
+            next_paths[written] = OnPath {
+                first: left.first,
+                ..right.parent()
+            };
+            read += 2;
             written += 1;
         }
-        paths.truncate(written);
-        nodes.truncate(written);
-        hasher.parents(&pairs[..written], &mut nodes);
+        mem::swap(&mut paths, &mut next_paths);
+
+        all = written;
+        known = match all / LANES * LANES {
+            0 => all,
+            full => full,
+        };
+        // Two children of the same parent stay together.
+        if known > 1 && paths[known - 1].is_left_of_another() {
+            known -= 1;
+        }
+        hasher.parents(&pairs[..known], &mut nodes[..known]);
+        pairs.copy_within(known..all, 0);
+        missing -= known;
     }
     nodes[0]
+}
+
+/// Pairs nodes with the siblings that the proof gives, up to the first whose sibling is on another
+/// path, and moves their paths to the parents. Returns the number of pairs.
+///
+/// Not inlined, since it needs the registers.
+#[inline(never)]
+fn pair_given(
+    (children, nodes): (&[OnPath], &[Node]),
+    (parents, pairs): (&mut [OnPath], &mut [[Node; 2]]),
+    proof_nodes: &[Node],
+    messages: &mut FirstMessages,
+) -> usize {
+    let mut count = 0;
+    let parents = parents.iter_mut().zip(pairs);
+    for ((child, node), (parent, pair)) in children.iter().zip(nodes).zip(parents) {
+        if !child.sibling_is_given() {
+            break;
+        }
+        let sibling = &proof_nodes[child.sibling];
+        // Which one is left is random. A branch on it alone would often be mispredicted; but the
+        // messages of paths of one leaf, which most are, have those siblings already.
+        let is_right = (child.index & 1) as usize;
+        pair[is_right] = *node;
+        pair[is_right ^ 1] = *sibling;
+        if (child.end - child.first) * is_right > 1 {
+            messages.push(child.first..child.end, sibling);
+        }
+        *parent = OnPath {
+            sibling: child.sibling + 1,
+            ..child.parent()
+        };
+        count += 1;
+    }
+    count
 }

@@ -156,6 +156,29 @@ fn trees_of_any_height() {
     }
 }
 
+/// Few paths and many, which meet early and late: nodes that wait for the next level's are hashed
+/// once, in their places.
+#[test]
+#[cfg_attr(miri, ignore = "thousands of leaves")]
+fn any_number_of_paths() {
+    let (work, statement) = (work(WorkFunction::Sha256), [9; 32]);
+    let (k, progress) = (SubtreeHeight::new(0).unwrap(), ProveProgress::default());
+    let (mut tree, mut log) = (Tree::new(&work, &statement), Vec::new());
+    for leaves in [1, 2, 15, 16, 17, 33, 151, 300, 3_001] {
+        let (target, done) = (AtomicU64::new(leaves), AtomicU64::new(0));
+        run(&mut tree, k, &target, &done, |root| log.push(root));
+        for t in 1..=leaves.min(150) as usize {
+            let mut proof = prove(&tree, k, &mut log.as_slice(), t, 1, &progress).unwrap();
+            let check = |proof: &Proof| verify(&work, &statement, leaves, t, proof);
+            assert_eq!(check(&proof), Ok(()), "{t} of {leaves}");
+            if let Some(node) = proof.proof_nodes.get_mut(t / 2) {
+                node[7] ^= 1;
+                assert_eq!(check(&proof), Err(VerifyError::Root), "{t} of {leaves}");
+            }
+        }
+    }
+}
+
 /// The entries of a log are processed in chunks of 4,096, and the labels of a proof are shared
 /// among threads: neither changes the result.
 #[test]
