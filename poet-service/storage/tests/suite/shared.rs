@@ -524,6 +524,40 @@ fn what_cannot_be_used_is_named_and_nothing_is_written() {
     assert!(error.contains("another PoET's"), "{error}");
 }
 
+#[test]
+fn tables_of_older_versions_are_migrated() {
+    const MIGRATIONS: [&str; 3] = [
+        include_str!("../../src/postgres/schema.sql"),
+        include_str!("../../src/postgres/early_proofs.sql"),
+        include_str!("../../src/postgres/shared_log.sql"),
+    ];
+    let Some(server) = PostgresServer::start() else {
+        return;
+    };
+    for version in 1..=MIGRATIONS.len() {
+        let name = format!("version_{version}");
+        let url = server.database(&name);
+        for migration in &MIGRATIONS[..version] {
+            server.sql(&name, migration);
+        }
+        server.sql(
+            &name,
+            &format!(
+                "INSERT INTO poet.schema_version VALUES (true, {version}, 'any');
+                 INSERT INTO poet.rounds (round, members) VALUES (0, 1);
+                 INSERT INTO poet.registrations
+                 VALUES (0, decode('00000001' || repeat('07', 28), 'hex'), decode(repeat('02', 32), 'hex'))"
+            ),
+        );
+        let storage = open(&url);
+        let register = |member| wait(storage.register(0, member, 99)).unwrap();
+        assert_eq!(register(member(1, 2)), Registered::Already);
+        assert_eq!(register(member(1, 3)), Registered::Conflict);
+        assert_eq!(register(member(2, 3)), Registered::New);
+        storage.publish(0, Arc::new(sample_proof(1))).unwrap();
+    }
+}
+
 /// Waits until dropped storages have disconnected.
 fn await_no_connection(server: &PostgresServer) {
     let others = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'poet-service'";
