@@ -226,6 +226,20 @@ fn a_wrong_proof_is_noticed() {
     let (text, right) = fetch(&url);
     assert!(right, "{text}");
 
+    // It is served before it is compressed. The first client waits for that; the others need not.
+    let plain = format!(
+        "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{}",
+        answer.body.len(),
+        answer.body
+    );
+    let url = serve(vec![plain.clone().into(), right_answer.clone()]);
+    let (text, right) = fetch(&url);
+    assert!(right, "{text}");
+    let url = serve(vec![right_answer.clone(), plain.into()]);
+    let (text, right) = fetch(&url);
+    assert!(!right, "{text}");
+    assert!(text.contains("5  the proof is not compressed"), "{text}");
+
     // Only the first client gets the right proof.
     let mut changed = right_answer.clone();
     *changed.last_mut().unwrap() ^= 1;

@@ -30,6 +30,8 @@ use crate::time::now;
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// How long after the end of a round to wait for its proof.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// How long a server may serve a proof before it has compressed it.
+const COMPRESSION_PATIENCE: Duration = Duration::from_secs(60);
 /// How long the next part of a proof may take.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -238,10 +240,11 @@ impl Load {
 
     async fn fetch_and_compare(&self) -> anyhow::Result<()> {
         let mut connection = self.target.connect().await?;
-        let mut body = ask(&mut connection, &self.path)
+        let response = ask(&mut connection, &self.path)
             .await?
-            .context("status 404: the proof has gone")?
-            .into_body();
+            .context("status 404: the proof has gone")?;
+        ensure!(is_compressed(&response), UNCOMPRESSED);
+        let mut body = response.into_body();
         let mut rest = &self.expected[..];
         while let Some(part) = next_part(&mut body).await? {
             rest = rest
@@ -296,13 +299,22 @@ pub(super) async fn await_proof(
     )
 }
 
-/// Returns the compressed proof, if it is there, and when the server began to send it.
+/// Returns the compressed proof, if it is there, and when the server began to send it. A server sends
+/// the proof as it is until it has compressed it, so that nobody waits for that; this does.
 async fn fetch(target: &Target, id: &str) -> anyhow::Result<Option<(Bytes, Instant)>> {
-    let mut connection = target.connect().await?;
-    let Some(response) = ask(&mut connection, &path(id)).await? else {
-        return Ok(None);
+    let mut served = None;
+    let (_connection, response, answered) = loop {
+        let mut connection = target.connect().await?;
+        let Some(response) = ask(&mut connection, &path(id)).await? else {
+            return Ok(None);
+        };
+        let answered = *served.get_or_insert_with(Instant::now);
+        if is_compressed(&response) {
+            break (connection, response, answered);
+        }
+        ensure!(answered.elapsed() < COMPRESSION_PATIENCE, UNCOMPRESSED);
+        tokio::time::sleep(POLL_INTERVAL).await;
     };
-    let answered = Instant::now();
     let mut compressed = Vec::new();
     let mut body = response.into_body();
     while let Some(part) = next_part(&mut body).await? {
@@ -322,12 +334,14 @@ async fn ask(
         StatusCode::NOT_FOUND => return Ok(None),
         status => bail!("status {status}"),
     }
-    let encoding = response.headers().get(header::CONTENT_ENCODING);
-    ensure!(
-        encoding.is_some_and(|encoding| encoding == "gzip"),
-        "the proof is not compressed"
-    );
     Ok(Some(response))
+}
+
+const UNCOMPRESSED: &str = "the proof is not compressed";
+
+fn is_compressed(response: &Response<Incoming>) -> bool {
+    let encoding = response.headers().get(header::CONTENT_ENCODING);
+    encoding.is_some_and(|encoding| encoding == "gzip")
 }
 
 async fn next_part(body: &mut Incoming) -> anyhow::Result<Option<Bytes>> {
