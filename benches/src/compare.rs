@@ -75,7 +75,7 @@ impl Comparison {
     /// comparable.
     pub fn new(reports: Vec<(PathBuf, Report)>) -> Result<Self> {
         let [(first_path, first), others @ ..] = reports.as_slice() else {
-            bail!("there is nothing to compare");
+            bail!("there is nothing to compare: expected two reports or more");
         };
         for (path, other) in others {
             ensure!(
@@ -300,11 +300,11 @@ impl fmt::Display for Sentence {
                 basis,
                 short: false,
             } => {
-                write!(f, "Compared are the rates {basis}.")
+                write!(f, "This compares the rates {basis}.")
             }
             Self::Compared { basis, short: true } => write!(
                 f,
-                "Compared are the rates {basis}: not all reports are of long runs (--duration)."
+                "This compares the rates {basis}: not all reports are of long runs (--duration)."
             ),
             Self::Fastest { name, next, factor } => {
                 write!(

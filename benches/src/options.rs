@@ -50,7 +50,7 @@ pub enum Command {
         /// The kind: golden-cove, zen-4, zen-3, zen-2 or zen
         #[arg(value_name = "KIND", value_parser = parse_kind)]
         kind: &'static KnownCore,
-        /// The clock that it sustains for weeks, in GHz
+        /// The clock that the core sustains for weeks, in GHz
         #[arg(value_name = "GHZ", value_parser = parse_ghz)]
         ghz: f64,
         /// Leaves per tick
@@ -63,7 +63,7 @@ pub enum Command {
     },
     /// Show what costs ticks on this machine, and the commands that change it; changes nothing
     Check {
-        /// The core to check; by default, the fastest
+        /// The core to check [default: the fastest]
         #[arg(long, value_name = "N")]
         core: Option<usize>,
     },
@@ -102,7 +102,7 @@ pub struct Measurement {
         "survey", "json", "work", "backend", "core", "tick_size", "round", "quick", "label", "price",
     ])]
     pub resume: Option<PathBuf>,
-    /// Write everything as JSON
+    /// Write the whole report as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
     /// Other forms of the report.
@@ -117,20 +117,20 @@ pub struct Measurement {
     /// The work function: sha256 or haraka256
     #[arg(long, default_value = "sha256", value_parser = parse_work)]
     pub work: WorkFunction,
-    /// The backend to use; by default, the fastest in a timing trial
+    /// The backend to use [default: the fastest in a timing trial]
     #[arg(long, value_name = "NAME")]
     pub backend: Option<String>,
-    /// The core to use; by default, the fastest
+    /// The core to use [default: the fastest]
     #[arg(long, value_name = "N")]
     pub core: Option<usize>,
-    /// The priority to run at, a nice value from -20 (highest) to 19
+    /// The priority to run at, a nice value from -20 (highest) to 19 [default: unchanged]
     #[arg(long, value_name = "NICE", allow_negative_numbers = true,
         value_parser = clap::value_parser!(i32).range(-20..=19))]
     pub priority: Option<i32>,
-    /// Exit with code 3 if the rate, including interruptions, is lower
+    /// Exit with code 3 if the rate with interruptions is below N leaves per second
     #[arg(long, value_name = "N", value_parser = parse_amount)]
     pub min_leaves_per_second: Option<f64>,
-    /// Exit with code 3 if the rate without interruptions is lower
+    /// Exit with code 3 if the rate without interruptions is below N leaves per second
     #[arg(long, value_name = "N", value_parser = parse_amount)]
     pub min_undisturbed_leaves_per_second: Option<f64>,
     /// Leaves per tick

@@ -167,7 +167,7 @@ impl fmt::Display for Sentence {
             Self::Bound { cpu, bound, .. } => write!(
                 f,
                 "The hardware bound of {cpu} is {bound:.0} cycles a hash; the clock was never steady \
-                 enough to tell how far it is."
+                 enough to compare."
             ),
             Self::BoundUnknown { work } => {
                 write!(f, "The hardware bound of this CPU for {work} is not known.")

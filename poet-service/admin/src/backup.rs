@@ -56,7 +56,7 @@ pub enum BackupError {
     )]
     Inside { place: PathBuf, directory: PathBuf },
     #[error(
-        "{place} holds {name}, which is no backup: expected an empty directory, or one with backups only"
+        "{place} holds {name}, which is not a backup: expected an empty directory, or one with backups only"
     )]
     Foreign { place: PathBuf, name: String },
     #[error("another backup is being made in {0}: expected one at a time")]
@@ -85,8 +85,8 @@ pub enum BackupError {
     #[error("{0} holds no backup: expected a directory that `poet-service backup` has made")]
     NoBackup(PathBuf),
     #[error(
-        "{0} is there already: expected directories without a server's state, or --replace, which keeps \
-         what is there under another name"
+        "{0} exists already: expected directories without a server's state, or --replace, which keeps the \
+         existing files under other names"
     )]
     Exists(PathBuf),
     #[error(transparent)]

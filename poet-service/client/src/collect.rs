@@ -39,12 +39,12 @@ use crate::{
     },
 };
 
-/// Fetch the proofs of the servers of `register`, verify them, and keep the best
+/// Fetch the proofs from the servers of `register`, verify them, and keep the best
 ///
 /// Waits for the end of each server's round and a random time more, as nodes do, then asks for the
-/// proof until it is there. Everything is verified: that the server's key is the one at the
-/// registration, that the challenge is a member, that the statement is that of the members, and all
-/// 150 labels. The valid proof with the most leaves so far is always in the file of --out; only a
+/// proof until the server has it. Verifies everything: that the server's key is the one at the
+/// registration, that the challenge is a member, that the members determine the statement, and all
+/// 150 labels. The file of --out always holds the valid proof with the most leaves so far; only a
 /// better proof replaces one of the same challenge from an earlier run.
 ///
 /// Exit codes: 0 all servers gave a valid proof, 1 none did, 2 the command line is wrong, 3 some did.
@@ -87,7 +87,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DURATION", value_parser = parse_wait, default_value = "10s")]
     retry_delay: Duration,
 
-    /// The longest time for a response; the proof of a round with a million members takes 44 MB
+    /// How long to wait for a complete response; the proof of a round with a million members has 44 MB
     #[arg(long, value_name = "DURATION", value_parser = parse_wait, default_value = "10m")]
     timeout: Duration,
 }

@@ -25,8 +25,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
     name = "poet-client",
     version,
     about = "Registers with PoET servers, collects their proofs, watches them and tries their limits",
-    after_help = "Exit codes: 0 all went well, 1 nothing came of it, 2 the command line is wrong, \
-        3 some servers failed."
+    after_help = "Exit codes: 0 success, 1 failure, 2 the command line is wrong, 3 some servers failed."
 )]
 struct Cli {
     #[command(subcommand)]

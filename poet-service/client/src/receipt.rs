@@ -16,10 +16,10 @@ use crate::output::printable;
 
 /// Check receipts: whether a server has acknowledged a registration
 ///
-/// FILE is the state file of `register`, all of whose receipts are checked, a server's response to
-/// a registration, or its receipt alone. A receipt shows that the server with the key in it has
-/// acknowledged at a time that a node is a member of a round. --pubkey checks the key; a server's
-/// key is the servicePubkey of its /v1/info.
+/// FILE is the state file of `register` (all receipts in it are checked), a server's response to a
+/// registration, or a single receipt. A receipt shows that the server whose key it names has
+/// acknowledged a node as a member of a round, and when. --pubkey checks the key; a server's key is
+/// the servicePubkey of its /v1/info.
 ///
 /// Exit codes: 0 all receipts are valid, 1 none is, 2 the command line is wrong, 3 some are.
 #[derive(Debug, clap::Args)]

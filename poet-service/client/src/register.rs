@@ -82,7 +82,7 @@ pub(crate) struct Args {
     deadline: Option<Timestamp>,
 
     /// Stop retrying servers at this time, or after this duration [default: the start of the round,
-    /// as other servers report it, at least 10m; if none reports it, like the Go server,
+    /// as other servers report it, at least 10m; if none reports it (a Go server does not),
     /// --deadline, or else 10m]
     #[arg(long, value_name = "TIME", value_parser = parse_until)]
     until: Option<Timestamp>,
@@ -92,7 +92,7 @@ pub(crate) struct Args {
     #[arg(long = "certificate", value_name = "FILE")]
     certificates: Vec<PathBuf>,
 
-    /// Refuse servers with another phase shift, as nodes do [default: not compared]
+    /// Refuse servers with another phase shift, as nodes do [default: accept any]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     phase_shift: Option<Duration>,
 
@@ -113,7 +113,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DURATION", value_parser = parse_wait, default_value = "10s")]
     retry_delay: Duration,
 
-    /// The longest time for a response
+    /// How long to wait for a complete response
     #[arg(long, value_name = "DURATION", value_parser = parse_wait, default_value = "30s")]
     timeout: Duration,
 }

@@ -20,9 +20,9 @@ use crate::{
 
 /// Print when the next rounds of PoET servers open, close and end, and for which epochs they count
 ///
-/// Servers report their schedule (GET /v1/rounds). The Go server does not: mainnet's schedule is
-/// printed if the server's phase shift and cycle gap are mainnet's. Times are in the time zone of
-/// this machine (TZ) and in UTC. Servers with the same schedule share a table.
+/// Servers report their schedule (GET /v1/rounds). The Go server does not: for it, the schedule is
+/// mainnet's if its phase shift and cycle gap are. Times are in the time zone of this machine (TZ)
+/// and in UTC. Servers with the same schedule share a table.
 ///
 /// Exit codes: 0 all servers reported it, 1 none did, 2 the command line is wrong, 3 some did.
 #[derive(Debug, clap::Args)]
@@ -45,7 +45,7 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with = "json")]
     ics: bool,
 
-    /// The longest time for a response
+    /// How long to wait for a complete response
     #[arg(long, value_name = "DURATION", value_parser = parse_wait, default_value = "10s")]
     timeout: Duration,
 }
@@ -78,7 +78,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         "the servers have different schedules: expected servers of one network with --ics"
     );
     if tables.is_empty() {
-        bail!("no server told its schedule");
+        bail!("no server reported its schedule");
     }
     let zone = Zone::local_or_utc();
     let mut list = Vec::new();

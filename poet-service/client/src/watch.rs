@@ -24,10 +24,10 @@ use crate::{
 
 /// Show what PoET servers are doing
 ///
-/// For each server: the open round and its members, the round that is worked on with its rate and
-/// expected ticks, the newest proof and how late it came, and whether the server's key has changed.
-/// Servers list their rounds (GET /v1/rounds), except the Go server. On a terminal the table is
-/// kept up to date; otherwise each interval prints a new one.
+/// For each server: the open round and its members, the round in progress with its rate and
+/// expected ticks, the newest proof and how late it was, and whether the server's key has changed.
+/// Servers list their rounds (GET /v1/rounds), except the Go server. On a terminal the view is
+/// updated in place; otherwise a new one is printed every interval.
 ///
 /// Exit codes with --once: 0 all servers responded, 1 none did, 2 the command line is wrong, 3 some
 /// did. Without --once, it runs until it is interrupted.
@@ -54,7 +54,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "LEAVES", default_value_t = TICK_LEAVES, value_parser = clap::value_parser!(u64).range(1..))]
     tick_size: u64,
 
-    /// The longest time for a response
+    /// How long to wait for a complete response
     #[arg(long, value_name = "DURATION", value_parser = parse_wait, default_value = "10s")]
     timeout: Duration,
 }
@@ -419,7 +419,7 @@ fn lines(poet: &Watched, now: Timestamp, tick_size: u64) -> Vec<String> {
     lines.extend(report.error.map(str::to_owned));
     lines.extend(report.reason.map(str::to_owned));
     if report.error.is_some() && poet.known.is_some() {
-        lines.push("what it told last:".to_owned());
+        lines.push("its last report:".to_owned());
     }
     if let Some(open) = report.open {
         lines.push(format!(
@@ -477,7 +477,7 @@ fn poet_notes(poet: &Watched, now: Timestamp) -> Vec<String> {
             notes.push(format!("certifier {}", printable(&certifier.url)));
         }
         if seen.rounds.is_none() {
-            notes.push("it does not tell of its rounds".to_owned());
+            notes.push("it does not list its rounds".to_owned());
         }
     }
     if let (Some(since), Some(first)) = (poet.key_changed, poet.first_key) {

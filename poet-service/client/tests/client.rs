@@ -1657,7 +1657,7 @@ fn watch_shows_what_each_server_is_doing() {
         run.out
     );
     assert_eq!(run.row(&go.url)[1], "answers");
-    assert!(run.out.contains("it does not tell of its rounds"));
+    assert!(run.out.contains("it does not list its rounds"));
     assert_eq!(run.row(&dead)[1..], ["NO", "ANSWER"]);
     assert!(
         run.out

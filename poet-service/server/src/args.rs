@@ -95,13 +95,13 @@ pub struct Options {
     #[arg(help_heading = "Files and logs", long, value_name = "MB", value_parser = parse_megabytes, default_value = "10")]
     pub maxlogfilesize: u64,
 
-    /// Log details
+    /// Log details, including each request
     #[arg(help_heading = "Files and logs", long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
         default_missing_value = "true", value_parser = parse_bool, default_value = "false",
         hide_default_value = true)]
     pub debuglog: bool,
 
-    /// Log in JSON
+    /// Log in JSON, one object per line
     #[arg(help_heading = "Files and logs", long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
         default_missing_value = "true", value_parser = parse_bool, default_value = "false",
         hide_default_value = true)]
@@ -115,7 +115,7 @@ pub struct Options {
     #[arg(help_heading = "Listeners", short = 'r', long, value_name = "HOST:PORT", value_parser = parse_address, default_value = "localhost:50002")]
     pub rpclisten: String,
 
-    /// Where to listen for the operator's gRPC calls, which must not be public
+    /// Where to listen for the operator's page and calls (gRPC and REST); must not be public
     #[arg(help_heading = "Listeners", long, value_name = "HOST:PORT", value_parser = parse_address, default_value = "localhost:50001")]
     pub config_rpclisten: String,
 
@@ -151,7 +151,7 @@ pub struct Options {
     #[arg(help_heading = "Limits on clients", long, value_name = "CIDR,...")]
     pub trusted_proxies: Option<TrustedProxies>,
 
-    /// The name of this server on its page and in its calendar
+    /// The name of this server on its page and in its calendar, at most 64 characters
     #[arg(help_heading = "Listeners", long, value_name = "TEXT", value_parser = parse_name)]
     pub name: Option<String>,
 
@@ -169,7 +169,7 @@ pub struct Options {
     #[arg(help_heading = "Listeners", long, value_name = "PORT", value_parser = parse_port)]
     pub metrics_port: Option<u16>,
 
-    /// Serve metrics at this address; overrides --metrics-port
+    /// Serve metrics for Prometheus at this address, at /metrics; overrides --metrics-port
     #[arg(help_heading = "Listeners", long, value_name = "HOST:PORT", value_parser = parse_address)]
     pub metrics_listen: Option<String>,
 
@@ -207,7 +207,7 @@ pub struct Options {
     #[arg(help_heading = "Schedule", long, value_name = "DURATION", value_parser = parse_duration, default_value = "5m")]
     pub clock_leap_patience: Duration,
 
-    /// Zero bits that a proof of work must begin with
+    /// How many zero bits a proof of work must begin with
     #[arg(help_heading = "Registration", long, value_name = "BITS", value_parser = parse_difficulty, default_value = "0")]
     pub pow_difficulty: u32,
 
@@ -224,8 +224,8 @@ pub struct Options {
     #[arg(help_heading = "Registration", long, value_name = "NUMBER", value_parser = parse_batch, default_value = "1000")]
     pub max_submit_batch_size: usize,
 
-    /// How long a registration may wait for others. Here none waits longer than the disk takes,
-    /// whatever the value
+    /// How long the Go server lets a registration wait for others. In this server none waits longer
+    /// than the disk takes, whatever the value
     #[arg(help_heading = "Registration", long, value_name = "DURATION", value_parser = parse_duration, default_value = "100ms")]
     pub submit_flush_interval: Duration,
 
@@ -237,16 +237,16 @@ pub struct Options {
     #[arg(help_heading = "Registration", long, value_name = "on|off", value_parser = parse_switch, default_value = "on")]
     pub certificates: Switch,
 
-    /// Where nodes get certificates
+    /// The address where nodes get certificates; needs --certifier-pubkey [default: none]
     #[arg(help_heading = "Registration", long, value_name = "URL")]
     pub certifier_url: Option<String>,
 
-    /// The key that signs certificates, in base64
+    /// The key that signs certificates: 32 bytes in base64 [default: none]
     #[arg(help_heading = "Registration", long, value_name = "KEY", value_parser = parse_public_key)]
     pub certifier_pubkey: Option<PublicKey>,
 
     /// A directory of keys that may sign certificates, with or without --certifier-pubkey: `*.key`
-    /// files, each with one key in base64
+    /// files, each with one key in base64, read again on SIGHUP [default: none]
     #[arg(help_heading = "Registration", long, value_name = "DIR", value_parser = path())]
     pub trusted_pub_keys_dir_path: Option<PathBuf>,
 
@@ -256,13 +256,14 @@ pub struct Options {
     #[arg(help_heading = "Work", long, value_name = "on|standby|off", value_parser = parse_worker, default_value = "on")]
     pub worker: Worker,
 
-    /// With --database, how long the server that works on a round must hand in nothing before another one
-    /// takes over
+    /// With --database, how long the shared log of a round must not have grown before another server
+    /// takes over the work, from 500ms to 10m
     #[arg(help_heading = "Work", long, value_name = "DURATION", value_parser = parse_takeover, default_value = "2s")]
     pub takeover_after: Duration,
 
     /// Do no work: a round that closes gets an empty proof with its members. A round whose work has
-    /// begun waits for a start without this option. With --database, the same as --worker=off
+    /// begun waits until the server starts without this option. With --database, the same as
+    /// --worker=off
     #[arg(help_heading = "Work", long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
         default_missing_value = "true", value_parser = parse_bool, default_value = "false",
         hide_default_value = true)]
@@ -284,10 +285,9 @@ pub struct Options {
     #[arg(help_heading = "Work", long, value_name = "off|nice|realtime", default_value = "off")]
     pub work_priority: WorkPriority,
 
-    /// How much of the work other cores recompute during the round, so that errors of a faulty CPU,
-    /// memory or disk are repaired in time: full; sampled, a random eighth, and everything once an
-    /// error is found, which misses most single wrong labels; or off [default: full; off on a
-    /// machine with one core]
+    /// How much of the work other cores recompute during the round, to repair errors of a faulty CPU,
+    /// memory or disk in time: full; sampled, a random eighth, and everything once it finds an error
+    /// (misses most single wrong labels); or off [default: full; off on a machine with one core]
     #[arg(help_heading = "Work", long, value_name = "full|sampled|off")]
     pub audit: Option<AuditMode>,
 

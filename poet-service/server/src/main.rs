@@ -48,9 +48,9 @@ const LAST_LINE: Duration = Duration::from_millis(200);
     version = poet_service::version::WITH_COMMIT,
     about = "The PoET server of a Spacemesh network",
     long_about = "The PoET server of a Spacemesh network.\n\n\
-        Without a subcommand it runs the server: nodes register challenges for a round, the round \
-        is worked on, and its proof is served. Without options it keeps rounds of 30 seconds on \
-        a local port, to try it out.",
+        Without a subcommand it runs the server: it registers the challenges of nodes for a round, \
+        works on the round, and serves its proof. Without options it runs rounds of 30 seconds on \
+        local ports, for a first try.",
     args_conflicts_with_subcommands = true
 )]
 struct Cli {
@@ -140,7 +140,7 @@ fn serve(args: ServerArgs) -> anyhow::Result<ExitCode> {
         .context("cannot start the threads of the log")?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let notices = Notices::start(&config.notify, Arc::clone(&clock))
-        .context("cannot start the threads that tell what happens")?;
+        .context("cannot start the threads for notifications")?;
     terminal.init_logs(config.log.debug, config.log.json, notices.clone());
     let result = serve_with(config, clock, &terminal, &notices);
     let code = result.unwrap_or_else(|error| {

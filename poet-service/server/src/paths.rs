@@ -4,7 +4,7 @@ use std::{env, ffi::OsString, path::PathBuf};
 
 /// A path contains a variable that is not set.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the variable {0} is not set: expected a path with variables that are")]
+#[error("the environment variable {0} is not set: expected a path whose variables are all set")]
 pub(crate) struct UnsetVariable(String);
 
 /// Replaces a leading `~` with the user's home, and `$NAME` or `${NAME}` with that environment

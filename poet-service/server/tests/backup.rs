@@ -149,7 +149,7 @@ fn a_backup_of_a_running_server_goes_on_elsewhere() {
     // Replaces what is there only on request, and then keeps it.
     refused(
         put_back(place.path(), elsewhere.path(), false),
-        "poet.sqlite is there already",
+        "poet.sqlite exists already",
     );
     put_back(place.path(), elsewhere.path(), true).unwrap();
     let kept = names(&elsewhere.path().join("db"));
@@ -182,7 +182,7 @@ fn a_place_that_cannot_hold_backups_is_refused() {
     fs::write(place.path().join("holiday.jpg"), "").unwrap();
     refused(
         backup(path, place.path(), 31),
-        "holds holiday.jpg, which is no backup",
+        "holds holiday.jpg, which is not a backup",
     );
     assert_eq!(names(place.path()), ["holiday.jpg"]);
     let file = place.path().join("holiday.jpg");

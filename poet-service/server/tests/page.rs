@@ -147,7 +147,7 @@ fn a_whole_round_on_the_page_for_everybody() {
     browser.wait_for_text("#cards", "members so far 3");
     server.at(60);
     server.await_work(0);
-    browser.wait_for_text("#headline", "Round 0 is worked on.");
+    browser.wait_for_text("#headline", "Round 0 is in progress.");
     browser.wait_for_text("#cards", "Round 0: working");
     // Half of the work; the other bar shows the time for registration.
     server.at(60 + 450);

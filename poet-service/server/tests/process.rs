@@ -680,7 +680,7 @@ fn check_config_says_what_counts_and_why() {
         (
             "--dbdir=$POET_NO_SUCH/db",
             2,
-            "the variable POET_NO_SUCH is not set",
+            "the environment variable POET_NO_SUCH is not set",
         ),
     ] {
         let (code, _, error) = check(&[option]);

@@ -49,8 +49,8 @@ pub enum CopyError {
     #[error("--from {0} holds no server's key: expected a database that a server has used")]
     Nothing(Location),
     #[error(
-        "--from {0} is an unfinished copy: expected the database that it was made from, or that \
-         `poet-service copy-database` completes it first"
+        "--from {0} is an unfinished copy: expected the database that it was made from, or a copy that \
+         `poet-service copy-database` has completed"
     )]
     FromUnfinished(Location),
     #[error(
@@ -58,10 +58,10 @@ pub enum CopyError {
          makes it"
     )]
     LogDamaged(Location),
-    #[error("--to {to} is not empty: {what}: expected one that holds nothing")]
+    #[error("--to {to} is not empty: {what}: expected an empty database or directory")]
     NotEmpty { to: Location, what: String },
     #[error(
-        "{0} is not the same in both databases after the copy: expected that nothing changes them \
+        "{0} is not the same in both databases after the copy: expected no other program to change them \
          meanwhile; do not start a server on the copy, and copy again to an empty database"
     )]
     Differs(String),

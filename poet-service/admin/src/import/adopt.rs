@@ -96,12 +96,12 @@ pub enum AdoptError {
         ours: String,
     },
     #[error(
-        "--from {0} is of a server with this server's own key: expected to start a server there, or to \
-         restore its backup, which goes on with its rounds"
+        "--from {0} is of a server with this server's own key: expected another server's round; to \
+         continue its own rounds, start a server there or restore its backup"
     )]
     SameKey(String),
     #[error(
-        "round {round} was over at {end:.0}, and there is no work on it to take along: expected a round \
+        "round {round} was over at {end:.0}, and there is no work on it to take over: expected a round \
          with time left"
     )]
     Over { round: u64, end: Timestamp },
@@ -117,7 +117,7 @@ pub enum AdoptError {
     )]
     OtherLog(PathBuf),
     #[error(
-        "the log of the work {0} is damaged: expected a sound copy; where that file is moved away, the \
+        "the log of the work {0} is damaged: expected a sound copy; if that file is moved away, the \
          work begins with the first leaf"
     )]
     Log(PathBuf),

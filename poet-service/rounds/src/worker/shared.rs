@@ -534,7 +534,7 @@ impl Inner {
             tracing::warn!(
                 round = self.round,
                 %error,
-                "the log cannot be shared; the work goes on, and is handed in later"
+                "the log cannot be shared; the work continues, and its entries are shared later"
             );
         } else if result.is_ok() && failed {
             tracing::info!(round = self.round, "the log is shared again");

@@ -9,7 +9,7 @@ use poet_service::{args::ServerArgs, config::Config};
 
 use super::BackendArgs;
 
-/// Copy the state of a server into a directory, while it runs or not
+/// Copy the state of a server, running or stopped, into a directory
 ///
 /// Takes the options of the server, to find its directories. The copy is a new folder in DIR: a
 /// snapshot of the database, with the private key in it, and the work on the rounds. It is verified
@@ -41,7 +41,8 @@ pub(crate) struct RestoreArgs {
     #[arg(value_name = "DIR")]
     place: PathBuf,
 
-    /// Keep what is in the server's directories, under names with the time in them
+    /// Restore over a server's state: the existing files stay, under names that end in .kept- and a
+    /// number
     #[arg(long)]
     replace: bool,
 

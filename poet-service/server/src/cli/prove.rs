@@ -28,7 +28,7 @@ const DISK_PATIENCE: Duration = Duration::from_secs(3);
 /// interrupted run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// What the work is done for, in hex; may be empty
+    /// The statement to work on, in hex; may be empty
     #[arg(long, value_name = "HEX", value_parser = parse_hex)]
     statement: Statement,
 

@@ -17,8 +17,8 @@ use tokio::net::TcpStream;
 /// Make and verify a proof of the running round's leaves so far, without publishing it
 ///
 /// Takes the options of the server, and asks it over the operator's listener. Other cores make the
-/// proof while the work continues. Exit code: 0 the proof is valid, 1 there is none or it is not
-/// valid; then the server raises an alarm and repairs what is wrong.
+/// proof while the work continues. If the proof is not valid, the server raises an alarm and
+/// repairs the fault. Exit code: 0 the proof is valid, 1 there is no proof, or it is not valid.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]

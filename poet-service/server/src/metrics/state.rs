@@ -187,12 +187,12 @@ impl ServerState {
             ),
             (
                 "poet_cluster_behind_seconds",
-                "How long the server that works takes for what this one has not copied",
+                "How far this server's copy is behind the working server, in time of its work",
                 behind.as_secs_f64(),
             ),
             (
                 "poet_cluster_quiet_seconds",
-                "Since the shared log has grown, when it was looked at last",
+                "Time since the shared log last grew, when this server last read it",
                 quiet.unwrap_or_default().as_secs_f64(),
             ),
         ] {
@@ -257,7 +257,7 @@ impl ServerState {
             ),
             (
                 "poet_cpu_throttled_seconds",
-                "For how long, all threads together",
+                "How long the threads were stopped, summed over all threads",
                 throttled.seconds,
             ),
             (
@@ -288,7 +288,7 @@ impl ServerState {
             ),
             (
                 "process_max_fds",
-                "How many may be; 0 without a limit",
+                "The most files and sockets that may be open; 0 without a limit",
                 process.max_open_files as f64,
             ),
             (
@@ -330,7 +330,7 @@ impl ServerState {
             ),
             (
                 "poet_audit_lost_leaves",
-                "Leaves that were made in vain",
+                "Leaves lost to roll-backs of the work",
                 total.lost_leaves,
             ),
             (

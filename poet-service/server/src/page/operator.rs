@@ -181,7 +181,7 @@ fn problems(facts: &Facts) -> Vec<Problem> {
         found("PoetWrongResult", says);
     }
     if facts.bad_proofs > 0 {
-        let says = "A proof was not valid, and not published.";
+        let says = "A proof was not valid, and was not published.";
         found("PoetBadProof", says.to_owned());
     }
     if facts.audit_lag > FAR_BEHIND {
@@ -213,7 +213,7 @@ fn problems(facts: &Facts) -> Vec<Problem> {
     }
     if facts.database_log > LONG_DATABASE_LOG {
         let says = format!(
-            "The database's own log has {}: a program holds it.",
+            "The database's own log has {}: another program keeps it from being emptied.",
             bytes(facts.database_log)
         );
         found("PoetDatabaseLogLong", says);
@@ -235,7 +235,7 @@ fn problems(facts: &Facts) -> Vec<Problem> {
         found("PoetClockDiffers", says);
     }
     if !facts.history {
-        let says = "The history cannot be kept: the log says why.";
+        let says = "The history cannot be kept: see the log.";
         found("Damage", says.to_owned());
     }
     problems
@@ -422,7 +422,7 @@ impl Operator {
                 ),
             ),
             (
-                "taken back",
+                "rolled back",
                 format!(
                     "{} times, {} leaves",
                     total.rollbacks,
@@ -524,10 +524,10 @@ impl Operator {
     /// Describes what this machine does if there are several.
     fn role(&self) -> &'static str {
         match (self.storage.shared(), self.identity.works) {
-            (false, _) => "all of it: there is no other one",
-            (true, WorkerMode::On) => "works on rounds, or follows another one that does",
-            (true, WorkerMode::Standby) => "follows, and works while no other one does",
-            (true, _) => "registers and serves; another one works",
+            (false, _) => "everything: there is no other machine",
+            (true, WorkerMode::On) => "works on rounds, or follows another machine that does",
+            (true, WorkerMode::Standby) => "follows, and works while no other machine does",
+            (true, _) => "registers nodes and serves proofs; another machine works",
         }
     }
 

@@ -158,7 +158,7 @@ impl Public {
             time(status.start)
         );
         if let Some(executing) = &status.executing {
-            let _ = write!(text, " Round {} is worked on.", executing.round);
+            let _ = write!(text, " Round {} is in progress.", executing.round);
         }
         if let Some(reason) = *self.unready.borrow() {
             let _ = write!(
@@ -216,7 +216,7 @@ impl Public {
         let start = self.status.schedule().start(round);
         let left = match time_until(now, executing.end).is_zero() {
             false => countdown(now, executing.end),
-            true => "its proof is made".to_owned(),
+            true => "making the proof".to_owned(),
         };
         format!(
             "<section class=\"card\"><h2>Round {round}: working</h2>{bar}<dl>\
@@ -264,8 +264,8 @@ impl Public {
             countdown(now, status.start)
         );
         if self.identity.works == WorkerMode::Nobody {
-            let says = "It takes registrations, and publishes who the members of a round are, without a \
-                        proof of work.";
+            let says = "It registers nodes and publishes the members of each round, without a proof of \
+                        elapsed time.";
             return ("This server does no work".to_owned(), says.to_owned());
         }
         let Some(last) = open.checked_sub(1) else {
@@ -277,7 +277,7 @@ impl Public {
                 published: Some(_), ..
             }) => (
                 format!("Round {last}: published"),
-                format!("Its <a href=\"v1/proofs/{last}\">proof</a> is there. {next}"),
+                format!("Its <a href=\"v1/proofs/{last}\">proof</a> is available. {next}"),
             ),
             Some(_) if self.identity.works == WorkerMode::Off && now < schedule.end(last) => (
                 format!("Round {last}: worked on by another machine"),
@@ -288,14 +288,14 @@ impl Public {
                 ),
             ),
             Some(_) => (
-                format!("Round {last}: about to be worked on"),
+                format!("Round {last}: the work is about to begin"),
                 format!("Its members are settled. {next}"),
             ),
             None if records.is_some() && now < schedule.end(last) => (
                 format!("Round {last} runs without this server"),
-                format!("It was not there when the round started. {next}"),
+                format!("It was not running when the round started. {next}"),
             ),
-            None => ("No round is worked on".to_owned(), next),
+            None => ("No round is in progress".to_owned(), next),
         }
     }
 
@@ -355,7 +355,7 @@ impl Public {
         let mut text = String::new();
         if several {
             text += "<p>From the same work this server makes a proof for each of these cycle gaps. To nodes, each is \
-                     a PoET of its own: take one.</p>";
+                     a separate PoET: use one.</p>";
         }
         for gap in self.gaps.all() {
             let key = base64::encode(gap.public_key().as_bytes());

@@ -27,7 +27,9 @@ pub enum PostgresError {
         "the password for the database cannot be read: {0}: expected a file as PGPASSFILE names it"
     )]
     Password(String),
-    #[error("there is no database {database} at {server}: expected one that `createdb` has made")]
+    #[error(
+        "there is no database {database} at {server}: expected an existing one, as `createdb` creates"
+    )]
     NoDatabase { server: String, database: String },
     #[error(
         "the connection to the database at {server} is not secure: {cause}: expected what sslmode and \
@@ -62,7 +64,7 @@ pub enum PostgresError {
          the same one after a fail-over"
     )]
     Another { server: String },
-    #[error("the database has lost the connection: {0}")]
+    #[error("the connection to the database is lost: {0}")]
     Lost(String),
     #[error("the database does not answer in time")]
     Timeout,
@@ -88,7 +90,7 @@ pub enum PostgresError {
     )]
     Unfinished(String),
     #[error(
-        "the database {0} is in use by a poet-service at {1}: expected that all servers on it have ended"
+        "the database {0} is in use by a poet-service at {1}: expected all servers on it to be stopped"
     )]
     InUse(String, String),
     #[error("the storage has stopped")]
