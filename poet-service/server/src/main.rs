@@ -136,8 +136,7 @@ fn serve(args: ServerArgs) -> anyhow::Result<ExitCode> {
             "cannot use --logdir {folder}: {cause}: expected a directory that can be written to"
         )
     })?;
-    let terminal = Terminal::new(file, config.log.recent.clone())
-        .context("cannot start the threads of the log")?;
+    let terminal = Terminal::new(file).context("cannot start the threads of the log")?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let notices = Notices::start(&config.notify, Arc::clone(&clock))
         .context("cannot start the threads for notifications")?;
@@ -267,7 +266,8 @@ async fn run(
         config.directories.datadir.display(),
         config.log.folder.display()
     );
-    let mut server = Server::start(config, place, Arc::clone(&clock), notices.clone()).await?;
+    let (notices, recent) = (notices.clone(), terminal.recent().clone());
+    let mut server = Server::start(config, place, Arc::clone(&clock), notices, recent).await?;
     manager.ready();
 
     // An output that is closed or stopped is no reason to end or to wait.

@@ -35,6 +35,7 @@ use crate::{
         server::{ConnectionLimits, Interface},
     },
     config::Config,
+    log_queue::RecentLines,
     metrics::{self, Metrics, ServerState},
     notify::{Event, Notices},
     opening::{claim, open, open_history},
@@ -83,8 +84,9 @@ pub struct Addresses {
 }
 
 impl Server {
-    /// Starts a server, whose hashing thread runs at `place`, and which sends its events to
-    /// `notices`. It serves requests when this returns.
+    /// Starts a server, whose hashing thread runs at `place`, which sends its events to `notices`,
+    /// and whose page shows the newest lines of its log, `recent`. It serves requests when this
+    /// returns.
     ///
     /// # Errors
     /// Fails if something that it needs is missing; the message says what was expected.
@@ -93,6 +95,7 @@ impl Server {
         place: WorkPlace,
         clock: Arc<dyn Clock>,
         notices: Notices,
+        recent: RecentLines,
     ) -> Result<Self, StartError> {
         let options = Options {
             forced: config.work.backend.as_deref(),
@@ -256,7 +259,7 @@ impl Server {
             backend: backend.latency().to_string(),
             dbdir: (config.database.is_none()).then(|| config.directories.dbdir.clone()),
             datadir: config.directories.datadir.clone(),
-            recent: config.log.recent.clone(),
+            recent,
             options: config.effective.clone(),
             throttled,
         });
