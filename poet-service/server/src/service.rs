@@ -338,7 +338,7 @@ impl Server {
             ),
         ];
         let monitoring = metrics_listener.map(|listener| {
-            let router = metrics::router(&metrics, state);
+            let router = metrics::scrape::router(&metrics, state);
             let dropped = metrics.dropped("metrics");
             let limits = connections.private;
             listener.interface(Protocol::Http1, router, limits, dropped)

@@ -16,7 +16,7 @@ use poet_engine::{
 
 use super::{
     super::Job,
-    AuditMode, cores,
+    mode::{AuditMode, cores},
     report::{AuditReport, Audits},
 };
 use crate::{
