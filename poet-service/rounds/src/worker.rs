@@ -193,7 +193,7 @@ impl<H: Hashing> Worker<H> {
                 tracing::warn!(
                     round = job.round,
                     %error,
-                    "work interrupted: what could not be written to the log is made again after a \
+                    "work interrupted: what could not be written to the log is recomputed after a \
                      restart"
                 );
                 return Ok(());
@@ -319,8 +319,8 @@ impl<H: Hashing> Worker<H> {
             tracing::warn!(
                 round = job.round,
                 entries = entries - sound,
-                "the end of tree.log is damaged, as a power failure or fsck leaves it: it is cut off and \
-                 made again"
+                "the end of tree.log is damaged, as a power failure or fsck leaves it: it is cut \
+                 off and recomputed"
             );
             self.hashing.cut_log(&mut log, sound)?;
         }
@@ -453,7 +453,7 @@ impl<H: Hashing> Worker<H> {
                 tracing::info!(
                     round = job.round,
                     why,
-                    "this server changes its part in the round"
+                    "this server changes its role in the round"
                 );
                 running.set_target(0);
                 return Ok(());

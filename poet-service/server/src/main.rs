@@ -192,8 +192,7 @@ impl Deadline {
                 let Ok(code) = begun.recv() else { return };
                 thread::sleep(END_TIMEOUT);
                 tracing::warn!(
-                    "ended without waiting any longer: what was not stored yet is done again after \
-                     the next start"
+                    "ended without waiting any longer: the next start recomputes what was not stored yet"
                 );
                 // Time for the line to be written.
                 thread::sleep(LAST_LINE);
@@ -340,7 +339,7 @@ fn greeting(server: &Server, places: &str) -> String {
         let until = date(schedule.end(missed));
         format!(
             "round {missed:<4} the network works on it until {until},\n\
-             \x20          without this server, which was not there when it closed\n"
+             \x20          without this server, which was not running when it closed\n"
         )
     });
     // The client is not installed if cargo runs the server.

@@ -132,7 +132,8 @@ impl Server {
         let (locks, storage) = blocking(|| open(&config, metrics.clone(), &clock))?;
         let proofs = Arc::new(Proofs::new(Arc::clone(&storage)));
         let audits = Audits::new(config.work.audit, config.work.audit_threads);
-        tracing::info!(mode = %config.work.audit, threads = config.work.audit_threads, "audit of the work");
+        tracing::info!(mode = %config.work.audit, threads = config.work.audit_threads, "audit of \
+        the work");
         let work_place = place.describe().to_owned();
         let hashing = HashingThread::new(
             config.directories.datadir.join(THREAD_ID_FILE),
@@ -180,8 +181,8 @@ impl Server {
             let schedule = registration.schedule();
             let first = registration.open_round().round;
             tracing::info!(
-                "the network works on round {round} until {:.0}, without this server, which was not \
-                 there when it closed: its own first one, round {first}, starts at {:.0}",
+                "the network works on round {round} until {:.0}, without this server, which was \
+                 not running when it closed: its own first one, round {first}, starts at {:.0}",
                 schedule.end(round),
                 schedule.start(first)
             );

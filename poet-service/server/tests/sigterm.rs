@@ -271,7 +271,7 @@ fn full_disk(folder: &Path) -> Option<Reached> {
         let mut lines = log.lines();
         let said = lines.find(|line| line.contains("work interrupted"));
         assert!(
-            said.unwrap().contains("made again after a restart"),
+            said.unwrap().contains("recomputed after a restart"),
             "{log}"
         );
         // All that found room is there.

@@ -229,8 +229,8 @@ impl<H: Hashing> Sharing<'_, H> {
                 round,
                 entry,
                 worker,
-                "ALARM: the shared log is wrong from this entry on: memory or CPU of the server that handed it \
-                 in are unreliable; it is replaced"
+                "ALARM: the shared log is wrong from this entry on: memory or CPU of the server \
+                 that shared it are unreliable; it is replaced"
             );
             match part.replace(entry, &theirs, log) {
                 Err(DifferenceError::Log(error)) => return Err(error.into()),
@@ -247,7 +247,8 @@ impl<H: Hashing> Sharing<'_, H> {
                 round,
                 entry,
                 first_leaf,
-                "ALARM: this server's work went wrong, and goes on from the shared log: its memory or CPU are \
+                "ALARM: this server's work went wrong, and continues from the shared log: its \
+                 memory or CPU are \
                  unreliable"
             );
         } else {
