@@ -17,7 +17,7 @@ use std::{
 
 use jiff::{Timestamp, tz::TimeZone};
 use poet_engine::Work;
-use poet_files::{Access, create_directory, create_new, reason, sync_directory, sync_parent};
+use poet_files::{Access, create_directory, create_new, reason, rename_into_place, sync_directory};
 use poet_rounds::round_files::{AUDIT_FILE, FINDINGS_FILE, LOG_FILE, ROUNDS_FOLDER, SAMPLED_FILE};
 use poet_storage::{
     DatabaseError, SqliteReader,
@@ -186,9 +186,7 @@ pub fn back_up(
             })
             .find(|name| !place.join(name).exists());
         let backup = place.join(name.unwrap_or_default());
-        fs::rename(&partial, &backup)
-            .and_then(|()| sync_directory(place))
-            .map_err(failed("write", &backup))?;
+        rename_into_place(&partial, &backup).map_err(failed("write", &backup))?;
         Ok((backup, manifest))
     });
     let (backup, manifest) = match made {
@@ -249,7 +247,7 @@ pub fn restore(
             for path in &present {
                 let mut kept = path.clone().into_os_string();
                 kept.push(format!(".kept-{stamp}"));
-                match fs::rename(path, PathBuf::from(kept)) {
+                match rename_into_place(path, Path::new(&kept)) {
                     // The last connection to the database may have removed its log.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     moved => moved.map_err(failed("move", path))?,
@@ -263,9 +261,7 @@ pub fn restore(
             ] {
                 let (from, to) = (from.join(name), to.join(name));
                 if from.exists() {
-                    fs::rename(&from, &to)
-                        .and_then(|()| sync_parent(&to))
-                        .map_err(failed("write", &to))?;
+                    rename_into_place(&from, &to).map_err(failed("write", &to))?;
                 }
             }
             Ok(())
