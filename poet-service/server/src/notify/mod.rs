@@ -11,14 +11,15 @@ mod webhook;
 
 use std::{
     collections::VecDeque,
-    fs, io,
-    path::PathBuf,
+    io,
+    path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
     thread,
     time::Duration,
 };
 
 use jiff::Timestamp;
+use poet_host::{machine::hostname, niceness};
 use poet_proto::{base64, identity::PublicKey};
 use poet_rounds::{
     clock::{Clock, SystemClock},
@@ -170,14 +171,9 @@ struct Source {
 
 impl Source {
     fn new() -> Self {
-        let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        let host = plain(host.trim());
+        let host = hostname(Path::new("/"));
         Self {
-            host: if host.is_empty() {
-                "poet".to_owned()
-            } else {
-                host
-            },
+            host: plain(host.as_deref().unwrap_or("poet")),
             key: OnceLock::new(),
         }
     }
@@ -422,7 +418,8 @@ impl Notices {
             thread::Builder::new()
                 .name("notify".to_owned())
                 .spawn(move || {
-                    yield_to_others();
+                    // The programs that it starts inherit this. It is not important enough to fail.
+                    drop(niceness::set(niceness::LOWEST_PRIORITY));
                     served.serve(receiver);
                 })?;
             Ok(queue)
@@ -488,16 +485,6 @@ impl Notices {
         }
     }
 }
-
-/// Gives the calling thread, and the programs that it starts, the lowest priority.
-#[cfg(target_os = "linux")]
-fn yield_to_others() {
-    // On Linux, this affects one thread. It is not important enough to fail.
-    let _ = rustix::process::setpriority_process(None, 19);
-}
-
-#[cfg(not(target_os = "linux"))]
-fn yield_to_others() {}
 
 /// Limits the number of events.
 #[derive(Debug)]
