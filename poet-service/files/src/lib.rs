@@ -16,7 +16,7 @@ use std::{
 use tempfile::{Builder, NamedTempFile};
 
 pub use output::{Output, OutputError};
-pub use reason::reason;
+pub use reason::{explain, reason};
 
 /// Who may read a new file or directory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

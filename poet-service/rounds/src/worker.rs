@@ -47,6 +47,7 @@ use poet_engine::{
     LogError, LogRead as _, MAX_THREADS, Proof, ProveError, ProveProgress, T, TICK_LEAVES, Tree,
     VerifyError, Work, audit::AuditError,
 };
+use poet_files::reason;
 use tokio::sync::Notify;
 
 pub use self::aside::{Rehearsal, RehearsalError};
@@ -159,9 +160,9 @@ impl Executing {
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum WorkError {
-    #[error("cannot create {path}: {source}")]
-    Folder { path: PathBuf, source: io::Error },
-    #[error("cannot start the hashing thread: {0}")]
+    #[error("cannot create {path}: {}", reason(cause))]
+    Folder { path: PathBuf, cause: io::Error },
+    #[error("cannot start the hashing thread: {}", reason(.0))]
     Thread(io::Error),
     #[error("the hashing thread failed")]
     Hashing,

@@ -18,7 +18,7 @@ use std::{
 
 use jiff::Timestamp;
 use poet_engine::{LogError, LogRead as _, NODE_SIZE, Work, file::FileLog, membership};
-use poet_files::{Access, create_directory, replace_through};
+use poet_files::{Access, create_directory, reason, replace_through};
 use poet_proto::identity::{PrivateKey, PublicKey};
 use poet_rounds::{
     config::RoundsConfig,
@@ -129,7 +129,7 @@ pub enum AdoptError {
     OtherWork { dbdir: PathBuf, datadir: PathBuf },
     #[error("--genesis-time is not set: expected the schedule that the other server runs with")]
     NoGenesis,
-    #[error("cannot {action} {path}: {cause}")]
+    #[error("cannot {action} {path}: {}", reason(cause))]
     Io {
         action: &'static str,
         path: PathBuf,

@@ -30,7 +30,7 @@ use poet_engine::{
     LogError, LogRead, MAX_LEAVES, NODE_SIZE, Node, RoundWork, SubtreeHeight, Work, ZERO,
     file::FileLog,
 };
-use poet_files::{Access, create_directory, rename_into_place};
+use poet_files::{Access, create_directory, reason, rename_into_place};
 use poet_rounds::round_files::LOG_FILE;
 
 use super::ImportProgress;
@@ -49,7 +49,7 @@ const READ_BUFFER_BYTES: usize = 1 << 20;
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum LayerError {
-    #[error("cannot {action} {path}: {cause}")]
+    #[error("cannot {action} {path}: {}", reason(cause))]
     Io {
         action: &'static str,
         path: PathBuf,

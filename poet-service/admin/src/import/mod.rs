@@ -37,6 +37,7 @@ use std::{collections::BTreeMap, io, path::PathBuf, sync::atomic::AtomicBool};
 
 use jiff::{SignedDuration, Timestamp};
 use poet_engine::{Node, Proof, SubtreeHeight, T, Work, membership, verify};
+use poet_files::reason;
 use poet_proto::{
     identity::{PRIVATE_KEY_VARIABLE, PrivateKey, PrivateKeyError, PublicKey},
     messages::PublishedProof,
@@ -83,14 +84,14 @@ pub enum ImportError {
          expected what that server is given as --dbdir, or POETDIR/db"
     )]
     NoDatabaseDirectory { path: PathBuf },
-    #[error("cannot read {path}: {cause}")]
+    #[error("cannot read {path}: {}", reason(cause))]
     Read { path: PathBuf, cause: io::Error },
     #[error(
         "{path}, which says whose work is in that directory, is damaged: expected a public key in \
          base64 (see `poet-service doctor`), or another --datadir"
     )]
     Owner { path: PathBuf },
-    #[error("cannot write to {path}: {cause}")]
+    #[error("cannot write to {path}: {}", reason(cause))]
     Write { path: PathBuf, cause: io::Error },
     #[error("{path} is damaged, or of another version of the Go server: {cause}")]
     File { path: PathBuf, cause: XdrError },
@@ -302,7 +303,7 @@ fn store(
     if stored.is_err()
         && let Err(error) = directory::remove_owner(&directories.datadir)
     {
-        tracing::warn!(%error, "cannot remove what was imported");
+        tracing::warn!(error = reason(&error), "cannot remove what was imported");
     }
     Ok(stored?)
 }

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use poet_files::reason;
 use poet_proto::identity::PRIVATE_KEY_VARIABLE;
 
 use super::{Queue, Receiver};
@@ -49,7 +50,8 @@ impl Program {
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         command.spawn().map_err(|error| {
-            format!("it cannot be run: {error}: expected an executable file, without arguments")
+            let reason = reason(&error);
+            format!("it cannot be run: {reason}: expected an executable file, without arguments")
         })
     }
 }
