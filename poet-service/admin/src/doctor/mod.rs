@@ -7,7 +7,6 @@
 //!
 //! A repair never destroys anything: it keeps the original under a name with the time in it. If
 //! only a backup can restore something, the report says so.
-//! backup can give back is said, not guessed.
 
 mod database;
 mod logs;
