@@ -35,10 +35,12 @@ use poet_storage::{
 };
 
 use super::{
-    CLOCK_TOLERANCE, ImportError, ImportProgress, LayerError, Source,
+    error::ImportError,
     fetch::{self, FetchError},
-    layers::Layers,
-    statement, usable,
+    layers::{LayerError, Layers},
+    plan::{CLOCK_TOLERANCE, statement, usable},
+    report::ImportProgress,
+    source::Source,
 };
 use crate::log_copy;
 

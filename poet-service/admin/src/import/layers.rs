@@ -33,7 +33,7 @@ use poet_engine::{
 use poet_files::{Access, create_directory, reason, rename_into_place};
 use poet_rounds::round_files::LOG_FILE;
 
-use super::ImportProgress;
+use super::report::ImportProgress;
 
 /// The log while it is being made.
 const PART_FILE: &str = "tree.log.part";
