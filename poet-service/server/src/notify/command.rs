@@ -188,8 +188,7 @@ mod tests {
         let queue = std::sync::Arc::<Queue>::default();
         let ending = std::sync::Arc::clone(&queue);
         let thread = thread::spawn(move || endless.deliver("{}", &ending));
-        queue.state().given_up = true;
-        queue.changed.notify_all();
+        queue.give_up();
         assert!(thread.join().unwrap().is_err());
     }
 }

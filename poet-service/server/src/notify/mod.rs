@@ -366,6 +366,28 @@ impl Queue {
         drop(waited);
     }
 
+    /// Ends the thread of the receiver after the events that wait.
+    fn finish(&self) {
+        self.state().last = true;
+        self.changed.notify_all();
+    }
+
+    /// Ends the thread of the receiver, without the events that wait and the one in progress.
+    fn give_up(&self) {
+        self.state().given_up = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits until the thread of the receiver has ended, at most for `timeout`.
+    fn wait(&self, timeout: Duration) {
+        let state = self.state();
+        let waited = self
+            .changed
+            .wait_timeout_while(state, timeout, |state| !state.done);
+        drop(waited);
+    }
+
+    /// Delivers events until [`Queue::finish`] or [`Queue::give_up`].
     fn serve(&self, mut receiver: Box<dyn Receiver>) {
         let mut failing = false;
         while let Some((notice, dropped)) = self.next() {
@@ -462,26 +484,17 @@ impl Notices {
         let clock = &self.0.clock;
         let deadline = clock.monotonic() + timeout;
         for queue in &self.0.queues {
-            queue.state().last = true;
-            queue.changed.notify_all();
-        }
-        let done = |queue: &Queue, timeout| {
-            let state = queue.state();
-            let waited = queue
-                .changed
-                .wait_timeout_while(state, timeout, |state| !state.done);
-            drop(waited);
-        };
-        for queue in &self.0.queues {
-            done(queue, deadline.saturating_sub(clock.monotonic()));
+            queue.finish();
         }
         for queue in &self.0.queues {
-            queue.state().given_up = true;
-            queue.changed.notify_all();
+            queue.wait(deadline.saturating_sub(clock.monotonic()));
+        }
+        for queue in &self.0.queues {
+            queue.give_up();
         }
         // A program that is still running is killed.
         for queue in &self.0.queues {
-            done(queue, command::KILL_TIME);
+            queue.wait(command::KILL_TIME);
         }
     }
 }
@@ -622,9 +635,9 @@ mod tests {
         }
         assert_eq!(queue.state().notices.len(), QUEUED);
         assert_eq!(queue.next(), Some(("0".into(), 1000 - QUEUED as u64)));
-        queue.state().last = true;
+        queue.finish();
         assert_eq!(queue.next(), Some(("1".into(), 0)));
-        queue.state().given_up = true;
+        queue.give_up();
         assert_eq!(queue.next(), None);
     }
 }
