@@ -11,7 +11,7 @@ use std::{
 use poet_files::reason;
 use poet_proto::identity::PRIVATE_KEY_VARIABLE;
 
-use super::{Queue, Receiver};
+use super::queue::{Queue, Receiver};
 
 /// How long a program may run.
 const TIME: Duration = Duration::from_secs(30);

@@ -17,7 +17,7 @@ use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use tokio::{net::TcpStream, runtime::Runtime, time};
 use tokio_rustls::TlsConnector;
 
-use super::{Queue, Receiver};
+use super::queue::{Queue, Receiver};
 
 /// How long one attempt may take.
 const TIME: Duration = Duration::from_secs(10);
