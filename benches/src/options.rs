@@ -55,7 +55,7 @@ pub enum Command {
         ghz: f64,
         /// Leaves per tick
         #[arg(long, value_name = "LEAVES", default_value = "9331200",
-            value_parser = clap::value_parser!(u64).range(1..))]
+            value_parser = parse_tick_size)]
         tick_size: u64,
         /// The length of a round
         #[arg(long, value_name = "TIME", default_value = "324h", value_parser = parse_duration)]
@@ -64,7 +64,7 @@ pub enum Command {
     /// Show what costs ticks on this machine, and the commands that change it; changes nothing
     Check {
         /// The core to check [default: the fastest]
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", value_parser = parse_core)]
         core: Option<usize>,
     },
 }
@@ -121,11 +121,11 @@ pub struct Measurement {
     #[arg(long, value_name = "NAME")]
     pub backend: Option<String>,
     /// The core to use [default: the fastest]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_core)]
     pub core: Option<usize>,
     /// The priority to run at, a nice value from -20 (highest) to 19 [default: unchanged]
     #[arg(long, value_name = "NICE", allow_negative_numbers = true,
-        value_parser = clap::value_parser!(i32).range(-20..=19))]
+        value_parser = parse_nice)]
     pub priority: Option<i32>,
     /// Exit with code 3 if the rate with interruptions is below N leaves per second
     #[arg(long, value_name = "N", value_parser = parse_amount)]
@@ -135,7 +135,7 @@ pub struct Measurement {
     pub min_undisturbed_leaves_per_second: Option<f64>,
     /// Leaves per tick
     #[arg(long, value_name = "LEAVES", default_value_t = TICK_LEAVES,
-        value_parser = clap::value_parser!(u64).range(1..))]
+        value_parser = parse_tick_size)]
     pub tick_size: u64,
     /// The length of a round
     #[arg(long, value_name = "TIME", default_value = "324h", value_parser = parse_duration)]
@@ -156,6 +156,23 @@ fn parse_amount(text: &str) -> Result<f64> {
     amount
         .filter(|amount: &f64| amount.is_finite() && *amount >= 0.0)
         .context("expected a number that is 0 or greater")
+}
+
+fn parse_tick_size(text: &str) -> Result<u64> {
+    let leaves = text.parse().ok();
+    leaves
+        .filter(|leaves| *leaves > 0)
+        .context("expected a whole number that is 1 or greater")
+}
+
+fn parse_core(text: &str) -> Result<usize> {
+    text.parse().ok().context("expected the number of a core")
+}
+
+fn parse_nice(text: &str) -> Result<i32> {
+    let nice = text.parse().ok();
+    nice.filter(|nice| (-20..=19).contains(nice))
+        .context("expected a whole number from -20 to 19")
 }
 
 fn parse_ghz(text: &str) -> Result<f64> {

@@ -100,7 +100,7 @@ impl LogRead for &[Node] {
 pub enum LogError {
     /// The storage failed.
     #[cfg(feature = "std")]
-    #[error("cannot {action} the log {path}: {cause}")]
+    #[error("cannot {action} the log {path}: {}", words(cause))]
     Io {
         /// The operation that failed.
         action: &'static str,
@@ -157,6 +157,14 @@ pub enum LogError {
     /// The writer thread ended without a result.
     #[error("the thread that writes the log has stopped")]
     WriterStopped,
+}
+
+/// Returns the system's own words, to which Rust appends a number.
+#[cfg(feature = "std")]
+fn words(cause: &std::io::Error) -> String {
+    let mut text = cause.to_string();
+    text.truncate(text.find(" (os error ").unwrap_or(text.len()));
+    text
 }
 
 /// Why bytes are not the expected header of a log.

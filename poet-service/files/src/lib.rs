@@ -1,6 +1,7 @@
 //! Files that exist as a whole or not at all, and survive a power failure.
 //!
-//! [`replace`], [`create_new`] and [`create_directory`] return when their effect is durable.
+//! [`replace`], [`replace_through`], [`create_new`], [`rename_into_place`] and [`create_directory`]
+//! return when their effect is durable.
 //! [`Output`] is a file named on a command line.
 
 mod output;
@@ -15,7 +16,7 @@ use std::{
 use tempfile::{Builder, NamedTempFile};
 
 pub use output::{Output, OutputError};
-pub use reason::reason;
+pub use reason::{explain, reason};
 
 /// Who may read a new file or directory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,6 +68,28 @@ pub fn replace(path: &Path, content: &[u8], access: Access) -> io::Result<()> {
     sync_parent(path)
 }
 
+/// Replaces the file at `path`, or creates it, as [`replace`] does, but with the mode of a new file
+/// and through the file `part` in the same file system: for long content, and where a file that a
+/// killed process leaves must have a known name. An existing `part` is overwritten.
+///
+/// # Errors
+/// Fails if `write` does, or the file cannot be written. It is then unchanged, unless only syncing
+/// its directory failed, and there is no `part`.
+pub fn replace_through(
+    part: &Path,
+    path: &Path,
+    write: impl FnOnce(&mut File) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut file = File::create(part)?;
+    let written = write(&mut file).and_then(|()| file.sync_all());
+    let replaced = written.and_then(|()| rename_into_place(part, path));
+    if replaced.is_err() {
+        // If it has its name already, there is nothing to remove.
+        drop(fs::remove_file(part));
+    }
+    replaced
+}
+
 /// Creates the file at `path`, as [`replace`] does.
 ///
 /// # Errors
@@ -77,8 +100,8 @@ pub fn create_new(path: &Path, content: &[u8], access: Access) -> io::Result<()>
     sync_parent(path)
 }
 
-/// Renames a file within its file system, replacing the file at `to`, durably. The content must
-/// have been synced.
+/// Renames a file or directory within its file system, replacing a file at `to`, durably. The
+/// content must have been synced.
 ///
 /// # Errors
 /// Fails if the rename or the sync fails.
@@ -94,8 +117,8 @@ pub fn rename_into_place(from: &Path, to: &Path) -> io::Result<()> {
 /// Creates a directory and its missing parents, durably. Existing ones keep their mode.
 ///
 /// # Errors
-/// Fails if a directory cannot be created or synced; with `NotADirectory` if something else exists
-/// there.
+/// Fails if a directory cannot be created or synced, or `path` is empty; with `NotADirectory` if
+/// something else exists there.
 pub fn create_directory(path: &Path, access: Access) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());

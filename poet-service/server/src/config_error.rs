@@ -2,6 +2,7 @@
 
 use std::{io, path::PathBuf};
 
+use poet_files::reason;
 use poet_proto::{
     certificate::TrustedKeysError,
     identity::{PRIVATE_KEY_VARIABLE, PrivateKeyError},
@@ -13,7 +14,10 @@ use crate::args::Worker;
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read --configfile {path}: {cause}: expected a text of name=value lines")]
+    #[error(
+        "cannot read --configfile {path}: {}: expected a text of name=value lines",
+        reason(cause)
+    )]
     Read {
         /// Its path.
         path: PathBuf,

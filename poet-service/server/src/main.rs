@@ -14,6 +14,7 @@ use anyhow::Context as _;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use poet_backends::{Options, select_with};
 use poet_engine::{LABEL_DEPTH, WorkFunction, ZERO};
+use poet_files::{explain, reason};
 use poet_host::WorkPlace;
 use poet_proto::{dates::Zone, duration::in_words, network::Network, timetable::both};
 use poet_rounds::{
@@ -117,7 +118,7 @@ fn main() -> ExitCode {
 
 fn ended(result: anyhow::Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
+        eprintln!("error: {}", explain(error.as_ref()));
         ExitCode::FAILURE
     })
 }
@@ -131,9 +132,10 @@ fn serve(args: ServerArgs) -> anyhow::Result<ExitCode> {
         config.log.max_file_bytes,
     )
     .map_err(|cause| {
-        let folder = config.log.folder.display();
         anyhow::anyhow!(
-            "cannot use --logdir {folder}: {cause}: expected a directory that can be written to"
+            "cannot use --logdir {}: {}: expected a directory that can be written to",
+            config.log.folder.display(),
+            reason(&cause)
         )
     })?;
     let terminal = Terminal::new(file).context("cannot start the threads of the log")?;
@@ -144,7 +146,7 @@ fn serve(args: ServerArgs) -> anyhow::Result<ExitCode> {
     let result = serve_with(config, clock, &terminal, &notices);
     let code = result.unwrap_or_else(|error| {
         // Through the queue of the log, since nothing may be reading it at the moment.
-        terminal.say_last(&format!("error: {error:#}"));
+        terminal.say_last(&format!("error: {}", explain(error.as_ref())));
         ExitCode::FAILURE
     });
     // An alarm that ends the server must be delivered, too.

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use poet_files::{Access, create_directory, replace};
+use poet_files::{Access, create_directory, reason, replace};
 use poet_proto::{base64, identity::PublicKey};
 
 /// In the directory of the database: the database.
@@ -86,7 +86,10 @@ pub struct DirectoryLocks {
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum DirectoryError {
-    #[error("cannot use {flag} {path}: {cause}: expected a directory that can be written to")]
+    #[error(
+        "cannot use {flag} {path}: {}: expected a directory that can be written to",
+        reason(cause)
+    )]
     Unusable {
         flag: &'static str,
         path: PathBuf,
@@ -101,8 +104,9 @@ pub enum DirectoryError {
         pid: String,
     },
     #[error(
-        "cannot lock {flag} {path}: {cause}: its file system has no locks, as some network file \
-         systems (NFS): expected a directory on a local disk"
+        "cannot lock {flag} {path}: {}: its file system has no locks, as some network file systems \
+         (NFS): expected a directory on a local disk",
+        reason(cause)
     )]
     NoLocks {
         flag: &'static str,

@@ -16,6 +16,8 @@ use poet_engine::{
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::NOT_HEX;
+
 /// A proof with everything that its file claims.
 #[derive(Debug)]
 pub(crate) struct ProofFile {
@@ -192,7 +194,7 @@ fn written(file: &Map<String, Value>) -> Result<ProofFile, Wrong> {
         object: file,
         path: "",
     };
-    let decode = |text: &str| hex::decode(text).map_err(|error| format!("not hex: {error}"));
+    let decode = |text: &str| hex::decode(text).map_err(|_| NOT_HEX.to_owned());
     let indices = match file.get("proven_leaf_indices") {
         Some(_) => Some(at.list("proven_leaf_indices", MAX_PROVEN_LEAVES, number)?),
         None => None,
@@ -355,5 +357,5 @@ fn base64(text: &str) -> Result<Vec<u8>, Wrong> {
     );
     STANDARD
         .decode(text)
-        .map_err(|error| format!("not base64: {error}"))
+        .map_err(|_| "not base64: expected letters, digits, + and /".to_owned())
 }
