@@ -22,11 +22,12 @@ use poet_engine::{
 use crate::backend::{function, select, work};
 use crate::boundary::call;
 use crate::handle::Table;
+use crate::poet_status;
 use crate::poet_status::{BacklogFull, Busy, Cancelled, OutOfResources, Poisoned, TooFewLeaves};
 use crate::pointer::{self, Out, OutVersioned};
+use crate::proof::{self, POET_T, poet_proof};
 use crate::status::Error;
-use crate::work::statement;
-use crate::{POET_T, poet_proof, poet_status, poet_work_info, proof};
+use crate::work::{info, poet_work_info, statement};
 
 /// The greatest subtree height.
 pub const POET_MAX_SUBTREE_HEIGHT: u32 = 24;
@@ -261,7 +262,7 @@ impl Worker {
             }
         };
         Ok(Self {
-            info: crate::work::info(&selection, &work),
+            info: info(&selection, &work),
             subtree_height,
             leaves: AtomicU64::new(tree.leaves()),
             stop: AtomicBool::new(false),
