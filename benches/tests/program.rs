@@ -240,10 +240,7 @@ fn outputs_are_written_to_as_what_they_are() {
         .args(["c", "1", "7"])
         .output();
     if !node.is_ok_and(|made| made.status.success()) {
-        let ci = std::env::var_os("CI").is_some_and(|ci| !ci.is_empty());
-        assert!(!ci, "CI must be able to make a device");
-        eprintln!("skipped: no device can be made here");
-        return;
+        return poet_conformance::skip("no device can be made");
     }
     for option in ["--html", "--csv", "--markdown"] {
         let output = render(option, "full");
