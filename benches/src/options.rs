@@ -15,7 +15,7 @@ use crate::known::{self, KnownCore};
 /// whole prover on the best core.
 #[derive(Clone, Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
-pub struct Options {
+pub struct BenchOptions {
     /// What to do instead of measuring.
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -53,13 +53,9 @@ pub enum Command {
         /// The clock that the core sustains for weeks, in GHz
         #[arg(value_name = "GHZ", value_parser = parse_ghz)]
         ghz: f64,
-        /// Leaves per tick
-        #[arg(long, value_name = "LEAVES", default_value = "9331200",
-            value_parser = clap::value_parser!(u64).range(1..))]
-        tick_size: u64,
-        /// The length of a round
-        #[arg(long, value_name = "TIME", default_value = "324h", value_parser = parse_duration)]
-        round: Duration,
+        /// What is predicted.
+        #[command(flatten)]
+        round: RoundOptions,
     },
     /// Show what costs ticks on this machine, and the commands that change it; changes nothing
     Check {
@@ -84,6 +80,19 @@ pub struct Outputs {
     /// Replace existing files
     #[arg(long)]
     pub force: bool,
+}
+
+/// What makes ticks of leaves, and rounds of time.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct RoundOptions {
+    /// Leaves per tick
+    #[arg(long, value_name = "LEAVES", default_value_t = TICK_LEAVES,
+        value_parser = clap::value_parser!(u64).range(1..))]
+    pub tick_size: u64,
+    /// The length of a round
+    #[arg(long = "round", id = "round", value_name = "TIME", default_value = "324h",
+        value_parser = parse_duration)]
+    pub length: Duration,
 }
 
 /// How to measure.
@@ -133,13 +142,9 @@ pub struct Measurement {
     /// Exit with code 3 if the rate without interruptions is below N leaves per second
     #[arg(long, value_name = "N", value_parser = parse_amount)]
     pub min_undisturbed_leaves_per_second: Option<f64>,
-    /// Leaves per tick
-    #[arg(long, value_name = "LEAVES", default_value_t = TICK_LEAVES,
-        value_parser = clap::value_parser!(u64).range(1..))]
-    pub tick_size: u64,
-    /// The length of a round
-    #[arg(long, value_name = "TIME", default_value = "324h", value_parser = parse_duration)]
-    pub round: Duration,
+    /// The round whose ticks are counted.
+    #[command(flatten)]
+    pub round: RoundOptions,
     /// A trial run of seconds, to see the output; its numbers decide nothing
     #[arg(long)]
     pub quick: bool,
@@ -239,9 +244,10 @@ mod tests {
     #[test]
     fn command_line() {
         use clap::CommandFactory;
-        Options::command().debug_assert();
-        let parse =
-            |arguments: &[&str]| Options::try_parse_from([&["poet-bench"], arguments].concat());
+        BenchOptions::command().debug_assert();
+        let parse = |arguments: &[&str]| {
+            BenchOptions::try_parse_from([&["poet-bench"], arguments].concat())
+        };
         let options = parse(&["--work", "haraka256", "--priority", "-5"]).unwrap();
         assert_eq!(options.measurement.work, WorkFunction::Haraka256);
         assert_eq!(options.measurement.priority, Some(-5));

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use poet_backends::{Options as BackendOptions, Selection, select_with};
+use poet_backends::{SelectOptions, Selection, select_with};
 use poet_engine::WorkFunction;
 use poet_host::interrupts::Interrupts;
 use poet_host::programs::Watch;
@@ -124,8 +124,8 @@ pub fn measure(
             priority: options.priority,
             quick: options.quick,
             hwloc: cfg!(feature = "hwloc"),
-            tick_size: options.tick_size,
-            round_s: options.round.as_secs_f64(),
+            tick_size: options.round.tick_size,
+            round_s: options.round.length.as_secs_f64(),
             label: options.label.clone(),
             price: options.price,
         },
@@ -331,7 +331,7 @@ pub fn check(core: Option<usize>) -> Result<(Machine, Measured)> {
 }
 
 fn selection(function: WorkFunction, forced: Option<&str>) -> Result<Selection> {
-    let options = BackendOptions {
+    let options = SelectOptions {
         forced,
         trial: true,
     };

@@ -4,7 +4,7 @@ use std::{fs, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use axum::{Router, middleware};
 use jiff::Timestamp;
-use poet_backends::{Options, Selection};
+use poet_backends::{SelectOptions, Selection};
 use poet_engine::{LABEL_DEPTH, TICK_LEAVES, WorkFunction};
 use poet_host::{WorkPlace, limits::throttling};
 use poet_rounds::{
@@ -94,7 +94,7 @@ impl Server {
         clock: Arc<dyn Clock>,
         notices: Notices,
     ) -> Result<Self, StartError> {
-        let options = Options {
+        let options = SelectOptions {
             forced: config.work.backend.as_deref(),
             trial: config.work.trial,
         };
