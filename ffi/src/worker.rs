@@ -161,19 +161,17 @@ pub(crate) enum Log {
 
 pub(crate) static WORKERS: Table<Worker> = Table::new("poet_worker", 2);
 
-/// Why the log takes no more entries.
-fn no_room(log: &mut Log) -> Error {
-    match log.append() {
-        Err(why) => Error::new(
-            BacklogFull,
-            format!("{BACKLOG_ENTRIES} entries wait for the log: {why}"),
-        ),
-        Ok(()) => out_of_memory(),
+/// Makes room for an entry in a log that had none, or returns why it takes no more.
+fn make_room(log: &mut Log) -> Result<(), Error> {
+    log.append().map_err(|why| {
+        let text = format!("{BACKLOG_ENTRIES} entries wait for the log: {why}");
+        Error::new(BacklogFull, text)
+    })?;
+    if log.reserve(1) == 0 {
+        let text = "the system refused memory for the log";
+        return Err(Error::new(OutOfResources, text));
     }
-}
-
-fn out_of_memory() -> Error {
-    Error::new(OutOfResources, "the system refused memory for the log")
+    Ok(())
 }
 
 impl Log {
@@ -323,7 +321,8 @@ impl Worker {
             let room = log.reserve((step >> k) as usize + 1) as u64;
             let step = step.min((((done >> k) + room + 1) << k) - 1 - done);
             if step == 0 {
-                return Err(no_room(log));
+                make_room(log)?;
+                continue;
             }
             run(
                 tree,
@@ -691,4 +690,26 @@ pub unsafe extern "C" fn poet_worker_prove(
             Ok(())
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As when the disk takes entries again after the backlog has filled up during a call.
+    #[test]
+    fn a_full_backlog_that_can_be_written_has_room_again() {
+        let selection = select(poet_engine::WorkFunction::Sha256, None).unwrap();
+        let work = work(&selection, 1).unwrap();
+        let round = RoundWork::new(&work, b"", SubtreeHeight::new(0).unwrap());
+        let file = FileLog::in_file(tempfile::tempfile().unwrap(), &round).unwrap();
+        let mut log = Log::File(DurableLog::new(file, BACKLOG_ENTRIES).unwrap());
+        assert_eq!(log.reserve(usize::MAX), BACKLOG_ENTRIES);
+        for _ in 0..BACKLOG_ENTRIES {
+            log.push([1; 32]);
+        }
+        assert_eq!(log.reserve(1), 0);
+        make_room(&mut log).unwrap();
+        assert_eq!(log.reserve(1), 1);
+    }
 }

@@ -9,9 +9,9 @@ use std::thread;
 
 use crate::common::{
     STATEMENT, Sendable, advance, describe_worker, encode, last_error, leaves, ok, open, options,
-    progress, root,
+    progress, root, status,
 };
-use poet::poet_status::{BacklogFull, Cancelled, Io, LogDamaged, Ok as OK};
+use poet::poet_status::{BacklogFull, Cancelled, Io, LogDamaged, LogForeign, Ok as OK};
 use poet::*;
 use poet_conformance::skip;
 
@@ -249,6 +249,19 @@ fn zeros_at_the_end_are_cut_off_and_a_changed_entry_is_put_right() {
         assert_proves(worker);
         ok(poet_worker_close(worker));
     }
+}
+
+/// GUIDE.md says so.
+#[test]
+fn a_damaged_header_can_be_taken_from_a_new_log() {
+    let directory = Directory::with_leaves(900, 2);
+    directory.change(|bytes| bytes[40] ^= 1);
+    assert_eq!(status(&directory.options(2)), LogForeign);
+    let new = fs::read(Directory::with_leaves(0, 2).log()).unwrap();
+    directory.change(|bytes| bytes[..96].copy_from_slice(&new[..96]));
+    let worker = open(&directory.options(2));
+    assert_eq!(root(worker), expected_root(900));
+    ok(poet_worker_close(worker));
 }
 
 #[test]
