@@ -160,7 +160,9 @@ pub fn resume(
     let asked = report.endurance.as_ref().map(|run| run.asked_s);
     let length = match (length, asked) {
         (Some(length), _) => length,
-        (None, Some(asked)) => Duration::from_secs_f64(asked),
+        (None, Some(asked)) => Duration::try_from_secs_f64(asked)
+            .ok()
+            .with_context(|| format!("it is damaged: no run is {asked} s long"))?,
         (None, None) => {
             bail!("this report has no long run yet: expected --duration, the length of the run")
         }

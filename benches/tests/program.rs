@@ -320,6 +320,16 @@ fn a_long_run_that_was_killed_is_resumed() {
         &["--quick", "--backend", "generic", "--json", "short.json"],
     );
     bad(folder, &["--resume", "short.json"], "has no long run yet");
+    for asked_s in [-5.0, 1e300] {
+        let mut damaged = Report::load(&path).unwrap();
+        damaged.endurance.as_mut().unwrap().asked_s = asked_s;
+        fs::write(folder.join("damaged.json"), damaged.to_json().unwrap()).unwrap();
+        bad(
+            folder,
+            &["--resume", "damaged.json"],
+            "it is damaged: no run is",
+        );
+    }
     let mut other = Report::load(&path).unwrap();
     other.machine.hostname = Some("elsewhere".into());
     fs::write(folder.join("other.json"), other.to_json().unwrap()).unwrap();
