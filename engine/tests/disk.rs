@@ -350,7 +350,7 @@ impl Drop for SmallDisk {
 fn a_small_file_system_fills_up_and_is_emptied() {
     let disk = match SmallDisk::mount() {
         Ok(disk) => disk,
-        Err(reason) => return skip(&format!("no file system can be mounted: {reason}")),
+        Err(reason) => return skip(format!("no file system can be mounted: {reason}")),
     };
     let path = disk.file("tree.log");
     let log = FileLog::open(&path, &round(&work())).unwrap();

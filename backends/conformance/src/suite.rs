@@ -3,8 +3,7 @@
 //! Every input comes from a numbered seed, which the panic message names.
 
 use crate::reference::{self, Reference};
-use crate::skip::note;
-use crate::{Rng, vectors};
+use crate::{Rng, report_skipped, vectors};
 use poet_engine::{
     Block, Chain, LABEL_DEPTH, Node, NodeMessage, SHA256_IV, Sha256, State, WorkFunction,
 };
@@ -36,7 +35,7 @@ pub fn supported<T: ?Sized>(name: &str, backend: Option<&'static T>) -> Option<&
 pub fn not_tested(name: &str, reason: &str) {
     let required = std::env::var(REQUIRED).unwrap_or_default();
     assert!(!names(&required, name), "{REQUIRED} names {name}: {reason}");
-    note(&format!("not tested: {name}: {reason}"));
+    report_skipped(format!("{name}: {reason}"));
 }
 
 /// Returns whether `name` is one of the names in `list`, separated by spaces.

@@ -125,7 +125,7 @@ impl SmallDisk {
             Ok(mount) => String::from_utf8_lossy(&mount.stderr).trim().to_owned(),
             Err(error) => error.to_string(),
         };
-        skip(&format!("no file system can be mounted: {reason}"));
+        skip(format!("no file system can be mounted: {reason}"));
         None
     }
 

@@ -33,7 +33,7 @@ fn what_a_failed_sync_drops_is_written_again() {
         .args([&library, &source])
         .output();
     match compiled {
-        Err(error) => return skip(&format!("there is no C compiler: {error}")),
+        Err(error) => return skip(format!("there is no C compiler: {error}")),
         Ok(cc) => assert!(
             cc.status.success(),
             "{}",
