@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
-use poet_backends::{Options, select_with};
+use poet_backends::{SelectOptions, select_with};
 use poet_engine::{LABEL_DEPTH, WorkFunction, ZERO};
 use poet_files::{explain, reason};
 use poet_host::WorkPlace;
@@ -224,7 +224,7 @@ fn serve_with(
     // Before any thread is started, since none may disturb the measurement of the cores.
     let mut place = WorkPlace::default();
     if config.rounds.worker.may_work() {
-        let options = Options {
+        let options = SelectOptions {
             forced: config.work.backend.as_deref(),
             trial: false,
         };

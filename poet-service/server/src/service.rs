@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use axum::{Router, middleware};
 use jiff::Timestamp;
-use poet_backends::{Options, Selection};
+use poet_backends::{SelectOptions, Selection};
 use poet_engine::{LABEL_DEPTH, TICK_LEAVES, WorkFunction};
 use poet_host::{WorkPlace, limits::throttling, machine::hostname};
 use poet_rounds::{
@@ -97,7 +97,7 @@ impl Server {
         notices: Notices,
         recent: RecentLines,
     ) -> Result<Self, StartError> {
-        let options = Options {
+        let options = SelectOptions {
             forced: config.work.backend.as_deref(),
             trial: config.work.trial,
         };

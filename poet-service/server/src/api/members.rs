@@ -73,7 +73,7 @@ struct Question {
 struct Members {
     /// In increasing order.
     node_ids: Vec<NodeId>,
-    tree: membership::Tree,
+    tree: membership::MembershipTree,
     /// What all members in memory use, including these.
     alive: Arc<AtomicUsize>,
 }
@@ -276,7 +276,7 @@ fn read(
     alive.fetch_add(node_ids.len() * MEMBER_BYTES, Relaxed);
     Ok(Ok(Members {
         node_ids,
-        tree: membership::Tree::new(challenges),
+        tree: membership::MembershipTree::new(challenges),
         alive: Arc::clone(alive),
     }))
 }
