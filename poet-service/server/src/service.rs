@@ -26,13 +26,8 @@ use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
     api::{
-        self,
-        client::RateLimit,
-        dropped::Dropped,
-        grpc as grpc_api, listen, operator,
-        poet::Poet,
-        protocol::Protocol,
-        server::{ConnectionLimits, Interface},
+        self, client::RateLimit, dropped::Dropped, grpc as grpc_api, listen, operator, poet::Poet,
+        protocol::Protocol, server::Interface, slots::ConnectionLimits,
     },
     config::Config,
     metrics::{self, Metrics, ServerState},
