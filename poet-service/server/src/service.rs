@@ -306,7 +306,10 @@ impl Server {
         let limits = &config.listeners.limits;
         let limited = |router: Router, protocol| match limits.rate {
             None => router,
-            Some(rate) => RateLimit::new(rate, limits.proxies.clone(), protocol).layer(router),
+            Some(rate) => {
+                let clock = Arc::clone(rounds.clock());
+                RateLimit::new(rate, limits.proxies.clone(), protocol, clock).layer(router)
+            }
         };
         let connections = limits.connections(poet_host::open_files::raise_limit());
         let interfaces = [
@@ -315,25 +318,28 @@ impl Server {
                 counted(limited(routers.rest, Protocol::Http1)),
                 connections.rest,
                 metrics.dropped("rest"),
+                rounds.clock(),
             ),
             grpc.interface(
                 Protocol::Http2,
                 counted(limited(routers.grpc, Protocol::Http2)),
                 connections.grpc,
                 metrics.dropped("grpc"),
+                rounds.clock(),
             ),
             private.interface(
                 Protocol::Either,
                 counted(routers.private),
                 connections.private.clone(),
                 metrics.dropped("operator"),
+                rounds.clock(),
             ),
         ];
         let monitoring = metrics_listener.map(|listener| {
             let router = metrics::router(&metrics, state);
             let dropped = metrics.dropped("metrics");
             let limits = connections.private;
-            listener.interface(Protocol::Http1, router, limits, dropped)
+            listener.interface(Protocol::Http1, router, limits, dropped, rounds.clock())
         });
         let parts = Supervisor::new();
         parts.spawn("readiness", probe.keep(stopped.clone()));
@@ -502,6 +508,7 @@ impl Listener {
         router: Router,
         limits: ConnectionLimits,
         dropped: Dropped,
+        clock: &Arc<dyn Clock>,
     ) -> Interface {
         Interface {
             listeners: self.sockets,
@@ -509,6 +516,7 @@ impl Listener {
             router,
             limits,
             dropped,
+            clock: Arc::clone(clock),
         }
     }
 }

@@ -18,7 +18,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
     task::Poll,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use axum::{
@@ -40,6 +40,7 @@ use hyper_util::{
     },
     service::TowerToHyperService,
 };
+use poet_rounds::clock::Clock;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -128,6 +129,8 @@ pub(crate) struct Interface {
     pub(crate) limits: ConnectionLimits,
     /// Counts connections that are closed or refused.
     pub(crate) dropped: Dropped,
+    /// Decides who is idle, and who is too slow.
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 impl Interface {
@@ -136,7 +139,7 @@ impl Interface {
         let listeners = self.listeners;
         let idle_timeout = self.protocol.idle_timeout(&self.limits.patience);
         let http = self.protocol.server(&self.limits.patience);
-        let slots = Arc::new(Slots::new(self.limits, self.dropped));
+        let slots = Arc::new(Slots::new(self.limits, self.dropped, self.clock));
         let server = Arc::new(Server {
             http,
             router: TowerToHyperService::new(self.router),
@@ -251,7 +254,8 @@ impl Server {
 
     /// Closes idle and slow connections, logs what was closed and refused, and returns memory.
     async fn sweep(self: Arc<Self>, idle_timeout: Duration) {
-        let (slots, mut tide, mut reported) = (&self.slots, Tide::default(), None);
+        let (slots, mut tide) = (&self.slots, Tide::default());
+        let mut reported: Option<Duration> = None;
         loop {
             tokio::time::sleep(slots.limits.patience.sweep).await;
             let (slow, connections) = {
@@ -260,11 +264,12 @@ impl Server {
                 (slow, taken.connections.len())
             };
             slots.dropped.too_slow(slow);
-            if reported.is_none_or(|at: Instant| at.elapsed() >= REPORT_INTERVAL)
+            let now = slots.clock.monotonic();
+            if reported.is_none_or(|at| now.saturating_sub(at) >= REPORT_INTERVAL)
                 && let Some(report) = slots.dropped.report()
             {
                 tracing::warn!("{report}");
-                reported = Some(Instant::now());
+                reported = Some(now);
             }
             if tide.has_ebbed(connections, self.budget.take_highest()) {
                 // Takes some milliseconds, once after a flood.

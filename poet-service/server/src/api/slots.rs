@@ -7,9 +7,10 @@ use std::{
     mem::MaybeUninit,
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use poet_rounds::clock::Clock;
 use socket2::SockRef;
 use tokio::{
     net::TcpStream,
@@ -61,6 +62,7 @@ impl ConnectionLimits {
 
 /// The connections that a listener may have.
 pub(super) struct Slots {
+    pub(super) clock: Arc<dyn Clock>,
     pub(super) limits: ConnectionLimits,
     taken: Mutex<Taken>,
     /// Notifies the newcomer that waits for a slot of a change.
@@ -98,14 +100,13 @@ pub(super) struct Taken {
     per_network: HashMap<Network, usize>,
     /// The connections to close next, in order, and when they were chosen.
     chosen: VecDeque<u64>,
-    chosen_at: Option<Instant>,
+    chosen_at: Option<Duration>,
     /// The connection that was asked to close, and when.
-    asked: Option<(u64, Instant)>,
+    asked: Option<(u64, Duration)>,
 }
 
 pub(super) struct Connection {
     network: Network,
-    accepted: Instant,
     activity: Arc<Activity>,
     progress: Progress,
 }
@@ -118,8 +119,9 @@ pub(super) struct Slot {
 }
 
 impl Slots {
-    pub(super) fn new(limits: ConnectionLimits, dropped: Dropped) -> Self {
+    pub(super) fn new(limits: ConnectionLimits, dropped: Dropped, clock: Arc<dyn Clock>) -> Self {
         Self {
+            clock,
             limits,
             taken: Mutex::default(),
             freed: Notify::new(),
@@ -140,7 +142,7 @@ impl Slots {
             if is_gone(stream) {
                 return Admitted::Gone;
             }
-            if self.lock().make_room() {
+            if self.lock().make_room(self.clock.monotonic()) {
                 self.dropped.for_room();
             }
             let freed = self.freed.notified();
@@ -172,10 +174,9 @@ impl Slots {
         taken.per_network.insert(network, count + 1);
         let id = taken.next_id;
         taken.next_id += 1;
-        let activity = Arc::new(Activity::default());
+        let activity = Arc::new(Activity::new(Arc::clone(&self.clock)));
         let connection = Connection {
             network,
-            accepted: Instant::now(),
             activity: Arc::clone(&activity),
             progress: Progress::new(&self.limits.patience),
         };
@@ -202,15 +203,15 @@ fn is_gone(stream: &TcpStream) -> bool {
 }
 
 impl Taken {
-    /// Asks a connection to close, unless one is closing already. Returns whether one was asked; it
+    /// Asks a connection to close, unless one is closing already at this time. Returns whether one was asked; it
     /// may decline.
     ///
     /// First the one that has been idle longest; then, among those that wait for the body of a
     /// request, one of the address with the most connections, namely the one that has waited
     /// longest.
-    fn make_room(&mut self) -> bool {
+    fn make_room(&mut self, now: Duration) -> bool {
         if let Some((id, at)) = self.asked
-            && at.elapsed() < ROOM_INTERVAL * 10
+            && now.saturating_sub(at) < ROOM_INTERVAL * 10
             && let Some(connection) = self.connections.get(&id)
             && connection.activity.is_closing()
         {
@@ -218,19 +219,20 @@ impl Taken {
         }
         if self
             .chosen_at
-            .is_none_or(|at| at.elapsed() > CHOICE_TIMEOUT)
+            .is_none_or(|at| now.saturating_sub(at) > CHOICE_TIMEOUT)
         {
             self.chosen.clear();
         }
         if self.chosen.is_empty() {
             self.choose();
+            self.chosen_at = Some(now);
         }
         while let Some(id) = self.chosen.pop_front() {
             if let Some(connection) = self.connections.get(&id)
                 && connection.may_make_room().is_some()
             {
                 connection.activity.ask_to_close();
-                self.asked = Some((id, Instant::now()));
+                self.asked = Some((id, now));
                 return true;
             }
         }
@@ -258,7 +260,6 @@ impl Taken {
         }
         candidates.sort_unstable();
         self.chosen = candidates.into_iter().map(|(_, id)| id).collect();
-        self.chosen_at = Some(Instant::now());
     }
 
     /// Closes connections that are idle for too long, or too slow. Returns the number of slow ones.
@@ -292,7 +293,7 @@ impl Connection {
             Standing::Receiving(since) => (true, since),
             Standing::Idle(since) => (false, since),
         };
-        let stayed = since >= MIN_STAY && self.accepted.elapsed() >= MIN_STAY;
+        let stayed = since >= MIN_STAY && self.activity.age() >= MIN_STAY;
         (stayed && !self.activity.is_closing()).then_some((receives, since))
     }
 }
@@ -316,7 +317,12 @@ impl Drop for Slot {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::convert::Infallible;
+
+    use jiff::Timestamp;
+    use poet_rounds::clock::ManualClock;
+
+    use super::{super::dropped::DroppedCounters, *};
 
     fn taken(connections: &[(u8, Standing)]) -> Taken {
         let mut taken = Taken::default();
@@ -326,7 +332,6 @@ mod tests {
             let activity = Arc::new(Activity::of(*standing));
             let connection = Connection {
                 network,
-                accepted: activity.accepted(),
                 activity,
                 progress: Progress::new(&Patience::default()),
             };
@@ -338,7 +343,7 @@ mod tests {
     /// Returns the order in which connections make room, if none declines.
     fn order(taken: &mut Taken) -> Vec<u64> {
         let mut order = Vec::new();
-        while taken.make_room() {
+        while taken.make_room(Duration::ZERO) {
             let (id, _) = taken.asked.unwrap();
             taken.connections.remove(&id);
             order.push(id);
@@ -373,15 +378,79 @@ mod tests {
         ]);
         assert_eq!(order(&mut taken), [3, 2, 7, 10, 6, 1]);
         // None of the rest may be closed.
-        assert!(!taken.make_room());
+        assert!(!taken.make_room(Duration::ZERO));
     }
 
     #[test]
     fn one_at_a_time_is_asked() {
         let mut taken = taken(&[(1, idle(10)), (1, idle(5))]);
-        assert!(taken.make_room());
-        assert!(!taken.make_room());
+        assert!(taken.make_room(Duration::ZERO));
+        assert!(!taken.make_room(Duration::ZERO));
         assert!(taken.connections[&0].activity.is_closing());
         assert!(!taken.connections[&1].activity.is_closing());
+        // It has not closed within a second.
+        assert!(!taken.make_room(Duration::from_millis(999)));
+        assert!(taken.make_room(Duration::from_secs(1)));
+        assert!(taken.connections[&1].activity.is_closing());
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn take(slots: &Arc<Slots>) -> Result<Slot, Full> {
+        slots.take([192, 0, 2, 1].into())
+    }
+
+    /// Slots for this many connections of an address, and their clock.
+    fn slots(count: usize) -> (Arc<Slots>, Arc<ManualClock>) {
+        let clock = Arc::new(ManualClock::new(Timestamp::UNIX_EPOCH));
+        let limits = ConnectionLimits {
+            per_address: count + 1,
+            ..ConnectionLimits::new(count)
+        };
+        let dropped = DroppedCounters::default().of("test");
+        (Arc::new(Slots::new(limits, dropped, clock.clone())), clock)
+    }
+
+    /// Returns whether the connection is told to close.
+    async fn is_told_to_close(slot: &Slot) -> bool {
+        let connection = std::future::pending::<Result<(), Infallible>>();
+        let end = slot.activity.drive(connection, || {});
+        tokio::time::timeout(SECOND, end).await.is_ok()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn idle_connections_are_closed_in_time() {
+        let (slots, clock) = slots(3);
+        let patience = Patience::default();
+        let idle_timeout = patience.idle;
+        let sweep = || slots.lock().sweep(idle_timeout, &patience);
+        let [silent, asked, busy] = [(); 3].map(|()| take(&slots).unwrap());
+        drop(asked.activity.begin_request(false, true, None));
+        let _request = busy.activity.begin_request(false, true, None);
+        clock.pass(patience.headers - SECOND);
+        assert_eq!(sweep(), 0);
+        assert!(!is_told_to_close(&silent).await);
+        clock.pass(2 * SECOND);
+        assert_eq!(sweep(), 0);
+        assert!(is_told_to_close(&silent).await);
+        assert!(!is_told_to_close(&asked).await);
+        clock.pass(idle_timeout - patience.headers);
+        assert_eq!(sweep(), 0);
+        assert!(is_told_to_close(&asked).await);
+        assert!(!is_told_to_close(&busy).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_makes_room_once_it_has_stayed() {
+        let (slots, clock) = slots(1);
+        let slot = take(&slots).unwrap();
+        assert_eq!(take(&slots).err(), Some(Full::All));
+        let make_room = || slots.lock().make_room(clock.monotonic());
+        assert!(!make_room());
+        clock.pass(MIN_STAY);
+        assert!(make_room());
+        assert!(is_told_to_close(&slot).await);
+        drop(slot);
+        assert!(take(&slots).is_ok());
     }
 }
