@@ -20,7 +20,7 @@ use std::{
 use common::{Client, LocalServer, TestNode, await_some, config};
 use poet_engine::Proof;
 use poet_proto::{member::Challenge, messages::PublishedProof};
-use poet_rounds::storage::Storage as _;
+use poet_rounds::{clock::SystemClock, storage::Storage as _};
 use poet_service::{
     api::{client::RequestRate, patience::Patience},
     limits::ClientLimits,
@@ -291,7 +291,7 @@ fn store_proof(folder: &Path, round: u64, members: u32) {
     let db = folder.join("db");
     fs::create_dir_all(&db).unwrap();
     let path = db.join("poet.sqlite");
-    let storage = SqliteStorage::open(&path, 1, Arc::new(())).unwrap();
+    let storage = SqliteStorage::open(&path, 1, Arc::new(SystemClock), Arc::new(())).unwrap();
     let member = |number: u32| {
         let mut challenge = [0x5a; 32];
         // Must not compress too well.

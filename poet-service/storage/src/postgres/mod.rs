@@ -24,7 +24,6 @@ mod whole;
 mod writer;
 
 use std::{
-    collections::BTreeMap,
     fmt,
     future::Future,
     pin::Pin,
@@ -55,7 +54,7 @@ use self::{
     writer::{Command, PATIENCE, Writer},
 };
 pub use self::{error::PostgresError, url::DatabaseUrl};
-use crate::{DatabaseError, database::COPYING};
+use crate::{DatabaseError, database::COPYING, repeated::Repeated};
 
 /// Commands that may wait for the writer; more callers wait for room.
 const QUEUED_COMMANDS: usize = 16_384;
@@ -148,10 +147,11 @@ impl PostgresStorage {
         counters: Arc<dyn Counters>,
         create: bool,
     ) -> Result<Self, DatabaseError> {
-        let place = Arc::new(Place::new(url.clone()));
+        let place = Arc::new(Place::new(url.clone(), Arc::clone(&clock)));
         let clock_offset = Arc::new(ClockOffset(AtomicI64::new(ClockOffset::UNKNOWN)));
         let (commands, queue) = mpsc::channel(QUEUED_COMMANDS);
         let offset = Arc::clone(&clock_offset);
+        let failures = Repeated::new(Arc::clone(&clock));
         with_link("storage", Arc::clone(&place), create, async move |link| {
             let writer = Writer {
                 link,
@@ -161,7 +161,7 @@ impl PostgresStorage {
                 counters,
                 acknowledged: Acknowledged::default(),
                 written: None,
-                said: BTreeMap::new(),
+                failures,
             };
             writer.run(queue).await;
         })?;
