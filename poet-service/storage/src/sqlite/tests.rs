@@ -335,6 +335,39 @@ fn a_log_that_is_held_is_limited_and_shrinks_when_it_is_released() {
 }
 
 #[test]
+fn a_long_log_is_emptied_once_a_minute() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("poet.sqlite");
+    let clock = Arc::new(ManualClock::new(Timestamp::UNIX_EPOCH));
+    let mut writer = Writer::open(&path, 100, clock.clone(), Arc::new(())).unwrap();
+    writer.long_log_bytes = 1 << 20;
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN").unwrap();
+    other
+        .query_row("SELECT count(*) FROM rounds", [], |_| Ok(()))
+        .unwrap();
+    let fill = Command::Write {
+        write: Box::new(|transaction| write_setting(transaction, "filler", &vec![7; 2 << 20])),
+        reply: oneshot::channel().0,
+    };
+    let (mut answers, mut undo) = (Vec::new(), Undo::default());
+    writer
+        .commit([fill].into_iter(), &mut answers, &mut undo)
+        .unwrap();
+    // While it is read, nothing can empty it.
+    clock.pass(Duration::from_secs(60));
+    writer.tend_log();
+    assert!(log_bytes(&path) > 2 << 20);
+    other.execute_batch("COMMIT").unwrap();
+    clock.pass(Duration::from_secs(59));
+    writer.tend_log();
+    assert!(log_bytes(&path) > 2 << 20);
+    clock.pass(Duration::from_secs(1));
+    writer.tend_log();
+    assert_eq!(log_bytes(&path), 0);
+}
+
+#[test]
 fn a_database_that_is_removed_is_written_again() {
     let names = ["poet.sqlite", "poet.sqlite-wal", "poet.sqlite-shm"];
     for removed in [&names[..], &names[..1], &names[1..2], &names[1..]] {

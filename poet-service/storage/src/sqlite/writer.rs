@@ -139,6 +139,7 @@ pub(super) struct Writer {
     pub(super) written: Option<Duration>,
     /// The length of the log (-wal), and when it was last checked.
     pub(super) log_bytes: u64,
+    pub(super) long_log_bytes: u64,
     pub(super) max_log_bytes: u64,
     pub(super) tended: Duration,
     pub(super) failures: Repeated,
@@ -166,6 +167,7 @@ impl Writer {
             kept: None,
             written: None,
             log_bytes: 0,
+            long_log_bytes: LONG_LOG_BYTES,
             max_log_bytes: MAX_LOG_BYTES,
             tended: clock.monotonic(),
             failures: Repeated::new(Arc::clone(&clock)),
@@ -455,7 +457,7 @@ impl Writer {
         self.log_bytes = log_bytes(&self.place.database);
         let now = self.clock.monotonic();
         let waits = now.saturating_sub(self.tended) < TEND_INTERVAL;
-        if self.log_bytes <= LONG_LOG_BYTES || waits {
+        if self.log_bytes <= self.long_log_bytes || waits {
             return;
         }
         self.tended = now;
