@@ -12,7 +12,10 @@ use std::{
     io::{ErrorKind, Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -838,47 +841,81 @@ fn what_is_closed_and_refused_is_counted() {
     assert!(h2::read_frame(&mut grpc[3]).is_some());
 }
 
+/// Lets time pass while a client waits for a connection.
+fn pass_while<T>(server: &LocalServer, client_waits: impl FnOnce() -> T) -> T {
+    /// Ends the other thread, too, if the client fails.
+    struct Ended<'a>(&'a AtomicBool);
+    impl Drop for Ended<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Relaxed);
+        }
+    }
+    let ended = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Relaxed) {
+                server.pass(Duration::from_secs(2));
+                thread::sleep(Duration::from_millis(100));
+            }
+        });
+        let _ended = Ended(&ended);
+        client_waits()
+    })
+}
+
 #[test]
 fn idle_connections_make_room() {
     let folder = tempfile::tempdir().unwrap();
-    let options = ["--max-connections=20", "--max-connections-per-address=1000"];
-    let mut victim = Victim::start(folder.path(), &options);
+    let mut config = config(folder.path());
+    config.listeners.limits.max_connections = Some(20);
+    config.listeners.limits.max_connections_per_address = Some(1000);
+    let server = LocalServer::start(config, -3600);
+    let rest = server.addresses.rest;
     // Many more than allowed, and they stay open. Those that wait get their turn before newcomers, each
     // for two seconds.
-    let streams: Vec<_> = (0..200).map(|_| connect(victim.rest)).collect();
-    for _ in 0..5 {
-        victim.assert_serves();
+    let streams: Vec<_> = (0..200).map(|_| connect(rest)).collect();
+    for node in 0..5 {
+        let client = Client::new(&server.url());
+        let answer = pass_while(&server, || client.get("/healthz"));
+        assert_eq!(answer.status, 200);
+        // Over the same connection.
+        client.register(&TestNode::new(node));
     }
     drop(streams);
-    victim.assert_serves();
+    assert_serves(rest, 5);
 }
 
 #[test]
 fn streams_on_which_nothing_comes_make_room() {
     let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
     // A quarter of them for gRPC.
-    let options = ["--max-connections=40", "--max-connections-per-address=1000"];
-    let victim = Victim::start(folder.path(), &options);
+    config.listeners.limits.max_connections = Some(40);
+    config.listeners.limits.max_connections_per_address = Some(1000);
+    let server = LocalServer::start(config, -3600);
+    let grpc = server.addresses.grpc;
     let path = "/grpc.health.v1.Health/Watch";
     let mut watching = Vec::new();
     for _ in 0..30 {
-        let mut stream = connect(victim.grpc);
+        let mut stream = connect(grpc);
         stream.write_all(&h2::preface()).unwrap();
         stream.write_all(&h2::request(1, path, &[0; 5])).unwrap();
         watching.push(stream);
     }
     // What a watcher is sent at once, however many came before it.
     let last = watching.last_mut().unwrap();
-    while let Some((kind, _, id, _)) = h2::read_frame(last) {
-        if id == 1 && kind == h2::DATA {
-            break;
+    pass_while(&server, || {
+        while let Some((kind, _, id, _)) = h2::read_frame(last) {
+            if id == 1 && kind == h2::DATA {
+                break;
+            }
         }
-    }
+    });
     for _ in 0..5 {
-        victim.assert_serves_grpc();
+        pass_while(&server, || assert_serves_grpc(grpc));
     }
     drop(watching);
-    victim.assert_serves_grpc();
+    assert_serves_grpc(grpc);
 }
 
 #[test]
