@@ -126,10 +126,12 @@ fn ended(result: anyhow::Result<ExitCode>) -> ExitCode {
 fn serve(args: ServerArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(args)?;
     check_threads()?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let file = LogFile::open(
         &config.log.folder,
         config.log.max_files,
         config.log.max_file_bytes,
+        Arc::clone(&clock),
     )
     .map_err(|cause| {
         anyhow::anyhow!(
@@ -139,7 +141,6 @@ fn serve(args: ServerArgs) -> anyhow::Result<ExitCode> {
         )
     })?;
     let terminal = Terminal::new(file).context("cannot start the threads of the log")?;
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let notices = Notices::start(&config.notify, Arc::clone(&clock))
         .context("cannot start the threads for notifications")?;
     terminal.init_logs(config.log.debug, config.log.json, notices.clone());

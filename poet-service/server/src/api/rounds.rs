@@ -6,7 +6,7 @@
 use std::{
     ops::RangeInclusive,
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use axum::{
@@ -45,8 +45,8 @@ pub(crate) struct Rounds {
     storage: Arc<dyn Storage>,
     /// Why the server is not ready, if it is not.
     unready: watch::Receiver<Option<&'static str>>,
-    /// Locked by the request that reads.
-    list: Mutex<Option<(Instant, Bytes)>>,
+    /// The list, and when it was read. Locked by the request that reads.
+    list: Mutex<Option<(Duration, Bytes)>>,
 }
 
 impl Rounds {
@@ -385,7 +385,7 @@ async fn on_blocking_thread<T: Send + 'static>(
 async fn list(State(rounds): State<Arc<Rounds>>) -> Result<Response, ApiError> {
     let mut kept = rounds.list.lock().await;
     if let Some((since, list)) = &*kept
-        && since.elapsed() < LIST_AGE
+        && rounds.clock.monotonic().saturating_sub(*since) < LIST_AGE
     {
         return Ok(cached(ok(list.clone()), BRIEFLY));
     }
@@ -393,7 +393,7 @@ async fn list(State(rounds): State<Arc<Rounds>>) -> Result<Response, ApiError> {
     let list = Bytes::from(
         on_blocking_thread(move || reading.list().map_err(|error| failed(&error))).await?,
     );
-    *kept = Some((Instant::now(), list.clone()));
+    *kept = Some((rounds.clock.monotonic(), list.clone()));
     Ok(cached(ok(list), BRIEFLY))
 }
 
