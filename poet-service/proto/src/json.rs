@@ -1,325 +1,32 @@
-//! The canonical JSON mapping of protobuf, for the messages of this API.
+//! The canonical JSON mapping of protobuf, for the messages of this API, in both directions: the
+//! server reads requests and writes responses, clients the reverse.
 //!
-//! In: lowerCamelCase or snake_case names; bytes in standard or URL-safe base64, padded or not;
-//! 64-bit integers as strings or numbers; `null` means unset; unknown fields are ignored; a
-//! duplicate field is an error. Accepts exactly what the Go server does, so that a request that one
-//! server of a network accepts is accepted by all; like the Go server, ignores text after the
-//! object. Out: lowerCamelCase, standard base64, 64-bit integers as strings, unset fields written
-//! out.
+//! Written: lowerCamelCase, standard base64, 64-bit integers as strings, unset fields of responses
+//! written out.
+//!
+//! Read: lowerCamelCase or, in requests, snake_case names; bytes in standard or URL-safe base64,
+//! padded or not; 64-bit integers as strings or numbers; `null` means unset; unknown fields are
+//! ignored; a duplicate field is an error.
 
-use std::fmt;
+mod fields;
+mod request;
+mod response;
+mod rounds;
 
-use base64::{
-    Engine as _, alphabet,
-    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+use serde::{Deserialize, Serialize, Serializer};
+
+pub use fields::{Bytes, Bytes32, Number, Seconds, TimeLeft, time};
+pub use request::{submit_request, write_submit_request};
+pub use response::{
+    CertifierMessage, InfoResponse, PowParamsResponse, ProofResponse, SubmitResponse,
+    info_response, pow_params_response, proof_response, submit_response,
 };
-use serde::{
-    Deserialize, Deserializer, Serialize, Serializer,
-    de::{MapAccess, Visitor},
-};
-use serde_json::value::RawValue;
-
-use crate::{
-    certificate::SignedCertificate,
-    duration::format_proto,
-    messages::{Info, PublishedProof, SubmitRequest, Submitted},
-    pow::PowParams,
-    receipt::Receipt,
-    timestamp::ProtoTimestamp,
-};
-
-/// How much of a bad value an error message repeats.
-const QUOTED_CHARS: usize = 64;
-
-/// How deeply objects and lists may nest.
-const MAX_DEPTH: usize = 10_000;
-/// The digits of the greatest 64-bit integer.
-const MAX_DIGITS: usize = 20;
+pub use rounds::{ErrorResponse, HealthResponse, Round, RoundPhase, RoundsResponse};
 
 /// Why a body is not the expected message. The text is for the client.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Malformed(pub String);
-
-/// The fields of a JSON object, not yet interpreted.
-struct Object<'a>(Vec<(String, &'a RawValue)>);
-
-impl<'de> Deserialize<'de> for Object<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Fields;
-
-        impl<'de> Visitor<'de> for Fields {
-            type Value = Object<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut fields = Vec::new();
-                while let Some(field) = map.next_entry()? {
-                    fields.push(field);
-                }
-                Ok(Object(fields))
-            }
-        }
-
-        deserializer.deserialize_map(Fields)
-    }
-}
-
-impl<'a> Object<'a> {
-    fn parse(text: &'a str) -> Result<Self, Malformed> {
-        serde_json::from_str(text).map_err(|error| malformed(&format!("syntax error: {error}")))
-    }
-
-    /// Returns the value of the field with this lowerCamelCase or snake_case name, unless unset.
-    fn field(&self, camel: &'static str, snake: &str) -> Result<Option<Field<'a>>, Malformed> {
-        let mut values = self
-            .0
-            .iter()
-            .filter(|(name, _)| name == camel || name == snake)
-            .map(|(_, raw)| *raw);
-        let value = values.next().filter(|raw| raw.get() != "null");
-        if values.next().is_some() {
-            return Err(malformed(&format!("duplicate field {camel:?}")));
-        }
-        Ok(value.map(|raw| Field {
-            name: camel,
-            raw: raw.get(),
-        }))
-    }
-
-    fn bytes(&self, camel: &'static str, snake: &str) -> Result<Vec<u8>, Malformed> {
-        self.field(camel, snake)?
-            .map_or(Ok(Vec::new()), |field| field.bytes())
-    }
-}
-
-/// A field that is set: its name and its JSON text.
-struct Field<'a> {
-    name: &'static str,
-    raw: &'a str,
-}
-
-impl Field<'_> {
-    fn invalid(&self, kind: &str) -> Malformed {
-        let quoted: String = self.raw.chars().take(QUOTED_CHARS).collect();
-        let dots = if quoted.len() < self.raw.len() {
-            "..."
-        } else {
-            ""
-        };
-        malformed(&format!(
-            "invalid value for {kind} field {}: {quoted}{dots}",
-            self.name
-        ))
-    }
-
-    fn string(&self) -> Option<String> {
-        serde_json::from_str(self.raw).ok()
-    }
-
-    fn object(&self) -> Result<Object<'_>, Malformed> {
-        serde_json::from_str(self.raw).map_err(|_| self.invalid("message"))
-    }
-
-    fn bytes(&self) -> Result<Vec<u8>, Malformed> {
-        self.string()
-            .and_then(|text| decode_base64(&text))
-            .ok_or_else(|| self.invalid("bytes"))
-    }
-
-    fn unsigned(&self) -> Option<u64> {
-        if !self.raw.starts_with('"') {
-            return whole_number(self.raw);
-        }
-        // The string must contain exactly a JSON number.
-        let text = self.string()?;
-        let number: &RawValue = serde_json::from_str(&text).ok()?;
-        (number.get() == text).then(|| whole_number(&text))?
-    }
-
-    fn uint64(&self) -> Result<u64, Malformed> {
-        self.unsigned().ok_or_else(|| self.invalid("uint64"))
-    }
-
-    fn uint32(&self) -> Result<u32, Malformed> {
-        self.unsigned()
-            .and_then(|number| u32::try_from(number).ok())
-            .ok_or_else(|| self.invalid("uint32"))
-    }
-
-    fn timestamp(&self) -> Result<ProtoTimestamp, Malformed> {
-        self.string()
-            .and_then(|text| ProtoTimestamp::parse(&text))
-            .ok_or_else(|| self.invalid("google.protobuf.Timestamp"))
-    }
-}
-
-/// Returns the value of a JSON number that is whole, not negative and fits 64 bits, in any
-/// notation: `1000`, `1e3`, `1000.0`, `-0`. `None` for any other JSON value.
-fn whole_number(json: &str) -> Option<u64> {
-    let (negative, number) = match json.strip_prefix('-') {
-        Some(number) => (true, number),
-        None => (false, json),
-    };
-    if !number.starts_with(|first: char| first.is_ascii_digit()) {
-        return None;
-    }
-    let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
-    let (integer, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    let fraction = fraction.trim_end_matches('0');
-    let digits = format!("{}{fraction}", integer.trim_start_matches('0'));
-    if digits.is_empty() {
-        return Some(0);
-    }
-    let exponent: i32 = exponent.parse().ok()?;
-    let shift = i64::from(exponent) - i64::try_from(fraction.len()).ok()?;
-    let places = usize::try_from(shift.unsigned_abs()).ok()?;
-    let whole = if shift < 0 {
-        let (whole, cut) = digits.split_at(digits.len().checked_sub(places)?);
-        cut.bytes()
-            .all(|digit| digit == b'0')
-            .then_some(whole)?
-            .to_owned()
-    } else if digits.len().saturating_add(places) <= MAX_DIGITS {
-        format!("{digits}{:0<places$}", "")
-    } else {
-        return None;
-    };
-    if negative { None } else { whole.parse().ok() }
-}
-
-/// Decodes base64 as Go's JSON mapping does: in either alphabet, with or without all of its
-/// padding, with line breaks anywhere. Text whose length, including line breaks, is a multiple of
-/// four must be padded; other text must not.
-pub fn decode_base64(text: &str) -> Option<Vec<u8>> {
-    let alphabet = if text.contains(['-', '_']) {
-        &alphabet::URL_SAFE
-    } else {
-        &alphabet::STANDARD
-    };
-    let padding = if text.len().is_multiple_of(4) {
-        DecodePaddingMode::RequireCanonical
-    } else {
-        DecodePaddingMode::RequireNone
-    };
-    let config = GeneralPurposeConfig::new()
-        .with_decode_padding_mode(padding)
-        .with_decode_allow_trailing_bits(true);
-    let text = text.replace(['\r', '\n'], "");
-    GeneralPurpose::new(alphabet, config).decode(text).ok()
-}
-
-/// Checks what the parser skips in values that are not used.
-fn check_skipped(json: &str) -> Result<(), Malformed> {
-    let bytes = json.as_bytes();
-    // The UTF-16 unit of the escape at `at`, if it is a `\u` escape.
-    let unit = |at: usize| {
-        let digits = json.get(at..at + 6)?.strip_prefix("\\u")?;
-        u16::from_str_radix(digits, 16).ok()
-    };
-    let (mut at, mut depth, mut in_string) = (0, 0_usize, false);
-    while let Some(byte) = bytes.get(at) {
-        at += match byte {
-            // The parser has checked that escapes are complete and occur only in strings.
-            b'\\' => match unit(at) {
-                None => 2,
-                Some(0xd800..=0xdbff) if matches!(unit(at + 6), Some(0xdc00..=0xdfff)) => 12,
-                Some(0xd800..=0xdfff) => {
-                    return Err(malformed(
-                        "syntax error: half of a surrogate pair in a string",
-                    ));
-                }
-                Some(_) => 6,
-            },
-            b'"' => {
-                in_string = !in_string;
-                1
-            }
-            b'{' | b'[' if !in_string => {
-                depth += 1;
-                if depth > MAX_DEPTH {
-                    let reason = format!("syntax error: nested more than {MAX_DEPTH} deep");
-                    return Err(malformed(&reason));
-                }
-                1
-            }
-            b'}' | b']' if !in_string => {
-                depth -= 1;
-                1
-            }
-            _ => 1,
-        };
-    }
-    Ok(())
-}
-
-fn malformed(message: &str) -> Malformed {
-    // The parser quotes unexpected values, however long they are.
-    Malformed(message.chars().take(MAX_MESSAGE).collect())
-}
-
-/// The longest message about a body, in characters.
-const MAX_MESSAGE: usize = 200;
-
-/// Reads a `SubmitRequest`. An empty body is a request with no field set, and text after the object
-/// is ignored: both as in the Go server.
-///
-/// # Errors
-/// Returns [`Malformed`], which names the field if there is one.
-pub fn submit_request(body: &[u8]) -> Result<SubmitRequest, Malformed> {
-    let mut values = serde_json::Deserializer::from_slice(body).into_iter::<&RawValue>();
-    let Some(value) = values.next() else {
-        return Ok(SubmitRequest::default());
-    };
-    let text = value
-        .map_err(|error| malformed(&format!("syntax error: {error}")))?
-        .get();
-    check_skipped(text)?;
-    let object = Object::parse(text)?;
-    let pow_params = match object.field("powParams", "pow_params")? {
-        None => PowParams::default(),
-        Some(field) => {
-            let params = field.object()?;
-            PowParams {
-                difficulty: params
-                    .field("difficulty", "difficulty")?
-                    .map_or(Ok(0), |field| field.uint32())?,
-                challenge: params.bytes("challenge", "challenge")?,
-            }
-        }
-    };
-    let certificate = match object.field("certificate", "certificate")? {
-        None => None,
-        Some(field) => {
-            let certificate = field.object()?;
-            Some(SignedCertificate {
-                data: certificate.bytes("data", "data")?,
-                signature: certificate.bytes("signature", "signature")?,
-            })
-        }
-    };
-    Ok(SubmitRequest {
-        nonce: object
-            .field("nonce", "nonce")?
-            .map_or(Ok(0), |field| field.uint64())?,
-        pow_params,
-        prefix: object.bytes("prefix", "prefix")?,
-        challenge: object.bytes("challenge", "challenge")?,
-        pubkey: object.bytes("pubkey", "pubkey")?,
-        signature: object.bytes("signature", "signature")?,
-        deadline: object
-            .field("deadline", "deadline")?
-            .map(|field| field.timestamp())
-            .transpose()?
-            .and_then(ProtoTimestamp::deadline),
-        certificate,
-        certificate_pubkey_hint: object
-            .bytes("certificatePubkeyHint", "certificate_pubkey_hint")?,
-    })
-}
 
 /// Bytes written as base64.
 pub struct Base64<'a>(pub &'a [u8]);
@@ -330,342 +37,38 @@ impl Serialize for Base64<'_> {
     }
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct SubmitResponse {
-    round_id: String,
-    round_end: String,
-    receipt: Receipt,
-}
-
-/// Writes a `SubmitResponse`.
-pub fn submit_response(submitted: Submitted) -> String {
-    write(&SubmitResponse {
-        round_id: submitted.round.to_string(),
-        round_end: format_proto(submitted.time_to_end),
-        receipt: submitted.receipt,
-    })
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct PowParamsResponse<'a> {
-    pow_params: PowParamsMessage<'a>,
-}
-
-#[derive(Serialize)]
-struct PowParamsMessage<'a> {
-    difficulty: u32,
-    challenge: Base64<'a>,
-}
-
-/// Writes a `PowParamsResponse`.
-pub fn pow_params_response(params: &PowParams) -> String {
-    write(&PowParamsResponse {
-        pow_params: PowParamsMessage {
-            difficulty: params.difficulty,
-            challenge: Base64(&params.challenge),
-        },
-    })
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct InfoResponse<'a> {
-    service_pubkey: Base64<'a>,
-    phase_shift: String,
-    cycle_gap: String,
-    certifier: Option<CertifierMessage<'a>>,
-}
-
-#[derive(Serialize)]
-struct CertifierMessage<'a> {
-    url: &'a str,
-    pubkey: Base64<'a>,
-}
-
-/// Writes an `InfoResponse`.
-pub fn info_response(info: &Info<'_>) -> String {
-    write(&InfoResponse {
-        service_pubkey: Base64(info.public_key.as_bytes()),
-        phase_shift: format_proto(info.phase_shift),
-        cycle_gap: format_proto(info.cycle_gap),
-        // null, not an empty object: a node that receives a certifier sends requests to it.
-        certifier: info.certifier.and_then(|certifier| {
-            Some(CertifierMessage {
-                url: &certifier.url,
-                pubkey: Base64(certifier.pubkey.as_ref()?.as_bytes()),
-            })
-        }),
-    })
-}
-
 /// Serializes an answer.
 pub fn write(message: &impl Serialize) -> String {
     // Cannot fail: the messages consist of strings, numbers and lists of them.
     serde_json::to_string(message).unwrap_or_default()
 }
 
-/// Writes a `ProofResponse`, without serde: with a million members it is 44 MB long.
-pub fn proof_response(published: &PublishedProof, public_key: &[u8; 32]) -> String {
-    // 44 characters of base64, two quotes and a comma.
-    const ENTRY_CHARS: usize = 47;
-    let proof = &published.proof;
-    let entries = proof.proven_leaves.len() + proof.proof_nodes.len() + published.members.len() + 2;
-    let mut json = String::with_capacity(256 + entries * ENTRY_CHARS);
-    json.push_str("{\"proof\":{\"proof\":{\"root\":");
-    push_base64(&mut json, published.root().map_or(&[], |root| &root[..]));
-    json.push_str(",\"provenLeaves\":");
-    push_list(&mut json, &proof.proven_leaves);
-    json.push_str(",\"proofNodes\":");
-    push_list(&mut json, &proof.proof_nodes);
-    json.push_str("},\"members\":");
-    push_list(&mut json, published.registered_members());
-    json.push_str(",\"leaves\":\"");
-    json.push_str(&published.leaves.to_string());
-    json.push_str("\"},\"pubkey\":");
-    push_base64(&mut json, public_key);
-    json.push('}');
-    json
+/// Reads a response, or a file with a part of one.
+///
+/// # Errors
+/// Returns [`Malformed`] with the [`reason`].
+pub fn read<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Malformed> {
+    serde_json::from_slice(json).map_err(|error| Malformed(reason(&error)))
+}
+
+/// Says in a few words why something is not the expected JSON.
+pub fn reason(error: &serde_json::Error) -> String {
+    use serde_json::error::Category;
+
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    match error.classify() {
+        Category::Eof => format!("it ends too early,{place}"),
+        Category::Syntax | Category::Io => format!("unexpected text{place}"),
+        // Says what was expected. The place says little where there are no lines.
+        Category::Data => {
+            let text = error.to_string();
+            text.strip_suffix(&place).unwrap_or(&text).to_owned()
+        }
+    }
 }
 
 fn push_base64(json: &mut String, bytes: &[u8]) {
     json.push('"');
     crate::base64::push(bytes, json);
     json.push('"');
-}
-
-fn push_list(json: &mut String, entries: impl IntoIterator<Item = impl AsRef<[u8]>>) {
-    json.push('[');
-    for (index, entry) in entries.into_iter().enumerate() {
-        if index > 0 {
-            json.push(',');
-        }
-        push_base64(json, entry.as_ref());
-    }
-    json.push(']');
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(body: &str) -> Result<SubmitRequest, String> {
-        submit_request(body.as_bytes()).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn both_spellings_of_a_name_and_all_of_base64() {
-        for challenge in ["+/+/AQ==", "-_-_AQ==", "+/+/AQ", "-_-_AQ"] {
-            for (params, hint) in [
-                ("powParams", "certificatePubkeyHint"),
-                ("pow_params", "certificate_pubkey_hint"),
-            ] {
-                let body = format!(
-                    r#"{{"{params}": {{"difficulty": "7", "challenge": "{challenge}"}},
-                        "{hint}": "AQIDBA", "nonce": 5}}"#
-                );
-                let request = parse(&body).unwrap();
-                assert_eq!(request.pow_params.difficulty, 7);
-                assert_eq!(request.pow_params.challenge, [0xfb, 0xff, 0xbf, 1]);
-                assert_eq!(request.certificate_pubkey_hint, [1, 2, 3, 4]);
-                assert_eq!(request.nonce, 5);
-            }
-        }
-    }
-
-    #[test]
-    fn unset_fields() {
-        for body in [
-            "",
-            " \n",
-            "{}",
-            r#"{"nonce":null,"pubkey":null,"certificate":null}"#,
-        ] {
-            assert_eq!(parse(body).unwrap(), SubmitRequest::default(), "{body:?}");
-        }
-        let request = parse(r#"{"certificate":{}}"#).unwrap();
-        assert_eq!(request.certificate, Some(SignedCertificate::default()));
-    }
-
-    #[test]
-    fn numbers() {
-        for (text, value) in [
-            ("0", 0),
-            ("\"18446744073709551615\"", u64::MAX),
-            ("18446744073709551615", u64::MAX),
-            ("1e3", 1000),
-            ("\"2.0\"", 2),
-            ("-0", 0),
-            ("\"-0\"", 0),
-            ("-0.0e5", 0),
-            ("0e99999999999", 0),
-            ("1e19", 10_000_000_000_000_000_000),
-            ("1844674407370955161.5e1", u64::MAX),
-            ("0.5E+1", 5),
-            ("0.05e2", 5),
-            ("100e-2", 1),
-            ("9007199254740993.0", 9_007_199_254_740_993),
-            ("\"\\u0031\"", 1),
-        ] {
-            assert_eq!(
-                parse(&format!(r#"{{"nonce":{text}}}"#)).unwrap().nonce,
-                value,
-                "{text}"
-            );
-        }
-        for text in [
-            "-1",
-            "-1e2",
-            "\"+1\"",
-            "\"01\"",
-            "\"1.\"",
-            "\".5\"",
-            "\"1e\"",
-            "\"0x1\"",
-            "\"1_000\"",
-            "\"1 \"",
-            "\"\\n1\"",
-            "\"1\\u00a0\"",
-            "\"null\"",
-            "\"\\\"1\\\"\"",
-            "1.5",
-            "15e-1",
-            "10e-3",
-            "1e20",
-            "0.00001e21",
-            "1e99999999999",
-            "1e-99999999999",
-            "\"\"",
-            "\" 1\"",
-            "18446744073709551616",
-            "1e400",
-            "true",
-        ] {
-            let error = parse(&format!(r#"{{"nonce":{text}}}"#)).unwrap_err();
-            assert!(
-                error.contains("nonce") || error.contains("number"),
-                "{text}: {error}"
-            );
-        }
-        let error = parse(r#"{"powParams":{"difficulty":4294967296}}"#).unwrap_err();
-        assert_eq!(
-            error,
-            "invalid value for uint32 field difficulty: 4294967296"
-        );
-    }
-
-    #[test]
-    fn times() {
-        let request = parse(r#"{"deadline":"2099-01-01T00:00:00.5+01:00"}"#).unwrap();
-        assert_eq!(
-            request.deadline,
-            Some("2098-12-31T23:00:00.5Z".parse().unwrap())
-        );
-        // Go's zero time, which its clients send for an unset one.
-        let request = parse(r#"{"deadline":"0001-01-01T00:00:00Z"}"#).unwrap();
-        assert_eq!(request, SubmitRequest::default());
-        let error = parse(r#"{"deadline":"tomorrow"}"#).unwrap_err();
-        assert_eq!(
-            error,
-            r#"invalid value for google.protobuf.Timestamp field deadline: "tomorrow""#
-        );
-    }
-
-    /// For each length, with and without line breaks, what Go's decoder accepts and what it
-    /// refuses.
-    #[test]
-    fn base64() {
-        for (text, expected) in [
-            ("", Some(&b""[..])),
-            ("AQID", Some(&[1, 2, 3])),
-            ("AQ==", Some(&[1])),
-            ("AQ", Some(&[1])),
-            ("AQI=", Some(&[1, 2])),
-            ("AQI", Some(&[1, 2])),
-            // The last bits belong to no byte.
-            ("AR==", Some(&[1])),
-            ("AQ\nID", Some(&[1, 2, 3])),
-            ("AQIDAQID\r\n", Some(&[1, 2, 3, 1, 2, 3])),
-            ("AQIDA\nQ", Some(&[1, 2, 3, 1])),
-            ("AQ\r\nIDAQ==", None),
-            ("AQIDA\r\nQ==\r\n", Some(&[1, 2, 3, 1])),
-            ("AQ==\n", None),
-            ("AQI\n", None),
-            ("AQ=", None),
-            ("AQ===", None),
-            ("AQID====", None),
-            ("A", None),
-            ("A===", None),
-            ("AQ==AQ==", None),
-            ("AQ I", None),
-            ("AQID ", None),
-            ("+_+_", None),
-        ] {
-            assert_eq!(decode_base64(text).as_deref(), expected, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn what_is_skipped_is_checked() {
-        for text in [
-            r#"{"unknown":"\ud83d\ude00","nonce":5}"#,
-            r#"{"\ud83d\ude00":[{"\\ud83d":"\\u"}],"nonce":5}"#,
-            r#"{"unknown":"[{\"[","nonce":5}"#,
-            // The Go server reads no further.
-            r#"{"nonce":5}{"nonce":6}"#,
-            r#"{"nonce":5} and more"#,
-            "\n{\"nonce\":5}\x0c\\ud800",
-        ] {
-            assert_eq!(parse(text).unwrap().nonce, 5, "{text}");
-        }
-        let trailing = [&b"{\"nonce\":5}"[..], &[0xff]].concat();
-        assert_eq!(submit_request(&trailing).unwrap().nonce, 5);
-        for text in [
-            r#"{"unknown":"\ud83d"}"#,
-            r#"{"unknown":"\ude00"}"#,
-            r#"{"unknown":["\ud83d\u0041"]}"#,
-            r#"{"unknown":{"a":"\ude00\ud83d"}}"#,
-            r#"{"\ud83d":1}"#,
-            r#"{"prefix":"\ud83d"}"#,
-            "\x0c{}",
-            "\u{feff}{}",
-        ] {
-            assert!(parse(text).is_err(), "{text}");
-        }
-        assert!(submit_request(b"{\"unknown\":\"\xff\"}").is_err());
-        let nested = |depth: usize| {
-            let (open, close) = ("[".repeat(depth - 1), "]".repeat(depth - 1));
-            parse(&format!(r#"{{"unknown":{open}{close}}}"#))
-        };
-        assert_eq!(nested(MAX_DEPTH), Ok(SubmitRequest::default()));
-        let error = nested(MAX_DEPTH + 1).unwrap_err();
-        assert_eq!(error, "syntax error: nested more than 10000 deep");
-    }
-
-    #[test]
-    fn malformed_bodies_name_what_is_wrong() {
-        for (body, expected) in [
-            ("[]", "a JSON object"),
-            ("null", "a JSON object"),
-            ("{\"a\":", "EOF"),
-            (r#"{"pubkey":"***"}"#, "bytes field pubkey: \"***\""),
-            (r#"{"pubkey":7}"#, "bytes field pubkey: 7"),
-            (r#"{"nonce":1,"nonce":1}"#, "duplicate field \"nonce\""),
-            (
-                r#"{"powParams":{},"pow_params":{}}"#,
-                "duplicate field \"powParams\"",
-            ),
-            (r#"{"powParams":[]}"#, "message field powParams: []"),
-            (r#"{"certificate":"x"}"#, "message field certificate: \"x\""),
-        ] {
-            let error = parse(body).unwrap_err();
-            assert!(error.contains(expected), "{body}: {error}");
-        }
-        assert!(submit_request(b"{\"pubkey\":\"\xff\"}").is_err());
-        let long = format!(r#"{{"pubkey":"{}"}}"#, "*".repeat(10_000));
-        assert!(parse(&long).unwrap_err().len() < 200);
-        let deep = format!(r#"{{"unknown":{}"#, "[".repeat(60_000));
-        assert!(parse(&deep).is_err());
-    }
 }

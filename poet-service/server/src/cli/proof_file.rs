@@ -6,12 +6,13 @@
 
 use std::fmt;
 
-use base64::{
-    Engine as _, alphabet,
-    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
-};
 use poet_engine::{
     MAX_PROOF_NODES, MAX_PROVEN_LEAVES, Node, Proof, ProofMessage, ScaleError, Work, membership,
+};
+use poet_proto::{
+    base64::{decode_lenient, encode},
+    json::reason,
+    member::Challenge,
 };
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -70,7 +71,7 @@ impl fmt::Display for Form {
                     f,
                     "the message that nodes store (PoetProofMessage), of round {round_id:?} of the \
                      server with the key {}",
-                    poet_proto::base64::encode(service_key)
+                    encode(service_key)
                 )?;
                 f.write_str(if *signed {
                     "; its signature was not checked"
@@ -176,7 +177,7 @@ fn message(bytes: &[u8]) -> Result<ProofFile, Wrong> {
 
 fn parse_json(json: &[u8]) -> Result<ProofFile, Wrong> {
     let value: Value =
-        serde_json::from_slice(json).map_err(|error| format!("not JSON: {error}"))?;
+        serde_json::from_slice(json).map_err(|error| format!("not JSON: {}", reason(&error)))?;
     let Value::Object(file) = &value else {
         return Err(format!("expected a JSON object, found {}", kind(&value)));
     };
@@ -192,7 +193,6 @@ fn written(file: &Map<String, Value>) -> Result<ProofFile, Wrong> {
         object: file,
         path: "",
     };
-    let decode = |text: &str| hex::decode(text).map_err(|error| format!("not hex: {error}"));
     let indices = match file.get("proven_leaf_indices") {
         Some(_) => Some(at.list("proven_leaf_indices", MAX_PROVEN_LEAVES, number)?),
         None => None,
@@ -202,16 +202,14 @@ fn written(file: &Map<String, Value>) -> Result<ProofFile, Wrong> {
         None => None,
     };
     Ok(ProofFile {
-        statement: at.get("statement", |value| decode(text(value)?))?,
+        statement: at.get("statement", hex)?,
         leaves: at.get("leaves", number)?,
         proof: Proof {
-            root: at.get("root", |value| node(&decode(text(value)?)?))?,
+            root: at.get("root", |value| node(&hex(value)?))?,
             proven_leaves: at.list("proven_leaves", MAX_PROVEN_LEAVES, |value| {
-                node(&decode(text(value)?)?)
+                node(&hex(value)?)
             })?,
-            proof_nodes: at.list("proof_nodes", MAX_PROOF_NODES, |value| {
-                node(&decode(text(value)?)?)
-            })?,
+            proof_nodes: at.list("proof_nodes", MAX_PROOF_NODES, |value| node(&hex(value)?))?,
         },
         indices,
         work,
@@ -227,24 +225,20 @@ fn served(file: &Map<String, Value>) -> Result<ProofFile, Wrong> {
     let outer = file.object("proof", "proof.")?;
     let proof = outer.object("proof", "proof.proof.")?;
     // A node cuts or pads every challenge to 32 bytes before it computes the statement.
-    let members: Vec<Node> = outer.list("members", usize::MAX, |value| {
-        let mut challenge = [0; 32];
-        let bytes = base64(text(value)?)?;
-        let length = bytes.len().min(32);
-        challenge[..length].copy_from_slice(&bytes[..length]);
-        Ok(challenge)
+    let members = outer.list("members", usize::MAX, |value| {
+        Ok(Challenge::cut_or_padded(&base64(value)?))
     })?;
-    let nodes = |name, limit| proof.list(name, limit, |value| node(&base64(text(value)?)?));
+    let nodes = |name, limit| proof.list(name, limit, |value| node(&base64(value)?));
     let leaves = outer.get("leaves", number)?;
     let service_key = match file.object.get("pubkey") {
-        Some(_) => Some(file.get("pubkey", |value| base64(text(value)?))?),
+        Some(_) => Some(file.get("pubkey", base64)?),
         None => None,
     };
     Ok(ProofFile {
         statement: membership::root(&members),
         leaves,
         proof: Proof {
-            root: proof.get("root", |value| match &base64(text(value)?)?[..] {
+            root: proof.get("root", |value| match &base64(value)?[..] {
                 // A server that does no work.
                 [] if leaves == 0 => Ok([0; 32]),
                 root => node(root),
@@ -348,12 +342,12 @@ fn node(bytes: &[u8]) -> Result<Node, Wrong> {
         .map_err(|_| format!("{} bytes, expected 32", bytes.len()))
 }
 
-fn base64(text: &str) -> Result<Vec<u8>, Wrong> {
-    const STANDARD: GeneralPurpose = GeneralPurpose::new(
-        &alphabet::STANDARD,
-        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-    );
-    STANDARD
-        .decode(text)
-        .map_err(|error| format!("not base64: {error}"))
+fn hex(value: &Value) -> Result<Vec<u8>, Wrong> {
+    let bytes = hex::decode(text(value)?);
+    bytes.map_err(|_| "not hex: expected an even number of digits from 0 to f".into())
+}
+
+fn base64(value: &Value) -> Result<Vec<u8>, Wrong> {
+    let bytes = decode_lenient(text(value)?);
+    bytes.ok_or_else(|| "not base64: expected groups of four characters, padded with =".into())
 }
