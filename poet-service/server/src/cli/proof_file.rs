@@ -28,12 +28,12 @@ pub(crate) struct ProofFile {
     /// The name and depth of the work function, if the file has them.
     pub(crate) work: Option<(String, u64)>,
     /// The format of the file, with what only that format contains.
-    pub(crate) form: Form,
+    pub(crate) format: ProofFormat,
 }
 
 /// The format of a file with a proof.
 #[derive(Debug)]
-pub(crate) enum Form {
+pub(crate) enum ProofFormat {
     /// The output of `prove`.
     Written,
     /// A response of a server.
@@ -56,7 +56,7 @@ pub(crate) enum Form {
     },
 }
 
-impl fmt::Display for Form {
+impl fmt::Display for ProofFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Written => f.write_str("JSON of `prove`"),
@@ -155,7 +155,7 @@ fn bare(proof: Proof, leaves: u64, statement: Option<&[u8]>) -> Result<ProofFile
         proof,
         indices: None,
         work: None,
-        form: Form::Bare,
+        format: ProofFormat::Bare,
     })
 }
 
@@ -167,7 +167,7 @@ fn message(bytes: &[u8]) -> Result<ProofFile, Wrong> {
         proof: message.proof,
         indices: None,
         work: None,
-        form: Form::Message {
+        format: ProofFormat::Message {
             service_key: message.service_key,
             round_id: message.round_id,
             signed: message.signature != [0; 64],
@@ -213,7 +213,7 @@ fn written(file: &Map<String, Value>) -> Result<ProofFile, Wrong> {
         },
         indices,
         work,
-        form: Form::Written,
+        format: ProofFormat::Written,
     })
 }
 
@@ -248,7 +248,7 @@ fn served(file: &Map<String, Value>) -> Result<ProofFile, Wrong> {
         },
         indices: None,
         work: None,
-        form: Form::Served {
+        format: ProofFormat::Served {
             members: members.len(),
             service_key,
         },
