@@ -205,7 +205,8 @@ impl<'de> Deserialize<'de> for TimeLeft {
     }
 }
 
-/// Reads a time: a `deserialize_with` of serde, whose own error names the parser's troubles.
+/// Reads a time, for serde's `deserialize_with`: the error of jiff's own implementation tells how its
+/// parser works.
 ///
 /// # Errors
 /// Fails if it is not text, or not a time in RFC 3339.
