@@ -38,7 +38,7 @@ pub fn owner(datadir: &Path) -> io::Result<Option<String>> {
     if text.is_empty() {
         return Ok(None);
     }
-    let key = str::from_utf8(text).ok().and_then(base64::decode_node);
+    let key = str::from_utf8(text).ok().and_then(base64::decode_bytes32);
     match key {
         Some(key) => Ok(Some(base64::encode(key))),
         None => Err(io::ErrorKind::InvalidData.into()),

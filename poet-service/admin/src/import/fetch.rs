@@ -170,7 +170,7 @@ impl Server {
 }
 
 fn node(value: &Value) -> Option<[u8; 32]> {
-    base64::decode_node(value.as_str()?)
+    base64::decode_bytes32(value.as_str()?)
 }
 
 fn explain(error: &ureq::Error) -> FetchError {

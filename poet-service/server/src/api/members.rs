@@ -388,7 +388,7 @@ async fn member(
 fn parse_key(text: &str) -> Option<NodeId> {
     let bytes = match hex::decode(text) {
         Ok(bytes) => bytes,
-        Err(_) => json::decode_base64(text)?,
+        Err(_) => base64::decode_lenient(text)?,
     };
     bytes.as_slice().try_into().ok()
 }
