@@ -211,7 +211,7 @@ impl Server {
             clock: Arc::clone(&clock),
             notices,
         };
-        let own = api::rounds::Rounds::new(
+        let own = api::rounds::RoundRoutes::new(
             status.clone(),
             Arc::clone(&clock),
             Arc::clone(&storage),
