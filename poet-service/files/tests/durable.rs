@@ -11,6 +11,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use poet_conformance::skip;
 use poet_files::{
     Access, Output, create_directory, create_new, rename_into_place, replace, replace_through,
 };
@@ -20,15 +21,6 @@ const OPERATION: &str = "POET_FILES_TEST_OPERATION";
 /// The calls that change files or make changes durable.
 const CALLS: &str = "trace=mkdir,rename,renameat,renameat2,link,linkat,unlink,unlinkat,write,\
                      pwrite64,writev,fsync,fdatasync";
-
-/// Reports that a test cannot run here. CI has what all of them need.
-fn skip(reason: &str) {
-    assert!(
-        env::var_os("CI").is_none_or(|ci| ci.is_empty()),
-        "CI must run this test: {reason}"
-    );
-    eprintln!("skipped: {reason}");
-}
 
 fn perform(operation: &str) {
     let file = Path::new("file");
@@ -114,8 +106,8 @@ fn files_are_durable_in_the_right_order() {
     }
     match Command::new("strace").args(["-qq", "true"]).output() {
         Ok(traced) if traced.status.success() => {}
-        Ok(traced) => return skip(&String::from_utf8_lossy(&traced.stderr)),
-        Err(error) => return skip(&format!("strace: {error}")),
+        Ok(traced) => return skip(String::from_utf8_lossy(&traced.stderr)),
+        Err(error) => return skip(format_args!("strace: {error}")),
     }
     let replaced: &[&str] = &[
         "write TEMPORARY",

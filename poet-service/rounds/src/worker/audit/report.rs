@@ -106,7 +106,8 @@ impl Audits {
                     "cannot read what audits found before: {}",
                     match error.kind() {
                         io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof =>
-                            "the file is damaged; it is written again when something is found".to_owned(),
+                            "the file is damaged; it is written again when something is \
+                             found".to_owned(),
                         _ => reason(&error),
                     }
                 );
@@ -134,8 +135,7 @@ impl Audits {
         tracing::error!(
             round,
             leaves,
-            "ALARM: the log is shorter than it was: work that had been audited is not in it any more, \
-             and is done again"
+            "ALARM: the log is shorter than it was: audited work is missing from it, and is recomputed"
         );
         let event = format!(
             "the log is shorter than it was: {leaves} audited leaves are not in it any more"
@@ -161,7 +161,7 @@ impl Audits {
             tracing::warn!(
                 error = reason(&error),
                 round,
-                "cannot keep what audits have found"
+                "cannot store what audits have found"
             );
         }
     }
