@@ -1,4 +1,4 @@
-//! Files and directories whose effect is durable.
+//! Files and directories whose content and names are on the disk.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},

@@ -8,7 +8,7 @@ use poet_proto::{
     identity::{PRIVATE_KEY_VARIABLE, PrivateKeyError},
 };
 
-use crate::args::Worker;
+use crate::args::WorkerOption;
 
 /// Why the configuration cannot be used. The messages contain the causes, so there is no `source`.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +60,7 @@ pub enum ConfigError {
         "--worker={0} is given without --database, and no other server would work: expected --worker=on, or \
          --disable-worker, which publishes empty proofs"
     )]
-    NobodyWorks(Worker),
+    NobodyWorks(WorkerOption),
     /// The options are invalid.
     #[error(transparent)]
     Options(#[from] clap::Error),

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
-use poet_backends::{Options, select_with};
+use poet_backends::{SelectOptions, select_with};
 use poet_engine::{LABEL_DEPTH, WorkFunction, ZERO};
 use poet_files::{explain, reason};
 use poet_host::WorkPlace;
@@ -126,10 +126,12 @@ fn ended(result: anyhow::Result<ExitCode>) -> ExitCode {
 fn serve(args: ServerArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(args)?;
     check_threads()?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let file = LogFile::open(
         &config.log.folder,
         config.log.max_files,
         config.log.max_file_bytes,
+        Arc::clone(&clock),
     )
     .map_err(|cause| {
         anyhow::anyhow!(
@@ -139,7 +141,6 @@ fn serve(args: ServerArgs) -> anyhow::Result<ExitCode> {
         )
     })?;
     let terminal = Terminal::new(file).context("cannot start the threads of the log")?;
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let notices = Notices::start(&config.notify, Arc::clone(&clock))
         .context("cannot start the threads for notifications")?;
     terminal.init_logs(config.log.debug, config.log.json, notices.clone());
@@ -224,7 +225,7 @@ fn serve_with(
     // Before any thread is started, since none may disturb the measurement of the cores.
     let mut place = WorkPlace::default();
     if config.rounds.worker.may_work() {
-        let options = Options {
+        let options = SelectOptions {
             forced: config.work.backend.as_deref(),
             trial: false,
         };

@@ -484,7 +484,10 @@ fn verify_says_what_is_wrong_and_where() {
 
     let leaf = |v: &mut Value, text: &str| v["proven_leaves"][3] = text.into();
     for (text, needle) in [
-        (String::new(), "not JSON"),
+        (
+            String::new(),
+            "not JSON: it ends too early, at line 1 column 0",
+        ),
         ("{".into(), "line 1 column 1"),
         ("[]".into(), "expected a JSON object, found a list"),
         ("{}".into(), "statement is missing"),
@@ -492,7 +495,14 @@ fn verify_says_what_is_wrong_and_where() {
             with(&|v| leaf(v, "00")),
             "proven_leaves[3]: 1 bytes, expected 32",
         ),
-        (with(&|v| leaf(v, "zz")), "proven_leaves[3]: not hex"),
+        (
+            "<html>".into(),
+            "not JSON: unexpected text at line 1 column 1",
+        ),
+        (
+            with(&|v| leaf(v, "zz")),
+            "proven_leaves[3]: not hex: expected hexadecimal digits, two for each byte",
+        ),
         (
             with(&|v| v["proof_nodes"] = 7.into()),
             "proof_nodes: expected a list, found a number",
@@ -520,13 +530,17 @@ fn verify_says_what_is_wrong_and_where() {
         (r#"{"proof": {}}"#.into(), "proof.proof is missing"),
         (
             r#"{"proof": {"proof": {}, "members": ["*"], "leaves": "1"}}"#.into(),
-            "proof.members[0]: not base64",
+            "proof.members[0]: not base64: expected groups of four characters",
         ),
     ] {
         let output = verify_text(&text);
         let message = stderr(&output);
         assert_eq!(output.status.code(), Some(2), "{needle}: {message}");
         assert!(message.contains(needle), "{needle}: {message}");
+        // No texts of libraries.
+        for part in ["EOF", "expected value", "Invalid", "Odd number", "offset"] {
+            assert!(!message.contains(part), "{message}");
+        }
     }
     for (text, needle) in [
         (with(&|v| v["leaves"] = 257.into()), "invalid: "),

@@ -360,7 +360,7 @@ impl Adoption<'_> {
             url: url.to_owned(),
             cause,
         };
-        let server = fetch::Server::new(url).map_err(failed)?;
+        let server = fetch::RemoteServer::new(url).map_err(failed)?;
         let info = server.info().map_err(failed)?;
         let found = server.round(round).map_err(failed)?;
         let found = found.ok_or_else(|| AdoptError::NoRound {

@@ -73,7 +73,7 @@ struct Question {
 struct Members {
     /// In increasing order.
     node_ids: Vec<NodeId>,
-    tree: membership::Tree,
+    tree: membership::MembershipTree,
     /// What all members in memory use, including these.
     alive: Arc<AtomicUsize>,
 }
@@ -276,7 +276,7 @@ fn read(
     alive.fetch_add(node_ids.len() * MEMBER_BYTES, Relaxed);
     Ok(Ok(Members {
         node_ids,
-        tree: membership::Tree::new(challenges),
+        tree: membership::MembershipTree::new(challenges),
         alive: Arc::clone(alive),
     }))
 }
@@ -388,7 +388,7 @@ async fn member(
 fn parse_key(text: &str) -> Option<NodeId> {
     let bytes = match hex::decode(text) {
         Ok(bytes) => bytes,
-        Err(_) => json::decode_base64(text)?,
+        Err(_) => base64::decode_lenient(text)?,
     };
     bytes.as_slice().try_into().ok()
 }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use poet_admin::import::{AdoptError, AdoptReport, AdoptSource, Adoption};
-use poet_backends::Options;
+use poet_backends::SelectOptions;
 use poet_engine::{LABEL_DEPTH, WorkFunction};
 use poet_proto::base64;
 use poet_rounds::clock::{Clock, SystemClock};
@@ -45,7 +45,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let source = AdoptSource::find(&args.from)?;
     let backend = poet_backends::select_with(
         WorkFunction::Sha256,
-        Options {
+        SelectOptions {
             forced: config.work.backend.as_deref(),
             trial: config.work.trial,
         },

@@ -24,7 +24,7 @@ mod steps;
 
 use std::{fmt, ops::RangeInclusive, str::FromStr, time::Duration};
 
-use poet_backends::{Options, SelectError, Selection, select_with};
+use poet_backends::{SelectError, SelectOptions, Selection, select_with};
 use poet_engine::{LABEL_DEPTH, MAX_DEPTH, Work, WorkFunction};
 use poet_service::config::Config;
 
@@ -97,7 +97,7 @@ pub(crate) struct BackendArgs {
 
 impl BackendArgs {
     fn select(&self, function: WorkFunction) -> Result<Selection, SelectError> {
-        let options = Options {
+        let options = SelectOptions {
             forced: self.backend.as_deref(),
             trial: !self.no_trial,
         };

@@ -13,7 +13,7 @@ use poet_proto::{
     identity::{PublicKey, decode_key_text},
 };
 
-use super::proof_file::{self, Form, ProofFile};
+use super::proof_file::{self, ProofFile, ProofFormat};
 use super::prove::{Statement, parse_hex};
 use super::{BackendArgs, WorkArgs, number};
 
@@ -70,12 +70,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(2));
         }
     };
-    eprintln!("read as {}", file.form);
+    eprintln!("read as {}", file.format);
     match check_origin(args, &file).and_then(|()| check(&work, &file)) {
         Ok(()) => {
             let ticks = file.leaves / args.tick_size;
-            let members = match file.form {
-                Form::Served { members, .. } => format!(", {members} members"),
+            let members = match file.format {
+                ProofFormat::Served { members, .. } => format!(", {members} members"),
                 _ => String::new(),
             };
             println!(
@@ -99,10 +99,10 @@ fn parse_service_key(text: &str) -> Result<[u8; 32], &'static str> {
 
 /// Checks that the file names the server and the round that were asked for.
 fn check_origin(args: &Args, file: &ProofFile) -> Result<(), String> {
-    let (service_key, round_id) = match &file.form {
-        Form::Written | Form::Bare => (None, None),
-        Form::Served { service_key, .. } => (service_key.as_deref(), None),
-        Form::Message {
+    let (service_key, round_id) = match &file.format {
+        ProofFormat::Written | ProofFormat::Bare => (None, None),
+        ProofFormat::Served { service_key, .. } => (service_key.as_deref(), None),
+        ProofFormat::Message {
             service_key,
             round_id,
             ..

@@ -33,9 +33,9 @@ pub struct NotifyConfig {
 }
 
 impl NotifyConfig {
-    fn receivers(&self) -> Vec<Box<dyn Receiver>> {
+    fn receivers(&self, clock: &Arc<dyn Clock>) -> Vec<Box<dyn Receiver>> {
         let command = self.command.clone().map(|program| {
-            let receiver: Box<dyn Receiver> = Box::new(Program::new(program));
+            let receiver: Box<dyn Receiver> = Box::new(Program::new(program, Arc::clone(clock)));
             receiver
         });
         let url = self.url.clone().map(|url| {
@@ -48,13 +48,14 @@ impl NotifyConfig {
     /// Sends each receiver a test event. Returns the results, by the receiver's name. May block for
     /// as long as the receivers take.
     pub fn test(&self) -> Vec<(String, Result<(), String>)> {
-        let text = Notice::new(&Event::Test, &Source::new(), SystemClock.now(), 0).json();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let text = Notice::new(&Event::Test, &Source::new(), clock.now(), 0).json();
         let queue = Queue::default();
         let deliver = |mut receiver: Box<dyn Receiver>| {
             let result = receiver.deliver(&text, &queue);
             (receiver.name(), result)
         };
-        self.receivers().into_iter().map(deliver).collect()
+        self.receivers(&clock).into_iter().map(deliver).collect()
     }
 }
 
@@ -87,7 +88,7 @@ impl Notices {
                 })?;
             Ok(queue)
         };
-        let queues = config.receivers().into_iter().map(start);
+        let queues = config.receivers(&clock).into_iter().map(start);
         Ok(Self(Arc::new(Inner {
             budget: Mutex::new(Budget::new(clock.monotonic())),
             clock,

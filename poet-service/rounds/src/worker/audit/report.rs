@@ -106,8 +106,7 @@ impl Audits {
                     "cannot read what audits found before: {}",
                     match error.kind() {
                         io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof =>
-                            "the file is damaged; it is written again when something is \
-                             found".to_owned(),
+                            "the file is damaged; it is written again when something is found".to_owned(),
                         _ => reason(&error),
                     }
                 );
