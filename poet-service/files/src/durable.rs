@@ -149,10 +149,7 @@ pub fn sync_directory(path: &Path) -> io::Result<()> {
 }
 
 /// Makes a file's name durable.
-///
-/// # Errors
-/// Fails if the sync fails.
-pub fn sync_parent(path: &Path) -> io::Result<()> {
+fn sync_parent(path: &Path) -> io::Result<()> {
     sync_directory(parent(path))
 }
 

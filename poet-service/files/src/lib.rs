@@ -10,7 +10,7 @@ mod reason;
 
 pub use durable::{
     Access, create_directory, create_new, rename_into_place, replace, replace_through,
-    sync_directory, sync_parent,
+    sync_directory,
 };
 pub use output::{Output, OutputError};
 pub use reason::{explain, reason};

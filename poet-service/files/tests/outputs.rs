@@ -14,7 +14,7 @@ use std::{
 
 use poet_conformance::skip;
 use poet_files::{
-    Access, Output, create_directory, create_new, rename_into_place, replace, sync_parent,
+    Access, Output, create_directory, create_new, rename_into_place, replace, sync_directory,
 };
 
 fn run(program: &str, arguments: &[&str]) -> bool {
@@ -124,7 +124,7 @@ fn directories_are_created_with_their_parents() {
 
     rename_into_place(&file, &folder.path().join("moved")).unwrap();
     assert_eq!(names(folder.path()), ["a", "moved"]);
-    assert!(sync_parent(&folder.path().join("none/file")).is_err());
+    assert!(sync_directory(&folder.path().join("none")).is_err());
 }
 
 #[test]

@@ -491,11 +491,11 @@ fn missing_permissions_are_explained() {
     let directory = "expected a directory that can be written to";
     for flag in ["--dbdir", "--datadir", "--logdir"] {
         let option = format!("{flag}={}/x", closed.display());
-        let expected = [flag, "closed/x", "Permission denied", directory];
+        let expected = [flag, "closed/x", "permission denied", directory];
         assert_command_refused(&mut command(&[&option]), 1, &expected);
     }
     let option = format!("--configfile={}", secret.display());
-    let expected = ["--configfile", "Permission denied", "expected a text"];
+    let expected = ["--configfile", "permission denied", "expected a text"];
     assert_command_refused(&mut command(&[&option]), 1, &expected);
 }
 
