@@ -18,7 +18,7 @@ use poet_bench::sentences::sentences;
 use poet_bench::table::Section;
 use poet_bench::words::{duration, thousands};
 use poet_bench::{csv, html, session};
-use poet_files::Output;
+use poet_files::{Output, explain, reason};
 
 /// The machine computed something wrong.
 const WRONG: u8 = 1;
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
         let Err(error) = written else {
             return ExitCode::SUCCESS;
         };
-        eprintln!("poet-bench: cannot write the pages: {error}");
+        eprintln!("poet-bench: cannot write the pages: {}", reason(&error));
         return ExitCode::from(BAD_INPUT);
     }
     let options = BenchOptions::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
         Some(Command::Check { core }) => check(core),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("poet-bench: {error:#}");
+        eprintln!("poet-bench: {}", explain(error.as_ref()));
         let wrong = error.downcast_ref::<WrongAnswer>().is_some();
         ExitCode::from(if wrong { WRONG } else { BAD_INPUT })
     })
@@ -128,7 +128,7 @@ impl Files {
     /// failure and goes on: the disk may have room again later.
     fn checkpoint(&self, report: &Report) {
         if let Err(error) = self.write(report, Output::is_replaced) {
-            eprintln!("poet-bench: {error:#}; the run goes on");
+            eprintln!("poet-bench: {}; the run goes on", explain(error.as_ref()));
         }
     }
 
@@ -293,7 +293,7 @@ fn check(core: Option<usize>) -> Result<ExitCode> {
 fn print(text: &str) -> Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            bail!("cannot print the report: {}", poet_files::reason(&error))
+            bail!("cannot print the report: {}", reason(&error))
         }
         _ => Ok(()),
     }

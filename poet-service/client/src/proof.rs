@@ -4,7 +4,11 @@ use anyhow::Context as _;
 use poet_engine::{LABEL_DEPTH, Node, ProofMessage, T, Work, WorkFunction, verify};
 use poet_proto::{json, member::Challenge, messages::PublishedProof};
 
-use crate::messages::ProofResponse;
+/// The maximum number of members to read: four times as many as are planned for.
+const MAX_MEMBERS: usize = 1 << 22;
+
+/// The response with a proof of a server that is not trusted.
+pub(crate) type ProofResponse = json::ProofResponse<MAX_MEMBERS>;
 
 /// A proof that our challenge existed before the work was done.
 pub(crate) struct VerifiedProof {

@@ -12,6 +12,7 @@ use poet_service::{args::ServerArgs, config::Config};
 use super::{
     INTERRUPTED,
     import::describe,
+    number,
     steps::{Steps, interruption},
 };
 
@@ -31,7 +32,7 @@ pub(crate) struct Args {
     from: String,
 
     /// The round, which must be settled there and not published
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = number(0..=u64::MAX))]
     round: u64,
 
     #[command(flatten)]
