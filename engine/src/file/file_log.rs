@@ -134,7 +134,7 @@ impl FileLog {
     ///
     /// # Errors
     /// Fails if the sync fails, and from then on, since entries appended before may be lost.
-    /// [`DurableLog`] keeps track of them and writes them again.
+    /// [`DurableLog`](super::DurableLog) keeps track of them and writes them again.
     pub fn sync(&mut self) -> Result<(), LogError> {
         self.0.sync()
     }
