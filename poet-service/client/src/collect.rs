@@ -2,8 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    fs::File,
-    io::{ErrorKind, Read as _},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{
@@ -19,6 +17,7 @@ use jiff::Timestamp;
 use poet_engine::{TICK_LEAVES, Work};
 use poet_files::Output;
 use poet_proto::{
+    json,
     member::{Challenge, NodeId},
     receipt::Receipt,
     schedule::reward_epoch,
@@ -27,12 +26,12 @@ use serde_json::json;
 
 use crate::{
     http::Http,
-    messages::ProofResponse,
+    input::{read_if_exists, whole_number},
     output::table,
-    poet::{Failure, Kind, Poet},
-    proof::{NoProof, VerifiedProof, spacemesh_work},
-    receipt::{Registered, sentence},
-    state::{DEFAULT_FILE, Registration, State},
+    poet::{Failure, Kind, RemotePoet},
+    proof::{NoProof, ProofResponse, VerifiedProof, spacemesh_work},
+    receipt::{ExpectedReceipt, sentence},
+    state::{DEFAULT_FILE, StateFile, StoredRegistration},
     time::{
         after, now, once_to_twice, parse_until, parse_wait, receive, rough, rough_between,
         sleep_until, time_until, wait_again,
@@ -57,7 +56,7 @@ pub(crate) struct Args {
 
     /// Collect the proofs of this round, if there are registrations for several: proofs of
     /// different rounds are never compared
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = whole_number::<u64>(0..=u64::MAX))]
     round: Option<u64>,
 
     /// The file for the best proof, as JSON that `poet-service verify` reads; standard output (-), a
@@ -80,7 +79,7 @@ pub(crate) struct Args {
     until: Option<Timestamp>,
 
     /// Leaves in a tick; the default is mainnet's
-    #[arg(long, value_name = "LEAVES", default_value_t = TICK_LEAVES, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "LEAVES", default_value_t = TICK_LEAVES, value_parser = whole_number::<u64>(1..=u64::MAX))]
     tick_size: u64,
 
     /// Retry a failed server after one to two times this duration, or half of the remaining time
@@ -101,7 +100,7 @@ const MAX_FILE_BYTES: u64 = 1 << 28;
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let name = args.state.display();
-    let Some(mut state) = State::read(&args.state)? else {
+    let Some(mut state) = StateFile::read(&args.state)? else {
         bail!("there is no --state {name}: expected the file that `poet-client register` wrote");
     };
     choose_round(&mut state, args)?;
@@ -132,7 +131,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     for (index, registration) in state.registrations.iter().enumerate() {
         let job = Collecting {
             index,
-            poet: Poet::new(registration.poet.clone(), http.clone()),
+            poet: RemotePoet::new(registration.poet.clone(), http.clone()),
             registration: registration.clone(),
             node_id: state.node_id,
             challenge: state.challenge,
@@ -146,7 +145,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         thread::spawn(move || job.run(&sender));
     }
     drop(sender);
-    let not_yet = |registration: &Registration| {
+    let not_yet = |registration: &StoredRegistration| {
         let end = registration.round_end;
         Outcome::Failed(if end < limit {
             "not asked in time".to_owned()
@@ -250,12 +249,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 /// Returns the results in JSON.
 fn report(
-    state: &State,
+    state: &StateFile,
     outcomes: &[Outcome],
     best: Option<&VerifiedProof>,
     args: &Args,
 ) -> serde_json::Value {
-    let server = |(registration, outcome): (&Registration, &Outcome)| {
+    let server = |(registration, outcome): (&StoredRegistration, &Outcome)| {
         let mut server = json!({
             "poet": registration.poet,
             "round": registration.round,
@@ -289,7 +288,7 @@ fn report(
 }
 
 /// Selects the registrations of one round.
-fn choose_round(state: &mut State, args: &Args) -> anyhow::Result<()> {
+fn choose_round(state: &mut StateFile, args: &Args) -> anyhow::Result<()> {
     let name = args.state.display();
     let rounds: BTreeSet<u64> = state.registrations.iter().map(|it| it.round).collect();
     let listed = || {
@@ -316,18 +315,16 @@ fn choose_round(state: &mut State, args: &Args) -> anyhow::Result<()> {
 }
 
 /// Reads the proof that an earlier run wrote, if there is one.
-fn read_earlier(path: &Path, state: &State, work: &Work) -> anyhow::Result<Option<VerifiedProof>> {
+fn read_earlier(
+    path: &Path,
+    state: &StateFile,
+    work: &Work,
+) -> anyhow::Result<Option<VerifiedProof>> {
     let name = path.display();
-    let cannot = || format!("cannot read --out {name}");
-    let file = match File::open(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        file => file.with_context(cannot)?,
+    let Some(text) = read_if_exists(format_args!("--out {name}"), path, MAX_FILE_BYTES)? else {
+        return Ok(None);
     };
-    let mut json = Vec::new();
-    file.take(MAX_FILE_BYTES)
-        .read_to_end(&mut json)
-        .with_context(cannot)?;
-    let verified = serde_json::from_slice(&json).ok().and_then(|response| {
+    let verified = json::read(&text).ok().and_then(|response| {
         let response: ProofResponse = response;
         let pubkey = response.pubkey;
         let known = state.registrations.iter().any(|it| it.pubkey == pubkey);
@@ -369,7 +366,7 @@ impl std::fmt::Display for Outcome {
     }
 }
 
-fn summary(state: &State, outcomes: &[Outcome], tick_size: u64) -> String {
+fn summary(state: &StateFile, outcomes: &[Outcome], tick_size: u64) -> String {
     let head = [
         "server", "round", "leaves", "ticks", "members", "delay", "verified",
     ];
@@ -413,8 +410,8 @@ enum CollectEvent {
 /// What to do with a server.
 struct Collecting {
     index: usize,
-    poet: Poet,
-    registration: Registration,
+    poet: RemotePoet,
+    registration: StoredRegistration,
     node_id: NodeId,
     challenge: Challenge,
     work: Arc<Work>,
@@ -426,7 +423,7 @@ struct Collecting {
 impl Collecting {
     /// Waits for the end of the round and tries until there is a proof, no hope, or no time left.
     fn run(&self, events: &Sender<(usize, CollectEvent)>) {
-        let Registration {
+        let StoredRegistration {
             round_end,
             cycle_gap,
             ..
@@ -468,7 +465,7 @@ impl Collecting {
 
     /// Returns the server's receipt for this registration, if it gave one.
     fn receipt(&self) -> Option<Box<Receipt>> {
-        let registered = Registered {
+        let registered = ExpectedReceipt {
             server: Some(self.registration.pubkey.0),
             node_id: Some(self.node_id),
             challenge: Some(self.challenge),

@@ -9,9 +9,12 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use flate2::read::MultiGzDecoder;
+use poet_files::reason;
 use poet_proto::duration::format_go;
+use rustls::CertificateError;
+use rustls_native_certs::ErrorKind;
 use serde::{Deserialize, Serialize};
 use ureq::{
     Agent,
@@ -84,6 +87,8 @@ pub(crate) enum HttpError {
     TooLong(u64),
     #[error("its answer is cut off or not what its headers say")]
     Cut,
+    #[error("its answer is not HTTP, or its head is too long")]
+    NotHttp,
     #[error("cannot be reached: {0}")]
     Unreachable(String),
 }
@@ -148,8 +153,11 @@ fn tls_config() -> anyhow::Result<TlsConfig> {
     if found.certs.is_empty() {
         let hint = "https needs trusted certificates, and this system has none: expected the \
             package ca-certificates, or SSL_CERT_FILE";
-        match found.errors.into_iter().next() {
-            Some(error) => return Err(error).context(hint),
+        match found.errors.first().map(|error| &error.kind) {
+            Some(ErrorKind::Io { inner, path }) => {
+                bail!("{hint}; cannot read {}: {}", path.display(), reason(inner))
+            }
+            Some(_) => bail!("{hint}; those that it has are damaged"),
             None => bail!(hint),
         }
     }
@@ -205,17 +213,17 @@ impl Limits {
     }
 
     fn explain(self, error: &ureq::Error) -> HttpError {
+        let tls = match error {
+            ureq::Error::Rustls(error) => Some(error),
+            ureq::Error::Io(error) => error.get_ref().and_then(|inner| inner.downcast_ref()),
+            _ => None,
+        };
+        if let Some(error) = tls {
+            return HttpError::Unreachable(tls_reason(error));
+        }
         match error {
             ureq::Error::Timeout(_) => HttpError::Timeout(self.time),
             ureq::Error::BodyExceedsLimit(_) => HttpError::TooLong(self.bytes),
-            // For example, an untrusted certificate.
-            ureq::Error::Io(error)
-                if error
-                    .get_ref()
-                    .is_some_and(|inner| inner.is::<rustls::Error>()) =>
-            {
-                HttpError::Unreachable(printable(&error.to_string()))
-            }
             ureq::Error::Io(error) => match error.kind() {
                 io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => {
                     HttpError::Timeout(self.time)
@@ -224,12 +232,48 @@ impl Limits {
                 io::ErrorKind::ConnectionRefused => {
                     HttpError::Unreachable("connection refused".to_owned())
                 }
-                _ => HttpError::Unreachable(printable(&error.to_string())),
+                _ => HttpError::Unreachable(printable(&reason(error))),
             },
             ureq::Error::HostNotFound => HttpError::Unreachable("no such host".to_owned()),
+            ureq::Error::Protocol(_) | ureq::Error::LargeResponseHeader(..) => HttpError::NotHttp,
+            ureq::Error::InvalidProxyUrl => HttpError::Unreachable(
+                "the proxy that the environment names is not the address of one".to_owned(),
+            ),
+            ureq::Error::ConnectProxyFailed(_) => {
+                HttpError::Unreachable("the proxy does not connect to it".to_owned())
+            }
             other => HttpError::Unreachable(printable(&other.to_string())),
         }
     }
+}
+
+/// Says why there is no TLS connection.
+fn tls_reason(error: &rustls::Error) -> String {
+    use CertificateError as Certificate;
+
+    let known = match error {
+        rustls::Error::InvalidCertificate(invalid) => match invalid {
+            Certificate::UnknownIssuer => {
+                "this system does not trust the issuer of its certificate"
+            }
+            Certificate::Expired | Certificate::ExpiredContext { .. } => {
+                "its certificate has expired"
+            }
+            Certificate::NotValidYet | Certificate::NotValidYetContext { .. } => {
+                "its certificate is not valid yet"
+            }
+            Certificate::NotValidForName | Certificate::NotValidForNameContext { .. } => {
+                "its certificate is for another host"
+            }
+            _ => "its certificate is not valid",
+        },
+        rustls::Error::InvalidMessage(_) => {
+            "it answers https with something else: expected a server with TLS, or http"
+        }
+        rustls::Error::AlertReceived(_) => "it refuses the TLS connection",
+        other => return format!("TLS fails: {}", printable(&other.to_string())),
+    };
+    known.to_owned()
 }
 
 #[cfg(test)]

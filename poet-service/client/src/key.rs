@@ -1,18 +1,16 @@
 //! A node's identity: its ed25519 private key, in the formats in which it occurs.
 
-use std::{
-    fs::File,
-    io::{ErrorKind, Read as _},
-    path::Path,
-};
+use std::{io::ErrorKind, path::Path};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use ed25519_dalek::{KEYPAIR_LENGTH, Signer as _, SigningKey};
 use poet_files::{Access, create_new, reason};
 use poet_proto::{
     identity::{PrivateKey, PrivateKeyError, decode_key_text},
     member::{Challenge, NodeId},
 };
+
+use crate::input::read;
 
 /// Longer than a key in any format, even with some white space.
 const MAX_FILE_BYTES: u64 = 1024;
@@ -29,11 +27,7 @@ impl NodeKey {
     /// key.
     pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
         let name = path.display();
-        let file = File::open(path).with_context(|| format!("cannot read --key {name}"))?;
-        let mut bytes = Vec::new();
-        file.take(MAX_FILE_BYTES + 1)
-            .read_to_end(&mut bytes)
-            .with_context(|| format!("cannot read --key {name}"))?;
+        let bytes = read(format_args!("--key {name}"), path, MAX_FILE_BYTES + 1)?;
         match decode(&bytes) {
             Ok(key) => Ok(key),
             Err(PrivateKeyError::Form) => bail!(
@@ -50,7 +44,8 @@ impl NodeKey {
     /// Fails if [`NodeKey::read`] does, or the file cannot be written.
     pub(crate) fn read_or_generate(path: &Path) -> anyhow::Result<Self> {
         if !path.exists() {
-            let key = PrivateKey::generate().context("the system gives no randomness")?;
+            let key =
+                PrivateKey::generate().map_err(|_| anyhow!("the system gives no randomness"))?;
             // Without a line break: that is how nodes write it, and the only form that they read.
             let text = hex::encode(key.to_bytes());
             match create_new(path, text.as_bytes(), Access::Private) {

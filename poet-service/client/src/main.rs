@@ -2,9 +2,9 @@
 
 mod collect;
 mod http;
+mod input;
 mod key;
 mod load;
-mod messages;
 mod output;
 mod poet;
 mod proof;
@@ -17,8 +17,9 @@ mod watch;
 
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::anyhow;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use poet_files::reason;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -46,11 +47,10 @@ enum Command {
 fn main() -> ExitCode {
     let matches = poet_pages::with_pages(Cli::command()).get_matches();
     if let Some(written) = poet_pages::write_if_asked(&matches, Cli::command()) {
-        return ended(
-            written
-                .context("cannot write the pages")
-                .map(|()| ExitCode::SUCCESS),
-        );
+        let written = written
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(|error| anyhow!("cannot write the pages: {}", reason(&error)));
+        return ended(written);
     }
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let result = match cli.command {

@@ -4,16 +4,21 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use poet_proto::pow::PowParams;
+use poet_proto::{
+    json::{
+        self, ErrorResponse, HealthResponse, InfoResponse, PowParamsResponse, Round,
+        RoundsResponse, SubmitResponse,
+    },
+    messages::Submission,
+    pow::PowParams,
+};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::{
     http::{Answer, Http, HttpError, Limits, Url},
-    messages::{
-        ErrorResponse, HealthResponse, Info, PowParamsResponse, ProofResponse, Round,
-        RoundsResponse, SubmitRequest, SubmitResponse,
-    },
     output::printable,
+    proof::ProofResponse,
 };
 
 /// The longest response other than a proof: 1000 rounds take a quarter of it.
@@ -68,12 +73,12 @@ impl From<HttpError> for Failure {
 
 /// A server.
 #[derive(Clone)]
-pub(crate) struct Poet {
+pub(crate) struct RemotePoet {
     url: Arc<Url>,
     http: Http,
 }
 
-impl Poet {
+impl RemotePoet {
     pub(crate) fn new(url: Url, http: Http) -> Self {
         Self {
             url: Arc::new(url),
@@ -81,7 +86,7 @@ impl Poet {
         }
     }
 
-    pub(crate) fn info(&self, time: Duration) -> Result<Info, Failure> {
+    pub(crate) fn info(&self, time: Duration) -> Result<InfoResponse, Failure> {
         self.get("/v1/info", time, MAX_ANSWER_BYTES)
     }
 
@@ -92,10 +97,10 @@ impl Poet {
 
     pub(crate) fn submit(
         &self,
-        request: &SubmitRequest<'_>,
+        submission: &Submission<'_>,
         time: Duration,
-    ) -> Result<SubmitResponse, Failure> {
-        let json = serde_json::to_string(request).map_err(Failure::last)?;
+    ) -> Result<SubmitResponse<Value>, Failure> {
+        let json = json::write_submit_request(submission);
         let limits = Limits {
             time,
             bytes: MAX_ANSWER_BYTES,
@@ -165,7 +170,7 @@ impl Poet {
 
 /// Parses a response. What is in front of a server (a proxy, a maintenance page) may go away.
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
-    serde_json::from_slice(body).map_err(|error| {
+    json::read(body).map_err(|error| {
         let error = printable(&error.to_string());
         Failure::passing(format!("its answer is not one of a PoET: {error}"))
     })

@@ -4,7 +4,11 @@ use anyhow::Context as _;
 use poet_engine::{LABEL_DEPTH, Node, ProofMessage, T, Work, WorkFunction, verify};
 use poet_proto::{json, member::Challenge, messages::PublishedProof};
 
-use crate::messages::ProofResponse;
+/// The maximum number of members to read: four times as many as are planned for.
+const MAX_MEMBERS: usize = 1 << 22;
+
+/// The response with a proof of a server that is not trusted.
+pub(crate) type ProofResponse = json::ProofResponse<MAX_MEMBERS>;
 
 /// A proof that our challenge existed before the work was done.
 pub(crate) struct VerifiedProof {
@@ -29,7 +33,7 @@ pub(crate) enum NoProof {
 /// Fails if no backend works on this machine.
 pub(crate) fn spacemesh_work() -> anyhow::Result<Work> {
     // There is little to verify: a trial would take longer than a slow backend does.
-    let options = poet_backends::Options {
+    let options = poet_backends::SelectOptions {
         forced: None,
         trial: false,
     };

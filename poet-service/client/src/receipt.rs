@@ -1,18 +1,17 @@
 //! `poet-client verify-receipt`, and checks of receipts for other commands.
 
-use std::{fs::File, io::Read as _, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{bail, ensure};
 use poet_proto::{
-    base64,
+    base64::{self, decode_lenient},
     identity::PublicKey,
-    json::decode_base64,
     member::{Challenge, NodeId},
     receipt::{Acknowledged, Receipt},
 };
 use serde_json::{Value, json};
 
-use crate::output::printable;
+use crate::{input::read, key::parse_hex, output::printable};
 
 /// Check receipts: whether a server has acknowledged a registration
 ///
@@ -43,20 +42,14 @@ pub(crate) struct Args {
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
 fn parse_key(text: &str) -> Result<PublicKey, &'static str> {
-    let bytes = hex::decode(text).ok().or_else(|| decode_base64(text));
+    let bytes = hex::decode(text).ok().or_else(|| decode_lenient(text));
     let key = bytes.and_then(|bytes| PublicKey::from_bytes(&bytes.try_into().ok()?));
     key.ok_or("expected an ed25519 public key: 32 bytes in base64 or hex")
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let name = args.file.display();
-    let cannot = || format!("cannot read {name}");
-    let mut json = Vec::new();
-    File::open(&args.file)
-        .with_context(cannot)?
-        .take(MAX_FILE_BYTES + 1)
-        .read_to_end(&mut json)
-        .with_context(cannot)?;
+    let json = read(&name, &args.file, MAX_FILE_BYTES + 1)?;
     ensure!(
         json.len() as u64 <= MAX_FILE_BYTES,
         "{name} is too long: expected a state file of poet-client, or a receipt"
@@ -139,15 +132,12 @@ fn check_kept(
         .get("receipt")
         .ok_or("there is no receipt: the server gave none")?;
     let receipt = check(receipt, server)?;
-    let key = registration["pubkey"].as_str().and_then(decode_base64);
-    let node = |name: &str| {
-        let bytes = state[name].as_str().and_then(|text| hex::decode(text).ok());
-        bytes.and_then(|bytes| <[u8; 32]>::try_from(bytes).ok())
-    };
-    let expected = Registered {
+    let key = registration["pubkey"].as_str().and_then(decode_lenient);
+    let bytes32 = |name: &str| parse_hex(state[name].as_str()?).ok();
+    let expected = ExpectedReceipt {
         server: key.and_then(|key| key.try_into().ok()),
-        node_id: node("nodeId").map(NodeId),
-        challenge: node("challenge").map(Challenge),
+        node_id: bytes32("nodeId").map(NodeId),
+        challenge: bytes32("challenge").map(Challenge),
         round: registration["round"].as_u64(),
     };
     expected.check(&receipt)?;
@@ -155,14 +145,14 @@ fn check_kept(
 }
 
 /// What a receipt must be for. A field is `None` if it is damaged.
-pub(crate) struct Registered {
+pub(crate) struct ExpectedReceipt {
     pub(crate) server: Option<[u8; 32]>,
     pub(crate) node_id: Option<NodeId>,
     pub(crate) challenge: Option<Challenge>,
     pub(crate) round: Option<u64>,
 }
 
-impl Registered {
+impl ExpectedReceipt {
     /// Checks that a receipt is for this registration.
     ///
     /// # Errors

@@ -2,8 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::File,
-    io::Read as _,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{
@@ -14,32 +12,32 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::{anyhow, ensure};
 use jiff::Timestamp;
 use poet_proto::{
     certificate::{CertificateVerifier, Certifier, SignedCertificate, TrustedKeys},
     duration::format_go,
     identity::PublicKey,
+    json::{self, Bytes, InfoResponse, RoundPhase, SubmitResponse},
     member::{Challenge, NodeId},
+    messages::{Admission, Submission},
     network::Network,
     pow::{self, PowParams},
     receipt::Receipt,
     schedule::reward_epoch,
 };
-use serde_json::json;
+use serde::Deserialize;
+use serde_json::{Value, json};
 
 use crate::{
     http::{Http, Url},
+    input::read,
     key::{NodeKey, parse_challenge, parse_hex},
-    messages::{
-        Admission, Bytes, CertificateFile, Info, RoundState, SignedChallenge, SubmitRequest,
-        SubmitResponse, WorkParams,
-    },
     output::{printable, table},
-    poet::{Failure, Kind, Poet},
-    receipt::Registered,
+    poet::{Failure, Kind, RemotePoet},
+    receipt::ExpectedReceipt,
     schedule::schedule_of,
-    state::{DEFAULT_FILE, Lock, Registration, State},
+    state::{DEFAULT_FILE, Lock, StateFile, StoredRegistration},
     time::{
         after, now, parse_duration, parse_time, parse_until, parse_wait, receive, rough,
         rough_between, time_until, wait_again,
@@ -162,7 +160,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         .map(|poet| (poet.clone(), "not asked in time".to_owned()))
         .collect();
     let http = Http::new(outcomes.keys())?;
-    let patience = Patience {
+    let retry_limit = RetryLimit {
         until: args.until,
         deadline: args.deadline,
         least: after(begin, DEFAULT_PATIENCE),
@@ -170,13 +168,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let job = Arc::new(Registering {
         begin,
         network: Network::with_id(&args.genesis_id),
-        signed: sign(&key, args),
-        node_id,
-        challenge: args.challenge,
+        signed: SignedChallenge::new(&key, args),
         certificates,
         deadline: args.deadline,
         phase_shift: args.phase_shift,
-        limit: Mutex::new(patience.limit(None)),
+        limit: Mutex::new(retry_limit.limit(None)),
         retry_delay: args.retry_delay,
         timeout: args.timeout,
     });
@@ -188,7 +184,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let (sender, events) = mpsc::channel();
     for url in outcomes.keys() {
         let (job, sender) = (Arc::clone(&job), sender.clone());
-        let poet = Poet::new(url.clone(), http.clone());
+        let poet = RemotePoet::new(url.clone(), http.clone());
         let url = url.clone();
         // Not joined: a server that hangs must not delay the others.
         thread::spawn(move || job.run(&url, &poet, &sender));
@@ -203,7 +199,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             RegisterEvent::RoundStart(told) => {
                 // If they differ, the latest: a wrong one must not cost the other servers time.
                 start = start.max(Some(told));
-                job.set_limit(patience.limit(start));
+                job.set_limit(retry_limit.limit(start));
             }
             RegisterEvent::Registered(registration) => {
                 eprintln!(
@@ -247,11 +243,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 /// Opens the state in `path`, or creates a new one.
-fn open_state(path: &Path, node_id: NodeId, challenge: Challenge) -> anyhow::Result<State> {
+fn open_state(path: &Path, node_id: NodeId, challenge: Challenge) -> anyhow::Result<StateFile> {
     let name = path.display();
-    let Some(state) = State::read(path)? else {
+    let Some(state) = StateFile::read(path)? else {
         // Before any request, so that no response is lost.
-        let state = State::new(node_id, challenge);
+        let state = StateFile::new(node_id, challenge);
         state.write(path)?;
         return Ok(state);
     };
@@ -270,36 +266,48 @@ fn open_state(path: &Path, node_id: NodeId, challenge: Challenge) -> anyhow::Res
 }
 
 fn read_certificate(path: &Path) -> anyhow::Result<SignedCertificate> {
-    let name = path.display();
-    let cannot = || format!("cannot read --certificate {name}");
-    let mut json = Vec::new();
-    let file = File::open(path).with_context(cannot)?;
-    file.take(MAX_CERTIFICATE_BYTES)
-        .read_to_end(&mut json)
-        .with_context(cannot)?;
-    let file: CertificateFile = serde_json::from_slice(&json).with_context(|| {
-        format!(
-            "--certificate {name} is not a certificate: expected JSON as a certifier answers with"
-        )
+    /// A certificate as a certifier issues it.
+    #[derive(Deserialize)]
+    struct CertificateFile {
+        certificate: Bytes,
+        signature: Bytes,
+    }
+
+    let option = format!("--certificate {}", path.display());
+    let text = read(&option, path, MAX_CERTIFICATE_BYTES)?;
+    let file: CertificateFile = json::read(&text).map_err(|error| {
+        anyhow!("{option} is not a certificate: {error}; expected JSON as a certifier answers with")
     })?;
-    Ok(file.into())
+    Ok(SignedCertificate {
+        data: file.certificate.0,
+        signature: file.signature.0,
+    })
 }
 
-fn sign(key: &NodeKey, args: &Args) -> SignedChallenge {
-    let prefix = [&args.genesis_id[..], &[POET_DOMAIN]].concat();
-    let signature = key.sign(&[&prefix[..], &args.challenge.0].concat());
-    SignedChallenge {
-        prefix: Bytes(prefix),
-        challenge: Bytes(args.challenge.0.to_vec()),
-        pubkey: Bytes(key.node_id().0.to_vec()),
-        signature: Bytes(signature.to_vec()),
-        deadline: None,
+/// The challenge as the node signed it: the same for all servers.
+struct SignedChallenge {
+    node_id: NodeId,
+    challenge: Challenge,
+    prefix: Vec<u8>,
+    signature: [u8; 64],
+}
+
+impl SignedChallenge {
+    fn new(key: &NodeKey, args: &Args) -> Self {
+        let prefix = [&args.genesis_id[..], &[POET_DOMAIN]].concat();
+        let signature = key.sign(&[&prefix[..], &args.challenge.0].concat());
+        Self {
+            node_id: key.node_id(),
+            challenge: args.challenge,
+            prefix,
+            signature,
+        }
     }
 }
 
 /// Returns the results in JSON.
-fn report(state: &State, outcomes: &BTreeMap<Url, String>) -> serde_json::Value {
-    let registration = |it: &Registration| {
+fn report(state: &StateFile, outcomes: &BTreeMap<Url, String>) -> serde_json::Value {
+    let registration = |it: &StoredRegistration| {
         json!({
             "poet": it.poet,
             "pubkey": it.pubkey,
@@ -318,7 +326,7 @@ fn report(state: &State, outcomes: &BTreeMap<Url, String>) -> serde_json::Value 
 }
 
 /// Formats one line per server.
-fn summary(poets: &[Url], state: &State, outcomes: &BTreeMap<Url, String>) -> String {
+fn summary(poets: &[Url], state: &StateFile, outcomes: &BTreeMap<Url, String>) -> String {
     let now = now();
     let mut rows = vec![
         ["server", "round", "epoch", "ends", "in"]
@@ -350,7 +358,7 @@ fn summary(poets: &[Url], state: &State, outcomes: &BTreeMap<Url, String>) -> St
     text
 }
 
-impl State {
+impl StateFile {
     fn has(&self, poet: &Url) -> bool {
         self.registrations
             .iter()
@@ -360,7 +368,7 @@ impl State {
 
 /// The result of an attempt.
 enum RegisterEvent {
-    Registered(Registration),
+    Registered(StoredRegistration),
     /// When the round starts for which we are registered.
     RoundStart(Timestamp),
     Failed {
@@ -371,13 +379,13 @@ enum RegisterEvent {
 }
 
 /// How long to retry servers that do not respond.
-struct Patience {
+struct RetryLimit {
     until: Option<Timestamp>,
     deadline: Option<Timestamp>,
     least: Timestamp,
 }
 
-impl Patience {
+impl RetryLimit {
     /// Returns when to give up, if the round is known to start at `start`: the servers of a network
     /// start their rounds at the same time.
     fn limit(&self, start: Option<Timestamp>) -> Timestamp {
@@ -392,7 +400,7 @@ impl Patience {
 
 /// Which round to register for.
 #[derive(Clone, Copy, Debug, Default)]
-struct Target {
+struct RoundChoice {
     /// Sent to the server, which refuses if its round ends later.
     deadline: Option<Timestamp>,
     /// The last acceptable round, for a server that ignores the deadline.
@@ -405,8 +413,6 @@ struct Registering {
     begin: Timestamp,
     network: Option<&'static Network>,
     signed: SignedChallenge,
-    node_id: NodeId,
-    challenge: Challenge,
     certificates: Vec<SignedCertificate>,
     deadline: Option<Timestamp>,
     phase_shift: Option<Duration>,
@@ -418,7 +424,7 @@ struct Registering {
 
 impl Registering {
     /// Tries until it succeeds, there is no hope, or the time is over.
-    fn run(&self, url: &Url, poet: &Poet, events: &Sender<(Url, RegisterEvent)>) {
+    fn run(&self, url: &Url, poet: &RemotePoet, events: &Sender<(Url, RegisterEvent)>) {
         // If nothing receives this, the program is ending.
         let tell = |event| drop(events.send((url.clone(), event)));
         while !time_until(self.limit()).is_zero() {
@@ -455,7 +461,7 @@ impl Registering {
     }
 
     /// Returns when `round` starts, if the server reports it.
-    fn round_start(&self, poet: &Poet, round: u64) -> Option<Timestamp> {
+    fn round_start(&self, poet: &RemotePoet, round: u64) -> Option<Timestamp> {
         let rounds = poet.rounds(self.time().ok()?).ok()??;
         let mut rounds = rounds.iter().filter(|it| it.id.0 == round);
         rounds.next().map(|round| round.start)
@@ -470,7 +476,7 @@ impl Registering {
         Ok(self.timeout.min(left))
     }
 
-    fn register(&self, url: &Url, poet: &Poet) -> Result<Registration, Failure> {
+    fn register(&self, url: &Url, poet: &RemotePoet) -> Result<StoredRegistration, Failure> {
         let info = poet.info(self.time()?)?;
         if let Some(expected) = self.phase_shift
             && info.phase_shift.0 != expected
@@ -483,11 +489,12 @@ impl Registering {
         }
         let target = self.target(poet, &info)?;
         let submitted = self.submit(poet, &info, target.deadline)?;
-        let Some(left) = submitted.round_end.0 else {
+        let left = Duration::try_from(submitted.round_end.0).unwrap_or_default();
+        if left.is_zero() {
             return Err(Failure::last(
                 "it says that its round has ended already: its clock or its schedule is wrong",
             ));
-        };
+        }
         let round = submitted.round_id.0;
         if let Some(last) = target.last_round
             && round > last
@@ -507,13 +514,12 @@ impl Registering {
                 "it says that its round ends at {round_end:.0}, too late to be of use"
             )));
         }
-        let round = submitted.round_id.0;
         let receipt = submitted.receipt.map(|receipt| {
             let receipt = Receipt::from_json(&receipt).map_err(|error| error.to_string())?;
-            let registered = Registered {
+            let registered = ExpectedReceipt {
                 server: Some(info.service_pubkey.0),
-                node_id: Some(self.node_id),
-                challenge: Some(self.challenge),
+                node_id: Some(self.signed.node_id),
+                challenge: Some(self.signed.challenge),
                 round: Some(round),
             };
             registered.check(&receipt).map(|()| Box::new(receipt))
@@ -524,7 +530,7 @@ impl Registering {
             eprintln!("WARNING: {url}: its receipt is not kept: {reason}");
             None
         });
-        Ok(Registration {
+        Ok(StoredRegistration {
             poet: url.clone(),
             pubkey: info.service_pubkey,
             round,
@@ -536,9 +542,9 @@ impl Registering {
 
     /// Returns the round that was open when this program was started, unless the user asked for
     /// another.
-    fn target(&self, poet: &Poet, info: &Info) -> Result<Target, Failure> {
+    fn target(&self, poet: &RemotePoet, info: &InfoResponse) -> Result<RoundChoice, Failure> {
         if self.deadline.is_some() {
-            return Ok(Target {
+            return Ok(RoundChoice {
                 deadline: self.deadline,
                 last_round: None,
             });
@@ -550,7 +556,7 @@ impl Registering {
         let open = rounds
             .iter()
             .flatten()
-            .filter(|it| it.state == RoundState::Open);
+            .filter(|it| it.state == RoundPhase::Open);
         let open = open.max_by_key(|round| round.id.0);
         let schedule = schedule_of(info, rounds.as_deref(), self.network);
         let at_begin = schedule.map(|schedule| {
@@ -560,7 +566,7 @@ impl Registering {
         // The earlier one: the server's has been opened since, or its clock is behind.
         let round = open.map(|round| (round.id.0, round.end));
         let round = round.into_iter().chain(at_begin).min();
-        Ok(Target {
+        Ok(RoundChoice {
             deadline: round.map(|(_, end)| end),
             last_round: round.map(|(round, _)| round),
         })
@@ -569,26 +575,23 @@ impl Registering {
     /// Submits with each certificate that the server's certifier issued, then with a proof of work.
     fn submit(
         &self,
-        poet: &Poet,
-        info: &Info,
+        poet: &RemotePoet,
+        info: &InfoResponse,
         deadline: Option<Timestamp>,
-    ) -> Result<SubmitResponse, Failure> {
-        let signed = SignedChallenge {
-            deadline: deadline.map(|deadline| deadline.to_string()),
-            ..self.signed.clone()
-        };
+    ) -> Result<SubmitResponse<Value>, Failure> {
         for certificate in self.certificates_for(info) {
-            let admission = Admission::Certificate {
-                certificate: certificate.into(),
-            };
-            match self.submit_with(poet, &signed, admission) {
+            let admission = Admission::Certificate(certificate);
+            match self.submit_with(poet, deadline, admission) {
                 Err(failure) if failure.kind == Kind::Unauthorized => {}
                 other => return other,
             }
         }
         let params = poet.pow_params(self.time()?)?;
-        let admission = self.solve(params)?;
-        self.submit_with(poet, &signed, admission)
+        let admission = Admission::Work {
+            params: &params,
+            nonce: self.solve(&params)?,
+        };
+        self.submit_with(poet, deadline, admission)
             .map_err(|failure| {
                 let reason = match info.certifier() {
                     Some(certifier) if failure.kind != Kind::Passing => format!(
@@ -608,16 +611,23 @@ impl Registering {
 
     fn submit_with(
         &self,
-        poet: &Poet,
-        signed: &SignedChallenge,
-        admission: Admission,
-    ) -> Result<SubmitResponse, Failure> {
-        let request = SubmitRequest { signed, admission };
-        poet.submit(&request, self.time()?)
+        poet: &RemotePoet,
+        deadline: Option<Timestamp>,
+        admission: Admission<'_>,
+    ) -> Result<SubmitResponse<Value>, Failure> {
+        let submission = Submission {
+            prefix: &self.signed.prefix,
+            challenge: &self.signed.challenge,
+            node_id: &self.signed.node_id,
+            signature: &self.signed.signature,
+            deadline,
+            admission,
+        };
+        poet.submit(&submission, self.time()?)
     }
 
     /// Returns the certificates for this node by the server's certifier.
-    fn certificates_for(&self, info: &Info) -> Vec<&SignedCertificate> {
+    fn certificates_for(&self, info: &InfoResponse) -> Vec<&SignedCertificate> {
         let certifier = info.certifier().and_then(|certifier| {
             let key = certifier.pubkey.0.as_slice().try_into().ok()?;
             Some(CertificateVerifier::new(Certifier {
@@ -631,36 +641,33 @@ impl Registering {
         };
         let valid = |certificate: &&SignedCertificate| {
             verifier
-                .verify(certificate, None, self.node_id, now())
+                .verify(certificate, None, self.signed.node_id, now())
                 .is_ok()
         };
         self.certificates.iter().filter(valid).collect()
     }
 
-    fn solve(&self, params: PowParams) -> Result<Admission, Failure> {
+    /// Returns a nonce that meets `params`.
+    fn solve(&self, params: &PowParams) -> Result<u64, Failure> {
         let bits = params.difficulty;
         if bits > MAX_POW_BITS {
             return Err(Failure::last(format!(
                 "it asks for a proof of work of {bits} bits, expected at most {MAX_POW_BITS}"
             )));
         }
-        let valid = |nonce: &u64| pow::is_valid(&params, self.node_id, &self.challenge.0, *nonce);
+        let SignedChallenge {
+            node_id, challenge, ..
+        } = &self.signed;
+        let valid = |nonce: &u64| pow::is_valid(params, *node_id, &challenge.0, *nonce);
         let mut first = 0_u64;
-        let nonce = loop {
+        loop {
             self.time()?;
             let next = first.saturating_add(NONCES);
             if let Some(nonce) = (first..next).find(valid) {
-                break nonce;
+                return Ok(nonce);
             }
             first = next;
-        };
-        Ok(Admission::Work {
-            pow_params: WorkParams {
-                difficulty: bits,
-                challenge: Bytes(params.challenge),
-            },
-            nonce: nonce.to_string(),
-        })
+        }
     }
 }
 
@@ -672,12 +679,12 @@ mod tests {
     fn servers_are_asked_again_until_their_round_starts() {
         let at = |second| Timestamp::from_second(second).unwrap();
         let limit = |until: Option<i64>, deadline: Option<i64>, start: Option<i64>| {
-            let patience = Patience {
+            let retry_limit = RetryLimit {
                 until: until.map(at),
                 deadline: deadline.map(at),
                 least: at(600),
             };
-            patience.limit(start.map(at)).as_second()
+            retry_limit.limit(start.map(at)).as_second()
         };
         assert_eq!(limit(None, None, None), 600);
         assert_eq!(limit(None, None, Some(9000)), 9000);

@@ -5,6 +5,7 @@ use std::{process::ExitCode, thread, time::Duration};
 use anyhow::{bail, ensure};
 use poet_proto::{
     dates::Zone,
+    json::{InfoResponse, Round},
     network::Network,
     schedule::Schedule,
     timetable::{Form, MAX_ROUNDS, Timetable},
@@ -13,8 +14,8 @@ use serde_json::{Value, json};
 
 use crate::{
     http::{Http, Url},
-    messages::{Info, Round},
-    poet::{Failure, Poet},
+    input::whole_number,
+    poet::{Failure, RemotePoet},
     time::{now, parse_wait},
 };
 
@@ -34,7 +35,7 @@ pub(crate) struct Args {
 
     /// How many rounds, starting with the open one
     #[arg(long, value_name = "NUMBER", default_value_t = 5,
-        value_parser = clap::value_parser!(u64).range(1..=MAX_ROUNDS))]
+        value_parser = whole_number::<u64>(1..=MAX_ROUNDS))]
     rounds: u64,
 
     /// Print JSON, one object
@@ -53,7 +54,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let http = Http::new(&args.poets)?;
     let ask = |url: &Url| {
-        let (poet, timeout) = (Poet::new(url.clone(), http.clone()), args.timeout);
+        let (poet, timeout) = (RemotePoet::new(url.clone(), http.clone()), args.timeout);
         thread::spawn(move || told(&poet, timeout))
     };
     let asked: Vec<_> = args.poets.iter().map(ask).collect();
@@ -115,7 +116,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn told(poet: &Poet, timeout: Duration) -> Result<Schedule, Failure> {
+fn told(poet: &RemotePoet, timeout: Duration) -> Result<Schedule, Failure> {
     let info = poet.info(timeout)?;
     let rounds = poet.rounds(timeout)?;
     let network = Network::named("mainnet");
@@ -129,7 +130,7 @@ fn told(poet: &Poet, timeout: Duration) -> Result<Schedule, Failure> {
 /// Returns the schedule of a server: it follows from any of its rounds, or is that of `network` if
 /// nothing contradicts it.
 pub(crate) fn schedule_of(
-    info: &Info,
+    info: &InfoResponse,
     rounds: Option<&[Round]>,
     network: Option<&Network>,
 ) -> Option<Schedule> {
@@ -153,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_schedule_follows_from_any_round() {
-        let info = |shift: &str| -> Info {
+        let info = |shift: &str| -> InfoResponse {
             let key = "ZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmY=";
             serde_json::from_value(json!({
                 "servicePubkey": key, "phaseShift": shift, "cycleGap": "43200s",

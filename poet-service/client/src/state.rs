@@ -6,23 +6,21 @@
 
 use std::{
     fs::{self, File, TryLockError},
-    io::{ErrorKind, Read as _},
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{anyhow, bail, ensure};
+use hex::FromHex;
 use jiff::Timestamp;
-use poet_files::Output;
+use poet_files::{Output, reason};
 use poet_proto::{
+    json::{self, Bytes32, Seconds},
     member::{Challenge, NodeId},
     receipt::Receipt,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
-use crate::{
-    http::Url,
-    messages::{Bytes32, Seconds},
-};
+use crate::{http::Url, input::read_if_exists};
 
 /// The default name of the file.
 pub(crate) const DEFAULT_FILE: &str = "poet-client.json";
@@ -34,23 +32,24 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 /// The contents of the file.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct State {
+pub(crate) struct StateFile {
     version: u32,
-    #[serde(with = "hex")]
+    #[serde(serialize_with = "hex::serialize", deserialize_with = "bytes32")]
     pub(crate) node_id: NodeId,
-    #[serde(with = "hex")]
+    #[serde(serialize_with = "hex::serialize", deserialize_with = "bytes32")]
     pub(crate) challenge: Challenge,
-    pub(crate) registrations: Vec<Registration>,
+    pub(crate) registrations: Vec<StoredRegistration>,
 }
 
 /// A registration with a server.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Registration {
+pub(crate) struct StoredRegistration {
     pub(crate) poet: Url,
     /// The server's key at the time.
     pub(crate) pubkey: Bytes32,
     pub(crate) round: u64,
+    #[serde(deserialize_with = "json::time")]
     pub(crate) round_end: Timestamp,
     pub(crate) cycle_gap: Seconds,
     /// The server's receipt; the Go server gives none.
@@ -58,7 +57,7 @@ pub(crate) struct Registration {
     pub(crate) receipt: Option<Box<Receipt>>,
 }
 
-impl State {
+impl StateFile {
     pub(crate) fn new(node_id: NodeId, challenge: Challenge) -> Self {
         Self {
             version: VERSION,
@@ -74,29 +73,24 @@ impl State {
     /// Fails if it cannot be read or is not a state file.
     pub(crate) fn read(path: &Path) -> anyhow::Result<Option<Self>> {
         let name = path.display();
-        let cannot = || format!("cannot read --state {name}");
-        let file = match File::open(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            file => file.with_context(cannot)?,
+        let option = format_args!("--state {name}");
+        let Some(text) = read_if_exists(option, path, MAX_FILE_BYTES)? else {
+            return Ok(None);
         };
-        let mut json = Vec::new();
-        file.take(MAX_FILE_BYTES)
-            .read_to_end(&mut json)
-            .with_context(cannot)?;
         // First only the version: another version may have other fields.
         #[derive(Deserialize)]
         struct Version {
             version: u32,
         }
-        let foreign = || format!("--state {name} is damaged or not a state file of poet-client");
-        let Version { version } = serde_json::from_slice(&json).with_context(foreign)?;
+        let foreign = |error: json::Malformed| {
+            anyhow!("{option} is damaged or not a state file of poet-client: {error}")
+        };
+        let Version { version } = json::read(&text).map_err(foreign)?;
         ensure!(
             version == VERSION,
             "--state {name} has version {version}, and this poet-client reads version {VERSION}"
         );
-        serde_json::from_slice(&json)
-            .map(Some)
-            .with_context(foreign)
+        json::read(&text).map(Some).map_err(foreign)
     }
 
     /// Replaces `path` with this state, which is durable when this returns.
@@ -111,6 +105,12 @@ impl State {
     }
 }
 
+/// Reads 32 bytes in hex.
+fn bytes32<'de, D: Deserializer<'de>, T: FromHex>(deserializer: D) -> Result<T, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    T::from_hex(text).map_err(|_| D::Error::custom("expected 32 bytes in hex"))
+}
+
 /// The lock of a state file, which only one program at a time can hold.
 pub(crate) struct Lock(#[expect(dead_code, reason = "closing the file gives the lock up")] File);
 
@@ -121,7 +121,7 @@ impl Lock {
     /// # Errors
     /// Fails if another program has it, or the file cannot be created.
     pub(crate) fn take(path: &Path) -> anyhow::Result<Self> {
-        let name = path.display();
+        let cannot = |error| anyhow!("cannot lock --state {}: {}", path.display(), reason(&error));
         let mut beside = path.as_os_str().to_owned();
         beside.push(".lock");
         let file = fs::OpenOptions::new()
@@ -129,15 +129,16 @@ impl Lock {
             .truncate(false)
             .write(true)
             .open(PathBuf::from(beside))
-            .with_context(|| format!("cannot lock --state {name}"))?;
+            .map_err(cannot)?;
         match file.try_lock() {
             Ok(()) => Ok(Self(file)),
             Err(TryLockError::WouldBlock) => {
-                bail!("--state {name} is in use by another poet-client")
+                bail!(
+                    "--state {} is in use by another poet-client",
+                    path.display()
+                )
             }
-            Err(TryLockError::Error(error)) => {
-                Err(error).with_context(|| format!("cannot lock --state {name}"))
-            }
+            Err(TryLockError::Error(error)) => Err(cannot(error)),
         }
     }
 }
@@ -152,10 +153,10 @@ mod tests {
     fn a_state_survives_its_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state.json");
-        assert_eq!(State::read(&path).unwrap(), None);
-        let mut state = State::new(NodeId([1; 32]), Challenge([2; 32]));
+        assert_eq!(StateFile::read(&path).unwrap(), None);
+        let mut state = StateFile::new(NodeId([1; 32]), Challenge([2; 32]));
         state.write(&path).unwrap();
-        state.registrations.push(Registration {
+        state.registrations.push(StoredRegistration {
             poet: "https://poet.example".parse().unwrap(),
             pubkey: Bytes32([3; 32]),
             round: u64::MAX,
@@ -164,7 +165,7 @@ mod tests {
             receipt: None,
         });
         state.write(&path).unwrap();
-        assert_eq!(State::read(&path).unwrap(), Some(state));
+        assert_eq!(StateFile::read(&path).unwrap(), Some(state));
         // No other file remains.
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }

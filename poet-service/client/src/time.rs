@@ -3,7 +3,7 @@
 use std::{
     sync::mpsc::{Receiver, RecvTimeoutError},
     thread,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use jiff::{SignedDuration, Timestamp};
@@ -17,6 +17,11 @@ const LEAST_WAIT: Duration = Duration::from_millis(500);
 
 pub(crate) fn now() -> Timestamp {
     Timestamp::try_from(SystemTime::now()).unwrap_or(Timestamp::MAX)
+}
+
+/// Returns the monotonic time, for what waits or measures.
+pub(crate) fn monotonic() -> Instant {
+    Instant::now()
 }
 
 /// Returns `time` plus `duration`, or the last possible time.

@@ -4,22 +4,26 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io::{IsTerminal as _, Write as _},
     process::ExitCode,
-    sync::mpsc,
+    sync::mpsc::{self, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
 };
 
+use anyhow::bail;
 use jiff::Timestamp;
 use poet_engine::TICK_LEAVES;
-use poet_proto::base64;
+use poet_proto::{
+    base64,
+    json::{Bytes32, InfoResponse, Round, RoundPhase, Seconds},
+};
 use serde::Serialize;
 
 use crate::{
     http::{Http, Url},
-    messages::{Bytes32, Info, Round, RoundState, Seconds},
+    input::whole_number,
     output::printable,
-    poet::{Failure, Poet},
-    time::{now, parse_wait, rough, rough_between},
+    poet::{Failure, RemotePoet},
+    time::{monotonic, now, parse_wait, rough, rough_between},
 };
 
 /// Show what PoET servers are doing
@@ -51,7 +55,7 @@ pub(crate) struct Args {
     json: bool,
 
     /// Leaves in a tick; the default is mainnet's
-    #[arg(long, value_name = "LEAVES", default_value_t = TICK_LEAVES, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "LEAVES", default_value_t = TICK_LEAVES, value_parser = whole_number::<u64>(1..=u64::MAX))]
     tick_size: u64,
 
     /// How long to wait for a complete response
@@ -63,45 +67,43 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let http = Http::new(&args.poets)?;
     let (sender, observations) = mpsc::channel();
     for (index, url) in args.poets.iter().enumerate() {
-        let poet = Poet::new(url.clone(), http.clone());
+        let poet = RemotePoet::new(url.clone(), http.clone());
         let (sender, timeout) = (sender.clone(), args.timeout);
         let interval = (!args.once).then_some(args.interval);
         thread::spawn(move || {
             loop {
-                let begin = Instant::now();
+                let begin = monotonic();
                 let seen = observe(&poet, timeout);
                 if sender.send((index, seen)).is_err() {
                     return;
                 }
                 let Some(interval) = interval else { return };
-                thread::sleep(interval.saturating_sub(begin.elapsed()));
+                thread::sleep(interval.saturating_sub(monotonic().duration_since(begin)));
             }
         });
     }
     drop(sender);
 
     let mut watched: Vec<Watched> = args.poets.iter().map(Watched::new).collect();
-    // The first table appears when every server has responded or failed. A slow server does not
-    // delay it for long, unless it is the only one.
-    let mut waiting: BTreeSet<usize> = (0..watched.len()).collect();
     let patience = if args.once {
         2 * args.timeout
     } else {
         args.interval
     };
-    let mut next = Instant::now() + patience;
+    let mut views = Views::new(watched.len(), patience, monotonic());
     loop {
-        match observations.recv_timeout(next.saturating_duration_since(Instant::now())) {
+        let due = match observations.recv_timeout(views.left(monotonic())) {
             Ok((index, seen)) => {
                 watched[index].update(seen, now());
-                if !waiting.remove(&index) || !waiting.is_empty() {
-                    continue;
-                }
+                views.heard(index)
             }
-            Err(mpsc::RecvTimeoutError::Timeout) => waiting.clear(),
+            Err(RecvTimeoutError::Timeout) => true,
             // With --once, the channel closes after the last server.
-            Err(mpsc::RecvTimeoutError::Disconnected) if args.once => {}
-            Err(error) => return Err(error.into()),
+            Err(RecvTimeoutError::Disconnected) if args.once => true,
+            Err(RecvTimeoutError::Disconnected) => bail!("no server is asked any more"),
+        };
+        if !due {
+            continue;
         }
         if show(args, &watched).is_err() {
             // The reader is gone.
@@ -115,7 +117,39 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 _ => ExitCode::from(3),
             });
         }
-        next = Instant::now() + args.interval;
+        views.shown(args.interval, monotonic());
+    }
+}
+
+/// When to show a view.
+struct Views {
+    /// The servers that have neither responded nor failed. The first view appears when all have. A
+    /// slow server does not delay it for long, unless it is the only one.
+    waiting: BTreeSet<usize>,
+    next: Instant,
+}
+
+impl Views {
+    fn new(servers: usize, patience: Duration, now: Instant) -> Self {
+        Self {
+            waiting: (0..servers).collect(),
+            next: now + patience,
+        }
+    }
+
+    /// Returns how long to wait for a server before the next view.
+    fn left(&self, now: Instant) -> Duration {
+        self.next.saturating_duration_since(now)
+    }
+
+    /// Returns whether to show a view, since a server has responded or failed.
+    fn heard(&mut self, server: usize) -> bool {
+        self.waiting.remove(&server) && self.waiting.is_empty()
+    }
+
+    fn shown(&mut self, interval: Duration, now: Instant) {
+        self.waiting.clear();
+        self.next = now + interval;
     }
 }
 
@@ -148,14 +182,14 @@ fn show(args: &Args, watched: &[Watched]) -> std::io::Result<()> {
 /// What a server reports.
 #[derive(Debug)]
 struct Seen {
-    info: Info,
+    info: InfoResponse,
     /// Whether it is ready, or why not; `None` if the server does not report that.
     health: Option<Result<(), String>>,
     /// `None` if the server does not list them.
     rounds: Option<Vec<Round>>,
 }
 
-fn observe(poet: &Poet, timeout: Duration) -> Result<Seen, Failure> {
+fn observe(poet: &RemotePoet, timeout: Duration) -> Result<Seen, Failure> {
     Ok(Seen {
         info: poet.info(timeout)?,
         health: poet.health(timeout),
@@ -237,11 +271,11 @@ impl Watched {
     }
 
     fn open(&self) -> Option<&Round> {
-        self.find(|round| round.state == RoundState::Open)
+        self.find(|round| round.state == RoundPhase::Open)
     }
 
     fn executing(&self) -> Option<&Round> {
-        self.find(|round| round.state == RoundState::Executing)
+        self.find(|round| round.state == RoundPhase::Executing)
     }
 
     fn published(&self) -> Option<&Round> {
@@ -525,6 +559,30 @@ mod tests {
                     .to_vec(),
             ),
         }
+    }
+
+    #[test]
+    fn the_first_view_waits_for_all_servers_and_the_next_for_the_interval() {
+        let second = Duration::from_secs(1);
+        let start = monotonic();
+        let mut views = Views::new(3, 5 * second, start);
+        assert_eq!(views.left(start + second), 4 * second);
+        assert!(!views.heard(2));
+        // Again, while two have not responded.
+        assert!(!views.heard(2));
+        assert!(!views.heard(0));
+        assert!(views.heard(1));
+        views.shown(10 * second, start + 2 * second);
+        assert_eq!(views.left(start + 3 * second), 9 * second);
+        assert_eq!(views.left(start + 20 * second), Duration::ZERO);
+        assert!(!views.heard(0) && !views.heard(1));
+
+        // One is slow: the view appears without it, and is not shown again when it responds.
+        let mut views = Views::new(2, 5 * second, start);
+        assert!(!views.heard(0));
+        assert_eq!(views.left(start + 5 * second), Duration::ZERO);
+        views.shown(10 * second, start + 5 * second);
+        assert!(!views.heard(1));
     }
 
     #[test]

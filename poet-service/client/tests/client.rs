@@ -176,6 +176,23 @@ fn finish(command: &mut Command) -> Run {
     }
 }
 
+/// Checks that no text of Rust or of a library reaches the user.
+#[track_caller]
+fn assert_plain(text: &str) {
+    for part in [
+        "os error",
+        "Os {",
+        "invalid digit",
+        "non-zero type",
+        "EOF",
+        "Invalid string length",
+        "UnknownIssuer",
+        "deadline has elapsed",
+    ] {
+        assert!(!text.contains(part), "{part:?} is in: {text}");
+    }
+}
+
 /// A client that runs concurrently with the test.
 struct Running(Child);
 
@@ -604,7 +621,7 @@ fn the_best_of_all_valid_proofs_is_kept_whatever_the_others_do() {
         );
     }
     for (fake, expected) in [
-        (&garbage, "its answer is not one of a PoET: expected value"),
+        (&garbage, "its answer is not one of a PoET: unexpected text"),
         (&forbidden, "it answers 403: no?[2J"),
         (&drip, "no answer within"),
         (&slow, "no answer within"),
@@ -1259,6 +1276,7 @@ fn bad_input_is_one_sentence_and_nothing_is_lost() {
             .filter(|line| line.contains("error: "))
             .collect();
         assert_eq!(errors.len(), 1, "{}", run.err);
+        assert_plain(errors[0]);
         for part in expected {
             assert!(
                 errors[0].contains(part),
@@ -1298,6 +1316,36 @@ fn bad_input_is_one_sentence_and_nothing_is_lost() {
         &["--deadline", "has passed"],
     );
     refused(long(&["watch", "nowhere"]), 2, &["expected http://"]);
+    for (command, expected) in [
+        (&["collect", "--round=x"][..], "expected a whole number"),
+        (&["collect", "--tick-size=0"], "whole number, at least 1"),
+        (&["watch", "http://a", "--tick-size=-"], "at least 1"),
+        (&["schedule", "http://a", "--rounds=many"], "from 1 to "),
+        (&["schedule", "http://a", "--rounds=0"], "from 1 to "),
+        (&["load", "fetch", "--round=-1"], "expected a whole number"),
+        (&["load", "fetch", "--round=1", "--clients=0"], "at least 1"),
+        (
+            &["load", "register", "--members=0"],
+            "whole number from 1 to ",
+        ),
+        (
+            &["load", "register", "--members=9", "--connections=x"],
+            "at least 1",
+        ),
+        (
+            &["load", "register", "--members=9", "--keys-seed="],
+            "expected a whole number",
+        ),
+    ] {
+        refused(
+            long(command),
+            2,
+            &[
+                command[command.len() - 1].split('=').next().unwrap(),
+                expected,
+            ],
+        );
+    }
 
     // Keys.
     fs::write(node.path("pem.key"), "-----BEGIN PRIVATE KEY-----\n").unwrap();
@@ -1320,12 +1368,40 @@ fn bad_input_is_one_sentence_and_nothing_is_lost() {
     refused(
         register(&["--key=none.key"]),
         1,
-        &["cannot read --key none.key"],
+        &["cannot read --key none.key: there is no such file or directory"],
     );
     refused(
         register(&["--certificate=pem.key"]),
         1,
-        &["pem.key is not a certificate"],
+        &["--certificate pem.key is not a certificate: unexpected text at line 1 column 2"],
+    );
+    refused(
+        register(&["--certificate=none"]),
+        1,
+        &["cannot read --certificate none: there is no such file or directory"],
+    );
+    fs::create_dir(node.path("folder")).unwrap();
+    for (arguments, option) in [
+        (&["collect", "--state=folder"][..], "--state folder"),
+        (&["verify-receipt", "folder"], "folder"),
+    ] {
+        let expected = format!("cannot read {option}: it is a directory");
+        refused(long(arguments), 1, &[&expected]);
+    }
+    refused(
+        register(&["--key=folder"]),
+        1,
+        &["cannot read --key folder: it is a directory"],
+    );
+    refused(
+        long(&["verify-receipt", "none"]),
+        1,
+        &["cannot read none: there is no such file or directory"],
+    );
+    refused(
+        long(&["write-pages", "local.key/pages"]),
+        1,
+        &["cannot write the pages: a part of its path is not a directory"],
     );
 
     // State files.
@@ -1337,7 +1413,7 @@ fn bad_input_is_one_sentence_and_nothing_is_lost() {
     refused(
         register(&["--state=no/such/folder"]),
         1,
-        &["cannot lock --state no/such/folder"],
+        &["cannot lock --state no/such/folder: there is no such file or directory"],
     );
     register(&[]).assert_code(0);
     let good = node.state();
@@ -1347,11 +1423,11 @@ fn bad_input_is_one_sentence_and_nothing_is_lost() {
         state.to_string().into_bytes()
     };
     let text = good.to_string();
-    let damaged: [(Vec<u8>, &[&str]); 7] = [
+    let damaged: [(Vec<u8>, &[&str]); 9] = [
         (Vec::new(), &["damaged or not a state file"]),
         (
             text.as_bytes()[..text.len() / 2].to_vec(),
-            &["damaged or not a state file", "EOF"],
+            &["damaged or not a state file", "ends too early"],
         ),
         (
             b"{\"name\": \"other\"}".to_vec(),
@@ -1367,7 +1443,15 @@ fn bad_input_is_one_sentence_and_nothing_is_lost() {
         ),
         (
             with(&|state| state["registrations"][0]["roundEnd"] = json!("yesterday")),
-            &["damaged or not a state file"],
+            &["damaged or not a state file", "expected a time in RFC 3339"],
+        ),
+        (
+            with(&|state| state["nodeId"] = json!("zz")),
+            &["damaged or not a state file", "expected 32 bytes in hex"],
+        ),
+        (
+            with(&|state| state["registrations"][0]["cycleGap"] = json!("-1s")),
+            &["damaged or not a state file", "expected a duration such as"],
         ),
         (
             with(&|state| state["registrations"][0]["poet"] = json!("file:///etc")),
@@ -1407,6 +1491,7 @@ fn bad_input_is_one_sentence_and_nothing_is_lost() {
         1,
         &["--out proof.json exists and is not a proof of this challenge"],
     );
+    refused(node.collect(&["--out=folder"]), 1, &["--out folder"]);
     assert_eq!(fs::read(node.path("proof.json")).unwrap(), b"precious");
     assert_eq!(fake.submits(), 1);
 
@@ -1416,15 +1501,50 @@ fn bad_input_is_one_sentence_and_nothing_is_lost() {
         run.out
             .contains("not registered: cannot be reached: connection refused")
     );
+    // What listens there is no PoET, no HTTP, or has no TLS.
+    let words = TcpListener::bind("127.0.0.1:0").unwrap();
+    let place = words.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in words.incoming() {
+            drop(stream.unwrap().write_all(b"220 mail.example ESMTP\r\n\r\n"));
+        }
+    });
+    let empty = FakeServer::start(|_| Some(Reply::Raw(200, String::new(), Vec::new())));
+    let [http, https] = ["http", "https"].map(|scheme| format!("{scheme}://{place}"));
+    let urls = [&*http, &*https, &*empty.url, "http://nowhere.invalid"];
+    let mut command = nobody.register_command(&urls, &["--until=2s"]);
+    command.env("SSL_CERT_FILE", tls_data("ca.pem"));
+    let run = finish(&mut command).assert_code(1);
+    assert_plain(&(run.out.clone() + &run.err));
+    for (url, expected) in [
+        (urls[0], "its answer is not HTTP, or its head is too long"),
+        (
+            urls[1],
+            "cannot be reached: it answers https with something else",
+        ),
+        (
+            urls[2],
+            "its answer is not one of a PoET: it ends too early",
+        ),
+        (urls[3], "cannot be reached: "),
+    ] {
+        let line = run.line(url);
+        assert!(line.contains(expected), "{line}");
+    }
+}
+
+fn tls_data(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/data/tls")
+        .join(name)
 }
 
 #[test]
 fn https_needs_a_certificate_that_the_system_trusts() {
     use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 
-    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tls");
-    let chain = CertificateDer::from_pem_file(data.join("server.pem")).unwrap();
-    let key = PrivateKeyDer::from_pem_file(data.join("server.key")).unwrap();
+    let chain = CertificateDer::from_pem_file(tls_data("server.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_file(tls_data("server.key")).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let tls = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -1448,23 +1568,34 @@ fn https_needs_a_certificate_that_the_system_trusts() {
         )
     };
     // Issued by another authority; the server's own certificate is no authority.
-    let line = run(&data.join("server.pem")).assert_code(1);
+    let line = run(&tls_data("server.pem")).assert_code(1);
     let reason = line.line(&fake.url);
     assert!(
-        reason.contains("cannot be reached: invalid peer certificate"),
+        reason.contains(
+            "cannot be reached: this system does not trust the issuer of its certificate"
+        ),
         "{line:?}"
     );
-    run(&data.join("ca.pem")).assert_code(0);
+    run(&tls_data("ca.pem")).assert_code(0);
     assert_eq!(node.registrations()[&fake.url], 0);
 
     let empty = node.path("empty.pem");
     fs::write(&empty, "").unwrap();
     fs::remove_file(node.path("poet-client.json")).unwrap();
-    let none = run(&empty).assert_code(1);
-    assert!(
-        none.err.contains("https needs trusted certificates"),
-        "{none:?}"
-    );
+    for (file, reason) in [
+        (empty, ""),
+        (
+            node.path("none.pem"),
+            "none.pem: there is no such file or directory\n",
+        ),
+    ] {
+        let none = run(&file).assert_code(1);
+        assert!(
+            none.err.contains("https needs trusted certificates") && none.err.contains(reason),
+            "{none:?}"
+        );
+        assert_plain(&none.err);
+    }
 }
 
 // JSON, schedule, rounds ------------------------------------------------------------------------

@@ -140,6 +140,11 @@ fn what_cannot_be_done_is_one_sentence() {
     let folder = tempfile::tempdir().unwrap();
     let server = open_server(folder.path(), 7);
     let url = server.url();
+    let not_http = serve(vec![b"220 mail.example ESMTP\r\n\r\n".to_vec()]);
+    let closed = serve(vec![Vec::new()]);
+    let not_json = serve(vec![
+        b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n<".to_vec(),
+    ]);
     for (arguments, expected) in [
         (
             &["fetch", "--url", &url, "--round=0"][..],
@@ -151,7 +156,23 @@ fn what_cannot_be_done_is_one_sentence() {
         ),
         (
             &["register", "--url=http://127.0.0.1:1", "--members=1"],
-            "error: cannot connect to 127.0.0.1:1: ",
+            "error: cannot connect to 127.0.0.1:1: Connection refused\n",
+        ),
+        (
+            &["register", "--url=http://nowhere.invalid", "--members=1"],
+            "error: --url http://nowhere.invalid: cannot resolve the name: ",
+        ),
+        (
+            &["register", "--url", &not_http, "--members=1"],
+            "error: the answer is not HTTP\n",
+        ),
+        (
+            &["register", "--url", &closed, "--members=1"],
+            "error: the connection was closed before the answer\n",
+        ),
+        (
+            &["register", "--url", &not_json, "--members=1"],
+            "error: /v1/pow_params: unexpected answer: unexpected text at line 1 column 1\n",
         ),
         (
             &["register", "--members=1", "--rate=0"],
@@ -165,6 +186,14 @@ fn what_cannot_be_done_is_one_sentence() {
     ] {
         let (text, right) = told(&load(arguments));
         assert!(!right && text.contains(expected), "{text}");
+        for part in [
+            "os error",
+            "invalid digit",
+            "failed to lookup",
+            "message completed",
+        ] {
+            assert!(!text.contains(part), "{text}");
+        }
     }
 }
 
@@ -264,4 +293,20 @@ fn a_wrong_proof_is_noticed() {
     let (text, right) = fetch(&url);
     assert!(!right, "{text}");
     assert!(text.contains("error: the proof is not valid"), "{text}");
+    let leaves = "\"leaves\":\"";
+    assert!(answer.body.contains(leaves));
+    let worded = answer.body.replace(leaves, "\"leaves\":\"many");
+    for (body, expected) in [
+        (
+            &*worded,
+            "error: the answer is not a proof: invalid value: other text, expected a whole number",
+        ),
+        (
+            &answer.body[..1000],
+            "error: the answer is not a proof: it ends too early, at line 1 column 1000\n",
+        ),
+    ] {
+        let (text, right) = fetch(&serve(vec![answers(body)]));
+        assert!(!right && text.contains(expected), "{text}");
+    }
 }

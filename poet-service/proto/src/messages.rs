@@ -6,7 +6,7 @@ use poet_engine::{Node, Proof};
 use crate::{
     certificate::{Certifier, SignedCertificate},
     identity::PublicKey,
-    member::Challenge,
+    member::{Challenge, NodeId},
     pow::PowParams,
     receipt::Receipt,
 };
@@ -24,6 +24,37 @@ pub struct SubmitRequest {
     pub deadline: Option<Timestamp>,
     pub certificate: Option<SignedCertificate>,
     pub certificate_pubkey_hint: Vec<u8>,
+}
+
+/// A request to register, as its sender writes it: without copies.
+#[derive(Clone, Copy, Debug)]
+pub struct Submission<'a> {
+    /// What is signed before the challenge.
+    pub prefix: &'a [u8],
+    /// The challenge to register.
+    pub challenge: &'a Challenge,
+    /// The node.
+    pub node_id: &'a NodeId,
+    /// The node's signature of prefix and challenge.
+    pub signature: &'a [u8; 64],
+    /// The latest end of the round, if there is one.
+    pub deadline: Option<Timestamp>,
+    /// Why the server should accept the node.
+    pub admission: Admission<'a>,
+}
+
+/// Why a server should accept a node.
+#[derive(Clone, Copy, Debug)]
+pub enum Admission<'a> {
+    /// A proof of work.
+    Work {
+        /// What it meets.
+        params: &'a PowParams,
+        /// The nonce that meets it.
+        nonce: u64,
+    },
+    /// A certificate of the server's certifier.
+    Certificate(&'a SignedCertificate),
 }
 
 /// The answer to a registration that is durable.

@@ -87,7 +87,8 @@ impl Receipt {
                     ..*acknowledged
                 })
                 .collect();
-            let tree = membership::Tree::new(together.iter().map(Acknowledged::leaf).collect());
+            let tree =
+                membership::MembershipTree::new(together.iter().map(Acknowledged::leaf).collect());
             let Some(root) = tree.root() else {
                 continue;
             };
@@ -125,7 +126,7 @@ impl Receipt {
             time.filter(|time| whole_milliseconds(*time) == *time)
                 .ok_or(ReceiptError::Field(name, form))
         };
-        let node = |name| {
+        let bytes32 = |name| {
             bytes::<32>(
                 name,
                 "32 bytes in base64",
@@ -139,14 +140,14 @@ impl Receipt {
                     "roundId",
                     "the number of a round as text",
                 ))?,
-                node_id: NodeId(node("nodeId")?),
-                challenge: Challenge(node("challenge")?),
+                node_id: NodeId(bytes32("nodeId")?),
+                challenge: Challenge(bytes32("challenge")?),
                 time: time("time")?,
                 round_end: time("roundEnd")?,
             },
             index: number(text("index", INDEX)?).ok_or(ReceiptError::Field("index", INDEX))?,
             path: path(fields.get("path")).ok_or(ReceiptError::Field("path", PATH))?,
-            server: PublicKey::from_bytes(&node("servicePubkey")?)
+            server: PublicKey::from_bytes(&bytes32("servicePubkey")?)
                 // Anybody can sign for such a key.
                 .filter(|key| !key.is_weak())
                 .ok_or(ReceiptError::Field(

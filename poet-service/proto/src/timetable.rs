@@ -141,7 +141,7 @@ impl Timetable {
             utc: time.to_string(),
             local: zone.rfc3339(time),
         };
-        let describe = |round: u64| Round {
+        let describe = |round: u64| RoundDates {
             round: round.to_string(),
             publish_epoch: schedule.publish_epoch(round).to_string(),
             reward_epoch: schedule.reward_epoch(round).to_string(),
@@ -196,7 +196,7 @@ struct Time {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Round {
+struct RoundDates {
     round: String,
     publish_epoch: String,
     reward_epoch: String,
@@ -217,7 +217,7 @@ struct Table {
     now: Time,
     open_round: String,
     executing_round: Option<String>,
-    rounds: Vec<Round>,
+    rounds: Vec<RoundDates>,
 }
 
 #[cfg(test)]

@@ -14,6 +14,8 @@ use std::{
     time::Duration,
 };
 
+use poet_files::reason;
+
 /// Bytes that may wait: some thousands of lines.
 const QUEUE_BYTES: usize = 1 << 20;
 /// The number of newest lines kept for display, and the length to which each is cut.
@@ -233,7 +235,8 @@ impl Shared {
                 Err(error) => {
                     lost += portion.lines.iter().filter(|byte| **byte == b'\n').count() as u64;
                     if !mem::replace(&mut failing, true) {
-                        tracing::error!(%error, output = sink.name(), "cannot write the log");
+                        let (error, output) = (reason(&error), sink.name());
+                        tracing::error!(error, output, "cannot write the log");
                     }
                 }
             }

@@ -1,12 +1,12 @@
 //! The whole server: its directories, the [`Rounds`], the network, readiness, shutdown.
 
-use std::{fs, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use axum::{Router, middleware};
 use jiff::Timestamp;
-use poet_backends::{Options, Selection};
+use poet_backends::{SelectOptions, Selection};
 use poet_engine::{LABEL_DEPTH, TICK_LEAVES, WorkFunction};
-use poet_host::{WorkPlace, limits::throttling};
+use poet_host::{WorkPlace, limits::throttling, machine::hostname};
 use poet_rounds::{
     blocking,
     clock::Clock,
@@ -92,7 +92,7 @@ impl Server {
         notices: Notices,
         recent: RecentLines,
     ) -> Result<Self, StartError> {
-        let options = Options {
+        let options = SelectOptions {
             forced: config.work.backend.as_deref(),
             trial: config.work.trial,
         };
@@ -211,7 +211,7 @@ impl Server {
             clock: Arc::clone(&clock),
             notices,
         };
-        let own = api::rounds::Rounds::new(
+        let own = api::rounds::RoundRoutes::new(
             status.clone(),
             Arc::clone(&clock),
             Arc::clone(&storage),
@@ -476,12 +476,8 @@ impl Counters for Told {
 
 /// Returns the name under which other servers of the same database know this one.
 fn server_name(rest: SocketAddr) -> String {
-    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let host = match host.trim() {
-        "" => "poet",
-        host => host,
-    };
-    format!("{host}:{}", rest.port())
+    let host = hostname(Path::new("/"));
+    format!("{}:{}", host.as_deref().unwrap_or("poet"), rest.port())
 }
 
 /// The sockets of an interface before it is served.

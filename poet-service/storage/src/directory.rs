@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use poet_files::{Access, create_directory, replace};
+use poet_files::{Access, create_directory, reason, replace};
 use poet_proto::{base64, identity::PublicKey};
 
 /// In the directory of the database: the database.
@@ -38,7 +38,7 @@ pub fn owner(datadir: &Path) -> io::Result<Option<String>> {
     if text.is_empty() {
         return Ok(None);
     }
-    let key = str::from_utf8(text).ok().and_then(base64::decode_node);
+    let key = str::from_utf8(text).ok().and_then(base64::decode_bytes32);
     match key {
         Some(key) => Ok(Some(base64::encode(key))),
         None => Err(io::ErrorKind::InvalidData.into()),
@@ -87,7 +87,10 @@ pub struct DirectoryLocks {
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum DirectoryError {
-    #[error("cannot use {flag} {path}: {cause}: expected a directory that can be written to")]
+    #[error(
+        "cannot use {flag} {path}: {}: expected a directory that can be written to",
+        reason(cause)
+    )]
     Unusable {
         flag: &'static str,
         path: PathBuf,
@@ -102,8 +105,9 @@ pub enum DirectoryError {
         pid: String,
     },
     #[error(
-        "cannot lock {flag} {path}: {cause}: its file system has no locks, as some network file \
-         systems (NFS): expected a directory on a local disk"
+        "cannot lock {flag} {path}: {}: its file system has no locks, as some network file systems \
+         (NFS): expected a directory on a local disk",
+        reason(cause)
     )]
     NoLocks {
         flag: &'static str,

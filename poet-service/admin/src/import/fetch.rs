@@ -57,12 +57,12 @@ impl FoundRound {
 }
 
 /// A server.
-pub(super) struct Server {
+pub(super) struct RemoteServer {
     url: String,
     agent: Agent,
 }
 
-impl Server {
+impl RemoteServer {
     pub(super) fn new(url: &str) -> Result<Self, FetchError> {
         let mut config = Agent::config_builder()
             .http_status_as_error(false)
@@ -170,7 +170,7 @@ impl Server {
 }
 
 fn node(value: &Value) -> Option<[u8; 32]> {
-    base64::decode_node(value.as_str()?)
+    base64::decode_bytes32(value.as_str()?)
 }
 
 fn explain(error: &ureq::Error) -> FetchError {

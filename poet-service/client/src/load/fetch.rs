@@ -3,28 +3,27 @@
 use std::{
     cell::RefCell,
     fmt,
-    num::NonZero,
     rc::Rc,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use http_body_util::BodyExt as _;
 use hyper::{
     Response, StatusCode,
     body::{Bytes, Incoming},
     header,
 };
-use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use poet_proto::json::Round;
+use serde::Serialize;
 use tokio::task::LocalSet;
 
 use super::{
-    http::{Connection, Target},
+    http::{Connection, LoadTarget},
     proof,
     report::{Errors, Latencies, Summary},
 };
-use crate::time::now;
+use crate::{input::whole_number, time::now};
 
 /// How often to request a proof that is not there yet.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -46,12 +45,13 @@ pub(crate) struct Args {
     url: String,
 
     /// The round
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = whole_number::<u64>(0..=u64::MAX))]
     round: u64,
 
     /// How many clients
-    #[arg(long, value_name = "NUMBER", default_value = "1000")]
-    clients: NonZero<usize>,
+    #[arg(long, value_name = "NUMBER", default_value = "1000",
+        value_parser = whole_number::<usize>(1..=u64::MAX))]
+    clients: usize,
 
     /// Wait for the end of the round and its proof, and begin as soon as it is there
     #[arg(long)]
@@ -60,11 +60,6 @@ pub(crate) struct Args {
     /// Print JSON, one object
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Deserialize)]
-struct Round {
-    end: String,
 }
 
 /// A proof that was fetched.
@@ -103,8 +98,8 @@ impl fmt::Display for When {
 /// The results.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Report {
-    proof: Proof,
+struct FetchReport {
+    proof: FetchedProof,
     clients: usize,
     served: usize,
     seconds: f64,
@@ -118,7 +113,7 @@ struct Report {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Proof {
+struct FetchedProof {
     #[serde(flatten)]
     ready: When,
     leaves: u64,
@@ -127,9 +122,9 @@ struct Proof {
     compressed_bytes: usize,
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for FetchReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Proof {
+        let FetchedProof {
             ready,
             leaves,
             members,
@@ -158,7 +153,7 @@ impl fmt::Display for Report {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<bool> {
-    let target = Target::resolve(&args.url).await?;
+    let target = LoadTarget::resolve(&args.url).await?;
     let id = args.round.to_string();
     let end = if args.wait {
         round_end(&target, &id).await?
@@ -175,8 +170,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<bool> {
         Ready { compressed, late }
     };
 
-    let clients = args.clients.get();
-    let load = Rc::new(Load {
+    let clients = args.clients;
+    let load = Rc::new(FetchLoad {
         target,
         path: path(&id),
         expected: ready.compressed.clone(),
@@ -196,8 +191,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<bool> {
     let verified = proof::check(&ready.compressed)?;
     let served = load.latencies.borrow().len();
     let bytes = served as f64 * ready.compressed.len() as f64;
-    let report = Report {
-        proof: Proof {
+    let report = FetchReport {
+        proof: FetchedProof {
             ready: ready.when(),
             leaves: verified.leaves,
             members: verified.members.len(),
@@ -221,8 +216,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<bool> {
 }
 
 /// The state that the clients share. All of them run on one thread.
-struct Load {
-    target: Target,
+struct FetchLoad {
+    target: LoadTarget,
     path: String,
     expected: Bytes,
     start: Instant,
@@ -230,7 +225,7 @@ struct Load {
     errors: RefCell<Errors>,
 }
 
-impl Load {
+impl FetchLoad {
     async fn client(self: Rc<Self>) {
         match self.fetch_and_compare().await {
             Ok(()) => self.latencies.borrow_mut().push(self.start.elapsed()),
@@ -261,12 +256,11 @@ fn path(id: &str) -> String {
 }
 
 /// Returns the end of a round, if the server reports it.
-async fn round_end(target: &Target, id: &str) -> anyhow::Result<Option<Instant>> {
+async fn round_end(target: &LoadTarget, id: &str) -> anyhow::Result<Option<Instant>> {
     let round: Option<Round> = target.get_json(&format!("/v1/rounds/{id}")).await?;
-    let Some(Round { end }) = round else {
+    let Some(Round { end, .. }) = round else {
         return Ok(None);
     };
-    let end: Timestamp = end.parse().context("the end of the round")?;
     let left = now().duration_until(end);
     let instant = Instant::now();
     Ok(Some(match Duration::try_from(left) {
@@ -278,7 +272,7 @@ async fn round_end(target: &Target, id: &str) -> anyhow::Result<Option<Instant>>
 
 /// Waits for the proof of a round, whether or not its end is known.
 pub(super) async fn await_proof(
-    target: &Target,
+    target: &LoadTarget,
     id: &str,
     end: Option<Instant>,
 ) -> anyhow::Result<Ready> {
@@ -301,7 +295,7 @@ pub(super) async fn await_proof(
 
 /// Returns the compressed proof, if it is there, and when the server began to send it. A server sends
 /// the proof as it is until it has compressed it, so that nobody waits for that; this does.
-async fn fetch(target: &Target, id: &str) -> anyhow::Result<Option<(Bytes, Instant)>> {
+async fn fetch(target: &LoadTarget, id: &str) -> anyhow::Result<Option<(Bytes, Instant)>> {
     let mut served = None;
     let (_connection, response, answered) = loop {
         let mut connection = target.connect().await?;
@@ -348,11 +342,12 @@ async fn next_part(body: &mut Incoming) -> anyhow::Result<Option<Bytes>> {
     loop {
         let frame = tokio::time::timeout(STALL_TIMEOUT, body.frame())
             .await
-            .context("the proof stopped")?;
+            .map_err(|_| anyhow!("the proof stopped"))?;
         match frame {
             None => return Ok(None),
             Some(frame) => {
-                if let Ok(part) = frame.context("the proof was cut off")?.into_data() {
+                let frame = frame.map_err(|_| anyhow!("the proof was cut off"))?;
+                if let Ok(part) = frame.into_data() {
                     return Ok(Some(part));
                 }
             }

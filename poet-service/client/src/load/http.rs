@@ -1,9 +1,9 @@
 //! Requests over persistent connections.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{error::Error, net::SocketAddr, time::Duration};
 
-use anyhow::{Context as _, bail};
-use http_body_util::{BodyExt as _, Full, Limited};
+use anyhow::{Context as _, anyhow, bail};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::{
     Method, Request, Response, Uri,
     body::{Bytes, Incoming},
@@ -11,6 +11,8 @@ use hyper::{
     header,
 };
 use hyper_util::rt::TokioIo;
+use poet_files::reason;
+use poet_proto::json;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 
@@ -24,17 +26,15 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A server.
 #[derive(Clone, Debug)]
-pub(super) struct Target {
+pub(super) struct LoadTarget {
     address: SocketAddr,
     host: String,
 }
 
-impl Target {
+impl LoadTarget {
     /// Resolves the server at `http://host:port`.
     pub(super) async fn resolve(url: &str) -> anyhow::Result<Self> {
-        let uri: Uri = url
-            .parse()
-            .with_context(|| format!("--url {url}: expected http://host:port"))?;
+        let uri = url.parse().unwrap_or(Uri::default());
         let (Some("http"), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
             bail!("--url {url}: expected http://host:port");
         };
@@ -44,7 +44,11 @@ impl Target {
         );
         let address = tokio::net::lookup_host(place)
             .await
-            .with_context(|| format!("--url {url}: cannot resolve the name"))?
+            .map_err(|error| {
+                let text = reason(&error);
+                let text = text.rsplit(": ").next().unwrap_or_default();
+                anyhow!("--url {url}: cannot resolve the name: {text}")
+            })?
             // Like the server, which prefers 127.0.0.1 for `localhost`.
             .min_by_key(SocketAddr::is_ipv6)
             .with_context(|| format!("--url {url}: the name has no address"))?;
@@ -57,12 +61,13 @@ impl Target {
     pub(super) async fn connect(&self) -> anyhow::Result<Connection> {
         let stream = TcpStream::connect(self.address)
             .await
-            .with_context(|| format!("cannot connect to {}", self.host))?;
-        stream.set_nodelay(true)?;
+            .and_then(|stream| stream.set_nodelay(true).map(|()| stream))
+            .map_err(|error| anyhow!("cannot connect to {}: {}", self.host, reason(&error)))?;
         let (sender, connection) = Builder::new()
             .read_buf_exact_size(Some(READ_BYTES))
             .handshake(TokioIo::new(stream))
-            .await?;
+            .await
+            .map_err(|error| failed(&error))?;
         // Any failure also fails the request in progress, which reports it.
         tokio::spawn(async move { drop(connection.await) });
         Ok(Connection {
@@ -82,11 +87,11 @@ impl Target {
         let status = response.status();
         let body = whole_body(response.into_body()).await?;
         match status.as_u16() {
-            200 => serde_json::from_slice(&body)
+            200 => json::read(&body)
                 .map(Some)
                 .with_context(|| format!("{path}: unexpected answer")),
             404 => Ok(None),
-            _ => bail!("{path}: {status}: {}", String::from_utf8_lossy(&body)),
+            code => bail!("{path}: status {code}: {}", String::from_utf8_lossy(&body)),
         }
     }
 }
@@ -135,16 +140,31 @@ impl Connection {
         };
         tokio::time::timeout(TIMEOUT, answer)
             .await
-            .context("no answer in time")?
-            .context("the connection failed")
+            .map_err(|_| anyhow!("no answer in time"))?
+            .map_err(|error| failed(&error))
     }
+}
+
+/// Says why a request on a connection failed.
+fn failed(error: &hyper::Error) -> anyhow::Error {
+    let source = error.source().and_then(<dyn Error>::downcast_ref);
+    anyhow!(match source {
+        Some(error) => format!("the connection failed: {}", reason(error)),
+        None if error.is_parse() => "the answer is not HTTP".to_owned(),
+        None => "the connection was closed before the answer".to_owned(),
+    })
 }
 
 async fn whole_body(body: Incoming) -> anyhow::Result<Bytes> {
     let body = Limited::new(body, MAX_ANSWER_BYTES).collect();
     let body = tokio::time::timeout(TIMEOUT, body)
         .await
-        .context("the answer stopped")?
-        .map_err(|error| anyhow::anyhow!("the answer was cut off: {error}"))?;
+        .map_err(|_| anyhow!("the answer stopped"))?
+        .map_err(|error| match error.downcast_ref() {
+            Some(LengthLimitError { .. }) => {
+                anyhow!("the answer is longer than {MAX_ANSWER_BYTES} bytes")
+            }
+            None => anyhow!("the answer was cut off"),
+        })?;
     Ok(body.to_bytes())
 }

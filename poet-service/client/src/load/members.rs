@@ -3,16 +3,19 @@
 use std::thread;
 
 use ed25519_dalek::{Signer as _, SigningKey};
+use jiff::Timestamp;
 use poet_proto::{
-    base64,
+    json,
     member::{Challenge, NodeId},
+    messages::{Admission, Submission},
     pow::{self, PowParams},
 };
 
 /// What a node signs before its challenge: the genesis id of its network and a domain byte.
 const PREFIX: [u8; 21] = [0x5a; 21];
 /// A deadline that is later than the end of any round.
-const DEADLINE: &str = "9999-01-01T00:00:00Z";
+// 9999-01-01T00:00:00Z
+const DEADLINE: Timestamp = Timestamp::constant(253_370_764_800, 0);
 
 /// A node to register. It takes 136 bytes, so that a million of them fit the memory.
 #[derive(Clone, Debug)]
@@ -43,34 +46,19 @@ impl LoadNode {
     }
 
     /// Returns the body of the request that registers it.
-    pub(super) fn request(&self, params: &str) -> String {
-        let mut body = String::with_capacity(512 + params.len());
-        let push = |body: &mut String, name: &str, bytes: &[u8]| {
-            body.push_str(name);
-            base64::push(bytes, body);
-        };
-        body.push_str("{\"nonce\":\"");
-        body.push_str(&self.nonce.to_string());
-        body.push_str("\",");
-        body.push_str(params);
-        push(&mut body, ",\"prefix\":\"", &PREFIX);
-        push(&mut body, "\",\"challenge\":\"", &self.challenge.0);
-        push(&mut body, "\",\"pubkey\":\"", &self.node_id.0);
-        push(&mut body, "\",\"signature\":\"", &self.signature);
-        body.push_str("\",\"deadline\":\"");
-        body.push_str(DEADLINE);
-        body.push_str("\"}");
-        body
+    pub(super) fn request(&self, params: &PowParams) -> String {
+        json::write_submit_request(&Submission {
+            prefix: &PREFIX,
+            challenge: &self.challenge,
+            node_id: &self.node_id,
+            signature: &self.signature,
+            deadline: Some(DEADLINE),
+            admission: Admission::Work {
+                params,
+                nonce: self.nonce,
+            },
+        })
     }
-}
-
-/// Returns the part of a request that says which proof of work it solves.
-pub(super) fn params_text(params: &PowParams) -> String {
-    format!(
-        "\"powParams\":{{\"difficulty\":{},\"challenge\":\"{}\"}}",
-        params.difficulty,
-        base64::encode(&params.challenge)
-    )
 }
 
 /// Creates the first `count` nodes of `seed`. Returns `None` if the proof of work has no solution.
@@ -100,7 +88,7 @@ pub(super) fn prepare(seed: u64, count: usize, params: &PowParams) -> Option<Vec
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use poet_proto::{identity::PublicKey, json};
+    use poet_proto::identity::PublicKey;
 
     use super::*;
 
@@ -113,10 +101,12 @@ mod tests {
         let members = prepare(5, 7, &params).unwrap();
         assert_eq!(members.len(), 7);
         for member in &members {
-            let body = member.request(&params_text(&params));
+            let body = member.request(&params);
             let request = json::submit_request(body.as_bytes()).unwrap();
             assert_eq!(request.pow_params, params);
             assert_eq!(request.challenge, member.challenge.0);
+            let deadline = request.deadline.unwrap();
+            assert_eq!(deadline.to_string(), "9999-01-01T00:00:00Z");
             let key = PublicKey::from_bytes(&member.node_id.0).unwrap();
             assert!(key.verifies(&[&request.prefix, &request.challenge], &request.signature));
             assert!(pow::is_valid(

@@ -12,7 +12,8 @@ mod report;
 
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::anyhow;
+use poet_files::reason;
 use poet_host::open_files;
 
 /// Put load on a server and check its responses
@@ -30,7 +31,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("cannot start the runtime")?;
+        .map_err(|error| anyhow!("cannot wait for connections: {}", reason(&error)))?;
     let right = runtime.block_on(async {
         match command {
             Command::Register(args) => register::run(args).await,

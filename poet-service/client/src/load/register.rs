@@ -4,23 +4,26 @@ use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
     fmt,
-    num::NonZero,
     rc::Rc,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail, ensure};
-use poet_proto::{base64, pow::PowParams};
-use serde::{Deserialize, Serialize};
+use anyhow::{Context as _, anyhow, bail, ensure};
+use poet_proto::{
+    json::{self, PowParamsResponse, SubmitResponse},
+    pow::PowParams,
+};
+use serde::{Serialize, de::IgnoredAny};
 use tokio::task::LocalSet;
 
 use super::{
     fetch::{When, await_proof},
-    http::{Connection, Target},
+    http::{Connection, LoadTarget},
     members::{self, LoadNode},
     proof,
     report::{Errors, Latencies, Summary},
 };
+use crate::input::whole_number;
 
 /// How far the responses may differ about the end of a round.
 const END_TOLERANCE: Duration = Duration::from_secs(2);
@@ -38,12 +41,13 @@ pub(crate) struct Args {
     url: String,
 
     /// How many members to register
-    #[arg(long, value_name = "NUMBER")]
-    members: NonZero<usize>,
+    #[arg(long, value_name = "NUMBER", value_parser = whole_number::<usize>(1..=u64::from(u32::MAX)))]
+    members: usize,
 
     /// The number of connections
-    #[arg(long, value_name = "NUMBER", default_value = "200")]
-    connections: NonZero<usize>,
+    #[arg(long, value_name = "NUMBER", default_value = "200",
+        value_parser = whole_number::<usize>(1..=u64::MAX))]
+    connections: usize,
 
     /// Requests per second; latencies then count from the time at which a request was due [default:
     /// as fast as the server responds]
@@ -51,7 +55,7 @@ pub(crate) struct Args {
     rate: Option<f64>,
 
     /// Derive the members from this number, the same each time [default: new members]
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = whole_number::<u64>(0..=u64::MAX))]
     keys_seed: Option<u64>,
 
     /// Wait for the proof of the round, verify it and look for each member in it
@@ -70,30 +74,11 @@ fn parse_rate(text: &str) -> Result<f64, &'static str> {
         .ok_or("expected a number of requests per second, at least 0.001")
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct PowParamsResponse {
-    pow_params: PowParamsMessage,
-}
-
-#[derive(Deserialize)]
-struct PowParamsMessage {
-    difficulty: u32,
-    challenge: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Submitted<'a> {
-    round_id: &'a str,
-    round_end: &'a str,
-}
-
 /// The state that the connections share. All of them run on one thread.
-struct Load {
-    target: Target,
+struct RegisterLoad {
+    target: LoadTarget,
     members: Vec<LoadNode>,
-    params: String,
+    params: PowParams,
     start: Instant,
     /// The time between requests, if a rate is given.
     interval: Option<Duration>,
@@ -101,25 +86,26 @@ struct Load {
     latencies: RefCell<Latencies>,
     errors: RefCell<Errors>,
     /// For each round: the members in it, and its end.
-    rounds: RefCell<BTreeMap<String, Round>>,
+    rounds: RefCell<BTreeMap<u64, RoundMembers>>,
 }
 
-struct Round {
+struct RoundMembers {
     end: Instant,
     members: Vec<u32>,
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<bool> {
-    let target = Target::resolve(&args.url).await?;
+    let target = LoadTarget::resolve(&args.url).await?;
     let params = pow_params(&target).await?;
-    let count = args.members.get();
+    let count = args.members;
     eprintln!("signing {count} registrations");
     let began = Instant::now();
     let seed = match args.keys_seed {
         Some(seed) => seed,
         None => {
             let mut seed = [0; 8];
-            getrandom::fill(&mut seed)?;
+            getrandom::fill(&mut seed)
+                .map_err(|_| anyhow!("the system gives no randomness: expected --keys-seed"))?;
             u64::from_le_bytes(seed)
         }
     };
@@ -128,13 +114,13 @@ pub(super) async fn run(args: Args) -> anyhow::Result<bool> {
     eprintln!("signed in {:.1} s, sending", began.elapsed().as_secs_f64());
 
     let mut connections = Vec::new();
-    for _ in 0..args.connections.get() {
+    for _ in 0..args.connections {
         connections.push(target.connect().await?);
     }
-    let load = Rc::new(Load {
+    let load = Rc::new(RegisterLoad {
         target,
         members,
-        params: members::params_text(&params),
+        params,
         start: Instant::now(),
         interval: args.rate.map(|rate| Duration::from_secs_f64(1.0 / rate)),
         next: Cell::new(0),
@@ -151,12 +137,12 @@ pub(super) async fn run(args: Args) -> anyhow::Result<bool> {
     let load = Rc::into_inner(load).context("a connection is still there")?;
 
     let registered = load.latencies.borrow().len();
-    let mut report = Report {
+    let mut report = RegisterReport {
         members: count,
         registered,
         seconds,
         per_second: registered as f64 / seconds,
-        connections: args.connections.get(),
+        connections: args.connections,
         latency_seconds: load.latencies.take().summary(),
         errors: load.errors.take(),
         rounds: Vec::new(),
@@ -168,10 +154,10 @@ pub(super) async fn run(args: Args) -> anyhow::Result<bool> {
         if !args.json {
             println!("round       {id}: {} members", round.members.len());
         }
-        report.rounds.push(RoundReport {
+        report.rounds.push(RegisteredRound {
             members: round.members.len(),
             proof: None,
-            round: id,
+            round: id.to_string(),
         });
         if args.await_proof
             && let Some(told) = report.rounds.last_mut()
@@ -192,7 +178,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<bool> {
 /// The results.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Report {
+struct RegisterReport {
     members: usize,
     registered: usize,
     seconds: f64,
@@ -200,21 +186,21 @@ struct Report {
     connections: usize,
     latency_seconds: Summary,
     errors: Errors,
-    rounds: Vec<RoundReport>,
+    rounds: Vec<RegisteredRound>,
 }
 
 #[derive(Serialize)]
-struct RoundReport {
+struct RegisteredRound {
     round: String,
     members: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
-    proof: Option<ProofReport>,
+    proof: Option<MembersInProof>,
 }
 
 /// A proof in which the members were looked for.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct ProofReport {
+struct MembersInProof {
     #[serde(flatten)]
     ready: When,
     leaves: u64,
@@ -222,7 +208,7 @@ struct ProofReport {
     missing: usize,
 }
 
-impl Report {
+impl RegisterReport {
     /// Returns whether every response was right.
     fn is_right(&self) -> bool {
         let proofs = self.rounds.iter().filter_map(|round| round.proof.as_ref());
@@ -230,7 +216,7 @@ impl Report {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for RegisterReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
@@ -242,7 +228,7 @@ impl fmt::Display for Report {
     }
 }
 
-impl fmt::Display for ProofReport {
+impl fmt::Display for MembersInProof {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -252,22 +238,15 @@ impl fmt::Display for ProofReport {
     }
 }
 
-async fn pow_params(target: &Target) -> anyhow::Result<PowParams> {
+async fn pow_params(target: &LoadTarget) -> anyhow::Result<PowParams> {
     let response: PowParamsResponse = target
         .get_json("/v1/pow_params")
         .await?
         .context("the server has no /v1/pow_params: expected the REST address of a PoET server")?;
-    let PowParamsMessage {
-        difficulty,
-        challenge,
-    } = response.pow_params;
-    Ok(PowParams {
-        difficulty,
-        challenge: base64::decode(&challenge).context("/v1/pow_params")?,
-    })
+    Ok(response.into())
 }
 
-impl Load {
+impl RegisterLoad {
     /// Sends one request after the other until all members are registered.
     async fn keep_sending(self: Rc<Self>, connection: Connection) {
         let mut connection = Some(connection);
@@ -314,17 +293,15 @@ impl Load {
     }
 
     fn check(&self, number: usize, answer: &[u8]) -> anyhow::Result<()> {
-        let submitted: Submitted<'_> =
-            serde_json::from_slice(answer).context("unexpected answer")?;
-        let left = submitted
-            .round_end
-            .strip_suffix('s')
-            .and_then(|seconds| Duration::try_from_secs_f64(seconds.parse().ok()?).ok())
-            .context("roundEnd: expected seconds that are left")?;
+        // Parsing the receipt would take longer than all the rest.
+        let submitted: SubmitResponse<IgnoredAny> =
+            json::read(answer).context("unexpected answer")?;
+        let left = Duration::try_from(submitted.round_end.0)
+            .map_err(|_| anyhow!("roundEnd: expected seconds that are left"))?;
         let end = Instant::now() + left;
         let mut rounds = self.rounds.borrow_mut();
-        let id = submitted.round_id;
-        if let Some(round) = rounds.get_mut(id) {
+        let id = submitted.round_id.0;
+        if let Some(round) = rounds.get_mut(&id) {
             let apart = end.max(round.end) - end.min(round.end);
             ensure!(
                 apart <= END_TOLERANCE,
@@ -333,20 +310,19 @@ impl Load {
             round.members.push(u32::try_from(number)?);
             return Ok(());
         }
-        ensure!(id.parse::<u64>().is_ok(), "roundId: expected a number");
         let members = vec![u32::try_from(number)?];
-        rounds.insert(id.to_owned(), Round { end, members });
+        rounds.insert(id, RoundMembers { end, members });
         Ok(())
     }
 }
 
 /// Checks that the proof of a round contains all members registered for it.
 async fn check_proof(
-    target: &Target,
+    target: &LoadTarget,
     members: &[LoadNode],
     id: &str,
-    round: &Round,
-) -> anyhow::Result<ProofReport> {
+    round: &RoundMembers,
+) -> anyhow::Result<MembersInProof> {
     let left = round.end.saturating_duration_since(Instant::now());
     eprintln!(
         "waiting for the proof of round {id}, due in {} s",
@@ -359,11 +335,11 @@ async fn check_proof(
         .members
         .iter()
         .filter(|number| {
-            let challenge = &members[**number as usize].challenge.0;
+            let challenge = &members[**number as usize].challenge;
             verified.members.binary_search(challenge).is_err()
         })
         .count();
-    Ok(ProofReport {
+    Ok(MembersInProof {
         ready: ready.when(),
         leaves: verified.leaves,
         members: verified.members.len(),

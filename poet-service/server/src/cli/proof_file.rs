@@ -6,15 +6,18 @@
 
 use std::fmt;
 
-use base64::{
-    Engine as _, alphabet,
-    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
-};
 use poet_engine::{
     MAX_PROOF_NODES, MAX_PROVEN_LEAVES, Node, Proof, ProofMessage, ScaleError, Work, membership,
 };
+use poet_proto::{
+    base64::{decode_lenient, encode},
+    json::reason,
+    member::Challenge,
+};
 use serde::Serialize;
 use serde_json::{Map, Value};
+
+use super::NOT_HEX;
 
 /// A proof with everything that its file claims.
 #[derive(Debug)]
@@ -27,12 +30,12 @@ pub(crate) struct ProofFile {
     /// The name and depth of the work function, if the file has them.
     pub(crate) work: Option<(String, u64)>,
     /// The format of the file, with what only that format contains.
-    pub(crate) form: Form,
+    pub(crate) format: ProofFormat,
 }
 
 /// The format of a file with a proof.
 #[derive(Debug)]
-pub(crate) enum Form {
+pub(crate) enum ProofFormat {
     /// The output of `prove`.
     Written,
     /// A response of a server.
@@ -55,7 +58,7 @@ pub(crate) enum Form {
     },
 }
 
-impl fmt::Display for Form {
+impl fmt::Display for ProofFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Written => f.write_str("JSON of `prove`"),
@@ -70,7 +73,7 @@ impl fmt::Display for Form {
                     f,
                     "the message that nodes store (PoetProofMessage), of round {round_id:?} of the \
                      server with the key {}",
-                    poet_proto::base64::encode(service_key)
+                    encode(service_key)
                 )?;
                 f.write_str(if *signed {
                     "; its signature was not checked"
@@ -154,7 +157,7 @@ fn bare(proof: Proof, leaves: u64, statement: Option<&[u8]>) -> Result<ProofFile
         proof,
         indices: None,
         work: None,
-        form: Form::Bare,
+        format: ProofFormat::Bare,
     })
 }
 
@@ -166,7 +169,7 @@ fn message(bytes: &[u8]) -> Result<ProofFile, Wrong> {
         proof: message.proof,
         indices: None,
         work: None,
-        form: Form::Message {
+        format: ProofFormat::Message {
             service_key: message.service_key,
             round_id: message.round_id,
             signed: message.signature != [0; 64],
@@ -176,7 +179,7 @@ fn message(bytes: &[u8]) -> Result<ProofFile, Wrong> {
 
 fn parse_json(json: &[u8]) -> Result<ProofFile, Wrong> {
     let value: Value =
-        serde_json::from_slice(json).map_err(|error| format!("not JSON: {error}"))?;
+        serde_json::from_slice(json).map_err(|error| format!("not JSON: {}", reason(&error)))?;
     let Value::Object(file) = &value else {
         return Err(format!("expected a JSON object, found {}", kind(&value)));
     };
@@ -192,7 +195,6 @@ fn written(file: &Map<String, Value>) -> Result<ProofFile, Wrong> {
         object: file,
         path: "",
     };
-    let decode = |text: &str| hex::decode(text).map_err(|error| format!("not hex: {error}"));
     let indices = match file.get("proven_leaf_indices") {
         Some(_) => Some(at.list("proven_leaf_indices", MAX_PROVEN_LEAVES, number)?),
         None => None,
@@ -202,20 +204,18 @@ fn written(file: &Map<String, Value>) -> Result<ProofFile, Wrong> {
         None => None,
     };
     Ok(ProofFile {
-        statement: at.get("statement", |value| decode(text(value)?))?,
+        statement: at.get("statement", hex)?,
         leaves: at.get("leaves", number)?,
         proof: Proof {
-            root: at.get("root", |value| node(&decode(text(value)?)?))?,
+            root: at.get("root", |value| node(&hex(value)?))?,
             proven_leaves: at.list("proven_leaves", MAX_PROVEN_LEAVES, |value| {
-                node(&decode(text(value)?)?)
+                node(&hex(value)?)
             })?,
-            proof_nodes: at.list("proof_nodes", MAX_PROOF_NODES, |value| {
-                node(&decode(text(value)?)?)
-            })?,
+            proof_nodes: at.list("proof_nodes", MAX_PROOF_NODES, |value| node(&hex(value)?))?,
         },
         indices,
         work,
-        form: Form::Written,
+        format: ProofFormat::Written,
     })
 }
 
@@ -227,24 +227,20 @@ fn served(file: &Map<String, Value>) -> Result<ProofFile, Wrong> {
     let outer = file.object("proof", "proof.")?;
     let proof = outer.object("proof", "proof.proof.")?;
     // A node cuts or pads every challenge to 32 bytes before it computes the statement.
-    let members: Vec<Node> = outer.list("members", usize::MAX, |value| {
-        let mut challenge = [0; 32];
-        let bytes = base64(text(value)?)?;
-        let length = bytes.len().min(32);
-        challenge[..length].copy_from_slice(&bytes[..length]);
-        Ok(challenge)
+    let members = outer.list("members", usize::MAX, |value| {
+        Ok(Challenge::cut_or_padded(&base64(value)?))
     })?;
-    let nodes = |name, limit| proof.list(name, limit, |value| node(&base64(text(value)?)?));
+    let nodes = |name, limit| proof.list(name, limit, |value| node(&base64(value)?));
     let leaves = outer.get("leaves", number)?;
     let service_key = match file.object.get("pubkey") {
-        Some(_) => Some(file.get("pubkey", |value| base64(text(value)?))?),
+        Some(_) => Some(file.get("pubkey", base64)?),
         None => None,
     };
     Ok(ProofFile {
         statement: membership::root(&members),
         leaves,
         proof: Proof {
-            root: proof.get("root", |value| match &base64(text(value)?)?[..] {
+            root: proof.get("root", |value| match &base64(value)?[..] {
                 // A server that does no work.
                 [] if leaves == 0 => Ok([0; 32]),
                 root => node(root),
@@ -254,7 +250,7 @@ fn served(file: &Map<String, Value>) -> Result<ProofFile, Wrong> {
         },
         indices: None,
         work: None,
-        form: Form::Served {
+        format: ProofFormat::Served {
             members: members.len(),
             service_key,
         },
@@ -348,12 +344,12 @@ fn node(bytes: &[u8]) -> Result<Node, Wrong> {
         .map_err(|_| format!("{} bytes, expected 32", bytes.len()))
 }
 
-fn base64(text: &str) -> Result<Vec<u8>, Wrong> {
-    const STANDARD: GeneralPurpose = GeneralPurpose::new(
-        &alphabet::STANDARD,
-        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-    );
-    STANDARD
-        .decode(text)
-        .map_err(|error| format!("not base64: {error}"))
+fn hex(value: &Value) -> Result<Vec<u8>, Wrong> {
+    let bytes = hex::decode(text(value)?);
+    bytes.map_err(|_| NOT_HEX.into())
+}
+
+fn base64(value: &Value) -> Result<Vec<u8>, Wrong> {
+    let bytes = decode_lenient(text(value)?);
+    bytes.ok_or_else(|| "not base64: expected groups of four characters, padded with =".into())
 }

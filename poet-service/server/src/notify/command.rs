@@ -9,10 +9,11 @@ use std::{
     time::Duration,
 };
 
+use poet_files::reason;
 use poet_proto::identity::PRIVATE_KEY_VARIABLE;
 use poet_rounds::clock::Clock;
 
-use super::{Queue, Receiver};
+use super::queue::{Queue, Receiver};
 
 /// How long a program may run.
 const TIME: Duration = Duration::from_secs(30);
@@ -51,7 +52,8 @@ impl Program {
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         command.spawn().map_err(|error| {
-            format!("it cannot be run: {error}: expected an executable file, without arguments")
+            let reason = reason(&error);
+            format!("it cannot be run: {reason}: expected an executable file, without arguments")
         })
     }
 }
@@ -203,8 +205,7 @@ mod tests {
         let queue = std::sync::Arc::<Queue>::default();
         let ending = std::sync::Arc::clone(&queue);
         let thread = thread::spawn(move || endless.deliver("{}", &ending));
-        queue.state().given_up = true;
-        queue.changed.notify_all();
+        queue.give_up();
         assert!(thread.join().unwrap().is_err());
     }
 }
