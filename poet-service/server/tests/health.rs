@@ -138,6 +138,16 @@ fn rounds_tell_their_state() {
 }
 
 #[test]
+fn the_list_of_rounds_is_at_most_a_second_old() {
+    let (server, _folder) = server();
+    let members = || round(&server.client.get("/v1/rounds"))["rounds"][0]["members"].clone();
+    assert_eq!(members(), "0");
+    server.client.register(&TestNode::new(1));
+    server.pass(Duration::from_secs(1));
+    assert_eq!(members(), "1");
+}
+
+#[test]
 fn members_get_a_proof_once_the_round_is_closed() {
     let (server, _folder) = server();
     let client = &server.client;
