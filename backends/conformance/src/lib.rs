@@ -3,6 +3,7 @@
 //! - [`vectors`]: the golden vectors, decoded.
 //! - [`reference`](mod@reference): slow oracles that follow the standards line by line.
 //! - [`suite`]: the tests that every backend must pass.
+//! - [`skip()`]: how a test says that it cannot run on a machine.
 //!
 //! A backend's own test is one line for each trait it implements:
 //!
@@ -18,7 +19,9 @@
 
 pub mod reference;
 mod rng;
+mod skip;
 pub mod suite;
 pub mod vectors;
 
 pub use rng::Rng;
+pub use skip::{report_skipped, skip};

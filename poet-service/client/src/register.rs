@@ -15,7 +15,7 @@ use std::{
 use anyhow::{anyhow, ensure};
 use jiff::Timestamp;
 use poet_proto::{
-    certificate::{Certifier, SignedCertificate, TrustedKeys},
+    certificate::{CertificateVerifier, Certifier, SignedCertificate, TrustedKeys},
     duration::format_go,
     identity::PublicKey,
     json::{self, Bytes, InfoResponse, RoundPhase, SubmitResponse},
@@ -630,17 +630,17 @@ impl Registering {
     fn certificates_for(&self, info: &InfoResponse) -> Vec<&SignedCertificate> {
         let certifier = info.certifier().and_then(|certifier| {
             let key = certifier.pubkey.0.as_slice().try_into().ok()?;
-            Some(Certifier {
+            Some(CertificateVerifier::new(Certifier {
                 url: String::new(),
                 pubkey: Some(PublicKey::from_bytes(key)?),
-                trusted: Arc::new(TrustedKeys::default()),
-            })
+                trusted: TrustedKeys::default(),
+            }))
         });
-        let Some(certifier) = certifier else {
+        let Some(verifier) = certifier else {
             return Vec::new();
         };
         let valid = |certificate: &&SignedCertificate| {
-            certifier
+            verifier
                 .verify(certificate, None, self.signed.node_id, now())
                 .is_ok()
         };

@@ -1100,7 +1100,7 @@ fn certificates_are_used_where_they_are_valid() {
     certified.rounds.rules.certifier = Some(Certifier {
         url: "http://certifier.example".to_owned(),
         pubkey: PublicKey::from_bytes(&certifier),
-        trusted: Arc::new(TrustedKeys::default()),
+        trusted: TrustedKeys::default(),
     });
     let server = LocalServer::start(certified, 25);
     let url = format!("http://{}", server.addresses.rest);

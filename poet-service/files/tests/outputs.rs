@@ -12,18 +12,10 @@ use std::{
     thread,
 };
 
+use poet_conformance::skip;
 use poet_files::{
     Access, Output, create_directory, create_new, rename_into_place, replace, sync_parent,
 };
-
-/// Reports that a test cannot run here. CI has what all of them need.
-fn skip(reason: &str) {
-    assert!(
-        std::env::var_os("CI").is_none_or(|ci| ci.is_empty()),
-        "CI must run this test: {reason}"
-    );
-    eprintln!("skipped: {reason}");
-}
 
 fn run(program: &str, arguments: &[&str]) -> bool {
     let mut command = Command::new(program);

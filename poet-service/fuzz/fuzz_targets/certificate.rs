@@ -2,7 +2,7 @@
 //! key signed them, they name the node and have not expired.
 #![no_main]
 
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
 use ed25519_dalek::{Signer as _, SigningKey};
 use jiff::Timestamp;
@@ -10,7 +10,7 @@ use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use parity_scale_codec::{Compact, Decode as _, Encode as _};
 use poet_proto::{
-    certificate::{Certificate, Certifier, SignedCertificate},
+    certificate::{Certificate, CertificateVerifier, Certifier, SignedCertificate},
     identity::PublicKey,
     member::NodeId,
 };
@@ -50,10 +50,12 @@ fn public(key: &SigningKey) -> PublicKey {
     PublicKey::from_bytes(key.verifying_key().as_bytes()).expect("a key")
 }
 
-static CERTIFIER: LazyLock<Certifier> = LazyLock::new(|| Certifier {
-    url: String::new(),
-    pubkey: Some(public(&KEYS[0])),
-    trusted: Arc::new(vec![public(&KEYS[1]), public(&KEYS[2])].into()),
+static VERIFIER: LazyLock<CertificateVerifier> = LazyLock::new(|| {
+    CertificateVerifier::new(Certifier {
+        url: String::new(),
+        pubkey: Some(public(&KEYS[0])),
+        trusted: vec![public(&KEYS[1]), public(&KEYS[2])].into(),
+    })
 });
 
 /// Go's seconds since the year 1 have 63 bits.
@@ -142,6 +144,6 @@ fuzz_target!(|input: Input| {
         data,
         signature: signature.to_vec(),
     };
-    let verified = CERTIFIER.verify(&signed, hint, NodeId(node), now);
+    let verified = VERIFIER.verify(&signed, hint, NodeId(node), now);
     assert_eq!(verified.is_ok(), valid, "{verified:?}");
 });

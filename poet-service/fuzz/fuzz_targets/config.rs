@@ -19,7 +19,7 @@ fn load(content: &[u8]) -> Result<Vec<Effective>, ConfigError> {
         "--poetdir=/poet".to_owned(),
     ])
     .expect("options");
-    Config::explain(args).map(|(_, effective)| effective)
+    Config::load(args).map(|config| config.effective)
 }
 
 fuzz_target!(|content: &[u8]| {

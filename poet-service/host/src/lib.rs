@@ -23,6 +23,7 @@ pub mod sensors;
 mod choice;
 #[cfg(target_os = "linux")]
 mod claim;
+mod cores;
 #[cfg(target_os = "linux")]
 mod place;
 #[cfg(not(target_os = "linux"))]
@@ -33,16 +34,7 @@ mod priority;
 mod read;
 mod work_core;
 
+pub use cores::{MAX_CORES, list};
 pub use machine::{Core, Machine};
 pub use place::{Occupied, WorkPlace};
 pub use work_core::{WorkCore, WorkPriority};
-
-/// The most cores in an affinity mask.
-pub const MAX_CORES: usize = 1024;
-
-/// Formats core numbers for messages: `0,1,8`.
-#[must_use]
-pub fn list(cores: &[usize]) -> String {
-    let cores: Vec<_> = cores.iter().map(usize::to_string).collect();
-    cores.join(",")
-}

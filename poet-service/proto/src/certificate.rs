@@ -169,10 +169,31 @@ pub struct Certifier {
     /// certifier: they could not use its certificates, because they give no hint.
     pub pubkey: Option<PublicKey>,
     /// Further keys, tried if a request's hint matches them.
-    pub trusted: Arc<TrustedKeys>,
+    pub trusted: TrustedKeys,
 }
 
-impl Certifier {
+/// Checks certificates. Its trusted keys can be reloaded while in use.
+#[derive(Debug)]
+pub struct CertificateVerifier {
+    pubkey: Option<PublicKey>,
+    folder: Option<PathBuf>,
+    trusted: RwLock<Arc<[PublicKey]>>,
+    /// Held while the folder is being read.
+    reading: Arc<Mutex<()>>,
+}
+
+impl CertificateVerifier {
+    /// Accepts the certificates of `certifier` and of the keys that it trusts.
+    pub fn new(certifier: Certifier) -> Self {
+        let TrustedKeys { folder, keys } = certifier.trusted;
+        Self {
+            pubkey: certifier.pubkey,
+            folder,
+            trusted: RwLock::new(keys.into()),
+            reading: Arc::default(),
+        }
+    }
+
     /// Checks that `certificate` lets `node_id` register at `now`.
     ///
     /// # Errors
@@ -189,7 +210,7 @@ impl Certifier {
             let key = key.ok_or(CertificateError::NoMatchingKey)?;
             return verify_with(key, certificate, node_id, now);
         };
-        let trusted = self.trusted.keys();
+        let trusted = self.trusted();
         let mut matching = self
             .pubkey
             .iter()
@@ -204,6 +225,30 @@ impl Certifier {
         } else {
             Err(CertificateError::NoKeyAccepts)
         }
+    }
+
+    /// Reads the folder again and returns the number of keys. May block for some seconds.
+    ///
+    /// # Errors
+    /// Fails if no folder is configured, if it is being read already, and as [`read_trusted_keys`] does;
+    /// the keys are then unchanged.
+    pub fn reload(&self) -> Result<usize, TrustedKeysError> {
+        let folder = self.folder.clone().ok_or(TrustedKeysError::NoFolder)?;
+        let reading = Arc::clone(&self.reading);
+        let keys: Arc<[PublicKey]> = within(READ_TIMEOUT, folder, move |folder| {
+            // Held until the read ends, even after the caller has timed out: one hanging thread is
+            // enough.
+            let _reading = reading.try_lock().map_err(|_| TrustedKeysError::Busy)?;
+            walk(folder)
+        })?
+        .into();
+        let count = keys.len();
+        *self.trusted.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        Ok(count)
+    }
+
+    fn trusted(&self) -> Arc<[PublicKey]> {
+        Arc::clone(&self.trusted.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -240,13 +285,11 @@ fn is_expired(expiration_unix: u64, now: Timestamp) -> bool {
     i128::from(since_year_1) * 1_000_000_000 < now_nanos
 }
 
-/// The keys in the `*.key` files of a folder; they can be reloaded while in use.
-#[derive(Debug, Default)]
+/// The keys in the `*.key` files of a folder.
+#[derive(Clone, Debug, Default)]
 pub struct TrustedKeys {
     folder: Option<PathBuf>,
-    keys: RwLock<Arc<[PublicKey]>>,
-    /// Held while the folder is being read.
-    reading: Arc<Mutex<()>>,
+    keys: Vec<PublicKey>,
 }
 
 impl TrustedKeys {
@@ -255,47 +298,18 @@ impl TrustedKeys {
     /// # Errors
     /// Fails as [`read_trusted_keys`] does.
     pub fn read(folder: PathBuf) -> Result<Self, TrustedKeysError> {
-        let keys = RwLock::new(read_trusted_keys(&folder)?.into());
+        let keys = read_trusted_keys(&folder)?;
         Ok(Self {
             folder: Some(folder),
             keys,
-            reading: Arc::default(),
         })
-    }
-
-    /// Reads the folder again and returns the number of keys. May block for some seconds.
-    ///
-    /// # Errors
-    /// Fails if no folder is configured, if it is being read already, and as [`read_trusted_keys`] does;
-    /// the keys are then unchanged.
-    pub fn reload(&self) -> Result<usize, TrustedKeysError> {
-        let folder = self.folder.clone().ok_or(TrustedKeysError::NoFolder)?;
-        let reading = Arc::clone(&self.reading);
-        let keys: Arc<[PublicKey]> = within(READ_TIMEOUT, folder, move |folder| {
-            // Held until the read ends, even after the caller has timed out: one hanging thread is
-            // enough.
-            let _reading = reading.try_lock().map_err(|_| TrustedKeysError::Busy)?;
-            walk(folder)
-        })?
-        .into();
-        let count = keys.len();
-        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
-        Ok(count)
-    }
-
-    fn keys(&self) -> Arc<[PublicKey]> {
-        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl From<Vec<PublicKey>> for TrustedKeys {
     /// Keys without a folder.
     fn from(keys: Vec<PublicKey>) -> Self {
-        Self {
-            folder: None,
-            keys: RwLock::new(keys.into()),
-            reading: Arc::default(),
-        }
+        Self { folder: None, keys }
     }
 }
 
@@ -550,6 +564,14 @@ mod tests {
         }
     }
 
+    fn trusting(trusted: TrustedKeys) -> CertificateVerifier {
+        CertificateVerifier::new(Certifier {
+            url: String::new(),
+            pubkey: None,
+            trusted,
+        })
+    }
+
     #[test]
     fn a_file_system_that_does_not_answer_is_waited_for_in_vain_and_once() {
         let folder = tempfile::tempdir().unwrap();
@@ -566,11 +588,11 @@ mod tests {
         );
         drop(release);
         // Only one thread may read at a time.
-        let keys = TrustedKeys::read(folder.path().to_owned()).unwrap();
-        let reading = keys.reading.lock().unwrap();
-        assert!(matches!(keys.reload(), Err(TrustedKeysError::Busy)));
+        let verifier = trusting(TrustedKeys::read(folder.path().to_owned()).unwrap());
+        let reading = verifier.reading.lock().unwrap();
+        assert!(matches!(verifier.reload(), Err(TrustedKeysError::Busy)));
         drop(reading);
-        assert_eq!(keys.reload().unwrap(), 0);
+        assert_eq!(verifier.reload().unwrap(), 0);
     }
 
     #[test]
@@ -640,14 +662,15 @@ mod tests {
 
         // The keys in use are kept while a file is bad.
         fs::remove_file(folder.path().join("b.key")).unwrap();
-        let keys = TrustedKeys::read(folder.path().to_owned()).unwrap();
+        let verifier = trusting(TrustedKeys::read(folder.path().to_owned()).unwrap());
         fs::write(folder.path().join("b.key"), "abc").unwrap();
-        assert!(keys.reload().is_err());
-        assert_eq!(keys.keys().len(), 1);
+        assert!(verifier.reload().is_err());
+        assert_eq!(verifier.trusted().len(), 1);
         fs::write(folder.path().join("b.key"), key).unwrap();
-        assert_eq!(keys.reload().unwrap(), 2);
-        assert_eq!(keys.keys().len(), 2);
-        let error = TrustedKeys::default().reload().unwrap_err().to_string();
+        assert_eq!(verifier.reload().unwrap(), 2);
+        assert_eq!(verifier.trusted().len(), 2);
+        let error = trusting(TrustedKeys::default()).reload().unwrap_err();
+        let error = error.to_string();
         assert!(error.contains("--trusted-pub-keys-dir-path"), "{error}");
 
         let missing = folder.path().join("missing");

@@ -1,12 +1,12 @@
 //! The golden vectors of registration.
 #![allow(clippy::unwrap_used)]
 
-use std::sync::Arc;
-
 use jiff::Timestamp;
 use poet_conformance::vectors;
 use poet_proto::{
-    certificate::{Certificate, CertificateError, Certifier, SignedCertificate},
+    certificate::{
+        Certificate, CertificateError, CertificateVerifier, Certifier, SignedCertificate,
+    },
     identity::PublicKey,
     member::NodeId,
     pow::{self, PowParams},
@@ -54,11 +54,11 @@ fn certificates() {
 
         let key = |bytes| PublicKey::from_bytes(bytes).unwrap();
         let other = &vectors[(index + 1) % vectors.len()];
-        let certifier = Certifier {
+        let verifier = CertificateVerifier::new(Certifier {
             url: String::new(),
             pubkey: Some(key(&vector.certifier_pubkey)),
-            trusted: Arc::new(vec![key(&other.certifier_pubkey)].into()),
-        };
+            trusted: vec![key(&other.certifier_pubkey)].into(),
+        });
         let certificate = SignedCertificate {
             data: vector.data.clone(),
             signature: vector.signature.to_vec(),
@@ -68,7 +68,7 @@ fn certificates() {
             Some(expiration) => Timestamp::from_second(expiration.try_into().unwrap()).unwrap(),
         };
         let verify = |certificate: &SignedCertificate, hint, node_id: &[u8; 32], now| {
-            certifier.verify(certificate, hint, NodeId(*node_id), now)
+            verifier.verify(certificate, hint, NodeId(*node_id), now)
         };
         let (node_id, hint) = (&vector.node_id, Some(vector.pubkey_hint));
         assert_eq!(verify(&certificate, None, node_id, last_second), Ok(()));

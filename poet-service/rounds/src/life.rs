@@ -417,7 +417,7 @@ async fn look_at_others(
             Ok::<_, StorageError>(())
         });
         if let Err(error) = looked {
-            tracing::debug!(%error, "cannot look at what other servers do");
+            tracing::debug!(%error, "cannot read the state of other servers");
         }
     }
 }
@@ -600,7 +600,7 @@ impl Keeper {
         if self.with_work.contains(&round) {
             tracing::warn!(
                 round,
-                "the work on it has begun: a start without --disable-worker goes on with it"
+                "the work on it has begun: a start without --disable-worker continues it"
             );
             return Some(());
         }

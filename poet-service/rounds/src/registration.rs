@@ -9,7 +9,7 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use poet_proto::{
-    certificate::{CertificateError, Certifier, KeyHint, TrustedKeysError},
+    certificate::{CertificateError, CertificateVerifier, Certifier, KeyHint, TrustedKeysError},
     duration::format_go,
     identity::PublicKey,
     messages::{Info, PublishedProof, SubmitRequest, Submitted},
@@ -91,6 +91,7 @@ pub struct Rules {
 pub struct Registration {
     schedule: Schedule,
     rules: Rules,
+    certificates: Option<CertificateVerifier>,
     gaps: CycleGaps,
     clock: Arc<dyn Clock>,
     storage: Arc<dyn Storage>,
@@ -137,6 +138,7 @@ impl Registration {
     ) -> Self {
         Self {
             schedule,
+            certificates: rules.certifier.clone().map(CertificateVerifier::new),
             rules,
             gaps,
             clock,
@@ -251,9 +253,9 @@ impl Registration {
                     .map_err(|_| RegistrationError::CertificateHint)?,
             ),
         };
-        match (&self.rules.certifier, &request.certificate) {
-            (Some(certifier), Some(certificate)) => {
-                let verified = certifier.verify(certificate, hint, node_id, self.clock.now());
+        match (&self.certificates, &request.certificate) {
+            (Some(verifier), Some(certificate)) => {
+                let verified = verifier.verify(certificate, hint, node_id, self.clock.now());
                 self.counters
                     .registration_with_certificate(verified.is_ok());
                 verified?;
@@ -476,8 +478,8 @@ impl Registration {
     /// # Errors
     /// Fails if there is none, or something in it cannot be used; the keys are then unchanged.
     pub fn reload_trusted_keys(&self) -> Result<(), TrustedKeysError> {
-        let reloaded = match &self.rules.certifier {
-            Some(certifier) => certifier.trusted.reload(),
+        let reloaded = match &self.certificates {
+            Some(verifier) => verifier.reload(),
             None => Err(TrustedKeysError::NoFolder),
         };
         match &reloaded {

@@ -91,8 +91,8 @@ impl Clock for SteadyClock {
                     state.leap = Some((monotonic, by));
                     tracing::error!(
                         "ALARM: the clock has leapt by {by:#}, over the start or the end of a round: \
-                         that is believed when it has lasted for {:#}, and until then the time goes \
-                         on as before",
+                         the server accepts it when it has lasted for {:#}, and until then \
+                         continues by the elapsed time",
                         SignedDuration::try_from(self.patience).unwrap_or(SignedDuration::MAX)
                     );
                     monotonic
@@ -102,10 +102,10 @@ impl Clock for SteadyClock {
                 return steady;
             }
             tracing::error!(
-                "ALARM: the clock has leapt by {by:#} and stays there: it is believed now"
+                "ALARM: the clock has leapt by {by:#} and stays there: the server accepts it now"
             );
         } else if state.leap.is_some() {
-            tracing::info!("the clock has leapt back: the time has gone on as before");
+            tracing::info!("the clock has leapt back: the server has not followed it");
         } else if leaps {
             tracing::warn!("the clock has leapt by {by:#}, over no start and no end of a round");
         }

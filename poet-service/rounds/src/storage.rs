@@ -11,11 +11,10 @@
 //! So whenever a process ends, the next one knows how to continue. The early proofs of a round, for
 //! nodes with longer cycle gaps, do not affect its state.
 
+mod error;
 pub mod shared_log;
 
 use std::{
-    error::Error,
-    fmt,
     future::{self, Future},
     ops::RangeInclusive,
     pin::Pin,
@@ -28,6 +27,7 @@ use poet_engine::{Node, RoundWork, SubtreeHeight, Work};
 pub use poet_proto::member::{Challenge, Member, NodeId};
 use poet_proto::messages::PublishedProof;
 
+pub use self::error::StorageError;
 use self::shared_log::SharedLog;
 
 /// A storage operation that can be awaited without blocking a thread.
@@ -142,30 +142,6 @@ pub enum Setting {
     /// Leaves in a tick, 8 bytes, big-endian.
     TickLeaves,
 }
-
-/// Why the storage failed, as a text: rounds treat all causes alike.
-#[derive(Debug)]
-pub struct StorageError(Box<dyn Error + Send + Sync>);
-
-impl StorageError {
-    /// Creates an error with this cause.
-    pub fn new(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self(cause.into())
-    }
-
-    /// The cause, as the storage reports it.
-    pub fn cause(&self) -> &(dyn Error + Send + Sync + 'static) {
-        &*self.0
-    }
-}
-
-impl fmt::Display for StorageError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl Error for StorageError {}
 
 /// The storage that registration and rounds need. When a method returns, or its future resolves,
 /// its writes are durable.

@@ -22,332 +22,59 @@
 
 mod aside;
 mod audit;
+mod executing;
 #[cfg(feature = "fault-injection")]
 mod fault;
 mod follow;
+mod handle;
 mod hashing;
+mod job;
 mod proof;
 mod shared;
 mod standing;
 
 use std::{
-    collections::VecDeque,
-    io,
-    path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
     thread,
     time::Duration,
 };
 
-use jiff::Timestamp;
 use poet_engine::{
-    LogError, LogRead as _, MAX_THREADS, Proof, ProveError, ProveProgress, T, TICK_LEAVES, Tree,
-    VerifyError, Work, audit::AuditError,
+    LogError, LogRead as _, MAX_THREADS, Proof, ProveProgress, T, TICK_LEAVES, Tree, Work,
 };
-use tokio::sync::Notify;
 
 pub use self::aside::{Rehearsal, RehearsalError};
+pub use self::audit::{AuditMode, AuditReport, Audits, MAX_UNSYNCED_LEAVES, RoundAudit};
+pub use self::executing::Executing;
+pub use self::handle::WorkerHandle;
+pub use self::hashing::{Hashing, HashingThread, Running, RunningThread, Status};
+pub use self::job::{Job, WorkError};
 pub(crate) use self::shared::Cluster;
 pub use self::standing::Standing;
 use self::{
-    aside::{Aside, Rehearsals},
-    follow::Stretch,
+    aside::Aside,
+    follow::{Sharing, Stretch},
+    handle::{CLOCK_INTERVAL, LOG_INTERVAL},
     proof::{check_proof, make_proof, published_proof},
     shared::{AtEnd, Role},
 };
-
-pub use self::audit::MAX_UNSYNCED_LEAVES;
-pub use self::audit::{AuditMode, AuditReport, Audits, RoundAudit};
-pub use self::hashing::{Hashing, HashingThread, Running, RunningThread, Status};
 use crate::{
     blocking::blocking,
     clock::{Clock, time_until},
     rate::{Rate, RateWatch},
     registration::Registration,
-    storage::{Execution, Storage, StorageError},
+    storage::{Storage, StorageError},
 };
 
-/// How often to read the clock, since somebody may set it.
-const CLOCK_INTERVAL: Duration = Duration::from_millis(100);
-/// How often to check whether the rest of the log is durable.
-const LOG_INTERVAL: Duration = Duration::from_millis(20);
 /// How long entries may wait for the disk before the log counts as failing.
 const MAX_LOG_DELAY: Duration = Duration::from_secs(10);
 /// How long to wait before retrying a round that failed.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// How often to repair a log before other rounds get a turn.
 const MAX_REPAIRS: u32 = 4;
-
-/// A round to execute.
-#[derive(Clone, Debug)]
-pub struct Job {
-    /// Its number.
-    pub round: u64,
-    /// What the work is bound to.
-    pub execution: Execution,
-    /// Whether that was stored before. If not, and a log is bound to something else, then the
-    /// members have changed since: the clock was set back, and the round opened again.
-    pub settled: bool,
-    /// When the work starts.
-    pub start: Timestamp,
-    /// When the work ends.
-    pub end: Timestamp,
-}
-
-/// The round that is being worked on.
-#[derive(Clone, Debug)]
-pub struct Executing {
-    /// Its number.
-    pub round: u64,
-    /// When its work ends.
-    pub end: Timestamp,
-    /// Its members.
-    pub members: u64,
-    /// Leaves so far. The count keeps growing.
-    pub leaves: Arc<AtomicU64>,
-    /// When this process began to work on it, on the monotonic clock, and the number of leaves
-    /// then.
-    pub started: (Duration, u64),
-    /// When the newest entry of the log became durable, on that clock.
-    pub durable: Arc<Mutex<Duration>>,
-    /// How fast the work is.
-    pub rate: Arc<Mutex<Rate>>,
-    /// The speed of the server that this one follows, if it follows one.
-    pub followed: Arc<Mutex<Option<f64>>>,
-}
-
-impl Executing {
-    /// The speed of the work since this process began.
-    pub fn leaves_per_second(&self, clock: &dyn Clock) -> f64 {
-        let followed = self.followed.lock();
-        if let Some(rate) = *followed.unwrap_or_else(PoisonError::into_inner) {
-            return rate;
-        }
-        let (since, before) = self.started;
-        let made = self.leaves.load(Relaxed).saturating_sub(before);
-        let passed = clock.monotonic().saturating_sub(since);
-        if passed.is_zero() {
-            return 0.0;
-        }
-        made as f64 / passed.as_secs_f64()
-    }
-
-    /// How long the work takes for as many leaves as are not audited yet.
-    pub fn audit_lag(&self, clock: &dyn Clock, report: &AuditReport) -> Duration {
-        let leaves = self.leaves.load(Relaxed);
-        let behind = leaves.saturating_sub(report.audited_leaves) as f64;
-        let rate = self.leaves_per_second(clock);
-        Duration::try_from_secs_f64(behind / rate.max(1.0)).unwrap_or(Duration::MAX)
-    }
-
-    /// How long ago the newest entry of the log became durable.
-    pub fn log_age(&self, clock: &dyn Clock) -> Duration {
-        let durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
-        clock.monotonic().saturating_sub(*durable)
-    }
-
-    /// The speed of the work, and whether it has become slow.
-    pub fn rate(&self) -> Rate {
-        *self.rate.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Why a round could not be finished.
-#[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say it")]
-pub enum WorkError {
-    #[error("cannot create {path}: {source}")]
-    Folder { path: PathBuf, source: io::Error },
-    #[error("cannot start the hashing thread: {0}")]
-    Thread(io::Error),
-    #[error("the hashing thread failed")]
-    Hashing,
-    #[error("the auditors ended unexpectedly")]
-    Auditors,
-    #[error("the thread for proofs of the work so far failed")]
-    Aside,
-    #[error("the server ends")]
-    Stopped,
-    #[error("the next round has begun, and comes first")]
-    NextRound,
-    #[error(transparent)]
-    Log(#[from] LogError),
-    #[error("cannot make the proof: {0}")]
-    Prove(#[from] ProveError),
-    #[error("the proof is not valid: {0}")]
-    Verify(#[from] VerifyError),
-    #[error("the stored members do not give the statement that was worked on")]
-    Members,
-    #[error(transparent)]
-    Storage(#[from] StorageError),
-}
-
-impl From<AuditError> for WorkError {
-    fn from(error: AuditError) -> Self {
-        match error {
-            AuditError::Log(error) => Self::Log(error),
-            AuditError::Stopped => Self::Stopped,
-        }
-    }
-}
-
-impl WorkError {
-    /// Returns whether this means that a proof was told to stop.
-    fn is_stop(&self) -> bool {
-        matches!(self, Self::Prove(ProveError::Stopped))
-    }
-
-    /// Returns whether a proof, or what it was made from, is wrong.
-    fn is_wrong_proof(&self) -> bool {
-        matches!(
-            self,
-            Self::Verify(_) | Self::Prove(ProveError::WrongEntry { .. })
-        )
-    }
-}
-
-/// What the rest of the service needs from the worker.
-#[derive(Clone, Default)]
-pub struct WorkerHandle(Arc<Shared>);
-
-#[derive(Default)]
-struct Shared {
-    state: Mutex<State>,
-    /// The same as in the state, for code that must not wait for its lock.
-    stop: AtomicBool,
-    /// A round was queued, or the worker must stop. Only the worker waits for it.
-    changed: Notify,
-}
-
-#[derive(Default)]
-struct State {
-    stop: bool,
-    queue: VecDeque<Job>,
-    executing: Option<Executing>,
-    /// Whether the newest attempt to work or to write the log failed.
-    failing: bool,
-    rehearsals: Rehearsals,
-    standing: Option<Standing>,
-    disagreements: u64,
-}
-
-impl WorkerHandle {
-    /// Queues a round. Rounds are executed in the order of their queueing, once their start has
-    /// come.
-    pub fn execute(&self, job: Job) {
-        self.state().queue.push_back(job);
-        self.0.changed.notify_one();
-    }
-
-    /// Returns whether the work, or writing its log, fails.
-    pub fn failing(&self) -> bool {
-        self.state().failing
-    }
-
-    /// The number of rounds that wait to be worked on.
-    pub fn queued(&self) -> usize {
-        self.state().queue.len()
-    }
-
-    /// The round that is being worked on.
-    pub fn executing(&self) -> Option<Executing> {
-        self.state().executing.clone()
-    }
-
-    /// The state of the round that is worked on, if servers share it.
-    pub fn standing(&self) -> Option<Standing> {
-        self.state().standing.clone()
-    }
-
-    pub(crate) fn set_standing(&self, standing: Option<Standing>) {
-        self.state().standing = standing;
-    }
-
-    /// How often entries of this server differed from those of others.
-    pub fn disagreements(&self) -> u64 {
-        self.state().disagreements
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Makes and verifies a proof of the leaves so far, without publishing it.
-    ///
-    /// # Errors
-    /// Fails if there is none, with the reason.
-    pub async fn rehearse(&self) -> Result<Rehearsal, RehearsalError> {
-        let answer = self.state().rehearsals.ask()?;
-        answer.await.unwrap_or(Err(RehearsalError::Interrupted))
-    }
-
-    /// Stops the worker, and with it the work, all of which is then in the log.
-    pub fn stop(&self) {
-        self.state().stop = true;
-        self.0.stop.store(true, Relaxed);
-        self.0.changed.notify_one();
-    }
-
-    /// Waits for a round. Returns `None` when the worker must stop.
-    ///
-    /// A round that was closed while the clock was ahead waits for its time: it must not delay the
-    /// rounds before it.
-    async fn next(&self, clock: &dyn Clock) -> Option<Job> {
-        loop {
-            let wait = {
-                let mut state = self.state();
-                if state.stop {
-                    return None;
-                }
-                let now = clock.now();
-                let due = state.queue.iter().position(|job| job.start <= now);
-                if let Some(job) = due.and_then(|due| state.queue.remove(due)) {
-                    return Some(job);
-                }
-                if state.queue.is_empty() {
-                    Duration::MAX
-                } else {
-                    CLOCK_INTERVAL
-                }
-            };
-            // Woken or not, the loop checks again.
-            drop(tokio::time::timeout(wait, self.0.changed.notified()).await);
-        }
-    }
-
-    fn stopping(&self) -> bool {
-        self.state().stop
-    }
-
-    /// Returns whether a round after `round` is queued and due.
-    fn is_next_due(&self, round: u64, clock: &dyn Clock) -> bool {
-        let now = clock.now();
-        let is_due = |job: &Job| job.round > round && job.start <= now;
-        self.state().queue.iter().any(is_due)
-    }
-
-    /// Sets `stop` when the worker must stop, or a round after `round` is due. Does not return
-    /// before.
-    async fn interrupt(self, round: u64, clock: Arc<dyn Clock>, stop: Arc<AtomicBool>) {
-        while !self.stopping() && !self.is_next_due(round, &*clock) {
-            tokio::time::sleep(CLOCK_INTERVAL).await;
-        }
-        stop.store(true, Relaxed);
-    }
-
-    /// Waits until the worker must stop, at most for `timeout`. Returns whether it must.
-    async fn wait_for_stop(&self, timeout: Duration) -> bool {
-        let stop = async {
-            while !self.stopping() {
-                self.0.changed.notified().await;
-            }
-        };
-        tokio::time::timeout(timeout, stop).await.is_ok()
-    }
-}
 
 /// Works on the queued rounds.
 pub struct Worker<H> {
@@ -435,26 +162,30 @@ impl<H: Hashing> Worker<H> {
             &self.registration,
         );
         let mut repairs = 0;
-        let part = self
-            .cluster
-            .as_ref()
-            .map(|cluster| cluster.join(job, &self.handle));
+        let sharing = self.cluster.as_ref().map(|cluster| Sharing {
+            part: cluster.join(job, &self.handle),
+            job,
+            work: &self.work,
+            hashing: &self.hashing,
+            clock: &*self.clock,
+            handle: &self.handle,
+        });
         let mut role = Role::Works;
-        if let Some(part) = &part {
-            role = part.first_role();
-            self.await_first_look(part).await;
+        if let Some(sharing) = &sharing {
+            role = sharing.part.first_role();
+            sharing.await_first_look().await;
         }
         loop {
-            let stretch = match &part {
+            let stretch = match &sharing {
                 None => Stretch::Alone,
-                Some(part) if part.is_published() => {
+                Some(sharing) if sharing.part.is_published() => {
                     return self.published_elsewhere(job, tree, log);
                 }
-                Some(part) => {
-                    if part.differs() {
-                        tree = blocking(|| self.settle_difference(job, part, tree, &mut log))?;
+                Some(sharing) => {
+                    if sharing.part.differs() {
+                        tree = blocking(|| sharing.settle_difference(tree, &mut log))?;
                     }
-                    blocking(|| self.next_stretch(job, part, &mut role, &mut tree, &mut log))?
+                    blocking(|| sharing.next_stretch(&mut role, &mut tree, &mut log))?
                 }
             };
             let hashed = self.hash(job, tree, log, &mut aside, stretch).await;
@@ -462,7 +193,7 @@ impl<H: Hashing> Worker<H> {
                 tracing::warn!(
                     round = job.round,
                     %error,
-                    "work interrupted: what could not be written to the log is made again after a \
+                    "work interrupted: what could not be written to the log is recomputed after a \
                      restart"
                 );
                 return Ok(());
@@ -486,13 +217,13 @@ impl<H: Hashing> Worker<H> {
                 }
                 continue;
             }
-            if let Some(part) = &part {
+            if let Some(sharing) = &sharing {
                 let worked = (role == Role::Works).then_some(leaves);
                 if let Some(leaves) = worked {
-                    part.end(leaves);
+                    sharing.part.end(leaves);
                 }
                 let waited = time_until(job.end, self.clock.now());
-                match self.await_end(part, worked, log.entries(), waited).await {
+                match sharing.await_end(worked, log.entries(), waited).await {
                     // The server ends, or follows until it has copied the rest.
                     AtEnd::Wait | AtEnd::Behind => {
                         self.handle.wait_for_stop(LOG_INTERVAL).await;
@@ -503,7 +234,7 @@ impl<H: Hashing> Worker<H> {
                         return Err(StorageError::new("the database is unreachable").into());
                     }
                     AtEnd::Prove(Some(leaves)) if leaves > tree.leaves() => {
-                        tree = blocking(|| self.tree_of(job, leaves, tree, &mut log))?;
+                        tree = blocking(|| sharing.tree_of(leaves, tree, &mut log))?;
                     }
                     AtEnd::Prove(_) => {}
                 }
@@ -588,8 +319,8 @@ impl<H: Hashing> Worker<H> {
             tracing::warn!(
                 round = job.round,
                 entries = entries - sound,
-                "the end of tree.log is damaged, as a power failure or fsck leaves it: it is cut off and \
-                 made again"
+                "the end of tree.log is damaged, as a power failure or fsck leaves it: it is cut \
+                 off and recomputed"
             );
             self.hashing.cut_log(&mut log, sound)?;
         }
@@ -722,7 +453,7 @@ impl<H: Hashing> Worker<H> {
                 tracing::info!(
                     round = job.round,
                     why,
-                    "this server changes its part in the round"
+                    "this server changes its role in the round"
                 );
                 running.set_target(0);
                 return Ok(());

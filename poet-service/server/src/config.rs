@@ -1,6 +1,6 @@
 //! The server's configuration: the command line overrides the file, which overrides the defaults.
 
-use std::{env, fmt, num::NonZero, path::PathBuf, sync::Arc};
+use std::{env, fmt, num::NonZero, path::PathBuf};
 
 use clap::FromArgMatches as _;
 use poet_host::{WorkCore, WorkPriority};
@@ -22,13 +22,10 @@ use crate::{
     args::{Options, ServerArgs, Switch, WITHOUT_EFFECT, Worker, options_only},
     config_file::OptionFile,
     limits::ClientLimits,
-    log_queue::RecentLines,
     notify::NotifyConfig,
     paths::default_poetdir,
 };
 
-/// The environment variable that may name a backend.
-const BACKEND_VARIABLE: &str = "POET_BACKEND";
 /// The default burst of an address, in seconds of its rate.
 const BURST_SECONDS: f64 = 10.0;
 const MEGABYTE: u64 = 1_000_000;
@@ -129,8 +126,6 @@ pub struct LogConfig {
     pub debug: bool,
     /// Whether to log in JSON.
     pub json: bool,
-    /// The newest lines of the log.
-    pub recent: RecentLines,
 }
 
 /// The source of an option's value.
@@ -186,14 +181,7 @@ impl Config {
     /// # Errors
     /// Fails if it, or the file it names, cannot be used.
     pub fn load(args: ServerArgs) -> Result<Self, ConfigError> {
-        Self::explain(args).map(|(config, _)| config)
-    }
-
-    /// Like [`Self::load`], and returns the source of each value.
-    ///
-    /// # Errors
-    /// Fails if [`Self::load`] does.
-    pub fn explain(ServerArgs(given): ServerArgs) -> Result<(Self, Vec<Effective>), ConfigError> {
+        let ServerArgs(given) = args;
         // As with the original server, an empty variable counts as unset.
         let given_key = env::var_os(PRIVATE_KEY_VARIABLE).filter(|text| !text.is_empty());
         let private_key = given_key
@@ -231,8 +219,8 @@ impl Config {
             .map(|id| format!("--{}", id.replace('_', "-")))
             .collect();
         let of_network = options.follow_network(is_given);
-        options.complete()?;
-        let backend_variable = env::var(BACKEND_VARIABLE).ok();
+        let audit = options.complete()?;
+        let backend_variable = env::var(poet_backends::ENVIRONMENT_VARIABLE).ok();
         let mut effective = Vec::new();
         for (id, mut value) in options.texts() {
             let name = command
@@ -275,15 +263,15 @@ impl Config {
             },
             value: key.unwrap_or_default(),
         });
-        let mut config = Self::resolve(options, private_key, ignored)?;
-        config.effective.clone_from(&effective);
-        Ok((config, effective))
+        Self::resolve(options, audit, private_key, ignored, effective)
     }
 
     fn resolve(
         args: Options,
+        audit: AuditMode,
         private_key: Option<PrivateKey>,
         ignored: Vec<String>,
+        effective: Vec<Effective>,
     ) -> Result<Self, ConfigError> {
         if args.certifier_url.is_some() && args.certifier_pubkey.is_none() {
             return Err(ConfigError::CertifierWithoutKey);
@@ -297,7 +285,7 @@ impl Config {
         let certifier = (args.certifier_pubkey.is_some() || trusted.is_some()).then(|| Certifier {
             url: args.certifier_url.unwrap_or_default(),
             pubkey: args.certifier_pubkey,
-            trusted: Arc::new(trusted.unwrap_or_default()),
+            trusted: trusted.unwrap_or_default(),
         });
         let certifier = certifier.filter(|_| args.certificates == Switch::On);
         let pow = args.pow == Switch::On;
@@ -362,7 +350,7 @@ impl Config {
                 trial: !args.no_trial,
                 core: args.work_core,
                 priority: args.work_priority,
-                audit: args.audit.unwrap_or_else(AuditMode::for_this_machine),
+                audit,
                 audit_threads: args.audit_threads,
             },
             page: PageConfig {
@@ -376,14 +364,13 @@ impl Config {
                 max_file_bytes: args.maxlogfilesize * MEGABYTE,
                 debug: args.debuglog,
                 json: args.jsonlog,
-                recent: RecentLines::default(),
             },
             notify: NotifyConfig {
                 command: args.notify_command,
                 url: args.notify_url,
             },
             ignored,
-            effective: Vec::new(),
+            effective,
         })
     }
 }
@@ -431,8 +418,9 @@ impl Options {
         set
     }
 
-    /// Sets the options whose default depends on other options, or on the machine.
-    fn complete(&mut self) -> Result<(), ConfigError> {
+    /// Sets the options whose default depends on other options, or on the machine. Returns the one
+    /// that always has a value then.
+    fn complete(&mut self) -> Result<AuditMode, ConfigError> {
         self.poetdir = self.poetdir.take().or_else(default_poetdir);
         for (directory, name) in [
             (&mut self.datadir, "data"),
@@ -445,12 +433,11 @@ impl Options {
                 *directory = Some(poetdir.join(name));
             }
         }
-        self.audit.get_or_insert_with(AuditMode::for_this_machine);
         if let Some(per_second) = self.rate_limit {
             self.rate_limit_burst
                 .get_or_insert_with(|| burst(per_second));
         }
-        Ok(())
+        Ok(*self.audit.get_or_insert_with(AuditMode::for_this_machine))
     }
 }
 
@@ -460,17 +447,16 @@ fn burst(per_second: f64) -> NonZero<u32> {
     NonZero::new(requests).unwrap_or(NonZero::<u32>::MIN)
 }
 
+/// Returns the rate of an address; one that is given has a burst by now.
 fn rate(
     per_second: Option<f64>,
-    given: Option<NonZero<u32>>,
+    burst: Option<NonZero<u32>>,
 ) -> Result<Option<RequestRate>, ConfigError> {
-    match (per_second, given) {
-        (None, None) => Ok(None),
+    match (per_second, burst) {
         (None, Some(_)) => Err(ConfigError::BurstWithoutRate),
-        (Some(per_second), given) => Ok(Some(RequestRate {
-            per_second,
-            burst: given.unwrap_or_else(|| burst(per_second)),
-        })),
+        (per_second, burst) => Ok(per_second
+            .zip(burst)
+            .map(|(per_second, burst)| RequestRate { per_second, burst })),
     }
 }
 
@@ -694,8 +680,8 @@ mod tests {
             format!("--configfile={}", path.display()),
             "--poetdir=/p".into(),
         ];
-        let (_, effective) = Config::explain(ServerArgs::parse(line).unwrap()).unwrap();
-        let mut effective = effective.iter();
+        let config = Config::load(ServerArgs::parse(line).unwrap()).unwrap();
+        let mut effective = config.effective.iter();
         let early = effective.find(|option| option.name == "early-cycle-gap");
         let early = early.unwrap();
         assert_eq!(early.value, "24h0m0s, 36h0m0s");
@@ -717,7 +703,7 @@ mod tests {
         let file = format!("--configfile={}", path.display());
         let line = [&file, "--poetdir=/p", "--memory=2"];
         let args = ServerArgs::parse(line).unwrap();
-        let (_, effective) = Config::explain(args).unwrap();
+        let effective = Config::load(args).unwrap().effective;
         let of = |name: &str| effective.iter().find(|option| option.name == name).unwrap();
         let difficulty = of("pow-difficulty");
         assert_eq!(
@@ -779,10 +765,11 @@ mod tests {
         );
         assert_eq!(config.unwrap().rounds.cycle_gap, Duration::from_secs(10));
         let args = ServerArgs::parse(["--poetdir=/p", "--network=mainnet", "--cycle-gap=10s"]);
-        let (config, effective) = Config::explain(args.unwrap()).unwrap();
+        let config = Config::load(args.unwrap()).unwrap();
         assert_eq!(config.rounds.cycle_gap, Duration::from_secs(10));
         let of = |name: &str| {
-            let option = effective.iter().find(|option| option.name == name).unwrap();
+            let mut options = config.effective.iter();
+            let option = options.find(|option| option.name == name).unwrap();
             (option.value.clone(), option.source.clone())
         };
         assert_eq!(of("cycle-gap"), ("10s".to_owned(), Source::CommandLine));

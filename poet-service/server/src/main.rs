@@ -136,8 +136,7 @@ fn serve(args: ServerArgs) -> anyhow::Result<ExitCode> {
             "cannot use --logdir {folder}: {cause}: expected a directory that can be written to"
         )
     })?;
-    let terminal = Terminal::new(file, config.log.recent.clone())
-        .context("cannot start the threads of the log")?;
+    let terminal = Terminal::new(file).context("cannot start the threads of the log")?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let notices = Notices::start(&config.notify, Arc::clone(&clock))
         .context("cannot start the threads for notifications")?;
@@ -193,8 +192,7 @@ impl Deadline {
                 let Ok(code) = begun.recv() else { return };
                 thread::sleep(END_TIMEOUT);
                 tracing::warn!(
-                    "ended without waiting any longer: what was not stored yet is done again after \
-                     the next start"
+                    "ended without waiting any longer: the next start recomputes what was not stored yet"
                 );
                 // Time for the line to be written.
                 thread::sleep(LAST_LINE);
@@ -267,7 +265,8 @@ async fn run(
         config.directories.datadir.display(),
         config.log.folder.display()
     );
-    let mut server = Server::start(config, place, Arc::clone(&clock), notices.clone()).await?;
+    let (notices, recent) = (notices.clone(), terminal.recent().clone());
+    let mut server = Server::start(config, place, Arc::clone(&clock), notices, recent).await?;
     manager.ready();
 
     // An output that is closed or stopped is no reason to end or to wait.
@@ -340,7 +339,7 @@ fn greeting(server: &Server, places: &str) -> String {
         let until = date(schedule.end(missed));
         format!(
             "round {missed:<4} the network works on it until {until},\n\
-             \x20          without this server, which was not there when it closed\n"
+             \x20          without this server, which was not running when it closed\n"
         )
     });
     // The client is not installed if cargo runs the server.

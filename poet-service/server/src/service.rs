@@ -35,6 +35,7 @@ use crate::{
         server::{ConnectionLimits, Interface},
     },
     config::Config,
+    log_queue::RecentLines,
     metrics::{self, Metrics, ServerState},
     notify::{Event, Notices},
     opening::{claim, open, open_history},
@@ -83,8 +84,9 @@ pub struct Addresses {
 }
 
 impl Server {
-    /// Starts a server, whose hashing thread runs at `place`, and which sends its events to
-    /// `notices`. It serves requests when this returns.
+    /// Starts a server, whose hashing thread runs at `place`, which sends its events to `notices`,
+    /// and whose page shows the newest lines of its log, `recent`. It serves requests when this
+    /// returns.
     ///
     /// # Errors
     /// Fails if something that it needs is missing; the message says what was expected.
@@ -93,6 +95,7 @@ impl Server {
         place: WorkPlace,
         clock: Arc<dyn Clock>,
         notices: Notices,
+        recent: RecentLines,
     ) -> Result<Self, StartError> {
         let options = Options {
             forced: config.work.backend.as_deref(),
@@ -129,7 +132,8 @@ impl Server {
         let (locks, storage) = blocking(|| open(&config, metrics.clone(), &clock))?;
         let proofs = Arc::new(Proofs::new(Arc::clone(&storage)));
         let audits = Audits::new(config.work.audit, config.work.audit_threads);
-        tracing::info!(mode = %config.work.audit, threads = config.work.audit_threads, "audit of the work");
+        tracing::info!(mode = %config.work.audit, threads = config.work.audit_threads, "audit of \
+        the work");
         let work_place = place.describe().to_owned();
         let hashing = HashingThread::new(
             config.directories.datadir.join(THREAD_ID_FILE),
@@ -177,8 +181,8 @@ impl Server {
             let schedule = registration.schedule();
             let first = registration.open_round().round;
             tracing::info!(
-                "the network works on round {round} until {:.0}, without this server, which was not \
-                 there when it closed: its own first one, round {first}, starts at {:.0}",
+                "the network works on round {round} until {:.0}, without this server, which was \
+                 not running when it closed: its own first one, round {first}, starts at {:.0}",
                 schedule.end(round),
                 schedule.start(first)
             );
@@ -256,7 +260,7 @@ impl Server {
             backend: backend.latency().to_string(),
             dbdir: (config.database.is_none()).then(|| config.directories.dbdir.clone()),
             datadir: config.directories.datadir.clone(),
-            recent: config.log.recent.clone(),
+            recent,
             options: config.effective.clone(),
             throttled,
         });
@@ -335,7 +339,7 @@ impl Server {
             ),
         ];
         let monitoring = metrics_listener.map(|listener| {
-            let router = metrics::router(&metrics, state);
+            let router = metrics::scrape::router(&metrics, state);
             let dropped = metrics.dropped("metrics");
             let limits = connections.private;
             listener.interface(Protocol::Http1, router, limits, dropped)

@@ -41,20 +41,28 @@ const END: Duration = Duration::from_secs(1);
 pub struct Terminal {
     screen: LogQueue,
     file: LogQueue,
+    recent: RecentLines,
     interactive: bool,
 }
 
 impl Terminal {
-    /// Logs to standard error and to `file`, and keeps the newest lines in `recent`.
+    /// Logs to standard error and to `file`.
     ///
     /// # Errors
     /// Fails if the system does not provide threads.
-    pub fn new(file: LogFile, recent: RecentLines) -> io::Result<Self> {
+    pub fn new(file: LogFile) -> io::Result<Self> {
+        let recent = RecentLines::default();
         Ok(Self {
             screen: LogQueue::start(Screen::default())?,
-            file: LogQueue::start(file)?.keep_in(recent),
+            file: LogQueue::start(file)?.keep_in(recent.clone()),
+            recent,
             interactive: io::stderr().is_terminal(),
         })
+    }
+
+    /// Returns the newest lines of the log.
+    pub fn recent(&self) -> &RecentLines {
+        &self.recent
     }
 
     /// Sends the logs and panic messages of this process here, and alarms also to `notices`.

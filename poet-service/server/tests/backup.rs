@@ -12,6 +12,7 @@ use std::{
 use common::{LocalServer, TestNode, await_some, config, members_of, verify_fetched};
 use jiff::{SignedDuration, Timestamp};
 use poet_admin::backup::{BackupError, Done, back_up, restore};
+use poet_conformance::skip;
 use poet_engine::{LABEL_DEPTH, Work, WorkFunction};
 use poet_storage::directory::Directories;
 
@@ -202,10 +203,9 @@ fn a_full_place_is_refused_and_earlier_backups_stay() {
         .arg(place.path())
         .output();
     if !mounted.as_ref().is_ok_and(|mount| mount.status.success()) {
-        let ci = std::env::var_os("CI").is_some_and(|ci| !ci.is_empty());
-        assert!(!ci, "CI must be able to mount a file system: {mounted:?}");
-        eprintln!("skipped: no file system can be mounted here");
-        return;
+        return skip(format_args!(
+            "no file system can be mounted here: {mounted:?}"
+        ));
     }
     struct Unmount(PathBuf);
     impl Drop for Unmount {

@@ -47,7 +47,7 @@ use std::{
 use common::{Client, TestNode, await_some, verify_json};
 use database::{Network, PASSWORD, PostgresServer, Psql};
 use jiff::Timestamp;
-use poet_conformance::Rng;
+use poet_conformance::{Rng, skip};
 use poet_engine::TICK_LEAVES;
 use program::command_in;
 use rustix::process::{Pid, Signal, kill_process};
@@ -835,10 +835,9 @@ fn a_storm_over_several_machines_loses_nothing() {
         Err(error) => Some(error.to_string()),
     };
     if let Some(reason) = reason {
-        let required = env::var("CI").is_ok_and(|ci| ci == "true");
-        assert!(!required, "network namespaces: {reason}");
-        println!("skipped: no network namespaces can be made here (root and iproute2): {reason}");
-        return;
+        return skip(format_args!(
+            "no network namespaces can be made here (root and iproute2): {reason}"
+        ));
     }
     // The shell stays, and takes care of processes whose parents were killed.
     let status = unshare(&format!("{setup} \"$0\" \"$@\"; exit $?"))

@@ -660,9 +660,7 @@ fn trusted_keys_need_no_main_key() {
     config.rounds.rules.certifier = Some(poet_proto::certificate::Certifier {
         url: String::new(),
         pubkey: None,
-        trusted: poet_proto::certificate::TrustedKeys::read(keys)
-            .unwrap()
-            .into(),
+        trusted: poet_proto::certificate::TrustedKeys::read(keys).unwrap(),
     });
     let server = LocalServer::start(config, 10);
     assert!(server.client.get("/v1/info").json()["certifier"].is_null());

@@ -552,7 +552,7 @@ fn with_certifier(folder: &std::path::Path) -> Config {
     config.rounds.rules.certifier = Some(Certifier {
         url: "http://certifier.example".to_owned(),
         pubkey: Some(parse_public_key(CERTIFIER_KEY).unwrap()),
-        trusted: TrustedKeys::read(keys).unwrap().into(),
+        trusted: TrustedKeys::read(keys).unwrap(),
     });
     config
 }

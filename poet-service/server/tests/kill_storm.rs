@@ -588,21 +588,21 @@ impl Storm {
             .collect();
         println!("{total} kills: {}", hits.join(", ").to_lowercase());
         self.lost_ms.sort_by(f64::total_cmp);
-        if let (Some(median), Some(worst)) = (
+        let (Some(median), Some(worst)) = (
             self.lost_ms.get(self.lost_ms.len() / 2),
             self.lost_ms.last(),
-        ) {
-            println!(
-                "work lost by a SIGKILL: median {median:.0} ms, worst {worst:.0} ms ({} measured)",
-                self.lost_ms.len()
-            );
-            // The promise. The worst case depends on how long the machine keeps the writer from
-            // running.
-            assert!(
-                *median < 1000.0,
-                "a SIGKILL costs more than a second of work"
-            );
-        }
+        ) else {
+            panic!("no kill showed how much work it costs")
+        };
+        println!(
+            "work lost by a SIGKILL: median {median:.0} ms, worst {worst:.0} ms ({} measured)",
+            self.lost_ms.len()
+        );
+        // The promise. The worst case depends on how long the machine keeps the writer from running.
+        assert!(
+            *median < 1000.0,
+            "a SIGKILL costs more than a second of work"
+        );
     }
 }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use browser::Browser;
 use common::{Client, LocalServer, TestNode, await_some, config, verify_fetched};
-use poet_service::config::Config;
+use poet_service::{config::Config, log_queue::RecentLines};
 use serde_json::{Value, json};
 
 /// A name and a log line that would do harm if they were not escaped.
@@ -246,8 +246,9 @@ fn a_round_and_a_restart_on_the_page_of_the_operator() {
         // In the middle of a minute.
         config.rounds.phase_shift = std::time::Duration::from_secs(90);
         config.page.name = Some(NAME.to_owned());
-        config.log.recent.add(LINE.as_bytes());
-        LocalServer::start(config, at)
+        let log = RecentLines::default();
+        log.add(LINE.as_bytes());
+        LocalServer::start_with_log(config, at, log)
     };
     let points = "[...document.querySelectorAll('svg.plot')].map(plot =>
         [Number(plot.dataset.points), Number(plot.dataset.interruptions)])";

@@ -17,6 +17,7 @@ use std::{
 };
 
 use common::{Client, TestNode, await_some};
+use poet_conformance::skip;
 use program::command;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -233,7 +234,7 @@ fn cannot_trace() -> Option<String> {
 /// message, if processes cannot be traced.
 fn trace(folder: &Path) -> Option<String> {
     if let Some(reason) = cannot_trace() {
-        eprintln!("skipped: strace cannot be used here: {reason}");
+        skip(format_args!("strace cannot be used here: {reason}"));
         return None;
     }
     let poetdir = folder.join("poet");
@@ -347,8 +348,7 @@ fn what_was_promised_has_been_synced() {
 #[test]
 fn a_file_system_without_locks_is_called_that() {
     if let Some(reason) = cannot_trace() {
-        eprintln!("skipped: strace cannot be used here: {reason}");
-        return;
+        return skip(format_args!("strace cannot be used here: {reason}"));
     }
     let folder = tempfile::tempdir().unwrap();
     let top = folder.path().canonicalize().unwrap();

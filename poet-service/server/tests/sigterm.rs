@@ -16,7 +16,7 @@ mod stored;
 mod thread_limit;
 
 use std::{
-    env, fs,
+    fs,
     io::{Write as _, pipe},
     path::Path,
     process::Command,
@@ -28,6 +28,7 @@ use std::{
 use common::{TestNode, await_some, verify_fetched};
 use jiff::Timestamp;
 use others::Others;
+use poet_conformance::skip;
 use poet_proto::schedule::Schedule;
 use program::{ServerProcess, command};
 use rusqlite::Connection;
@@ -37,7 +38,9 @@ use thread_limit::ThreadLimit;
 
 /// What the manual promises.
 const PROMISED: Duration = Duration::from_secs(5);
-/// For a machine that is busy, and for the test itself to see the end.
+/// How much later a thread may run on a busy machine, by the server's own log.
+const SLOW: Duration = Duration::from_secs(1);
+/// The same for the start of the end, for all of it, and for the test to see it.
 const ROOM: Duration = Duration::from_secs(15);
 /// Servers that are taken through their states at the same time: most of them wait.
 const LANES: usize = 5;
@@ -95,10 +98,17 @@ fn sigterm_is_obeyed_in_every_state() {
     });
 }
 
+/// The time in a line of the log.
+fn time(line: &str) -> Timestamp {
+    let time = line.split_whitespace().next().unwrap();
+    time.parse()
+        .unwrap_or_else(|error| panic!("{error}: {line}"))
+}
+
 fn end_in(name: &str, reach: Reach) {
     let folder = tempfile::tempdir().unwrap();
     let Some(Reached { server, says, then }) = reach(folder.path()) else {
-        return println!("{name}: skipped");
+        return;
     };
     let begun = Instant::now();
     let status = server.signal("TERM");
@@ -106,7 +116,14 @@ fn end_in(name: &str, reach: Reach) {
     let log = fs::read_to_string(folder.path().join("logs/poet.log")).unwrap();
     assert!(took < PROMISED + ROOM, "{name}: {took:?}: {log}");
     assert_eq!(status.code(), Some(0), "{name}: {log}");
+    let asked = log.lines().find(|line| line.contains("ending"));
+    let asked = asked.unwrap_or_else(|| panic!("{name}: {log}"));
     let last = log.trim_end().lines().last().unwrap();
+    let inside = time(last).duration_since(time(asked));
+    assert!(
+        inside <= (PROMISED + SLOW).try_into().unwrap(),
+        "{name}: {inside:#}: {log}"
+    );
     let in_order = last.ends_with(" ended");
     // Others may have had a last word.
     let forced = log.contains("ended without waiting any longer");
@@ -254,7 +271,7 @@ fn full_disk(folder: &Path) -> Option<Reached> {
         let mut lines = log.lines();
         let said = lines.find(|line| line.contains("work interrupted"));
         assert!(
-            said.unwrap().contains("made again after a restart"),
+            said.unwrap().contains("recomputed after a restart"),
             "{log}"
         );
         // All that found room is there.
@@ -322,9 +339,7 @@ fn with_sync_trouble(folder: &Path, trouble: &str) -> Option<ServerProcess> {
         .args([&library, &source])
         .output();
     if !compiled.is_ok_and(|done| done.status.success()) {
-        let ci = env::var_os("CI").is_some_and(|ci| !ci.is_empty());
-        assert!(!ci, "CI must have a C compiler");
-        eprintln!("skipped: there is no C compiler here");
+        skip("there is no C compiler here");
         return None;
     }
     let marker = folder.join(trouble);

@@ -142,7 +142,7 @@ fn the_recorded_answers_are_reproduced() {
     let certifier = Certifier {
         url: "http://certifier.example:80".to_owned(),
         pubkey: Some(parse_public_key("V2j2EMp26MjC55ZVa9p/PpRBIgoM94JlHVSDR1LN+Ys=").unwrap()),
-        trusted: TrustedKeys::read(keys).unwrap().into(),
+        trusted: TrustedKeys::read(keys).unwrap(),
     };
     let mut config = config(folder.path());
     config.rounds.rules = Rules {

@@ -12,8 +12,8 @@ use crate::{
     DatabaseError, DatabaseUrl, PostgresStorage, SqliteStorage,
     database::{COPYING, Database},
     fill::{EarlyProof, Fill, StoredRound},
-    postgres::PostgresFill,
-    sqlite::{SqliteFill, log_damage},
+    postgres::fill::PostgresFill,
+    sqlite::{fill::SqliteFill, log_damage},
 };
 
 /// The location of a database.

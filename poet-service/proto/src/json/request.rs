@@ -11,7 +11,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::{Malformed, push_base64};
+use super::text::{Malformed, push_base64};
 use crate::{
     base64::decode_lenient,
     certificate::SignedCertificate,

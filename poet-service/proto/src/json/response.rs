@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     fields::{Bytes, Bytes32, List, MemberChallenge, Number, Seconds, TimeLeft},
-    push_base64, write,
+    text::{push_base64, write},
 };
 use crate::{
     member::Challenge,

@@ -9,13 +9,15 @@ use std::{
     time::Duration,
 };
 
-use poet_engine::{LogError, LogRead as _, Node, Tree, file::LogView, run};
+use poet_engine::{LogError, LogRead as _, Node, Tree, Work, file::LogView, run};
 
 use super::{
-    Hashing, Job, LOG_INTERVAL, WorkError, Worker,
+    handle::{LOG_INTERVAL, WorkerHandle},
+    hashing::Hashing,
+    job::{Job, WorkError},
     shared::{AtEnd, DifferenceError, Feed, Part, Role},
 };
-use crate::blocking::blocking;
+use crate::{blocking::blocking, clock::Clock};
 
 /// How long the start of the work waits for the shared log.
 const FIRST_LOOK: Duration = Duration::from_secs(1);
@@ -125,11 +127,21 @@ impl Stretch<'_> {
     }
 }
 
-impl<H: Hashing> Worker<H> {
+/// A round that servers share, and what its worker needs for that.
+pub(super) struct Sharing<'a, H> {
+    pub(super) part: Part,
+    pub(super) job: &'a Job,
+    pub(super) work: &'a Work,
+    pub(super) hashing: &'a H,
+    pub(super) clock: &'a dyn Clock,
+    pub(super) handle: &'a WorkerHandle,
+}
+
+impl<H: Hashing> Sharing<'_, H> {
     /// Waits for the first look at the shared log, but not for long.
-    pub(super) async fn await_first_look(&self, part: &Part) {
+    pub(super) async fn await_first_look(&self) {
         let start = self.clock.monotonic();
-        while !part.has_looked() && self.clock.monotonic().saturating_sub(start) < FIRST_LOOK {
+        while !self.part.has_looked() && self.clock.monotonic().saturating_sub(start) < FIRST_LOOK {
             if self.handle.wait_for_stop(LOG_INTERVAL).await {
                 return;
             }
@@ -138,14 +150,13 @@ impl<H: Hashing> Worker<H> {
 
     /// Returns what this server, whose role was `role`, does next. A follower's tree has no leaves
     /// beyond the log.
-    pub(super) fn next_stretch<'a>(
+    pub(super) fn next_stretch(
         &self,
-        job: &Job,
-        part: &'a Part,
         role: &mut Role,
         tree: &mut Tree,
         log: &mut H::Log,
-    ) -> Result<Stretch<'a>, WorkError> {
+    ) -> Result<Stretch<'_>, WorkError> {
+        let (job, part) = (self.job, &self.part);
         let (entries, before) = (log.entries(), *role);
         *role = part.role(entries, before);
         let others = part.seen().unwrap_or_default();
@@ -167,7 +178,7 @@ impl<H: Hashing> Worker<H> {
             "this server follows"
         );
         if tree.leaves() != entries << job.execution.subtree_height.get() {
-            *tree = job.execution.round_work(&self.work).resume(log)?;
+            *tree = job.execution.round_work(self.work).resume(log)?;
         }
         let (sender, receiver) = sync_channel(QUEUED_PIECES);
         let last = match entries.checked_sub(1) {
@@ -191,11 +202,10 @@ impl<H: Hashing> Worker<H> {
     /// log was wrong goes back. Returns the tree that the log then represents.
     pub(super) fn settle_difference(
         &self,
-        job: &Job,
-        part: &Part,
         tree: Tree,
         log: &mut H::Log,
     ) -> Result<Tree, WorkError> {
+        let (job, part) = (self.job, &self.part);
         part.agree();
         let (entry, theirs) = match part.first_difference(log) {
             Ok(Some(difference)) => difference,
@@ -208,7 +218,7 @@ impl<H: Hashing> Worker<H> {
         };
         self.handle.state().disagreements += 1;
         let round = job.round;
-        let work = job.execution.round_work(&self.work);
+        let work = job.execution.round_work(self.work);
         let mut own = [Node::default()];
         log.read(entry, &mut own)?;
         let right = work.recompute_entry(log, entry)?;
@@ -219,8 +229,8 @@ impl<H: Hashing> Worker<H> {
                 round,
                 entry,
                 worker,
-                "ALARM: the shared log is wrong from this entry on: memory or CPU of the server that handed it \
-                 in are unreliable; it is replaced"
+                "ALARM: the shared log is wrong from this entry on: memory or CPU of the server \
+                 that shared it are unreliable; it is replaced"
             );
             match part.replace(entry, &theirs, log) {
                 Err(DifferenceError::Log(error)) => return Err(error.into()),
@@ -237,7 +247,8 @@ impl<H: Hashing> Worker<H> {
                 round,
                 entry,
                 first_leaf,
-                "ALARM: this server's work went wrong, and goes on from the shared log: its memory or CPU are \
+                "ALARM: this server's work went wrong, and continues from the shared log: its \
+                 memory or CPU are \
                  unreliable"
             );
         } else {
@@ -256,7 +267,6 @@ impl<H: Hashing> Worker<H> {
     /// has this many entries.
     pub(super) async fn await_end(
         &self,
-        part: &Part,
         leaves: Option<u64>,
         entries: u64,
         waited: Duration,
@@ -264,7 +274,7 @@ impl<H: Hashing> Worker<H> {
         let start = self.clock.monotonic();
         loop {
             let waited = waited + self.clock.monotonic().saturating_sub(start);
-            let due = part.at_end(leaves, entries, waited);
+            let due = self.part.at_end(leaves, entries, waited);
             if due != AtEnd::Wait || self.handle.wait_for_stop(LOG_INTERVAL).await {
                 return due;
             }
@@ -275,17 +285,16 @@ impl<H: Hashing> Worker<H> {
     /// last subtree; otherwise `tree`.
     pub(super) fn tree_of(
         &self,
-        job: &Job,
         leaves: u64,
         tree: Tree,
         log: &mut H::Log,
     ) -> Result<Tree, LogError> {
-        let subtree_height = job.execution.subtree_height;
+        let subtree_height = self.job.execution.subtree_height;
         let entries = leaves >> subtree_height.get();
         if entries > log.entries() {
             return Ok(tree);
         }
-        let work = job.execution.round_work(&self.work);
+        let work = self.job.execution.round_work(self.work);
         let mut tree = work.resume_at(log, entries)?;
         let (target, progress) = (AtomicU64::new(leaves), AtomicU64::new(0));
         run(&mut tree, subtree_height, &target, &progress, |_| {});

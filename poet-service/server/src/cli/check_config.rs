@@ -39,7 +39,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let (config, effective) = Config::explain(args.server)?;
+    let config = Config::load(args.server)?;
+    let effective = &config.effective;
     let genesis = config.rounds.genesis.unwrap_or(Timestamp::UNIX_EPOCH);
     let schedule = config.rounds.schedule(genesis)?;
     let early_gaps = &config.rounds.early_cycle_gaps;
@@ -55,7 +56,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let names = width(&mut effective.iter().map(|option| option.name.len()));
     let values = width(&mut effective.iter().map(|option| option.value.len()));
     let mut text = String::new();
-    for option in &effective {
+    for option in effective {
         let value = match option.value.as_str() {
             "" => "(unset)",
             value => value,

@@ -4,7 +4,7 @@
 //! Metrics of the original server have the same names here, so that dashboards continue to work.
 //! Registrations per second are the `rate()` of the two registration counters.
 
-mod scrape;
+pub(crate) mod scrape;
 mod state;
 
 use std::{
@@ -38,10 +38,7 @@ use crate::api::{
     grpc, split_gap, without_escapes,
 };
 
-pub(crate) use self::{
-    scrape::router,
-    state::{ServerState, folder_bytes, free_bytes},
-};
+pub(crate) use self::state::{ServerState, folder_bytes, free_bytes};
 
 /// The maximum number of publications kept until they are read.
 const MAX_PUBLISHED: usize = 100;

@@ -14,6 +14,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use poet_conformance::skip;
 use serde_json::{Value, json};
 
 /// Much longer than anything takes, even on a busy machine.
@@ -51,11 +52,7 @@ impl Browser {
             .spawn();
         let found = Command::new("chromium").arg("--version").output().is_ok();
         let (Ok(mut child), true) = (child, found) else {
-            assert!(
-                std::env::var_os("CI").is_none_or(|ci| ci.is_empty()),
-                "there is no chromium here"
-            );
-            eprintln!("skipped: there is no chromium here");
+            skip("there is no chromium here");
             return None;
         };
         let (sender, messages) = mpsc::channel();

@@ -6,6 +6,7 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use jiff::Timestamp;
+use poet_conformance::skip;
 use tempfile::TempDir;
 
 /// The library that fakes the time of a process; `None`, and says so, where there is none.
@@ -18,9 +19,7 @@ pub(crate) fn fake_time() -> Option<String> {
         .map(|place| place.join("faketime/libfaketimeMT.so.1"))
         .find(|library| library.exists());
     let Some(library) = library else {
-        let ci = std::env::var_os("CI").is_some_and(|ci| !ci.is_empty());
-        assert!(!ci, "CI must have libfaketime");
-        eprintln!("skipped: libfaketime is not installed (apt install faketime)");
+        skip("libfaketime is not installed (apt install faketime)");
         return None;
     };
     Some(library.to_str().unwrap().to_owned())

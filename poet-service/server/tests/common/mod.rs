@@ -16,7 +16,7 @@ use jiff::{SignedDuration, Timestamp};
 use poet_engine::{LABEL_DEPTH, Node, Proof, T, WorkFunction, membership, verify};
 use poet_host::WorkPlace;
 use poet_proto::{
-    certificate::Certifier,
+    certificate::{Certifier, TrustedKeys},
     identity::PublicKey,
     member::NodeId,
     pow::{self, PowParams},
@@ -28,6 +28,7 @@ use poet_rounds::{
 use poet_service::{
     args::ServerArgs,
     config::Config,
+    log_queue::RecentLines,
     notify::Notices,
     service::{Addresses, Server},
     start_error::StartError,
@@ -235,7 +236,7 @@ pub(crate) fn certifier() -> Certifier {
     Certifier {
         url: String::new(),
         pubkey: PublicKey::from_bytes(&key),
-        trusted: Arc::default(),
+        trusted: TrustedKeys::default(),
     }
 }
 
@@ -359,8 +360,16 @@ pub(crate) async fn start_server(
     config: Config,
     clock: Arc<dyn Clock>,
 ) -> Result<Server, StartError> {
+    start_server_with_log(config, clock, RecentLines::default()).await
+}
+
+async fn start_server_with_log(
+    config: Config,
+    clock: Arc<dyn Clock>,
+    recent: RecentLines,
+) -> Result<Server, StartError> {
     let notices = Notices::start(&config.notify, Arc::clone(&clock)).unwrap();
-    Server::start(config, WorkPlace::default(), clock, notices).await
+    Server::start(config, WorkPlace::default(), clock, notices, recent).await
 }
 
 /// A server in this process, under a clock that the test sets.
@@ -413,23 +422,33 @@ impl LocalServer {
 
     /// Starts a server `seconds_after_genesis`.
     pub(crate) fn start(config: Config, seconds_after_genesis: i64) -> Self {
+        Self::start_with_log(config, seconds_after_genesis, RecentLines::default())
+    }
+
+    /// The same, with these lines in its log.
+    pub(crate) fn start_with_log(
+        config: Config,
+        seconds_after_genesis: i64,
+        recent: RecentLines,
+    ) -> Self {
         let clock = Arc::new(ManualClock::new(genesis() + seconds(seconds_after_genesis)));
-        let mut server = Self::start_with(config, Arc::clone(&clock) as Arc<dyn Clock>);
+        let mut server = Self::start_with(config, Arc::clone(&clock) as Arc<dyn Clock>, recent);
         server.clock = Some(clock);
         server
     }
 
     /// Starts a server under the real clock.
     pub(crate) fn start_in_real_time(config: Config) -> Self {
-        Self::start_with(config, Arc::new(SystemClock))
+        Self::start_with(config, Arc::new(SystemClock), RecentLines::default())
     }
 
-    fn start_with(config: Config, clock: Arc<dyn Clock>) -> Self {
+    fn start_with(config: Config, clock: Arc<dyn Clock>, recent: RecentLines) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
             .unwrap();
-        let server = runtime.block_on(start_server(config, clock)).unwrap();
+        let server = runtime.block_on(start_server_with_log(config, clock, recent));
+        let server = server.unwrap();
         let addresses = *server.addresses();
         let client = Client::new(&format!("http://{}", addresses.rest));
         Self {

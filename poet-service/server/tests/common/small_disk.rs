@@ -5,6 +5,8 @@
 
 use std::{fs, path::Path, process::Command};
 
+use poet_conformance::skip;
+
 /// A small file system, while this is there.
 pub(crate) struct SmallDisk(tempfile::TempDir);
 
@@ -22,9 +24,7 @@ impl SmallDisk {
             Ok(mount) => String::from_utf8_lossy(&mount.stderr).trim().to_owned(),
             Err(error) => error.to_string(),
         };
-        let ci = std::env::var_os("CI").is_some_and(|ci| !ci.is_empty());
-        assert!(!ci, "CI must be able to mount a file system: {reason}");
-        eprintln!("skipped: no file system can be mounted here: {reason}");
+        skip(format_args!("no file system can be mounted here: {reason}"));
         None
     }
 

@@ -3,7 +3,9 @@
 // Each test binary uses its part of this.
 #![allow(dead_code)]
 
-use std::{env, fs, path::PathBuf};
+use std::{fs, path::PathBuf};
+
+use poet_conformance::skip;
 
 /// Where the groups with such limits are, in the first and in the second version of control groups.
 const ROOTS: [&str; 2] = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"];
@@ -30,9 +32,7 @@ impl ThreadLimit {
                 return Some(limit);
             }
         }
-        let ci = env::var_os("CI").is_some_and(|ci| !ci.is_empty());
-        assert!(!ci, "CI must be able to make control groups");
-        eprintln!("skipped: no control group with a limit on threads can be made here");
+        skip("no control group with a limit on threads can be made here");
         None
     }
 

@@ -170,13 +170,14 @@ impl Acknowledged {
         }
         match (again, lost) {
             (0, 0) => tracing::warn!(
-                "another database has taken over, which has all that this server has acknowledged"
+                "another database has taken over, and has everything that this server has acknowledged"
             ),
             _ => tracing::error!(
                 again,
                 lost,
-                "ALARM: the database went back and had lost registrations that this server has \
-                 acknowledged: `again` of them were handed in again, `lost` of them are for a round that \
+                "ALARM: the database went back to an older state and has lost registrations that \
+                 this server has \
+                 acknowledged: `again` of them were registered again, `lost` of them are for a round that \
                  has closed"
             ),
         }

@@ -10,8 +10,9 @@ use super::{
     PostgresStorage,
     error::Fault,
     settings::{name, read_setting, write_setting},
-    storage::{insert_early_proof, insert_proof, key},
+    storage::{insert_early_proof, insert_proof},
     url::DatabaseUrl,
+    values::key,
     whole::server_on,
 };
 use crate::{

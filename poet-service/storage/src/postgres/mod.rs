@@ -10,8 +10,9 @@
 //! waits for an answer blocks only its own runtime.
 
 mod acknowledged;
+mod calls;
 mod error;
-mod fill;
+pub(crate) mod fill;
 mod link;
 mod opening;
 mod schema;
@@ -20,24 +21,12 @@ mod shared_log;
 mod storage;
 mod tls;
 mod url;
+mod values;
 mod whole;
 mod writer;
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    future::Future,
-    pin::Pin,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicI64, Ordering::Relaxed},
-        mpsc as blocking_mpsc,
-    },
-    thread,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
-use jiff::SignedDuration;
 use poet_rounds::{
     clock::{Clock, SystemClock},
     counters::Counters,
@@ -45,14 +34,14 @@ use poet_rounds::{
 use tokio::sync::mpsc;
 use tokio_postgres::Client;
 
-pub(crate) use self::fill::PostgresFill;
 use self::{
     acknowledged::Acknowledged,
+    calls::{Calls, with_link},
     error::Fault,
-    link::{Link, Place},
+    link::Place,
     settings::read_setting,
     shared_log::PostgresLog,
-    writer::{Command, PATIENCE, Writer},
+    writer::{ClockOffset, Command, PATIENCE, Writer},
 };
 pub use self::{error::PostgresError, url::DatabaseUrl};
 use crate::{DatabaseError, database::COPYING};
@@ -71,32 +60,6 @@ pub struct PostgresStorage {
 impl fmt::Debug for PostgresStorage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PostgresStorage").finish_non_exhaustive()
-    }
-}
-
-/// Runs calls on a connection, one after the other.
-struct Calls(mpsc::UnboundedSender<Call>);
-
-/// A call that uses a connection.
-type Call = Box<dyn for<'a> FnOnce(&'a mut Link) -> Pin<Box<dyn Future<Output = ()> + 'a>> + Send>;
-
-/// How far this machine's clock is ahead of the database's.
-#[derive(Debug)]
-struct ClockOffset(AtomicI64);
-
-impl ClockOffset {
-    const UNKNOWN: i64 = i64::MIN;
-
-    fn set(&self, offset: SignedDuration) {
-        let micros = i64::try_from(offset.as_micros()).unwrap_or(i64::MAX);
-        self.0.store(micros, Relaxed);
-    }
-
-    fn get(&self) -> Option<SignedDuration> {
-        match self.0.load(Relaxed) {
-            Self::UNKNOWN => None,
-            micros => Some(SignedDuration::from_micros(micros)),
-        }
     }
 }
 
@@ -149,7 +112,7 @@ impl PostgresStorage {
         create: bool,
     ) -> Result<Self, DatabaseError> {
         let place = Arc::new(Place::new(url.clone()));
-        let clock_offset = Arc::new(ClockOffset(AtomicI64::new(ClockOffset::UNKNOWN)));
+        let clock_offset = Arc::new(ClockOffset::unknown());
         let (commands, queue) = mpsc::channel(QUEUED_COMMANDS);
         let offset = Arc::clone(&clock_offset);
         with_link("storage", Arc::clone(&place), create, async move |link| {
@@ -181,77 +144,4 @@ impl PostgresStorage {
     ) -> Result<T, DatabaseError> {
         self.calls.call(patience, operation)
     }
-}
-
-impl Calls {
-    /// Starts a thread with a connection.
-    fn start(name: &str, place: Arc<Place>) -> Result<Self, DatabaseError> {
-        let (calls, mut queue) = mpsc::unbounded_channel::<Call>();
-        with_link(name, place, false, async move |mut link| {
-            while let Some(call) = queue.recv().await {
-                call(&mut link).await;
-            }
-        })?;
-        Ok(Self(calls))
-    }
-
-    /// Runs a call on the connection, and waits for it.
-    fn call<T: Send + 'static>(
-        &self,
-        patience: Duration,
-        operation: impl AsyncFn(&mut Client) -> Result<T, Fault> + Send + 'static,
-    ) -> Result<T, DatabaseError> {
-        let result = Arc::new(Mutex::new(None));
-        let done = Arc::clone(&result);
-        self.wait_for(Box::new(move |link| {
-            Box::pin(async move {
-                let result = link.run(patience, operation).await;
-                *done.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
-            })
-        }))?;
-        let mut result = result.lock().unwrap_or_else(PoisonError::into_inner);
-        result.take().ok_or(PostgresError::Stopped)?
-    }
-
-    /// Runs a call and waits for its end. This is apart from [`Self::call`], which is compiled for each
-    /// operation.
-    fn wait_for(&self, call: Call) -> Result<(), PostgresError> {
-        // A channel of the standard library, which can be waited for on any thread.
-        let (reply, answered) = blocking_mpsc::sync_channel(1);
-        let call: Call = Box::new(move |link| {
-            Box::pin(async move {
-                call(link).await;
-                reply.send(()).ok();
-            })
-        });
-        self.0.send(call).map_err(|_| PostgresError::Stopped)?;
-        answered.recv().map_err(|_| PostgresError::Stopped)
-    }
-}
-
-/// Starts a thread with its own connection. Returns once it is connected.
-fn with_link<F: Future<Output = ()>>(
-    name: &str,
-    place: Arc<Place>,
-    create: bool,
-    work: impl FnOnce(Link) -> F + Send + 'static,
-) -> Result<(), DatabaseError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let (tell, told) = blocking_mpsc::sync_channel(1);
-    thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(move || {
-            runtime.block_on(async move {
-                match Link::open(place, create).await {
-                    Ok(link) => {
-                        drop(tell.send(Ok(())));
-                        work(link).await;
-                    }
-                    Err(error) => drop(tell.send(Err(error))),
-                }
-            });
-        })?;
-    told.recv().map_err(|_| PostgresError::Stopped)?
 }

@@ -142,7 +142,11 @@ async fn migrate(client: &mut Client, server: &str, url: &DatabaseUrl) -> Result
                 &[(&number, Type::INT4), (&&id[..], Type::BYTEA)],
             )
             .await?;
-        tracing::info!(server, version = number, "made the tables of the database");
+        tracing::info!(
+            server,
+            version = number,
+            "created the tables of the database"
+        );
     }
     Ok(transaction.commit().await?)
 }

@@ -10,9 +10,9 @@ use poet_rounds::storage::{
 use tokio_postgres::{Client, Row, types::Type};
 
 use super::{
-    Calls,
+    calls::Calls,
     error::Fault,
-    storage::{key, list, unsigned},
+    values::{key, list, unsigned},
 };
 
 /// How long a statement may take before the connection counts as hung.

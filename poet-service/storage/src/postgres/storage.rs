@@ -3,7 +3,7 @@
 use std::{ops::RangeInclusive, pin::pin, sync::Arc, time::Duration};
 
 use jiff::SignedDuration;
-use poet_engine::{Node, Proof, SubtreeHeight, membership};
+use poet_engine::{Proof, membership};
 use poet_proto::messages::PublishedProof;
 use poet_rounds::storage::{
     Challenge, EarlyProofRecord, Ended, Execution, Member, NodeId, PowChallenges, PublishedRecord,
@@ -15,11 +15,13 @@ use tokio_postgres::{Client, Row, types::Type};
 
 use super::{
     PostgresStorage,
+    calls::Calls,
     error::{Fault, PostgresError},
     settings::{
         POW_CHALLENGE, claim_setting, name, read_pow_challenges, read_setting, value,
         write_pow_challenges, write_setting,
     },
+    values::{challenges, key, list, read_execution, unsigned},
     writer::{Command, PATIENCE, Reply},
 };
 use crate::{
@@ -193,12 +195,12 @@ impl Storage for PostgresStorage {
 
     fn ended(&self) -> Ended {
         let commands = self.commands.clone();
-        let [calls, log] = [&self.calls, &self.log.0].map(|calls| calls.0.clone());
+        let [calls, log] = [&self.calls, &self.log.0].map(Calls::closed);
         Box::pin(async move {
             tokio::select! {
                 () = commands.closed() => {}
-                () = calls.closed() => {}
-                () = log.closed() => {}
+                () = calls => {}
+                () = log => {}
             }
         })
     }
@@ -536,29 +538,6 @@ where
     std::future::poll_fn(|context| stream.as_mut().poll_next(context)).await
 }
 
-/// PostgreSQL's integers are signed, but round numbers never get that large.
-pub(super) fn key(round: u64) -> Result<i64, DatabaseError> {
-    i64::try_from(round).map_err(|_| DatabaseError::Damaged("a round"))
-}
-
-pub(super) fn unsigned(value: i64) -> Result<u64, Fault> {
-    u64::try_from(value).map_err(|_| Fault::Damaged("a number"))
-}
-
-/// Reads the statement in a column, and the height in the next one.
-pub(super) fn read_execution(row: &Row, column: usize) -> Result<Option<Execution>, Fault> {
-    let Some(statement) = row.get(column) else {
-        return Ok(None);
-    };
-    let height = row.get::<_, Option<i32>>(column + 1);
-    let height = height.and_then(|height| u32::try_from(height).ok());
-    let subtree_height = height.and_then(|height| SubtreeHeight::new(height).ok());
-    Ok(Some(Execution {
-        statement,
-        subtree_height: subtree_height.ok_or(Fault::Damaged("a round"))?,
-    }))
-}
-
 fn read_record(row: &Row) -> Result<RoundRecord, Fault> {
     let published = match row.get::<_, Option<i64>>(2) {
         None => None,
@@ -572,17 +551,6 @@ fn read_record(row: &Row) -> Result<RoundRecord, Fault> {
         settled: row.get(1),
         published,
     })
-}
-
-pub(super) fn list(bytes: &[u8]) -> Result<Vec<Node>, Fault> {
-    match bytes.as_chunks() {
-        (nodes, []) => Ok(nodes.to_vec()),
-        _ => Err(Fault::Damaged("a proof")),
-    }
-}
-
-fn challenges(bytes: &[u8]) -> Result<Vec<Challenge>, Fault> {
-    Challenge::split(bytes).ok_or(Fault::Damaged("a proof"))
 }
 
 /// Stores a proof, unless the round has one. Returns whether it was stored.

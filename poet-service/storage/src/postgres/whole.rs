@@ -13,8 +13,9 @@ use super::{
     PostgresStorage,
     error::{Fault, PostgresError},
     settings::read_setting,
-    storage::{LONG_PATIENCE, LONG_TIMEOUT, read_execution, unsigned},
+    storage::{LONG_PATIENCE, LONG_TIMEOUT},
     url::{DatabaseUrl, SERVER},
+    values::{read_execution, unsigned},
     writer::PATIENCE,
 };
 use crate::{

@@ -3,7 +3,10 @@
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -17,7 +20,6 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_postgres::{Client, types::Type};
 
 use super::{
-    ClockOffset,
     acknowledged::{Acknowledged, Position},
     error::{Fault, PostgresError},
     link::Link,
@@ -33,6 +35,30 @@ const MAX_WAIT: Duration = Duration::from_secs(3);
 const WRITE_AGAIN: Duration = Duration::from_secs(60);
 /// How often to log the same failure.
 const MINUTE: Duration = Duration::from_secs(60);
+
+/// How far this machine's clock is ahead of the database's.
+#[derive(Debug)]
+pub(super) struct ClockOffset(AtomicI64);
+
+impl ClockOffset {
+    const UNKNOWN: i64 = i64::MIN;
+
+    pub(super) fn unknown() -> Self {
+        Self(AtomicI64::new(Self::UNKNOWN))
+    }
+
+    pub(super) fn set(&self, offset: SignedDuration) {
+        let micros = i64::try_from(offset.as_micros()).unwrap_or(i64::MAX);
+        self.0.store(micros, Relaxed);
+    }
+
+    pub(super) fn get(&self) -> Option<SignedDuration> {
+        match self.0.load(Relaxed) {
+            Self::UNKNOWN => None,
+            micros => Some(SignedDuration::from_micros(micros)),
+        }
+    }
+}
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, DatabaseError>>;
 

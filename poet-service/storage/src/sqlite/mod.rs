@@ -14,7 +14,7 @@
 //! that nodes would reject. Everything else that is stored can be checked by itself.
 
 mod early_proofs;
-mod fill;
+pub(crate) mod fill;
 mod place;
 mod retention;
 mod rows;
@@ -30,7 +30,7 @@ use std::{
     fs::File,
     ops::RangeInclusive,
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     thread,
     time::Duration,
 };
@@ -51,17 +51,16 @@ use rusqlite::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-pub(crate) use self::{fill::SqliteFill, wal::log_path};
+pub(crate) use self::wal::log_path;
 use self::{
     retention::can_shrink,
     rows::{
         SELECT_RECORDS, count_members, each_registration, insert_members, insert_proof, key, name,
-        read_pow_challenges, read_record, read_setting, select_proof, unsigned,
+        read_execution, read_pow_challenges, read_record, read_setting, select_proof, unsigned,
         write_pow_challenges, write_setting,
     },
     schema::{SCHEMA, create, open_to_read},
-    whole::read_execution,
-    writer::{Command, Reply, Writer},
+    writer::{Command, Reply, Writer, lock},
 };
 pub use self::{
     retention::make_shrinkable,
@@ -289,11 +288,6 @@ impl SqliteStorage {
             .map_err(|_| StorageError::Stopped)?;
         answer.blocking_recv().map_err(|_| StorageError::Stopped)?
     }
-}
-
-fn lock(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
-    // A panic elsewhere cannot have left a connection in a broken state.
-    connection.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl SqliteStorage {

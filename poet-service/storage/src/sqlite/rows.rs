@@ -1,9 +1,9 @@
 //! Reads and writes the rows of the tables, with their checksums.
 
-use poet_engine::{Node, Proof};
+use poet_engine::{Node, Proof, SubtreeHeight};
 use poet_proto::messages::PublishedProof;
 use poet_rounds::storage::{
-    Challenge, Member, NodeId, PowChallenges, PublishedRecord, RoundRecord, Setting,
+    Challenge, Execution, Member, NodeId, PowChallenges, PublishedRecord, RoundRecord, Setting,
 };
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
@@ -275,4 +275,16 @@ pub(super) fn count_members(connection: &Connection, round: i64) -> Result<u64, 
         |row| row.get(0),
     )?;
     unsigned(members)
+}
+
+/// Reads the second and the third column of a round.
+pub(super) fn read_execution(row: &Row<'_>) -> Result<Option<Execution>, StorageError> {
+    let Some(statement) = row.get(1)? else {
+        return Ok(None);
+    };
+    let height = SubtreeHeight::new(row.get(2)?);
+    Ok(Some(Execution {
+        statement,
+        subtree_height: height.map_err(|_| StorageError::Damaged("a round"))?,
+    }))
 }

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use poet_engine::SubtreeHeight;
 use poet_rounds::storage::{Execution, StorageError};
-use rusqlite::Row;
 
-use super::{SqliteStorage, rows::unsigned};
+use super::{
+    SqliteStorage,
+    rows::{read_execution, unsigned},
+};
 use crate::{
     ChangedRegistrations, DatabaseError,
     database::{Database, PROBE},
@@ -53,16 +54,4 @@ impl Database for SqliteStorage {
     fn changed_registrations(&self, round: u64) -> Result<ChangedRegistrations, StorageError> {
         Ok(self.changed_registrations(round)?)
     }
-}
-
-/// Reads the second and the third column of a round.
-pub(super) fn read_execution(row: &Row<'_>) -> Result<Option<Execution>, DatabaseError> {
-    let Some(statement) = row.get(1)? else {
-        return Ok(None);
-    };
-    let height = SubtreeHeight::new(row.get(2)?);
-    Ok(Some(Execution {
-        statement,
-        subtree_height: height.map_err(|_| DatabaseError::Damaged("a round"))?,
-    }))
 }

@@ -5,7 +5,7 @@ use std::{
     fs::{self, File},
     io, mem,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -19,7 +19,6 @@ use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    lock,
     place::{Change, Place},
     rows::{INSERT_REGISTRATION, checksum, each_registration, key, name, read_setting, unsigned},
     schema::{BUSY_PATIENCE, connect, create, create_private, unusable},
@@ -575,4 +574,10 @@ fn open_round(transaction: &Transaction<'_>, round: u64) -> Result<OpenMembers, 
         return Err(StorageError::Damaged("a registration"));
     }
     Ok(OpenMembers { round, members })
+}
+
+/// Waits for a connection.
+pub(super) fn lock(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
+    // A panic elsewhere cannot have left a connection in a broken state.
+    connection.lock().unwrap_or_else(PoisonError::into_inner)
 }

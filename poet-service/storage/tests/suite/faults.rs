@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use poet_conformance::skip;
 use poet_rounds::{
     clock::SystemClock,
     counters::{Counters, Published},
@@ -275,9 +276,7 @@ impl SmallDisk {
             Ok(mount) => String::from_utf8_lossy(&mount.stderr).trim().to_owned(),
             Err(error) => error.to_string(),
         };
-        let ci = std::env::var_os("CI").is_some_and(|ci| !ci.is_empty());
-        assert!(!ci, "CI must be able to mount a file system: {reason}");
-        eprintln!("skipped: no file system can be mounted here: {reason}");
+        skip(format_args!("no file system can be mounted here: {reason}"));
         None
     }
 

@@ -14,6 +14,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use poet_conformance::skip;
+
 /// The password that `--auth-host` requires.
 pub(crate) const PASSWORD: &str = "a password: with\\signs";
 
@@ -70,9 +72,7 @@ impl PostgresServer {
     /// connect as `poet` through the socket, and with [`PASSWORD`] from this machine.
     pub(crate) fn start() -> Option<Self> {
         let Some(programs) = programs() else {
-            let required = env::var("CI").is_ok_and(|ci| ci == "true");
-            assert!(!required, "PostgreSQL is not installed");
-            println!("skipped: PostgreSQL is not installed (apt install postgresql)");
+            skip("PostgreSQL is not installed (apt install postgresql)");
             return None;
         };
         Some(Self::start_in(programs, tempfile::tempdir().unwrap()))

@@ -279,8 +279,8 @@ impl Shared {
             tracing::warn!(
                 round = lag.round,
                 behind = ?behind,
-                "the audit is behind: other programs take its share of the CPU; it goes on with a \
-                 higher priority"
+                "the audit is behind: other programs take its share of the CPU; it continues with \
+                 a higher priority"
             );
             self.behind.store(true, Relaxed);
             self.stop_low.store(true, Relaxed);

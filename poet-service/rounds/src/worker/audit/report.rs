@@ -106,7 +106,8 @@ impl Audits {
                     "cannot read what audits found before: {}",
                     match error.kind() {
                         io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof =>
-                            "the file is damaged; it is written again when something is found".to_owned(),
+                            "the file is damaged; it is written again when something is \
+                             found".to_owned(),
                         _ => error.to_string(),
                     }
                 );
@@ -134,8 +135,7 @@ impl Audits {
         tracing::error!(
             round,
             leaves,
-            "ALARM: the log is shorter than it was: work that had been audited is not in it any more, \
-             and is done again"
+            "ALARM: the log is shorter than it was: audited work is missing from it, and is recomputed"
         );
         let event = format!(
             "the log is shorter than it was: {leaves} audited leaves are not in it any more"
@@ -158,7 +158,7 @@ impl Audits {
         if let (Some(folder), Some(report)) = (folder, self.round(round))
             && let Err(error) = keep(&report, folder)
         {
-            tracing::warn!(%error, round, "cannot keep what audits have found");
+            tracing::warn!(%error, round, "cannot store what audits have found");
         }
     }
 

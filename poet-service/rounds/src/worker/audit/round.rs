@@ -16,7 +16,7 @@ use poet_engine::{
 
 use super::{
     super::Job,
-    AuditMode, cores,
+    mode::{AuditMode, cores},
     report::{AuditReport, Audits},
 };
 use crate::{
@@ -326,7 +326,7 @@ impl RoundAudit {
         if let Some(kept) = &mut self.kept
             && let Err(error) = kept.cut(0)
         {
-            tracing::warn!(%error, round = self.round, "cannot keep what was audited");
+            tracing::warn!(%error, round = self.round, "cannot store what was audited");
             self.kept = None;
         }
     }
@@ -380,7 +380,7 @@ impl RoundAudit {
         if !new.is_empty()
             && let Err(error) = kept.append(new)
         {
-            tracing::warn!(%error, round = self.round, "cannot keep what was audited");
+            tracing::warn!(%error, round = self.round, "cannot store what was audited");
             self.kept = None;
         }
     }
@@ -443,7 +443,7 @@ impl RoundAudit {
                 round,
                 entry,
                 first_leaf,
-                "ALARM: the work that this server follows went wrong; the copy of it is right again"
+                "ALARM: the work that this server follows went wrong; the copy is correct again"
             );
             let event = format!("the work of another server was wrong from entry {entry} on");
             self.found(&event, |_| {});
@@ -455,7 +455,7 @@ impl RoundAudit {
             entry,
             first_leaf,
             lost_leaves = lost,
-            "ALARM: the work went wrong and goes on from its last right leaf: memory or CPU are \
+            "ALARM: the work went wrong and continues from its last correct leaf: memory or CPU are \
              unreliable"
         );
         let event =
@@ -515,8 +515,8 @@ fn drop_damaged(
     let name = path.file_name().unwrap_or_default().display();
     tracing::warn!(
         roots = before - roots.len(),
-        "the end of {name} is damaged, as a power failure or fsck leaves it: it is cut off, and what it \
-         was for is audited again"
+        "the end of {name} is damaged, as a power failure or fsck leaves it: it is cut off, and \
+         the leaves that it covered are audited again"
     );
     if let Err(error) = file.cut(roots.len() as u64) {
         tracing::warn!(%error, "cannot cut {name}");
