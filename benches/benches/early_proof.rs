@@ -30,6 +30,7 @@ mod turns {
         calibration, is_measuring, kernels,
         synthetic::{self, MAINNET_SUBTREE_HEIGHT, STATEMENT},
     };
+    use poet_conformance::skip;
     use poet_engine::{
         LABEL_DEPTH, ProveProgress, RoundWork, SubtreeHeight, T, Tree, prove, run, verify,
     };
@@ -49,7 +50,7 @@ mod turns {
         let cores = affinity::allowed();
         let (Some(first), Some(last)) = (cores.first(), cores.last().filter(|_| cores.len() > 1))
         else {
-            println!("skipped: one core cannot hash and prove at the same time");
+            skip("one core cannot hash and prove at the same time");
             return Ok(());
         };
         let number = std::env::args().find_map(|argument| argument.parse().ok());
@@ -236,5 +237,5 @@ fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
 
 #[cfg(not(unix))]
 fn main() {
-    println!("skipped: this system cannot stop and continue a process");
+    poet_conformance::skip("this system cannot stop and continue a process");
 }

@@ -10,7 +10,7 @@ use poet_host::{Core, Machine};
 
 /// Something that costs ticks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
+pub struct Advice {
     /// The description.
     pub what: String,
     /// The cost, or why it is unknown.
@@ -58,7 +58,7 @@ const SHARE: f64 = 0.001;
 
 /// Returns what costs ticks, and what could not be checked.
 #[must_use]
-pub fn findings(machine: &Machine, measured: &Measured) -> (Vec<Finding>, Vec<String>) {
+pub fn advice(machine: &Machine, measured: &Measured) -> (Vec<Advice>, Vec<String>) {
     let unknown = Core::default();
     let core = machine.core(measured.core).unwrap_or(&unknown);
     let mut found = Vec::new();
@@ -85,10 +85,10 @@ pub fn findings(machine: &Machine, measured: &Measured) -> (Vec<Finding>, Vec<St
 /// Returns the whole check as text.
 #[must_use]
 pub fn text(machine: &Machine, measured: &Measured) -> String {
-    let (found, hidden) = findings(machine, measured);
+    let (found, hidden) = advice(machine, measured);
     let mut text = format!("What costs ticks on core {}\n", measured.core);
-    for (index, finding) in found.iter().enumerate() {
-        let Finding { what, gain, change } = finding;
+    for (index, advice) in found.iter().enumerate() {
+        let Advice { what, gain, change } = advice;
         let number = index + 1;
         text += &format!("\n{number}. {what}\n   gain    {gain}\n   change  {change}\n");
     }
@@ -133,7 +133,7 @@ fn printable(name: &str) -> String {
     name.chars().take(60).map(plain).collect()
 }
 
-fn clock(machine: &Machine, core: &Core, measured: &Measured) -> Vec<Finding> {
+fn clock(machine: &Machine, core: &Core, measured: &Measured) -> Vec<Advice> {
     let gain = match (measured.clock_hz, core.max_hz) {
         (Some(now), Some(most)) if most as f64 > now => format!(
             "measured {:.2} GHz of at most {:.2}: up to {}",
@@ -150,7 +150,7 @@ fn clock(machine: &Machine, core: &Core, measured: &Measured) -> Vec<Finding> {
         .governor
         .as_deref()
         .filter(|governor| *governor != "performance");
-    let governor = governor.map(|governor| Finding {
+    let governor = governor.map(|governor| Advice {
         what: format!(
             "The governor of core {} is {governor}, not performance.",
             core.id
@@ -165,7 +165,7 @@ fn clock(machine: &Machine, core: &Core, measured: &Measured) -> Vec<Finding> {
         .turbo_switch
         .as_deref()
         .filter(|_| machine.turbo == Some(false));
-    let turbo = switch.map(|switch| Finding {
+    let turbo = switch.map(|switch| Advice {
         what: "Turbo is off.".into(),
         gain,
         change: format!(
@@ -186,7 +186,7 @@ fn lost(measured: &Measured) -> String {
     )
 }
 
-fn isolation(machine: &Machine, measured: &Measured) -> Option<Finding> {
+fn isolation(machine: &Machine, measured: &Measured) -> Option<Advice> {
     let core = measured.core;
     let missing: Vec<&str> = [
         ("isolated", &machine.isolated),
@@ -208,7 +208,7 @@ fn isolation(machine: &Machine, measured: &Measured) -> Option<Finding> {
             list(&machine.isolated)
         )
     };
-    Some(Finding {
+    Some(Advice {
         what,
         gain: lost(measured),
         change: command_line(machine, core),
@@ -245,7 +245,7 @@ fn command_line(machine: &Machine, core: usize) -> String {
     }
 }
 
-fn interruptions(machine: &Machine, core: &Core, measured: &Measured) -> Vec<Finding> {
+fn interruptions(machine: &Machine, core: &Core, measured: &Measured) -> Vec<Advice> {
     let mut found = Vec::new();
     let others = machine
         .cores
@@ -254,7 +254,7 @@ fn interruptions(machine: &Machine, core: &Core, measured: &Measured) -> Vec<Fin
     let others: Vec<String> = others.map(|other| other.id.to_string()).collect();
     let count = core.device_interrupts.filter(|count| *count > 0);
     if let Some(count) = count.filter(|_| !others.is_empty()) {
-        found.push(Finding {
+        found.push(Advice {
             what: format!(
                 "Core {} has served {count} interrupts of devices since boot.",
                 core.id
@@ -271,7 +271,7 @@ fn interruptions(machine: &Machine, core: &Core, measured: &Measured) -> Vec<Fin
         });
     }
     if machine.nmi_watchdog == Some(true) {
-        found.push(Finding {
+        found.push(Advice {
             what: "The NMI watchdog interrupts every core, and takes a performance counter.".into(),
             gain: "not measured: every few seconds, far below 0.01 %".into(),
             change: "sudo sysctl kernel.nmi_watchdog=0".into(),
@@ -285,7 +285,7 @@ fn interruptions(machine: &Machine, core: &Core, measured: &Measured) -> Vec<Fin
                 measured.run.seconds, it.seconds, it.periods
             )
         });
-        found.push(Finding {
+        found.push(Advice {
             what: format!(
                 "The control group {group} allows {quota} cores of CPU time{}.",
                 if quota < 1.0 { ", less than the hashing thread uses" } else { "" }
@@ -310,7 +310,7 @@ fn interruptions(machine: &Machine, core: &Core, measured: &Measured) -> Vec<Fin
     let allowed = machine.cpu_set.as_ref().filter(|cores| !cores.is_empty());
     let online = machine.cores.iter().filter(|core| core.online).count();
     if let Some(cores) = allowed.filter(|cores| cores.len() < online) {
-        found.push(Finding {
+        found.push(Advice {
             what: format!(
                 "The control group allows cores {} only, {} of {online}.",
                 list(cores),
@@ -335,7 +335,7 @@ fn unit(group: &str) -> Option<&str> {
     is_unit.then_some(name)
 }
 
-fn sibling(machine: &Machine, core: &Core, measured: &Measured) -> Option<Finding> {
+fn sibling(machine: &Machine, core: &Core, measured: &Measured) -> Option<Advice> {
     let sibling = core
         .siblings
         .first()
@@ -349,7 +349,7 @@ fn sibling(machine: &Machine, core: &Core, measured: &Measured) -> Option<Findin
         Some((ratio, _)) => format!("none measured: with the sibling busy the ratio is {ratio:.3}"),
         None => "not measured: this process may not run on the sibling".into(),
     };
-    Some(Finding {
+    Some(Advice {
         what: format!(
             "Core {} shares its execution units with core {sibling}.",
             core.id
@@ -359,7 +359,7 @@ fn sibling(machine: &Machine, core: &Core, measured: &Measured) -> Option<Findin
     })
 }
 
-fn hypervisor(machine: &Machine, measured: &Measured) -> Option<Finding> {
+fn hypervisor(machine: &Machine, measured: &Measured) -> Option<Advice> {
     let name = machine.hypervisor.as_ref()?;
     let steal = match (measured.steal, machine.steal) {
         (Some(now), Some(ever)) if now >= SHARE || ever >= SHARE => format!(
@@ -370,20 +370,20 @@ fn hypervisor(machine: &Machine, measured: &Measured) -> Option<Finding> {
         (Some(_), Some(_)) => "it shows no time given to others".into(),
         _ => "not known: it does not show the time given to others".into(),
     };
-    Some(Finding {
+    Some(Advice {
         what: format!("This is a guest of a hypervisor ({name})."),
         gain: steal,
         change: "a machine of its own, or on the host: virsh vcpupin GUEST VCPU HOST_CORE".into(),
     })
 }
 
-fn idle_states(core: &Core) -> Option<Finding> {
+fn idle_states(core: &Core) -> Option<Advice> {
     let mut deep = core
         .idle_states
         .iter()
         .filter(|state| state.enabled && state.latency_us > DEEP_US);
     let state = deep.next()?;
-    Some(Finding {
+    Some(Advice {
         what: format!(
             "Deep idle states are on: {} takes {} µs to wake up from.",
             state.name, state.latency_us
@@ -395,13 +395,13 @@ fn idle_states(core: &Core) -> Option<Finding> {
     })
 }
 
-fn old_kernel(machine: &Machine) -> Option<Finding> {
+fn old_kernel(machine: &Machine) -> Option<Advice> {
     let mut numbers = machine
         .kernel
         .split(|c: char| !c.is_ascii_digit())
         .map(str::parse);
     let version = (numbers.next()?.ok()?, numbers.next()?.ok()?);
-    (version < OLD_KERNEL).then(|| Finding {
+    (version < OLD_KERNEL).then(|| Advice {
         what: format!("The kernel is old: {}.", machine.kernel),
         gain: "not measured: later ones drive clocks and keep cores free of ticks better".into(),
         change: "upgrade the distribution (or its kernel) and reboot".into(),
@@ -455,7 +455,7 @@ mod tests {
 
     #[test]
     fn nothing_to_find() {
-        assert_eq!(findings(&tuned(), &measured()), (vec![], vec![]));
+        assert_eq!(advice(&tuned(), &measured()), (vec![], vec![]));
     }
 
     #[test]
@@ -481,7 +481,7 @@ mod tests {
         core.siblings = vec![7];
         core.device_interrupts = Some(12);
         core.idle_states[0].latency_us = 350;
-        let (found, hidden) = findings(&machine, &measured());
+        let (found, hidden) = advice(&machine, &measured());
         assert!(hidden.is_empty());
         assert_eq!(found.len(), 10, "{found:#?}");
         assert!(
@@ -506,7 +506,7 @@ mod tests {
     fn what_is_hidden_is_named() {
         let mut measured = measured();
         measured.interrupts = None;
-        let (_, hidden) = findings(&Machine::default(), &measured);
+        let (_, hidden) = advice(&Machine::default(), &measured);
         assert_eq!(hidden.len(), 7);
         let text = text(&Machine::default(), &measured);
         assert!(
@@ -533,7 +533,7 @@ mod tests {
             machine.isolated.clear();
             machine.boot_loader = loader;
             machine.container = container.map(str::to_owned);
-            findings(&machine, &measured()).0[0].change.clone()
+            advice(&machine, &measured()).0[0].change.clone()
         };
         let debian = advice(Some(BootLoader::GrubDebian), None);
         assert!(
@@ -554,7 +554,7 @@ mod tests {
             machine.cpu_quota = Some(0.5);
             machine.cpu_quota_group = Some(group.into());
             machine.container = container.map(str::to_owned);
-            findings(&machine, &measured()).0[0].change.clone()
+            advice(&machine, &measured()).0[0].change.clone()
         };
         let unit = change("/system.slice/poet.service", None);
         assert_eq!(unit, "sudo systemctl set-property poet.service CPUQuota=");
@@ -571,7 +571,7 @@ mod tests {
             ..Core::default()
         });
         machine.cpu_set = Some(vec![3]);
-        let found = findings(&machine, &measured()).0;
+        let found = advice(&machine, &measured()).0;
         assert_eq!(
             found[0].what,
             "The control group allows cores 3 only, 1 of 2."

@@ -9,7 +9,7 @@ use crate::html::compared;
 use crate::plot::Bar;
 use crate::report::Report;
 use crate::table::Section;
-use crate::verdict::{Basis, Doubt, Rate};
+use crate::verdict::{Basis, Doubt, RoundRate};
 use crate::words::{clock, dash, duration, list, thousands};
 
 /// Smaller differences count as none.
@@ -26,7 +26,7 @@ pub struct Comparison {
 
 /// A sentence of a comparison.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Sentence {
+pub enum ComparisonSentence {
     /// What is compared.
     Compared {
         /// The rate.
@@ -147,12 +147,12 @@ impl Comparison {
 
     /// Returns the sentences.
     #[must_use]
-    pub fn sentences(&self) -> Vec<Sentence> {
+    pub fn sentences(&self) -> Vec<ComparisonSentence> {
         let any_long = self
             .reports
             .iter()
             .any(|(_, report)| report.endurance.is_some());
-        let mut sentences = vec![Sentence::Compared {
+        let mut sentences = vec![ComparisonSentence::Compared {
             basis: self.basis,
             short: any_long && self.basis == Basis::Undisturbed,
         }];
@@ -168,12 +168,12 @@ impl Comparison {
                 fact.map(|(_, value)| value.clone())
             };
             if facts.iter().any(|other| value(other) != value(&facts[0])) {
-                sentences.push(Sentence::Unlike { what });
+                sentences.push(ComparisonSentence::Unlike { what });
             }
         }
         for (name, report) in &self.reports {
             let doubts = report.verdict.doubts.iter().cloned();
-            sentences.extend(doubts.map(|doubt| Sentence::Doubt {
+            sentences.extend(doubts.map(|doubt| ComparisonSentence::Doubt {
                 name: name.clone(),
                 doubt,
             }));
@@ -182,7 +182,7 @@ impl Comparison {
     }
 
     /// Returns the fastest, as far as these reports can decide.
-    fn winner(&self) -> Option<Sentence> {
+    fn winner(&self) -> Option<ComparisonSentence> {
         let (fastest, next) = (self.reports.first()?, self.reports.get(1)?);
         let tied = self.reports.iter().skip(1);
         let tied = tied.filter(|(_, report)| alike(&fastest.1, report, self.basis));
@@ -200,11 +200,11 @@ impl Comparison {
             .map(|(name, _)| name.clone())
             .collect();
         Some(if !undecided.is_empty() {
-            Sentence::Undecided { names: undecided }
+            ComparisonSentence::Undecided { names: undecided }
         } else if !names.is_empty() {
-            Sentence::Tied { names }
+            ComparisonSentence::Tied { names }
         } else {
-            Sentence::Fastest {
+            ComparisonSentence::Fastest {
                 name: fastest.0.clone(),
                 next: next.0.clone(),
                 factor: rate(&fastest.1, self.basis) / rate(&next.1, self.basis),
@@ -218,7 +218,7 @@ impl Comparison {
         let rows = self.reports.iter().map(|(name, report)| {
             let (verdict, prover) = (&report.verdict, &report.prover);
             let leaves_per_s = rate(report, self.basis);
-            let ticks = Rate::of(leaves_per_s, settings.round_s, settings.tick_size).ticks;
+            let ticks = RoundRate::of(leaves_per_s, settings.round_s, settings.tick_size).ticks;
             let price = verdict.price_per_tick;
             vec![
                 name.clone(),
@@ -293,7 +293,7 @@ impl Comparison {
     }
 }
 
-impl fmt::Display for Sentence {
+impl fmt::Display for ComparisonSentence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Compared {
@@ -516,16 +516,16 @@ mod tests {
         let names: Vec<&str> = differences.rows.iter().map(|row| row[0].as_str()).collect();
         assert_eq!(names, ["--tick-size", "--tick-size", "turbo", "turbo"]);
         let expected = [
-            Sentence::Compared {
+            ComparisonSentence::Compared {
                 basis: Basis::WithInterruptions,
                 short: false,
             },
-            Sentence::Fastest {
+            ComparisonSentence::Fastest {
                 name: "a".into(),
                 next: "b".into(),
                 factor: 55_000.0 / 44_000.0,
             },
-            Sentence::Unlike {
+            ComparisonSentence::Unlike {
                 what: "--tick-size",
             },
         ];
@@ -537,7 +537,10 @@ mod tests {
     fn equals_are_not_ranked() {
         let comparison = compare(vec![("a", sample()), ("b", sample()), ("c", slower())]);
         let names = vec!["a".to_owned(), "b".to_owned()];
-        assert_eq!(comparison.sentences()[1], Sentence::Tied { names });
+        assert_eq!(
+            comparison.sentences()[1],
+            ComparisonSentence::Tied { names }
+        );
         // Overlapping windows are alike, whatever the means.
         let mut near = sample();
         for window in &mut near.endurance.as_mut().unwrap().windows {
@@ -545,7 +548,10 @@ mod tests {
         }
         let comparison = compare(vec![("a", sample()), ("b", near.judged(&[]))]);
         let names = vec!["a".to_owned(), "b".to_owned()];
-        assert_eq!(comparison.sentences()[1], Sentence::Tied { names });
+        assert_eq!(
+            comparison.sentences()[1],
+            ComparisonSentence::Tied { names }
+        );
     }
 
     #[test]
@@ -555,10 +561,13 @@ mod tests {
         let comparison = compare(vec![("a", quick.judged(&[])), ("b", slower())]);
         let sentences = comparison.sentences();
         let names = vec!["a".to_owned()];
-        assert_eq!(sentences[1], Sentence::Undecided { names });
+        assert_eq!(sentences[1], ComparisonSentence::Undecided { names });
         let name = "a".to_owned();
         let doubt = Doubt::Quick;
-        assert_eq!(sentences.last(), Some(&Sentence::Doubt { name, doubt }));
+        assert_eq!(
+            sentences.last(),
+            Some(&ComparisonSentence::Doubt { name, doubt })
+        );
     }
 
     #[test]
@@ -567,14 +576,16 @@ mod tests {
         short.endurance = None;
         let comparison = compare(vec![("a", sample()), ("b", short.judged(&[]))]);
         let sentences = comparison.sentences();
-        let expected = Sentence::Compared {
+        let expected = ComparisonSentence::Compared {
             basis: Basis::Undisturbed,
             short: true,
         };
         assert_eq!(sentences[0], expected);
         // The same basis for both: 55,400 to 44,000.
         let factor = 55_400.0 / 44_000.0;
-        assert!(matches!(&sentences[1], Sentence::Fastest { factor: it, .. } if *it == factor));
+        assert!(
+            matches!(&sentences[1], ComparisonSentence::Fastest { factor: it, .. } if *it == factor)
+        );
     }
 
     #[test]

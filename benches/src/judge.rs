@@ -2,7 +2,7 @@
 
 use crate::known::KnownCore;
 use crate::report::{Report, Sustained};
-use crate::verdict::{Doubt, Rate, Verdict};
+use crate::verdict::{Doubt, RoundRate, Verdict};
 
 /// A wider spread of the samples is noise.
 const NOISE: f64 = 0.02;
@@ -97,7 +97,7 @@ pub fn follows(report: &Report) -> bool {
 
 fn judge(report: &Report, more: &[Doubt]) -> Verdict {
     let (settings, prover) = (&report.settings, &report.prover);
-    let rate = |leaves_per_s| Rate::of(leaves_per_s, settings.round_s, settings.tick_size);
+    let rate = |leaves_per_s| RoundRate::of(leaves_per_s, settings.round_s, settings.tick_size);
     let (sustained, seconds, long) = report.sustained();
     let undisturbed = rate(prover.leaves_per_s.median);
     let with_interruptions = rate(sustained.leaves_per_s);
@@ -196,9 +196,9 @@ mod tests {
 
     #[test]
     fn ticks_of_a_round() {
-        let rate = Rate::of(78_000.0, 1_166_400.0, 9_331_200);
+        let rate = RoundRate::of(78_000.0, 1_166_400.0, 9_331_200);
         assert_eq!((rate.leaves_per_round, rate.ticks), (90_979_200_000, 9750));
-        assert_eq!(Rate::of(1.0, 10.0, 20).ticks, 0);
+        assert_eq!(RoundRate::of(1.0, 10.0, 20).ticks, 0);
     }
 
     #[test]

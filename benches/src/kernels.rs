@@ -1,12 +1,12 @@
 //! The kernels of this CPU.
 
-use poet_backends::{BackendReport, Excluded, Options, Selection, select_with, survey};
+use poet_backends::{BackendReport, Excluded, SelectOptions, Selection, select_with, survey};
 use poet_conformance::{Rng, reference};
 use poet_engine::{Chain, LABEL_DEPTH, Node, Sha256, Work, WorkFunction};
 
 /// The kernels of a backend that this CPU can run.
 #[derive(Clone, Copy)]
-pub struct Backend {
+pub struct RunnableBackend {
     /// The backend's name.
     pub name: &'static str,
     /// The chain.
@@ -23,7 +23,7 @@ pub struct Backend {
 /// # Panics
 /// Panics if a kernel fails its self-test.
 #[must_use]
-pub fn all(function: WorkFunction) -> Vec<Backend> {
+pub fn all(function: WorkFunction) -> Vec<RunnableBackend> {
     let mut kernels = Vec::new();
     for report in survey(function) {
         match report.excluded {
@@ -42,10 +42,10 @@ pub fn all(function: WorkFunction) -> Vec<Backend> {
 /// # Panics
 /// Panics if they are excluded after all.
 #[must_use]
-pub fn usable(function: WorkFunction, report: &BackendReport) -> Backend {
+pub fn usable(function: WorkFunction, report: &BackendReport) -> RunnableBackend {
     // A forced backend is used for many chains, whatever it is for.
     let kernels = *forced(function, report.name).kernels();
-    Backend {
+    RunnableBackend {
         name: report.name,
         chain: kernels.wide_chain,
         sha256: kernels.wide_sha256,
@@ -54,7 +54,7 @@ pub fn usable(function: WorkFunction, report: &BackendReport) -> Backend {
 }
 
 fn forced(function: WorkFunction, name: &str) -> Work {
-    let options = Options {
+    let options = SelectOptions {
         forced: Some(name),
         trial: false,
     };
@@ -76,7 +76,8 @@ pub fn portable(function: WorkFunction) -> Work {
 /// Panics if the environment forces a backend that cannot be used.
 #[must_use]
 pub fn chosen() -> Selection {
-    select_with(WorkFunction::Sha256, Options::default()).unwrap_or_else(|error| panic!("{error}"))
+    select_with(WorkFunction::Sha256, SelectOptions::default())
+        .unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Returns `count` chains of `n` hashes each: their starts, and their ends according to the oracle.

@@ -3,7 +3,7 @@
 use poet_host::Machine;
 
 use crate::report::Report;
-use crate::verdict::Rate;
+use crate::verdict::RoundRate;
 
 /// Hashes per leaf in the tree of a mainnet round.
 pub const HASHES_PER_LEAF: f64 = 412.0625;
@@ -112,9 +112,9 @@ impl KnownCore {
 
     /// Computes the rate of such a core at a clock.
     #[must_use]
-    pub fn rate(&self, hz: f64, round_s: f64, tick_size: u64) -> Rate {
+    pub fn rate(&self, hz: f64, round_s: f64, tick_size: u64) -> RoundRate {
         let leaves_per_s = hz / (self.cycles_per_hash * HASHES_PER_LEAF);
-        Rate::of(leaves_per_s, round_s, tick_size)
+        RoundRate::of(leaves_per_s, round_s, tick_size)
     }
 }
 

@@ -4,14 +4,13 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{CommandFactory as _, FromArgMatches as _};
 use poet_bench::check;
 use poet_bench::compare::Comparison;
 use poet_bench::known::KnownCore;
-use poet_bench::options::{Command, Measurement, Options, Outputs};
+use poet_bench::options::{BenchOptions, Command, Measurement, Outputs, RoundOptions};
 use poet_bench::report::Report;
 use poet_bench::sample::WrongAnswer;
 use poet_bench::sections::sections;
@@ -19,7 +18,7 @@ use poet_bench::sentences::sentences;
 use poet_bench::table::Section;
 use poet_bench::words::{duration, thousands};
 use poet_bench::{csv, html, session};
-use poet_files::Output;
+use poet_files::{Output, explain, reason};
 
 /// The machine computed something wrong.
 const WRONG: u8 = 1;
@@ -32,29 +31,24 @@ const TOO_SLOW: u8 = 3;
 static STOP: AtomicBool = AtomicBool::new(false);
 
 fn main() -> ExitCode {
-    let matches = poet_pages::with_pages(Options::command()).get_matches();
-    if let Some(written) = poet_pages::write_if_asked(&matches, Options::command()) {
+    let matches = poet_pages::with_pages(BenchOptions::command()).get_matches();
+    if let Some(written) = poet_pages::write_if_asked(&matches, BenchOptions::command()) {
         let Err(error) = written else {
             return ExitCode::SUCCESS;
         };
-        eprintln!("poet-bench: cannot write the pages: {error}");
+        eprintln!("poet-bench: cannot write the pages: {}", reason(&error));
         return ExitCode::from(BAD_INPUT);
     }
-    let options = Options::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let options = BenchOptions::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let result = match options.command {
         None => measure(&options.measurement),
         Some(Command::Compare { reports, outputs }) => compare(&reports, &outputs),
         Some(Command::Render { report, outputs }) => render(&report, &outputs),
-        Some(Command::Predict {
-            kind,
-            ghz,
-            tick_size,
-            round,
-        }) => predict(kind, ghz, tick_size, round),
+        Some(Command::Predict { kind, ghz, round }) => predict(kind, ghz, round),
         Some(Command::Check { core }) => check(core),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("poet-bench: {error:#}");
+        eprintln!("poet-bench: {}", explain(error.as_ref()));
         let wrong = error.downcast_ref::<WrongAnswer>().is_some();
         ExitCode::from(if wrong { WRONG } else { BAD_INPUT })
     })
@@ -134,7 +128,7 @@ impl Files {
     /// failure and goes on: the disk may have room again later.
     fn checkpoint(&self, report: &Report) {
         if let Err(error) = self.write(report, Output::is_replaced) {
-            eprintln!("poet-bench: {error:#}; the run goes on");
+            eprintln!("poet-bench: {}; the run goes on", explain(error.as_ref()));
         }
     }
 
@@ -266,7 +260,8 @@ fn markdown(heading: &str, sentences: &[String], sections: &[Section]) -> String
     format!("# {heading}\n\n{list}{tables}")
 }
 
-fn predict(kind: &KnownCore, ghz: f64, tick_size: u64, round: Duration) -> Result<ExitCode> {
+fn predict(kind: &KnownCore, ghz: f64, round: RoundOptions) -> Result<ExitCode> {
+    let (tick_size, round) = (round.tick_size, round.length);
     let rate = kind.rate(ghz * 1e9, round.as_secs_f64(), tick_size);
     let per_100_mhz = kind.rate(1e8, round.as_secs_f64(), tick_size);
     print(&format!(
@@ -298,7 +293,7 @@ fn check(core: Option<usize>) -> Result<ExitCode> {
 fn print(text: &str) -> Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            bail!("cannot print the report: {}", poet_files::reason(&error))
+            bail!("cannot print the report: {}", reason(&error))
         }
         _ => Ok(()),
     }

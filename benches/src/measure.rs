@@ -15,7 +15,7 @@ use crate::kernels;
 use crate::peers::Sha2Compress;
 use crate::pinning::on_core;
 use crate::progress::Progress;
-use crate::report::{Backend, CoreResult, Cores, SkippedCore, Speed, Yardstick};
+use crate::report::{BackendResult, CoreResult, Cores, SkippedCore, Speed, Yardstick};
 use crate::sample::{LEAST_SAMPLES, Subject, WARM_UP, WrongAnswer, visit};
 use crate::stat::Stat;
 
@@ -148,7 +148,7 @@ pub fn backends(
     core: usize,
     hashes_per_leaf: f64,
     seconds: f64,
-) -> Result<(Vec<Backend>, Yardstick)> {
+) -> Result<(Vec<BackendResult>, Yardstick)> {
     let mut subjects = vec![Subject::one("sha2", WorkFunction::Sha256, &Sha2Compress)];
     // The places of each report's subjects.
     let mut places = Vec::new();
@@ -179,8 +179,8 @@ pub fn backends(
     let speed = |place: Option<usize>| subjects[place?].speed();
     let rate = |speed: Option<Speed>| speed.map(|speed| speed.hashes_per_s.median);
     let results = selection.reports().iter().zip(places.iter().copied());
-    let backends: Vec<Backend> = results
-        .map(|(report, (one, many))| Backend {
+    let backends: Vec<BackendResult> = results
+        .map(|(report, (one, many))| BackendResult {
             name: report.name.to_owned(),
             excluded: report.excluded.as_ref().map(ToString::to_string),
             one: speed(one),

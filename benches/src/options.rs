@@ -15,7 +15,7 @@ use crate::known::{self, KnownCore};
 /// whole prover on the best core.
 #[derive(Clone, Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
-pub struct Options {
+pub struct BenchOptions {
     /// What to do instead of measuring.
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -53,18 +53,14 @@ pub enum Command {
         /// The clock that the core sustains for weeks, in GHz
         #[arg(value_name = "GHZ", value_parser = parse_ghz)]
         ghz: f64,
-        /// Leaves per tick
-        #[arg(long, value_name = "LEAVES", default_value = "9331200",
-            value_parser = clap::value_parser!(u64).range(1..))]
-        tick_size: u64,
-        /// The length of a round
-        #[arg(long, value_name = "TIME", default_value = "324h", value_parser = parse_duration)]
-        round: Duration,
+        /// What is predicted.
+        #[command(flatten)]
+        round: RoundOptions,
     },
     /// Show what costs ticks on this machine, and the commands that change it; changes nothing
     Check {
         /// The core to check [default: the fastest]
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", value_parser = parse_core)]
         core: Option<usize>,
     },
 }
@@ -84,6 +80,19 @@ pub struct Outputs {
     /// Replace existing files
     #[arg(long)]
     pub force: bool,
+}
+
+/// What makes ticks of leaves, and rounds of time.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct RoundOptions {
+    /// Leaves per tick
+    #[arg(long, value_name = "LEAVES", default_value_t = TICK_LEAVES,
+        value_parser = parse_tick_size)]
+    pub tick_size: u64,
+    /// The length of a round
+    #[arg(long = "round", id = "round", value_name = "TIME", default_value = "324h",
+        value_parser = parse_duration)]
+    pub length: Duration,
 }
 
 /// How to measure.
@@ -121,11 +130,11 @@ pub struct Measurement {
     #[arg(long, value_name = "NAME")]
     pub backend: Option<String>,
     /// The core to use [default: the fastest]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_core)]
     pub core: Option<usize>,
     /// The priority to run at, a nice value from -20 (highest) to 19 [default: unchanged]
     #[arg(long, value_name = "NICE", allow_negative_numbers = true,
-        value_parser = clap::value_parser!(i32).range(-20..=19))]
+        value_parser = parse_priority)]
     pub priority: Option<i32>,
     /// Exit with code 3 if the rate with interruptions is below N leaves per second
     #[arg(long, value_name = "N", value_parser = parse_amount)]
@@ -133,13 +142,9 @@ pub struct Measurement {
     /// Exit with code 3 if the rate without interruptions is below N leaves per second
     #[arg(long, value_name = "N", value_parser = parse_amount)]
     pub min_undisturbed_leaves_per_second: Option<f64>,
-    /// Leaves per tick
-    #[arg(long, value_name = "LEAVES", default_value_t = TICK_LEAVES,
-        value_parser = clap::value_parser!(u64).range(1..))]
-    pub tick_size: u64,
-    /// The length of a round
-    #[arg(long, value_name = "TIME", default_value = "324h", value_parser = parse_duration)]
-    pub round: Duration,
+    /// The round whose ticks are counted.
+    #[command(flatten)]
+    pub round: RoundOptions,
     /// A trial run of seconds, to see the output; its numbers decide nothing
     #[arg(long)]
     pub quick: bool,
@@ -149,6 +154,27 @@ fn parse_work(text: &str) -> Result<WorkFunction> {
     let all = [WorkFunction::Sha256, WorkFunction::Haraka256];
     let named = all.into_iter().find(|function| function.name() == text);
     named.context("expected sha256 or haraka256")
+}
+
+// Not clap's own parsers of numbers: they answer with Rust's texts.
+
+fn parse_core(text: &str) -> Result<usize> {
+    let core = text.parse().ok();
+    core.context("expected the number of a core, such as 0")
+}
+
+fn parse_priority(text: &str) -> Result<i32> {
+    let priority = text.parse().ok();
+    priority
+        .filter(|priority| (-20..=19).contains(priority))
+        .context("expected a whole number from -20 to 19")
+}
+
+fn parse_tick_size(text: &str) -> Result<u64> {
+    let leaves = text.parse().ok();
+    leaves
+        .filter(|leaves| *leaves > 0)
+        .context("expected a whole number that is 1 or greater")
 }
 
 fn parse_amount(text: &str) -> Result<f64> {
@@ -239,9 +265,10 @@ mod tests {
     #[test]
     fn command_line() {
         use clap::CommandFactory;
-        Options::command().debug_assert();
-        let parse =
-            |arguments: &[&str]| Options::try_parse_from([&["poet-bench"], arguments].concat());
+        BenchOptions::command().debug_assert();
+        let parse = |arguments: &[&str]| {
+            BenchOptions::try_parse_from([&["poet-bench"], arguments].concat())
+        };
         let options = parse(&["--work", "haraka256", "--priority", "-5"]).unwrap();
         assert_eq!(options.measurement.work, WorkFunction::Haraka256);
         assert_eq!(options.measurement.priority, Some(-5));
@@ -250,8 +277,21 @@ mod tests {
         for bad in [
             &["--work", "md5"][..],
             &["--core", "x"],
+            &["--core", "99999999999999999999999"],
+            &["check", "--core", "1.5"],
             &["--priority", "20"],
+            &["--priority", "high"],
             &["--tick-size", "0"],
+            &["--tick-size", "99999999999999999999999"],
+            &["--round", "x"],
+            &["predict", "zen-4", "4", "--tick-size", "x"],
+            &[
+                "predict",
+                "zen-4",
+                "4",
+                "--round",
+                "99999999999999999999999h",
+            ],
             &["--min-leaves-per-second", "nan"],
             &["--duration", "soon"],
             &["compare", "one.json"],
@@ -264,7 +304,10 @@ mod tests {
             &["--survey", "check"],
             &["unknown"],
         ] {
-            assert!(parse(bad).is_err(), "{bad:?}");
+            let error = parse(bad).unwrap_err().to_string();
+            for rust in ["invalid digit", "target type", "..", "os error"] {
+                assert!(!error.replace("...", "").contains(rust), "{bad:?}: {error}");
+            }
         }
     }
 }

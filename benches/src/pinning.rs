@@ -1,7 +1,7 @@
 //! Pinned threads, and their priority.
 
 use anyhow::{Context, Result};
-use poet_host::affinity;
+use poet_host::{affinity, niceness};
 
 /// Runs `work` on a new thread that is pinned to `core`.
 ///
@@ -20,18 +20,8 @@ pub fn on_core<T: Send>(core: usize, work: impl FnOnce() -> T + Send) -> Result<
 ///
 /// # Errors
 /// Fails if that is not permitted.
-#[cfg(unix)]
 pub fn set_priority(nice: i32) -> Result<()> {
-    rustix::process::setpriority_process(None, nice).with_context(|| {
+    niceness::set_program(nice).with_context(|| {
         format!("cannot set priority {nice}; below 0 it takes root or the capability CAP_SYS_NICE")
     })
-}
-
-/// Sets the priority of this thread.
-///
-/// # Errors
-/// Always fails: nice values are those of Unix.
-#[cfg(not(unix))]
-pub fn set_priority(_nice: i32) -> Result<()> {
-    anyhow::bail!("--priority is for Unix systems")
 }

@@ -35,7 +35,7 @@ pub struct Report {
     /// The machine.
     pub machine: Machine,
     /// Every backend for the work function.
-    pub backends: Vec<Backend>,
+    pub backends: Vec<BackendResult>,
     /// An independent loop over `sha2`'s compression function, timed in turns with the backends.
     pub yardstick: Yardstick,
     /// Every core.
@@ -88,7 +88,7 @@ pub struct Speed {
 
 /// A backend.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Backend {
+pub struct BackendResult {
     /// Its name.
     pub name: String,
     /// Why it cannot be used; absent if it passed its self-test.
@@ -329,7 +329,7 @@ pub(crate) mod tests {
                 ..Machine::default()
             },
             backends: vec![
-                Backend {
+                BackendResult {
                     name: "sha-ni".into(),
                     excluded: None,
                     one: Some(speed(22.9e6)),
@@ -337,7 +337,7 @@ pub(crate) mod tests {
                     leaves_per_s: Some(55_500.0),
                     chosen: true,
                 },
-                Backend {
+                BackendResult {
                     name: "avx512".into(),
                     excluded: Some("the CPU lacks avx512f".into()),
                     one: None,

@@ -414,7 +414,8 @@ fn standing(report: &Report) -> Option<Section> {
     let mut rows: Vec<(f64, Vec<String>)> = Vec::new();
     let mut measured = |name: String, report: &Report, source: &str| {
         let leaves_per_s = report.verdict.undisturbed.leaves_per_s;
-        let rate = crate::verdict::Rate::of(leaves_per_s, settings.round_s, settings.tick_size);
+        let rate =
+            crate::verdict::RoundRate::of(leaves_per_s, settings.round_s, settings.tick_size);
         let cycles = report.cycles_per_hash();
         let hz = report.prover.clock_hz.map(|hz| clock(hz.median));
         rows.push((

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::report::Report;
-use crate::verdict::{Doubt, Rate};
+use crate::verdict::{Doubt, RoundRate};
 use crate::words::{clock, duration, thousands};
 
 /// A sentence of the verdict.
@@ -12,7 +12,7 @@ pub enum Sentence {
     /// The core's rate while nothing interrupts it.
     Undisturbed {
         /// The rate.
-        rate: Rate,
+        rate: RoundRate,
         /// The core.
         core: usize,
         /// The backend.
@@ -39,7 +39,7 @@ pub enum Sentence {
     /// The rate with interruptions.
     WithInterruptions {
         /// The rate.
-        rate: Rate,
+        rate: RoundRate,
         /// The quartiles of the windows.
         windows: [f64; 2],
         /// The length of a window.

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use poet_backends::{Options as BackendOptions, Selection, select_with};
+use poet_backends::{SelectOptions, Selection, select_with};
 use poet_engine::WorkFunction;
 use poet_host::interrupts::Interrupts;
 use poet_host::programs::Watch;
@@ -124,8 +124,8 @@ pub fn measure(
             priority: options.priority,
             quick: options.quick,
             hwloc: cfg!(feature = "hwloc"),
-            tick_size: options.tick_size,
-            round_s: options.round.as_secs_f64(),
+            tick_size: options.round.tick_size,
+            round_s: options.round.length.as_secs_f64(),
             label: options.label.clone(),
             price: options.price,
         },
@@ -160,7 +160,9 @@ pub fn resume(
     let asked = report.endurance.as_ref().map(|run| run.asked_s);
     let length = match (length, asked) {
         (Some(length), _) => length,
-        (None, Some(asked)) => Duration::from_secs_f64(asked),
+        (None, Some(asked)) => Duration::try_from_secs_f64(asked)
+            .ok()
+            .with_context(|| format!("it is damaged: no run is {asked} s long"))?,
         (None, None) => {
             bail!("this report has no long run yet: expected --duration, the length of the run")
         }
@@ -331,7 +333,7 @@ pub fn check(core: Option<usize>) -> Result<(Machine, Measured)> {
 }
 
 fn selection(function: WorkFunction, forced: Option<&str>) -> Result<Selection> {
-    let options = BackendOptions {
+    let options = SelectOptions {
         forced,
         trial: true,
     };

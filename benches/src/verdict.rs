@@ -9,7 +9,7 @@ use crate::words::{clock, list, percent};
 
 /// The rate of a core.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Rate {
+pub struct RoundRate {
     /// Leaves per second.
     pub leaves_per_s: f64,
     /// Leaves in a round at that rate.
@@ -18,7 +18,7 @@ pub struct Rate {
     pub ticks: u64,
 }
 
-impl Rate {
+impl RoundRate {
     /// Computes the leaves and ticks in a round.
     #[must_use]
     pub fn of(leaves_per_s: f64, round_s: f64, tick_size: u64) -> Self {
@@ -36,9 +36,9 @@ impl Rate {
 pub struct Verdict {
     /// The core's rate while nothing interrupts it: the median of the samples of the short run,
     /// whatever the options.
-    pub undisturbed: Rate,
+    pub undisturbed: RoundRate,
     /// The core's rate with all interruptions, over the longest run.
-    pub with_interruptions: Rate,
+    pub with_interruptions: RoundRate,
     /// The length of that run.
     pub seconds: f64,
     /// The quartiles of its windows, in leaves per second.

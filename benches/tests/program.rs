@@ -240,10 +240,7 @@ fn outputs_are_written_to_as_what_they_are() {
         .args(["c", "1", "7"])
         .output();
     if !node.is_ok_and(|made| made.status.success()) {
-        let ci = std::env::var_os("CI").is_some_and(|ci| !ci.is_empty());
-        assert!(!ci, "CI must be able to make a device");
-        eprintln!("skipped: no device can be made here");
-        return;
+        return poet_conformance::skip("no device can be made");
     }
     for option in ["--html", "--csv", "--markdown"] {
         let output = render(option, "full");
@@ -323,6 +320,16 @@ fn a_long_run_that_was_killed_is_resumed() {
         &["--quick", "--backend", "generic", "--json", "short.json"],
     );
     bad(folder, &["--resume", "short.json"], "has no long run yet");
+    for asked_s in [-5.0, 1e300] {
+        let mut damaged = Report::load(&path).unwrap();
+        damaged.endurance.as_mut().unwrap().asked_s = asked_s;
+        fs::write(folder.join("damaged.json"), damaged.to_json().unwrap()).unwrap();
+        bad(
+            folder,
+            &["--resume", "damaged.json"],
+            "it is damaged: no run is",
+        );
+    }
     let mut other = Report::load(&path).unwrap();
     other.machine.hostname = Some("elsewhere".into());
     fs::write(folder.join("other.json"), other.to_json().unwrap()).unwrap();

@@ -100,7 +100,7 @@ impl LogRead for &[Node] {
 pub enum LogError {
     /// The storage failed.
     #[cfg(feature = "std")]
-    #[error("cannot {action} the log {path}: {cause}")]
+    #[error("cannot {action} the log {path}: {}", reason(cause))]
     Io {
         /// The operation that failed.
         action: &'static str,
@@ -319,9 +319,51 @@ impl LogHeader {
     }
 }
 
+/// Why the system refused an operation, without Rust's texts and numbers.
+#[cfg(feature = "std")]
+fn reason(cause: &std::io::Error) -> String {
+    match cause.kind() {
+        std::io::ErrorKind::UnexpectedEof => "it ends too early".into(),
+        std::io::ErrorKind::WriteZero => "nothing more could be written".into(),
+        _ => {
+            let text = alloc::format!("{cause}");
+            let words = text.split(" (os error ").next();
+            words.unwrap_or_default().into()
+        }
+    }
+}
+
 /// SHA-256 of some bytes.
 fn sha256(hash: &dyn Sha256, bytes: &[u8]) -> Node {
     let mut hasher = Hasher::new();
     hasher.update(hash, bytes);
     hasher.finish(hash)
+}
+
+#[cfg(test)]
+#[cfg(all(feature = "std", unix))]
+mod tests {
+    use std::io::{Error, ErrorKind};
+    use std::string::ToString as _;
+
+    use super::*;
+
+    #[test]
+    fn reasons_are_words() {
+        for (cause, words) in [
+            (Error::from_raw_os_error(2), "No such file or directory"),
+            (ErrorKind::UnexpectedEof.into(), "it ends too early"),
+            (ErrorKind::WriteZero.into(), "nothing more could be written"),
+        ] {
+            let error = LogError::Io {
+                action: "read",
+                path: "tree.log".into(),
+                cause,
+            };
+            assert_eq!(
+                error.to_string(),
+                alloc::format!("cannot read the log tree.log: {words}")
+            );
+        }
+    }
 }

@@ -37,12 +37,12 @@ pub fn root<C: AsRef<[u8]>>(challenges: &[C]) -> Vec<u8> {
 /// A membership tree with all of its nodes, from which each member's proof is read. It takes twice
 /// the memory of its challenges.
 #[derive(Clone, Debug)]
-pub struct Tree {
+pub struct MembershipTree {
     /// The challenges, then each level up to the root.
     levels: Vec<Vec<Node>>,
 }
 
-impl Tree {
+impl MembershipTree {
     /// The tree over `challenges`, which must be in increasing byte order of their node ids.
     #[must_use]
     pub fn new(challenges: Vec<Node>) -> Self {
@@ -132,7 +132,7 @@ mod tests {
     fn every_member_has_a_proof_and_nobody_else() {
         for count in 0..=40 {
             let challenges = challenges(count);
-            let tree = Tree::new(challenges.clone());
+            let tree = MembershipTree::new(challenges.clone());
             assert_eq!(
                 tree.root().map_or(Vec::new(), |root| root.to_vec()),
                 root(&challenges)

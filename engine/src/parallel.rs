@@ -137,7 +137,8 @@ fn in_order_on_threads<T: Send, E>(
     })
 }
 
-#[cfg(all(test, feature = "std"))]
+#[cfg(test)]
+#[cfg(feature = "std")]
 mod tests {
     use alloc::vec;
 

@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use failing_disk::{Disk, entries, node, nodes, round, work};
+use poet_conformance::skip;
 use poet_engine::file::{FileLog, LogMonitor, LogWriter};
 use poet_engine::{LogError, LogHeader, LogRead as _};
 
@@ -349,7 +350,7 @@ impl Drop for SmallDisk {
 fn a_small_file_system_fills_up_and_is_emptied() {
     let disk = match SmallDisk::mount() {
         Ok(disk) => disk,
-        Err(reason) => return eprintln!("skipped: no file system can be mounted here: {reason}"),
+        Err(reason) => return skip(format!("no file system can be mounted: {reason}")),
     };
     let path = disk.file("tree.log");
     let log = FileLog::open(&path, &round(&work())).unwrap();

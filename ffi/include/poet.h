@@ -2,8 +2,9 @@
  * libpoet: the sequential-work engine for proofs of elapsed time (PoET).
  *
  * STATUS. Every function that can fail returns a poet_status. The text of a function lists the codes
- * that it returns without their prefix POET_STATUS_. An output is written only if the call returns OK.
- * poet_last_error gives a sentence about what went wrong.
+ * that it returns without their prefix POET_STATUS_, except INVALID_ARGUMENT for a pointer that is not
+ * aligned. GUIDE.md says what to do with each. An output is written only if the call returns OK, or if
+ * the text says so. poet_last_error gives a sentence about what went wrong.
  *
  * HANDLES. poet_work, poet_worker and poet_proof are handles: a function makes one and writes it to
  * its last argument, and the caller must close it with the close function of its type. A handle is

@@ -6,9 +6,9 @@ use poet_engine::audit::{AuditWith, Culprit, Finding};
 use poet_engine::{MAX_THREADS, RoundWork};
 
 use crate::boundary::call;
+use crate::poet_status;
 use crate::status::Error;
-use crate::worker::{State, WORKERS, Worker};
-use crate::{poet_status, poet_worker};
+use crate::worker::{State, WORKERS, Worker, poet_worker};
 
 impl Worker {
     fn audit(&self, threads: u32) -> Result<(), Error> {

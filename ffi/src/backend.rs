@@ -3,7 +3,7 @@
 use std::ffi::{c_char, c_double};
 use std::sync::OnceLock;
 
-use poet_backends::{BackendReport, Options, Selection, select_with};
+use poet_backends::{BackendReport, SelectOptions, Selection, select_with};
 use poet_engine::{LABEL_DEPTH, Work, WorkFunction};
 
 use crate::boundary::call;
@@ -66,7 +66,7 @@ const PORTABLE: &str = "generic";
 
 /// Selects the kernels of `backend`: a name, the fastest, or the first in the order of preference.
 pub(crate) fn select(function: WorkFunction, backend: Option<&str>) -> Result<Selection, Error> {
-    let options = |forced, trial| Options { forced, trial };
+    let options = |forced, trial| SelectOptions { forced, trial };
     match backend {
         Some(FASTEST) => Ok(select_with(function, options(None, true))?),
         Some(name) => Ok(select_with(function, options(Some(name), false))?),
@@ -151,7 +151,7 @@ pub unsafe extern "C" fn poet_backend_list(
             unsafe { Out::new(backends, "backends") }?;
         }
         // The portable backend always exists; naming it keeps the environment out of the list.
-        let options = Options {
+        let options = SelectOptions {
             forced: Some(PORTABLE),
             trial: measure == 1,
         };

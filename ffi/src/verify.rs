@@ -4,12 +4,12 @@ use poet_engine::{Claim, MAX_PROVEN_LEAVES, MAX_THREADS, Proof, Work, verify, ve
 
 use crate::backend::{function, select, work};
 use crate::boundary::call;
+use crate::poet_status;
 use crate::poet_status::{InvalidLength, InvalidProof};
 use crate::pointer;
-use crate::proof::encoded;
+use crate::proof::{POET_T, encoded};
 use crate::status::Error;
 use crate::work::statement;
-use crate::{POET_T, poet_status};
 
 /// The most proofs that one call verifies.
 pub const POET_MAX_CLAIMS: usize = 1 << 20;

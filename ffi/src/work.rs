@@ -5,13 +5,13 @@ use std::ffi::c_char;
 use poet_backends::Selection;
 use poet_engine::{MAX_DEPTH, Node, Work};
 
-use crate::backend::{array, function, select, work};
+use crate::backend::{POET_BACKEND_NAME_BYTES, array, function, select, work};
 use crate::boundary::call;
 use crate::handle::Table;
+use crate::poet_status;
 use crate::poet_status::InvalidLength;
 use crate::pointer::{self, Out};
 use crate::status::Error;
-use crate::{POET_BACKEND_NAME_BYTES, poet_status};
 
 /// The number of hash invocations for a label on the Spacemesh network.
 pub const POET_LABEL_DEPTH: u32 = 400;

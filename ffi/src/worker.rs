@@ -22,11 +22,12 @@ use poet_engine::{
 use crate::backend::{function, select, work};
 use crate::boundary::call;
 use crate::handle::Table;
+use crate::poet_status;
 use crate::poet_status::{BacklogFull, Busy, Cancelled, OutOfResources, Poisoned, TooFewLeaves};
 use crate::pointer::{self, Out, OutVersioned};
+use crate::proof::{self, POET_T, poet_proof};
 use crate::status::Error;
-use crate::work::statement;
-use crate::{POET_T, poet_proof, poet_status, poet_work_info, proof};
+use crate::work::{info, poet_work_info, statement};
 
 /// The greatest subtree height.
 pub const POET_MAX_SUBTREE_HEIGHT: u32 = 24;
@@ -160,19 +161,17 @@ pub(crate) enum Log {
 
 pub(crate) static WORKERS: Table<Worker> = Table::new("poet_worker", 2);
 
-/// Why the log takes no more entries.
-fn no_room(log: &mut Log) -> Error {
-    match log.append() {
-        Err(why) => Error::new(
-            BacklogFull,
-            format!("{BACKLOG_ENTRIES} entries wait for the log: {why}"),
-        ),
-        Ok(()) => out_of_memory(),
+/// Makes room for an entry in a log that had none, or returns why it takes no more.
+fn make_room(log: &mut Log) -> Result<(), Error> {
+    log.append().map_err(|why| {
+        let text = format!("{BACKLOG_ENTRIES} entries wait for the log: {why}");
+        Error::new(BacklogFull, text)
+    })?;
+    if log.reserve(1) == 0 {
+        let text = "the system refused memory for the log";
+        return Err(Error::new(OutOfResources, text));
     }
-}
-
-fn out_of_memory() -> Error {
-    Error::new(OutOfResources, "the system refused memory for the log")
+    Ok(())
 }
 
 impl Log {
@@ -261,7 +260,7 @@ impl Worker {
             }
         };
         Ok(Self {
-            info: crate::work::info(&selection, &work),
+            info: info(&selection, &work),
             subtree_height,
             leaves: AtomicU64::new(tree.leaves()),
             stop: AtomicBool::new(false),
@@ -322,7 +321,8 @@ impl Worker {
             let room = log.reserve((step >> k) as usize + 1) as u64;
             let step = step.min((((done >> k) + room + 1) << k) - 1 - done);
             if step == 0 {
-                return Err(no_room(log));
+                make_room(log)?;
+                continue;
             }
             run(
                 tree,
@@ -690,4 +690,26 @@ pub unsafe extern "C" fn poet_worker_prove(
             Ok(())
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As when the disk takes entries again after the backlog has filled up during a call.
+    #[test]
+    fn a_full_backlog_that_can_be_written_has_room_again() {
+        let selection = select(poet_engine::WorkFunction::Sha256, None).unwrap();
+        let work = work(&selection, 1).unwrap();
+        let round = RoundWork::new(&work, b"", SubtreeHeight::new(0).unwrap());
+        let file = FileLog::in_file(tempfile::tempfile().unwrap(), &round).unwrap();
+        let mut log = Log::File(DurableLog::new(file, BACKLOG_ENTRIES).unwrap());
+        assert_eq!(log.reserve(usize::MAX), BACKLOG_ENTRIES);
+        for _ in 0..BACKLOG_ENTRIES {
+            log.push([1; 32]);
+        }
+        assert_eq!(log.reserve(1), 0);
+        make_room(&mut log).unwrap();
+        assert_eq!(log.reserve(1), 1);
+    }
 }

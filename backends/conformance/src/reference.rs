@@ -4,25 +4,18 @@
 //! their definitions, and Haraka's are read from `vectors/haraka.json`.
 
 mod aes;
+mod function;
 mod haraka;
 mod protocol;
 mod sha256;
 
 pub use aes::aes_round;
+pub use function::hash;
 pub use haraka::{haraka256, haraka512};
 pub use protocol::{label, labels, node, parked, root};
 pub use sha256::{sha256, sha256_compress, sha256_constants};
 
 use poet_engine::{Block, Chain, Node, Sha256, State, WorkFunction};
-
-/// Applies `function` once.
-#[must_use]
-pub fn hash(function: WorkFunction, digest: &Node) -> Node {
-    match function {
-        WorkFunction::Sha256 => sha256(&[digest]),
-        WorkFunction::Haraka256 => haraka256(digest),
-    }
-}
 
 /// The oracles as a backend.
 #[derive(Clone, Copy, Debug)]

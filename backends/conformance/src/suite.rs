@@ -3,7 +3,7 @@
 //! Every input comes from a numbered seed, which the panic message names.
 
 use crate::reference::{self, Reference};
-use crate::{Rng, vectors};
+use crate::{Rng, report_skipped, vectors};
 use poet_engine::{
     Block, Chain, LABEL_DEPTH, Node, NodeMessage, SHA256_IV, Sha256, State, WorkFunction,
 };
@@ -20,18 +20,22 @@ pub const REQUIRED: &str = "POET_REQUIRE_BACKENDS";
 /// Returns the result of a backend's `get`, and reports if the CPU lacks it.
 ///
 /// # Panics
-/// Panics if [`REQUIRED`] names the backend and the CPU lacks it: skipping a required backend is a
-/// failure.
+/// Panics as [`not_tested`] does.
 pub fn supported<T: ?Sized>(name: &str, backend: Option<&'static T>) -> Option<&'static T> {
     if backend.is_none() {
-        let required = std::env::var(REQUIRED).unwrap_or_default();
-        assert!(
-            !names(&required, name),
-            "{REQUIRED} names {name}, but this CPU does not support it"
-        );
-        eprintln!("{name}: not tested, this CPU does not support it");
+        not_tested(name, "this CPU does not support it");
     }
     backend
+}
+
+/// Reports that a backend is not tested, and why. Even CI has one CPU only.
+///
+/// # Panics
+/// Panics if [`REQUIRED`] names the backend: skipping a required backend is a failure.
+pub fn not_tested(name: &str, reason: &str) {
+    let required = std::env::var(REQUIRED).unwrap_or_default();
+    assert!(!names(&required, name), "{REQUIRED} names {name}: {reason}");
+    report_skipped(format!("{name}: {reason}"));
 }
 
 /// Returns whether `name` is one of the names in `list`, separated by spaces.

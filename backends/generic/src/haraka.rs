@@ -16,6 +16,8 @@ use aes::hazmat::cipher_round_par;
 use aes::{Block, ParBlocks};
 use poet_engine::{Chain, Node};
 
+use crate::sha256::Generic;
+
 /// Rounds of Haraka-256; each applies two AES rounds to two states.
 pub const ROUNDS: usize = 5;
 
@@ -59,7 +61,7 @@ const LANES: usize = 4;
 
 impl GenericHaraka {
     /// The name that selects this backend.
-    pub const NAME: &'static str = crate::Generic::NAME;
+    pub const NAME: &'static str = Generic::NAME;
 
     /// Returns the backend; every CPU has it.
     #[must_use]

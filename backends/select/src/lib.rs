@@ -30,7 +30,7 @@ use std::fmt;
 
 use poet_engine::{DepthError, Kernels, Work, WorkFunction};
 
-use table::{Backend, ROWS, Roles, Row};
+use table::{BackendKernels, ROWS, Roles, Row};
 use trial::Rates;
 
 /// The environment variable that forces a backend by name. Empty is the same as unset.
@@ -41,7 +41,7 @@ const MARGIN: f64 = 1.01;
 
 /// How to choose a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Options<'a> {
+pub struct SelectOptions<'a> {
     /// The name of the backend to use (`--backend`). Without it, [`ENVIRONMENT_VARIABLE`] may name
     /// one.
     pub forced: Option<&'a str>,
@@ -49,7 +49,7 @@ pub struct Options<'a> {
     pub trial: bool,
 }
 
-impl Default for Options<'_> {
+impl Default for SelectOptions<'_> {
     fn default() -> Self {
         Self {
             forced: None,
@@ -63,7 +63,7 @@ impl Default for Options<'_> {
 pub enum Reason {
     /// It was the fastest of the timing trial.
     Fastest,
-    /// The caller named it: [`Options::forced`].
+    /// The caller named it: [`SelectOptions::forced`].
     ForcedByOption,
     /// [`ENVIRONMENT_VARIABLE`] named it.
     ForcedByEnvironment,
@@ -324,9 +324,9 @@ impl fmt::Debug for Selection {
 /// Fails if the named backend is unknown, not supported by this CPU, or failed its self-test, or if
 /// there is none for `function`.
 pub fn select(function: WorkFunction, forced: Option<&str>) -> Result<Selection, SelectError> {
-    let options = Options {
+    let options = SelectOptions {
         forced,
-        ..Options::default()
+        ..SelectOptions::default()
     };
     select_with(function, options)
 }
@@ -335,7 +335,10 @@ pub fn select(function: WorkFunction, forced: Option<&str>) -> Result<Selection,
 ///
 /// # Errors
 /// Fails as [`select`] does.
-pub fn select_with(function: WorkFunction, options: Options<'_>) -> Result<Selection, SelectError> {
+pub fn select_with(
+    function: WorkFunction,
+    options: SelectOptions<'_>,
+) -> Result<Selection, SelectError> {
     let forced = forced(options.forced, std::env::var_os(ENVIRONMENT_VARIABLE));
     let candidates = evaluate(ROWS, function, options.trial);
     choose(ROWS, function, forced.as_ref(), &candidates)
@@ -380,7 +383,7 @@ fn forced(option: Option<&str>, environment: Option<OsString>) -> Option<Forced>
 struct Candidate {
     name: &'static str,
     roles: Roles,
-    status: Result<Backend, Excluded>,
+    status: Result<BackendKernels, Excluded>,
     rates: Rates,
 }
 
@@ -408,7 +411,7 @@ fn ready(candidates: &[Candidate]) -> impl Iterator<Item = Ready> {
 struct Ready {
     name: &'static str,
     roles: Roles,
-    backend: Backend,
+    backend: BackendKernels,
     rates: Rates,
 }
 
@@ -451,7 +454,7 @@ fn evaluate(rows: &[Row], function: WorkFunction, trial: bool) -> Vec<Candidate>
 }
 
 /// Returns the kernels of `row` if the CPU can run them and they pass the self-test.
-fn detect(row: &Row) -> Result<Backend, Excluded> {
+fn detect(row: &Row) -> Result<BackendKernels, Excluded> {
     let backend = (row.get)().ok_or_else(|| Excluded::Unsupported {
         missing: (row.missing)(),
     })?;

@@ -7,7 +7,7 @@
 
 use poet_engine::{Block, Chain, Node, NodeMessage, SHA256_IV, Sha256, State, WorkFunction};
 
-use crate::table::Backend;
+use crate::table::BackendKernels;
 
 /// Steps from the start to the end of a known chain.
 const LINKS: usize = 1000;
@@ -56,7 +56,7 @@ const LABELS: usize = 17;
 ///
 /// # Errors
 /// Returns what it computed wrong, as the end of a sentence that starts with its name.
-pub(crate) fn run(function: WorkFunction, backend: Backend) -> Result<(), String> {
+pub(crate) fn run(function: WorkFunction, backend: BackendKernels) -> Result<(), String> {
     if let Some(sha256) = backend.sha256 {
         messages(sha256)?;
     }

@@ -11,7 +11,7 @@ pub(crate) struct Row {
     /// The CPU features that the backend needs and the CPU lacks.
     pub(crate) missing: fn() -> Vec<&'static str>,
     /// The kernels, if the CPU has all features.
-    pub(crate) get: fn() -> Option<Backend>,
+    pub(crate) get: fn() -> Option<BackendKernels>,
 }
 
 /// The roles in which a backend is worth timing.
@@ -32,7 +32,7 @@ pub(crate) enum Roles {
 
 /// The kernels of a backend.
 #[derive(Clone, Copy)]
-pub(crate) struct Backend {
+pub(crate) struct BackendKernels {
     pub(crate) chain: &'static dyn Chain,
     /// The compression function; only backends for SHA-256 have it.
     pub(crate) sha256: Option<&'static dyn Sha256>,
@@ -55,15 +55,15 @@ macro_rules! row {
     };
 }
 
-fn sha256<K: Sha256 + Chain>(kernel: &'static K) -> Backend {
-    Backend {
+fn sha256<K: Sha256 + Chain>(kernel: &'static K) -> BackendKernels {
+    BackendKernels {
         chain: kernel,
         sha256: Some(kernel),
     }
 }
 
-fn haraka256<K: Chain>(kernel: &'static K) -> Backend {
-    Backend {
+fn haraka256<K: Chain>(kernel: &'static K) -> BackendKernels {
+    BackendKernels {
         chain: kernel,
         sha256: None,
     }

@@ -2,6 +2,7 @@ use std::ffi::OsString;
 use std::time::Instant;
 
 use poet_backend_generic::Generic;
+use poet_conformance::suite;
 use poet_engine::{Block, Chain, Node, NodeMessage, SHA256_IV, Sha256, State, WorkFunction};
 
 use super::*;
@@ -83,7 +84,7 @@ macro_rules! fake {
             roles: $roles,
             missing: Vec::new,
             get: || {
-                Some(Backend {
+                Some(BackendKernels {
                     chain: &Fake($wrong),
                     sha256: Some(&Fake($wrong)),
                 })
@@ -323,14 +324,11 @@ fn the_trial_chooses_by_role_and_margin() {
 fn what_is_chosen_here_is_right() {
     for row in ROWS {
         if let Err(Excluded::Unsupported { missing }) = detect(row).map(|_| ()) {
-            println!(
-                "{}: NOT TESTED, the CPU lacks {}",
-                row.name,
-                missing.join(", ")
-            );
+            let reason = format!("the CPU lacks {}", missing.join(", "));
+            suite::not_tested(row.name, &reason);
             continue;
         }
-        let options = Options {
+        let options = SelectOptions {
             forced: Some(row.name),
             trial: false,
         };

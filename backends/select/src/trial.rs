@@ -44,6 +44,7 @@ pub(crate) fn run(contestants: &mut [Contestant<'_>]) {
     thread::scope(|scope| {
         let pinned = thread::Builder::new().spawn_scoped(scope, || {
             // If pinning is not permitted, the trial is only noisier.
+            // Not from poet-host, which a published crate cannot use: any one core will do here.
             let cores = core_affinity::get_core_ids().unwrap_or_default();
             cores
                 .first()

@@ -381,22 +381,16 @@ macro_rules! lanes_kernel {
             }
         }
 
-        #[cfg(test)]
-        mod tests {
+        /// As on a CPU without SHA extensions.
+        #[test]
+        fn without_sha_extensions() {
             use poet_conformance::suite;
             use poet_engine::WorkFunction;
 
-            use super::*;
-            use crate::lanes::WITHOUT_SHA;
-
-            /// As on a CPU without SHA extensions.
-            #[test]
-            fn without_sha_extensions() {
-                WITHOUT_SHA.set(true);
-                if let Some(kernel) = suite::supported($kernel::NAME, $kernel::get()) {
-                    suite::sha256(kernel);
-                    suite::chain(kernel, WorkFunction::Sha256);
-                }
+            crate::lanes::WITHOUT_SHA.set(true);
+            if let Some(kernel) = suite::supported($kernel::NAME, $kernel::get()) {
+                suite::sha256(kernel);
+                suite::chain(kernel, WorkFunction::Sha256);
             }
         }
     };

@@ -8,7 +8,7 @@ pub mod oracle;
 
 use std::sync::LazyLock;
 
-use poet_backends::{Options, select_with, survey};
+use poet_backends::{SelectOptions, select_with, survey};
 use poet_engine::{Kernels, WorkFunction};
 
 /// The kernels of this CPU, for both work functions. The last one of each is the portable one.
@@ -19,7 +19,7 @@ pub static KERNELS: LazyLock<Vec<(WorkFunction, &'static str, Kernels)>> = LazyL
             if report.excluded.is_some() {
                 continue;
             }
-            let options = Options {
+            let options = SelectOptions {
                 forced: Some(report.name),
                 trial: false,
             };

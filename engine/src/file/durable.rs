@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 
-use super::{FileLog, LogView};
+use super::file_log::FileLog;
+use super::view::LogView;
 use crate::{LogError, LogRead, Node};
 
 /// Entries per write, so that an interruption costs little.

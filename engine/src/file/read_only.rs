@@ -3,7 +3,8 @@
 use std::fs::File;
 use std::path::Path;
 
-use super::{Extent, HEADER_BYTES, LogView, io_error, read_at};
+use super::backing::read_at;
+use super::view::{Extent, HEADER_BYTES, LogView, io_error};
 use crate::{LogError, LogHeader, LogRead, NODE_SIZE, Node};
 
 /// A log as it was when it was opened

@@ -1,6 +1,6 @@
 //! Resuming from a log that the disk may have changed.
 
-use super::FileLog;
+use super::file_log::FileLog;
 use crate::{LogError, LogRead, NODE_SIZE, Node, RoundWork, Tree};
 
 /// The most entries that are repaired one by one; if more are wrong, the log is cut.

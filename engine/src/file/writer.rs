@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use super::{DurableLog, FileLog};
+use super::durable::DurableLog;
+use super::file_log::FileLog;
 use crate::{LogError, Node};
 
 /// Entries that may wait for the thread, and as many again that may wait for the disk: 8 MiB each,

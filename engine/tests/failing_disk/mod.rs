@@ -8,7 +8,7 @@ use std::io::{Error, ErrorKind, Result};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use poet_backend_generic::Generic;
-use poet_engine::file::{FileLog, LogFile};
+use poet_engine::file::{BackingFile, FileLog};
 use poet_engine::{Kernels, LogRead, Node, RoundWork, SubtreeHeight, Work, WorkFunction};
 
 /// A disk: its contents, the unsynced writes, and its faults.
@@ -89,7 +89,7 @@ impl State {
     }
 }
 
-impl LogFile for Disk {
+impl BackingFile for Disk {
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<usize> {
         let mut state = self.state();
         state.interrupt()?;

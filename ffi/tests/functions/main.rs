@@ -9,4 +9,6 @@
 mod bad_input;
 mod common;
 mod disk;
+#[cfg(target_os = "linux")]
+mod failing_sync;
 mod round;

@@ -10,3 +10,4 @@ pub mod backup;
 pub mod doctor;
 #[cfg(feature = "import")]
 pub mod import;
+mod log_copy;

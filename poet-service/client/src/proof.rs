@@ -33,7 +33,7 @@ pub(crate) enum NoProof {
 /// Fails if no backend works on this machine.
 pub(crate) fn spacemesh_work() -> anyhow::Result<Work> {
     // There is little to verify: a trial would take longer than a slow backend does.
-    let options = poet_backends::Options {
+    let options = poet_backends::SelectOptions {
         forced: None,
         trial: false,
     };

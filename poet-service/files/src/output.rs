@@ -7,7 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{Access, parent, reason, replace};
+use crate::{
+    durable::{Access, parent, replace},
+    reason::reason,
+};
 
 /// The most links that Linux follows.
 const MAX_LINKS: usize = 40;

@@ -1,6 +1,6 @@
 //! Why the system refused an operation, in words.
 
-use std::io;
+use std::{error::Error, io};
 
 /// Returns why an operation on a file failed, for people: without Rust's error texts and numbers.
 #[must_use]
@@ -35,6 +35,22 @@ pub fn reason(error: &io::Error) -> String {
     known.to_owned()
 }
 
+/// Describes an error with its causes in one line, those of the system as [`reason`] does.
+#[must_use]
+pub fn explain(error: &(dyn Error + 'static)) -> String {
+    let describe = |error: &(dyn Error + 'static)| match error.downcast_ref() {
+        Some(error) => reason(error),
+        None => error.to_string(),
+    };
+    let mut line = describe(error);
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line = format!("{line}: {}", describe(error));
+        cause = error.source();
+    }
+    line
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,5 +68,26 @@ mod tests {
             assert_eq!(reason(&io::Error::from_raw_os_error(number)), words);
         }
         assert_eq!(reason(&io::Error::other("made up")), "made up");
+    }
+    #[test]
+    fn causes_follow_an_error() {
+        #[derive(Debug)]
+        struct Failed(io::Error);
+
+        impl std::fmt::Display for Failed {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("cannot read x")
+            }
+        }
+
+        impl Error for Failed {
+            fn source(&self) -> Option<&(dyn Error + 'static)> {
+                Some(&self.0)
+            }
+        }
+
+        let error = Failed(io::Error::from_raw_os_error(13));
+        assert_eq!(explain(&error), "cannot read x: permission denied");
+        assert_eq!(explain(&error.0), "permission denied");
     }
 }

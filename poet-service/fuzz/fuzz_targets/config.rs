@@ -7,7 +7,7 @@ use std::{fs::File, io::Write as _, os::fd::AsRawFd as _};
 use libfuzzer_sys::fuzz_target;
 use poet_service::{
     args::ServerArgs,
-    config::{Config, ConfigError, Effective, Source},
+    config::{Config, ConfigError, Effective, OptionSource},
 };
 
 fn load(content: &[u8]) -> Result<Vec<Effective>, ConfigError> {
@@ -43,7 +43,7 @@ fuzz_target!(|content: &[u8]| {
     let text = str::from_utf8(content).expect("it was read");
     let mut again = String::new();
     for option in &effective {
-        let Source::File { lines, .. } = &option.source else {
+        let OptionSource::File { lines, .. } = &option.source else {
             continue;
         };
         let sets = |text: &str| {

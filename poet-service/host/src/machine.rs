@@ -127,6 +127,12 @@ const FEATURES: [&str; 11] = [
     "avx512vl",
 ];
 
+/// Returns the name of the machine whose file system has its root at `root`.
+#[must_use]
+pub fn hostname(root: &Path) -> Option<String> {
+    text(root, "proc/sys/kernel/hostname").filter(|name| !name.is_empty())
+}
+
 impl Machine {
     /// Reads the machine whose file system has its root at `root`.
     #[must_use]
@@ -160,7 +166,7 @@ impl Machine {
         let turbo = turbo(root);
         let quota = limits::cpu_quota(root);
         Self {
-            hostname: text(root, "proc/sys/kernel/hostname").filter(|name| !name.is_empty()),
+            hostname: hostname(root),
             model: field(&cpuinfo, "model name")
                 .filter(|name| !name.is_empty())
                 .unwrap_or("a CPU without a name")

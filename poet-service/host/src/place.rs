@@ -29,6 +29,7 @@
 
 use std::{fs, io, sync::Arc};
 
+use poet_files::reason;
 use rustix::{
     io::Errno,
     process::Pid,
@@ -81,7 +82,11 @@ impl WorkPlace {
         let allowed = match sched_getaffinity(None) {
             Ok(allowed) => allowed,
             Err(error) => {
-                tracing::warn!(%error, "no core for the hashing thread: the system does not report its cores");
+                let error = reason(&error.into());
+                tracing::warn!(
+                    error,
+                    "no core for the hashing thread: the system does not report its cores"
+                );
                 return Self::shared("the system does not report its cores");
             }
         };
@@ -156,7 +161,8 @@ impl WorkPlace {
             return Occupied(None);
         };
         if let Err(error) = sched_setaffinity(None, &set(&[place.core])) {
-            tracing::warn!(%error, core = place.core, "the hashing thread cannot run on its core");
+            let (error, core) = (reason(&error.into()), place.core);
+            tracing::warn!(error, core, "the hashing thread cannot run on its core");
         }
         if let Err(reason) = raise(place.priority) {
             tracing::warn!("the priority of the hashing thread stays as it is: {reason}");
@@ -193,7 +199,8 @@ fn place_others(cores: &CpuSet) {
             Ok(0) => return,
             Ok(_) => {}
             Err(error) => {
-                tracing::warn!(%error, "some threads share the core of the hashing thread");
+                let error = reason(&error);
+                tracing::warn!(error, "some threads share the core of the hashing thread");
                 return;
             }
         }

@@ -1,17 +1,18 @@
 //! The priority of the hashing thread, and locked memory.
 
-use std::{fs, thread};
+use std::{fs, io, thread};
 
+use poet_files::reason;
 use rustix::{
     mm::{MlockAllFlags, mlockall},
-    process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit},
+    process::{Resource, Rlimit, getrlimit, setrlimit},
 };
 use thread_priority::{
     RealtimeThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy,
     set_thread_priority_and_policy, thread_native_id,
 };
 
-use crate::WorkPriority;
+use crate::{WorkPriority, niceness};
 
 const HIGHEST_PRIORITY: i32 = -20;
 /// Any real-time priority comes before all ordinary ones, and after the kernel's own.
@@ -49,9 +50,10 @@ pub(crate) fn permitted(wanted: WorkPriority) -> WorkPriority {
 pub(crate) fn raise(priority: WorkPriority) -> Result<(), String> {
     match priority {
         WorkPriority::Off => Ok(()),
-        WorkPriority::Nice => setpriority_process(None, HIGHEST_PRIORITY).map_err(|error| {
+        WorkPriority::Nice => niceness::set(HIGHEST_PRIORITY).map_err(|error| {
+            let reason = reason(&error);
             format!(
-                "{error}: expected CAP_SYS_NICE, or LimitNICE={HIGHEST_PRIORITY} in the unit file"
+                "{reason}: expected CAP_SYS_NICE, or LimitNICE={HIGHEST_PRIORITY} in the unit file"
             )
         }),
         WorkPriority::Realtime => {
@@ -60,7 +62,13 @@ pub(crate) fn raise(priority: WorkPriority) -> Result<(), String> {
                 sched_priority: REALTIME_PRIORITY,
             });
             set_thread_priority_and_policy(thread_native_id(), priority, policy).map_err(|error| {
-                format!("{error}: expected CAP_SYS_NICE, or LimitRTPRIO={REALTIME_PRIORITY} in the unit file")
+                let reason = match error {
+                    thread_priority::Error::OS(code) => {
+                        reason(&io::Error::from_raw_os_error(code))
+                    }
+                    other => other.to_string(),
+                };
+                format!("{reason}: expected CAP_SYS_NICE, or LimitRTPRIO={REALTIME_PRIORITY} in the unit file")
             })
         }
     }
@@ -100,8 +108,9 @@ pub(crate) fn lock_memory() -> bool {
     if getrlimit(Resource::Memlock).current.is_some()
         && let Err(error) = setrlimit(Resource::Memlock, unlimited)
     {
+        let reason = reason(&error.into());
         tracing::warn!(
-            "the memory is not locked: {error}: expected CAP_SYS_RESOURCE, or \
+            "the memory is not locked: {reason}: expected CAP_SYS_RESOURCE, or \
              LimitMEMLOCK=infinity in the unit file"
         );
         return false;
@@ -110,7 +119,7 @@ pub(crate) fn lock_memory() -> bool {
     let flags = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
     let locked = mlockall(flags);
     if let Err(error) = locked {
-        tracing::warn!(%error, "the memory is not locked");
+        tracing::warn!(error = reason(&error.into()), "the memory is not locked");
     }
     locked.is_ok()
 }

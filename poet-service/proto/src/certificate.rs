@@ -14,6 +14,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use poet_files::reason;
 
 use crate::{
     identity::{PublicKey, decode_key_text},
@@ -320,7 +321,10 @@ pub enum TrustedKeysError {
     #[error("no directory is configured: expected --trusted-pub-keys-dir-path")]
     NoFolder,
     /// A folder or file cannot be read.
-    #[error("cannot read {path}: {cause}: expected a directory of *.key files")]
+    #[error(
+        "cannot read {path}: {}: expected a directory of *.key files",
+        reason(cause)
+    )]
     Read {
         /// Its path.
         path: PathBuf,

@@ -87,7 +87,8 @@ impl Receipt {
                     ..*acknowledged
                 })
                 .collect();
-            let tree = membership::Tree::new(together.iter().map(Acknowledged::leaf).collect());
+            let tree =
+                membership::MembershipTree::new(together.iter().map(Acknowledged::leaf).collect());
             let Some(root) = tree.root() else {
                 continue;
             };

@@ -8,6 +8,7 @@ use std::{
     thread,
 };
 
+use poet_files::reason;
 use poet_host::niceness;
 use tokio::{
     runtime::{Handle, RuntimeFlavor},
@@ -43,7 +44,10 @@ impl Checks {
         };
         let lower = || {
             if let Err(error) = niceness::set(NICENESS) {
-                tracing::warn!(%error, "cannot lower the priority of what checks registrations");
+                tracing::warn!(
+                    error = reason(&error),
+                    "cannot lower the priority of what checks registrations"
+                );
             }
         };
         let start = || Standby::start("check", lower);

@@ -66,6 +66,13 @@ impl ManualClock {
         }))
     }
 
+    /// Sets both clocks forwards.
+    pub fn pass(&self, time: Duration) {
+        let mut shown = self.lock();
+        shown.skipped += time;
+        shown.wall = shown.wall.checked_add(time).unwrap_or(Timestamp::MAX);
+    }
+
     /// Sets the wall clock, forwards or back. The monotonic clock follows forwards.
     pub fn set(&self, now: Timestamp) {
         let mut shown = self.lock();

@@ -21,6 +21,7 @@ use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use poet_engine::{SubtreeHeight, TICK_LEAVES, Work, membership};
+use poet_files::reason;
 use poet_proto::{
     identity::{PrivateKey, PrivateKeyError},
     messages::PublishedProof,
@@ -95,7 +96,7 @@ pub enum RecoveryError {
          clock first"
     )]
     Clock(Timestamp),
-    #[error("the system gives no threads: {0}")]
+    #[error("the system gives no threads: {}", reason(.0))]
     Threads(io::Error),
     #[error("the system gives no random numbers: {0}")]
     Random(getrandom::Error),

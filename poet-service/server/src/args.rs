@@ -254,7 +254,7 @@ pub struct Options {
     /// others follow it. `standby` works only while no other one does; `off` only registers nodes
     /// and serves proofs
     #[arg(help_heading = "Work", long, value_name = "on|standby|off", value_parser = parse_worker, default_value = "on")]
-    pub worker: Worker,
+    pub worker: WorkerOption,
 
     /// With --database, how long the shared log of a round must not have grown before another server
     /// takes over the work, from 500ms to 10m
@@ -429,7 +429,7 @@ displayed!(
     NonZero<u32>,
     String,
     Switch,
-    Worker,
+    WorkerOption,
     Timestamp,
     TrustedProxies,
     WebhookUrl,
@@ -487,7 +487,7 @@ impl fmt::Display for Switch {
 
 /// Whether a server works on rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Worker {
+pub enum WorkerOption {
     /// It works, or follows another server that does.
     On,
     /// It works while no other server does.
@@ -496,7 +496,7 @@ pub enum Worker {
     Off,
 }
 
-impl fmt::Display for Worker {
+impl fmt::Display for WorkerOption {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::On => "on",
@@ -551,11 +551,11 @@ fn parse_bool(text: &str) -> Result<bool, &'static str> {
     }
 }
 
-fn parse_worker(text: &str) -> Result<Worker, &'static str> {
+fn parse_worker(text: &str) -> Result<WorkerOption, &'static str> {
     match text {
-        "on" => Ok(Worker::On),
-        "standby" => Ok(Worker::Standby),
-        "off" => Ok(Worker::Off),
+        "on" => Ok(WorkerOption::On),
+        "standby" => Ok(WorkerOption::Standby),
+        "off" => Ok(WorkerOption::Off),
         _ => Err("expected on, standby or off"),
     }
 }

@@ -19,7 +19,7 @@ use poet_storage::{DatabaseUrl, directory::Directories};
 pub use crate::config_error::ConfigError;
 use crate::{
     api::{client::RequestRate, patience::Patience},
-    args::{Options, ServerArgs, Switch, WITHOUT_EFFECT, Worker, options_only},
+    args::{Options, ServerArgs, Switch, WITHOUT_EFFECT, WorkerOption, options_only},
     config_file::OptionFile,
     limits::ClientLimits,
     notify::NotifyConfig,
@@ -130,7 +130,7 @@ pub struct LogConfig {
 
 /// The source of an option's value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum OptionSource {
     /// Given on the command line.
     CommandLine,
     /// Given in the file.
@@ -148,7 +148,7 @@ pub enum Source {
     Default,
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for OptionSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::CommandLine => f.write_str("command line"),
@@ -172,7 +172,7 @@ pub struct Effective {
     /// Its value; empty for an option that is not set.
     pub value: String,
     /// The source of the value.
-    pub source: Source,
+    pub source: OptionSource,
 }
 
 impl Config {
@@ -230,19 +230,19 @@ impl Config {
                 .unwrap_or(id)
                 .to_owned();
             let source = if is_on_command_line(id) {
-                Source::CommandLine
+                OptionSource::CommandLine
             } else if let (Some(path), Some(lines)) = (&path, file.lines.get(&name)) {
-                Source::File {
+                OptionSource::File {
                     path: path.clone(),
                     lines: lines.clone(),
                 }
             } else if let ("backend", Some(variable)) = (id, &backend_variable) {
                 value.clone_from(variable);
-                Source::Environment
+                OptionSource::Environment
             } else if let (Some(network), true) = (options.network, of_network.contains(&id)) {
-                Source::Network(network.name)
+                OptionSource::Network(network.name)
             } else {
-                Source::Default
+                OptionSource::Default
             };
             effective.push(Effective {
                 name,
@@ -258,8 +258,8 @@ impl Config {
         effective.push(Effective {
             name: PRIVATE_KEY_VARIABLE.to_owned(),
             source: match key {
-                Some(_) => Source::Environment,
-                None => Source::Default,
+                Some(_) => OptionSource::Environment,
+                None => OptionSource::Default,
             },
             value: key.unwrap_or_default(),
         });
@@ -293,13 +293,13 @@ impl Config {
             return Err(ConfigError::NoRegistration);
         }
         let worker = match (&args.database, args.worker, args.disable_worker) {
-            (Some(_), Worker::Off, _) | (Some(_), _, true) => WorkerMode::Off,
+            (Some(_), WorkerOption::Off, _) | (Some(_), _, true) => WorkerMode::Off,
             (None, _, true) => WorkerMode::Nobody,
-            (None, worker @ (Worker::Standby | Worker::Off), false) => {
+            (None, worker @ (WorkerOption::Standby | WorkerOption::Off), false) => {
                 return Err(ConfigError::NobodyWorks(worker));
             }
-            (Some(_), Worker::Standby, false) => WorkerMode::Standby,
-            (_, Worker::On, false) => WorkerMode::On,
+            (Some(_), WorkerOption::Standby, false) => WorkerMode::Standby,
+            (_, WorkerOption::On, false) => WorkerMode::On,
         };
         let directory = |path: Option<PathBuf>| path.ok_or(ConfigError::NoCacheDirectory);
         Ok(Self {
@@ -710,7 +710,7 @@ mod tests {
             (&*difficulty.value, &difficulty.source),
             (
                 "5",
-                &Source::File {
+                &OptionSource::File {
                     path,
                     lines: vec![3]
                 }
@@ -718,11 +718,11 @@ mod tests {
         );
         assert_eq!(
             (&*of("memory").value, &of("memory").source),
-            ("2", &Source::CommandLine)
+            ("2", &OptionSource::CommandLine)
         );
         assert_eq!(
             (&*of("logdir").value, &of("logdir").source),
-            ("/p/logs", &Source::Default)
+            ("/p/logs", &OptionSource::Default)
         );
         // Both lists name the options as the command line does.
         let command = options_only();
@@ -772,8 +772,11 @@ mod tests {
             let option = options.find(|option| option.name == name).unwrap();
             (option.value.clone(), option.source.clone())
         };
-        assert_eq!(of("cycle-gap"), ("10s".to_owned(), Source::CommandLine));
-        let network = Source::Network("mainnet");
+        assert_eq!(
+            of("cycle-gap"),
+            ("10s".to_owned(), OptionSource::CommandLine)
+        );
+        let network = OptionSource::Network("mainnet");
         assert_eq!(of("phase-shift"), ("240h0m0s".to_owned(), network));
     }
 

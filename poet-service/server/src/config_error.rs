@@ -2,18 +2,22 @@
 
 use std::{io, path::PathBuf};
 
+use poet_files::reason;
 use poet_proto::{
     certificate::TrustedKeysError,
     identity::{PRIVATE_KEY_VARIABLE, PrivateKeyError},
 };
 
-use crate::args::Worker;
+use crate::args::WorkerOption;
 
 /// Why the configuration cannot be used. The messages contain the causes, so there is no `source`.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read --configfile {path}: {cause}: expected a text of name=value lines")]
+    #[error(
+        "cannot read --configfile {path}: {}: expected a text of name=value lines",
+        reason(cause)
+    )]
     Read {
         /// Its path.
         path: PathBuf,
@@ -56,7 +60,7 @@ pub enum ConfigError {
         "--worker={0} is given without --database, and no other server would work: expected --worker=on, or \
          --disable-worker, which publishes empty proofs"
     )]
-    NobodyWorks(Worker),
+    NobodyWorks(WorkerOption),
     /// The options are invalid.
     #[error(transparent)]
     Options(#[from] clap::Error),

@@ -3,7 +3,7 @@
 use crate::api::{
     client::{RequestRate, TrustedProxies},
     patience::Patience,
-    server::ConnectionLimits,
+    slots::ConnectionLimits,
 };
 
 /// The default for REST. All nodes of a network connect within minutes.

@@ -11,8 +11,10 @@ use std::{
     mem,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
+
+use poet_files::reason;
 
 /// Bytes that may wait: some thousands of lines.
 const QUEUE_BYTES: usize = 1 << 20;
@@ -169,20 +171,14 @@ impl LogQueue {
         self.shared.waiting.notify_one();
     }
 
-    /// Ends the output, after writing everything in the queue unless that takes longer than until
-    /// `deadline`.
-    pub(crate) fn end(&self, deadline: Instant) {
+    /// Ends the output, after writing everything in the queue unless that takes longer than
+    /// `patience`.
+    pub(crate) fn end(&self, patience: Duration) {
         let mut state = self.shared.state();
         state.end = true;
         self.shared.waiting.notify_one();
-        while !state.ended {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return;
-            }
-            let waited = self.shared.ended.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
+        let ended = &self.shared.ended;
+        drop(ended.wait_timeout_while(state, patience, |state| !state.ended));
     }
 }
 
@@ -239,7 +235,8 @@ impl Shared {
                 Err(error) => {
                     lost += portion.lines.iter().filter(|byte| **byte == b'\n').count() as u64;
                     if !mem::replace(&mut failing, true) {
-                        tracing::error!(%error, output = sink.name(), "cannot write the log");
+                        let (error, output) = (reason(&error), sink.name());
+                        tracing::error!(error, output, "cannot write the log");
                     }
                 }
             }
@@ -281,7 +278,7 @@ pub(crate) fn write_all(to: &mut impl Write, mut bytes: &[u8]) -> io::Result<()>
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use std::{sync::mpsc, time::Instant};
 
     use super::*;
 
@@ -358,7 +355,7 @@ mod tests {
         tell.send(true).unwrap();
         // The end may be a portion of its own.
         tell.send(true).unwrap();
-        output.end(Instant::now() + Duration::from_secs(60));
+        output.end(Duration::from_secs(60));
         assert_eq!(text.recv().unwrap(), "last\n");
     }
 
@@ -367,7 +364,7 @@ mod tests {
         let (output, tell, text) = slow();
         output.line(b"one\n");
         let start = Instant::now();
-        output.end(start + Duration::from_millis(50));
+        output.end(Duration::from_millis(50));
         assert!(start.elapsed() < Duration::from_secs(50));
         tell.send(true).unwrap();
         assert_eq!(text.recv().unwrap(), "one\n");
@@ -383,7 +380,7 @@ mod tests {
         for _ in 0..3 {
             tell.send(true).unwrap();
         }
-        output.end(Instant::now() + Duration::from_secs(60));
+        output.end(Duration::from_secs(60));
         assert_eq!(text.try_iter().collect::<String>(), "one\nthe last one\n");
     }
 

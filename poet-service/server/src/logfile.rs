@@ -5,10 +5,12 @@ use std::{
     fs::{self, File},
     io::{self, ErrorKind},
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    sync::Arc,
+    time::Duration,
 };
 
 use poet_files::{Access, create_directory};
+use poet_rounds::clock::Clock;
 
 use crate::log_queue::{self, Portion, Sink};
 
@@ -17,7 +19,6 @@ const FILE_NAME: &str = "poet.log";
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The log's files.
-#[derive(Debug)]
 pub struct LogFile {
     folder: PathBuf,
     /// The number of full files to keep; 0 if the log is never full.
@@ -25,7 +26,9 @@ pub struct LogFile {
     max_bytes: u64,
     current: File,
     bytes: u64,
-    looked: Instant,
+    clock: Arc<dyn Clock>,
+    /// When it was last checked that `poet.log` is the open file, by the monotonic clock.
+    looked: Duration,
 }
 
 impl LogFile {
@@ -33,7 +36,12 @@ impl LogFile {
     ///
     /// # Errors
     /// Fails if the folder or the file cannot be created or written.
-    pub fn open(folder: &Path, max_files: usize, max_bytes: u64) -> io::Result<Self> {
+    pub fn open(
+        folder: &Path,
+        max_files: usize,
+        max_bytes: u64,
+        clock: Arc<dyn Clock>,
+    ) -> io::Result<Self> {
         // Durable, since this is often the first to create the common parent of all directories.
         create_directory(folder, Access::Private)?;
         let current = append(&folder.join(FILE_NAME))?;
@@ -44,7 +52,8 @@ impl LogFile {
             max_bytes,
             current,
             bytes,
-            looked: Instant::now(),
+            looked: clock.monotonic(),
+            clock,
         })
     }
 
@@ -62,7 +71,7 @@ impl LogFile {
     /// Reopens `poet.log` if it was moved or removed, and updates its length if another program has
     /// truncated it.
     fn look(&mut self) -> io::Result<()> {
-        self.looked = Instant::now();
+        self.looked = self.clock.monotonic();
         match fs::metadata(self.path(0)) {
             Ok(found) if same_file(&found, &self.current.metadata()?) => {
                 self.bytes = found.len();
@@ -104,7 +113,8 @@ impl Sink for LogFile {
     }
 
     fn write(&mut self, portion: &Portion) -> io::Result<()> {
-        if portion.reopen || self.looked.elapsed() >= LOOK_INTERVAL {
+        let since = self.clock.monotonic().saturating_sub(self.looked);
+        if portion.reopen || since >= LOOK_INTERVAL {
             self.look()?;
         }
         let mut lines = portion.lines.split_inclusive(|byte| *byte == b'\n');
@@ -140,7 +150,15 @@ fn append(path: &Path) -> io::Result<File> {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+    use poet_rounds::clock::ManualClock;
+
     use super::*;
+
+    fn open(folder: &Path, max_files: usize, max_bytes: u64) -> io::Result<LogFile> {
+        let clock = Arc::new(ManualClock::new(Timestamp::UNIX_EPOCH));
+        LogFile::open(folder, max_files, max_bytes, clock)
+    }
 
     fn names(folder: &Path) -> Vec<String> {
         let mut names: Vec<_> = fs::read_dir(folder)
@@ -157,7 +175,7 @@ mod tests {
         let folder = folder.path().join("logs");
         for line in ["one\n", "two\n", "three\n", "four\n", "five\n"] {
             // It makes no difference whether the process is a new one.
-            let mut log = LogFile::open(&folder, 2, 10).unwrap();
+            let mut log = open(&folder, 2, 10).unwrap();
             log.line(line.as_bytes()).unwrap();
         }
         assert_eq!(names(&folder), ["poet.log", "poet.log.1", "poet.log.2"]);
@@ -166,7 +184,7 @@ mod tests {
         assert_eq!(read("poet.log.1"), "three\n");
         assert_eq!(read("poet.log.2"), "one\ntwo\n");
 
-        let mut log = LogFile::open(&folder, 2, 10).unwrap();
+        let mut log = open(&folder, 2, 10).unwrap();
         log.line(b"six\n").unwrap();
         log.line(b"longer than a file\n").unwrap();
         assert_eq!(names(&folder).len(), 3);
@@ -179,7 +197,7 @@ mod tests {
     fn a_file_that_was_moved_or_removed_is_made_again() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().join("logs");
-        let mut log = LogFile::open(&folder, 2, 10).unwrap();
+        let mut log = open(&folder, 2, 10).unwrap();
         let mut write = |line: &str| {
             let lines = line.as_bytes().to_vec();
             let reopen = true;
@@ -211,10 +229,35 @@ mod tests {
     #[test]
     fn without_rotation_there_is_one_file() {
         let folder = tempfile::tempdir().unwrap();
-        let mut log = LogFile::open(folder.path(), 0, 1).unwrap();
+        let mut log = open(folder.path(), 0, 1).unwrap();
         for _ in 0..9 {
             log.line(b"line\n").unwrap();
         }
         assert_eq!(names(folder.path()), ["poet.log"]);
+    }
+
+    #[test]
+    fn a_file_that_was_moved_is_noticed_after_a_second() {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Arc::new(ManualClock::new(Timestamp::UNIX_EPOCH));
+        let mut log = LogFile::open(folder.path(), 2, 1000, clock.clone()).unwrap();
+        let mut write = |lines: &str| {
+            let lines = lines.into();
+            let portion = Portion {
+                lines,
+                ..Portion::default()
+            };
+            log.write(&portion).unwrap();
+        };
+        let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
+        write("one\n");
+        let moved = folder.path().join("moved");
+        fs::rename(folder.path().join(FILE_NAME), moved).unwrap();
+        write("two\n");
+        assert_eq!(read("moved"), "one\ntwo\n");
+        clock.pass(LOOK_INTERVAL);
+        write("three\n");
+        assert_eq!(read("moved"), "one\ntwo\n");
+        assert_eq!(read(FILE_NAME), "three\n");
     }
 }

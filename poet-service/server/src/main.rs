@@ -12,8 +12,9 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
-use poet_backends::{Options, select_with};
+use poet_backends::{SelectOptions, select_with};
 use poet_engine::{LABEL_DEPTH, WorkFunction, ZERO};
+use poet_files::{explain, reason};
 use poet_host::WorkPlace;
 use poet_proto::{dates::Zone, duration::in_words, network::Network, timetable::both};
 use poet_rounds::{
@@ -117,7 +118,7 @@ fn main() -> ExitCode {
 
 fn ended(result: anyhow::Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
+        eprintln!("error: {}", explain(error.as_ref()));
         ExitCode::FAILURE
     })
 }
@@ -125,26 +126,28 @@ fn ended(result: anyhow::Result<ExitCode>) -> ExitCode {
 fn serve(args: ServerArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(args)?;
     check_threads()?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let file = LogFile::open(
         &config.log.folder,
         config.log.max_files,
         config.log.max_file_bytes,
+        Arc::clone(&clock),
     )
     .map_err(|cause| {
-        let folder = config.log.folder.display();
         anyhow::anyhow!(
-            "cannot use --logdir {folder}: {cause}: expected a directory that can be written to"
+            "cannot use --logdir {}: {}: expected a directory that can be written to",
+            config.log.folder.display(),
+            reason(&cause)
         )
     })?;
     let terminal = Terminal::new(file).context("cannot start the threads of the log")?;
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let notices = Notices::start(&config.notify, Arc::clone(&clock))
         .context("cannot start the threads for notifications")?;
     terminal.init_logs(config.log.debug, config.log.json, notices.clone());
     let result = serve_with(config, clock, &terminal, &notices);
     let code = result.unwrap_or_else(|error| {
         // Through the queue of the log, since nothing may be reading it at the moment.
-        terminal.say_last(&format!("error: {error:#}"));
+        terminal.say_last(&format!("error: {}", explain(error.as_ref())));
         ExitCode::FAILURE
     });
     // An alarm that ends the server must be delivered, too.
@@ -222,7 +225,7 @@ fn serve_with(
     // Before any thread is started, since none may disturb the measurement of the cores.
     let mut place = WorkPlace::default();
     if config.rounds.worker.may_work() {
-        let options = Options {
+        let options = SelectOptions {
             forced: config.work.backend.as_deref(),
             trial: false,
         };

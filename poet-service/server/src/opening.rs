@@ -51,7 +51,13 @@ pub(crate) fn open(
             let storage = PostgresStorage::open(url, batch, clock, Arc::new(metrics))?;
             Arc::new(storage)
         }
-        None => Arc::new(open_embedded(config, metrics, owner.is_some(), &other)?),
+        None => Arc::new(open_embedded(
+            config,
+            metrics,
+            clock,
+            owner.is_some(),
+            &other,
+        )?),
     };
     if let Some(owner) = &owner {
         match stored_key(&*storage)?.map(|key| directory::owner_text(&key.public())) {
@@ -69,6 +75,7 @@ pub(crate) fn open(
 fn open_embedded(
     config: &Config,
     metrics: Metrics,
+    clock: &Arc<dyn Clock>,
     has_owner: bool,
     other: &dyn Fn(String) -> StartError,
 ) -> Result<SqliteStorage, StartError> {
@@ -91,8 +98,9 @@ fn open_embedded(
             });
         }
     }
-    keep_damaged_log(&database)?;
-    let storage = SqliteStorage::open(&database, config.max_submit_batch, Arc::new(metrics))?;
+    keep_damaged_log(&database, clock.now())?;
+    let (batch, clock) = (config.max_submit_batch, Arc::clone(clock));
+    let storage = SqliteStorage::open(&database, batch, clock, Arc::new(metrics))?;
     Ok(storage)
 }
 

@@ -271,6 +271,8 @@ mod tests {
     use poet_proto::{identity::PrivateKey, member::Challenge};
     use poet_storage::SqliteStorage;
 
+    use poet_rounds::clock::SystemClock;
+
     use super::*;
 
     fn published(members: Vec<Challenge>) -> PublishedProof {
@@ -311,8 +313,13 @@ mod tests {
     #[test]
     fn a_proof_that_is_being_published_is_not_read_and_encoded_again() {
         let folder = tempfile::tempdir().unwrap();
-        let storage =
-            SqliteStorage::open(&folder.path().join("poet.sqlite"), 1, Arc::new(())).unwrap();
+        let storage = SqliteStorage::open(
+            &folder.path().join("poet.sqlite"),
+            1,
+            Arc::new(SystemClock),
+            Arc::new(()),
+        )
+        .unwrap();
         let storage: Arc<dyn Storage> = Arc::new(storage);
         let server = PrivateKey::generate().unwrap().public();
         let proofs = Proofs::new(Arc::clone(&storage));
@@ -345,8 +352,13 @@ mod tests {
     #[test]
     fn the_memory_of_kept_proofs_is_bounded() {
         let folder = tempfile::tempdir().unwrap();
-        let storage =
-            SqliteStorage::open(&folder.path().join("poet.sqlite"), 1, Arc::new(())).unwrap();
+        let storage = SqliteStorage::open(
+            &folder.path().join("poet.sqlite"),
+            1,
+            Arc::new(SystemClock),
+            Arc::new(()),
+        )
+        .unwrap();
         let server = PrivateKey::generate().unwrap().public();
         let proofs = Proofs::new(Arc::new(storage));
         let entry = |bytes| EncodedProof {

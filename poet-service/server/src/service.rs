@@ -1,12 +1,12 @@
 //! The whole server: its directories, the [`Rounds`], the network, readiness, shutdown.
 
-use std::{fs, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use axum::{Router, middleware};
 use jiff::Timestamp;
-use poet_backends::{Options, Selection};
+use poet_backends::{SelectOptions, Selection};
 use poet_engine::{LABEL_DEPTH, TICK_LEAVES, WorkFunction};
-use poet_host::{WorkPlace, limits::throttling};
+use poet_host::{WorkPlace, limits::throttling, machine::hostname};
 use poet_rounds::{
     blocking,
     clock::Clock,
@@ -26,13 +26,8 @@ use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
     api::{
-        self,
-        client::RateLimit,
-        dropped::Dropped,
-        grpc as grpc_api, listen, operator,
-        poet::Poet,
-        protocol::Protocol,
-        server::{ConnectionLimits, Interface},
+        self, client::RateLimit, dropped::Dropped, grpc as grpc_api, listen, operator, poet::Poet,
+        protocol::Protocol, server::Interface, slots::ConnectionLimits,
     },
     config::Config,
     log_queue::RecentLines,
@@ -97,7 +92,7 @@ impl Server {
         notices: Notices,
         recent: RecentLines,
     ) -> Result<Self, StartError> {
-        let options = Options {
+        let options = SelectOptions {
             forced: config.work.backend.as_deref(),
             trial: config.work.trial,
         };
@@ -216,7 +211,7 @@ impl Server {
             clock: Arc::clone(&clock),
             notices,
         };
-        let own = api::rounds::Rounds::new(
+        let own = api::rounds::RoundRoutes::new(
             status.clone(),
             Arc::clone(&clock),
             Arc::clone(&storage),
@@ -315,7 +310,10 @@ impl Server {
         let limits = &config.listeners.limits;
         let limited = |router: Router, protocol| match limits.rate {
             None => router,
-            Some(rate) => RateLimit::new(rate, limits.proxies.clone(), protocol).layer(router),
+            Some(rate) => {
+                let clock = Arc::clone(rounds.clock());
+                RateLimit::new(rate, limits.proxies.clone(), protocol, clock).layer(router)
+            }
         };
         let connections = limits.connections(poet_host::open_files::raise_limit());
         let interfaces = [
@@ -324,25 +322,28 @@ impl Server {
                 counted(limited(routers.rest, Protocol::Http1)),
                 connections.rest,
                 metrics.dropped("rest"),
+                rounds.clock(),
             ),
             grpc.interface(
                 Protocol::Http2,
                 counted(limited(routers.grpc, Protocol::Http2)),
                 connections.grpc,
                 metrics.dropped("grpc"),
+                rounds.clock(),
             ),
             private.interface(
                 Protocol::Either,
                 counted(routers.private),
                 connections.private.clone(),
                 metrics.dropped("operator"),
+                rounds.clock(),
             ),
         ];
         let monitoring = metrics_listener.map(|listener| {
             let router = metrics::scrape::router(&metrics, state);
             let dropped = metrics.dropped("metrics");
             let limits = connections.private;
-            listener.interface(Protocol::Http1, router, limits, dropped)
+            listener.interface(Protocol::Http1, router, limits, dropped, rounds.clock())
         });
         let parts = Supervisor::new();
         parts.spawn("readiness", probe.keep(stopped.clone()));
@@ -475,12 +476,8 @@ impl Counters for Told {
 
 /// Returns the name under which other servers of the same database know this one.
 fn server_name(rest: SocketAddr) -> String {
-    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let host = match host.trim() {
-        "" => "poet",
-        host => host,
-    };
-    format!("{host}:{}", rest.port())
+    let host = hostname(Path::new("/"));
+    format!("{}:{}", host.as_deref().unwrap_or("poet"), rest.port())
 }
 
 /// The sockets of an interface before it is served.
@@ -511,6 +508,7 @@ impl Listener {
         router: Router,
         limits: ConnectionLimits,
         dropped: Dropped,
+        clock: &Arc<dyn Clock>,
     ) -> Interface {
         Interface {
             listeners: self.sockets,
@@ -518,6 +516,7 @@ impl Listener {
             router,
             limits,
             dropped,
+            clock: Arc::clone(clock),
         }
     }
 }

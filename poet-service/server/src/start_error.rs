@@ -5,6 +5,7 @@ use std::{fmt, io, path::PathBuf};
 use jiff::Timestamp;
 use poet_backends::SelectError;
 use poet_engine::{DepthError, TICK_LEAVES};
+use poet_files::reason;
 use poet_proto::identity::{PRIVATE_KEY_VARIABLE, PrivateKeyError};
 use poet_rounds::{life::RecoveryError, schedule::ScheduleError, storage::StorageError};
 use poet_storage::{
@@ -78,8 +79,8 @@ pub enum StartError {
         dbdir: PathBuf,
     },
     #[error(
-        "the system gives this process too few threads: {0}: expected room for some 30 (see `ulimit \
-         -u`, TasksMax of systemd, pids.max of the control group)"
+        "the system gives this process too few threads: {}: expected room for some 30 (see `ulimit \
+         -u`, TasksMax of systemd, pids.max of the control group)", reason(.0)
     )]
     Threads(io::Error),
     #[error(
@@ -97,8 +98,9 @@ pub enum StartError {
     #[error(transparent)]
     Depth(#[from] DepthError),
     #[error(
-        "cannot listen on {flag} {address}: {cause}: expected addresses of this machine and a port \
-         that is free and permitted at each of them"
+        "cannot listen on {flag} {address}: {}: expected addresses of this machine and a port that is \
+         free and permitted at each of them",
+        reason(cause)
     )]
     Listen {
         flag: &'static str,

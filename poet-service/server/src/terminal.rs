@@ -140,8 +140,8 @@ impl Terminal {
 impl Drop for Terminal {
     fn drop(&mut self) {
         // First the file, with its own time limit: usually it is standard error that nobody reads.
-        self.file.end(std::time::Instant::now() + END);
-        self.screen.end(std::time::Instant::now() + END);
+        self.file.end(END);
+        self.screen.end(END);
     }
 }
 

@@ -12,7 +12,10 @@ use std::{
     io::{ErrorKind, Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -20,7 +23,7 @@ use std::{
 use common::{Client, LocalServer, TestNode, await_some, config};
 use poet_engine::Proof;
 use poet_proto::{member::Challenge, messages::PublishedProof};
-use poet_rounds::storage::Storage as _;
+use poet_rounds::{clock::SystemClock, storage::Storage as _};
 use poet_service::{
     api::{client::RequestRate, patience::Patience},
     limits::ClientLimits,
@@ -72,12 +75,23 @@ fn assert_serves_grpc(grpc: SocketAddr) {
     assert!(found, "{received:?}");
 }
 
-/// Starts a server in this process with this patience for clients.
+/// Connects with a small buffer, so that what the client has read, the server has sent not long before.
+fn connect_with_small_buffer(address: SocketAddr) -> TcpStream {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(128 * 1024).unwrap();
+    socket.connect(&address.into()).unwrap();
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// Starts a server in this process with this patience for clients, an hour before its first round.
 fn start_with(folder: &Path, patience: Patience) -> LocalServer {
     let mut config = config(folder);
     config.listeners.max_grpc_response_bytes = 100_000_000;
     config.listeners.limits.patience = patience;
-    LocalServer::start(config, 0)
+    LocalServer::start(config, -3600)
 }
 
 /// Returns the number of connections that were dropped for a reason.
@@ -280,7 +294,7 @@ fn store_proof(folder: &Path, round: u64, members: u32) {
     let db = folder.join("db");
     fs::create_dir_all(&db).unwrap();
     let path = db.join("poet.sqlite");
-    let storage = SqliteStorage::open(&path, 1, Arc::new(())).unwrap();
+    let storage = SqliteStorage::open(&path, 1, Arc::new(SystemClock), Arc::new(())).unwrap();
     let member = |number: u32| {
         let mut challenge = [0x5a; 32];
         // Must not compress too well.
@@ -342,7 +356,8 @@ fn clients_that_do_not_read_are_cut_off() {
     let patience = Patience {
         stall: Duration::from_secs(8),
         bytes_per_second: 20_000,
-        sweep: Duration::from_millis(500),
+        // In real time, unlike the others.
+        sweep: Duration::from_millis(5),
         ..Patience::default()
     };
     let server = start_with(folder.path(), patience);
@@ -378,26 +393,10 @@ fn clients_that_do_not_read_are_cut_off() {
         })
     });
     // Slow clients that are fast enough, though their systems read in steps.
-    let slow = [40_000, 400_000].map(|bytes_per_second| {
-        let mut stream = connect(rest);
+    let mut slow = [40_000, 400_000].map(|bytes_per_second| {
+        let mut stream = connect_with_small_buffer(rest);
         stream.write_all(ASK_PROOF).unwrap();
-        thread::spawn(move || {
-            let mut part = vec![0; bytes_per_second];
-            for _ in 0..20 {
-                stream.read_exact(&mut part).unwrap();
-                thread::sleep(Duration::from_secs(1));
-            }
-            let mut read = 20 * bytes_per_second;
-            let mut part = vec![0; 1 << 20];
-            // The headers add to it.
-            while read <= whole {
-                match stream.read(&mut part).unwrap() {
-                    0 => break,
-                    bytes => read += bytes,
-                }
-            }
-            read
-        })
+        (stream, bytes_per_second)
     });
     // And a client that stops in the middle.
     let mut first = [0; 1000];
@@ -405,7 +404,28 @@ fn clients_that_do_not_read_are_cut_off() {
     assert!(first.starts_with(b"HTTP/1.1 200 OK\r\n"));
     assert_serves(rest, 1);
     assert_serves_grpc(grpc);
+    for _ in 0..20 {
+        for (stream, bytes_per_second) in &mut slow {
+            stream.read_exact(&mut vec![0; *bytes_per_second]).unwrap();
+        }
+        server.pass(Duration::from_secs(1));
+        // The server looks in between.
+        thread::sleep(Duration::from_millis(10));
+    }
+    for (mut stream, bytes_per_second) in slow {
+        let mut read = 20 * bytes_per_second;
+        let mut part = vec![0; 1 << 20];
+        // The headers add to it.
+        while read <= whole {
+            match stream.read(&mut part).unwrap() {
+                0 => break,
+                bytes => read += bytes,
+            }
+        }
+        assert!(read > whole, "cut off after {read} bytes");
+    }
     await_some("the end of those who do not read", || {
+        server.pass(Duration::from_secs(1));
         (dropped(&server, "rest", "slow") == 20).then_some(())
     });
     for mut reader in readers {
@@ -414,10 +434,6 @@ fn clients_that_do_not_read_are_cut_off() {
     }
     for pinging in over_grpc {
         pinging.join().unwrap();
-    }
-    for slow in slow {
-        let read = slow.join().unwrap();
-        assert!(read > whole, "cut off after {read} bytes");
     }
     assert_serves(rest, 2);
     // No other client was dropped.
@@ -803,6 +819,7 @@ fn what_is_closed_and_refused_is_counted() {
     for stream in &mut idle {
         assert_eq!(status(stream).as_deref(), Some("HTTP/1.1 200"));
     }
+    server.pass(Duration::from_secs(2));
     let answer = status(&mut connect(server.addresses.rest));
     assert_eq!(answer.as_deref(), Some("HTTP/1.1 200"));
     assert_eq!(counted("rest", "room"), 1);
@@ -817,53 +834,88 @@ fn what_is_closed_and_refused_is_counted() {
     for stream in &mut grpc[..3] {
         assert!(h2::read_frame(stream).is_some());
     }
+    server.pass(Duration::from_secs(2));
     await_some("a connection that makes room", || {
         (counted("grpc", "room") == 1).then_some(())
     });
     assert!(h2::read_frame(&mut grpc[3]).is_some());
 }
 
+/// Lets time pass while a client waits for a connection.
+fn pass_while<T>(server: &LocalServer, client_waits: impl FnOnce() -> T) -> T {
+    /// Ends the other thread, too, if the client fails.
+    struct Ended<'a>(&'a AtomicBool);
+    impl Drop for Ended<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Relaxed);
+        }
+    }
+    let ended = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Relaxed) {
+                server.pass(Duration::from_secs(2));
+                thread::sleep(Duration::from_millis(100));
+            }
+        });
+        let _ended = Ended(&ended);
+        client_waits()
+    })
+}
+
 #[test]
 fn idle_connections_make_room() {
     let folder = tempfile::tempdir().unwrap();
-    let options = ["--max-connections=20", "--max-connections-per-address=1000"];
-    let mut victim = Victim::start(folder.path(), &options);
+    let mut config = config(folder.path());
+    config.listeners.limits.max_connections = Some(20);
+    config.listeners.limits.max_connections_per_address = Some(1000);
+    let server = LocalServer::start(config, -3600);
+    let rest = server.addresses.rest;
     // Many more than allowed, and they stay open. Those that wait get their turn before newcomers, each
     // for two seconds.
-    let streams: Vec<_> = (0..200).map(|_| connect(victim.rest)).collect();
-    for _ in 0..5 {
-        victim.assert_serves();
+    let streams: Vec<_> = (0..200).map(|_| connect(rest)).collect();
+    for node in 0..5 {
+        let client = Client::new(&server.url());
+        let answer = pass_while(&server, || client.get("/healthz"));
+        assert_eq!(answer.status, 200);
+        // Over the same connection.
+        client.register(&TestNode::new(node));
     }
     drop(streams);
-    victim.assert_serves();
+    assert_serves(rest, 5);
 }
 
 #[test]
 fn streams_on_which_nothing_comes_make_room() {
     let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
     // A quarter of them for gRPC.
-    let options = ["--max-connections=40", "--max-connections-per-address=1000"];
-    let victim = Victim::start(folder.path(), &options);
+    config.listeners.limits.max_connections = Some(40);
+    config.listeners.limits.max_connections_per_address = Some(1000);
+    let server = LocalServer::start(config, -3600);
+    let grpc = server.addresses.grpc;
     let path = "/grpc.health.v1.Health/Watch";
     let mut watching = Vec::new();
     for _ in 0..30 {
-        let mut stream = connect(victim.grpc);
+        let mut stream = connect(grpc);
         stream.write_all(&h2::preface()).unwrap();
         stream.write_all(&h2::request(1, path, &[0; 5])).unwrap();
         watching.push(stream);
     }
     // What a watcher is sent at once, however many came before it.
     let last = watching.last_mut().unwrap();
-    while let Some((kind, _, id, _)) = h2::read_frame(last) {
-        if id == 1 && kind == h2::DATA {
-            break;
+    pass_while(&server, || {
+        while let Some((kind, _, id, _)) = h2::read_frame(last) {
+            if id == 1 && kind == h2::DATA {
+                break;
+            }
         }
-    }
+    });
     for _ in 0..5 {
-        victim.assert_serves_grpc();
+        pass_while(&server, || assert_serves_grpc(grpc));
     }
     drop(watching);
-    victim.assert_serves_grpc();
+    assert_serves_grpc(grpc);
 }
 
 #[test]
@@ -899,6 +951,9 @@ fn an_address_has_a_rate() {
     }
     assert_eq!(ask("2001:db8::6").status, 429);
     assert_eq!(ask("2001:db8:0:1::6").status, 200);
+    server.pass(Duration::from_secs(after));
+    assert_eq!(ask("192.0.2.1").status, 200);
+    assert_eq!(ask("192.0.2.1").status, 429);
 
     // Over gRPC, the proxy's own address counts.
     let statuses: Vec<_> = (0..6)

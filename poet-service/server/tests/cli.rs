@@ -1,13 +1,14 @@
 //! The operator commands, as a user runs them.
 #![allow(clippy::unwrap_used)]
 
-use std::fs;
-use std::io::Write;
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use poet_conformance::{report_skipped, skip, vectors};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 fn poet() -> Command {
@@ -500,7 +501,7 @@ fn verify_says_what_is_wrong_and_where() {
         ),
         (
             with(&|v| leaf(v, "zz")),
-            "proven_leaves[3]: not hex: expected an even number of digits",
+            "proven_leaves[3]: not hex: expected hexadecimal digits, two for each byte",
         ),
         (
             with(&|v| v["proof_nodes"] = 7.into()),
@@ -692,4 +693,185 @@ fn the_recorded_proof_is_invalid_because_of_its_members() {
         "{}",
         stdout(&output)
     );
+}
+
+/// The texts of Rust's own errors, and of a crash.
+const NOT_FOR_USERS: [&str; 6] = [
+    "os error",
+    "entity not found",
+    "stream did not contain",
+    "invalid digit",
+    "invalid utf-8",
+    "panicked",
+];
+
+/// Runs a command that may fail, and checks its words. `{}` in its arguments is the folder. If it is
+/// the server, and it serves, it is ended.
+fn speaks_plainly(folder: &Path, arguments: &str) {
+    let arguments = arguments.replace("{}", folder.to_str().unwrap());
+    let mut command = poet();
+    command.args(arguments.split(' ')).stdin(Stdio::null());
+    command.env_remove("POET_PRIVATE_KEY");
+    let stderr = folder.join("stderr");
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(File::create(&stderr).unwrap())
+        .spawn()
+        .unwrap();
+    let mut text = String::new();
+    for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+        let line = line.unwrap_or_default();
+        if line.starts_with("REST") {
+            let pid = Pid::from_child(&child);
+            kill_process(pid, Signal::TERM).unwrap();
+        }
+        text += &line;
+    }
+    let status = child.wait().unwrap();
+    text += &fs::read_to_string(stderr).unwrap();
+    for words in NOT_FOR_USERS {
+        assert!(!text.contains(words), "{arguments}: {text}");
+    }
+    match status.code() {
+        Some(0) => {}
+        Some(1 | 2) => assert!(!text.trim().is_empty(), "{arguments}"),
+        _ => panic!("{arguments}: {status}: {text}"),
+    }
+}
+
+const SERVER: &str =
+    "--restlisten=127.0.0.1:0 --rpclisten=127.0.0.1:0 --config-rpclisten=127.0.0.1:0 --no-trial";
+
+/// Makes a server's state in `home`.
+fn state(folder: &Path) {
+    speaks_plainly(folder, &format!("{SERVER} --poetdir={{}}/home"));
+    assert!(folder.join("home/db/poet.sqlite").is_file());
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+fn binary() -> Vec<u8> {
+    (0..=255).cycle().take(2000).collect()
+}
+
+#[test]
+fn errors_of_files_are_in_plain_words() {
+    let made = Directory::new();
+    state(made.0.path());
+    // `PATH` is a file that is missing, or not what it should be.
+    for command in [
+        "SERVER --poetdir=PATH",
+        "SERVER --poetdir={}/poet --configfile=PATH",
+        "SERVER --poetdir={}/poet --datadir=PATH",
+        "SERVER --poetdir={}/poet --dbdir=PATH",
+        "SERVER --poetdir={}/poet --logdir=PATH",
+        "SERVER --poetdir={}/poet --trusted-pub-keys-dir-path=PATH",
+        "check-config --poetdir={}/poet --configfile=PATH",
+        "check-config --poetdir=PATH",
+        "check-config --poetdir={}/poet --trusted-pub-keys-dir-path=PATH",
+        "doctor --no-trial --poetdir=PATH",
+        "doctor --no-trial --poetdir={}/poet --dbdir=PATH",
+        "doctor --no-trial --dbdir={}/home/db --datadir=PATH --repair",
+        "backup --no-trial --poetdir={}/home PATH",
+        "backup --no-trial --poetdir=PATH {}/backups",
+        "restore --no-trial --poetdir={}/new PATH",
+        "restore --no-trial --poetdir=PATH {}/backups",
+        "import --no-trial --genesis-time=2020-01-01T00:00:00Z --poetdir={}/new --from=PATH",
+        "import --no-trial --genesis-time=2020-01-01T00:00:00Z --poetdir={}/new --from={}/go --from-db=PATH",
+        "adopt --no-trial --genesis-time=2020-01-01T00:00:00Z --poetdir={}/new --round=1 --from=PATH",
+        "verify --no-trial PATH",
+        "prove --no-trial --statement=00 --leaves=200 --log=PATH",
+        "prove --no-trial --statement=00 --leaves=200 --out=PATH",
+        "export --poetdir={}/home --proof=0 --out=PATH",
+        "export --poetdir=PATH --proof=0",
+        "copy-database --from=PATH --to={}/new",
+        "copy-database --from={}/home/db --to=PATH",
+        "health --restlisten=127.0.0.1:1 --configfile=PATH",
+        "rehearse --restlisten=127.0.0.1:1 --configfile=PATH",
+        "schedule --poetdir={}/poet --configfile=PATH",
+        "schedule --poetdir=PATH",
+        "notify-test --poetdir={}/poet --notify-command=PATH",
+    ] {
+        for path in [
+            "missing/too",
+            "directory",
+            "empty",
+            "binary",
+            "binary/below",
+        ] {
+            let directory = Directory::new();
+            let folder = directory.0.path();
+            copy(&made.0.path().join("home"), &folder.join("home"));
+            for name in ["directory", "go", "go/proofs"] {
+                fs::create_dir(folder.join(name)).unwrap();
+            }
+            fs::write(folder.join("go/state.bin"), "garbage").unwrap();
+            fs::write(folder.join("empty"), "").unwrap();
+            fs::write(folder.join("binary"), binary()).unwrap();
+            let command = command.replace("SERVER", SERVER);
+            speaks_plainly(folder, &command.replace("PATH", &format!("{{}}/{path}")));
+        }
+    }
+    // Without a value.
+    for command in [
+        "--datadir={}/poet --poetdir=",
+        "--poetdir={}/poet --configfile=",
+        "--poetdir={}/poet --datadir=",
+        "--poetdir={}/poet --dbdir=",
+        "--poetdir={}/poet --logdir=",
+    ] {
+        speaks_plainly(made.0.path(), &format!("{SERVER} {command}"));
+    }
+}
+
+#[test]
+fn errors_of_a_servers_own_files_are_in_plain_words() {
+    let made = Directory::new();
+    state(made.0.path());
+    for file in [
+        "db/poet.sqlite",
+        "db/poet.sqlite-wal",
+        "db/poet-service.lock",
+        "data/poet-service.owner",
+        "data/poet-service.lock",
+        "data/rounds",
+        "data/state.bin",
+    ] {
+        for command in [
+            "SERVER --poetdir={}/home",
+            "doctor --no-trial --repair --poetdir={}/home",
+            "backup --no-trial --poetdir={}/home {}/backups",
+            "adopt --no-trial --genesis-time=2020-01-01T00:00:00Z --poetdir={}/new --round=0 --from={}/home",
+            "copy-database --from={}/home/db --to={}/new",
+        ] {
+            for is_directory in [true, false] {
+                let directory = Directory::new();
+                let folder = directory.0.path();
+                copy(&made.0.path().join("home"), &folder.join("home"));
+                let path = folder.join("home").join(file);
+                if path.is_dir() {
+                    fs::remove_dir_all(&path).unwrap();
+                } else if path.exists() {
+                    fs::remove_file(&path).unwrap();
+                }
+                if is_directory {
+                    fs::create_dir(&path).unwrap();
+                } else {
+                    fs::write(&path, binary()).unwrap();
+                }
+                speaks_plainly(folder, &command.replace("SERVER", SERVER));
+            }
+        }
+    }
 }

@@ -105,6 +105,10 @@ struct Disk {
     opening: HashMap<String, (PathBuf, bool)>,
     /// The same for renames: the old and the new path.
     renaming: HashMap<String, (PathBuf, PathBuf)>,
+    /// Files that were renamed, by thread, until their new name is durable.
+    renamed: HashMap<String, PathBuf>,
+    /// Files whose new name is durable.
+    placed: Vec<PathBuf>,
 }
 
 impl Disk {
@@ -143,7 +147,25 @@ impl Disk {
         self.name(to, true);
     }
 
+    /// A thread makes a new name durable before it does anything else.
+    fn place(&mut self, call: &Call<'_>) {
+        let Some(path) = self.renamed.get(call.thread) else {
+            return;
+        };
+        let directory = path.parent().unwrap();
+        match call.name {
+            "openat" if call.path().is_none_or(|file| Path::new(file) == directory) => {}
+            "fsync" if call.file().is_none_or(|file| Path::new(file) == directory) => {
+                if call.result == Some(Ok(())) {
+                    self.placed.extend(self.renamed.remove(call.thread));
+                }
+            }
+            _ => panic!("{path:?} was renamed, and its directory not synced: {call:?}"),
+        }
+    }
+
     fn add(&mut self, call: &Call<'_>) {
+        self.place(call);
         match call.name {
             "pwrite64" | "write" | "writev" | "ftruncate" => {
                 // If the end is on another line, only the first one names the file.
@@ -192,6 +214,7 @@ impl Disk {
                     && result.is_ok()
                 {
                     self.rename(&from, &to);
+                    self.renamed.insert(call.thread.to_owned(), to);
                 }
             }
             _ => {}
@@ -342,6 +365,9 @@ fn what_was_promised_has_been_synced() {
     assert!(entries > LOG_SYNCS && log.syncs > LOG_SYNCS);
     assert!(!log.lacks(), "entries are not durable at the end");
     assert!(emptied, "the database's log is not emptied at the end");
+    assert!(disk.renamed.is_empty(), "{:?}", disk.renamed);
+    let owner = top.join("poet/data/poet-service.owner");
+    assert!(disk.placed.contains(&owner), "{:?}", disk.placed);
 }
 
 /// As on network file systems without locks or shared memory: the system refuses these calls.

@@ -5,10 +5,10 @@ use std::{
     io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use poet_files::{Access, create_directory, replace};
+use poet_files::{Access, create_directory, reason, replace};
 use poet_proto::{base64, identity::PublicKey};
 
 /// In the directory of the database: the database.
@@ -21,8 +21,9 @@ pub const GO_SERVER_PROOFS: &str = "proofs/CURRENT";
 pub const OWNER_FILE: &str = "poet-service.owner";
 /// In both directories: locked while a server runs, and holds its process id.
 const LOCK_FILE: &str = "poet-service.lock";
-/// How long to wait for a lock whose holder is ending.
-const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+/// How often to try to get a lock whose holder is ending, and how long to wait in between.
+const LOCK_ATTEMPTS: u32 = 50;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Returns the public key, in base64, of the server that owns `datadir`, if one was recorded.
 ///
@@ -86,7 +87,10 @@ pub struct DirectoryLocks {
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum DirectoryError {
-    #[error("cannot use {flag} {path}: {cause}: expected a directory that can be written to")]
+    #[error(
+        "cannot use {flag} {path}: {}: expected a directory that can be written to",
+        reason(cause)
+    )]
     Unusable {
         flag: &'static str,
         path: PathBuf,
@@ -101,8 +105,9 @@ pub enum DirectoryError {
         pid: String,
     },
     #[error(
-        "cannot lock {flag} {path}: {cause}: its file system has no locks, as some network file \
-         systems (NFS): expected a directory on a local disk"
+        "cannot lock {flag} {path}: {}: its file system has no locks, as some network file systems \
+         (NFS): expected a directory on a local disk",
+        reason(cause)
     )]
     NoLocks {
         flag: &'static str,
@@ -217,15 +222,13 @@ impl DirectoryLock {
 /// Locks a file. Waits a moment for a holder that is ending: a program that it has just started
 /// shares its open files until that program's own code runs.
 fn try_lock(file: &File) -> Result<(), TryLockError> {
-    let start = Instant::now();
-    loop {
+    for _ in 1..LOCK_ATTEMPTS {
         match file.try_lock() {
-            Err(TryLockError::WouldBlock) if start.elapsed() < LOCK_PATIENCE => {
-                thread::sleep(Duration::from_millis(20));
-            }
+            Err(TryLockError::WouldBlock) => thread::sleep(LOCK_PAUSE),
             result => return result,
         }
     }
+    file.try_lock()
 }
 
 #[cfg(test)]

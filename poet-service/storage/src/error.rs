@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use poet_files::reason;
 use poet_rounds::storage::StorageError;
 
 use crate::postgres::PostgresError;
@@ -18,7 +19,10 @@ pub enum DatabaseError {
         cause: rusqlite::Error,
     },
     /// The database's file cannot be created or written.
-    #[error("cannot write the database {path} in --dbdir: {cause}: expected a file of its own")]
+    #[error(
+        "cannot write the database {path} in --dbdir: {}: expected a file of its own",
+        reason(cause)
+    )]
     File {
         /// Which one.
         path: PathBuf,
@@ -84,7 +88,7 @@ pub enum DatabaseError {
     #[error(transparent)]
     Postgres(#[from] PostgresError),
     /// The operating system failed.
-    #[error(transparent)]
+    #[error("{}", reason(.0))]
     Io(#[from] std::io::Error),
 }
 

@@ -10,6 +10,7 @@ mod fill;
 mod history;
 mod imported;
 mod postgres;
+mod repeated;
 mod sqlite;
 
 pub use copy::{Copied, CopyError, Location, copy_database};

@@ -30,7 +30,7 @@ use poet_proto::{
     messages::PublishedProof,
 };
 use poet_rounds::{
-    clock::{Clock, ManualClock},
+    clock::{Clock, ManualClock, SystemClock},
     config::{ClusterConfig, RoundsConfig, WorkerMode},
     life::{Parts, Rounds},
     publish::{ProofId, Publish},
@@ -158,7 +158,7 @@ fn publish(entries: u64) -> (Duration, Duration) {
     // The round has just ended.
     let end = genesis + SignedDuration::from_hours(324);
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(end + SignedDuration::from_secs(1)));
-    let storage = SqliteStorage::open(&database, 100, Arc::new(())).unwrap();
+    let storage = SqliteStorage::open(&database, 100, Arc::new(SystemClock), Arc::new(())).unwrap();
     let storage: Arc<dyn Storage> = Arc::new(storage);
     let (audits, proofs) = (Audits::new(AuditMode::Full, 1), Arc::new(Proofs::default()));
     let hashing = HashingThread::new(

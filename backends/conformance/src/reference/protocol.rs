@@ -3,7 +3,8 @@
 //! Nothing is stored between calls: every node is computed from the labels below it, so that a tree
 //! of n leaves costs n^2.
 
-use super::{hash, sha256};
+use super::function::hash;
+use super::sha256::sha256;
 use poet_engine::{Node, WorkFunction, ZERO};
 
 /// An inner node: SHA-256 of statement, left and right child.

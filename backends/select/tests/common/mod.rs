@@ -1,11 +1,12 @@
 //! The backends on which the engine's tests run.
 #![allow(clippy::unwrap_used)]
 
-use poet_backends::{Excluded, Options, select_with, survey};
+use poet_backends::{Excluded, SelectOptions, select_with, survey};
+use poet_conformance::suite;
 use poet_engine::{Work, WorkFunction};
 
 fn work(function: WorkFunction, depth: u32, forced: Option<&str>) -> Work {
-    let options = Options {
+    let options = SelectOptions {
         forced,
         trial: false,
     };
@@ -14,18 +15,15 @@ fn work(function: WorkFunction, depth: u32, forced: Option<&str>) -> Work {
     selection.work(depth).unwrap()
 }
 
-/// Returns the work function on every backend of this CPU; prints the names of those it lacks.
+/// Returns the work function on every backend of this CPU; reports those it lacks.
 pub(crate) fn works(function: WorkFunction, depth: u32) -> Vec<(&'static str, Work)> {
     let mut works = Vec::new();
     for kernel in survey(function) {
         match kernel.excluded {
             None => works.push((kernel.name, work(function, depth, Some(kernel.name)))),
             Some(Excluded::Unsupported { missing }) => {
-                println!(
-                    "not tested: {} (the CPU lacks {})",
-                    kernel.name,
-                    missing.join(", ")
-                );
+                let reason = format!("the CPU lacks {}", missing.join(", "));
+                suite::not_tested(kernel.name, &reason);
             }
             Some(failed) => panic!("{}: {failed}", kernel.name),
         }

@@ -3,7 +3,11 @@
 use std::{fmt, fs, path::PathBuf};
 
 use poet_proto::identity::{PrivateKey, PublicKey};
-use poet_rounds::{schedule::Schedule, storage::Setting};
+use poet_rounds::{
+    clock::{Clock as _, SystemClock},
+    schedule::Schedule,
+    storage::Setting,
+};
 use poet_storage::{
     Database, DatabaseError, LogDamage, SqliteStorage,
     directory::{self, DATABASE_FILE, GO_SERVER_PROOFS, GO_STATE_FILE, OWNER_FILE},
@@ -117,7 +121,7 @@ impl Doctor<'_> {
             ),
             "keeps a copy and goes on with what is right in it",
             || {
-                let kept = keep_damaged_log(&database)?;
+                let kept = keep_damaged_log(&database, SystemClock.now())?;
                 let connection = Connection::open(&database).map_err(DatabaseError::from)?;
                 connection
                     .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))

@@ -7,7 +7,6 @@
 //!
 //! A repair never destroys anything: it keeps the original under a name with the time in it. If
 //! only a backup can restore something, the report says so.
-//! backup can give back is said, not guessed.
 
 mod database;
 mod logs;
@@ -22,6 +21,7 @@ use std::{
 };
 
 use poet_engine::{LogError, Work};
+use poet_files::reason;
 use poet_rounds::storage::{Execution, StorageError};
 use poet_storage::{
     Database, DatabaseError, DatabaseUrl, PostgresStorage, SqliteStorage,
@@ -96,7 +96,7 @@ pub enum DoctorError {
     #[error(transparent)]
     Storage(#[from] StorageError),
     /// A file cannot be read or written.
-    #[error("cannot {action} {path}: {cause}")]
+    #[error("cannot {action} {path}: {}", reason(cause))]
     Io {
         /// What was tried.
         action: &'static str,
@@ -126,7 +126,7 @@ pub enum DoctorError {
         path: PathBuf,
     },
     /// The report cannot be written.
-    #[error("cannot write the report: {0}")]
+    #[error("cannot write the report: {}", reason(.0))]
     Report(io::Error),
 }
 

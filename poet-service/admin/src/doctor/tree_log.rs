@@ -9,19 +9,19 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
-    io::{self, BufReader, BufWriter, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _},
+    fs,
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
     sync::atomic::AtomicBool,
     thread,
 };
 
 use poet_engine::{
-    HeaderError, LogError, LogHeader, LogRead, NODE_SIZE, Node, RoundWork, Work,
+    HeaderError, LogError, LogHeader, LogRead, Node, RoundWork, Work,
     audit::{AuditError, AuditWith, Culprit},
     file::{FileLog, ReadOnlyLog},
 };
-use poet_files::{Access, create_directory, rename_into_place};
+use poet_files::{Access, create_directory, rename_into_place, replace_through};
 use poet_rounds::{
     clock::{Clock as _, SystemClock},
     round_files::AUDIT_FILE,
@@ -29,6 +29,7 @@ use poet_rounds::{
 };
 
 use super::DoctorError;
+use crate::log_copy::{self, cause};
 
 /// How many entries of a log to recompute without `--full`, besides the first and the last one.
 const SAMPLES: usize = 16;
@@ -210,9 +211,9 @@ impl TreeLog<'_> {
     /// Cuts a file of roots to the first `roots`. Keeps the original like [`TreeLog::repair`].
     pub(super) fn cut_roots(&self, name: &str, roots: u64) -> io::Result<PathBuf> {
         let path = self.path.with_file_name(name);
-        let mut source =
-            File::open(&path)?.take((LogHeader::BYTES as u64) + roots * NODE_SIZE as u64);
-        replace_log(&path, |target| io::copy(&mut source, target).map(drop))
+        let mut log = FileLog::open_read_only(&path).map_err(cause)?;
+        let header = log.header().map_err(cause)?;
+        replace_log(&path, &header, &mut log, roots)
     }
 
     /// Examines the log.
@@ -452,42 +453,30 @@ impl TreeLog<'_> {
 
     /// Writes the header that the log should have. Keeps the original like [`TreeLog::repair`].
     pub(super) fn repair_header(&self) -> io::Result<PathBuf> {
-        let entries = FileLog::open_read_only(&self.path)
-            .map_err(io::Error::other)?
-            .entries();
-        self.rewrite(entries, &BTreeMap::new())
+        let log = FileLog::open_read_only(&self.path).map_err(cause)?;
+        self.rewrite(log.entries(), &BTreeMap::new())
     }
 
     /// Replaces the log, so that a log exists at every moment.
     fn rewrite(&self, entries: u64, right: &BTreeMap<u64, Node>) -> io::Result<PathBuf> {
-        let mut source = BufReader::new(File::open(&self.path)?);
-        source.seek(SeekFrom::Start(LogHeader::BYTES as u64))?;
-        replace_log(&self.path, |target| {
-            target.write_all(&self.header())?;
-            let mut entry = Node::default();
-            for number in 0..entries {
-                source.read_exact(&mut entry)?;
-                target.write_all(right.get(&number).unwrap_or(&entry))?;
-            }
-            Ok(())
-        })
+        let mut log = Entries::open(&self.path, entries, right).map_err(cause)?;
+        replace_log(&self.path, &self.header(), &mut log, entries)
     }
 }
 
-/// Replaces a file, so that it exists at every moment. Returns the name of the original.
+/// Replaces the log at `path` by one with this header and the first entries of `log`, so that a log
+/// exists at every moment. Returns the name of the original.
 fn replace_log(
     path: &Path,
-    write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+    header: &[u8],
+    log: &mut dyn LogRead,
+    entries: u64,
 ) -> io::Result<PathBuf> {
-    let new = path.with_extension("repaired");
-    let mut target = BufWriter::new(File::create(&new)?);
-    write(&mut target)?;
-    target.into_inner()?.sync_all()?;
     let kept = kept_name(path);
-    if fs::hard_link(path, &kept).is_err() {
-        fs::copy(path, &kept)?;
-    }
-    rename_into_place(&new, path)?;
+    replace_through(&path.with_extension("repaired"), path, |target| {
+        log_copy::write(target, header, log, entries)?;
+        fs::hard_link(path, &kept).or_else(|_| fs::copy(path, &kept).map(drop))
+    })?;
     Ok(kept)
 }
 

@@ -11,14 +11,14 @@
 
 use std::{
     fs::{self, File},
-    io::{self, ErrorKind, Read as _, Seek as _, SeekFrom},
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
     sync::atomic::AtomicBool,
 };
 
 use jiff::Timestamp;
-use poet_engine::{LogError, LogHeader, LogRead as _, NODE_SIZE, Work, file::FileLog, membership};
-use poet_files::{Access, create_directory, rename_into_place};
+use poet_engine::{LogError, LogRead as _, NODE_SIZE, Work, file::FileLog, membership};
+use poet_files::{Access, create_directory, reason, replace_through};
 use poet_proto::identity::{PrivateKey, PublicKey};
 use poet_rounds::{
     config::RoundsConfig,
@@ -35,11 +35,14 @@ use poet_storage::{
 };
 
 use super::{
-    CLOCK_TOLERANCE, ImportError, ImportProgress, LayerError, Source,
+    error::ImportError,
     fetch::{self, FetchError},
-    layers::Layers,
-    statement, usable,
+    layers::{LayerError, Layers},
+    plan::{CLOCK_TOLERANCE, statement, usable},
+    report::ImportProgress,
+    source::Source,
 };
+use crate::log_copy;
 
 /// The prefix of the folders of backups.
 const BACKUP: &str = "backup-";
@@ -128,7 +131,7 @@ pub enum AdoptError {
     OtherWork { dbdir: PathBuf, datadir: PathBuf },
     #[error("--genesis-time is not set: expected the schedule that the other server runs with")]
     NoGenesis,
-    #[error("cannot {action} {path}: {cause}")]
+    #[error("cannot {action} {path}: {}", reason(cause))]
     Io {
         action: &'static str,
         path: PathBuf,
@@ -357,7 +360,7 @@ impl Adoption<'_> {
             url: url.to_owned(),
             cause,
         };
-        let server = fetch::Server::new(url).map_err(failed)?;
+        let server = fetch::RemoteServer::new(url).map_err(failed)?;
         let info = server.info().map_err(failed)?;
         let found = server.round(round).map_err(failed)?;
         let found = found.ok_or_else(|| AdoptError::NoRound {
@@ -576,17 +579,16 @@ impl Adoption<'_> {
                 });
             }
         };
+        // Without what a running server appends after this.
         let entries = self.check(log, foreign)?;
         let copy = || {
             create_directory(&rounds, Access::Private)?;
             create_directory(&target, Access::Private)?;
-            let part = target.join(PART_FILE);
-            let mut copy = File::create(&part)?;
-            // Excludes what a running server has appended since.
-            let bytes = LogHeader::BYTES as u64 + entries * NODE_SIZE as u64;
-            io::copy(&mut File::open(log)?.take(bytes), &mut copy)?;
-            copy.sync_all()?;
-            rename_into_place(&part, &target.join(LOG_FILE))
+            let mut log = FileLog::open_read_only(log).map_err(log_copy::cause)?;
+            let header = log.header().map_err(log_copy::cause)?;
+            replace_through(&target.join(PART_FILE), &target.join(LOG_FILE), |copy| {
+                log_copy::write(copy, &header, &mut log, entries)
+            })
         };
         copy().map_err(|cause| AdoptError::Io {
             action: "copy the log of the work to",
@@ -599,36 +601,23 @@ impl Adoption<'_> {
     /// Removes the log of a round that had no members. Fails if there is a log of other work.
     fn clear(&self, target: &Path, foreign: &Foreign) -> Result<(), AdoptError> {
         let path = target.join(LOG_FILE);
-        let failed = |action, cause| AdoptError::Io {
-            action,
-            path: path.clone(),
-            cause,
+        let found = match FileLog::open_read_only(&path) {
+            Err(LogError::Io { cause, .. }) if cause.kind() == ErrorKind::NotFound => return Ok(()),
+            log => log?.header()?,
         };
-        let mut found = [0; LogHeader::BYTES];
-        match File::open(&path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            file => {
-                let mut file = file.map_err(|cause| failed("read", cause))?;
-                let length = file.seek(SeekFrom::End(0));
-                let read = length.and_then(|_| file.seek(SeekFrom::Start(0)));
-                let read = read.and_then(|_| file.read_exact(&mut found));
-                match read {
-                    Err(cause) if cause.kind() != ErrorKind::UnexpectedEof => {
-                        return Err(failed("read", cause));
-                    }
-                    _ => {}
-                }
-            }
-        }
         let nobody = Execution {
             statement: Vec::new(),
             ..foreign.execution
         };
         let ours = [&foreign.execution, &nobody].map(|it| it.round_work(self.work).header_bytes());
-        if !ours.contains(&found) {
+        if !ours.iter().any(|header| found == header) {
             return Err(AdoptError::OtherLog(path));
         }
-        fs::remove_dir_all(target).map_err(|cause| failed("remove", cause))
+        fs::remove_dir_all(target).map_err(|cause| AdoptError::Io {
+            action: "remove",
+            path,
+            cause,
+        })
     }
 
     /// Checks that the last entry of a log follows from all earlier ones. Returns the number of

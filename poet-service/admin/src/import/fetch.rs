@@ -57,12 +57,12 @@ impl FoundRound {
 }
 
 /// A server.
-pub(super) struct Server {
+pub(super) struct RemoteServer {
     url: String,
     agent: Agent,
 }
 
-impl Server {
+impl RemoteServer {
     pub(super) fn new(url: &str) -> Result<Self, FetchError> {
         let mut config = Agent::config_builder()
             .http_status_as_error(false)

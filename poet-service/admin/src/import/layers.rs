@@ -30,9 +30,10 @@ use poet_engine::{
     LogError, LogRead, MAX_LEAVES, NODE_SIZE, Node, RoundWork, SubtreeHeight, Work, ZERO,
     file::FileLog,
 };
+use poet_files::{Access, create_directory, reason, rename_into_place};
 use poet_rounds::round_files::LOG_FILE;
 
-use super::ImportProgress;
+use super::report::ImportProgress;
 
 /// The log while it is being made.
 const PART_FILE: &str = "tree.log.part";
@@ -48,7 +49,7 @@ const READ_BUFFER_BYTES: usize = 1 << 20;
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum LayerError {
-    #[error("cannot {action} {path}: {cause}")]
+    #[error("cannot {action} {path}: {}", reason(cause))]
     Io {
         action: &'static str,
         path: PathBuf,
@@ -185,11 +186,12 @@ impl Layers<'_> {
         layers: &[Layer],
         report: &mut dyn FnMut(ImportProgress),
     ) -> Result<u64, LayerError> {
-        fs::create_dir_all(&self.target).map_err(|e| failed("create", &self.target, e))?;
+        create_directory(&self.target, Access::Private)
+            .map_err(|e| failed("create", &self.target, e))?;
         let (part, log_file) = (self.target.join(PART_FILE), self.target.join(LOG_FILE));
         if log_file.exists() {
             // An earlier run ended here.
-            fs::rename(&log_file, &part).map_err(|e| failed("rename", &log_file, e))?;
+            rename_into_place(&log_file, &part).map_err(|e| failed("rename", &log_file, e))?;
         }
         let (mut log, resumed) = self.convert(layers, &part, report)?;
         let mut good = self.good_entries(layers, &mut log, report);
@@ -204,15 +206,7 @@ impl Layers<'_> {
         log.sync()?;
         log.cut(entries)?;
         drop(log);
-        let durable = || {
-            fs::rename(&part, &log_file)?;
-            #[cfg(unix)]
-            for folder in self.target.ancestors().take(3) {
-                File::open(folder)?.sync_all()?;
-            }
-            Ok(())
-        };
-        durable().map_err(|cause| failed("store", &log_file, cause))?;
+        rename_into_place(&part, &log_file).map_err(|cause| failed("store", &log_file, cause))?;
         Ok(entries << self.subtree_height.get())
     }
 

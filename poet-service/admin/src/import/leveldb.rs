@@ -29,11 +29,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use poet_files::reason;
+
 /// Why a database cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum LevelDbError {
-    #[error("cannot read {path}: {cause}")]
+    #[error("cannot read {path}: {}", reason(cause))]
     Io { path: PathBuf, cause: io::Error },
     #[error("the database {path} is in use: expected the Go server to be stopped")]
     InUse { path: PathBuf },

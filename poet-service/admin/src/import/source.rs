@@ -12,7 +12,7 @@ use poet_proto::identity::PrivateKey;
 use poet_storage::directory::GO_STATE_FILE;
 
 use super::{
-    ImportError,
+    error::ImportError,
     leveldb::{self, LevelDbError},
     xdr::{self, RoundState, StoredProof},
 };

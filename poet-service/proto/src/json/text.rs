@@ -1,8 +1,6 @@
-//! From messages to text and back.
+//! What all messages share.
 
 use serde::{Deserialize, Serialize, Serializer};
-
-use crate::base64::{encode, push};
 
 /// Why a body is not the expected message. The text is for the client.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -14,7 +12,7 @@ pub struct Base64<'a>(pub &'a [u8]);
 
 impl Serialize for Base64<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&encode(self.0))
+        serializer.serialize_str(&crate::base64::encode(self.0))
     }
 }
 
@@ -48,9 +46,8 @@ pub fn reason(error: &serde_json::Error) -> String {
     }
 }
 
-/// Appends `bytes` in base64, with quotes.
 pub(super) fn push_base64(json: &mut String, bytes: &[u8]) {
     json.push('"');
-    push(bytes, json);
+    crate::base64::push(bytes, json);
     json.push('"');
 }

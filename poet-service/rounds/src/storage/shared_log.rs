@@ -16,7 +16,7 @@ pub trait SharedLog: Send + Sync + 'static {
     ///
     /// # Errors
     /// Fails if the storage does.
-    fn look(&self, round: u64, own: Option<&Server>) -> Result<SharedRound, StorageError>;
+    fn look(&self, round: u64, own: Option<&ClusterServer>) -> Result<SharedRound, StorageError>;
 
     /// Appends entries of the server `name`, the first of which has number `first`. Entries that
     /// are there already must be equal.
@@ -77,12 +77,12 @@ pub struct SharedRound {
     /// The server that appended it.
     pub worker: Option<String>,
     /// The servers seen in the last minute, ordered by name.
-    pub servers: Vec<Server>,
+    pub servers: Vec<ClusterServer>,
 }
 
 /// The state of a server in a round.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Server {
+pub struct ClusterServer {
     /// Its name.
     pub name: String,
     /// How long ago it reported.

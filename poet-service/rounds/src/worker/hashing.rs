@@ -23,7 +23,7 @@ use poet_engine::{
     audit::AuditError,
     file::{FileLog, LogMonitor, LogView, LogWriter},
 };
-use poet_files::{Access, create_directory};
+use poet_files::{Access, create_directory, reason};
 use poet_host::{WorkPlace, niceness};
 
 #[cfg(feature = "fault-injection")]
@@ -210,7 +210,10 @@ impl HashingThread {
         let apart = place.is_apart();
         let lower = move || {
             if !apart && let Err(error) = niceness::set(niceness::LOWEST_PRIORITY) {
-                tracing::warn!(%error, "cannot lower the priority of proofs of the work so far");
+                tracing::warn!(
+                    error = reason(&error),
+                    "cannot lower the priority of proofs of the work so far"
+                );
             }
         };
         Ok(Self {
@@ -284,8 +287,7 @@ impl Hashing for HashingThread {
 
     fn prepare(&self, round: u64) -> Result<(), WorkError> {
         let path = self.folder(round);
-        create_directory(&path, Access::Private)
-            .map_err(|source| WorkError::Folder { path, source })
+        create_directory(&path, Access::Private).map_err(|cause| WorkError::Folder { path, cause })
     }
 
     fn open_log(&self, round: u64, work: &RoundWork<'_>) -> Result<FileLog, WorkError> {
@@ -404,7 +406,8 @@ impl Hashing for HashingThread {
         if count == 3 {
             match fs::remove_file(&roots) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    tracing::warn!(%error, path = %roots.display(), "cannot begin an audit again");
+                    let error = poet_files::reason(&error);
+                    tracing::warn!(error, path = %roots.display(), "cannot begin an audit again");
                 }
                 _ => {}
             }
@@ -454,7 +457,8 @@ fn remove_folder(folder: &Path) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
-                tracing::warn!(%error, log = %log.display(), "cannot remove an old log");
+                let error = reason(&error);
+                tracing::warn!(error, log = %log.display(), "cannot remove an old log");
             }
         }
     }
@@ -542,7 +546,8 @@ impl<'a> ThreadId<'a> {
         {
             let id = rustix::thread::gettid().as_raw_nonzero().to_string();
             if let Err(error) = fs::write(path, id) {
-                tracing::warn!(%error, path = %path.display(), "cannot write the thread's id");
+                let error = reason(&error);
+                tracing::warn!(error, path = %path.display(), "cannot write the thread's id");
             }
         }
         Self(path)

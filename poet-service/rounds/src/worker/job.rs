@@ -4,6 +4,7 @@ use std::{io, path::PathBuf};
 
 use jiff::Timestamp;
 use poet_engine::{LogError, ProveError, VerifyError, audit::AuditError};
+use poet_files::reason;
 
 use crate::storage::{Execution, StorageError};
 
@@ -27,9 +28,9 @@ pub struct Job {
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum WorkError {
-    #[error("cannot create {path}: {source}")]
-    Folder { path: PathBuf, source: io::Error },
-    #[error("cannot start the hashing thread: {0}")]
+    #[error("cannot create {path}: {}", reason(cause))]
+    Folder { path: PathBuf, cause: io::Error },
+    #[error("cannot start the hashing thread: {}", reason(.0))]
     Thread(io::Error),
     #[error("the hashing thread failed")]
     Hashing,

@@ -28,7 +28,7 @@ use crate::{
     standby::Standby,
     storage::{
         StorageError,
-        shared_log::{Appended, Server, SharedLog, SharedRound},
+        shared_log::{Appended, ClusterServer, SharedLog, SharedRound},
     },
 };
 
@@ -600,7 +600,7 @@ impl Inner {
             // it.
             let leaves =
                 (state.leaves).filter(|leaves| state.handed_in >= leaves >> self.subtree_height);
-            Server {
+            ClusterServer {
                 name: self.config.name.clone(),
                 seen: Duration::ZERO,
                 works: state.works,
@@ -631,24 +631,24 @@ impl Inner {
         Ok(())
     }
 
-    fn others<'a>(&self, seen: &'a SharedRound) -> impl Iterator<Item = &'a Server> {
+    fn others<'a>(&self, seen: &'a SharedRound) -> impl Iterator<Item = &'a ClusterServer> {
         let own = self.config.name.clone();
         seen.servers.iter().filter(move |server| server.name != own)
     }
 
     /// Returns whether this server yields to `server`, because it works.
-    fn steps_back_for(&self, server: &Server) -> bool {
+    fn steps_back_for(&self, server: &ClusterServer) -> bool {
         server.works && server.seen < ALIVE && (!server.standby || self.standby)
     }
 
     /// The servers at work for which this one steps back.
-    fn rivals<'a>(&self, seen: &'a SharedRound) -> impl Iterator<Item = &'a Server> {
+    fn rivals<'a>(&self, seen: &'a SharedRound) -> impl Iterator<Item = &'a ClusterServer> {
         (self.others(seen)).filter(|server| self.steps_back_for(server))
     }
 
     /// Returns whether the newest entry is from a standby, and this server is none.
     fn made_by_standby(&self, seen: &SharedRound) -> bool {
-        let by = |server: &&Server| seen.worker.as_ref() == Some(&server.name);
+        let by = |server: &&ClusterServer| seen.worker.as_ref() == Some(&server.name);
         !self.standby
             && self
                 .others(seen)
@@ -700,7 +700,7 @@ impl Inner {
             return Some("a server works that is not a standby");
         }
         if let Some(since) = pace.attempt {
-            let faster = |server: &Server| is_clearly_faster(rate, server.leaves_per_second);
+            let faster = |server: &ClusterServer| is_clearly_faster(rate, server.leaves_per_second);
             let slow = since >= MEASURED_AFTER && !self.rivals(seen).all(faster);
             return (slow || since >= MAX_ATTEMPT).then_some("this server is not clearly faster");
         }
@@ -708,12 +708,13 @@ impl Inner {
             return Some("the shared log is ahead");
         }
         // Of two that are not equal, the faster one gets ahead.
-        let equal = |server: &Server| {
+        let equal = |server: &ClusterServer| {
             let other = server.leaves_per_second;
             !is_clearly_faster(rate, other) && !is_clearly_faster(other, rate)
         };
-        let before =
-            |server: &Server| server.name < *own && server.standby == self.standby && equal(server);
+        let before = |server: &ClusterServer| {
+            server.name < *own && server.standby == self.standby && equal(server)
+        };
         (pace.beside > TIE && self.rivals(seen).any(before)).then_some("another server is as fast")
     }
 
@@ -779,7 +780,7 @@ mod tests {
     struct Nobody;
 
     impl SharedLog for Nobody {
-        fn look(&self, _: u64, _: Option<&Server>) -> Result<SharedRound, StorageError> {
+        fn look(&self, _: u64, _: Option<&ClusterServer>) -> Result<SharedRound, StorageError> {
             Err(StorageError::new("away"))
         }
 
@@ -821,8 +822,8 @@ mod tests {
         }
     }
 
-    fn server(name: &str, works: bool, standby: bool) -> Server {
-        Server {
+    fn server(name: &str, works: bool, standby: bool) -> ClusterServer {
+        ClusterServer {
             name: name.to_owned(),
             seen: Duration::from_millis(100),
             works,
@@ -833,7 +834,7 @@ mod tests {
         }
     }
 
-    fn seen(worker: Option<&str>, quiet: u64, servers: Vec<Server>) -> SharedRound {
+    fn seen(worker: Option<&str>, quiet: u64, servers: Vec<ClusterServer>) -> SharedRound {
         SharedRound {
             published: false,
             entries: if worker.is_some() { 1000 } else { 0 },

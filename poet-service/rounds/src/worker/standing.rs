@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::storage::shared_log::{Server, SharedRound};
+use crate::storage::shared_log::{ClusterServer, SharedRound};
 
 /// How recently a server must have been seen to be shown.
 const SHOWN: Duration = Duration::from_secs(10);
@@ -27,31 +27,31 @@ impl Standing {
     }
 
     /// The servers that were seen recently, ordered by name.
-    pub fn servers(&self) -> impl Iterator<Item = &Server> {
+    pub fn servers(&self) -> impl Iterator<Item = &ClusterServer> {
         (self.seen.servers.iter()).filter(|server| server.seen < SHOWN)
     }
 
     /// This server, if it takes part.
-    pub fn own(&self) -> Option<&Server> {
+    pub fn own(&self) -> Option<&ClusterServer> {
         let own = self.own.as_ref()?;
         self.servers().find(|server| server.name == *own)
     }
 
     /// The server that works. If several do, the one that appended the newest entry.
-    pub fn worker(&self) -> Option<&Server> {
-        let newest = |server: &&Server| self.seen.worker.as_ref() == Some(&server.name);
+    pub fn worker(&self) -> Option<&ClusterServer> {
+        let newest = |server: &&ClusterServer| self.seen.worker.as_ref() == Some(&server.name);
         let mut working = self.servers().filter(|server| server.works);
         let first = self.servers().filter(|server| server.works).find(newest);
         first.or_else(|| working.next())
     }
 
     /// How many leaves of the shared log a server lacks.
-    pub fn behind_leaves(&self, server: &Server) -> u64 {
+    pub fn behind_leaves(&self, server: &ClusterServer) -> u64 {
         self.seen.entries.saturating_sub(server.entries) << self.subtree_height
     }
 
     /// How long the server that works takes for those leaves.
-    pub fn behind(&self, server: &Server) -> Duration {
+    pub fn behind(&self, server: &ClusterServer) -> Duration {
         let rate = self.worker().map_or(0.0, |worker| worker.leaves_per_second);
         let seconds = self.behind_leaves(server) as f64 / rate.max(1.0);
         Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn whoever_was_first_with_the_newest_entry_works() {
-        let server = |name: &str, works, entries, seen| Server {
+        let server = |name: &str, works, entries, seen| ClusterServer {
             name: name.to_owned(),
             seen: Duration::from_secs(seen),
             works,

@@ -7,7 +7,7 @@ use std::{
     num::NonZero,
     str::FromStr,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use axum::{
@@ -19,6 +19,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use ipnet::IpNet;
+use poet_rounds::clock::Clock;
 use tonic::Status;
 
 use super::{error::ApiError, protocol::Protocol};
@@ -147,11 +148,17 @@ pub(crate) struct RateLimit {
     tolerance: Duration,
     proxies: TrustedProxies,
     protocol: Protocol,
-    due: Mutex<HashMap<Network, Instant>>,
+    clock: Arc<dyn Clock>,
+    due: Mutex<HashMap<Network, Duration>>,
 }
 
 impl RateLimit {
-    pub(crate) fn new(rate: RequestRate, proxies: TrustedProxies, protocol: Protocol) -> Self {
+    pub(crate) fn new(
+        rate: RequestRate,
+        proxies: TrustedProxies,
+        protocol: Protocol,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let interval = Duration::try_from_secs_f64(1.0 / rate.per_second).unwrap_or(MAX_INTERVAL);
         let interval = interval.min(MAX_INTERVAL);
         Self {
@@ -159,12 +166,13 @@ impl RateLimit {
             tolerance: interval.saturating_mul(rate.burst.get() - 1),
             proxies,
             protocol,
+            clock,
             due: Mutex::default(),
         }
     }
 
-    /// Counts a request. If it exceeds the limit, returns how long to wait for the next one.
-    fn check(&self, network: Network, now: Instant) -> Result<(), Duration> {
+    /// Counts a request at this time. If it exceeds the limit, returns how long to wait for the next one.
+    fn check(&self, network: Network, now: Duration) -> Result<(), Duration> {
         let mut table = self.due.lock().unwrap_or_else(PoisonError::into_inner);
         let due = table.get(&network).copied().unwrap_or(now).max(now);
         let ahead = due - now;
@@ -208,7 +216,7 @@ const MAX_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 async fn limit(State(limit): State<Arc<RateLimit>>, request: Request, next: Next) -> Response {
     if let Some(peer) = request.extensions().get::<Peer>() {
         let client = limit.proxies.client(peer.address, request.headers());
-        if let Err(wait) = limit.check(Network::of(client), Instant::now()) {
+        if let Err(wait) = limit.check(Network::of(client), limit.clock.monotonic()) {
             return limit.refuse(wait);
         }
     }
@@ -218,6 +226,7 @@ async fn limit(State(limit): State<Arc<RateLimit>>, request: Request, next: Next
 #[cfg(test)]
 mod tests {
     use axum::http::HeaderValue;
+    use poet_rounds::clock::SystemClock;
 
     use super::*;
 
@@ -228,13 +237,14 @@ mod tests {
     fn limit(per_second: f64, burst: u32) -> RateLimit {
         let burst = NonZero::new(burst).unwrap();
         let rate = RequestRate { per_second, burst };
-        RateLimit::new(rate, TrustedProxies::default(), Protocol::Http1)
+        let clock = Arc::new(SystemClock);
+        RateLimit::new(rate, TrustedProxies::default(), Protocol::Http1, clock)
     }
 
     #[test]
     fn a_burst_passes_and_then_the_rate() {
         let limit = limit(10.0, 5);
-        let start = Instant::now();
+        let start = Duration::from_secs(1000);
         let one = Network::of(address("192.0.2.1"));
         for _ in 0..5 {
             assert_eq!(limit.check(one, start), Ok(()));
@@ -268,7 +278,7 @@ mod tests {
     #[test]
     fn the_table_is_bounded() {
         let limit = limit(1.0, 1);
-        let now = Instant::now();
+        let now = Duration::ZERO;
         for number in 0..3 * MAX_NETWORKS as u128 {
             let address = IpAddr::from(Ipv6Addr::from_bits(number << 64));
             assert_eq!(limit.check(Network::of(address), now), Ok(()));
@@ -278,7 +288,7 @@ mod tests {
 
     #[test]
     fn extreme_rates() {
-        let now = Instant::now();
+        let now = Duration::ZERO;
         let one = Network::of(address("192.0.2.1"));
         let slow = limit(f64::MIN_POSITIVE, u32::MAX);
         assert_eq!(slow.check(one, now), Ok(()));

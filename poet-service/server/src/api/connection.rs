@@ -22,7 +22,7 @@ use std::{
         },
     },
     task::{Context, Poll, ready},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use axum::body::{Body, Bytes, HttpBody};
@@ -32,6 +32,7 @@ use hyper::{
     rt::{Read, ReadBuf, ReadBufCursor, Write},
 };
 use hyper_util::rt::TokioIo;
+use poet_rounds::clock::Clock;
 use tokio::{
     net::TcpStream,
     sync::Notify,
@@ -56,9 +57,10 @@ const LINGER_BYTES: usize = 1024 * 1024;
 const LAST_LOOK: Duration = Duration::from_millis(5);
 
 /// The activity of a connection.
-#[derive(Debug)]
 pub(super) struct Activity {
-    accepted: Instant,
+    clock: Arc<dyn Clock>,
+    /// When the connection was accepted, by the monotonic clock.
+    accepted: Duration,
     /// Requests whose responses are incomplete, not counting streams.
     requests: AtomicUsize,
     /// Of these, requests whose bodies are incomplete, too.
@@ -97,10 +99,12 @@ pub(super) enum Standing {
     Idle(Duration),
 }
 
-impl Default for Activity {
-    fn default() -> Self {
+impl Activity {
+    /// The activity of a connection that is accepted now.
+    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
-            accepted: Instant::now(),
+            accepted: clock.monotonic(),
+            clock,
             requests: AtomicUsize::new(0),
             receiving: AtomicUsize::new(0),
             receiving_since_ms: AtomicU64::new(0),
@@ -118,9 +122,12 @@ impl Default for Activity {
             asked_to_close: AtomicBool::new(false),
         }
     }
-}
 
-impl Activity {
+    /// Returns how long ago the connection was accepted.
+    pub(super) fn age(&self) -> Duration {
+        self.clock.monotonic().saturating_sub(self.accepted)
+    }
+
     /// Must be called for each request, before anything else is done with it.
     pub(super) fn begin_request(
         self: &Arc<Self>,
@@ -228,11 +235,11 @@ impl Activity {
 
     fn since(&self, ms: &AtomicU64) -> Duration {
         let since = Duration::from_millis(ms.load(Relaxed));
-        self.accepted.elapsed().saturating_sub(since)
+        self.age().saturating_sub(since)
     }
 
     fn set_now(&self, ms: &AtomicU64) {
-        let now_ms = u64::try_from(self.accepted.elapsed().as_millis());
+        let now_ms = u64::try_from(self.age().as_millis());
         ms.store(now_ms.unwrap_or(u64::MAX), Relaxed);
     }
 
@@ -248,7 +255,8 @@ impl Activity {
 /// How far a client is behind in reading.
 #[derive(Debug)]
 pub(super) struct Progress {
-    seen: Instant,
+    /// When the client was last looked at, in the age of the connection.
+    seen: Duration,
     written_bytes: u64,
     taken_bytes: u64,
     /// For how long the client may read nothing from now on.
@@ -256,9 +264,10 @@ pub(super) struct Progress {
 }
 
 impl Progress {
+    /// The progress on a connection that is accepted now.
     pub(super) fn new(patience: &Patience) -> Self {
         Self {
-            seen: Instant::now(),
+            seen: Duration::ZERO,
             written_bytes: 0,
             taken_bytes: 0,
             left: patience.stall,
@@ -268,14 +277,14 @@ impl Progress {
     /// Returns whether the client reads fast enough, if there is something to read. Must be called
     /// periodically.
     pub(super) fn is_enough(&mut self, activity: &Activity, patience: &Patience) -> bool {
-        let now = Instant::now();
+        let now = activity.age();
         let written_bytes = activity.written_bytes.load(Relaxed);
         let taken_bytes = activity.taken_bytes.load(Relaxed);
         let (written, taken) = (
             written_bytes.saturating_sub(self.written_bytes),
             taken_bytes.saturating_sub(self.taken_bytes),
         );
-        let passed = now - self.seen;
+        let passed = now.saturating_sub(self.seen);
         (self.seen, self.written_bytes, self.taken_bytes) = (now, written_bytes, taken_bytes);
         if !activity.is_sending() {
             self.left = patience.stall;
@@ -616,12 +625,10 @@ impl Write for Watched {
 impl Activity {
     /// The activity of a connection that was accepted an hour ago.
     pub(super) fn of(standing: Standing) -> Self {
-        const AGE: Duration = Duration::from_secs(3600);
-        let age_ms = AGE.as_millis() as u64;
-        let activity = Self {
-            accepted: Instant::now() - AGE,
-            ..Self::default()
-        };
+        let (activity, clock) = Self::simulated();
+        let age = Duration::from_secs(3600);
+        clock.pass(age);
+        let age_ms = age.as_millis() as u64;
         match standing {
             Standing::Busy => activity.requests.store(1, Relaxed),
             Standing::Receiving(since) => {
@@ -638,8 +645,11 @@ impl Activity {
         activity
     }
 
-    pub(super) fn accepted(&self) -> Instant {
-        self.accepted
+    /// The activity of a connection that is accepted now, and the clock for it.
+    fn simulated() -> (Self, Arc<poet_rounds::clock::ManualClock>) {
+        let now = jiff::Timestamp::UNIX_EPOCH;
+        let clock = Arc::new(poet_rounds::clock::ManualClock::new(now));
+        (Self::new(clock.clone()), clock)
     }
 }
 
@@ -649,7 +659,7 @@ mod tests {
 
     #[test]
     fn what_is_not_flushed_is_not_idle() {
-        let activity = Activity::default();
+        let (activity, _) = Activity::simulated();
         assert!(matches!(activity.standing(), Standing::Idle(_)));
         activity.unflushed.store(true, Relaxed);
         assert_eq!(activity.standing(), Standing::Busy);
@@ -657,11 +667,11 @@ mod tests {
 
     #[test]
     fn a_client_may_be_behind_for_a_while() {
-        let activity = Activity::default();
+        let (activity, clock) = Activity::simulated();
         let mut progress = Progress::new(&Patience::default());
         // Time passes, and the client reads this many bytes.
         let mut pass = |seconds, read| {
-            progress.seen -= Duration::from_secs(seconds);
+            clock.pass(Duration::from_secs(seconds));
             activity.written_bytes.fetch_add(read, Relaxed);
             progress.is_enough(&activity, &Patience::default())
         };
@@ -686,12 +696,12 @@ mod tests {
 
     #[test]
     fn what_is_written_is_no_progress_of_an_answer_over_http2() {
-        let activity = Activity::default();
+        let (activity, clock) = Activity::simulated();
         activity.over_http2.store(true, Relaxed);
         activity.sending.store(1, Relaxed);
         let mut progress = Progress::new(&Patience::default());
         let mut pass = |written, taken| {
-            progress.seen -= Duration::from_secs(50);
+            clock.pass(Duration::from_secs(50));
             activity.written_bytes.fetch_add(written, Relaxed);
             activity.taken_bytes.fetch_add(taken, Relaxed);
             progress.is_enough(&activity, &Patience::default())

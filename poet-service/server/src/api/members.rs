@@ -27,6 +27,7 @@ use axum::{
     routing::get,
 };
 use poet_engine::{Node, membership};
+use poet_files::reason;
 use poet_host::niceness;
 use poet_proto::{base64, json, member::NodeId};
 use poet_rounds::{
@@ -72,7 +73,7 @@ struct Question {
 struct Members {
     /// In increasing order.
     node_ids: Vec<NodeId>,
-    tree: membership::Tree,
+    tree: membership::MembershipTree,
     /// What all members in memory use, including these.
     alive: Arc<AtomicUsize>,
 }
@@ -175,7 +176,11 @@ impl Membership {
             .name("members".to_owned())
             .spawn(move || {
                 if let Err(error) = niceness::set(niceness::LOWEST_PRIORITY) {
-                    tracing::warn!(%error, "cannot lower the priority of the thread that reads members");
+                    let error = reason(&error);
+                    tracing::warn!(
+                        error,
+                        "cannot lower the priority of the thread that reads members"
+                    );
                 }
                 while let Some(question) = questions.blocking_recv() {
                     // The client may have left while it waited.
@@ -271,7 +276,7 @@ fn read(
     alive.fetch_add(node_ids.len() * MEMBER_BYTES, Relaxed);
     Ok(Ok(Members {
         node_ids,
-        tree: membership::Tree::new(challenges),
+        tree: membership::MembershipTree::new(challenges),
         alive: Arc::clone(alive),
     }))
 }

@@ -20,7 +20,8 @@ pub mod protocol;
 mod range;
 pub(crate) mod request_id;
 pub(crate) mod rounds;
-pub mod server;
+pub(crate) mod server;
+pub(crate) mod slots;
 
 use std::{error::Error, sync::Arc, time::Duration};
 

@@ -6,7 +6,7 @@
 use std::{
     ops::RangeInclusive,
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use axum::{
@@ -37,7 +37,7 @@ const LISTED_ROUNDS: usize = 50;
 const LIST_AGE: Duration = Duration::from_secs(1);
 
 /// The state from which these routes are answered.
-pub(crate) struct Rounds {
+pub(crate) struct RoundRoutes {
     /// The cycle gap of the nodes that ask.
     gap: CycleGap,
     status: StatusReader,
@@ -45,11 +45,11 @@ pub(crate) struct Rounds {
     storage: Arc<dyn Storage>,
     /// Why the server is not ready, if it is not.
     unready: watch::Receiver<Option<&'static str>>,
-    /// Locked by the request that reads.
-    list: Mutex<Option<(Instant, Bytes)>>,
+    /// The list, and when it was read. Locked by the request that reads.
+    list: Mutex<Option<(Duration, Bytes)>>,
 }
 
-impl Rounds {
+impl RoundRoutes {
     /// The rounds as nodes with the schedule's cycle gap see them.
     pub(crate) fn new(
         status: StatusReader,
@@ -81,7 +81,7 @@ impl Rounds {
 }
 
 /// The routes.
-pub(crate) fn router(rounds: Rounds) -> Router {
+pub(crate) fn router(rounds: RoundRoutes) -> Router {
     Router::new()
         .route("/healthz", get(async || health(StatusCode::OK, None)))
         .route("/readyz", get(ready))
@@ -105,7 +105,7 @@ fn health(status: StatusCode, reason: Option<&'static str>) -> Response {
     (status, headers, json::write(&Health { ok, reason })).into_response()
 }
 
-async fn ready(State(rounds): State<Arc<Rounds>>) -> Response {
+async fn ready(State(rounds): State<Arc<RoundRoutes>>) -> Response {
     match *rounds.unready.borrow() {
         None => health(StatusCode::OK, None),
         reason => health(StatusCode::SERVICE_UNAVAILABLE, reason),
@@ -224,7 +224,7 @@ struct List {
     rounds: Vec<Round>,
 }
 
-impl Rounds {
+impl RoundRoutes {
     /// Describes a round with these early proofs. Returns `None` if nodes with this cycle gap have
     /// no proof of it, because it was published before the gap was configured.
     fn describe(
@@ -382,10 +382,10 @@ async fn on_blocking_thread<T: Send + 'static>(
         .map_err(|_| ApiError::Internal)?
 }
 
-async fn list(State(rounds): State<Arc<Rounds>>) -> Result<Response, ApiError> {
+async fn list(State(rounds): State<Arc<RoundRoutes>>) -> Result<Response, ApiError> {
     let mut kept = rounds.list.lock().await;
     if let Some((since, list)) = &*kept
-        && since.elapsed() < LIST_AGE
+        && rounds.clock.monotonic().saturating_sub(*since) < LIST_AGE
     {
         return Ok(cached(ok(list.clone()), BRIEFLY));
     }
@@ -393,12 +393,12 @@ async fn list(State(rounds): State<Arc<Rounds>>) -> Result<Response, ApiError> {
     let list = Bytes::from(
         on_blocking_thread(move || reading.list().map_err(|error| failed(&error))).await?,
     );
-    *kept = Some((Instant::now(), list.clone()));
+    *kept = Some((rounds.clock.monotonic(), list.clone()));
     Ok(cached(ok(list), BRIEFLY))
 }
 
 async fn round(
-    State(rounds): State<Arc<Rounds>>,
+    State(rounds): State<Arc<RoundRoutes>>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
     let Path(id) = id.map_err(|_| ApiError::RoundNotFound)?;

@@ -12,16 +12,13 @@
 //! | keeps streams of gRPC open on which nothing comes | as one that is idle; has at most 4 of them |
 
 use std::{
-    cmp::Reverse,
-    collections::{HashMap, VecDeque, hash_map::Entry},
     convert::Infallible,
     future::poll_fn,
     io::{self, ErrorKind},
-    mem::MaybeUninit,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::Poll,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use axum::{
@@ -43,21 +40,22 @@ use hyper_util::{
     },
     service::TowerToHyperService,
 };
-use socket2::SockRef;
+use poet_rounds::clock::Clock;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Notify, Semaphore, watch},
+    sync::watch,
 };
 
 use super::{
     budget::{Budget, Charge, OverBudget},
-    client::{Network, Peer, TrustedProxies},
-    connection::{Activity, Progress, Standing, Watched, WatchedBody},
+    client::{Network, Peer},
+    connection::{Activity, Watched, WatchedBody},
     dropped::Dropped,
     error::ApiError,
     grpc,
     patience::Patience,
     protocol::Protocol,
+    slots::{Admitted, ConnectionLimits, Slot, Slots},
 };
 
 /// The maximum size of a request's headers, and of one line of them.
@@ -76,17 +74,7 @@ const MAX_PENDING_RESETS: usize = 20;
 const MAX_ERROR_RESETS: usize = 256;
 /// How long to wait if the system provides no more sockets.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
-/// How long a connection remains after it was accepted or active.
-const MIN_STAY: Duration = Duration::from_secs(2);
-/// How long to wait for a connection to end before asking another one.
-const ROOM_INTERVAL: Duration = Duration::from_millis(100);
-/// The number of connections to choose at once, which then make room one by one.
-const MAX_CHOSEN: usize = 32;
-/// How long that choice is valid.
-const CHOICE_TIMEOUT: Duration = Duration::from_millis(200);
-/// How many newcomers beyond the share of their address may wait for one of its connections to end,
-/// and for how long.
-const MAX_WAITING: usize = 128;
+/// How long a newcomer beyond the share of its address may wait for one of its connections to end.
 const SHARE_PATIENCE: Duration = Duration::from_secs(5);
 /// How often to log what was closed and refused.
 const REPORT_INTERVAL: Duration = Duration::from_secs(60);
@@ -133,31 +121,6 @@ impl Protocol {
     }
 }
 
-/// The maximum number of connections.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConnectionLimits {
-    /// Of a listener. More connections wait to be accepted.
-    pub all: usize,
-    /// Of one address. More connections are closed.
-    pub per_address: usize,
-    /// Proxies, whose connections are those of others: one may have all of them.
-    pub proxies: TrustedProxies,
-    /// How long to wait for each.
-    pub patience: Patience,
-}
-
-impl ConnectionLimits {
-    /// At most `all` connections, and half of them for one address.
-    pub fn new(all: usize) -> Self {
-        Self {
-            all,
-            per_address: all.div_ceil(2),
-            proxies: TrustedProxies::default(),
-            patience: Patience::default(),
-        }
-    }
-}
-
 /// An interface to serve: where, to whom, and with which counters.
 pub(crate) struct Interface {
     pub(crate) listeners: Vec<TcpListener>,
@@ -166,6 +129,8 @@ pub(crate) struct Interface {
     pub(crate) limits: ConnectionLimits,
     /// Counts connections that are closed or refused.
     pub(crate) dropped: Dropped,
+    /// Decides who is idle, and who is too slow.
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 impl Interface {
@@ -174,14 +139,7 @@ impl Interface {
         let listeners = self.listeners;
         let idle_timeout = self.protocol.idle_timeout(&self.limits.patience);
         let http = self.protocol.server(&self.limits.patience);
-        let slots = Arc::new(Slots {
-            limits: self.limits,
-            taken: Mutex::default(),
-            freed: Notify::new(),
-            freed_for_waiting: Notify::new(),
-            waiting: Arc::new(Semaphore::new(MAX_WAITING)),
-            dropped: self.dropped,
-        });
+        let slots = Arc::new(Slots::new(self.limits, self.dropped, self.clock));
         let server = Arc::new(Server {
             http,
             router: TowerToHyperService::new(self.router),
@@ -296,7 +254,8 @@ impl Server {
 
     /// Closes idle and slow connections, logs what was closed and refused, and returns memory.
     async fn sweep(self: Arc<Self>, idle_timeout: Duration) {
-        let (slots, mut tide, mut reported) = (&self.slots, Tide::default(), None);
+        let (slots, mut tide) = (&self.slots, Tide::default());
+        let mut reported: Option<Duration> = None;
         loop {
             tokio::time::sleep(slots.limits.patience.sweep).await;
             let (slow, connections) = {
@@ -305,11 +264,12 @@ impl Server {
                 (slow, taken.connections.len())
             };
             slots.dropped.too_slow(slow);
-            if reported.is_none_or(|at: Instant| at.elapsed() >= REPORT_INTERVAL)
+            let now = slots.clock.monotonic();
+            if reported.is_none_or(|at| now.saturating_sub(at) >= REPORT_INTERVAL)
                 && let Some(report) = slots.dropped.report()
             {
                 tracing::warn!("{report}");
-                reported = Some(Instant::now());
+                reported = Some(now);
             }
             if tide.has_ebbed(connections, self.budget.take_highest()) {
                 // Takes some milliseconds, once after a flood.
@@ -416,320 +376,9 @@ fn has_host<B>(request: &Request<B>) -> bool {
     }
 }
 
-/// The connections that a listener may have.
-struct Slots {
-    limits: ConnectionLimits,
-    taken: Mutex<Taken>,
-    /// Notifies the newcomer that waits for a slot of a change.
-    freed: Notify,
-    /// The same for newcomers that wait for another connection of their address.
-    freed_for_waiting: Notify,
-    /// Limits the number of those.
-    waiting: Arc<Semaphore>,
-    dropped: Dropped,
-}
-
-/// The result of admitting a newcomer.
-enum Admitted {
-    Slot(Slot),
-    /// Its address has its share.
-    OverShare,
-    /// The newcomer did not wait.
-    Gone,
-}
-
-/// Why there is no slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Full {
-    /// All slots are taken.
-    All,
-    /// All slots of the address are taken.
-    Share,
-}
-
-/// The connections that a listener has.
-#[derive(Default)]
-struct Taken {
-    next_id: u64,
-    connections: HashMap<u64, Connection>,
-    per_network: HashMap<Network, usize>,
-    /// The connections to close next, in order, and when they were chosen.
-    chosen: VecDeque<u64>,
-    chosen_at: Option<Instant>,
-    /// The connection that was asked to close, and when.
-    asked: Option<(u64, Instant)>,
-}
-
-struct Connection {
-    network: Network,
-    accepted: Instant,
-    activity: Arc<Activity>,
-    progress: Progress,
-}
-
-/// A slot for a connection. Dropping it frees the slot.
-struct Slot {
-    id: u64,
-    activity: Arc<Activity>,
-    slots: Arc<Slots>,
-}
-
-impl Slots {
-    /// Finds a slot for a newcomer, if necessary by closing another connection.
-    async fn admit(self: &Arc<Self>, stream: &TcpStream, peer: IpAddr) -> Admitted {
-        loop {
-            match self.take(peer) {
-                Ok(slot) => return Admitted::Slot(slot),
-                Err(Full::Share) => return Admitted::OverShare,
-                Err(Full::All) => {}
-            }
-            if is_gone(stream) {
-                return Admitted::Gone;
-            }
-            if self.lock().make_room() {
-                self.dropped.for_room();
-            }
-            let freed = self.freed.notified();
-            drop(tokio::time::timeout(ROOM_INTERVAL, freed).await);
-        }
-    }
-
-    /// Waits for a slot within the share of an address.
-    async fn await_share(self: &Arc<Self>, peer: IpAddr) -> Slot {
-        loop {
-            let freed = self.freed_for_waiting.notified();
-            if let Ok(slot) = self.take(peer) {
-                return slot;
-            }
-            freed.await;
-        }
-    }
-
-    fn take(self: &Arc<Self>, peer: IpAddr) -> Result<Slot, Full> {
-        let network = Network::of(peer);
-        let mut taken = self.lock();
-        let count = taken.per_network.get(&network).copied().unwrap_or(0);
-        if count >= self.limits.per_address && !self.limits.proxies.contains(peer) {
-            return Err(Full::Share);
-        }
-        if taken.connections.len() >= self.limits.all {
-            return Err(Full::All);
-        }
-        taken.per_network.insert(network, count + 1);
-        let id = taken.next_id;
-        taken.next_id += 1;
-        let activity = Arc::new(Activity::default());
-        let connection = Connection {
-            network,
-            accepted: Instant::now(),
-            activity: Arc::clone(&activity),
-            progress: Progress::new(&self.limits.patience),
-        };
-        taken.connections.insert(id, connection);
-        Ok(Slot {
-            id,
-            activity,
-            slots: Arc::clone(self),
-        })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Taken> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Returns whether a client that has sent nothing has closed its connection.
-fn is_gone(stream: &TcpStream) -> bool {
-    let mut first = [MaybeUninit::uninit()];
-    match SockRef::from(stream).peek(&mut first) {
-        Ok(bytes) => bytes == 0,
-        Err(error) => error.kind() != ErrorKind::WouldBlock,
-    }
-}
-
-impl Taken {
-    /// Asks a connection to close, unless one is closing already. Returns whether one was asked; it
-    /// may decline.
-    ///
-    /// First the one that has been idle longest; then, among those that wait for the body of a
-    /// request, one of the address with the most connections, namely the one that has waited
-    /// longest.
-    fn make_room(&mut self) -> bool {
-        if let Some((id, at)) = self.asked
-            && at.elapsed() < ROOM_INTERVAL * 10
-            && let Some(connection) = self.connections.get(&id)
-            && connection.activity.is_closing()
-        {
-            return false;
-        }
-        if self
-            .chosen_at
-            .is_none_or(|at| at.elapsed() > CHOICE_TIMEOUT)
-        {
-            self.chosen.clear();
-        }
-        if self.chosen.is_empty() {
-            self.choose();
-        }
-        while let Some(id) = self.chosen.pop_front() {
-            if let Some(connection) = self.connections.get(&id)
-                && connection.may_make_room().is_some()
-            {
-                connection.activity.ask_to_close();
-                self.asked = Some((id, Instant::now()));
-                return true;
-            }
-        }
-        false
-    }
-
-    fn choose(&mut self) {
-        let mut candidates: Vec<_> = self
-            .connections
-            .iter()
-            .filter_map(|(id, connection)| {
-                let (receives, since) = connection.may_make_room()?;
-                let count = match receives {
-                    true => self.per_network.get(&connection.network).copied(),
-                    false => None,
-                };
-                let rank = (receives, Reverse(count), Reverse(since));
-                Some((rank, *id))
-            })
-            .collect();
-        let chosen = MAX_CHOSEN.min(candidates.len());
-        if chosen < candidates.len() {
-            candidates.select_nth_unstable(chosen);
-            candidates.truncate(chosen);
-        }
-        candidates.sort_unstable();
-        self.chosen = candidates.into_iter().map(|(_, id)| id).collect();
-        self.chosen_at = Some(Instant::now());
-    }
-
-    /// Closes connections that are idle for too long, or too slow. Returns the number of slow ones.
-    fn sweep(&mut self, idle_timeout: Duration, patience: &Patience) -> u64 {
-        let mut slow = 0;
-        for connection in self.connections.values_mut() {
-            let activity = &connection.activity;
-            let timeout = if activity.had_request() {
-                idle_timeout
-            } else {
-                patience.headers
-            };
-            let idle = matches!(activity.standing(), Standing::Idle(idle) if idle > timeout);
-            let is_slow = !connection.progress.is_enough(activity, patience);
-            if idle || is_slow {
-                tracing::debug!(idle, "closing a connection that is idle or too slow");
-                activity.close();
-                slow += u64::from(is_slow);
-            }
-        }
-        slow
-    }
-}
-
-impl Connection {
-    /// Returns whether the connection may be closed to make room for another one: whether it waits
-    /// for bodies, and for how long it has waited or been idle.
-    fn may_make_room(&self) -> Option<(bool, Duration)> {
-        let (receives, since) = match self.activity.standing() {
-            Standing::Busy => return None,
-            Standing::Receiving(since) => (true, since),
-            Standing::Idle(since) => (false, since),
-        };
-        let stayed = since >= MIN_STAY && self.accepted.elapsed() >= MIN_STAY;
-        (stayed && !self.activity.is_closing()).then_some((receives, since))
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let mut taken = self.slots.lock();
-        if let Some(connection) = taken.connections.remove(&self.id)
-            && let Entry::Occupied(mut count) = taken.per_network.entry(connection.network)
-        {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
-            }
-        }
-        drop(taken);
-        self.slots.freed.notify_one();
-        self.slots.freed_for_waiting.notify_waiters();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn taken(connections: &[(u8, Standing)]) -> Taken {
-        let mut taken = Taken::default();
-        for (id, (address, standing)) in connections.iter().enumerate() {
-            let network = Network::of([192, 0, 2, *address].into());
-            *taken.per_network.entry(network).or_default() += 1;
-            let activity = Arc::new(Activity::of(*standing));
-            let connection = Connection {
-                network,
-                accepted: activity.accepted(),
-                activity,
-                progress: Progress::new(&Patience::default()),
-            };
-            taken.connections.insert(id as u64, connection);
-        }
-        taken
-    }
-
-    /// Returns the order in which connections make room, if none declines.
-    fn order(taken: &mut Taken) -> Vec<u64> {
-        let mut order = Vec::new();
-        while taken.make_room() {
-            let (id, _) = taken.asked.unwrap();
-            taken.connections.remove(&id);
-            order.push(id);
-        }
-        order
-    }
-
-    fn idle(seconds: u64) -> Standing {
-        Standing::Idle(Duration::from_secs(seconds))
-    }
-
-    fn receiving(seconds: u64) -> Standing {
-        Standing::Receiving(Duration::from_secs(seconds))
-    }
-
-    #[test]
-    fn idle_connections_make_room_before_those_that_wait_for_bodies() {
-        let mut taken = taken(&[
-            (1, Standing::Busy),
-            (1, receiving(9)),
-            (2, idle(3)),
-            (2, idle(20)),
-            // Too young.
-            (3, idle(1)),
-            (3, receiving(1)),
-            // Of an address with more connections.
-            (4, receiving(3)),
-            (4, receiving(5)),
-            (4, Standing::Busy),
-            (1, Standing::Busy),
-            (4, receiving(4)),
-        ]);
-        assert_eq!(order(&mut taken), [3, 2, 7, 10, 6, 1]);
-        // None of the rest may be closed.
-        assert!(!taken.make_room());
-    }
-
-    #[test]
-    fn one_at_a_time_is_asked() {
-        let mut taken = taken(&[(1, idle(10)), (1, idle(5))]);
-        assert!(taken.make_room());
-        assert!(!taken.make_room());
-        assert!(taken.connections[&0].activity.is_closing());
-        assert!(!taken.connections[&1].activity.is_closing());
-    }
 
     #[test]
     fn memory_is_given_back_when_much_less_is_in_use() {

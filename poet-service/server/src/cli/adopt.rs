@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use poet_admin::import::{AdoptError, AdoptReport, AdoptSource, Adoption};
-use poet_backends::Options;
+use poet_backends::SelectOptions;
 use poet_engine::{LABEL_DEPTH, WorkFunction};
 use poet_proto::base64;
 use poet_rounds::clock::{Clock, SystemClock};
@@ -12,6 +12,7 @@ use poet_service::{args::ServerArgs, config::Config};
 use super::{
     INTERRUPTED,
     import::describe,
+    number,
     steps::{Steps, interruption},
 };
 
@@ -31,7 +32,7 @@ pub(crate) struct Args {
     from: String,
 
     /// The round, which must be settled there and not published
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = number(0..=u64::MAX))]
     round: u64,
 
     #[command(flatten)]
@@ -44,7 +45,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let source = AdoptSource::find(&args.from)?;
     let backend = poet_backends::select_with(
         WorkFunction::Sha256,
-        Options {
+        SelectOptions {
             forced: config.work.backend.as_deref(),
             trial: config.work.trial,
         },

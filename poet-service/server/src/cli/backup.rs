@@ -7,7 +7,7 @@ use poet_engine::{LABEL_DEPTH, Work, WorkFunction};
 use poet_rounds::clock::{Clock as _, SystemClock};
 use poet_service::{args::ServerArgs, config::Config};
 
-use super::BackendArgs;
+use super::{BackendArgs, number};
 
 /// Copy the state of a server, running or stopped, into a directory
 ///
@@ -23,7 +23,8 @@ pub(crate) struct Args {
     place: PathBuf,
 
     /// How many backups to keep in DIR; older ones are removed once the new one is complete
-    #[arg(long, value_name = "NUMBER", default_value = "3")]
+    #[arg(long, value_name = "NUMBER", default_value = "3",
+        value_parser = number(NonZero::<u32>::MIN..=NonZero::<u32>::MAX))]
     keep: NonZero<u32>,
 
     #[command(flatten)]

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use jiff::Timestamp;
-use poet_backends::{Options, select_with};
+use poet_backends::{SelectOptions, select_with};
 use poet_engine::WorkFunction;
 use poet_host::{WorkCore, affinity::allowed, list};
 use poet_proto::{
@@ -45,7 +45,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let schedule = config.rounds.schedule(genesis)?;
     let early_gaps = &config.rounds.early_cycle_gaps;
     schedule.check_early_gaps(early_gaps, EXPECTED_LEAVES_PER_SECOND)?;
-    let options = Options {
+    let options = SelectOptions {
         forced: config.work.backend.as_deref(),
         trial: false,
     };

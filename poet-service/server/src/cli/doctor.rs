@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use poet_admin::doctor::{Examination, examine};
 use poet_engine::{LABEL_DEPTH, WorkFunction};
+use poet_files::explain;
 use poet_service::{args::ServerArgs, config::Config};
 
 use super::{BackendArgs, available_threads};
@@ -40,7 +41,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", explain(error.as_ref()));
             ExitCode::from(2)
         }
     }

@@ -11,6 +11,8 @@ use poet_rounds::storage::{Setting, Storage as _};
 use poet_service::{args::ServerArgs, config::Config};
 use poet_storage::{PostgresStorage, SqliteReader, directory::DATABASE_FILE};
 
+use super::number;
+
 /// Write a published proof to a file
 ///
 /// Takes the options of the server, to find its database, and works while the server runs. `verify`
@@ -19,7 +21,7 @@ use poet_storage::{PostgresStorage, SqliteReader, directory::DATABASE_FILE};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The round
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = number(0..=u64::MAX))]
     proof: u64,
 
     /// Write to this file; - is standard output

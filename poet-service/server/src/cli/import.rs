@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use poet_admin::import::{
     ImportError, ImportProgress, ImportReport, RoundReport, Source, Taken, import,
 };
-use poet_backends::Options;
+use poet_backends::SelectOptions;
 use poet_engine::{LABEL_DEPTH, WorkFunction};
 use poet_proto::base64;
 use poet_rounds::clock::{Clock, SystemClock};
@@ -55,7 +55,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let backend = poet_backends::select_with(
         WorkFunction::Sha256,
-        Options {
+        SelectOptions {
             forced: config.work.backend.as_deref(),
             trial: config.work.trial,
         },

@@ -22,9 +22,9 @@ mod proof_file;
 #[cfg(feature = "import")]
 mod steps;
 
-use std::time::Duration;
+use std::{fmt, ops::RangeInclusive, str::FromStr, time::Duration};
 
-use poet_backends::{Options, SelectError, Selection, select_with};
+use poet_backends::{SelectError, SelectOptions, Selection, select_with};
 use poet_engine::{LABEL_DEPTH, MAX_DEPTH, Work, WorkFunction};
 use poet_service::config::Config;
 
@@ -53,7 +53,7 @@ pub(crate) struct WorkArgs {
     work: WorkFunction,
 
     /// Hashes in a label [default: 400 for sha256, 1024 for haraka256]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_DEPTH)))]
+    #[arg(long, value_name = "N", value_parser = number(1..=MAX_DEPTH))]
     depth: Option<u32>,
 }
 
@@ -97,7 +97,7 @@ pub(crate) struct BackendArgs {
 
 impl BackendArgs {
     fn select(&self, function: WorkFunction) -> Result<Selection, SelectError> {
-        let options = Options {
+        let options = SelectOptions {
             forced: self.backend.as_deref(),
             trial: !self.no_trial,
         };
@@ -107,6 +107,20 @@ impl BackendArgs {
 
 /// At this depth, a Haraka label takes about as long as a SHA-256 label of depth 400.
 const HARAKA_DEPTH: u32 = 1024;
+
+/// Parses a whole number in a range.
+fn number<T>(range: RangeInclusive<T>) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync
+where
+    T: Clone + FromStr + PartialOrd + fmt::Display + Send + Sync + 'static,
+{
+    move |text| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.ok_or_else(|| {
+            let (least, most) = (range.start(), range.end());
+            format!("expected a whole number from {least} to {most}")
+        })
+    }
+}
 
 fn work_function(name: &str) -> Result<WorkFunction, String> {
     [WorkFunction::Sha256, WorkFunction::Haraka256]
@@ -125,6 +139,9 @@ fn available_threads() -> usize {
     std::thread::available_parallelism()
         .map_or(1, |threads| threads.get().min(poet_engine::MAX_THREADS))
 }
+
+/// Why a text is not hexadecimal.
+const NOT_HEX: &str = "not hex: expected hexadecimal digits, two for each byte";
 
 /// How often to check the progress.
 const TICK: Duration = Duration::from_millis(50);

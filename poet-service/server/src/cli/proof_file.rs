@@ -17,6 +17,8 @@ use poet_proto::{
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::NOT_HEX;
+
 /// A proof with everything that its file claims.
 #[derive(Debug)]
 pub(crate) struct ProofFile {
@@ -344,7 +346,7 @@ fn node(bytes: &[u8]) -> Result<Node, Wrong> {
 
 fn hex(value: &Value) -> Result<Vec<u8>, Wrong> {
     let bytes = hex::decode(text(value)?);
-    bytes.map_err(|_| "not hex: expected an even number of digits from 0 to f".into())
+    bytes.map_err(|_| NOT_HEX.into())
 }
 
 fn base64(value: &Value) -> Result<Vec<u8>, Wrong> {

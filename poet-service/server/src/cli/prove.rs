@@ -16,7 +16,8 @@ use poet_engine::{
 use poet_files::Output;
 
 use super::{
-    BackendArgs, INTERRUPTED, TICK, WorkArgs, available_threads, progress::Progress, proof_file,
+    BackendArgs, INTERRUPTED, NOT_HEX, TICK, WorkArgs, available_threads, number,
+    progress::Progress, proof_file,
 };
 
 /// How long an interrupted run waits for a disk that does not answer.
@@ -33,7 +34,7 @@ pub(crate) struct Args {
     statement: Statement,
 
     /// How many leaves to make; no verifier accepts a proof of fewer than 150
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=MAX_LEAVES))]
+    #[arg(long, value_name = "N", value_parser = number(1..=MAX_LEAVES))]
     leaves: u64,
 
     /// Keep the roots of subtrees of 2^K leaves, K from 0 to 24 [default: the smallest with a log
@@ -67,7 +68,7 @@ pub(super) struct Statement(pub(super) Vec<u8>);
 pub(super) fn parse_hex(text: &str) -> Result<Statement, String> {
     hex::decode(text)
         .map(Statement)
-        .map_err(|error| format!("not hex: {error}"))
+        .map_err(|_| NOT_HEX.to_owned())
 }
 
 fn parse_subtree_height(text: &str) -> Result<SubtreeHeight, String> {

@@ -11,6 +11,8 @@ use poet_proto::{
 use poet_rounds::clock::{Clock as _, SystemClock};
 use poet_service::{args::ServerArgs, config::Config};
 
+use super::number;
+
 /// Print when the next rounds open, close and end, and for which epochs they count
 ///
 /// Takes the options of the server, and uses --network or the schedule. Times are in the time zone
@@ -19,7 +21,7 @@ use poet_service::{args::ServerArgs, config::Config};
 pub(crate) struct Args {
     /// How many rounds, starting with the open one
     #[arg(long, value_name = "NUMBER", default_value_t = 5,
-        value_parser = clap::value_parser!(u64).range(1..=MAX_ROUNDS))]
+        value_parser = number(1..=MAX_ROUNDS))]
     rounds: u64,
 
     /// Print JSON

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use poet_engine::{T, TICK_LEAVES, proven_indices, verify};
+use poet_files::explain;
 use poet_proto::{
     base64,
     identity::{PublicKey, decode_key_text},
@@ -14,7 +15,7 @@ use poet_proto::{
 
 use super::proof_file::{self, ProofFile, ProofFormat};
 use super::prove::{Statement, parse_hex};
-use super::{BackendArgs, WorkArgs};
+use super::{BackendArgs, WorkArgs, number};
 
 /// Verify a proof
 ///
@@ -39,7 +40,7 @@ pub(crate) struct Args {
     statement: Option<Statement>,
 
     /// The required round of a message
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = number(0..=u64::MAX))]
     round: Option<u64>,
 
     /// The required public key, in base64, of the server that made a message or a response
@@ -50,7 +51,7 @@ pub(crate) struct Args {
     work: WorkArgs,
 
     /// Leaves in a tick; the default is mainnet's
-    #[arg(long, value_name = "LEAVES", default_value_t = TICK_LEAVES, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "LEAVES", default_value_t = TICK_LEAVES, value_parser = number(1..=u64::MAX))]
     tick_size: u64,
 
     #[command(flatten)]
@@ -65,7 +66,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let file = match read(&args.file, args.statement.as_ref()) {
         Ok(file) => file,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", explain(error.as_ref()));
             return Ok(ExitCode::from(2));
         }
     };

@@ -8,7 +8,7 @@ use tracing::{
 };
 use tracing_subscriber::{Layer, layer::Context};
 
-use super::{Event, Notices};
+use super::{event::Event, notices::Notices};
 
 /// The prefix of alarm messages.
 const ALARM: &str = "ALARM";

@@ -5,12 +5,15 @@ use std::{
     io::Write as _,
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
-    time::{Duration, Instant},
+    sync::Arc,
+    time::Duration,
 };
 
+use poet_files::reason;
 use poet_proto::identity::PRIVATE_KEY_VARIABLE;
+use poet_rounds::clock::Clock;
 
-use super::{Queue, Receiver};
+use super::queue::{Queue, Receiver};
 
 /// How long a program may run.
 const TIME: Duration = Duration::from_secs(30);
@@ -29,12 +32,12 @@ const HIDDEN: [&str; 5] = [
 
 pub(super) struct Program {
     path: PathBuf,
-    time: Duration,
+    clock: Arc<dyn Clock>,
 }
 
 impl Program {
-    pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, time: TIME }
+    pub(super) fn new(path: PathBuf, clock: Arc<dyn Clock>) -> Self {
+        Self { path, clock }
     }
 
     fn start(&self) -> Result<Child, String> {
@@ -49,7 +52,8 @@ impl Program {
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         command.spawn().map_err(|error| {
-            format!("it cannot be run: {error}: expected an executable file, without arguments")
+            let reason = reason(&error);
+            format!("it cannot be run: {reason}: expected an executable file, without arguments")
         })
     }
 }
@@ -65,12 +69,13 @@ impl Receiver for Program {
             // The event is shorter than any pipe. The program need not read it.
             drop(input.write_all(notice.as_bytes()));
         }
-        let started = Instant::now();
+        let started = self.clock.monotonic();
         let ended = loop {
             if has_ended(&mut child) {
                 break true;
             }
-            if started.elapsed() >= self.time || queue.given_up() {
+            let passed = self.clock.monotonic().saturating_sub(started);
+            if passed >= TIME || queue.given_up() {
                 break false;
             }
             queue.pause(LOOK);
@@ -78,7 +83,7 @@ impl Receiver for Program {
         match (kill_all(&mut child), ended) {
             (_, false) => Err(format!(
                 "it was killed: expected a program that ends within {} s",
-                self.time.as_secs()
+                TIME.as_secs()
             )),
             (Some(status), true) if !status.success() => Err(format!("it failed: {status}")),
             _ => Ok(()),
@@ -119,7 +124,10 @@ fn kill_all(child: &mut Child) -> Option<ExitStatus> {
 #[cfg(test)]
 #[cfg(unix)]
 mod tests {
-    use std::{fs, path::Path, thread};
+    use std::{fs, path::Path, thread, time::Instant};
+
+    use jiff::Timestamp;
+    use poet_rounds::clock::{ManualClock, SystemClock};
 
     use super::*;
 
@@ -131,7 +139,7 @@ mod tests {
         let mut install = Command::new("install");
         install.args(["-m", "700"]).args([&written, &path]);
         assert!(install.status().unwrap().success());
-        Program::new(path)
+        Program::new(path, Arc::new(SystemClock))
     }
 
     #[test]
@@ -152,11 +160,11 @@ mod tests {
         let mut fails = program(folder.path(), "exit 7");
         let error = fails.deliver("{}", &Queue::default()).unwrap_err();
         assert!(error.contains("exit status: 7"), "{error}");
-        let mut missing = Program::new(folder.path().join("missing"));
+        let mut missing = Program::new(folder.path().join("missing"), Arc::new(SystemClock));
         let error = missing.deliver("{}", &Queue::default()).unwrap_err();
         assert!(error.contains("cannot be run"), "{error}");
         // A folder is no program.
-        let mut folder = Program::new(folder.path().to_owned());
+        let mut folder = Program::new(folder.path().to_owned(), Arc::new(SystemClock));
         assert!(folder.deliver("{}", &Queue::default()).is_err());
     }
 
@@ -166,11 +174,19 @@ mod tests {
         let file = folder.path().join("child");
         let script = format!("sleep 1000 & echo $! >{}; exec yes", file.display());
         let mut endless = program(folder.path(), &script);
-        // Long enough for the shell to get there on a busy machine.
-        endless.time = Duration::from_secs(5);
-        let error = endless.deliver("{}", &Queue::default()).unwrap_err();
+        let clock = Arc::new(ManualClock::new(Timestamp::UNIX_EPOCH));
+        endless.clock = clock.clone();
+        let running = thread::spawn(move || endless.deliver("{}", &Queue::default()));
+        let child = loop {
+            match fs::read_to_string(&file) {
+                Ok(child) if child.ends_with('\n') => break child,
+                _ => thread::sleep(LOOK),
+            }
+        };
+        assert!(!running.is_finished());
+        clock.pass(TIME);
+        let error = running.join().unwrap().unwrap_err();
         assert!(error.contains("killed"), "{error}");
-        let child = fs::read_to_string(&file).unwrap();
         // A signal takes effect when its process gets a core. Then it is gone, or a zombie that was not
         // reaped yet.
         let stat = format!("/proc/{}/stat", child.trim());
@@ -189,8 +205,7 @@ mod tests {
         let queue = std::sync::Arc::<Queue>::default();
         let ending = std::sync::Arc::clone(&queue);
         let thread = thread::spawn(move || endless.deliver("{}", &ending));
-        queue.state().given_up = true;
-        queue.changed.notify_all();
+        queue.give_up();
         assert!(thread.join().unwrap().is_err());
     }
 }

@@ -12,11 +12,12 @@ use hyper::{
     rt::{Read, Write},
 };
 use hyper_util::rt::TokioIo;
+use poet_files::reason;
 use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use tokio::{net::TcpStream, runtime::Runtime, time};
 use tokio_rustls::TlsConnector;
 
-use super::{Queue, Receiver};
+use super::queue::{Queue, Receiver};
 
 /// How long one attempt may take.
 const TIME: Duration = Duration::from_secs(10);
@@ -124,7 +125,7 @@ impl Webhook {
                 // For host names: a lookup that hangs occupies a thread.
                 .max_blocking_threads(2)
                 .build()
-                .map_err(|error| format!("the system gives no files for it: {error}"))?;
+                .map_err(|error| format!("the system gives no files for it: {}", reason(&error)))?;
             self.client = Some(Client { runtime, tls });
         }
         self.client
@@ -237,7 +238,7 @@ async fn send<S: Read + Write + Unpin + Send + 'static>(
 fn unreachable(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
-        _ => format!("it cannot be reached: {error}"),
+        _ => format!("it cannot be reached: {}", reason(error)),
     }
 }
 

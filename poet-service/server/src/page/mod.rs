@@ -12,10 +12,7 @@ mod picture;
 mod plot;
 pub(crate) mod public;
 
-use std::{
-    io::Write as _,
-    time::{Duration, Instant},
-};
+use std::{io::Write as _, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -25,6 +22,7 @@ use axum::{
     routing::get,
 };
 use flate2::{Compression, write::GzEncoder};
+use poet_rounds::clock::Clock;
 use tokio::sync::Mutex;
 
 use crate::api::accepts_gzip;
@@ -90,26 +88,36 @@ impl Content {
 }
 
 /// A page that is rendered at most once a second, by the first request for it.
-#[derive(Default)]
-pub(crate) struct Rendered(Mutex<Option<(Instant, Content)>>);
+pub(crate) struct Rendered {
+    clock: Arc<dyn Clock>,
+    /// The page, and when it was rendered.
+    kept: Mutex<Option<(Duration, Content)>>,
+}
 
 impl Rendered {
+    pub(crate) fn new(clock: &Arc<dyn Clock>) -> Self {
+        Self {
+            clock: Arc::clone(clock),
+            kept: Mutex::default(),
+        }
+    }
+
     /// Returns the cached page, or the result of `render`, which may block.
     pub(crate) async fn answer(
         &self,
         headers: &HeaderMap,
         render: impl FnOnce() -> Content + Send + 'static,
     ) -> Response {
-        let mut kept = self.0.lock().await;
+        let mut kept = self.kept.lock().await;
         if let Some((since, content)) = &*kept
-            && since.elapsed() < PAGE_AGE
+            && self.clock.monotonic().saturating_sub(*since) < PAGE_AGE
         {
             return content.answer(headers, BRIEFLY);
         }
         match tokio::task::spawn_blocking(render).await {
             Ok(content) => {
                 let response = content.answer(headers, BRIEFLY);
-                *kept = Some((Instant::now(), content));
+                *kept = Some((self.clock.monotonic(), content));
                 response
             }
             Err(_) => crate::api::error::ApiError::Internal.into_response(),
@@ -136,4 +144,27 @@ fn assets() -> Router {
             "/page.svg",
             asset("image/svg+xml", include_str!("page.svg")),
         )
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use poet_rounds::clock::ManualClock;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_page_is_rendered_once_a_second() {
+        let clock = Arc::new(ManualClock::new(Timestamp::UNIX_EPOCH));
+        let page = Rendered::new(&(clock.clone() as Arc<dyn Clock>));
+        let ask = async |text: &'static str| {
+            let render = move || Content::html(text.to_owned());
+            let answer = page.answer(&HeaderMap::new(), render).await;
+            axum::body::to_bytes(answer.into_body(), 100).await.unwrap()
+        };
+        assert_eq!(ask("first").await, "first");
+        assert_eq!(ask("second").await, "first");
+        clock.pass(PAGE_AGE);
+        assert_eq!(ask("third").await, "third");
+    }
 }

@@ -91,8 +91,8 @@ struct Plots(Mutex<Option<(i64, String)>>);
 /// The routes.
 pub(crate) fn router(page: Operator) -> Router {
     let site = Site {
+        html: Rendered::new(&page.clock),
         page: Arc::new(page),
-        html: Rendered::default(),
         plots: Arc::default(),
     };
     Router::new()

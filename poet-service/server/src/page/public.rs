@@ -77,9 +77,9 @@ struct Site {
 /// The routes.
 pub(crate) fn router(page: Public) -> Router {
     let site = Site {
+        html: Rendered::new(&page.clock),
+        calendar: Rendered::new(&page.clock),
         page: Arc::new(page),
-        html: Rendered::default(),
-        calendar: Rendered::default(),
     };
     Router::new()
         .route("/", get(page_for_everybody))

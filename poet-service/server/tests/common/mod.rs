@@ -460,6 +460,11 @@ impl LocalServer {
         }
     }
 
+    /// Lets time pass.
+    pub(crate) fn pass(&self, time: Duration) {
+        self.clock.as_ref().unwrap().pass(time);
+    }
+
     /// Sets the clock.
     pub(crate) fn at(&self, seconds_after_genesis: i64) {
         self.set_clock(genesis() + seconds(seconds_after_genesis));

@@ -4,10 +4,7 @@
 //! shows in its timeline, which each fail-over changes, or in the end of its log, which otherwise
 //! only grows. This server then hands in again whatever it has acknowledged for the open round.
 
-use std::{
-    collections::HashMap,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, time::Duration};
 
 use poet_rounds::storage::{Challenge, NodeId};
 use tokio_postgres::{Client, types::Type};
@@ -53,8 +50,8 @@ impl Position {
 struct Round {
     round: u64,
     members: HashMap<NodeId, Challenge>,
-    /// When the next round was opened; `None` while this one is open.
-    closed: Option<Instant>,
+    /// When the next round was opened, by the monotonic clock; `None` while this one is open.
+    closed: Option<Duration>,
 }
 
 #[derive(Default)]
@@ -68,15 +65,15 @@ pub(super) struct Acknowledged {
 }
 
 impl Acknowledged {
-    /// Called when this server has opened a round.
-    pub(super) fn opened(&mut self, round: u64) {
-        self.rounds
-            .retain(|one| one.closed.is_none_or(|at| at.elapsed() < REMEMBERED));
+    /// Called when this server has opened a round, now.
+    pub(super) fn opened(&mut self, round: u64, now: Duration) {
+        let is_kept = |closed| now.saturating_sub(closed) < REMEMBERED;
+        self.rounds.retain(|one| one.closed.is_none_or(is_kept));
         if self.rounds.last().is_some_and(|open| open.round == round) {
             return;
         }
         for earlier in &mut self.rounds {
-            earlier.closed.get_or_insert_with(Instant::now);
+            earlier.closed.get_or_insert(now);
         }
         self.rounds.push(Round {
             round,
@@ -222,4 +219,27 @@ async fn register_again(
         )
         .await?;
     Ok((0, row.get::<_, i64>(0).unsigned_abs()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closed_round_is_forgotten_when_it_can_no_longer_be_lost() {
+        let mut acknowledged = Acknowledged::default();
+        let remembered = |acknowledged: &Acknowledged| {
+            let rounds = acknowledged.rounds.iter();
+            rounds.map(|one| one.round).collect::<Vec<_>>()
+        };
+        let second = Duration::from_secs(1);
+        acknowledged.opened(4, second);
+        // However long it is open.
+        acknowledged.opened(5, second + 10 * REMEMBERED);
+        assert_eq!(remembered(&acknowledged), [4, 5]);
+        acknowledged.opened(5, 11 * REMEMBERED);
+        assert_eq!(remembered(&acknowledged), [4, 5]);
+        acknowledged.opened(6, second + 11 * REMEMBERED);
+        assert_eq!(remembered(&acknowledged), [5, 6]);
+    }
 }

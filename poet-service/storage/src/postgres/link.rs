@@ -2,9 +2,10 @@
 
 use std::{
     sync::{Arc, OnceLock},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use poet_rounds::clock::Clock;
 use tokio_postgres::Client;
 
 use super::{
@@ -23,17 +24,17 @@ const AWAY: Duration = Duration::from_millis(300);
 const REPEATS: u32 = 2;
 
 /// A database, shared by all connections to it.
-#[derive(Debug)]
 pub(super) struct Place {
     pub(super) url: DatabaseUrl,
+    clock: Arc<dyn Clock>,
     /// The id of the database, once it was reached.
     id: OnceLock<Vec<u8>>,
 }
 
 impl Place {
-    pub(super) fn new(url: DatabaseUrl) -> Self {
+    pub(super) fn new(url: DatabaseUrl, clock: Arc<dyn Clock>) -> Self {
         let id = OnceLock::new();
-        Self { url, id }
+        Self { url, clock, id }
     }
 }
 
@@ -42,7 +43,8 @@ pub(super) struct Link {
     place: Arc<Place>,
     tls: Tls,
     client: Option<Client>,
-    away: Option<(Instant, String)>,
+    /// When it last failed to connect, by the monotonic clock, and why.
+    away: Option<(Duration, String)>,
     /// How often it has connected.
     connections: u64,
 }
@@ -185,7 +187,7 @@ impl Link {
 
     async fn reconnect(&mut self) -> Result<Client, PostgresError> {
         if let Some((since, why)) = &self.away
-            && since.elapsed() < AWAY
+            && self.place.clock.monotonic().saturating_sub(*since) < AWAY
         {
             return Err(PostgresError::Away(why.clone()));
         }
@@ -201,7 +203,7 @@ impl Link {
                 if self.away.is_none() {
                     tracing::error!(%error, "the database is unreachable");
                 }
-                self.away = Some((Instant::now(), error.to_string()));
+                self.away = Some((self.place.clock.monotonic(), error.to_string()));
                 Err(error)
             }
         }

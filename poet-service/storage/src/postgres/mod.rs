@@ -25,7 +25,7 @@ mod values;
 mod whole;
 mod writer;
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use poet_rounds::{
     clock::{Clock, SystemClock},
@@ -44,7 +44,7 @@ use self::{
     writer::{ClockOffset, Command, PATIENCE, Writer},
 };
 pub use self::{error::PostgresError, url::DatabaseUrl};
-use crate::{DatabaseError, database::COPYING};
+use crate::{DatabaseError, database::COPYING, repeated::Repeated};
 
 /// Commands that may wait for the writer; more callers wait for room.
 const QUEUED_COMMANDS: usize = 16_384;
@@ -111,10 +111,11 @@ impl PostgresStorage {
         counters: Arc<dyn Counters>,
         create: bool,
     ) -> Result<Self, DatabaseError> {
-        let place = Arc::new(Place::new(url.clone()));
+        let place = Arc::new(Place::new(url.clone(), Arc::clone(&clock)));
         let clock_offset = Arc::new(ClockOffset::unknown());
         let (commands, queue) = mpsc::channel(QUEUED_COMMANDS);
         let offset = Arc::clone(&clock_offset);
+        let failures = Repeated::new(Arc::clone(&clock));
         with_link("storage", Arc::clone(&place), create, async move |link| {
             let writer = Writer {
                 link,
@@ -124,7 +125,7 @@ impl PostgresStorage {
                 counters,
                 acknowledged: Acknowledged::default(),
                 written: None,
-                said: BTreeMap::new(),
+                failures,
             };
             writer.run(queue).await;
         })?;

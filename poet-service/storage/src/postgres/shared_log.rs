@@ -5,7 +5,7 @@ use std::time::Duration;
 use poet_engine::Node;
 use poet_rounds::storage::{
     StorageError,
-    shared_log::{Appended, Server, SharedLog, SharedRound},
+    shared_log::{Appended, ClusterServer, SharedLog, SharedRound},
 };
 use tokio_postgres::{Client, Row, types::Type};
 
@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(4);
 pub(super) struct PostgresLog(pub(super) Calls);
 
 impl SharedLog for PostgresLog {
-    fn look(&self, round: u64, own: Option<&Server>) -> Result<SharedRound, StorageError> {
+    fn look(&self, round: u64, own: Option<&ClusterServer>) -> Result<SharedRound, StorageError> {
         let round = key(round)?;
         let own = own.cloned();
         Ok(self.0.call(PATIENCE, async move |client: &mut Client| {
@@ -138,10 +138,10 @@ fn seconds(seconds: Option<f64>) -> Duration {
 }
 
 /// Returns the server in a row, if there is one.
-fn server(row: &Row) -> Option<Result<Server, Fault>> {
+fn server(row: &Row) -> Option<Result<ClusterServer, Fault>> {
     let name = row.get::<_, Option<String>>(4)?;
     let read = || {
-        Ok(Server {
+        Ok(ClusterServer {
             name,
             seen: seconds(row.get(5)),
             works: row.get(6),

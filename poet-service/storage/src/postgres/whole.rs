@@ -1,10 +1,6 @@
 //! The database as its operator sees it.
 
-use std::{
-    collections::BTreeMap,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, thread, time::Duration};
 
 use poet_rounds::storage::{Execution, StorageError};
 use tokio_postgres::{Client, Row, types::Type};
@@ -23,8 +19,10 @@ use crate::{
     database::{Database, PROBE, REMOVED_THROUGH, read_removed_through},
 };
 
-/// How long the connection of a stopped server may remain.
-const LEAVING: Duration = Duration::from_secs(3);
+/// How often to look whether the connection of a stopped server is gone, and how long to wait in
+/// between.
+const LOOKS: u32 = 30;
+const LOOK_PAUSE: Duration = Duration::from_millis(100);
 
 /// Inconsistencies between the tables, at most a few lines.
 const DAMAGE: &str = "
@@ -48,14 +46,16 @@ const DAMAGE: &str = "
 impl PostgresStorage {
     /// Fails if a server is connected to the database that `url` names.
     pub(crate) fn check_unused(&self, url: &DatabaseUrl) -> Result<(), DatabaseError> {
-        let start = Instant::now();
-        while let Some(server) = self.server()? {
-            if start.elapsed() > LEAVING {
-                return Err(PostgresError::InUse(url.database().to_owned(), server).into());
+        for _ in 0..LOOKS {
+            if self.server()?.is_none() {
+                return Ok(());
             }
-            thread::sleep(Duration::from_millis(100));
+            thread::sleep(LOOK_PAUSE);
         }
-        Ok(())
+        match self.server()? {
+            None => Ok(()),
+            Some(server) => Err(PostgresError::InUse(url.database().to_owned(), server).into()),
+        }
     }
 
     /// Returns the address from which a server is connected, if one is.

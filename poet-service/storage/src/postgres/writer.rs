@@ -2,12 +2,11 @@
 //! go into one statement.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use jiff::SignedDuration;
@@ -16,7 +15,10 @@ use poet_rounds::{
     counters::Counters,
     storage::{Challenge, Member, NodeId, Registered},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep},
+};
 use tokio_postgres::{Client, types::Type};
 
 use super::{
@@ -25,7 +27,7 @@ use super::{
     link::Link,
     opening::{Opened, open},
 };
-use crate::DatabaseError;
+use crate::{DatabaseError, repeated::Repeated};
 
 /// How long a statement may take before the connection counts as hung.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
@@ -33,8 +35,6 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 const MAX_WAIT: Duration = Duration::from_secs(3);
 /// How long a successful write shows that writing is possible.
 const WRITE_AGAIN: Duration = Duration::from_secs(60);
-/// How often to log the same failure.
-const MINUTE: Duration = Duration::from_secs(60);
 
 /// How far this machine's clock is ahead of the database's.
 #[derive(Debug)]
@@ -97,10 +97,9 @@ pub(super) struct Writer {
     pub(super) clock_offset: Arc<ClockOffset>,
     pub(super) counters: Arc<dyn Counters>,
     pub(super) acknowledged: Acknowledged,
-    /// The time of the last successful write; `None` after a failure.
-    pub(super) written: Option<Instant>,
-    /// Failures of the last minute, and when they were logged.
-    pub(super) said: BTreeMap<String, Instant>,
+    /// When the last write succeeded, by the monotonic clock; `None` after a failure.
+    pub(super) written: Option<Duration>,
+    pub(super) failures: Repeated,
 }
 
 impl Writer {
@@ -168,7 +167,7 @@ impl Writer {
         else {
             return;
         };
-        let start = Instant::now();
+        let start = self.clock.monotonic();
         let node_bytes: Vec<&[u8]> = nodes.iter().map(|node| &node.0[..]).collect();
         let challenge_bytes: Vec<&[u8]> = challenges
             .iter()
@@ -201,9 +200,10 @@ impl Writer {
             .await;
         match stored {
             Ok(outcomes) => {
-                self.counters.batch_written(start.elapsed());
+                let now = self.clock.monotonic();
+                self.counters.batch_written(now.saturating_sub(start));
                 if outcomes.contains(&Registered::New) {
-                    self.written = Some(Instant::now());
+                    self.written = Some(now);
                 }
                 let members = nodes.iter().zip(&challenges).zip(outcomes);
                 for (reply, ((node, challenge), outcome)) in replies.into_iter().zip(members) {
@@ -242,8 +242,9 @@ impl Writer {
             match opened {
                 Ok(None) => {}
                 Ok(Some(Opened::Members(members))) => {
-                    self.written = Some(Instant::now());
-                    self.acknowledged.opened(round);
+                    let now = self.clock.monotonic();
+                    self.written = Some(now);
+                    self.acknowledged.opened(round, now);
                     return u64::try_from(members).map_err(|_| DatabaseError::Damaged("a round"));
                 }
                 Ok(Some(Opened::TooEarly(seconds))) => {
@@ -252,7 +253,7 @@ impl Writer {
                         let round = round.saturating_sub(1);
                         return Err(PostgresError::TooEarly { round, seconds }.into());
                     }
-                    tokio::time::sleep(wait + Duration::from_millis(1)).await;
+                    sleep(wait + Duration::from_millis(1)).await;
                 }
                 Err(error) => {
                     self.failed(&error);
@@ -272,7 +273,8 @@ impl Writer {
 
     /// Reads the database's clock, and writes something if nothing was written recently.
     async fn probe(&mut self) -> Result<(), DatabaseError> {
-        let must_write = self.written.is_none_or(|at| at.elapsed() >= WRITE_AGAIN);
+        let now = self.clock.monotonic();
+        let must_write = (self.written).is_none_or(|at| now.saturating_sub(at) >= WRITE_AGAIN);
         let clock = Arc::clone(&self.clock);
         let probed = self
             .link
@@ -307,7 +309,7 @@ impl Writer {
                 self.acknowledged.saw(position, self.link.connections());
                 self.clock_offset.set(SignedDuration::from_micros(offset));
                 if must_write {
-                    self.written = Some(Instant::now());
+                    self.written = Some(self.clock.monotonic());
                 }
                 self.look_back().await
             }
@@ -318,15 +320,10 @@ impl Writer {
         }
     }
 
-    /// Logs a failure, the same at most once a minute: while the database is down, all operations
-    /// fail.
     fn failed(&mut self, error: &DatabaseError) {
         self.written = None;
-        self.said.retain(|_, said| said.elapsed() < MINUTE);
-        if let Entry::Vacant(new) = self.said.entry(error.to_string()) {
-            let error = new.key();
+        if self.failures.is_due(&error.to_string()) {
             tracing::error!(%error, "cannot write the database; what fails is not stored");
-            new.insert(Instant::now());
         }
     }
 }

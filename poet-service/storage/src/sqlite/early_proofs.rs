@@ -122,7 +122,10 @@ mod tests {
 
     use poet_engine::{SubtreeHeight, membership};
     use poet_proto::messages::PublishedProof;
-    use poet_rounds::storage::{Challenge, Execution, Member, NodeId};
+    use poet_rounds::{
+        clock::SystemClock,
+        storage::{Challenge, Execution, Member, NodeId},
+    };
 
     use super::*;
     use crate::SqliteStorage;
@@ -130,7 +133,7 @@ mod tests {
     const DAY: Duration = Duration::from_secs(24 * 3600);
 
     fn open(path: &Path) -> SqliteStorage {
-        SqliteStorage::open(path, 100, Arc::new(())).unwrap()
+        SqliteStorage::open(path, 100, Arc::new(SystemClock), Arc::new(())).unwrap()
     }
 
     fn wait<T>(future: impl Future<Output = T>) -> T {

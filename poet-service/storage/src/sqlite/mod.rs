@@ -38,6 +38,7 @@ use std::{
 use poet_engine::membership;
 use poet_proto::messages::PublishedProof;
 use poet_rounds::{
+    clock::Clock,
     counters::Counters,
     storage::{
         Challenge, EarlyProofRecord, Ended, Execution, Member, NodeId, PowChallenges, Registered,
@@ -98,9 +99,10 @@ impl SqliteStorage {
     pub fn open(
         path: &Path,
         max_batch: usize,
+        clock: Arc<dyn Clock>,
         counters: Arc<dyn Counters>,
     ) -> Result<Self, StorageError> {
-        let writer = Writer::open(path, max_batch, counters)?;
+        let writer = Writer::open(path, max_batch, clock, counters)?;
         let reader = Arc::clone(&writer.reader);
         let patient_reader = Arc::clone(&writer.patient_reader);
         let (commands, queue) = mpsc::channel(QUEUED_COMMANDS);

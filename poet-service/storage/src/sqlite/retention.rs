@@ -92,7 +92,10 @@ mod tests {
 
     use poet_engine::{Proof, SubtreeHeight};
     use poet_proto::messages::PublishedProof;
-    use poet_rounds::storage::{Challenge, Execution, Member, NodeId};
+    use poet_rounds::{
+        clock::SystemClock,
+        storage::{Challenge, Execution, Member, NodeId},
+    };
 
     use super::*;
     use crate::{Imported, ImportedRound, SqliteStorage};
@@ -165,7 +168,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("poet.sqlite");
         fill(&path);
-        let storage = SqliteStorage::open(&path, 100, Arc::new(())).unwrap();
+        let storage = SqliteStorage::open(&path, 100, Arc::new(SystemClock), Arc::new(())).unwrap();
         assert!(storage.can_shrink().unwrap());
         assert_eq!(storage.removed_through().unwrap(), None);
         let remove = |before| storage.remove_registrations(before, 7000).unwrap();
@@ -207,7 +210,7 @@ mod tests {
             .unwrap();
         drop(other);
         let full = fs::metadata(&path).unwrap().len();
-        let storage = SqliteStorage::open(&path, 100, Arc::new(())).unwrap();
+        let storage = SqliteStorage::open(&path, 100, Arc::new(SystemClock), Arc::new(())).unwrap();
         assert!(!storage.can_shrink().unwrap());
         for _ in 0..4 {
             storage.remove_registrations(4, 7000).unwrap();
@@ -221,7 +224,7 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().len(), full);
         make_shrinkable(&path).unwrap();
         assert!(fs::metadata(&path).unwrap().len() < full - 20_000 * 64);
-        let storage = SqliteStorage::open(&path, 100, Arc::new(())).unwrap();
+        let storage = SqliteStorage::open(&path, 100, Arc::new(SystemClock), Arc::new(())).unwrap();
         assert!(storage.can_shrink().unwrap());
         assert_eq!(storage.member_count(2).unwrap(), 3);
         assert!(storage.damage().unwrap().is_empty());

@@ -2,7 +2,9 @@
 
 use std::{fs, future::Future};
 
+use jiff::Timestamp;
 use poet_engine::{Proof, SubtreeHeight};
+use poet_rounds::clock::{ManualClock, SystemClock};
 
 use super::{
     rows::{checksum, restored},
@@ -30,7 +32,13 @@ fn wait<T>(future: impl Future<Output = T>) -> T {
 }
 
 fn open(folder: &tempfile::TempDir) -> SqliteStorage {
-    SqliteStorage::open(&folder.path().join("poet.sqlite"), 100, Arc::new(())).unwrap()
+    SqliteStorage::open(
+        &folder.path().join("poet.sqlite"),
+        100,
+        Arc::new(SystemClock),
+        Arc::new(()),
+    )
+    .unwrap()
 }
 
 fn sample_proof() -> PublishedProof {
@@ -156,7 +164,7 @@ fn registrations_of_a_failed_transaction_did_not_happen() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("poet.sqlite");
     drop(open(&folder));
-    let mut writer = Writer::open(&path, 100, Arc::new(())).unwrap();
+    let mut writer = Writer::open(&path, 100, Arc::new(SystemClock), Arc::new(())).unwrap();
     // Keeps the receivers of the answers, so that each answer can be sent.
     let mut replies = Vec::new();
     let mut reply = || {
@@ -207,7 +215,7 @@ fn registrations_of_a_failed_transaction_did_not_happen() {
     let batch = vec![register(4, 3), open(5), register(5, 9)];
     assert_eq!(commit(batch), (true, 5, vec![9]));
     drop(writer);
-    let storage = SqliteStorage::open(&path, 100, Arc::new(())).unwrap();
+    let storage = SqliteStorage::open(&path, 100, Arc::new(SystemClock), Arc::new(())).unwrap();
     assert_eq!(storage.members(4).unwrap(), challenges(&[1, 2, 3]));
     assert_eq!(storage.members(5).unwrap(), challenges(&[9]));
 }
@@ -220,7 +228,9 @@ fn sizes(folder: &tempfile::TempDir) -> (u64, u64) {
 #[test]
 fn a_probe_writes_only_when_nothing_was_written_lately() {
     let folder = tempfile::tempdir().unwrap();
-    let storage = open(&folder);
+    let clock = Arc::new(ManualClock::new(Timestamp::UNIX_EPOCH));
+    let path = folder.path().join("poet.sqlite");
+    let storage = SqliteStorage::open(&path, 100, clock.clone(), Arc::new(())).unwrap();
     let (_, empty) = sizes(&folder);
     wait(storage.probe()).unwrap();
     let before = sizes(&folder);
@@ -229,6 +239,12 @@ fn a_probe_writes_only_when_nothing_was_written_lately() {
         wait(storage.probe()).unwrap();
     }
     assert_eq!(sizes(&folder), before);
+    clock.pass(Duration::from_secs(60));
+    wait(storage.probe()).unwrap();
+    assert!(
+        sizes(&folder).1 > before.1,
+        "a minute later, one writes again"
+    );
     // The probe reads in any case.
     let other = Connection::open(folder.path().join("poet.sqlite")).unwrap();
     other
@@ -264,7 +280,7 @@ fn when_it_is_closed_everything_is_in_the_database() {
 fn a_log_that_is_held_is_limited_and_shrinks_when_it_is_released() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("poet.sqlite");
-    let mut writer = Writer::open(&path, 100, Arc::new(())).unwrap();
+    let mut writer = Writer::open(&path, 100, Arc::new(SystemClock), Arc::new(())).unwrap();
     writer.max_log_bytes = 20 << 20;
     let mut run = |command| {
         let (mut answers, mut undo) = (Vec::new(), Undo::default());
@@ -316,6 +332,39 @@ fn a_log_that_is_held_is_limited_and_shrinks_when_it_is_released() {
     let (command, answer) = register();
     run(command).unwrap();
     assert_eq!(answer.blocking_recv().unwrap().unwrap(), Registered::New);
+}
+
+#[test]
+fn a_long_log_is_emptied_once_a_minute() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("poet.sqlite");
+    let clock = Arc::new(ManualClock::new(Timestamp::UNIX_EPOCH));
+    let mut writer = Writer::open(&path, 100, clock.clone(), Arc::new(())).unwrap();
+    writer.long_log_bytes = 1 << 20;
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN").unwrap();
+    other
+        .query_row("SELECT count(*) FROM rounds", [], |_| Ok(()))
+        .unwrap();
+    let fill = Command::Write {
+        write: Box::new(|transaction| write_setting(transaction, "filler", &vec![7; 2 << 20])),
+        reply: oneshot::channel().0,
+    };
+    let (mut answers, mut undo) = (Vec::new(), Undo::default());
+    writer
+        .commit([fill].into_iter(), &mut answers, &mut undo)
+        .unwrap();
+    // While it is read, nothing can empty it.
+    clock.pass(Duration::from_secs(60));
+    writer.tend_log();
+    assert!(log_bytes(&path) > 2 << 20);
+    other.execute_batch("COMMIT").unwrap();
+    clock.pass(Duration::from_secs(59));
+    writer.tend_log();
+    assert!(log_bytes(&path) > 2 << 20);
+    clock.pass(Duration::from_secs(1));
+    writer.tend_log();
+    assert_eq!(log_bytes(&path), 0);
 }
 
 #[test]
@@ -470,18 +519,18 @@ fn foreign_files_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("poet.sqlite");
     std::fs::write(&path, "this is not a database, and longer than a header").unwrap();
-    let error = SqliteStorage::open(&path, 100, Arc::new(()))
+    let error = SqliteStorage::open(&path, 100, Arc::new(SystemClock), Arc::new(()))
         .unwrap_err()
         .to_string();
     assert!(error.contains("poet.sqlite"), "{error}");
 
     let path = folder.path().join("newer.sqlite");
-    drop(SqliteStorage::open(&path, 100, Arc::new(())).unwrap());
+    drop(SqliteStorage::open(&path, 100, Arc::new(SystemClock), Arc::new(())).unwrap());
     Connection::open(&path)
         .unwrap()
         .pragma_update(None, "user_version", 99)
         .unwrap();
-    let error = SqliteStorage::open(&path, 100, Arc::new(()))
+    let error = SqliteStorage::open(&path, 100, Arc::new(SystemClock), Arc::new(()))
         .unwrap_err()
         .to_string();
     assert!(error.contains("schema 99"), "{error}");

@@ -16,7 +16,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use poet_rounds::clock::{Clock as _, SystemClock};
+use jiff::Timestamp;
 
 use crate::DatabaseError as StorageError;
 
@@ -63,11 +63,11 @@ pub fn log_damage(database: &Path) -> io::Result<Option<LogDamage>> {
 }
 
 /// Copies the log of a database if it is damaged, before SQLite recovers what it can and overwrites
-/// it.
+/// it. The copy is named after the time `now`.
 ///
 /// # Errors
 /// Fails if it cannot be read or copied.
-pub fn keep_damaged_log(database: &Path) -> Result<Option<PathBuf>, StorageError> {
+pub fn keep_damaged_log(database: &Path, now: Timestamp) -> Result<Option<PathBuf>, StorageError> {
     let Some(LogDamage {
         frame,
         transactions,
@@ -77,10 +77,7 @@ pub fn keep_damaged_log(database: &Path) -> Result<Option<PathBuf>, StorageError
     };
     let log = log_path(database);
     let mut kept = log.clone().into_os_string();
-    kept.push(format!(
-        ".damaged-{}",
-        SystemClock.now().strftime("%Y%m%dT%H%M%SZ")
-    ));
+    kept.push(format!(".damaged-{}", now.strftime("%Y%m%dT%H%M%SZ")));
     let kept = PathBuf::from(kept);
     fs::copy(&log, &kept)?;
     tracing::error!(

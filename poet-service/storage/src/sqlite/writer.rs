@@ -1,17 +1,17 @@
 //! The thread that writes: it commits queued commands as one transaction, and watches the files.
 
 use std::{
-    collections::{BTreeMap, HashMap, hash_map::Entry},
+    collections::{HashMap, hash_map::Entry},
     fs::{self, File},
     io, mem,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use poet_files::sync_directory;
 use poet_rounds::{
-    clock::{Clock as _, SystemClock},
+    clock::Clock,
     counters::Counters,
     storage::{Challenge, Member, NodeId, Registered, Setting},
 };
@@ -24,14 +24,14 @@ use super::{
     schema::{BUSY_PATIENCE, connect, create, create_private, unusable},
     wal::{log_bytes, log_path},
 };
-use crate::DatabaseError as StorageError;
+use crate::{DatabaseError as StorageError, repeated::Repeated};
 
 /// How long to wait, when the server ends, for another program that reads the database.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a successful write shows that writing is possible.
 const WRITE_AGAIN: Duration = Duration::from_secs(60);
-/// How often to log the same failure, and to check a log that is too long.
-const MINUTE: Duration = Duration::from_secs(60);
+/// How often to check a log that is too long.
+const TEND_INTERVAL: Duration = Duration::from_secs(60);
 /// A longer log that remains so is held by another program's read transaction.
 const LONG_LOG_BYTES: u64 = 64 << 20;
 /// With a longer log, registrations are refused: the disk's last space is for proofs.
@@ -127,26 +127,28 @@ pub(super) struct Writer {
     pub(super) patient_reader: Arc<Mutex<Connection>>,
     pub(super) open: Option<OpenMembers>,
     pub(super) max_batch: usize,
+    pub(super) clock: Arc<dyn Clock>,
     pub(super) counters: Arc<dyn Counters>,
     pub(super) place: Place,
     /// Whether the database was closed to be reopened, and reopening has failed so far.
     pub(super) closed: bool,
     /// The path of a copy of the database, made when another file had taken its place.
     pub(super) kept: Option<PathBuf>,
-    /// The time of the last successful write; `None` after a failure.
-    pub(super) written: Option<Instant>,
+    /// When the last write succeeded, by the monotonic clock; `None` after a failure.
+    pub(super) written: Option<Duration>,
     /// The length of the log (-wal), and when it was last checked.
     pub(super) log_bytes: u64,
+    pub(super) long_log_bytes: u64,
     pub(super) max_log_bytes: u64,
-    pub(super) tended: Instant,
-    /// Failures of the last minute, and when they were logged.
-    pub(super) said: BTreeMap<String, Instant>,
+    pub(super) tended: Duration,
+    pub(super) failures: Repeated,
 }
 
 impl Writer {
     pub(super) fn open(
         path: &Path,
         max_batch: usize,
+        clock: Arc<dyn Clock>,
         counters: Arc<dyn Counters>,
     ) -> Result<Self, StorageError> {
         let connection = create(path)?;
@@ -164,9 +166,11 @@ impl Writer {
             kept: None,
             written: None,
             log_bytes: 0,
+            long_log_bytes: LONG_LOG_BYTES,
             max_log_bytes: MAX_LOG_BYTES,
-            tended: Instant::now(),
-            said: BTreeMap::new(),
+            tended: clock.monotonic(),
+            failures: Repeated::new(Arc::clone(&clock)),
+            clock,
         })
     }
 
@@ -180,12 +184,13 @@ impl Writer {
             let registers = batch.iter().any(is_register);
             let is_close = |command: &mut Command| matches!(command, Command::Close { .. });
             close = batch.extract_if(.., is_close).next();
-            let start = Instant::now();
+            let start = self.clock.monotonic();
             let durable = match self.commit(batch.drain(..), &mut answers, &mut undo) {
                 Ok(()) => {
                     // Batches without registrations are the server's own, and are not counted.
                     if registers {
-                        self.counters.batch_written(start.elapsed());
+                        let took = self.clock.monotonic().saturating_sub(start);
+                        self.counters.batch_written(took);
                     }
                     true
                 }
@@ -210,15 +215,12 @@ impl Writer {
         }
     }
 
-    /// Logs that a transaction failed, the same at most once a minute: while a disk is full, all
-    /// fail.
+    /// Logs that a transaction failed.
     fn complain(&mut self, error: &StorageError) {
-        self.said.retain(|_, said| said.elapsed() < MINUTE);
         let error = error.to_string();
-        if !self.said.contains_key(&error) {
+        if self.failures.is_due(&error) {
             let database = self.place.database.display();
             tracing::error!(%error, %database, "cannot write the database; what fails is not stored");
-            self.said.insert(error, Instant::now());
         }
     }
 
@@ -231,11 +233,12 @@ impl Writer {
         undo: &mut Undo,
     ) -> Result<(), StorageError> {
         self.hold_place()?;
+        let now = self.clock.monotonic();
         let Self {
             connection, open, ..
         } = self;
         let log_full = self.log_bytes > self.max_log_bytes;
-        let must_write = self.written.is_none_or(|at| at.elapsed() >= WRITE_AGAIN);
+        let must_write = (self.written).is_none_or(|at| now.saturating_sub(at) >= WRITE_AGAIN);
         let before = connection.total_changes();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for command in batch {
@@ -286,7 +289,7 @@ impl Writer {
         }
         transaction.commit()?;
         if connection.total_changes() != before {
-            self.written = Some(Instant::now());
+            self.written = Some(self.clock.monotonic());
         }
         Ok(())
     }
@@ -423,7 +426,7 @@ impl Writer {
         if let Some(kept) = &self.kept {
             return Ok(kept.clone());
         }
-        let time = SystemClock.now().strftime(".kept-%Y%m%dT%H%M%SZ");
+        let time = self.clock.now().strftime(".kept-%Y%m%dT%H%M%SZ");
         let kept = with_suffix(&self.place.database, &time.to_string());
         self.copy_to(&kept)?;
         self.kept = Some(kept.clone());
@@ -451,10 +454,12 @@ impl Writer {
     /// Checks a long log: empties it, or logs why that is not possible.
     pub(super) fn tend_log(&mut self) {
         self.log_bytes = log_bytes(&self.place.database);
-        if self.log_bytes <= LONG_LOG_BYTES || self.tended.elapsed() < MINUTE {
+        let now = self.clock.monotonic();
+        let waits = now.saturating_sub(self.tended) < TEND_INTERVAL;
+        if self.log_bytes <= self.long_log_bytes || waits {
             return;
         }
-        self.tended = Instant::now();
+        self.tended = now;
         match self.checkpoint(Duration::ZERO) {
             Ok(true) => self.log_bytes = log_bytes(&self.place.database),
             Ok(false) => {

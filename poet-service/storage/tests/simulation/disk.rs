@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, io, sync::Arc};
 
-use poet_engine::{LogHeader, NODE_SIZE, file::LogFile};
+use poet_engine::{LogHeader, NODE_SIZE, file::BackingFile};
 
 use crate::world::{Event, Fate, World, refused};
 
@@ -199,7 +199,7 @@ impl SimulatedFile {
     }
 }
 
-impl LogFile for SimulatedFile {
+impl BackingFile for SimulatedFile {
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
         match self
             .world

@@ -19,7 +19,7 @@ use poet_rounds::{
     storage::{
         Challenge, EarlyProofRecord, Execution, Member, NodeId, PowChallenges, Registered, Removed,
         RoundRecord, Setting, Storage, StorageError, StorageFuture, UnfinishedRound,
-        shared_log::{Appended, Server, SharedLog, SharedRound},
+        shared_log::{Appended, ClusterServer, SharedLog, SharedRound},
     },
 };
 use tokio::time::Instant;
@@ -66,7 +66,7 @@ impl Log {
 struct Logs {
     closed: BTreeSet<u64>,
     logs: BTreeMap<u64, Log>,
-    servers: BTreeMap<String, (u64, Instant, Server)>,
+    servers: BTreeMap<String, (u64, Instant, ClusterServer)>,
 }
 
 struct State {
@@ -311,7 +311,7 @@ impl Database {
         Ok(challenges)
     }
 
-    fn look(&self, round: u64, own: Option<&Server>) -> SharedRound {
+    fn look(&self, round: u64, own: Option<&ClusterServer>) -> SharedRound {
         let record = self.memory.round(round).unwrap();
         let published = record.is_some_and(|record| record.published.is_some());
         let now = Instant::now();
@@ -333,7 +333,7 @@ impl Database {
             quiet: log.map_or(Duration::ZERO, |log| now - log.grown),
             worker: log.and_then(|log| log.worker.clone()),
             servers: servers
-                .map(|(_, seen, server)| Server {
+                .map(|(_, seen, server)| ClusterServer {
                     seen: now - *seen,
                     ..server.clone()
                 })
@@ -631,7 +631,7 @@ impl Storage for LinkedStorage {
 }
 
 impl SharedLog for LinkedStorage {
-    fn look(&self, round: u64, own: Option<&Server>) -> Result<SharedRound, StorageError> {
+    fn look(&self, round: u64, own: Option<&ClusterServer>) -> Result<SharedRound, StorageError> {
         self.call(
             format_args!("look at log {round}"),
             Commit::Not,

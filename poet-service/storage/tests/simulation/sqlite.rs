@@ -10,9 +10,12 @@ use std::{
 };
 
 use poet_proto::messages::PublishedProof;
-use poet_rounds::storage::{
-    Challenge, EarlyProofRecord, Execution, Member, NodeId, PowChallenges, Registered, Removed,
-    RoundRecord, Setting, Storage, StorageError, StorageFuture, UnfinishedRound,
+use poet_rounds::{
+    clock::SystemClock,
+    storage::{
+        Challenge, EarlyProofRecord, Execution, Member, NodeId, PowChallenges, Registered, Removed,
+        RoundRecord, Setting, Storage, StorageError, StorageFuture, UnfinishedRound,
+    },
 };
 use poet_storage::SqliteStorage;
 
@@ -29,7 +32,8 @@ impl File {
 
 impl Durable for File {
     fn open(&self) -> Arc<dyn Storage> {
-        let storage = SqliteStorage::open(&self.0, 1000, Arc::new(())).unwrap();
+        let storage =
+            SqliteStorage::open(&self.0, 1000, Arc::new(SystemClock), Arc::new(())).unwrap();
         Arc::new(Waiting(Box::new(storage)))
     }
 }

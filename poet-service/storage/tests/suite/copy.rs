@@ -11,8 +11,9 @@ use std::{
 use jiff::Timestamp;
 use poet_engine::{Proof, SubtreeHeight, membership};
 use poet_proto::{messages::PublishedProof, schedule::Schedule};
-use poet_rounds::storage::{
-    Challenge, Execution, Member, PowChallenges, Registered, Removed, Setting, Storage,
+use poet_rounds::{
+    clock::SystemClock,
+    storage::{Challenge, Execution, Member, PowChallenges, Registered, Removed, Setting, Storage},
 };
 use poet_storage::{Copied, Location, SqliteStorage, copy_database};
 use rusqlite::Connection;
@@ -425,7 +426,8 @@ fn what_cannot_be_copied_is_named_and_nothing_is_written() {
     // Once the servers have ended, it is copied.
     copy(&file(&first), &url(&fresh)).unwrap();
     // A damaged log.
-    let storage = SqliteStorage::open(&path("crashed"), 100, Arc::new(())).unwrap();
+    let storage =
+        SqliteStorage::open(&path("crashed"), 100, Arc::new(SystemClock), Arc::new(())).unwrap();
     fill(&storage, 7);
     for name in ["crashed", "crashed-wal"] {
         std::fs::copy(path(name), path(&name.replace("crashed", "broken"))).unwrap();

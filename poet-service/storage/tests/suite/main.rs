@@ -28,7 +28,7 @@ struct Sqlite(PathBuf);
 
 impl Database for Sqlite {
     fn open(&self) -> Arc<dyn Storage> {
-        Arc::new(SqliteStorage::open(&self.0, 100, Arc::new(())).unwrap())
+        Arc::new(SqliteStorage::open(&self.0, 100, Arc::new(SystemClock), Arc::new(())).unwrap())
     }
 }
 

@@ -12,7 +12,10 @@ use std::{
 
 use jiff::Timestamp;
 use poet_proto::schedule::Schedule;
-use poet_rounds::storage::{Challenge, Member, PowChallenges, Registered, Setting, Storage};
+use poet_rounds::{
+    clock::ManualClock,
+    storage::{Challenge, Member, PowChallenges, Registered, Setting, Storage},
+};
 use poet_storage::PostgresStorage;
 
 use crate::{
@@ -294,6 +297,29 @@ fn no_round_closes_before_its_time_by_the_databases_clock() {
     assert_eq!(wait(storage.open_round(1)).unwrap(), 0);
     let registered = wait(storage.register(0, member(2, 1), 9)).unwrap();
     assert_eq!(registered, Registered::Closed);
+}
+
+#[test]
+fn a_probe_writes_only_when_nothing_was_written_lately() {
+    let Some(server) = PostgresServer::start() else {
+        return;
+    };
+    let url = server.database("poet").parse().unwrap();
+    let clock = Arc::new(ManualClock::new(Timestamp::now()));
+    let storage = PostgresStorage::open(&url, 100, clock.clone(), Arc::new(())).unwrap();
+    let probe = || {
+        wait(storage.probe()).unwrap();
+        server.sql(
+            "poet",
+            "SELECT encode(value, 'hex') FROM poet.settings WHERE name = 'probe'",
+        )
+    };
+    let first = probe();
+    assert_eq!(probe(), first);
+    clock.pass(Duration::from_secs(59));
+    assert_eq!(probe(), first);
+    clock.pass(Duration::from_secs(1));
+    assert_ne!(probe(), first);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::{sync::Arc, thread, time::Duration};
 use poet_engine::Node;
 use poet_rounds::storage::{
     Storage as _,
-    shared_log::{Appended, Server, SharedLog},
+    shared_log::{Appended, ClusterServer, SharedLog},
 };
 
 use crate::{
@@ -24,8 +24,8 @@ fn entries(first: u64, end: u64) -> Vec<Node> {
     (first..end).map(entry).collect()
 }
 
-fn standing(name: &str, works: bool, entries: u64) -> Server {
-    Server {
+fn standing(name: &str, works: bool, entries: u64) -> ClusterServer {
+    ClusterServer {
         name: name.to_owned(),
         seen: Duration::ZERO,
         works,

@@ -16,6 +16,7 @@ use poet_engine::{
     audit::{AuditError, AuditWith, STEP_ENTRIES},
     file::LogView,
 };
+use poet_files::reason;
 use poet_host::niceness;
 
 use super::{
@@ -77,7 +78,10 @@ impl AuditThreads {
         }
         let lower = || {
             if let Err(error) = niceness::set(LOW) {
-                tracing::warn!(%error, "cannot lower the priority of the auditors");
+                tracing::warn!(
+                    error = reason(&error),
+                    "cannot lower the priority of the auditors"
+                );
             }
         };
         Ok(Self {

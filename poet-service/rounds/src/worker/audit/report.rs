@@ -2,13 +2,13 @@
 
 use std::{
     collections::BTreeMap,
-    fmt,
-    fs::{self, File},
+    fmt, fs,
     io::{self, Write as _},
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use poet_files::{reason, replace_through};
 use serde::{Deserialize, Serialize};
 
 use super::AuditMode;
@@ -106,9 +106,8 @@ impl Audits {
                     "cannot read what audits found before: {}",
                     match error.kind() {
                         io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof =>
-                            "the file is damaged; it is written again when something is \
-                             found".to_owned(),
-                        _ => error.to_string(),
+                            "the file is damaged; it is written again when something is found".to_owned(),
+                        _ => reason(&error),
                     }
                 );
             }
@@ -158,7 +157,11 @@ impl Audits {
         if let (Some(folder), Some(report)) = (folder, self.round(round))
             && let Err(error) = keep(&report, folder)
         {
-            tracing::warn!(%error, round, "cannot store what audits have found");
+            tracing::warn!(
+                error = reason(&error),
+                round,
+                "cannot store what audits have found"
+            );
         }
     }
 
@@ -181,9 +184,36 @@ impl Audits {
 
 /// Stores a report in the round's folder, replacing the earlier one.
 fn keep(report: &AuditReport, folder: &Path) -> io::Result<()> {
-    let new = folder.join(NEW_FINDINGS_FILE);
-    let mut file = File::create(&new)?;
-    file.write_all(serde_json::to_string_pretty(report)?.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&new, folder.join(FINDINGS_FILE))
+    let json = serde_json::to_vec_pretty(report)?;
+    let (new, path) = (folder.join(NEW_FINDINGS_FILE), folder.join(FINDINGS_FILE));
+    replace_through(&new, &path, |file| file.write_all(&json))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn findings_are_replaced_as_a_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let stored = || {
+            let audits = Audits::new(AuditMode::Full, 1);
+            audits.remember(7, folder);
+            audits.round(7)
+        };
+        let audits = Audits::new(AuditMode::Full, 1);
+        audits.bad_proof(7, folder, &"first");
+        assert_eq!(stored(), audits.round(7));
+        assert!(!folder.join(NEW_FINDINGS_FILE).exists());
+        // Without a place for the new findings, the old ones remain.
+        fs::create_dir(folder.join(NEW_FINDINGS_FILE)).unwrap();
+        let before = stored();
+        audits.bad_proof(7, folder, &"second");
+        assert_eq!(stored(), before);
+        assert_ne!(stored(), audits.round(7));
+        fs::remove_dir(folder.join(NEW_FINDINGS_FILE)).unwrap();
+        audits.bad_proof(7, folder, &"third");
+        assert_eq!(stored(), audits.round(7));
+    }
 }
