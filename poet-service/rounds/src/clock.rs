@@ -46,7 +46,8 @@ fn monotonic() -> Duration {
     FIRST.elapsed()
 }
 
-/// A wall clock that stands still until it is set. The monotonic clock runs normally.
+/// A wall clock that stands still until it is set. The monotonic clock runs normally, or stands still
+/// as well.
 #[derive(Debug)]
 pub struct ManualClock(Mutex<Shown>);
 
@@ -55,14 +56,27 @@ struct Shown {
     wall: Timestamp,
     /// How far the wall clock was set forwards.
     skipped: Duration,
+    /// Whether the monotonic clock runs.
+    runs: bool,
 }
 
 impl ManualClock {
     /// Creates a clock that shows `now`.
     pub fn new(now: Timestamp) -> Self {
+        Self::with(now, true)
+    }
+
+    /// Creates a clock that shows `now`, and whose monotonic clock moves only with it: for what must
+    /// not happen yet, however slow the machine is.
+    pub fn stopped(now: Timestamp) -> Self {
+        Self::with(now, false)
+    }
+
+    fn with(now: Timestamp, runs: bool) -> Self {
         Self(Mutex::new(Shown {
             wall: now,
             skipped: Duration::ZERO,
+            runs,
         }))
     }
 
@@ -92,7 +106,12 @@ impl Clock for ManualClock {
     }
 
     fn monotonic(&self) -> Duration {
-        monotonic() + self.lock().skipped
+        let shown = self.lock();
+        let passed = match shown.runs {
+            true => monotonic(),
+            false => Duration::ZERO,
+        };
+        passed + shown.skipped
     }
 }
 

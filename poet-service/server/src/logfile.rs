@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     fn open(folder: &Path, max_files: usize, max_bytes: u64) -> io::Result<LogFile> {
-        let clock = Arc::new(ManualClock::new(Timestamp::UNIX_EPOCH));
+        let clock = Arc::new(ManualClock::stopped(Timestamp::UNIX_EPOCH));
         LogFile::open(folder, max_files, max_bytes, clock)
     }
 
@@ -239,7 +239,7 @@ mod tests {
     #[test]
     fn a_file_that_was_moved_is_noticed_after_a_second() {
         let folder = tempfile::tempdir().unwrap();
-        let clock = Arc::new(ManualClock::new(Timestamp::UNIX_EPOCH));
+        let clock = Arc::new(ManualClock::stopped(Timestamp::UNIX_EPOCH));
         let mut log = LogFile::open(folder.path(), 2, 1000, clock.clone()).unwrap();
         let mut write = |lines: &str| {
             let lines = lines.into();

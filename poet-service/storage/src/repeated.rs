@@ -42,7 +42,7 @@ mod tests {
 
     #[test]
     fn the_same_failure_is_logged_once_a_minute() {
-        let clock = Arc::new(ManualClock::new(Timestamp::UNIX_EPOCH));
+        let clock = Arc::new(ManualClock::stopped(Timestamp::UNIX_EPOCH));
         let mut repeated = Repeated::new(clock.clone());
         assert!(repeated.is_due("full"));
         assert!(!repeated.is_due("full"));

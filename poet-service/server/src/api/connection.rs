@@ -648,7 +648,7 @@ impl Activity {
     /// The activity of a connection that is accepted now, and the clock for it.
     fn simulated() -> (Self, Arc<poet_rounds::clock::ManualClock>) {
         let now = jiff::Timestamp::UNIX_EPOCH;
-        let clock = Arc::new(poet_rounds::clock::ManualClock::new(now));
+        let clock = Arc::new(poet_rounds::clock::ManualClock::stopped(now));
         (Self::new(clock.clone()), clock)
     }
 }

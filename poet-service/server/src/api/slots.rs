@@ -402,7 +402,7 @@ mod tests {
 
     /// Slots for this many connections of an address, and their clock.
     fn slots(count: usize) -> (Arc<Slots>, Arc<ManualClock>) {
-        let clock = Arc::new(ManualClock::new(Timestamp::UNIX_EPOCH));
+        let clock = Arc::new(ManualClock::stopped(Timestamp::UNIX_EPOCH));
         let limits = ConnectionLimits {
             per_address: count + 1,
             ..ConnectionLimits::new(count)

@@ -155,7 +155,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_page_is_rendered_once_a_second() {
-        let clock = Arc::new(ManualClock::new(Timestamp::UNIX_EPOCH));
+        let clock = Arc::new(ManualClock::stopped(Timestamp::UNIX_EPOCH));
         let page = Rendered::new(&(clock.clone() as Arc<dyn Clock>));
         let ask = async |text: &'static str| {
             let render = move || Content::html(text.to_owned());

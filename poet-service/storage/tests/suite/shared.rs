@@ -305,7 +305,7 @@ fn a_probe_writes_only_when_nothing_was_written_lately() {
         return;
     };
     let url = server.database("poet").parse().unwrap();
-    let clock = Arc::new(ManualClock::new(Timestamp::now()));
+    let clock = Arc::new(ManualClock::stopped(Timestamp::now()));
     let storage = PostgresStorage::open(&url, 100, clock.clone(), Arc::new(())).unwrap();
     let probe = || {
         wait(storage.probe()).unwrap();
