@@ -47,7 +47,7 @@ impl Access {
 /// the old content or the new one.
 ///
 /// An existing file keeps its mode, unless `access` is private, and its owner if the system
-/// permits. A symbolic link at `path` is itself replaced; [`Output`] follows it.
+/// permits. A symbolic link at `path` is itself replaced; [`Output`](crate::Output) follows it.
 ///
 /// # Errors
 /// Fails if the file cannot be written. It is then unchanged, unless only syncing its directory
