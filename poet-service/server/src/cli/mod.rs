@@ -140,9 +140,6 @@ fn available_threads() -> usize {
         .map_or(1, |threads| threads.get().min(poet_engine::MAX_THREADS))
 }
 
-/// Why a text is not hexadecimal.
-const NOT_HEX: &str = "not hex: expected hexadecimal digits, two for each byte";
-
 /// How often to check the progress.
 const TICK: Duration = Duration::from_millis(50);
 

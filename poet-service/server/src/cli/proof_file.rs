@@ -17,7 +17,8 @@ use poet_proto::{
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::NOT_HEX;
+/// Why a text is not hexadecimal.
+pub(crate) const NOT_HEX: &str = "not hex: expected hexadecimal digits, two for each byte";
 
 /// A proof with everything that its file claims.
 #[derive(Debug)]

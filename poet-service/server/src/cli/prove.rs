@@ -16,8 +16,8 @@ use poet_engine::{
 use poet_files::Output;
 
 use super::{
-    BackendArgs, INTERRUPTED, NOT_HEX, TICK, WorkArgs, available_threads, number,
-    progress::Progress, proof_file,
+    BackendArgs, INTERRUPTED, TICK, WorkArgs, available_threads, number, progress::Progress,
+    proof_file,
 };
 
 /// How long an interrupted run waits for a disk that does not answer.
@@ -68,7 +68,7 @@ pub(super) struct Statement(pub(super) Vec<u8>);
 pub(super) fn parse_hex(text: &str) -> Result<Statement, String> {
     hex::decode(text)
         .map(Statement)
-        .map_err(|_| NOT_HEX.to_owned())
+        .map_err(|_| proof_file::NOT_HEX.to_owned())
 }
 
 fn parse_subtree_height(text: &str) -> Result<SubtreeHeight, String> {
