@@ -66,14 +66,7 @@ impl Budget {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    fn alarm(message: &str) -> Event {
-        Event::Alarm {
-            message: message.to_owned(),
-            details: "round=3".to_owned(),
-        }
-    }
+    use super::{super::event::tests::alarm, *};
 
     #[test]
     fn an_alarm_that_repeats_is_told_once_an_hour() {

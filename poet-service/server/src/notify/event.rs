@@ -223,10 +223,11 @@ fn plain(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn alarm(message: &str) -> Event {
+    /// An alarm with this message.
+    pub(in super::super) fn alarm(message: &str) -> Event {
         Event::Alarm {
             message: message.to_owned(),
             details: "round=3".to_owned(),

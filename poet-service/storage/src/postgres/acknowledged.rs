@@ -172,10 +172,9 @@ impl Acknowledged {
             _ => tracing::error!(
                 again,
                 lost,
-                "ALARM: the database went back to an older state and has lost registrations that \
-                 this server has \
-                 acknowledged: `again` of them were registered again, `lost` of them are for a round that \
-                 has closed"
+                "ALARM: the database went back to an older state and has lost registrations that this \
+                 server has acknowledged: `again` of them were registered again, `lost` of them are for a \
+                 round that has closed"
             ),
         }
         Ok(())
